@@ -1,0 +1,67 @@
+"""Commands about accelerators themselves, and the options that every command shares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from hw.spec import ENGINES, Spec
+from hw.spec.presets import DEFAULT, PRESETS, preset
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Change a field of the preset; may be repeated.",
+)
+
+
+def spec_from(name: str, assignments: tuple[str, ...]) -> Spec:
+    """The preset `name` with `field=value` changes applied."""
+    return preset(name).spec.evolve_text(assignments)
+
+
+def engine_of(spec: Spec) -> str:
+    """The file stem of the spec's engine."""
+    return next(stem for stem, kind in ENGINES.items() if isinstance(spec, kind))
+
+
+def show(as_json: bool, document: Any, render: Callable[[Console], None]) -> None:
+    """Print `document` as JSON, or let `render` draw it on a console."""
+    if as_json:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        render(Console(highlight=False))
+
+
+@click.command(epilog="Example: evolute accels --json")
+@json_option
+def accels(as_json: bool) -> None:
+    """List the named accelerators, the default first."""
+    rows = [
+        {
+            "name": each.name,
+            "kind": "engine",
+            "engine": engine_of(each.spec),
+            "description": each.description,
+            "spec": each.spec.to_dict(),
+            "digest": each.spec.digest,
+        }
+        for each in PRESETS.values()
+    ]
+
+    def render(console: Console) -> None:
+        table = Table("name", "engine", "description", box=None, pad_edge=False)
+        for row in rows:
+            name = row["name"] + (" (default)" if row["name"] == DEFAULT else "")
+            table.add_row(name, row["engine"], row["description"])
+        console.print(table)
+
+    show(as_json, rows, render)

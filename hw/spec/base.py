@@ -1,0 +1,99 @@
+"""What every spec is: a frozen record of choices that refuses impossible ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+class RefusedError(Exception):
+    """A request that cannot be met; its one-line message goes to the user, exit code 2."""
+
+
+class SpecError(RefusedError):
+    """An impossible spec. Names the field, the rule it breaks and the value given."""
+
+    def __init__(self, field: str, rule: str, value: object):
+        self.field, self.rule, self.value = field, rule, value
+        super().__init__(f"{field}: must be {rule}, got {value!r}")
+
+
+def require(holds: bool, field: str, rule: str, value: object) -> None:
+    """Raise `SpecError` unless `holds`."""
+    if not holds:
+        raise SpecError(field, rule, value)
+
+
+def require_range(field: str, value: int, low: int, high: int) -> None:
+    """Raise `SpecError` unless `low <= value <= high`."""
+    require(low <= value <= high, field, f"in {low}..{high}", value)
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    """`text` as a value of the annotated type: int, bool, str, or any of them or None."""
+    choices = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if types.NoneType in choices and text.lower() in ("none", "exact", "auto"):
+        return None
+    if bool in choices and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if int in choices:
+        return int(text, 0)
+    if str in choices:
+        return text
+    raise ValueError(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Base of every accelerator spec.
+
+    A subclass declares its choices as fields, everything computable as properties, and its legality
+    in `__post_init__` (after calling this one's), which raises `SpecError`.
+    """
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # bool is an int to isinstance, but `m=True` is a slip, not a one.
+            wrong_bool = isinstance(value, bool) and hints[field.name] is not bool
+            if wrong_bool or not isinstance(value, hints[field.name]):
+                rule = f"of type {getattr(hints[field.name], '__name__', hints[field.name])}"
+                raise SpecError(field.name, rule, value)
+
+    def evolve(self, **changes: Any) -> Self:
+        """A copy with some choices changed; legality is checked again."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            require(name in names, name, f"one of {', '.join(names)}", changes[name])
+        return dataclasses.replace(self, **changes)
+
+    def evolve_text(self, assignments: typing.Iterable[str]) -> Self:
+        """A copy changed by `field=value` strings, as typed on a command line."""
+        hints = typing.get_type_hints(type(self))
+        changes: dict[str, Any] = {}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            require(bool(equals), assignment, "of the form field=value", assignment)
+            require(name in hints, name, f"one of {', '.join(hints)}", text)
+            try:
+                changes[name] = _parse(text, hints[name])
+            except ValueError:
+                rule = f"of type {getattr(hints[name], '__name__', hints[name])}"
+                raise SpecError(name, rule, text) from None
+        return self.evolve(**changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choices, with the spec class's name under `kind`; JSON-serializable."""
+        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that are equal exactly for equal specs."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,69 @@
+"""Named accelerators: the one home of chosen numbers. The first is the default."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from hw.spec.base import RefusedError, Spec
+from hw.spec.lut_tensor_core import LutTensorCore
+
+
+class UnknownNameError(RefusedError):
+    """A name that is not in a catalogue; the message lists the near ones."""
+
+    def __init__(self, what: str, name: str, known: list[str]):
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+        super().__init__(f"unknown {what} {name!r}; did you mean {' or '.join(near)}?")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A spec worth having a name, with the one-line reason."""
+
+    name: str
+    spec: Spec
+    description: str
+
+
+_DECODE = LutTensorCore(m=1, n=64, k=4, kg=8, weight_bits=8, group_size=128)
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "lut-decode",
+            _DECODE,
+            "one token at a time: 64 columns x 32 activations, weights up to 8 bits",
+        ),
+        Preset(
+            "lut-paper",
+            LutTensorCore(m=2, n=64, k=4, kg=1, weight_bits=4, group_size=128),
+            "the M2 N64 K4 tile of the ISCA 2025 paper, one table per row",
+        ),
+        Preset(
+            "lut-prefill",
+            _DECODE.evolve(m=8, n=32, kg=4),
+            "eight tokens at a time for prompts: 8 rows x 32 columns x 16 activations",
+        ),
+        Preset(
+            "lut-int8-table",
+            _DECODE.evolve(table_bits=8, weight_bits=4),
+            "table entries rounded to 8 bits with one scale per row, as in T-MAC",
+        ),
+        Preset(
+            "lut-fpga",
+            LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64),
+            "fits the smallest ECP5 and iCE40 parts",
+        ),
+    )
+}
+
+DEFAULT = next(iter(PRESETS))
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`; raises `UnknownNameError` with the near names."""
+    if name not in PRESETS:
+        raise UnknownNameError("accelerator", name, list(PRESETS))
+    return PRESETS[name]
