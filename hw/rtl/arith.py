@@ -1,0 +1,70 @@
+"""Combinational arithmetic shared by engines. Functions take and return Amaranth values."""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+
+
+def choose(values: Sequence[Value], index: Value) -> Value:
+    """`values[index]` as a tree of two-way multiplexers; there are 2^len(index) values."""
+    if len(values) == 1:
+        return values[0]
+    half = len(values) // 2
+    low, high = choose(values[:half], index[:-1]), choose(values[half:], index[:-1])
+    return Mux(index[-1], high, low)
+
+
+def shift_left(value: Value, amount: Value, maximum: int) -> Value:
+    """`value << min(amount, maximum)`, signed, as a multiplexer without the unreachable shifts."""
+    bits = maximum.bit_length()
+    shifted = [(value << min(count, maximum)) for count in range(1 << bits)]
+    return choose(shifted, amount[:bits]).as_signed()
+
+
+def negate_if(value: Value, sign: Value) -> Value:
+    """One's complement of `value` where `sign`: adding `sign` completes the negation."""
+    return (value ^ sign.replicate(len(value))).as_signed()
+
+
+def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
+    """The stored half table of `x`: entry e is -x[-1] + sum of (2*e_i - 1)*x[i] over i < len(x)-1.
+
+    LUT Tensor Core, Eq. 5. Two halves of `x` are summed once per sign pattern, up to negation, and
+    every entry combines two of those sums: 12 adders for four activations.
+    """
+    split = len(x) // 2
+    low, high = x[:split], x[split:]
+
+    def sums(terms: Sequence[Value], patterns: range, name: str) -> list[Signal]:
+        results = []
+        for pattern in patterns:
+            total = Signal(signed(bits), name=f"{name}{pattern}")
+            value = Value.cast(0)
+            for i, term in enumerate(terms):
+                value = value + term if pattern >> i & 1 else value - term
+            m.d.comb += total.eq(value)
+            results.append(total)
+        return results
+
+    # Sign of the last low term is +: the other half of the low sums is the negation of this one.
+    positive = 1 << (split - 1)
+    low_sums = sums(low, range(positive, 2 * positive), "low")
+    high_sums = sums(high, range(1 << (len(high) - 1)), "high")
+    entries = []
+    for entry in range(1 << (len(x) - 1)):
+        pattern, above = entry & (2 * positive - 1), high_sums[entry >> split]
+        if pattern >= positive:
+            entries.append((above + low_sums[pattern - positive])[:bits].as_signed())
+        else:
+            entries.append((above - low_sums[positive - 1 - pattern])[:bits].as_signed())
+    return entries
+
+
+def round_shift(value: Value, amount: Value, maximum_shift: int, maximum: int) -> Value:
+    """`value / 2^min(amount, maximum_shift)`, halves to even, clamped to -maximum .. maximum."""
+    shifts = [min(each, maximum_shift) for each in range(1 << len(amount))]
+    # Adding just under a half, plus the last kept bit, rounds halves to even.
+    halves = [((1 << shift) // 2 - 1) + value[shift] if shift else Const(0) for shift in shifts]
+    total = value + choose(halves, amount)
+    rounded = choose([total >> shift for shift in shifts], amount).as_signed()
+    return Mux(rounded > maximum, maximum, Mux(rounded < -maximum, -maximum, rounded))

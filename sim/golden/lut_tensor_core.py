@@ -1,0 +1,155 @@
+"""Golden model of the LUT Tensor Core: the values it must produce, bit for bit.
+
+The arithmetic of LUT Tensor Core (ISCA 2025, sections 3.1.1-3.1.3) and T-MAC (EuroSys 2025,
+section 3): weights are split into bit-planes of signs, K activations become a table of their signed
+sums, of which the half with a negative top sign is kept, and every plane of every output looks its
+sum up. Rounded tables follow T-MAC: round(table / scale), halves to even, saturated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hw.spec.base import require
+from hw.spec.formats import WeightCodes
+from hw.spec.lut_tensor_core import LutTensorCore
+from sim.golden.sums import GroupSums, group_bounds
+
+
+def weight_planes(codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
+    """Sign bits of every plane, uint8 [planes, N, K]; 1 stands for +1, 0 for -1."""
+    if weight_format.ternary:
+        return np.stack([codes >= 1, codes >= 2]).astype(np.uint8)
+    return np.stack([codes >> plane & 1 for plane in range(weight_format.bits)]).astype(np.uint8)
+
+
+def fold_signs(bits: np.ndarray) -> np.ndarray:
+    """Codes of k sign bits each: uint8 [..., k] -> uint8 [...].
+
+    The top bit is the sign S of the last weight; the others are XORed with S, which is the
+    complement of the index that mirrored lookup needs (Eq. 6), done once, offline.
+    """
+    sign = bits[..., -1:]
+    folded = np.concatenate([bits[..., :-1] ^ sign, sign], axis=-1)
+    return (folded << np.arange(bits.shape[-1], dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
+
+
+def half_tables(x: np.ndarray) -> np.ndarray:
+    """Stored entries int64 [..., 2^(k-1)] of activations [..., k].
+
+    Entry e is -x[k-1] + sum of (2*e_i - 1) * x[i] over i < k-1 (Eq. 5).
+    """
+    k = x.shape[-1]
+    entries = np.arange(1 << (k - 1))[:, None] >> np.arange(k - 1) & 1
+    signs = np.concatenate([2 * entries - 1, np.full((len(entries), 1), -1)], axis=1)
+    return x.astype(np.int64) @ signs.T
+
+
+def round_tables(tables: np.ndarray, scale: np.ndarray, maximum: int) -> np.ndarray:
+    """T-MAC's table quantization: round-half-even(table / scale), saturated; 0 where scale is 0."""
+    with np.errstate(divide="ignore"):
+        inverse = np.where(scale == 0, 0.0, 1.0 / scale)
+    return np.clip(np.rint(tables * inverse), -maximum, maximum).astype(np.int64)
+
+
+def tmac_scale(x: np.ndarray, k: int, maximum: int = 127) -> np.ndarray:
+    """T-MAC's scale per row: the largest sum of k magnitudes, over `maximum`. [M, K] -> [M]."""
+    sums = np.abs(x).reshape(len(x), -1, k).sum(axis=-1)
+    return sums.max(axis=1) / maximum
+
+
+def table_shift(spec: LutTensorCore, x: np.ndarray) -> np.ndarray:
+    """Least right shift per row with which no table entry saturates, int64 [M].
+
+    The hardware's form of T-MAC's one scale per row: the next power of two at or above it. Tables
+    start at multiples of k; for scale groups that k does not divide, neighbours may share a table
+    here, so the shift is found for any alignment from the k largest magnitudes.
+    """
+    magnitudes = np.sort(np.minimum(np.abs(x.astype(np.int64)), spec.activations.maximum), axis=1)
+    largest = magnitudes[:, -spec.k :].sum(axis=1)
+    shifts = np.arange(spec.maximum_table_shift + 1)
+    return (largest[:, None] > spec.entry_maximum << shifts).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class EncodedWeights:
+    """Weights as table indices, ready for many lookups.
+
+    `indices[g]` is uint8 or uint16 [tables, planes, N] for scale group g: entries of full tables
+    (sign and index together), `joint` neighbouring tables merged into one index.
+    """
+
+    weight_format: WeightCodes
+    group: int
+    k: int
+    joint: int
+    indices: tuple[np.ndarray, ...]
+
+
+def encode(
+    spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCodes, group: int
+) -> EncodedWeights:
+    """Fold weight codes, uint8 [N, K], into table indices for `spec`. Raises `SpecError`."""
+    require(
+        spec.accepts(weight_format),
+        "weight_bits",
+        f"at least {weight_format.planes} to run {weight_format.name}",
+        spec.weight_bits,
+    )
+    joint = 2 if spec.k <= 4 else 1  # tables of two groups merge while 2^(2k) entries stay cheap
+    indices = []
+    for start, end in group_bounds(codes.shape[1], group):
+        planes = weight_planes(codes[:, start:end], weight_format)
+        pad = -(end - start) % (spec.k * joint)
+        planes = np.pad(planes, ((0, 0), (0, 0), (0, pad)))
+        folded = fold_signs(planes.reshape(*planes.shape[:2], -1, spec.k))
+        folded = folded.reshape(*folded.shape[:2], -1, joint)
+        index = folded[..., 0]
+        if joint == 2:
+            index = index | folded[..., 1] << spec.k
+        indices.append(np.ascontiguousarray(index.transpose(2, 0, 1)))
+    return EncodedWeights(weight_format, group, spec.k, joint, tuple(indices))
+
+
+def group_sums(
+    spec: LutTensorCore,
+    x: np.ndarray,
+    weights: EncodedWeights,
+    shift: np.ndarray | None = None,
+) -> GroupSums:
+    """Multiply integer activations [M, K] by encoded weights through lookup tables.
+
+    `shift` int [M] is each row's table shift and belongs to specs with rounded tables only; their
+    psums count in units of 2^shift. Sums are int64. The leftover code -2^(bits-1) is read as the
+    lowest activation, as the hardware does.
+    """
+    require((shift is None) == (spec.table_bits is None), "shift", "given iff tables round", shift)
+    x = np.maximum(x.astype(np.int64), -spec.activations.maximum)
+    bounds = group_bounds(x.shape[1], weights.group)
+    columns = weights.indices[0].shape[2]
+    psum = np.empty((len(x), len(bounds), columns), np.int64)
+    row_sum = np.empty((len(x), len(bounds)), np.int64)
+    shifts = np.array(weights.weight_format.plane_shifts)[:, None]
+    for g, (start, end) in enumerate(bounds):
+        indices = weights.indices[g]
+        part = np.pad(x[:, start:end], ((0, 0), (0, -(end - start) % (spec.k * weights.joint))))
+        half = half_tables(part.reshape(len(x), -1, spec.k))
+        if shift is not None:
+            amount = np.minimum(shift, spec.maximum_table_shift)[:, None, None]
+            half = round_tables(half, np.exp2(amount), spec.entry_maximum)
+        # Sign bit on top of the index: a set sign reads the stored entry negated.
+        tables = np.concatenate([half, -half], axis=-1).astype(np.int32)
+        if weights.joint == 2:
+            tables = tables[:, 1::2, :, None] + tables[:, 0::2, None, :]
+            tables = tables.reshape(len(x), len(indices), -1)
+        found = np.empty(indices.shape[1:], np.int32)
+        for row in range(len(x)):
+            total = np.zeros(indices.shape[1:], np.int32)
+            for table, index in zip(tables[row], indices, strict=True):
+                np.take(table, index, out=found, mode="clip")
+                total += found
+            psum[row, g] = (total.astype(np.int64) << shifts).sum(axis=0)
+        row_sum[:, g] = part.sum(axis=1)
+    return GroupSums(psum, row_sum)
