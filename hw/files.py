@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, result records, and downloads with a pinned hash."""
+"""Files that are whole or absent: atomic writes, result records, downloads with pinned hashes."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
 """LUT Tensor Core in registers and multiplexers; `hw.spec.lut_tensor_core` says what it computes.
 
-    activation -> [x] -> build -> [table] -+
-                                           +-> look up, reduce -> [psum] -> shift, add -> [acc] -> result
-    weight ----------------------> [code] -+
+    activation -> [x] -> build -> [table] -> look up and reduce -> [psum] -> add -> [acc] -> result
+                                  weight -> [code] ----^
 
 Registers are in brackets. Each can be refilled in the cycle in which it is emptied, so a step runs
 every cycle while all four streams keep up; `ready` is combinational from the result's `ready`
 backwards. Reset clears the valid bits and the sequencer; data registers keep what they hold.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,16 +31,24 @@ class Tables(wiring.Component):
     sums : per row, the sum of the slice's activations.
     """
 
+    activation: stream.Interface
+    valid: Signal
+    release: Signal
+    entries: Signal
+    sums: Signal
+
     def __init__(self, spec: LutTensorCore):
         self.spec = spec
         tables = spec.m * spec.kg
-        super().__init__({
-            "activation": In(stream.Signature(layout.lut_tensor_core(spec).activation.bits)),
-            "valid": Out(1),
-            "release": In(1),
-            "entries": Out(tables * spec.entries * spec.entry_bits),
-            "sums": Out(spec.m * spec.slice_sum_bits),
-        })
+        super().__init__(
+            {
+                "activation": In(stream.Signature(layout.lut_tensor_core(spec).activation.bits)),
+                "valid": Out(1),
+                "release": In(1),
+                "entries": Out(tables * spec.entries * spec.entry_bits),
+                "sums": Out(spec.m * spec.slice_sum_bits),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -68,7 +75,7 @@ class Tables(wiring.Component):
         x = [Mux(value == lowest - 1, lowest, value).as_signed() for value in fields["x"]]
         built, sums = [], []
         for row in range(spec.m):
-            row_sum = 0
+            row_sum: Value = Const(0)
             for group in range(spec.kg):
                 start = (row * spec.kg + group) * spec.k
                 entries = half_sums(m, x[start : start + spec.k], spec.exact_table_bits)
@@ -96,24 +103,32 @@ class Lookup(wiring.Component):
     Combinational: `psums` holds m*n sums of `tree_bits`, row by row.
     """
 
+    entries: Signal
+    codes: Signal
+    psums: Signal
+
     def __init__(self, spec: LutTensorCore):
         self.spec = spec
-        super().__init__({
-            "entries": In(spec.m * spec.kg * spec.entries * spec.entry_bits),
-            "codes": In(spec.n * spec.kg * spec.k),
-            "psums": Out(spec.m * spec.n * spec.tree_bits),
-        })
+        super().__init__(
+            {
+                "entries": In(spec.m * spec.kg * spec.entries * spec.entry_bits),
+                "codes": In(spec.n * spec.kg * spec.k),
+                "psums": Out(spec.m * spec.n * spec.tree_bits),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         spec = self.spec
-        entries = [self.entries.word_select(i, spec.entry_bits) for i in range(
-            spec.m * spec.kg * spec.entries)]
+        entries = [
+            self.entries.word_select(i, spec.entry_bits)
+            for i in range(spec.m * spec.kg * spec.entries)
+        ]
         codes = [self.codes.word_select(i, spec.k) for i in range(spec.n * spec.kg)]
         psums = []
         for row in range(spec.m):
             for column in range(spec.n):
-                total = 0
+                total: Value = Const(0)
                 for group in range(spec.kg):
                     first = (row * spec.kg + group) * spec.entries
                     code = codes[column * spec.kg + group]
@@ -136,19 +151,31 @@ class Accumulators(wiring.Component):
     result : stream of result beats; the accumulators themselves are its payload.
     """
 
+    psums: Signal
+    sums: Signal
+    shift: Signal
+    first: Signal
+    last: Signal
+    add_sums: Signal
+    valid: Signal
+    ready: Signal
+    result: stream.Interface
+
     def __init__(self, spec: LutTensorCore):
         self.spec = spec
-        super().__init__({
-            "psums": In(spec.m * spec.n * spec.tree_bits),
-            "sums": In(spec.m * spec.slice_sum_bits),
-            "shift": In(3),
-            "first": In(1),
-            "last": In(1),
-            "add_sums": In(1),
-            "valid": In(1),
-            "ready": Out(1),
-            "result": Out(stream.Signature(layout.lut_tensor_core(spec).result.bits)),
-        })
+        super().__init__(
+            {
+                "psums": In(spec.m * spec.n * spec.tree_bits),
+                "sums": In(spec.m * spec.slice_sum_bits),
+                "shift": In(3),
+                "first": In(1),
+                "last": In(1),
+                "add_sums": In(1),
+                "valid": In(1),
+                "ready": Out(1),
+                "result": Out(stream.Signature(layout.lut_tensor_core(spec).result.bits)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -164,19 +191,27 @@ class Accumulators(wiring.Component):
             return total
 
         psums = [
-            accumulator(f"psum{i // spec.n}_{i % spec.n}", spec.acc_bits, shift_left(
-                self.psums.word_select(i, spec.tree_bits).as_signed(),
-                self.shift,
-                spec.weight_bits - 1,
-            ))
+            accumulator(
+                f"psum{i // spec.n}_{i % spec.n}",
+                spec.acc_bits,
+                shift_left(
+                    self.psums.word_select(i, spec.tree_bits).as_signed(),
+                    self.shift,
+                    spec.weight_bits - 1,
+                ),
+            )
             for i in range(spec.m * spec.n)
         ]
         row_sums = [
-            accumulator(f"row_sum{row}", spec.row_sum_bits, Mux(
-                self.add_sums,
-                self.sums.word_select(row, spec.slice_sum_bits).as_signed(),
-                0,
-            ))
+            accumulator(
+                f"row_sum{row}",
+                spec.row_sum_bits,
+                Mux(
+                    self.add_sums,
+                    self.sums.word_select(row, spec.slice_sum_bits).as_signed(),
+                    0,
+                ),
+            )
             for row in range(spec.m)
         ]
         beat = layout.lut_tensor_core(spec).result
@@ -187,15 +222,22 @@ class Accumulators(wiring.Component):
 class LutTensorCoreEngine(wiring.Component):
     """A complete LUT Tensor Core; its four streams carry the words of `hw.spec.layout`."""
 
+    command: stream.Interface
+    activation: stream.Interface
+    weight: stream.Interface
+    result: stream.Interface
+
     def __init__(self, spec: LutTensorCore):
         self.spec = spec
         streams = layout.lut_tensor_core(spec)
-        super().__init__({
-            "command": In(stream.Signature(streams.command.bits)),
-            "activation": In(stream.Signature(streams.activation.bits)),
-            "weight": In(stream.Signature(streams.weight.bits)),
-            "result": Out(stream.Signature(streams.result.bits)),
-        })
+        super().__init__(
+            {
+                "command": In(stream.Signature(streams.command.bits)),
+                "activation": In(stream.Signature(streams.activation.bits)),
+                "weight": In(stream.Signature(streams.weight.bits)),
+                "result": Out(stream.Signature(streams.result.bits)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

@@ -21,18 +21,29 @@ class Sequencer(wiring.Component):
     step : from the engine; the step is taken in this cycle.
     """
 
+    command: stream.Interface
+    valid: Signal
+    plane: Signal
+    ternary: Signal
+    last_plane: Signal
+    first: Signal
+    last: Signal
+    step: Signal
+
     def __init__(self, command: Beat):
         self._layout = command
-        super().__init__({
-            "command": In(stream.Signature(command.bits)),
-            "valid": Out(1),
-            "plane": Out(3),
-            "ternary": Out(1),
-            "last_plane": Out(1),
-            "first": Out(1),
-            "last": Out(1),
-            "step": In(1),
-        })
+        super().__init__(
+            {
+                "command": In(stream.Signature(command.bits)),
+                "valid": Out(1),
+                "plane": Out(3),
+                "ternary": Out(1),
+                "last_plane": Out(1),
+                "first": Out(1),
+                "last": Out(1),
+                "step": In(1),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

@@ -36,7 +36,9 @@ def require_range(field: str, value: int, low: int, high: int) -> None:
 
 def _parse(text: str, annotation: Any) -> Any:
     """`text` as a value of the annotated type: int, bool, str, or any of them or None."""
-    choices = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    choices = (
+        typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    )
     if types.NoneType in choices and text.lower() in ("none", "exact", "auto"):
         return None
     if bool in choices and text.lower() in ("true", "false"):
@@ -69,8 +71,8 @@ class Spec:
     def evolve(self, **changes: Any) -> Self:
         """A copy with some choices changed; legality is checked again."""
         names = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
-            require(name in names, name, f"one of {', '.join(names)}", changes[name])
+        for name, value in changes.items():
+            require(name in names, name, f"one of {', '.join(names)}", value)
         return dataclasses.replace(self, **changes)
 
     def evolve_text(self, assignments: typing.Iterable[str]) -> Self:

@@ -85,17 +85,21 @@ def lut_tensor_core(spec: LutTensorCore) -> EngineStreams:
     if spec.table_shift_bits:
         activation.append(Field("table_shift", spec.table_shift_bits, (spec.m,)))
     return EngineStreams(
-        command=Beat((
-            Field("planes_minus_1", 3),
-            Field("ternary", 1),
-            Field("group_slices_minus_1", COUNT_BITS),
-            Field("slices_minus_1", COUNT_BITS),
-            Field("tiles_minus_1", COUNT_BITS),
-        )),
+        command=Beat(
+            (
+                Field("planes_minus_1", 3),
+                Field("ternary", 1),
+                Field("group_slices_minus_1", COUNT_BITS),
+                Field("slices_minus_1", COUNT_BITS),
+                Field("tiles_minus_1", COUNT_BITS),
+            )
+        ),
         activation=Beat(tuple(activation)),
         weight=Beat((Field("code", spec.k, (spec.n, spec.kg)),)),
-        result=Beat((
-            Field("psum", spec.acc_bits, (spec.m, spec.n), signed=True),
-            Field("row_sum", spec.row_sum_bits, (spec.m,), signed=True),
-        )),
+        result=Beat(
+            (
+                Field("psum", spec.acc_bits, (spec.m, spec.n), signed=True),
+                Field("row_sum", spec.row_sum_bits, (spec.m,), signed=True),
+            )
+        ),
     )

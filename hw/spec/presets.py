@@ -26,7 +26,7 @@ class Preset:
     description: str
 
 
-_DECODE = LutTensorCore(m=1, n=64, k=4, kg=8, weight_bits=8, group_size=128)
+_DECODE = LutTensorCore(m=1, n=32, k=4, kg=2, weight_bits=8, group_size=128)
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -34,7 +34,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "lut-decode",
             _DECODE,
-            "one token at a time: 64 columns x 32 activations, weights up to 8 bits",
+            "one token at a time: 32 columns x 8 activations eat a 256-bit bus word a cycle",
         ),
         Preset(
             "lut-paper",
@@ -43,7 +43,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "lut-prefill",
-            _DECODE.evolve(m=8, n=32, kg=4),
+            _DECODE.evolve(m=8, kg=4),
             "eight tokens at a time for prompts: 8 rows x 32 columns x 16 activations",
         ),
         Preset(

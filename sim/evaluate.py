@@ -1,0 +1,173 @@
+"""The only door to cost: `evaluate(spec, workload, platform)` gives a `Metrics` record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hw.spec.lut_tensor_core import LutTensorCore
+from sim.cycles import run_cycles
+from sim.memory import Platform, Traffic, traffic
+from sim.schedule.lut_tensor_core import plan
+from sim.workload import Linear
+
+
+@dataclass(frozen=True)
+class LayerMetrics:
+    """One linear layer, once; `count` says how often the model has it.
+
+    `cycles` are the engine's, equal to the RTL's on streams that keep up. `seconds` is the longer
+    of computing and moving `traffic`.
+    """
+
+    linear: Linear
+    rows: int
+    cycles: int
+    ideal_cycles: float
+    traffic: Traffic
+    compute_seconds: float
+    memory_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute_seconds, self.memory_seconds)
+
+    @property
+    def bound(self) -> str:
+        return "compute" if self.compute_seconds >= self.memory_seconds else "memory"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the layer, once."""
+        return self.rows * self.linear.n * self.linear.k
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.linear.name,
+            "count": self.linear.count,
+            "rows": self.rows,
+            "n": self.linear.n,
+            "k": self.linear.k,
+            "weights": self.linear.weight_format.name,
+            "group": self.linear.group,
+            "cycles": self.cycles,
+            "utilization": self.ideal_cycles / self.cycles,
+            "macs": self.macs,
+            "dram_bytes": self.traffic.total_bytes,
+            "compute_seconds": self.compute_seconds,
+            "memory_seconds": self.memory_seconds,
+            "bound": self.bound,
+        }
+
+
+@dataclass(frozen=True)
+class PhaseMetrics:
+    """All linear layers of prefill (`tokens` rows at once) or of decode (`tokens` one by one).
+
+    Totals cover the whole phase. `utilization` is the share of the engine's multiply-accumulates
+    in its cycles that the model asked for.
+    """
+
+    tokens: int
+    steps: int
+    layers: tuple[LayerMetrics, ...]
+
+    def _total(self, name: str) -> Any:
+        return self.steps * sum(getattr(each, name) * each.linear.count for each in self.layers)
+
+    @property
+    def cycles(self) -> int:
+        return self._total("cycles")
+
+    @property
+    def seconds(self) -> float:
+        return self._total("seconds")
+
+    @property
+    def macs(self) -> int:
+        return self._total("macs")
+
+    @property
+    def dram_bytes(self) -> int:
+        return self.steps * sum(
+            each.traffic.total_bytes * each.linear.count for each in self.layers
+        )
+
+    @property
+    def bound(self) -> str:
+        compute, memory = self._total("compute_seconds"), self._total("memory_seconds")
+        return "compute" if compute >= memory else "memory"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "cycles": self.cycles,
+            "seconds": self.seconds,
+            "tokens_per_s": self.tokens / self.seconds,
+            "utilization": self._total("ideal_cycles") / self.cycles,
+            "bound": self.bound,
+            "dram_bytes": self.dram_bytes,
+            "macs": self.macs,
+            "compute_seconds": self._total("compute_seconds"),
+            "memory_seconds": self._total("memory_seconds"),
+            "layers": [each.to_dict() for each in self.layers],
+        }
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a spec does with a workload on a platform."""
+
+    spec: LutTensorCore
+    platform: Platform
+    prefill: PhaseMetrics
+    decode: PhaseMetrics
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "spec": self.spec.to_dict(),
+            "digest": self.spec.digest,
+            "platform": asdict(self.platform),
+            "prefill": self.prefill.to_dict(),
+            "decode": self.decode.to_dict(),
+        }
+
+
+def evaluate_layer(
+    spec: LutTensorCore, linear: Linear, rows: int, platform: Platform
+) -> LayerMetrics:
+    """Time and traffic of one linear layer for `rows` rows of activations."""
+    run = plan(spec, linear, rows)
+    moved = traffic(spec, linear, rows, platform)
+    cycles = run_cycles(spec, [run])
+    return LayerMetrics(
+        linear=linear,
+        rows=rows,
+        cycles=cycles,
+        ideal_cycles=rows * linear.n * linear.k * run.planes / spec.macs_per_cycle,
+        traffic=moved,
+        compute_seconds=cycles / platform.frequency_hz,
+        memory_seconds=moved.total_bytes / platform.bandwidth_bytes_per_s,
+    )
+
+
+def evaluate(
+    spec: LutTensorCore,
+    workload: Sequence[Linear],
+    platform: Platform,
+    prefill_tokens: int = 128,
+    decode_tokens: int = 32,
+) -> Metrics:
+    """Time and traffic of a model's linear layers: a prompt at once, then tokens one by one."""
+
+    def phase(tokens: int, rows: int, steps: int) -> PhaseMetrics:
+        layers = tuple(evaluate_layer(spec, linear, rows, platform) for linear in workload)
+        return PhaseMetrics(tokens, steps, layers)
+
+    return Metrics(
+        spec,
+        platform,
+        prefill=phase(prefill_tokens, prefill_tokens, 1),
+        decode=phase(decode_tokens, 1, decode_tokens),
+    )
