@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from hw.spec.lut_tensor_core import LutTensorCore
 from sim.cycles import run_cycles
 from sim.memory import Platform, Traffic, traffic
 from sim.schedule.lut_tensor_core import plan
-from sim.workload import Linear
+from sim.workload import Linear, Workload
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class LayerMetrics:
             "rows": self.rows,
             "n": self.linear.n,
             "k": self.linear.k,
-            "weights": self.linear.weight_format.name,
+            "weights": self.linear.format.name,
             "group": self.linear.group,
             "cycles": self.cycles,
             "utilization": self.ideal_cycles / self.cycles,
@@ -154,7 +153,7 @@ def evaluate_layer(
 
 def evaluate(
     spec: LutTensorCore,
-    workload: Sequence[Linear],
+    workload: Workload,
     platform: Platform,
     prefill_tokens: int = 128,
     decode_tokens: int = 32,
@@ -162,7 +161,7 @@ def evaluate(
     """Time and traffic of a model's linear layers: a prompt at once, then tokens one by one."""
 
     def phase(tokens: int, rows: int, steps: int) -> PhaseMetrics:
-        layers = tuple(evaluate_layer(spec, linear, rows, platform) for linear in workload)
+        layers = tuple(evaluate_layer(spec, linear, rows, platform) for linear in workload.linears)
         return PhaseMetrics(tokens, steps, layers)
 
     return Metrics(

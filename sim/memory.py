@@ -16,9 +16,6 @@ from hw.spec.lut_tensor_core import LutTensorCore
 from sim.schedule.lut_tensor_core import plan
 from sim.workload import Linear
 
-SCALE_BYTES = 4
-"""Per scale group of an output: a float16 scale and a float16 minimum."""
-
 
 @dataclass(frozen=True)
 class Platform:
@@ -66,10 +63,9 @@ def traffic(spec: LutTensorCore, linear: Linear, rows: int, platform: Platform) 
     beat_bytes = -(-layout.lut_tensor_core(spec).weight.bits // 8)
     tile_bytes = run.slices * run.planes * beat_bytes
     passes = 1 if 2 * tile_bytes <= platform.weight_buffer_bytes else row_tiles
-    groups = -(-linear.k // linear.group)
     return Traffic(
         weight_bytes=passes * column_tiles * tile_bytes,
-        scale_bytes=passes * linear.n * groups * SCALE_BYTES,
+        scale_bytes=passes * -(-linear.n * linear.groups * linear.group_bits // 8),
         activation_bytes=rows * -(-linear.k * spec.activation_bits // 8),
         result_bytes=rows * linear.n * 2,
     )

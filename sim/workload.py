@@ -1,4 +1,4 @@
-"""What is to be computed: the linear layers of a model, as shapes."""
+"""What a model asks of an engine: the shapes and codes of its linear layers, without values."""
 
 from __future__ import annotations
 
@@ -9,16 +9,39 @@ from hw.spec.formats import WeightCodes
 
 @dataclass(frozen=True)
 class Linear:
-    """`count` equal linear layers: y[M, n] = x[M, k] @ w[n, k].T, with scale groups along k."""
+    """`count` equal linear layers, each y[m, n] = sum over k of w[n, k] * x[m, k]."""
 
     name: str
     n: int
     k: int
-    weight_format: WeightCodes
+    format: WeightCodes
     group: int
+    """Weights along K that share a scale; the last group of a row may be shorter."""
+    group_bits: int
+    """Bits that one group stores beside its codes: scale, minimum or zero point."""
     count: int = 1
 
     @property
-    def weights(self) -> int:
-        """Weights of all `count` layers."""
-        return self.n * self.k * self.count
+    def groups(self) -> int:
+        """Scale groups per row."""
+        return -(-self.k // self.group)
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of the codes of all `count` layers."""
+        return self.count * self.n * self.k * self.format.planes
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of the codes and of what their groups store beside them, of all `count` layers."""
+        return self.index_bits + self.count * self.n * self.groups * self.group_bits
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The linear layers of a model: those an engine runs, and the names of those it leaves."""
+
+    model: str
+    weights: str
+    linears: tuple[Linear, ...]
+    host: tuple[str, ...]

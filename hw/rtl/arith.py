@@ -14,6 +14,23 @@ def choose(values: Sequence[Value], index: Value) -> Value:
     return Mux(index[-1], high, low)
 
 
+def decode(index: Value) -> list[Value]:
+    """One-hot: bit i is set where `index == i`."""
+    return [index == i for i in range(1 << len(index))]
+
+
+def select(values: Sequence[Value], one_hot: Sequence[Value]) -> Value:
+    """The value whose `one_hot` bit is set, by AND-OR: cheaper than two-way multiplexers in gates
+    when the decoded index serves all bits of several words."""
+    terms = [bit.replicate(len(value)) & value for value, bit in zip(values, one_hot, strict=True)]
+    while len(terms) > 1:
+        terms = [
+            terms[i] | terms[i + 1] if i + 1 < len(terms) else terms[i]
+            for i in range(0, len(terms), 2)
+        ]
+    return terms[0]
+
+
 def shift_left(value: Value, amount: Value, maximum: int) -> Value:
     """`value << min(amount, maximum)`, signed, as a multiplexer without the unreachable shifts."""
     bits = maximum.bit_length()

@@ -8,11 +8,14 @@ every cycle while all four streams keep up; `ready` is combinational from the re
 backwards. Reset clears the valid bits and the sequencer; data registers keep what they hold.
 """
 
+from functools import reduce
+from operator import xor
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.rtl.arith import choose, half_sums, negate_if, round_shift, shift_left
+from hw.rtl.arith import decode, half_sums, negate_if, round_shift, select, shift_left
 from hw.rtl.sequencer import Sequencer
 from hw.rtl.words import pack, unpack
 from hw.spec import layout
@@ -27,25 +30,24 @@ class Tables(wiring.Component):
     activation : stream of activation beats.
     valid : the outputs hold a slice's tables.
     release : from the array; this cycle is the last use of the tables.
-    entries : entry e of table (row, group) at ((row*kg + group)*entries + e)*entry_bits.
+    words : per table `stored_table_bits`: its entries' shared low bits, then the rest of each.
     sums : per row, the sum of the slice's activations.
     """
 
     activation: stream.Interface
     valid: Signal
     release: Signal
-    entries: Signal
+    words: Signal
     sums: Signal
 
     def __init__(self, spec: LutTensorCore):
         self.spec = spec
-        tables = spec.m * spec.kg
         super().__init__(
             {
                 "activation": In(stream.Signature(layout.lut_tensor_core(spec).activation.bits)),
                 "valid": Out(1),
                 "release": In(1),
-                "entries": Out(tables * spec.entries * spec.entry_bits),
+                "words": Out(spec.m * spec.kg * spec.stored_table_bits),
                 "sums": Out(spec.m * spec.slice_sum_bits),
             }
         )
@@ -80,20 +82,22 @@ class Tables(wiring.Component):
                 start = (row * spec.kg + group) * spec.k
                 entries = half_sums(m, x[start : start + spec.k], spec.exact_table_bits)
                 row_sum = row_sum - entries[0]  # entry 0 is minus the sum of the k activations
+                parity = reduce(xor, (value[0] for value in x[start : start + spec.k]))
                 if spec.table_bits is not None:
                     shift = fields["table_shift"][row]
                     entries = [
                         round_shift(entry, shift, spec.maximum_table_shift, spec.entry_maximum)
                         for entry in entries
                     ]
-                built += [entry[: spec.entry_bits] for entry in entries]
+                built.append(parity[: spec.shared_bits])
+                built += [entry[spec.shared_bits : spec.entry_bits] for entry in entries]
             sums.append(row_sum[: spec.slice_sum_bits])
 
-        entries = Signal(self.entries.shape(), reset_less=True)
+        words = Signal(self.words.shape(), reset_less=True)
         row_sums = Signal(self.sums.shape(), reset_less=True)
         with m.If(move):
-            m.d.sync += [entries.eq(Cat(*built)), row_sums.eq(Cat(*sums))]
-        m.d.comb += [self.entries.eq(entries), self.sums.eq(row_sums)]
+            m.d.sync += [words.eq(Cat(*built)), row_sums.eq(Cat(*sums))]
+        m.d.comb += [self.words.eq(words), self.sums.eq(row_sums)]
         return m
 
 
@@ -103,7 +107,7 @@ class Lookup(wiring.Component):
     Combinational: `psums` holds m*n sums of `tree_bits`, row by row.
     """
 
-    entries: Signal
+    words: Signal
     codes: Signal
     psums: Signal
 
@@ -111,7 +115,7 @@ class Lookup(wiring.Component):
         self.spec = spec
         super().__init__(
             {
-                "entries": In(spec.m * spec.kg * spec.entries * spec.entry_bits),
+                "words": In(spec.m * spec.kg * spec.stored_table_bits),
                 "codes": In(spec.n * spec.kg * spec.k),
                 "psums": Out(spec.m * spec.n * spec.tree_bits),
             }
@@ -120,20 +124,27 @@ class Lookup(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         spec = self.spec
-        entries = [
-            self.entries.word_select(i, spec.entry_bits)
-            for i in range(spec.m * spec.kg * spec.entries)
-        ]
-        codes = [self.codes.word_select(i, spec.k) for i in range(spec.n * spec.kg)]
+        decoded = []
+        for i in range(spec.n * spec.kg):
+            code = self.codes.word_select(i, spec.k)
+            one_hot = Signal(spec.entries, name=f"one_hot{i}")
+            m.d.comb += one_hot.eq(Cat(*decode(code[:-1])))
+            decoded.append((one_hot, code[-1]))
         psums = []
         for row in range(spec.m):
+            tables = []
+            for group in range(spec.kg):
+                word = self.words.word_select(row * spec.kg + group, spec.stored_table_bits)
+                rest = word[spec.shared_bits :]
+                bits = len(rest) // spec.entries
+                entries = [rest.word_select(i, bits) for i in range(spec.entries)]
+                tables.append((word[: spec.shared_bits], entries))
             for column in range(spec.n):
                 total: Value = Const(0)
-                for group in range(spec.kg):
-                    first = (row * spec.kg + group) * spec.entries
-                    code = codes[column * spec.kg + group]
-                    value = choose(entries[first : first + spec.entries], code[:-1])
-                    total = total + negate_if(value, code[-1]) + code[-1]
+                for group, (low, entries) in enumerate(tables):
+                    one_hot, sign = decoded[column * spec.kg + group]
+                    value = Cat(low, select(entries, list(one_hot)))
+                    total = total + negate_if(value, sign) + sign
                 psums.append(total[: spec.tree_bits])
         m.d.comb += self.psums.eq(Cat(*psums))
         return m
@@ -264,7 +275,7 @@ class LutTensorCoreEngine(wiring.Component):
             step.eq(code_valid & tables.valid & sequencer.valid & psum_free),
             sequencer.step.eq(step),
             tables.release.eq(step & sequencer.last_plane),
-            lookup.entries.eq(tables.entries),
+            lookup.words.eq(tables.words),
             lookup.codes.eq(code),
             accumulators.valid.eq(psum_valid),
         ]

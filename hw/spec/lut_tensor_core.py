@@ -107,6 +107,16 @@ class LutTensorCore(Spec):
         return (1 << (self.table_bits - 1)) - 1
 
     @property
+    def shared_bits(self) -> int:
+        """Low bits that all entries of a table share: the parity of its sums, if they are exact."""
+        return 1 if self.table_bits is None else 0
+
+    @property
+    def stored_table_bits(self) -> int:
+        """Bits that hold one table: the shared ones, then the rest of every entry."""
+        return self.shared_bits + self.entries * (self.entry_bits - self.shared_bits)
+
+    @property
     def maximum_table_shift(self) -> int:
         """Largest right shift of an entry: with it no sum of k activations saturates."""
         shift = 0

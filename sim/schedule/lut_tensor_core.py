@@ -50,7 +50,7 @@ def plan(spec: LutTensorCore, linear: Linear, rows: int) -> Run:
         tiles=-(-rows // spec.m) * -(-linear.n // spec.n),
         slices=full * per_group + -(-rest // spec.slice_k),
         group_slices=parts,
-        planes=linear.weight_format.planes,
+        planes=linear.format.planes,
     )
 
 
