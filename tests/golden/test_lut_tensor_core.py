@@ -1,0 +1,158 @@
+"""The golden model against plain integer arithmetic, brute force and published figures."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hw.spec import LutTensorCore, SpecError
+from hw.spec.formats import WeightCodes
+from sim.golden import integer
+from sim.golden import lut_tensor_core as golden
+
+FORMATS = [WeightCodes(bits) for bits in range(1, 9)] + [WeightCodes(2, ternary=True)]
+
+
+def product(x, codes, weight_format, group):
+    """Sums by definition, one Python integer at a time."""
+    m, k = x.shape
+    n = codes.shape[0]
+    psum = np.zeros((m, math.ceil(k / group), n), object)
+    for row, column, i in itertools.product(range(m), range(n), range(k)):
+        value = weight_format.value(int(codes[column, i]))
+        psum[row, i // group, column] += value * int(x[row, i])
+    return psum
+
+
+def operands(rng, spec, weight_format, m, n, k):
+    top = spec.activations.maximum
+    x = rng.integers(-top, top + 1, (m, k))
+    return x, rng.integers(0, weight_format.levels, (n, k)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS, ids=lambda each: each.name)
+def test_both_models_equal_the_definition(weight_format):
+    rng = np.random.default_rng(1)
+    spec = LutTensorCore(weight_bits=8)
+    x, codes = operands(rng, spec, weight_format, 2, 3, 45)
+    expected = product(x, codes, weight_format, 16)
+    plain = integer.group_sums(x, codes, weight_format, 16)
+    looked_up = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, 16))
+    assert (plain.psum == expected).all()
+    assert (looked_up.psum == expected).all()
+    assert (looked_up.row_sum == plain.row_sum).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_lossless_lookup_equals_integer_multiplication(data):
+    weight_format = data.draw(st.sampled_from(FORMATS))
+    spec = LutTensorCore(
+        k=data.draw(st.integers(2, 6)),
+        kg=data.draw(st.integers(1, 8)),
+        activation_bits=data.draw(st.integers(4, 16)),
+        weight_bits=data.draw(st.integers(weight_format.planes, 8)),
+    )
+    m, n, k = (data.draw(st.integers(1, top)) for top in (3, 9, 150))
+    group = data.draw(st.sampled_from([1, 7, 32, 64, 128, 150]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    x, codes = operands(rng, spec, weight_format, m, n, k)
+    if data.draw(st.booleans()):
+        x[:] = spec.activations.maximum * data.draw(st.sampled_from([-1, 1]))
+        codes[:] = data.draw(st.sampled_from([0, weight_format.levels - 1]))
+    looked_up = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, group))
+    plain = integer.group_sums(x, codes, weight_format, group)
+    assert (looked_up.psum == plain.psum).all()
+    assert (looked_up.row_sum == plain.row_sum).all()
+
+
+@pytest.mark.parametrize("k", range(2, 7))
+def test_folded_codes_read_the_signed_sum_from_half_a_table(k):
+    """Every sign pattern of k weights, against the sum itself (ISCA 2025, Eqs. 4-6)."""
+    x = np.random.default_rng(k).integers(-127, 128, k)
+    half = golden.half_tables(x)
+    assert len(half) == 2 ** (k - 1)
+    for bits in itertools.product((0, 1), repeat=k):
+        code = int(golden.fold_signs(np.array(bits, np.uint8)))
+        sign, index = code >> (k - 1), code & (2 ** (k - 1) - 1)
+        assert (-1) ** sign * half[index] == sum(
+            int(value) if bit else -int(value) for bit, value in zip(bits, x, strict=True)
+        )
+
+
+def test_the_leftover_code_reads_as_the_lowest_activation():
+    spec = LutTensorCore()
+    codes = np.array([[0, 5, 9, 15]], np.uint8)
+    encoded = golden.encode(spec, codes, WeightCodes(4), 4)
+    low = golden.group_sums(spec, np.full((1, 4), -128), encoded)
+    assert (low.psum == golden.group_sums(spec, np.full((1, 4), -127), encoded).psum).all()
+
+
+def test_rounded_tables_follow_tmac_rounding():
+    """Halves to even, symmetric, saturated; a zero scale gives zeros (T-MAC, section 3.3)."""
+    tables = np.array([-6, -5, -3, -2, -1, 0, 1, 2, 3, 5, 6])
+    assert golden.round_tables(tables, np.array(2.0), 127).tolist() == [
+        -3, -2, -2, -1, 0, 0, 0, 1, 2, 2, 3,
+    ]  # fmt: skip
+    assert golden.round_tables(tables, np.array(0.01), 127).tolist() == [
+        -127, -127, -127, -127, -100, 0, 100, 127, 127, 127, 127,
+    ]  # fmt: skip
+    assert not golden.round_tables(tables, np.array(0.0), 127).any()
+
+
+def test_rounded_engine_equals_the_formula():
+    """psum = sum over planes and tables of 2^plane * round(T / 2^shift), by brute force."""
+    rng = np.random.default_rng(3)
+    for k, table_bits in ((4, 8), (3, 6), (5, 8), (2, 4)):
+        spec = LutTensorCore(k=k, table_bits=table_bits, weight_bits=4)
+        x, codes = operands(rng, spec, WeightCodes(3), 2, 4, 50)
+        shift = golden.table_shift(spec, x)
+        encoded = golden.encode(spec, codes, WeightCodes(3), 20)
+        found = golden.group_sums(spec, x, encoded, shift)
+        for row, column, g in itertools.product(range(2), range(4), range(3)):
+            expected = 0
+            bounds = range(20 * g, min(20 * g + 20, 50))
+            for plane in range(3):
+                for start in bounds[::k]:
+                    total = sum(
+                        int(x[row, i]) * (1 if codes[column, i] >> plane & 1 else -1)
+                        for i in range(start, min(start + k, bounds.stop))
+                    )
+                    entry = round(total / 2 ** int(shift[row]))  # Python rounds halves to even
+                    assert abs(entry) <= spec.entry_maximum
+                    expected += entry << plane
+            assert found.psum[row, g, column] == expected
+
+
+@pytest.mark.parametrize(
+    ("scaled_groups", "published"), [(64, 3.7e-5), (4096, 8.0e-5)], ids=["per 64", "per row"]
+)
+def test_table_rounding_error_is_as_measured(scaled_groups, published):
+    """NMSE of INT8 tables alone, Gaussian x, W2, K = 4096: an independent measurement, 15 %."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((16, 4096))
+    signs = 2.0 * rng.integers(0, 4, (64, 4096)) - 3
+    parts = x.reshape(-1, scaled_groups)
+    scale = golden.tmac_scale(parts, 4)
+    entries = np.repeat(scale[:, None], scaled_groups // 4, axis=1)[..., None]
+    patterns = np.array(list(itertools.product((-1, 1), repeat=4)))
+    exact = parts.reshape(len(parts), -1, 4) @ patterns.T
+    error = golden.round_tables(exact, entries, 127) * entries - exact
+    # Random codes pick every entry alike, in both planes, of weights 1 and 2.
+    noise = (error**2).mean() * 1024 * (1 + 4)
+    assert noise / np.mean((x @ signs.T) ** 2) == pytest.approx(published, rel=0.15)
+
+
+def test_refusals():
+    spec = LutTensorCore(weight_bits=2)
+    codes = np.zeros((1, 4), np.uint8)
+    with pytest.raises(SpecError, match="weight_bits"):
+        golden.encode(spec, codes, WeightCodes(3), 4)
+    encoded = golden.encode(spec, codes, WeightCodes(2), 4)
+    with pytest.raises(SpecError, match="shift"):
+        golden.group_sums(spec, np.zeros((1, 4)), encoded, np.zeros(1, int))
+    with pytest.raises(OverflowError):
+        integer.exact_float(WeightCodes(8), 2**15, 2**40)
