@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from hw.files import RECORDS
 from hw.spec import ENGINES, Spec
 from hw.spec.presets import DEFAULT, PRESETS, preset
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("out"),
+    show_default=True,
+    help=f"Folder whose {RECORDS} the result is added to.",
+)
 set_option = click.option(
     "--set",
     "assignments",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from hw.spec.base import RefusedError
+
+RECORDS = "records.jsonl"
+"""Name of the file of result records in an output folder."""
 
 
 class FileError(RefusedError):
@@ -86,6 +90,29 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise FileError(f"{path}:{number}: not a JSON object")
         records.append(record)
     return records
+
+
+def provenance(how: str, tools: Iterable[str] = (), seed: int | None = None) -> dict[str, Any]:
+    """Where a record's numbers come from: the method, package versions, seed, code revision.
+
+    The revision is the checkout's commit, marked `+` if files differ from it, or None outside one.
+    """
+    folder = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(folder)]
+    revision = None
+    if (folder / ".git").exists():
+        try:
+            command = [*git, "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            revision = done.stdout.strip() or None
+        except OSError:  # no git on this machine
+            pass
+    return {
+        "how": how,
+        "tools": {name: importlib.metadata.version(name) for name in ("evolute", *tools)},
+        "seed": seed,
+        "revision": revision,
+    }
 
 
 def sha256(path: Path) -> str:

@@ -161,7 +161,10 @@ def evaluate(
     """Time and traffic of a model's linear layers: a prompt at once, then tokens one by one."""
 
     def phase(tokens: int, rows: int, steps: int) -> PhaseMetrics:
-        layers = tuple(evaluate_layer(spec, linear, rows, platform) for linear in workload.linears)
+        layers = tuple(
+            evaluate_layer(spec, linear, 1 if linear.last_token_only else rows, platform)
+            for linear in workload.linears
+        )
         return PhaseMetrics(tokens, steps, layers)
 
     return Metrics(

@@ -20,6 +20,8 @@ class Linear:
     group_bits: int
     """Bits that one group stores beside its codes: scale, minimum or zero point."""
     count: int = 1
+    last_token_only: bool = False
+    """Whether a prompt needs it for its last token alone, as an output head."""
 
     @property
     def groups(self) -> int:
@@ -45,3 +47,17 @@ class Workload:
     weights: str
     linears: tuple[Linear, ...]
     host: tuple[str, ...]
+
+    @property
+    def bits_index(self) -> float:
+        """Bits per weight of the codes on the engine; 32 where the host keeps all in float32."""
+        return self._per_weight(sum(each.index_bits for each in self.linears))
+
+    @property
+    def bits_total(self) -> float:
+        """Bits per weight with all that groups store; 32 where the host keeps all in float32."""
+        return self._per_weight(sum(each.total_bits for each in self.linears))
+
+    def _per_weight(self, bits: int) -> float:
+        weights = sum(each.count * each.n * each.k for each in self.linears)
+        return bits / weights if weights else 32.0

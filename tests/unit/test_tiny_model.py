@@ -1,5 +1,8 @@
 """The embedded model as shipped, and the pieces of the script that makes it."""
 
+# PyTorch is no dependency of this package, so it may be absent where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import json
@@ -30,15 +33,13 @@ def test_loads_with_the_shape_it_is_meant_to_have():
 
 
 def test_weights_are_trained():
-    """Training spreads the embedding of common tokens and leaves those of unused bytes alone."""
+    """Training moves what begins small, and what begins as ones, by more than rounding does."""
     model = open_model(FOLDER)
     embedding = np.asarray(model.tensors["embedding"])
-    common = model.tokenizer.encode(" the")
-    unused = model.tokenizer.encode("\x00")
-    assert len(common) == len(unused) == 1
+    (common,) = model.tokenizer.encode(" the")
     assert np.std(embedding[common]) > 2 * 0.02
     for layer in range(model.config.layers):
-        assert np.std(np.asarray(model.tensors[f"{layer}.attention_norm"])) > 0
+        assert np.std(np.asarray(model.tensors[f"{layer}.attention_norm"])) > 0.01
 
 
 def test_tokenizer_returns_every_text():
@@ -62,8 +63,8 @@ def test_readme_states_the_recorded_figures():
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     held_out = record["held_out"]
     assert f"{held_out['perplexity']:.2f}" in readme
-    assert f"{held_out['bits_per_character']:.3f}" in readme
-    assert f"{held_out['teacher_bits_per_character']:.3f}" in readme
+    assert f"{held_out['bits_per_character']:.2f}" in readme
+    assert f"{held_out['teacher_bits_per_character']:.2f}" in readme
     assert f"{record['tokens']:,}" in readme and f"{record['steps']:,} steps" in readme
     assert held_out["teacher_bits_per_character"] < held_out["bits_per_character"]
 
@@ -87,7 +88,7 @@ TEXTS = [f"There were {count} cats and {count} hats on the mat." for count in ra
 @pytest.fixture
 def made():
     """The modules that need PyTorch, which is not among this package's dependencies."""
-    pytest.importorskip("torch")
+    pytest.importorskip("torch").set_num_threads(1)  # as in the script, and faster at this size
     from sw import torch_llama, train_tiny
 
     return torch_llama, train_tiny
@@ -169,7 +170,7 @@ def test_export_reads_back(made, tmp_path):
     model = open_model(tmp_path)
     assert model.config == train_tiny.TINY
     for name, tensor in weights.items():
-        assert np.array_equal(model.tensors[name], tensor.half().float().numpy())
+        assert np.array_equal(np.asarray(model.tensors[name]), tensor.half().float().numpy())
 
 
 def test_split_stays_when_the_corpus_grows(made, tmp_path):

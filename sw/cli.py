@@ -1,0 +1,273 @@
+"""Commands about models: list them, measure their accuracy, generate text."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import sw.llama
+from hw.cli import json_option, out_option, set_option, show, spec_from
+from hw.files import RECORDS, append_record, provenance
+from hw.spec import LutTensorCore, presets
+from hw.spec.base import RefusedError
+from sw import zoo
+from sw.linear import Backend, default_weights, engine_linears, host_linears, workload
+from sw.model import LanguageModel
+from sw.perplexity import Text, measure, read_text
+from sw.quant import FLOAT, GRAMMAR, Weights, parse_weights
+
+TOKENS, TOKENS_BY_TABLE = 1023, 127
+"""Predicted tokens of a measurement: one window of 1,024, or of 128 where it must go through the
+lookup tables, entry by entry, because they are rounded."""
+
+_COUNT = click.IntRange(min=1)
+
+model_argument = click.argument("model", required=False)
+accel_option = click.option(
+    "--accel", default=presets.DEFAULT, show_default=True, metavar="PRESET", help="The engine."
+)
+weights_option = click.option(
+    "--weights",
+    metavar="CHOICE",
+    help=f"{GRAMMAR}. Default: native, or w4g32 for a checkpoint without codes.",
+)
+text_option = click.option(
+    "--text",
+    "text_path",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text to predict. Default: the model's held-out text, or Python's pydoc_data prose.",
+)
+
+tokens_option = click.option(
+    "--tokens",
+    type=_COUNT,
+    help=f"Tokens to predict. Default: {TOKENS}; {TOKENS_BY_TABLE} where tables are rounded.",
+)
+context_option = click.option(
+    "--context", type=int, help="Window. Default: 1024 or the model's context."
+)
+
+
+def engine_spec(name: str, assignments: tuple[str, ...]) -> LutTensorCore:
+    """The chosen engine. Raises `RefusedError` if models cannot run on it."""
+    spec = spec_from(name, assignments)
+    if not isinstance(spec, LutTensorCore):
+        raise RefusedError(f"accel: {name} is no engine that runs a model's linear layers")
+    return spec
+
+
+def working(what: str) -> contextlib.AbstractContextManager[object]:
+    """A spinner on stderr for work whose end is not known."""
+    return Console(stderr=True).status(what)
+
+
+def load_model(name: str | None) -> LanguageModel:
+    """The named model or the default, fetched if need be."""
+    with working("loading the model"):
+        if name is not None:
+            return zoo.load(name)
+        return zoo.load_default(lambda line: click.echo(f"evolute: {line}", err=True))
+
+
+def chosen_weights(text: str | None, model: LanguageModel) -> Weights:
+    """What `--weights` says, or the default for `model`."""
+    return default_weights(model) if text is None else parse_weights(text)
+
+
+def chosen_text(path: Path | None, model: str) -> Text:
+    """What `--text` says, or the default for the model of that name or path."""
+    return zoo.default_text(model) if path is None else read_text(path)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar on stderr if that is a terminal; the function is told the part done, 0..1."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@click.command(epilog="Example: evolute models --json")
+@json_option
+def models(as_json: bool) -> None:
+    """List the known language models, the default first."""
+    rows = [
+        {
+            "name": known.name,
+            "params": known.params,
+            "layers": known.layers,
+            "hidden": known.hidden,
+            "vocab": known.vocab,
+            "obtainable": known.obtainable,
+            "licence": known.licence,
+            "source": known.source,
+        }
+        for known in zoo.KNOWN.values()
+    ]
+
+    def render(console: Console) -> None:
+        table = Table("name", "params", "layers", "obtainable", "source", box=None, pad_edge=False)
+        for row in rows:
+            name = row["name"] + (" (default)" if row["name"] == zoo.DEFAULT else "")
+            size, here = f"{row['params'] / 1e6:.1f} M", "yes" if row["obtainable"] else "no"
+            table.add_row(name, size, str(row["layers"]), here, row["source"])
+        console.print(table)
+        console.print("\nA path to a GGUF file, a Hugging Face folder or a llama2.c file does too.")
+
+    show(as_json, rows, render)
+
+
+@click.command(epilog="Example: evolute eval smollm2-135m --weights native --json")
+@model_argument
+@weights_option
+@accel_option
+@set_option
+@text_option
+@tokens_option
+@context_option
+@out_option
+@json_option
+def eval(  # the front door finds a command by its name
+    model: str | None,
+    weights: str | None,
+    accel: str,
+    assignments: tuple[str, ...],
+    text_path: Path | None,
+    tokens: int | None,
+    context: int | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Measure perplexity on an engine, next to the model as shipped."""
+    spec = engine_spec(accel, assignments)
+    if weights is not None:
+        parse_weights(weights)  # refuse a slip before a model is fetched for it
+    loaded = load_model(model)
+    choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
+    work, exact = workload(loaded, choice, spec), spec.table_bits is None
+    tokens = tokens or (TOKENS if exact else TOKENS_BY_TABLE)
+    with working("preparing the weights"):
+        linear = reference = host_linears(loaded)
+        if choice != FLOAT:
+            linear = engine_linears(loaded, choice, spec, "integer" if exact else "golden")
+    window = context or min(1024, loaded.config.context)
+    began = time.perf_counter()
+    with progress("predicting") as done:
+        accuracy = measure(loaded, linear, reference, text, tokens, window, done)
+    record = {
+        "kind": "accuracy",
+        "model": loaded.name,
+        "accelerator": accel,
+        "spec": spec.to_dict(),
+        "digest": spec.digest,
+        "weights": choice.name,
+        "method": choice.method,
+        "bits_index": work.bits_index,
+        "bits_total": work.bits_total,
+        **asdict(accuracy),
+        "host": list(work.host),
+        "seconds": time.perf_counter() - began,
+        "provenance": provenance("SLM run on the golden model's integers", ("numpy",)),
+    }
+    append_record(out / RECORDS, record)
+
+    def render(console: Console) -> None:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_row("perplexity", f"{accuracy.perplexity:.4g}")
+        table.add_row("as shipped", f"{accuracy.reference_perplexity:.4g}")
+        table.add_row("divergence", f"{accuracy.kl:.4g} nats per token")
+        table.add_row("same best token", f"{accuracy.top1:.1%}")
+        table.add_row("stored", f"{record['bits_total']:.3g} bits per weight")
+        console.print(f"{loaded.name}, {choice.name} ({choice.method}) on {accel}")
+        console.print(table)
+        console.print(f"{accuracy.tokens} tokens of {text.name}, windows of {window}")
+        if work.host:
+            console.print(f"on the host in float32: {_summary(work.host)}")
+
+    show(as_json, record, render)
+
+
+def _summary(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} linear layers"
+
+
+@click.command(epilog='Example: evolute run --prompt "The capital of France is" --tokens 16')
+@model_argument
+@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--tokens", type=_COUNT, default=32, show_default=True, help="Tokens at most.")
+@weights_option
+@accel_option
+@set_option
+@click.option(
+    "--backend",
+    type=click.Choice(["integer", "golden"]),
+    default="golden",
+    show_default=True,
+    help="Lookup tables, or the equal plain integer product, which is faster.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the draws above temperature 0.")
+@json_option
+def run(
+    model: str | None,
+    prompt: str,
+    tokens: int,
+    weights: str | None,
+    accel: str,
+    assignments: tuple[str, ...],
+    backend: Backend,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Generate text, every linear layer computed as the engine computes it."""
+    spec = engine_spec(accel, assignments)
+    if weights is not None:
+        parse_weights(weights)
+    loaded = load_model(model)
+    choice = chosen_weights(weights, loaded)
+    with working("preparing the weights"):
+        linear = engine_linears(loaded, choice, spec, backend)
+    ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
+    choose = sw.llama.greedy
+    if temperature > 0:
+        choose = sw.llama.sampler(temperature, np.random.default_rng(seed))
+    began = time.perf_counter()
+    found: list[int] = []
+    with progress("generating") as done:
+        for token in sw.llama.generate(loaded, linear, ids, tokens, choose):
+            found.append(token)
+            done(len(found) / tokens)
+    record: dict[str, Any] = {
+        "model": loaded.name,
+        "accelerator": accel,
+        "weights": choice.name,
+        "backend": backend,
+        "prompt": prompt,
+        "tokens": found,
+        "text": loaded.tokenizer.decode(found),
+        "host": list(workload(loaded, choice, spec).host),
+        "seconds": time.perf_counter() - began,
+    }
+
+    def render(console: Console) -> None:
+        console.print(prompt + record["text"], markup=False, soft_wrap=True)
+
+    show(as_json, record, render)

@@ -1,0 +1,226 @@
+"""Linear layers as operators: in float32 on the host, or on an engine through codes and integers.
+
+An engine returns integers per scale group. They are combined in float64, where every product and
+every partial sum is a multiple of 2^-25 below 2^28, hence exact: scales are half-precision numbers,
+so multiples of 2^-24, and activations are integers. So the lookup tables and a plain matrix product
+give the same float32 results bit for bit, and no order of summation needs to be agreed on.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec import LutTensorCore
+from hw.spec.base import require
+from hw.spec.formats import Activations
+from sim.golden import lut_tensor_core as golden
+from sim.workload import Linear, Workload
+from sw.model import LanguageModel, Tensor, dequantized
+from sw.quant import (
+    FLOAT,
+    NATIVE,
+    QuantError,
+    QuantTensor,
+    Weights,
+    parse_weights,
+    quantize,
+    quantize_activations,
+)
+
+Operator: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Linears: TypeAlias = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
+"""A model's linear layers by name: float32 [M, K] -> float32 [M, N]."""
+
+Backend = Literal["integer", "golden"]
+"""How an engine is computed: as a plain integer matrix product, or through its lookup tables."""
+
+_BLOCK_BYTES = 1 << 22
+"""Memory of one block of an intermediate array; near a core's second-level cache."""
+
+
+def _product(x: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
+    """x @ weight.T. A single row goes as a vector: BLAS's matrix path is far slower for it."""
+    return (weight @ x[0])[None] if len(x) == 1 else x @ weight.T
+
+
+@dataclass(frozen=True, eq=False)
+class HostLinear:
+    """A layer in float32, not on an engine."""
+
+    weight: NDArray[np.float32]
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _product(x, self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class EngineLinear:
+    """A layer on an engine."""
+
+    activations: Activations
+    total: Callable[[NDArray[np.int32]], NDArray[np.float64]]
+    """Integer activations [M, K] -> sum over k of w[n, k] * x[m, k], [M, N]."""
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        a = quantize_activations(x, self.activations)
+        # Rounded once, here; everything before is exact.
+        return (self.total(a.x) * a.scale[:, None].astype(np.float64)).astype(np.float32)
+
+
+class _Grid(NamedTuple):
+    """What an engine's integers count for, float64 [N, G]."""
+
+    half_scale: NDArray[np.float64]
+    """Weight of a psum, whose unit is half a step of the grid."""
+    offset: NDArray[np.float64]
+    """Weight of a row sum: the middle of the grid."""
+
+
+def _grid(tensor: QuantTensor) -> _Grid:
+    half_scale = tensor.scale.astype(np.float64) / 2
+    return _Grid(half_scale, tensor.minimum + half_scale * (tensor.format.levels - 1))
+
+
+def _require_exact(name: str, tensor: QuantTensor, activations: Activations) -> None:
+    """Raise `QuantError` where a sum over the layer `name` could leave float64's exact range."""
+    grid = _grid(tensor)
+    largest = np.abs(grid.half_scale) * tensor.format.maximum + np.abs(grid.offset)
+    bound = largest.sum(axis=1).max() * tensor.group * activations.maximum
+    if not bound < 1 << 28:
+        raise QuantError(f"layer {name}: weights too large for exact sums, up to {bound:.3g}")
+
+
+def integer_total(tensor: QuantTensor, x: NDArray[np.int32]) -> NDArray[np.float64]:
+    """What an engine with exact tables computes, as plain matrix products."""
+    n, k = tensor.shape
+    integers, total = x.astype(np.float64), np.empty((len(x), n))
+    step = max(1, _BLOCK_BYTES // (8 * k))
+    for start in range(0, n, step):
+        block = slice(start, start + step)
+        total[:, block] = _product(integers, tensor.rows(block, np.float64))
+    return total
+
+
+def golden_total(
+    spec: LutTensorCore, tensor: QuantTensor, encoded: golden.EncodedWeights, x: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """What an engine computes, through the lookup tables of its golden model."""
+    grid, total = _grid(tensor), np.zeros((len(x), tensor.shape[0]))
+    step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
+    for start in range(0, len(x), step):
+        rows = x[start : start + step]
+        shift = None if spec.table_bits is None else golden.table_shift(spec, rows)
+        sums = golden.group_sums(spec, rows, encoded, shift)
+        unit = 1.0 if shift is None else np.exp2(shift)[:, None]
+        part = total[start : start + step]
+        for g in range(tensor.scale.shape[1]):
+            part += sums.psum[:, g] * unit * grid.half_scale[:, g]
+            part += sums.row_sum[:, g, None] * grid.offset[:, g]
+    return total
+
+
+def engine_layer(
+    model: LanguageModel, weights: Weights, spec: LutTensorCore, name: str
+) -> Linear | None:
+    """How the layer `name` is held for the engine; None if the host runs it in float32.
+
+    The output head keeps the checkpoint's own form under every choice of weights. Raises
+    `SpecError` where the chosen bits exceed the engine's.
+    """
+    n, k = model.config.shapes()[name]
+    tensor, rounding = _tensor(model, name), weights.rounding
+    if rounding is not None and name != "head":
+        codes = rounding.format
+        rule = f"at least {codes.planes} to run {weights.name}"
+        require(spec.accepts(codes), "weight_bits", rule, spec.weight_bits)
+        return Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)
+    if weights == FLOAT or not isinstance(tensor, QuantTensor) or not spec.accepts(tensor.format):
+        return None
+    return Linear(
+        name, n, k, tensor.format, tensor.group, tensor.group_bits, last_token_only=name == "head"
+    )
+
+
+def default_weights(model: LanguageModel) -> Weights:
+    """The checkpoint's own codes if it has any, else 4 bits in groups of 32."""
+    return NATIVE if model.has_codes else parse_weights("w4g32")
+
+
+def workload(model: LanguageModel, weights: Weights, spec: LutTensorCore) -> Workload:
+    """What one token asks of the engine; layers equal in shape and codes are counted together.
+
+    Raises `SpecError` where the chosen bits exceed the engine's, and `QuantError` where `native`
+    is chosen and the checkpoint has no codes that the engine accepts.
+    """
+    counts: collections.Counter[Linear] = collections.Counter()
+    host = []
+    for name in linear_names(model):
+        if layer := engine_layer(model, weights, spec, name):
+            counts[replace(layer, name=name.rpartition(".")[2])] += 1
+        else:
+            host.append(name)
+    if weights == NATIVE and not counts:
+        rule = f"codes of at most {spec.weight_bits} bits"
+        raise QuantError(f"weights: {model.name} stores no {rule}; choose others, such as w4g32")
+    linears = tuple(replace(layer, count=count) for layer, count in counts.items())
+    return Workload(model.name, weights.name, linears, tuple(host))
+
+
+def linear_names(model: LanguageModel) -> list[str]:
+    """The linear layers in the order they run; `head` is the last."""
+    roles = model.config.layer_linears()
+    names = [f"{layer}.{role}" for layer in range(model.config.layers) for role in roles]
+    return [*names, "head"]
+
+
+def host_linears(model: LanguageModel) -> Linears:
+    """Every layer in float32 with the weights as shipped."""
+    return _by_name({name: _host(_tensor(model, name)) for name in linear_names(model)})
+
+
+def engine_linears(
+    model: LanguageModel, weights: Weights, spec: LutTensorCore, backend: Backend = "integer"
+) -> Linears:
+    """Layers on the engine that `spec` describes, as far as `workload` places them there.
+
+    Rounded tables exist in the golden backend only. Raises what `workload` raises.
+    """
+    if backend == "integer" and spec.table_bits is not None:
+        raise QuantError("backend: rounded tables need golden, they are no integer product")
+    workload(model, weights, spec)
+    operators: dict[str, Operator] = {}
+    for name in linear_names(model):
+        layer, tensor = engine_layer(model, weights, spec, name), _tensor(model, name)
+        if layer is None:
+            operators[name] = _host(tensor)
+            continue
+        if weights.rounding is not None and name != "head":
+            tensor = quantize(dequantized(tensor), weights.rounding)
+        assert isinstance(tensor, QuantTensor)
+        _require_exact(name, tensor, spec.activations)
+        if backend == "golden":
+            encoded = golden.encode(spec, tensor.codes, tensor.format, tensor.group)
+            total = partial(golden_total, spec, tensor, encoded)
+        else:
+            total = partial(integer_total, tensor)
+        operators[name] = EngineLinear(spec.activations, total)
+    return _by_name(operators)
+
+
+def _by_name(operators: Mapping[str, Operator]) -> Linears:
+    return lambda name, x: operators[name](x)
+
+
+def _tensor(model: LanguageModel, name: str) -> Tensor:
+    return model.head if name == "head" else model.tensors[name]
+
+
+def _host(tensor: Tensor) -> HostLinear:
+    return HostLinear(dequantized(tensor))

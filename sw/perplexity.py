@@ -1,0 +1,159 @@
+"""How well a model predicts a text, and how far an engine moves it from the model as shipped."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import platform
+import pydoc_data.topics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.files import FileError
+from hw.spec.base import RefusedError, require
+from sw.linear import Linears, linear_names
+from sw.llama import Cache, forward
+from sw.model import LanguageModel
+
+_LOGIT_ROWS = 128
+"""Positions whose logits are held at once; a large vocabulary makes a row heavy."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text to predict, with the name that results quote."""
+
+    name: str
+    content: str
+
+
+def python_prose() -> Text:
+    """The reference prose that Python itself ships; it differs between versions."""
+    topics = pydoc_data.topics.topics
+    return Text(
+        f"pydoc_data.topics of Python {platform.python_version()}",
+        "\n".join(topics[name] for name in sorted(topics)),
+    )
+
+
+def read_text(path: Path) -> Text:
+    """A UTF-8 text file. Raises `FileError`."""
+    try:
+        return Text(path.name, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A model's predictions through some linear layers, next to those of a reference.
+
+    Averages over `tokens` predicted tokens, in windows of `context` tokens that do not overlap.
+    """
+
+    perplexity: float
+    reference_perplexity: float
+    kl: float
+    """Kullback-Leibler divergence of the predictions from the reference's, in nats per token."""
+    top1: float
+    """How often both find the same token most likely, 0..1."""
+    tokens: int
+    context: int
+    text: str
+
+
+def windows(model: LanguageModel, text: Text, tokens: int, context: int) -> list[list[int]]:
+    """The first windows of `text`, with `tokens` predicted tokens in all, fewer if it is shorter.
+
+    Each begins with the tokenizer's prefix, and predicts all its tokens but the first. Raises
+    `SpecError` where the context does not fit the model, `RefusedError` where no token is left.
+    """
+    prefix = list(model.tokenizer.prefix)
+    least = len(prefix) + 2
+    limit = model.config.context
+    require(least <= context <= limit, "context", f"in {least}..{limit}", context)
+    require(tokens >= 1, "tokens", "at least 1", tokens)
+    ids, found = model.tokenizer.encode(text.content), []
+    step = context - len(prefix)
+    for start in range(0, len(ids), step):
+        window = (prefix + ids[start : start + step])[: tokens + 1]
+        if len(window) < 2:
+            break
+        found.append(window)
+        tokens -= len(window) - 1
+    if not found:
+        raise RefusedError(f"{text.name}: too short to predict anything")
+    return found
+
+
+def measure(
+    model: LanguageModel,
+    linear: Linears,
+    reference: Linears,
+    text: Text,
+    tokens: int,
+    context: int,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Accuracy:
+    """Predict `tokens` tokens of `text` through `linear` and through `reference`.
+
+    `progress` is called with the part done, 0..1. Raises what `windows` raises.
+    """
+    parts = windows(model, text, tokens, context)
+    pair = (linear,) if linear is reference else (linear, reference)
+    calls, steps = itertools.count(1), len(pair) * len(parts) * (len(linear_names(model)) - 1)
+
+    def counted(inner: Linears) -> Linears:
+        def call(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            progress(next(calls) / steps)
+            return inner(name, x)
+
+        return call
+
+    totals = np.zeros(4)
+    for window in parts:
+        targets = np.array(window[1:])
+        hidden = [
+            forward(model, counted(each), window[:-1], Cache(model.config, len(targets)))
+            for each in pair
+        ]
+        for start in range(0, len(targets), _LOGIT_ROWS):
+            rows = slice(start, start + _LOGIT_ROWS)
+            logs = [
+                _log_softmax(each("head", part[rows]))
+                for each, part in zip(pair, hidden, strict=True)
+            ]
+            totals += _compare(logs[0], logs[-1], targets[rows])
+    count = sum(len(window) - 1 for window in parts)
+    loss, reference_loss, kl, agreements = (totals / count).tolist()
+    if not max(loss, reference_loss) < 700:  # also where it is not a number
+        raise RefusedError(f"{model.name}: its predictions are no probabilities")
+    return Accuracy(
+        perplexity=math.exp(loss),
+        reference_perplexity=math.exp(reference_loss),
+        kl=kl,
+        top1=agreements,
+        tokens=count,
+        context=context,
+        text=text.name,
+    )
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def _compare(
+    logs: NDArray[np.float32], reference: NDArray[np.float32], targets: NDArray[np.int_]
+) -> NDArray[np.float64]:
+    """Summed over rows of log probabilities: both losses, the divergence, and the agreements."""
+    rows = np.arange(len(targets))
+    agree = logs.argmax(axis=-1) == reference.argmax(axis=-1)
+    divergence = np.einsum("mv,mv->m", np.exp(reference), reference - logs)
+    columns = (-logs[rows, targets], -reference[rows, targets], divergence, agree)
+    return np.array([column.sum(dtype=np.float64) for column in columns])

@@ -1,0 +1,17 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("verif.contract")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the nightly form out unless `-m` asks for it."""
+    if config.option.markexpr:
+        return
+    nightly = pytest.mark.skip(reason="nightly; run with -m slow")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(nightly)
