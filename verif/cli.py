@@ -1,0 +1,172 @@
+"""The command that verifies accelerators."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hw.cli import json_option, set_option, show, spec_from
+from hw.spec.base import RefusedError
+from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.presets import PRESETS
+from verif.lut_tensor_core import random_spec
+from verif.simulators import SIMULATORS, SimulatorError
+from verif.verify import Report
+from verif.verify import verify as verify_spec
+
+_MOST_WORKERS = 4
+"""Compiling a large engine takes about a gigabyte."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One spec to verify, under the name it goes by."""
+
+    name: str
+    spec: LutTensorCore
+    seed: int
+    simulator: str = SIMULATORS[0]
+    waves: Path | None = None
+
+
+def random_jobs(count: int, seed: int, simulator: str = SIMULATORS[0]) -> list[Job]:
+    """`count` random specs. The first ones are the same whatever the count."""
+    jobs = []
+    for i in range(count):
+        spec = random_spec(np.random.default_rng((seed, i)))
+        jobs.append(Job(f"random-{seed}-{i}", spec, seed + i, simulator))
+    return jobs
+
+
+def run_job(job: Job) -> Report:
+    """Verify one spec; every refusal leaves as `SimulatorError`, which survives a process pool."""
+    try:
+        return verify_spec(
+            job.spec, seed=job.seed, name=job.name, simulator=job.simulator, waves=job.waves
+        )
+    except RefusedError as error:
+        raise SimulatorError(str(error)) from None
+
+
+def _leave_interrupts_to_parent() -> None:
+    # A handler instead of SIG_IGN, which compilers and simulators would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
+def run_jobs(jobs: Sequence[Job]) -> Iterator[Report]:
+    """Verify every job, several at once, and yield the reports as they come in."""
+    workers = min(len(jobs), os.cpu_count() or 1, _MOST_WORKERS)
+    if workers == 1:
+        yield from map(run_job, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, _leave_interrupts_to_parent, maxtasksperchild=50) as pool:
+        yield from pool.imap_unordered(run_job, jobs)
+
+
+def _wave_file(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
+    if value is not None and Path(value).suffix != ".vcd":
+        raise click.BadParameter(f"must end in .vcd, got {value!r}")
+    return None if value is None else Path(value)
+
+
+def _render(reports: Sequence[Report], console: Console) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "spec", "cases", "transfers", "numbers", "cycles", "differences"):
+        table.add_column(heading, justify="left" if heading in ("", "spec") else "right")
+    for report in reports:
+        table.add_row(
+            report.name,
+            report.spec.digest,
+            f"{report.cases:,}",
+            f"{report.transactions:,}",
+            f"{report.elements:,}",
+            f"{report.rtl_cycles:,}",
+            str(len(report.differences)),
+        )
+    console.print(table)
+    features = sorted({feature for report in reports for feature in report.coverage})
+    covered = [(name, sum(report.coverage.get(name, 0) for report in reports)) for name in features]
+    console.print("covered: " + ", ".join(f"{name} ({count})" for name, count in covered))
+    for report in reports:
+        for difference in report.differences:
+            console.print(difference, markup=False)
+    if all(report.passed for report in reports):
+        console.print(
+            f"Every number and every transfer's cycle on {reports[0].simulator} is as modelled."
+        )
+
+
+@click.command(epilog="Example: evolute verify lut-fpga --waves lut-fpga.vcd")
+@click.argument("preset", required=False)
+@click.option(
+    "--sim",
+    "simulator",
+    type=click.Choice(SIMULATORS),
+    default=SIMULATORS[0],
+    show_default=True,
+    help="Simulator of the RTL.",
+)
+@click.option("--seed", default=1, show_default=True, help="Seed of operands, shapes and stalls.")
+@click.option(
+    "--waves",
+    callback=_wave_file,
+    is_flag=False,
+    flag_value="waves.vcd",
+    metavar="FILE.vcd",
+    help="Write the waveform of one preset [waves.vcd].",
+)
+@click.option("--random", "count", type=click.IntRange(1), help="Verify so many random specs.")
+@set_option
+@json_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    preset: str | None,
+    simulator: str,
+    seed: int,
+    waves: Path | None,
+    count: int | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Check RTL against golden and cycle model, under stalls, corners and resets.
+
+    PRESET defaults to all of them. Exit code 0 means equal in every number and every cycle.
+    """
+    if preset is None and (waves or assignments):
+        raise click.UsageError("--waves and --set need a PRESET")
+    if preset is not None and count is not None:
+        raise click.UsageError("--random draws its own specs; give no PRESET")
+    if count is not None:
+        jobs = random_jobs(count, seed, simulator)
+    else:
+        names = list(PRESETS) if preset is None else [preset]
+        jobs = [Job(name, spec_from(name, assignments), seed, simulator, waves) for name in names]
+    reports = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("verifying", total=len(jobs))
+        for report in run_jobs(jobs):
+            reports.append(report)
+            progress.advance(task)
+    order = {job.name: i for i, job in enumerate(jobs)}
+    reports.sort(key=lambda report: order[report.name])
+    rows = [report.to_dict() for report in reports]
+    show(as_json, rows if preset is None else rows[0], lambda console: _render(reports, console))
+    context.exit(0 if all(report.passed for report in reports) else 1)

@@ -1,0 +1,37 @@
+"""The battery of tests that every engine inherits."""
+
+from __future__ import annotations
+
+import pytest
+
+from hw.spec.lut_tensor_core import LutTensorCore
+from verif.bench import SINK, SOURCES
+from verif.simulators import SIMULATORS
+from verif.vectors import CORNERS, formats
+from verif.verify import verify
+
+
+class EngineContract:
+    """What holds for every spec of every engine; a subclass provides the fixture `spec`."""
+
+    @pytest.fixture
+    def simulator(self) -> str:
+        return SIMULATORS[0]
+
+    def test_rtl_equals_golden_and_cycle_model(self, spec: LutTensorCore, simulator: str) -> None:
+        report = verify(spec, seed=1, simulator=simulator)
+        assert report.passed, "\n".join(report.differences)
+        assert report.rtl_cycles == report.model_cycles > 0
+        assert report.elements > 0
+        covered = {
+            "M = 1",
+            "no stall",
+            "commands back to back",
+            "last scale group shorter",
+            "reset in mid-flight",
+            "ready probed",
+            *(f"stall {stream}" for stream in (*SOURCES, SINK)),
+            *(f"corner {corner}" for corner in CORNERS),
+            *(weight_format.name for weight_format in formats(spec.weight_bits)),
+        }
+        assert covered <= set(report.coverage)
