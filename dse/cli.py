@@ -1,0 +1,343 @@
+"""`evolute dse`: search for engines, and pick one."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from dse import record
+from dse.objectives import METRICS, Bench, code_digest, measure, model, model_digest, text
+from dse.pareto import knee, losses
+from dse.space import SPACE, choose, codes_to_try
+from dse.study import Constraint, Search, StudyError, explore, open_storage, open_study
+from hw.cli import json_option, out_option, show
+from hw.files import RECORDS, append_record, write_text
+from hw.spec import ENGINES
+from hw.spec.base import require
+from hw.spec.presets import DEFAULT, UnknownNameError, preset
+from sim.memory import Platform
+from sw.perplexity import windows
+
+STORAGE = Path("out/dse.db")
+
+storage_option = click.option(
+    "--storage",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=STORAGE,
+    show_default=True,
+    help="SQLite file that keeps the studies.",
+)
+
+
+class DefaultGroup(click.Group):
+    """A group whose first command runs when none is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultGroup)
+def dse() -> None:
+    """Search for good engines; `dse pick` chooses one."""
+
+
+@dse.command(
+    epilog="Example: evolute dse --trials 24 --workers 2 --constraint 'area_ge<=100000'  "
+    "Then: evolute dse pick"
+)
+@click.argument("space", default=next(iter(ENGINES)))
+@click.option("--trials", type=click.IntRange(1), default=24, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--study", "name", help="Name of the study. Default: made from all that defines it.")
+@storage_option
+@click.option("--resume", is_flag=True, help="Continue the study if it exists.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--objectives",
+    default="area_ge,tokens_per_s,perplexity",
+    show_default=True,
+    help=f"Two or more of {', '.join(METRICS)}.",
+)
+@click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="METRIC<=NUMBER",
+    help="Bound on a metric, also with >=; may be repeated.",
+)
+@click.option("--model", "model_name", default="evolute-tiny", show_default=True)
+@click.option(
+    "--frequency-mhz",
+    "frequencies_mhz",
+    type=float,
+    multiple=True,
+    default=(200.0,),
+    show_default=True,
+    help="Clock asked for; several are searched. A slower netlist runs at its own speed.",
+)
+@click.option(
+    "--bandwidth-gbs",
+    "bandwidths_gbs",
+    type=float,
+    multiple=True,
+    default=(6.4,),
+    show_default=True,
+    help="Memory bandwidth in GB/s; several are searched.",
+)
+@click.option(
+    "--text",
+    "text_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Text for perplexity. Default: the model's own.",
+)
+@click.option("--tokens", type=click.IntRange(1), default=1023, show_default=True)
+@click.option("--context", type=int, help="Window. Default: 1024 or the model's context.")
+@out_option
+@json_option
+def search(
+    space: str,
+    trials: int,
+    seed: int,
+    name: str | None,
+    storage: Path,
+    resume: bool,
+    workers: int,
+    objectives: str,
+    constraints: tuple[str, ...],
+    model_name: str,
+    frequencies_mhz: tuple[float, ...],
+    bandwidths_gbs: tuple[float, ...],
+    text_path: Path | None,
+    tokens: int,
+    context: int | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Search engine shapes and weights for the best trade-offs.
+
+    Every candidate is synthesized, its cycles are counted on the model's layers, and the model's
+    perplexity is measured in its weights. A trial is a measured candidate; illegal ones are free.
+    """
+    if space not in ENGINES:
+        raise UnknownNameError("space", space, list(ENGINES))
+    names = _metric_names(objectives)
+    bounds = tuple(_constraint(each) for each in constraints)
+    choices = SPACE[ENGINES[space]]
+    loaded = model(model_name)
+    codes = codes_to_try(choices, loaded)
+    frequencies_hz = tuple(1e6 * each for each in frequencies_mhz)
+    bandwidths = tuple(1e9 * each for each in bandwidths_gbs)
+    window = context or min(1024, loaded.config.context)
+    bench = Bench(model_name, text_path, tokens, window)
+    content = text(bench)
+    windows(loaded, content, tokens, window)  # refuses what no candidate could be measured with
+    for frequency_hz, bandwidth in itertools.product(frequencies_hz, bandwidths):
+        Platform(frequency_hz, bandwidth)
+    wanted = frozenset((*names, *(bound.name for bound in bounds)))
+    setup: dict[str, Any] = {
+        "engine": space,
+        "fields": {field: list(of) for field, of in choices.fields.items()},
+        "weights": list(codes),
+        "most_lookups": choices.most_lookups,
+        "most_inputs": choices.most_inputs,
+        "model": model_name,
+        "model_digest": model_digest(model_name),
+        "objectives": list(names),
+        "constraints": [bound.text for bound in bounds],
+        "frequencies_hz": list(frequencies_hz),
+        "bandwidths_bytes_per_s": list(bandwidths),
+        "text": content.name,
+        "text_digest": hashlib.sha256(content.content.encode()).hexdigest()[:12],
+        "tokens": tokens,
+        "context": window,
+        "seed": seed,
+        "code": code_digest("hw", "sim", "sw", "dse"),
+    }
+    digest = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
+    study = open_study(
+        open_storage(storage),
+        name or f"{space}-{model_name}-{digest[:6]}",
+        [METRICS[each].direction for each in names],
+        setup,
+        resume,
+    )
+    plan = Search(
+        choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
+        measure=functools.partial(measure, bench, wanted),
+        objectives=names,
+        constraints=bounds,
+        seed=seed,
+    )
+    try:
+        with _progress() as progress:
+            task = progress.add_task("exploring", total=trials)
+            explore(
+                study,
+                plan,
+                trials,
+                workers,
+                lambda measured: progress.update(task, completed=measured),
+            )
+    except KeyboardInterrupt:
+        click.echo(f"evolute: results so far are in {storage}; --resume continues", err=True)
+        raise
+    result = record.of_study(study)
+    write_text(out / "front.csv", record.front_csv(result))
+    append_record(out / RECORDS, result)
+    summary = {
+        "study": result["study"],
+        "trials": sum(each["state"] == "complete" for each in result["trials"]),
+        "front": record.front_trials(result),
+        "hypervolume": result["hypervolume"],
+        "reference": result["reference"],
+        "objectives": result["objectives"],
+    }
+    show(as_json, summary, functools.partial(_draw_front, result))
+
+
+@dse.command(epilog="Example: evolute dse pick --weight perplexity=3")
+@click.argument("study", required=False)
+@storage_option
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    metavar="OBJECTIVE=NUMBER",
+    help="How much an objective counts; 1 unless told.",
+)
+@json_option
+def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bool) -> None:
+    """Choose from a study's front the candidate nearest to the best of every objective.
+
+    STUDY is the newest of the storage unless named.
+    """
+    if not storage.exists():
+        raise StudyError(f"no study storage at {storage}; evolute dse makes one")
+    found = record.of_study(record.find(open_storage(storage), study))
+    trials = record.front_trials(found)
+    if not trials:
+        raise StudyError(f"study {found['study']!r} has no candidate on its front")
+    names = [each["name"] for each in found["objectives"]]
+    importance = dict.fromkeys(names, 1.0) | dict(_weight(each, names) for each in weights)
+    points = losses(
+        [[trial["metrics"][name] for name in names] for trial in trials],
+        [each["direction"] for each in found["objectives"]],
+    )
+    chosen = trials[knee(points, [importance[name] for name in names])]
+    base, spec = preset(DEFAULT).spec.to_dict(), chosen["spec"]
+    changes = [f"{field}={value}" for field, value in spec.items() if value != base[field]]
+    settings = "".join(f" --set {shlex.quote(change)}" for change in changes)
+    commands = {
+        "export": f"evolute export {DEFAULT}{settings} -o {chosen['digest']}",
+        "sim": f"evolute sim {found['model']} --accel {DEFAULT}{settings}"
+        f" --weights {chosen['weights']}",
+    }
+    result = {"study": found["study"], "candidate": chosen, "commands": commands}
+
+    def render(console: Console) -> None:
+        _draw_table(console, found["objectives"], [chosen])
+        console.print(json.dumps(spec), soft_wrap=True)
+        console.print(commands["export"], commands["sim"], sep="\n", soft_wrap=True)
+
+    show(as_json, result, render)
+
+
+def _metric_names(objectives: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(each.strip() for each in objectives.split(",")))
+    for name in names:
+        if name not in METRICS:
+            raise UnknownNameError("objective", name, list(METRICS))
+    require(len(names) >= 2, "objectives", "two or more, a trade-off needs them", objectives)
+    return names
+
+
+def _constraint(text: str) -> Constraint:
+    parts = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
+    require(parts is not None, "constraint", "of the form METRIC<=NUMBER or METRIC>=NUMBER", text)
+    assert parts is not None
+    name, relation, number = parts.groups()
+    if name not in METRICS:
+        raise UnknownNameError("metric", name, list(METRICS))
+    return Constraint(name, relation == "<=", _positive("constraint", number))
+
+
+def _weight(text: str, names: list[str]) -> tuple[str, float]:
+    name, equals, number = text.partition("=")
+    require(bool(equals), "weight", "of the form OBJECTIVE=NUMBER", text)
+    if name not in names:
+        raise UnknownNameError("objective", name, names)
+    return name, _positive("weight", number)
+
+
+def _positive(field: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    require(0 < value < float("inf"), field, "a number above 0", text)
+    return value
+
+
+def _advance(progress: Progress, task: TaskID, measured: int) -> None:
+    progress.update(task, completed=measured)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+
+
+def _draw_front(result: dict[str, Any], console: Console) -> None:
+    trials = record.front_trials(result)
+    _draw_table(console, result["objectives"], trials)
+    states = [each["state"] for each in result["trials"]]
+    console.print(
+        f"{len(trials)} of {states.count('complete')} measured candidates on the front, "
+        f"{states.count('pruned')} refused, hypervolume {result['hypervolume']:.4g}, "
+        f"study {result['study']}",
+        soft_wrap=True,
+    )
+
+
+def _draw_table(
+    console: Console, objectives: list[dict[str, Any]], trials: list[dict[str, Any]]
+) -> None:
+    table = Table("trial", "weights", "engine", box=None, pad_edge=False)
+    table.add_column("clock\nMHz", justify="right")
+    for each in objectives:
+        table.add_column(f"{each['name']}\n{each['how']}", justify="right")
+    for trial in trials:
+        spec, metrics = trial["spec"], trial["metrics"]
+        rounded = f" T{spec['table_bits']}" if spec["table_bits"] else ""
+        table.add_row(
+            str(trial["number"]),
+            trial["weights"],
+            f"M{spec['m']} N{spec['n']} K{spec['k']}x{spec['kg']}{rounded}",
+            f"{metrics['clock_mhz']:.0f}",
+            *(_readable(metrics[each["name"]]) for each in objectives),
+        )
+    console.print(table)
+
+
+def _readable(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -1,0 +1,164 @@
+"""What a candidate is measured by. Nothing is estimated here: each metric has its own source."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dse.space import Candidate
+from hw.files import FileError, cache_directory, write_text
+from hw.spec import LutTensorCore
+from hw.spec.base import RefusedError
+from hw.synth import synthesize
+from sim.evaluate import evaluate
+from sw.linear import engine_linears, workload
+from sw.model import LanguageModel, Tensor
+from sw.perplexity import Text, python_prose, read_text
+from sw.perplexity import measure as measure_text
+from sw.quant import QuantTensor, Weights
+from sw.zoo import KNOWN, load
+
+HELD_OUT = "heldout.txt"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that every candidate has; `how` says what kind of number it is."""
+
+    title: str
+    direction: Literal["minimize", "maximize"]
+    unit: str
+    how: Literal["synthesized", "modelled", "measured"]
+
+
+METRICS: dict[str, Metric] = {
+    "area_ge": Metric("area", "minimize", "GE", "synthesized"),
+    "delay_ns": Metric("longest path", "minimize", "ns", "synthesized"),
+    "tokens_per_s": Metric("decode speed", "maximize", "tokens/s", "modelled"),
+    "prefill_tokens_per_s": Metric("prefill speed", "maximize", "tokens/s", "modelled"),
+    "perplexity": Metric("perplexity", "minimize", "", "measured"),
+}
+"""Area in two-input NAND gates and delay before layout, both of the mapped netlist; speed from
+exact cycles and an ideal memory bus; perplexity through the engine's arithmetic."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every candidate of a study runs: a model, and a text to predict (None: its default)."""
+
+    model: str
+    text: Path | None
+    tokens: int
+    context: int
+
+
+@functools.cache
+def code_digest(*folders: str) -> str:
+    """Changes whenever a Python file in these folders of the project does, commands excepted."""
+    root, found = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
+        if not path.name.endswith("cli.py"):
+            found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
+    """The metrics of a candidate, and `clock_mhz`, at which its tokens per second hold.
+
+    The clock is the platform's, or the fastest that the synthesized netlist allows if that is less.
+    Perplexity is measured only if it is in `names`. Raises `FileError` where the machine is at
+    fault, else `RefusedError`; both cross processes.
+    """
+    try:
+        return _measure(bench, names, candidate)
+    except FileError as error:
+        raise FileError(str(error)) from None
+    except RefusedError as error:
+        raise RefusedError(str(error)) from None
+
+
+def _measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
+    spec, weights = candidate.spec, candidate.weights
+    netlist = synthesize(spec, "asic")
+    frequency_hz = min(candidate.platform.frequency_hz, 1e9 / netlist.delay_ns)
+    metrics = evaluate(
+        spec,
+        workload(model(bench.model), weights, spec),
+        replace(candidate.platform, frequency_hz=frequency_hz),
+    )
+    measured = {"perplexity": perplexity(bench, weights, spec)} if "perplexity" in names else {}
+    return {
+        "area_ge": netlist.area_ge,
+        "delay_ns": netlist.delay_ns,
+        "clock_mhz": frequency_hz / 1e6,
+        "tokens_per_s": metrics.decode.tokens / metrics.decode.seconds,
+        "prefill_tokens_per_s": metrics.prefill.tokens / metrics.prefill.seconds,
+        **measured,
+    }
+
+
+def perplexity(bench: Bench, weights: Weights, spec: LutTensorCore) -> float:
+    """Perplexity through the engine's arithmetic, kept on disk by all that it depends on."""
+    content = text(bench)
+    rounded = None if spec.table_bits is None else (spec.table_bits, spec.k)
+    facts = (
+        code_digest("hw/spec", "sim/golden", "sw"),
+        model_digest(bench.model),
+        weights.name,
+        spec.weight_bits,
+        spec.activation_bits,
+        rounded,
+        hashlib.sha256(content.content.encode()).hexdigest(),
+        bench.tokens,
+        bench.context,
+    )
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+    path = cache_directory() / "perplexity" / f"{key}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))["perplexity"]
+    linears = engine_linears(model(bench.model), weights, spec, "golden" if rounded else "integer")
+    # The model itself as reference costs nothing and is not looked at.
+    found = measure_text(model(bench.model), linears, linears, content, bench.tokens, bench.context)
+    write_text(path, json.dumps(asdict(found)) + "\n")
+    return found.perplexity
+
+
+@functools.cache
+def model_digest(name: str) -> str:
+    """Changes whenever a weight of the model does."""
+    found = hashlib.sha256()
+    for key, tensor in sorted(model(name).tensors.items()):
+        found.update(key.encode())
+        for array in _arrays(tensor):
+            found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()[:12]
+
+
+def _arrays(tensor: Tensor) -> tuple[NDArray[Any], ...]:
+    if isinstance(tensor, QuantTensor):
+        return tensor.codes, tensor.scale, tensor.minimum
+    return (tensor,)
+
+
+@functools.cache
+def model(name: str) -> LanguageModel:
+    """The model called `name`, loaded once per process."""
+    return load(name)
+
+
+@functools.cache
+def text(bench: Bench) -> Text:
+    """The bench's text, else the held-out text that lies beside the model, else Python's prose."""
+    if bench.text:
+        return read_text(bench.text)
+    known = KNOWN.get(bench.model)
+    held_out = (known.path if known else Path(bench.model)) / HELD_OUT
+    return read_text(held_out) if held_out.is_file() else python_prose()

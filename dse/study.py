@@ -1,0 +1,242 @@
+"""Searches that can be stopped and continued: Optuna's TPE sampler over a space, kept in SQLite.
+
+Given the same setup, the same number of trials and workers, a search takes the same steps, however
+often it was interrupted when `workers` is 1: each trial is drawn with its own random stream, and
+results are told to the sampler in the order in which trials were asked.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from dse.space import Candidate
+from hw.files import FileError
+from hw.spec.base import RefusedError, SpecError
+
+Direction = Literal["minimize", "maximize"]
+
+KEPT = (TrialState.COMPLETE, TrialState.PRUNED)
+
+_REFUSALS = 20
+"""Refused candidates for each one asked for, after which a search gives up."""
+
+
+class StudyError(RefusedError):
+    """A study that cannot be started, continued or found."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a metric, `name <= bound` or `name >= bound`."""
+
+    name: str
+    at_most: bool
+    bound: float
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}{'<=' if self.at_most else '>='}{self.bound:g}"
+
+    def excess(self, value: float) -> float:
+        """By which share `value` breaks the bound; 0 or less where it holds."""
+        excess = value / self.bound - 1
+        return excess if self.at_most else -excess
+
+
+@dataclass(frozen=True)
+class Search:
+    """How candidates are drawn and judged.
+
+    `choose` gives a trial's candidate or raises `SpecError`; `measure` gives a candidate's metrics
+    by name, may run in another process, and raises `RefusedError` if it cannot.
+    """
+
+    choose: Callable[[optuna.trial.BaseTrial], Candidate]
+    measure: Callable[[Candidate], dict[str, float]]
+    objectives: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
+    seed: int
+
+
+def open_storage(path: Path) -> optuna.storages.RDBStorage:
+    """The SQLite file of studies at `path`, made if absent. Raises `FileError`."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    except Exception as error:  # SQLAlchemy, Alembic and Optuna each raise their own kinds
+        reason = str(error).splitlines()[0]
+        raise FileError(f"cannot open {path} as a study storage: {reason}") from None
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    directions: Sequence[Direction],
+    setup: dict[str, Any],
+    resume: bool,
+) -> optuna.Study:
+    """The study called `name`, new or continued.
+
+    `setup`, JSON-serializable, is all that its results depend on. Raises `StudyError` if the study
+    exists and `resume` is false, or if it was made with another setup.
+    """
+    if name not in optuna.get_all_study_names(storage):
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+        study.set_user_attr("setup", setup)
+        return study
+    if not resume:
+        raise StudyError(f"study {name!r} exists; continue it with --resume or choose --study NAME")
+    study = optuna.load_study(study_name=name, storage=storage)
+    before = study.user_attrs.get("setup", {})
+    for field, value in setup.items():
+        if before.get(field) != value:
+            raise StudyError(
+                f"study {name!r} was made with {field}={before.get(field)}, not {value}"
+            )
+    _end_running(study)  # left by a process that was killed
+    return study
+
+
+def explore(
+    study: optuna.Study,
+    search: Search,
+    trials: int,
+    workers: int,
+    advance: Callable[[int], None] = lambda measured: None,
+) -> None:
+    """Add trials to `study` until `trials` of them are measured, `workers` at a time.
+
+    Those that the spec or a tool refuses are kept with the reason but not counted; `advance` is
+    called with the count. Raises `FileError` where the machine is at fault, and `StudyError` where
+    next to nothing can be measured; results so far are kept.
+    """
+    measured = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    refused = len(study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
+    pending: collections.deque[tuple[Trial, Future[dict[str, float]]]] = collections.deque()
+    with _executor(workers) as executor:
+        try:
+            while measured < trials:
+                advance(measured)
+                while len(pending) < workers and measured + len(pending) < trials:
+                    trial = _ask(study, search.seed, measured + refused + len(pending))
+                    try:
+                        candidate = search.choose(trial)
+                    except SpecError as error:
+                        refused = _refuse(study, trial, error, refused, trials)
+                        continue
+                    trial.set_user_attr("candidate", candidate.to_dict())
+                    pending.append((trial, executor.submit(search.measure, candidate)))
+                trial, future = pending.popleft()
+                try:
+                    _tell(study, search, trial, future.result())
+                    measured += 1
+                except FileError:  # the machine's fault, not the candidate's
+                    raise
+                except RefusedError as error:
+                    refused = _refuse(study, trial, error, refused, trials)
+        except BrokenProcessPool:
+            raise StudyError("a worker process died; is there memory for --workers?") from None
+        finally:
+            for _, future in pending:
+                future.cancel()
+            _end_running(study)
+    advance(measured)
+
+
+def _end_running(study: optuna.Study) -> None:
+    """Mark trials that nobody will finish as failed; they do not count, and are drawn again."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _ask(study: optuna.Study, seed: int, ordinal: int) -> Trial:
+    """A new trial from a sampler that depends on nothing but the seed, `ordinal` and the past."""
+    state = np.random.SeedSequence((seed, ordinal)).generate_state(1)
+    study.sampler = optuna.samplers.TPESampler(seed=int(state[0]))
+    return study.ask()
+
+
+def _refuse(
+    study: optuna.Study, trial: Trial, error: RefusedError, refused: int, trials: int
+) -> int:
+    """Prune a trial with the reason; how many were refused by now. Raises `StudyError` at last."""
+    trial.set_user_attr("refused", str(error))
+    study.tell(trial, state=TrialState.PRUNED)
+    if refused + 1 >= _REFUSALS * trials:
+        raise StudyError(f"{refused + 1} candidates were refused, the last for: {error}")
+    return refused + 1
+
+
+def _tell(study: optuna.Study, search: Search, trial: Trial, metrics: dict[str, float]) -> None:
+    trial.set_user_attr("metrics", metrics)
+    for constraint in search.constraints:
+        trial.set_constraint(constraint.text, constraint.excess(metrics[constraint.name]))
+    study.tell(trial, [metrics[name] for name in search.objectives])
+
+
+def front(study: optuna.Study) -> list[FrozenTrial]:
+    """Feasible trials that no other beats in every objective; of equal candidates the first."""
+    found: dict[str, FrozenTrial] = {}
+    for trial in sorted(study.best_trials, key=lambda each: each.number):
+        found.setdefault(repr(sorted(trial.params.items())), trial)
+    return list(found.values())
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether a completed trial keeps every constraint."""
+    return all(excess <= 0 for excess in trial.constraints.values())
+
+
+class _Here(Executor):
+    """Runs each task in this process when it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _become_worker() -> None:
+    """Leave interrupts to the parent, and end through every `finally` when it says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+@contextlib.contextmanager
+def _executor(workers: int) -> Iterator[Executor]:
+    """Runs tasks here if there is one worker, else in that many processes, ended on an error."""
+    if workers == 1:
+        yield _Here()
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=_become_worker,
+    )
+    try:
+        yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

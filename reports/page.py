@@ -1,0 +1,77 @@
+"""Records to one HTML page that opens from disk: no script, no font, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jinja2
+from markupsafe import Markup
+
+from reports import plots, tables
+from reports.records import PHASES, Record, accuracy_of, latest
+
+_SETTING = ("model", "text", "tokens", "context")
+"""What two perplexities must agree in to be compared."""
+
+
+def build(records: Sequence[Record]) -> str:
+    """The page as HTML, equal for equal records. Sections without records say what makes them."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    style = environment.get_template("style.css").render()
+    runs = latest(records, "sim", "model", "accelerator", "weights", "digest", "platform")[::-1]
+    studies = latest(records, "dse", "engine", "model", "objectives", "constraints")[::-1]
+    measured = [*records, *(found for run in runs[::-1] if (found := accuracy_of(run)))]
+    accuracies = latest(measured, "accuracy", *_SETTING, "weights", "spec.table_bits")
+    return environment.get_template("page.html").render(
+        style=Markup(style),
+        how=tables.HOW,
+        headline=tables.headline(runs) if runs else None,
+        runs=[_run(run) for run in runs],
+        accuracies=_accuracies(accuracies),
+        studies=[_study(study) for study in studies],
+        provenance=tables.provenance([*runs, *studies, *accuracies]),
+    )
+
+
+def _run(run: Record) -> dict[str, object]:
+    return {
+        "title": f"{run.text('model')} on {run.text('accelerator')}, {run.text('weights')} weights",
+        "tiles": tables.tiles(run),
+        "setting": tables.setting(run),
+        "roofline": Markup(plots.roofline(run)),
+        "layer_time": Markup(plots.layer_time(run)),
+        "layers": {phase: tables.layers(run, phase) for phase in PHASES},
+    }
+
+
+def _accuracies(records: Sequence[Record]) -> list[dict[str, object]]:
+    """One section per model, text and length; only such figures may be compared."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        key = tuple(record[name] for name in _SETTING)
+        groups.setdefault(key, []).append(record)
+    return [
+        {
+            "title": f"{model} on {text}",
+            "setting": f"{tokens:,} predicted tokens in windows of {context:,}",
+            "plot": Markup(plots.perplexity_by_bits(members)),
+            "table": tables.accuracy(members),
+        }
+        for (model, text, tokens, context), members in groups.items()
+    ]
+
+
+def _study(study: Record) -> dict[str, object]:
+    complete = [trial for trial in study.parts("trials") if trial["state"] == "complete"]
+    return {
+        "title": f"Study {study.text('study')}",
+        "setting": tables.study_setting(study),
+        "plot": Markup(plots.explored(study)) if complete else None,
+        "front": tables.front(study),
+    }

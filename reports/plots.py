@@ -1,0 +1,313 @@
+"""Records to pictures: each function gives one self-contained SVG, equal for equal records."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from reports.records import PHASES, Record
+from reports.tables import TIMES
+
+PHASE_COLORS = {"prefill": "#0b6e99", "decode": "#c4501b"}
+COMPUTE, MEMORY = "#0b6e99", "#e0a030"
+SERIES_COLORS = ("#0b6e99", "#c4501b", "#3f7d20", "#8a3ea8", "#6b6b6b", "#b8860b")
+SERIES_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8f98",
+    "axes.labelcolor": "#2a2e35",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "xtick.color": "#4a4f58",
+    "ytick.color": "#4a4f58",
+    "grid.color": "#e4e7eb",
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # real text: readable, searchable, small
+}
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element; `name` keeps its ids apart from others on the page."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _figure(width: float, height: float, columns: int = 1) -> Figure:
+    """A figure, in inches, with its axes side by side on one vertical scale."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.subplots(1, columns, sharey=True)
+    return figure
+
+
+def _plain(value: float, _position: object = None) -> str:
+    """A number for an axis: 0.25, 40, 8k, 2M."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{suffix}"
+    return f"{value:g}"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two others on a logarithmic scale, a handful of them."""
+    decades = np.log10(high / low)
+    steps = (1,) if decades > 3 else (1, 3) if decades > 1.7 else (1, 2, 5)
+    if decades < 0.5:
+        steps = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _log_axis(axis: Axes, which: str, low: float, high: float) -> None:
+    """A logarithmic axis with labels that a reader need not decode, also over a short range."""
+    getattr(axis, f"set_{which}scale")("log")
+    getattr(axis, f"set_{which}lim")(low, high)
+    line = getattr(axis, f"{which}axis")
+    line.set_ticks(_ticks(low, high))
+    line.set_major_formatter(FuncFormatter(_plain))
+    line.set_minor_formatter(NullFormatter())
+
+
+@mpl.rc_context(_STYLE)
+def roofline(record: Record) -> str:
+    """Attained multiply-accumulates per second of every layer against its bytes moved.
+
+    The flat roofs are the engine's peak, one per weight format in the model, taken from each
+    layer's utilization; the slope is the memory bus.
+    """
+    figure = _figure(7.4, 4.1)
+    axis = figure.axes[0]
+    bandwidth = record.number("platform.bandwidth_bytes_per_s")
+    points: list[tuple[str, str, float, float]] = []
+    peaks: dict[str, float] = {}
+    for phase in PHASES:
+        for layer in record.parts(f"{phase}.layers"):
+            macs, compute = layer.number("macs"), layer.number("compute_seconds")
+            seconds = max(compute, layer.number("memory_seconds"))
+            name = layer.text("name")
+            points.append((phase, name, macs / layer.number("dram_bytes"), macs / seconds))
+            peaks[layer.text("weights")] = macs / compute / layer.number("utilization")
+    x = np.array([point[2] for point in points])
+    y = np.array([point[3] for point in points])
+    low, high = min(x.min(), min(peaks.values()) / bandwidth) / 2, x.max() * 4
+    high = max(high, 4 * max(peaks.values()) / bandwidth)
+    bottom, top = y.min() / 3, max(peaks.values()) * 2.5
+    _log_axis(axis, "x", low, high)
+    _log_axis(axis, "y", bottom, top)
+    axis.grid(True)
+    ridge = max(peaks.values()) / bandwidth
+    start = max(low, bottom / bandwidth)
+    axis.plot([start, ridge], [start * bandwidth, ridge * bandwidth], color="#4a4f58", lw=1.4)
+    for name, peak in peaks.items():
+        axis.plot([peak / bandwidth, high], [peak, peak], color="#4a4f58", lw=1.4)
+        axis.annotate(
+            f"engine peak, {name}: {peak / 1e9:.3g} GMAC/s",
+            (high, peak),
+            xytext=(-2, 7),
+            textcoords="offset points",
+            ha="right",
+        )
+    middle = float(np.sqrt(start * ridge))
+    axis.annotate(
+        f"bus: {bandwidth / 1e9:.3g} GB/s",
+        (middle, middle * bandwidth),
+        xytext=(-8, 4),
+        textcoords="offset points",
+        ha="right",
+    )
+    for phase in PHASES:
+        mine = [index for index, point in enumerate(points) if point[0] == phase]
+        axis.scatter(
+            x[mine],
+            y[mine],
+            s=34,
+            color=PHASE_COLORS[phase],
+            edgecolor="white",
+            lw=0.7,
+            label=phase,
+            zorder=3,
+        )
+    _label_clusters(axis, points)
+    axis.set_xlabel("arithmetic intensity (MAC per byte moved)")
+    axis.set_ylabel("attained rate (MAC/s)")
+    axis.legend(loc="lower right", handletextpad=0.2)
+    return _svg(figure, f"roofline {record.origin}")
+
+
+def _label_clusters(axis: Axes, points: Sequence[tuple[str, str, float, float]]) -> None:
+    """Name the points; those too near each other for separate names share one."""
+    width = np.subtract(*np.log(axis.get_xlim())[::-1])
+    height = np.subtract(*np.log(axis.get_ylim())[::-1])
+    clusters: list[list[tuple[str, str, float, float]]] = []
+    for point in sorted(points, key=lambda each: (each[0], -each[3])):
+        for cluster in clusters:
+            phase, _, x, y = cluster[0]
+            near = abs(np.log(point[2] / x)) < 0.16 * width
+            if point[0] == phase and near and abs(np.log(point[3] / y)) < 0.055 * height:
+                cluster.append(point)
+                break
+        else:
+            clusters.append([point])
+    for cluster in clusters:
+        names = ", ".join(point[1] for point in points if point in cluster)
+        x = min(point[2] for point in cluster)
+        y = min(point[3] for point in cluster)
+        axis.annotate(
+            names,
+            (x, y),
+            xytext=(5, -5),
+            textcoords="offset points",
+            va="top",
+            fontsize=8.5,
+            color=PHASE_COLORS[cluster[0][0]],
+        )
+
+
+@mpl.rc_context(_STYLE)
+def layer_time(record: Record) -> str:
+    """Computing and moving time of every kind of layer, for the prompt and for one token."""
+    kinds = len(record.parts("prefill.layers"))
+    figure = _figure(7.4, 1.1 + 0.34 * kinds, 2)
+    for axis, phase in zip(figure.axes, PHASES, strict=True):
+        layers = record.parts(f"{phase}.layers")
+        rows = np.arange(len(layers))
+        for shift, name, color, text in (
+            (-0.19, "compute_seconds", COMPUTE, "computing"),
+            (0.19, "memory_seconds", MEMORY, "moving data"),
+        ):
+            times = [1e3 * each.number(name) * each.number("count") for each in layers]
+            axis.barh(rows + shift, times, height=0.36, color=color, label=text)
+        names = [f"{each.text('name')} {TIMES}{each.number('count'):g}" for each in layers]
+        axis.set_yticks(rows, names)
+        axis.tick_params(axis="y", length=0)
+        axis.grid(True, axis="x")
+        axis.set_title(f"{phase}: {record.text(f'{phase}.bound')}-bound")
+        tokens = record.number(f"{phase}.tokens")
+        whole = f"prompt of {tokens:g} tokens" if phase == "prefill" else "token"
+        axis.set_xlabel(f"ms per {whole}")
+    figure.axes[0].invert_yaxis()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    return _svg(figure, f"layers {record.origin}")
+
+
+@mpl.rc_context(_STYLE)
+def perplexity_by_bits(records: Sequence[Record]) -> str:
+    """Perplexity against stored bits per weight, of records that share model, text and length.
+
+    The model as shipped is a level to compare with, not a point: its bits are not the engine's.
+    """
+    figure = _figure(7.4, 3.7)
+    axis = figure.axes[0]
+    shipped = records[0].number("reference_perplexity")
+    points = [each for each in records if each.text("weights") != "float"]
+    values = [shipped, *(each.number("perplexity") for each in points)]
+    _log_axis(axis, "y", min(values) / 1.5, max(values) * 1.5)
+    axis.set_xlim(1, max(9.0, *(each.number("bits_total") + 0.9 for each in points), 0))
+    axis.grid(True)
+    styles = zip(itertools.cycle(SERIES_COLORS), itertools.cycle(SERIES_MARKERS), strict=False)
+    for method in dict.fromkeys(each.text("method") for each in points):
+        mine = [each for each in points if each.text("method") == method]
+        mine.sort(key=lambda each: each.number("bits_total"))
+        color, marker = next(styles)
+        axis.plot(
+            [each.number("bits_total") for each in mine],
+            [each.number("perplexity") for each in mine],
+            color=color,
+            marker=marker,
+            ms=5,
+            lw=1.1,
+            label=method,
+        )
+        for each in mine:
+            rounded = each.optional("spec.table_bits")
+            axis.annotate(
+                each.text("weights") + (f" T{rounded}" if rounded else ""),
+                (each.number("bits_total"), each.number("perplexity")),
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=7.5,
+                color=color,
+            )
+    axis.axhline(shipped, color="#4a4f58", ls=(0, (4, 3)), lw=1)
+    axis.annotate(
+        f"as shipped: {shipped:.4g}",
+        (0, shipped),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, -4),
+        textcoords="offset points",
+        va="top",
+    )
+    axis.set_xlabel("stored bits per weight, scales included")
+    axis.set_ylabel("perplexity")
+    if points:
+        axis.legend(loc="upper right")
+    return _svg(figure, f"bits {records[0].origin}")
+
+
+@mpl.rc_context(_STYLE)
+def explored(record: Record) -> str:
+    """Every candidate of a study: first objective against the second, colored by the third."""
+    figure = _figure(7.4, 4.1)
+    axis = figure.axes[0]
+    objectives = record.parts("objectives")
+    trials = [each for each in record.parts("trials") if each["state"] == "complete"]
+    front = set(record["front"])
+    x, y, *rest = (
+        np.array([trial.number(f"metrics.{each['name']}") for trial in trials])
+        for each in objectives
+    )
+    colors = rest[0] if rest else np.full(len(trials), np.nan)
+    on_front = np.array([trial["number"] in front for trial in trials])
+    feasible = np.array([trial["feasible"] for trial in trials])
+    norm = LogNorm(colors.min(), colors.max()) if rest and np.ptp(colors) else None
+    for chosen, size, edge, label in (
+        (~on_front & feasible, 30, "#b9bec6", "dominated"),
+        (on_front, 74, "#1b1f24", "Pareto front"),
+    ):
+        if chosen.any():
+            tint = {"c": colors[chosen], "cmap": "viridis", "norm": norm} if rest else {}
+            axis.scatter(x[chosen], y[chosen], s=size, ec=edge, lw=0.9, label=label, **tint)
+    if (~feasible).any():
+        axis.scatter(
+            x[~feasible], y[~feasible], s=26, marker="x", color="#9aa0a8", label="infeasible"
+        )
+    for which, values in (("x", x), ("y", y)):
+        _log_axis(axis, which, values.min() / 1.3, values.max() * 1.3)
+    axis.grid(True)
+    for chosen, name in ((0, "x"), (1, "y")):
+        getattr(axis, f"set_{name}label")(_objective_label(objectives[chosen]))
+    if rest and norm:
+        bar = figure.colorbar(axis.collections[0], ax=axis, pad=0.01)
+        bar.set_label(_objective_label(objectives[2]))
+        bar.set_ticks(_ticks(colors.min(), colors.max()))
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+        bar.ax.minorticks_off()
+        bar.outline.set_visible(False)
+    axis.legend(loc="best")
+    return _svg(figure, f"dse {record.origin}")
+
+
+def _objective_label(objective: Record) -> str:
+    better = "lower is better" if objective["direction"] == "minimize" else "higher is better"
+    parts = [part for part in (objective.text("unit"), better) if part]
+    return f"{objective.text('title')} ({', '.join(parts)})"

@@ -1,0 +1,166 @@
+"""Result records with the line they came from; what a page needs of each is checked here once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hw.files import FileError, read_records
+
+PHASES = ("prefill", "decode")
+
+_PHASE_NUMBERS = ("tokens", "cycles", "seconds", "tokens_per_s", "utilization", "dram_bytes")
+_LAYER_NUMBERS = (
+    "count",
+    "cycles",
+    "utilization",
+    "macs",
+    "dram_bytes",
+    "compute_seconds",
+    "memory_seconds",
+)
+_ACCURACY_NUMBERS = (
+    "bits_index",
+    "bits_total",
+    "perplexity",
+    "reference_perplexity",
+    "tokens",
+    "context",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a record file. `origin` is `file:line`, for whoever must repair it."""
+
+    origin: str
+    data: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return self.data["kind"]
+
+    def __getitem__(self, path: str) -> Any:
+        """The value at a dotted path, such as `prefill.cycles`. Raises `FileError` if absent."""
+        value: Any = self.data
+        for name in path.split("."):
+            if not isinstance(value, dict) or name not in value:
+                raise FileError(f"{self.origin}: {self.kind} record without {path}")
+            value = value[name]
+        return value
+
+    def text(self, path: str) -> str:
+        """The string at `path`. Raises `FileError` for anything else."""
+        return self._typed(path, str, "text")
+
+    def number(self, path: str) -> float:
+        """The number at `path`. Raises `FileError` for anything else."""
+        value = self._typed(path, int | float, "a number")
+        if isinstance(value, bool):
+            raise FileError(f"{self.origin}: {path} must be a number, got {value!r}")
+        return value
+
+    def parts(self, path: str) -> list[Record]:
+        """The objects in the list at `path`, each a record with the same origin."""
+        items = self._typed(path, list, "a list")
+        if not all(isinstance(item, dict) for item in items):
+            raise FileError(f"{self.origin}: {path} must be a list of objects")
+        return [Record(self.origin, {"kind": self.kind, **item}) for item in items]
+
+    def optional(self, path: str) -> Any:
+        """The value at a dotted path, or None where it is absent or null."""
+        value: Any = self.data
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    def _typed(self, path: str, kind: Any, what: str) -> Any:
+        value = self[path]
+        if not isinstance(value, kind):
+            raise FileError(f"{self.origin}: {path} must be {what}, got {value!r}")
+        return value
+
+
+def check(record: Record) -> None:
+    """Raise `FileError` unless a record of a known kind has what its section of the page shows."""
+    if record.kind == "sim":
+        for name in ("model", "accelerator", "weights"):
+            record.text(name)
+        for name in ("frequency_hz", "bandwidth_bytes_per_s"):
+            record.number(f"platform.{name}")
+        for phase in PHASES:
+            record.text(f"{phase}.bound")
+            for name in _PHASE_NUMBERS:
+                record.number(f"{phase}.{name}")
+            layers = record.parts(f"{phase}.layers")
+            if not layers:
+                raise FileError(f"{record.origin}: {phase}.layers is empty")
+            for layer in layers:
+                layer.text("name")
+                for name in _LAYER_NUMBERS:
+                    layer.number(name)
+    elif record.kind == "accuracy":
+        for name in ("model", "method", "weights", "text"):
+            record.text(name)
+        for name in _ACCURACY_NUMBERS:
+            record.number(name)
+    elif record.kind == "dse":
+        record.text("study")
+        objectives = record.parts("objectives")
+        for objective in objectives:
+            for name in ("name", "title", "direction", "unit", "how"):
+                objective.text(name)
+        for trial in record.parts("trials"):
+            trial.number("number")
+            trial.text("state")
+            if trial["state"] == "complete":
+                for objective in objectives:
+                    trial.number(f"metrics.{objective['name']}")
+
+
+def accuracy_of(run: Record) -> Record | None:
+    """The accuracy that a `sim` record holds, as a record of its own; None if not measured."""
+    if not run.optional("perplexity"):
+        return None
+    names = ("model", "weights", "bits_index", "bits_total", "spec")
+    facts = {name: run[name] for name in names}
+    facts |= {name: run[f"perplexity.{name}"] for name in ("text", "tokens", "context")}
+    found = Record(
+        run.origin,
+        {
+            "kind": "accuracy",
+            "method": run.optional("method") or f"simulated on {run.text('accelerator')}",
+            "perplexity": run["perplexity.quantized"],
+            "reference_perplexity": run["perplexity.float"],
+            "provenance": run.optional("provenance"),
+            **facts,
+        },
+    )
+    check(found)
+    return found
+
+
+def load(paths: Iterable[Path]) -> list[Record]:
+    """All records of JSON-lines files, in order. Raises `FileError` naming file and line."""
+    records = []
+    for path in paths:
+        for number, data in enumerate(read_records(path), 1):
+            record = Record(f"{path}:{number}", data)
+            if not isinstance(data.get("kind"), str):
+                raise FileError(f"{record.origin}: record without kind")
+            check(record)
+            records.append(record)
+    return records
+
+
+def latest(records: Sequence[Record], kind: str, *keys: str) -> list[Record]:
+    """Records of one kind, the last of those that agree in `keys`, oldest first."""
+    newest: dict[str, Record] = {}
+    for record in records:
+        if record.kind == kind:
+            identity = repr([record.optional(key) for key in keys])
+            newest.pop(identity, None)
+            newest[identity] = record
+    return list(newest.values())

@@ -1,0 +1,282 @@
+"""Pages: pure functions of records that hold the records' numbers and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+from hw.files import FileError
+from hw.spec import LutTensorCore
+from hw.spec.formats import WeightCodes
+from reports import plots, tables
+from reports.cli import report
+from reports.page import build
+from reports.records import Record, accuracy_of, latest, load
+from sim.evaluate import evaluate
+from sim.memory import Platform
+from sim.workload import Linear, Workload
+
+SPEC = LutTensorCore(m=1, n=32, k=4, kg=2, weight_bits=8)
+
+
+def sim_record(**changes: Any) -> dict[str, Any]:
+    """A run of two kinds of layers, priced by the real models."""
+    linears = (
+        Linear("gate", 320, 128, WeightCodes(4), 32, 32, count=4),
+        Linear("head", 1024, 128, WeightCodes(8), 32, 16),
+    )
+    metrics = evaluate(SPEC, Workload("toy", "w4g32", linears, ()), Platform(), 32, 8)
+    perplexity = {"float": 17.25, "quantized": 17.75, "text": "prose", "tokens": 640, "context": 64}
+    return {
+        "kind": "sim",
+        "model": "toy",
+        "accelerator": "lut-decode",
+        "weights": "w4g32",
+        "bits_index": 4.5,
+        "bits_total": 5.5,
+        **metrics.to_dict(),
+        "perplexity": perplexity,
+        "host_layers": [],
+        "provenance": {
+            "how": "simulated",
+            "tools": {"numpy": "2"},
+            "seed": 3,
+            "revision": "abc123",
+        },
+        **changes,
+    }
+
+
+def accuracy_record(weights: str, bits: float, perplexity: float) -> dict[str, Any]:
+    return {
+        "kind": "accuracy",
+        "model": "toy",
+        "method": "round to nearest",
+        "weights": weights,
+        "bits_index": bits,
+        "bits_total": bits + 0.5,
+        "perplexity": perplexity,
+        "reference_perplexity": 17.25,
+        "tokens": 640,
+        "context": 64,
+        "text": "prose",
+    }
+
+
+def dse_record() -> dict[str, Any]:
+    objectives = [
+        {"name": name, "title": title, "direction": direction, "unit": unit, "how": how}
+        for name, title, direction, unit, how in (
+            ("area_ge", "area", "minimize", "GE", "synthesized"),
+            ("tokens_per_s", "decode speed", "maximize", "tokens/s", "modelled"),
+            ("perplexity", "perplexity", "minimize", "", "measured"),
+        )
+    ]
+    trials: list[dict[str, Any]] = [
+        {
+            "number": number,
+            "state": "complete",
+            "feasible": number != 2,
+            "weights": "w4g32",
+            "spec": SPEC.to_dict(),
+            "metrics": {
+                "area_ge": 41234.5 + 1000 * number,
+                "tokens_per_s": 700.0 + 10 * number,
+                "perplexity": 18.5 - number,
+                "clock_mhz": 187.5,
+            },
+        }
+        for number in range(3)
+    ]
+    trials.append({"number": 3, "state": "pruned", "feasible": False, "refused": "k: too big"})
+    return {
+        "kind": "dse",
+        "study": "demo",
+        "engine": "lut_tensor_core",
+        "model": "toy",
+        "objectives": objectives,
+        "constraints": ["area_ge<=43000"],
+        "trials": trials,
+        "front": [0, 1],
+        "hypervolume": 0.0123,
+    }
+
+
+def records(*data: dict[str, Any]) -> list[Record]:
+    return [Record(f"records.jsonl:{number}", each) for number, each in enumerate(data, 1)]
+
+
+def everything() -> list[Record]:
+    points = (accuracy_record("w4g32", 4, 18.1), accuracy_record("w2g32", 2, 61.4))
+    return records(sim_record(), *points, dse_record())
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_page_holds_the_numbers_of_its_records() -> None:
+    page, run = build(everything()), sim_record()
+    for phase in ("prefill", "decode"):
+        assert f"{run[phase]['cycles']:,}" in page
+        assert tables.quantity(run[phase]["tokens_per_s"]) in page
+        assert tables.size(run[phase]["dram_bytes"]) in page
+    for text in ("17.25 → 17.75", "41,234", "700", "187.5", "0.0123", "61.4", "abc123"):
+        assert text in page
+    assert "1 refused, 1 against a constraint" in page
+    for how in tables.HOW:
+        assert f'class="tag {how}"' in page
+
+
+def test_a_page_needs_nothing_but_itself() -> None:
+    page = build(everything())
+    assert not re.search(r"<(script|link|img|iframe)\b", page)
+    outside = [
+        url
+        for url in re.findall(r"(?:href|src)=\"([^\"]*)\"", page)
+        if url[:1] != "#" and not url.startswith("data:")
+    ]
+    assert outside == []
+    assert "url(http" not in page and "@import" not in page
+
+
+def test_equal_records_make_equal_pages() -> None:
+    assert build(everything()) == build(everything())
+
+
+def test_text_of_a_record_cannot_become_markup() -> None:
+    page = build(records(sim_record(model="<script>alert(1)</script>")))
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_no_record_means_a_sentence_not_a_number() -> None:
+    page = build([])
+    for sentence in ("No run is recorded", "No accuracy is recorded", "No search is recorded"):
+        assert sentence in page
+    assert "<svg" not in page
+
+
+def test_a_run_without_perplexity_says_so() -> None:
+    page = build(records(sim_record(perplexity=None)))
+    assert "not measured" in page and "No accuracy is recorded" in page
+
+
+@pytest.mark.parametrize(
+    ("verified", "sentence"),
+    [
+        (None, "RTL was not verified here"),
+        (0, "The RTL equals the golden model in 12 transactions (verilator)"),
+        (2, "The RTL has 2 mismatches with the golden model"),
+    ],
+)
+def test_a_run_says_whether_its_rtl_was_verified(verified: int | None, sentence: str) -> None:
+    facts = {"simulator": "verilator", "transactions": 12, "mismatches": verified}
+    run = sim_record(verified=None if verified is None else facts)
+    assert sentence in tables.setting(records(run)[0])
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        lambda found: plots.roofline(found[0]),
+        lambda found: plots.layer_time(found[0]),
+        lambda found: plots.perplexity_by_bits(found[1:3]),
+        lambda found: plots.explored(found[3]),
+    ],
+)
+def test_plots_are_well_formed_and_named(plot: Any) -> None:
+    svg = plot(everything())
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg")
+    words = " ".join(root.itertext())
+    assert re.search(r"MAC/s|ms per token|perplexity|decode speed", words)
+
+
+def test_the_rooflines_peak_is_the_engines() -> None:
+    svg = plots.roofline(everything()[0])
+    for planes in (4, 8):
+        peak = SPEC.macs_per_cycle / planes * 200e6
+        assert f"w{planes}: {peak / 1e9:.3g} GMAC/s" in svg
+
+
+def test_a_run_adds_a_point_to_the_perplexity_plot() -> None:
+    point = accuracy_of(records(sim_record())[0])
+    assert point is not None
+    assert point["perplexity"] == 17.75 and point["reference_perplexity"] == 17.25
+    svg = plots.perplexity_by_bits([point])
+    assert "as shipped: 17.25" in svg and "simulated on lut-decode" in svg
+
+
+def test_figures_of_different_texts_are_not_drawn_together() -> None:
+    other = accuracy_record("w3g32", 3, 25.0) | {"text": "verse"}
+    page = build(records(accuracy_record("w4g32", 4, 18.0), other))
+    assert "toy on prose" in page and "toy on verse" in page
+    assert page.count("<svg") == 2
+
+
+def test_the_newest_of_equal_runs_counts() -> None:
+    old, new = sim_record(), sim_record(provenance={"how": "again"})
+    found = latest(records(old, new), "sim", "model", "accelerator")
+    assert [each["provenance.how"] for each in found] == ["again"]
+
+
+def without(record: dict[str, Any], *path: str) -> dict[str, Any]:
+    """A copy of `record` that lacks one field."""
+    copy = json.loads(json.dumps(record))
+    inner = copy
+    for name in path[:-1]:
+        inner = inner[name]
+    del inner[path[-1]]
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"kind": "sim"', "not a JSON record"),
+        ("[1]", "not a JSON object"),
+        ('{"model": "x"}', "record without kind"),
+        (json.dumps(without(sim_record(), "prefill", "cycles")), "without prefill.cycles"),
+        (
+            json.dumps(sim_record() | {"decode": sim_record()["decode"] | {"layers": []}}),
+            "is empty",
+        ),
+        (json.dumps(sim_record(model=3)), "model must be text"),
+        (json.dumps(without(accuracy_record("w4g32", 4, 18), "perplexity")), "perplexity"),
+        (json.dumps(accuracy_record("w4g32", 4, True)), "perplexity must be a number, got True"),
+        (json.dumps(without(dse_record(), "objectives")), "without objectives"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
+    path = write(tmp_path / "records.jsonl", json.dumps(sim_record()), line)
+    with pytest.raises(FileError, match=re.escape(f"{path}:2: ")) as refusal:
+        load([path])
+    assert problem in str(refusal.value)
+
+
+def test_records_of_other_kinds_are_no_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "records.jsonl", '{"kind": "verify"}', json.dumps(sim_record()))
+    assert [each.kind for each in load([path])] == ["verify", "sim"]
+
+
+def test_the_command_writes_one_page(tmp_path: Path) -> None:
+    path = write(tmp_path / "records.jsonl", json.dumps(sim_record()))
+    arguments = ["--records", str(path), "-o", str(tmp_path / "pages"), "--json"]
+    result = CliRunner().invoke(report, arguments, catch_exceptions=False)
+    (page,) = json.loads(result.output)["pages"]
+    assert "17.25 → 17.75" in Path(page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234567, "1,234,567"), (12.0, "12"), (0.0123456, "0.01235"), (98765.4, "98,765")],
+)
+def test_quantities_are_readable(value: float, text: str) -> None:
+    assert tables.quantity(value) == text
