@@ -15,6 +15,15 @@ from hw.spec.base import RefusedError
 # Where each command lives. A folder's libraries are imported only when its command runs.
 COMMANDS = {
     "accels": "hw.cli",
+    "sim": "sw.sim_cli",
+    "models": "sw.cli",
+    "eval": "sw.cli",
+    "run": "sw.cli",
+    "dse": "dse.cli",
+    "report": "reports.cli",
+    "verify": "verif.cli",
+    "export": "hw.build_cli",
+    "synth": "hw.build_cli",
 }
 
 

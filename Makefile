@@ -1,0 +1,46 @@
+# Thin aliases of the `evolute` command; each target first sets up .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+ACCEL ?= lut-decode
+
+.PHONY: setup sim verify verilog dse report test check bench
+.DEFAULT_GOAL := sim
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evolute: needs Python 3.11 or later, got " + sys.version.split()[0])'
+	@for tool in g++ make; do command -v $$tool >/dev/null || { echo "evolute: needs $$tool" >&2; exit 2; }; done
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+sim: setup            ## verify the default accelerator, run the SLM on it, write out/report
+	$(BIN)/evolute verify $(ACCEL)
+	$(BIN)/evolute sim --accel $(ACCEL)
+	$(BIN)/evolute report
+
+verify: setup         ## every preset in RTL simulation against its golden and cycle models
+	$(BIN)/evolute verify
+
+verilog: setup        ## Verilog, constraints and scripts of the default accelerator in out/verilog
+	$(BIN)/evolute export $(ACCEL) -o out/verilog
+
+dse: setup            ## a short design-space sweep
+	$(BIN)/evolute dse --trials 24
+
+report: setup         ## out/report/index.html from all records so far
+	$(BIN)/evolute report
+
+test: setup
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+check: setup          ## lint, format, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: setup          ## speeds as ratios to their limits
+	for name in golden cycles evaluate rtl; do $(BIN)/python -m benchmarks.$$name; done

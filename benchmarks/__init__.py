@@ -1,0 +1,1 @@
+"""Speeds as ratios to their limits: `python -m benchmarks.NAME [--json]`."""
