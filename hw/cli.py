@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hw.files import RECORDS
-from hw.spec import ENGINES, Spec
+from hw.spec import ENGINES, LutTensorCore, Spec
 from hw.spec.presets import DEFAULT, PRESETS, preset
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -32,7 +32,7 @@ set_option = click.option(
 )
 
 
-def spec_from(name: str, assignments: tuple[str, ...]) -> Spec:
+def spec_from(name: str, assignments: tuple[str, ...]) -> LutTensorCore:
     """The preset `name` with `field=value` changes applied."""
     return preset(name).spec.evolve_text(assignments)
 

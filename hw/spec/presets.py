@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from hw.spec.base import RefusedError, Spec
+from hw.spec.base import RefusedError
 from hw.spec.lut_tensor_core import LutTensorCore
 
 
@@ -22,7 +22,7 @@ class Preset:
     """A spec worth having a name, with the one-line reason."""
 
     name: str
-    spec: Spec
+    spec: LutTensorCore
     description: str
 
 

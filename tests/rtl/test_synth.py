@@ -64,7 +64,6 @@ def test_no_latch_and_no_multiplier(spec: LutTensorCore, empty_cache: Path) -> N
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_latch_and_no_multiplier_in_a_preset(name: str, library: str) -> None:
     spec = PRESETS[name].spec
-    assert isinstance(spec, LutTensorCore)
     check_netlist(spec)
 
 
