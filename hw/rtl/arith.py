@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 
 def choose(values: Sequence[Value], index: Value) -> Value:
@@ -31,11 +31,12 @@ def select(values: Sequence[Value], one_hot: Sequence[Value]) -> Value:
     return terms[0]
 
 
-def shift_left(value: Value, amount: Value, maximum: int) -> Value:
-    """`value << min(amount, maximum)`, signed, as a multiplexer without the unreachable shifts."""
-    bits = maximum.bit_length()
-    shifted = [(value << min(count, maximum)) for count in range(1 << bits)]
-    return choose(shifted, amount[:bits]).as_signed()
+def shift_left(value: Value, one_hot: Sequence[Value]) -> Value:
+    """Signed `value << i` for the bit i that is set in `one_hot`; 0 if none is."""
+    most = len(one_hot) - 1
+    extended = Cat(value, value[-1].replicate(most))
+    shifted = [Cat(Const(0, i), extended)[: len(extended)] for i in range(len(one_hot))]
+    return select(shifted, one_hot).as_signed()
 
 
 def negate_if(value: Value, sign: Value) -> Value:

@@ -195,36 +195,31 @@ class Accumulators(wiring.Component):
         with m.If(self.ready):
             m.d.sync += self.result.valid.eq(self.valid & self.last)
 
-        def accumulator(name: str, bits: int, addend):
+        # Without a step the accumulators add nothing, which needs no multiplexer to hold each bit.
+        take = Signal()
+        clear = Signal()
+        shifts = Signal(spec.weight_bits)
+        m.d.comb += [
+            take.eq(self.valid & self.ready),
+            clear.eq(take & self.first),
+            shifts.eq(Cat(take & (self.shift == i) for i in range(spec.weight_bits))),
+        ]
+
+        def accumulator(name: str, bits: int, addend: Value) -> Signal:
             total = Signal(signed(bits), name=name, reset_less=True)
-            with m.If(self.valid & self.ready):
-                m.d.sync += total.eq(Mux(self.first, 0, total) + addend)
+            m.d.sync += total.eq(Mux(clear, 0, total) + addend)
             return total
 
-        psums = [
-            accumulator(
-                f"psum{i // spec.n}_{i % spec.n}",
-                spec.acc_bits,
-                shift_left(
-                    self.psums.word_select(i, spec.tree_bits).as_signed(),
-                    self.shift,
-                    spec.weight_bits - 1,
-                ),
-            )
-            for i in range(spec.m * spec.n)
-        ]
-        row_sums = [
-            accumulator(
-                f"row_sum{row}",
-                spec.row_sum_bits,
-                Mux(
-                    self.add_sums,
-                    self.sums.word_select(row, spec.slice_sum_bits).as_signed(),
-                    0,
-                ),
-            )
-            for row in range(spec.m)
-        ]
+        psums = []
+        for i in range(spec.m * spec.n):
+            psum = self.psums.word_select(i, spec.tree_bits)
+            addend = shift_left(psum, list(shifts))
+            psums.append(accumulator(f"psum{i // spec.n}_{i % spec.n}", spec.acc_bits, addend))
+        row_sums = []
+        for row in range(spec.m):
+            row_sum = self.sums.word_select(row, spec.slice_sum_bits).as_signed()
+            addend = Mux(take & self.add_sums, row_sum, 0)
+            row_sums.append(accumulator(f"row_sum{row}", spec.row_sum_bits, addend))
         beat = layout.lut_tensor_core(spec).result
         m.d.comb += self.result.payload.eq(pack(beat, psum=psums, row_sum=row_sums))
         return m
