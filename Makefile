@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ACCEL ?= lut-decode
 
-.PHONY: setup sim verify verilog dse report test check bench
+.PHONY: setup sim verify verilog dse report test check bench accuracy
 .DEFAULT_GOAL := sim
 
 setup: .venv/ready
@@ -28,7 +28,7 @@ verilog: setup        ## Verilog, constraints and scripts of the default acceler
 	$(BIN)/evolute export $(ACCEL) -o out/verilog
 
 dse: setup            ## a short design-space sweep
-	$(BIN)/evolute dse --trials 24
+	$(BIN)/evolute dse --trials 24 --workers 2 --resume
 
 report: setup         ## out/report/index.html from all records so far
 	$(BIN)/evolute report
@@ -41,6 +41,14 @@ check: setup          ## lint, format, types, layers
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+accuracy: setup       ## perplexity against bits, into the records that reports start from
+	rm -rf out/accuracy
+	set -e; for weights in native w8g32 w4g32f w4g32 w4g128 w3g32 w2g32; do \
+		$(BIN)/evolute eval smollm2-135m --weights $$weights --out out/accuracy; done
+	set -e; for weights in w8g32 w6g32 w5g32 w4g32 w4g128 w3g32 w3g128 w2g32 w2g128; do \
+		$(BIN)/evolute eval evolute-tiny --weights $$weights --tokens 4088 --out out/accuracy; done
+	mv out/accuracy/records.jsonl reports/data/accuracy.jsonl
 
 bench: setup          ## speeds as ratios to their limits
 	for name in golden cycles evaluate rtl; do $(BIN)/python -m benchmarks.$$name; done

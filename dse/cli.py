@@ -322,17 +322,19 @@ def _draw_front(result: dict[str, Any], console: Console) -> None:
 def _draw_table(
     console: Console, objectives: list[dict[str, Any]], trials: list[dict[str, Any]]
 ) -> None:
-    table = Table("trial", "weights", "engine", box=None, pad_edge=False)
+    table = Table(
+        "trial", "weights", "engine", "tables", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     table.add_column("clock\nMHz", justify="right")
     for each in objectives:
         table.add_column(f"{each['name']}\n{each['how']}", justify="right")
     for trial in trials:
         spec, metrics = trial["spec"], trial["metrics"]
-        rounded = f" T{spec['table_bits']}" if spec["table_bits"] else ""
         table.add_row(
             str(trial["number"]),
             trial["weights"],
-            f"M{spec['m']} N{spec['n']} K{spec['k']}x{spec['kg']}{rounded}",
+            f"M{spec['m']} N{spec['n']} K{spec['k']}x{spec['kg']}",
+            f"{spec['table_bits']} bits" if spec["table_bits"] else "full",
             f"{metrics['clock_mhz']:.0f}",
             *(_readable(metrics[each["name"]]) for each in objectives),
         )

@@ -21,12 +21,10 @@ from hw.synth import synthesize
 from sim.evaluate import evaluate
 from sw.linear import engine_linears, workload
 from sw.model import LanguageModel, Tensor
-from sw.perplexity import Text, python_prose, read_text
+from sw.perplexity import Text, read_text
 from sw.perplexity import measure as measure_text
 from sw.quant import QuantTensor, Weights
-from sw.zoo import KNOWN, load
-
-HELD_OUT = "heldout.txt"
+from sw.zoo import default_text, load
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,5 @@ def model(name: str) -> LanguageModel:
 
 @functools.cache
 def text(bench: Bench) -> Text:
-    """The bench's text, else the held-out text that lies beside the model, else Python's prose."""
-    if bench.text:
-        return read_text(bench.text)
-    known = KNOWN.get(bench.model)
-    held_out = (known.path if known else Path(bench.model)) / HELD_OUT
-    return read_text(held_out) if held_out.is_file() else python_prose()
+    """The bench's text, or the default one of its model."""
+    return read_text(bench.text) if bench.text else default_text(bench.model)

@@ -26,7 +26,7 @@ def build(records: Sequence[Record]) -> str:
     style = environment.get_template("style.css").render()
     runs = latest(records, "sim", "model", "accelerator", "weights", "digest", "platform")[::-1]
     studies = latest(records, "dse", "engine", "model", "objectives", "constraints")[::-1]
-    measured = [*records, *(found for run in runs[::-1] if (found := accuracy_of(run)))]
+    measured = [*(found for run in runs[::-1] if (found := accuracy_of(run))), *records]
     accuracies = latest(measured, "accuracy", *_SETTING, "weights", "spec.table_bits")
     return environment.get_template("page.html").render(
         style=Markup(style),
@@ -35,7 +35,9 @@ def build(records: Sequence[Record]) -> str:
         runs=[_run(run) for run in runs],
         accuracies=_accuracies(accuracies),
         studies=[_study(study) for study in studies],
-        provenance=tables.provenance([*runs, *studies, *accuracies]),
+        provenance=tables.provenance(
+            {each.origin: each for each in (*accuracies, *studies, *runs)}.values()
+        ),
     )
 
 
@@ -60,10 +62,12 @@ def _accuracies(records: Sequence[Record]) -> list[dict[str, object]]:
         {
             "title": f"{model} on {text}",
             "setting": f"{tokens:,} predicted tokens in windows of {context:,}",
-            "plot": Markup(plots.perplexity_by_bits(members)),
+            "plot": Markup(plots.perplexity_by_bits(members)) if len(members) > 1 else None,
             "table": tables.accuracy(members),
         }
-        for (model, text, tokens, context), members in groups.items()
+        for (model, text, tokens, context), members in sorted(
+            groups.items(), key=lambda item: -len(item[1])
+        )
     ]
 
 

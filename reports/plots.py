@@ -116,7 +116,13 @@ def roofline(record: Record) -> str:
     axis.grid(True)
     ridge = max(peaks.values()) / bandwidth
     start = max(low, bottom / bandwidth)
-    axis.plot([start, ridge], [start * bandwidth, ridge * bandwidth], color="#4a4f58", lw=1.4)
+    axis.plot(
+        [start, ridge],
+        [start * bandwidth, ridge * bandwidth],
+        color="#4a4f58",
+        lw=1.4,
+        label=f"memory bus, {bandwidth / 1e9:.3g} GB/s",
+    )
     for name, peak in peaks.items():
         axis.plot([peak / bandwidth, high], [peak, peak], color="#4a4f58", lw=1.4)
         axis.annotate(
@@ -126,14 +132,6 @@ def roofline(record: Record) -> str:
             textcoords="offset points",
             ha="right",
         )
-    middle = float(np.sqrt(start * ridge))
-    axis.annotate(
-        f"bus: {bandwidth / 1e9:.3g} GB/s",
-        (middle, middle * bandwidth),
-        xytext=(-8, 4),
-        textcoords="offset points",
-        ha="right",
-    )
     for phase in PHASES:
         mine = [index for index, point in enumerate(points) if point[0] == phase]
         axis.scatter(
@@ -149,7 +147,7 @@ def roofline(record: Record) -> str:
     _label_clusters(axis, points)
     axis.set_xlabel("arithmetic intensity (MAC per byte moved)")
     axis.set_ylabel("attained rate (MAC/s)")
-    axis.legend(loc="lower right", handletextpad=0.2)
+    axis.legend(loc="lower right", handlelength=1.2)
     return _svg(figure, f"roofline {record.origin}")
 
 
@@ -189,12 +187,13 @@ def layer_time(record: Record) -> str:
     figure = _figure(7.4, 1.1 + 0.34 * kinds, 2)
     for axis, phase in zip(figure.axes, PHASES, strict=True):
         layers = record.parts(f"{phase}.layers")
+        unit, per_second = _time_unit(layers)
         rows = np.arange(len(layers))
         for shift, name, color, text in (
             (-0.19, "compute_seconds", COMPUTE, "computing"),
             (0.19, "memory_seconds", MEMORY, "moving data"),
         ):
-            times = [1e3 * each.number(name) * each.number("count") for each in layers]
+            times = [per_second * each.number(name) * each.number("count") for each in layers]
             axis.barh(rows + shift, times, height=0.36, color=color, label=text)
         names = [f"{each.text('name')} {TIMES}{each.number('count'):g}" for each in layers]
         axis.set_yticks(rows, names)
@@ -203,11 +202,21 @@ def layer_time(record: Record) -> str:
         axis.set_title(f"{phase}: {record.text(f'{phase}.bound')}-bound")
         tokens = record.number(f"{phase}.tokens")
         whole = f"prompt of {tokens:g} tokens" if phase == "prefill" else "token"
-        axis.set_xlabel(f"ms per {whole}")
+        axis.set_xlabel(f"{unit} per {whole}")
     figure.axes[0].invert_yaxis()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2)
     return _svg(figure, f"layers {record.origin}")
+
+
+def _time_unit(layers: Sequence[Record]) -> tuple[str, float]:
+    """The unit in which the longest time of a layer kind is easy to read, and its inverse."""
+    names = ("compute_seconds", "memory_seconds")
+    longest = max(each.number(name) * each.number("count") for each in layers for name in names)
+    for unit, per_second in (("s", 1.0), ("ms", 1e3)):
+        if longest * per_second >= 0.5:
+            return unit, per_second
+    return "µs", 1e6
 
 
 @mpl.rc_context(_STYLE)
@@ -221,9 +230,11 @@ def perplexity_by_bits(records: Sequence[Record]) -> str:
     shipped = records[0].number("reference_perplexity")
     points = [each for each in records if each.text("weights") != "float"]
     values = [shipped, *(each.number("perplexity") for each in points)]
-    _log_axis(axis, "y", min(values) / 1.5, max(values) * 1.5)
+    room = max(1.4, (max(values) / min(values)) ** 0.13)
+    _log_axis(axis, "y", min(values) / room, max(values) * 1.4)
     axis.set_xlim(1, max(9.0, *(each.number("bits_total") + 0.9 for each in points), 0))
     axis.grid(True)
+    labels: list[tuple[str, float, float, str]] = []
     styles = zip(itertools.cycle(SERIES_COLORS), itertools.cycle(SERIES_MARKERS), strict=False)
     for method in dict.fromkeys(each.text("method") for each in points):
         mine = [each for each in points if each.text("method") == method]
@@ -240,14 +251,8 @@ def perplexity_by_bits(records: Sequence[Record]) -> str:
         )
         for each in mine:
             rounded = each.optional("spec.table_bits")
-            axis.annotate(
-                each.text("weights") + (f" T{rounded}" if rounded else ""),
-                (each.number("bits_total"), each.number("perplexity")),
-                xytext=(5, 5),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=color,
-            )
+            name = each.text("weights") + (f" T{rounded}" if rounded else "")
+            labels.append((name, each.number("bits_total"), each.number("perplexity"), color))
     axis.axhline(shipped, color="#4a4f58", ls=(0, (4, 3)), lw=1)
     axis.annotate(
         f"as shipped: {shipped:.4g}",
@@ -259,9 +264,46 @@ def perplexity_by_bits(records: Sequence[Record]) -> str:
     )
     axis.set_xlabel("stored bits per weight, scales included")
     axis.set_ylabel("perplexity")
-    if points:
-        axis.legend(loc="upper right")
+    axis.legend(loc="upper right")
+    _label_points(axis, labels)
     return _svg(figure, f"bits {records[0].origin}")
+
+
+def _label_points(axis: Axes, labels: Sequence[tuple[str, float, float, str]]) -> None:
+    """Name points (text, x, y, color) where there is room beside them, else leave them unnamed."""
+    size, height = 7.5, 9.0
+    axis.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout
+    points = 72 / axis.figure.dpi
+    x_low, y_low, x_high, y_high = np.array(axis.bbox.extents) * points
+    centers = axis.transData.transform([(x, y) for _, x, y, _ in labels]) * points
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in centers]
+    for (text, x, y, color), (left, bottom) in zip(labels, centers, strict=True):
+        width = 0.62 * size * len(text)
+        for right, up in (
+            (5, 4),
+            (5, -12),
+            (-5 - width, 4),
+            (-5 - width, -12),
+            (-4, 13),
+            (-4, -21),
+        ):
+            box = (left + right, bottom + up, left + right + width, bottom + up + height)
+            inside = x_low < box[0] and box[2] < x_high and y_low < box[1] and box[3] < y_high
+            if not inside or any(
+                box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+                for other in taken
+            ):
+                continue
+            taken.append(box)
+            axis.annotate(
+                text,
+                (x, y),
+                xytext=(right, up + 2),
+                textcoords="offset points",
+                fontsize=size,
+                color=color,
+            )
+            break
 
 
 @mpl.rc_context(_STYLE)
@@ -296,7 +338,7 @@ def explored(record: Record) -> str:
     axis.grid(True)
     for chosen, name in ((0, "x"), (1, "y")):
         getattr(axis, f"set_{name}label")(_objective_label(objectives[chosen]))
-    if rest and norm:
+    if rest and norm and feasible.any():
         bar = figure.colorbar(axis.collections[0], ax=axis, pad=0.01)
         bar.set_label(_objective_label(objectives[2]))
         bar.set_ticks(_ticks(colors.min(), colors.max()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reports.records import PHASES, Record
@@ -185,7 +186,7 @@ def shape(spec: dict[str, Any]) -> str:
     return f"M{spec['m']} N{spec['n']} K{spec['k']}{TIMES}{spec['kg']}{table}"
 
 
-def provenance(records: Sequence[Record]) -> Table:
+def provenance(records: Iterable[Record]) -> Table:
     """Where the records on a page came from; those alike but for their line share a row."""
     columns = tuple(
         Column(title) for title in ("file", "lines", "kind", "how", "tools", "seed", "revision")
@@ -193,22 +194,23 @@ def provenance(records: Sequence[Record]) -> Table:
     lines: dict[tuple[str, ...], list[int]] = {}
     for record in records:
         file, _, line = record.origin.rpartition(":")
-        facts = (record.optional(f"provenance.{name}") for name in _PROVENANCE)
-        cells = (_plain(fact) for fact in facts)
-        lines.setdefault((file, record.kind, *cells), []).append(int(line))
-    return Table(columns, tuple((file, _ranges(at), *rest) for (file, *rest), at in lines.items()))
-
-
-_PROVENANCE = ("how", "tools", "seed", "revision")
+        stated = record.optional("provenance") or {}
+        facts = (
+            _plain(stated[name]) if name in stated else "not stated"
+            for name in ("how", "tools", "seed", "revision")
+        )
+        place = "/".join(Path(file).parts[-3:])  # a page should not show where its reader lives
+        lines.setdefault((place, record.kind, *facts), []).append(int(line))
+    return Table(
+        columns, tuple((place, _ranges(at), *rest) for (place, *rest), at in lines.items())
+    )
 
 
 def _plain(fact: Any) -> str:
     """A fact of a record as text."""
-    if fact is None:
-        return "not stated"
     if isinstance(fact, dict):
         return ", ".join(f"{name} {value}" for name, value in fact.items())
-    return ", ".join(map(str, fact)) if isinstance(fact, list) else str(fact)
+    return "none" if fact is None else str(fact)
 
 
 def _ranges(numbers: Sequence[int]) -> str:

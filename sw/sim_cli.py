@@ -117,6 +117,7 @@ def sim(
         "kind": "sim",
         "accelerator": accel,
         **result.to_dict(),
+        "method": choice.method,
         "verified": verified
         and {
             name: verified[name]

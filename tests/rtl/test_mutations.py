@@ -54,7 +54,7 @@ MUTANTS = (
     Mutant(
         "accumulator: not cleared at the start of a group",
         engine,
-        "Mux(self.first, 0, total)",
+        "Mux(clear, 0, total)",
         "total",
         "psum",
     ),

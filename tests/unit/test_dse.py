@@ -12,9 +12,11 @@ import optuna
 import pytest
 from optuna.trial import BaseTrial, FixedTrial, TrialState
 
+import sw.perplexity
 from dse import record
+from dse.objectives import Bench, measure, text
 from dse.pareto import hypervolume, knee, losses
-from dse.space import SPACE, Candidate, Codes, choose
+from dse.space import SPACE, Candidate, Codes, choose, codes_to_try
 from dse.study import (
     Constraint,
     Search,
@@ -28,7 +30,12 @@ from dse.study import (
 from hw.files import FileError
 from hw.spec import ENGINES, LutTensorCore
 from hw.spec.base import RefusedError, SpecError
-from sw.quant import parse_weights
+from hw.spec.formats import WeightCodes
+from sim.evaluate import evaluate
+from sim.memory import Platform
+from sw.linear import engine_linears, host_linears, workload
+from sw.quant import Rounding, Scheme, parse_weights, quantize
+from sw.zoo import load
 
 SPACE_OF_LUT = SPACE[LutTensorCore]
 CODES = {
@@ -94,6 +101,44 @@ def test_a_fixed_trial_becomes_its_candidate() -> None:
     )
     assert candidate.weights.name == "w2g32"
     assert candidate.platform.bandwidth_bytes_per_s == 6.4e9
+
+
+def test_a_fixed_trial_is_measured_for_real() -> None:
+    """The smallest engine: synthesis, cycles and perplexity, at a clock that it cannot reach."""
+    model = load("evolute-tiny")
+    codes = codes_to_try(SPACE_OF_LUT, model)
+    choices = {"m": 1, "n": 8, "k": 2, "kg": 1, "table_bits": None, "weights": "w4g32"}
+    platform = {"frequency_hz": 1e11, "bandwidth_bytes_per_s": 1e15}
+    trial = FixedTrial({**choices, **platform})
+    candidate = choose(SPACE_OF_LUT, codes, (1e11,), (1e15,), trial)
+    bench = Bench("evolute-tiny", None, tokens=63, context=64)
+    try:
+        found = measure(bench, ("perplexity",), candidate)
+    except FileError as error:
+        pytest.skip(f"no cell library: {error}")
+    assert found["clock_mhz"] == pytest.approx(1e3 / found["delay_ns"])
+    work = workload(model, candidate.weights, candidate.spec)
+    run = evaluate(candidate.spec, work, Platform(1e6 * found["clock_mhz"], 1e15))
+    assert found["tokens_per_s"] == pytest.approx(run.decode.tokens / run.decode.seconds)
+    assert found["area_ge"] > 1000
+    linears, reference = (
+        engine_linears(model, candidate.weights, candidate.spec),
+        host_linears(model),
+    )
+    direct = sw.perplexity.measure(model, linears, reference, text(bench), 63, 64)
+    assert found["perplexity"] == direct.perplexity
+    assert measure(bench, (), candidate).keys() == found.keys() - {"perplexity"}
+
+
+def test_an_engine_is_built_for_the_widest_codes_that_the_model_holds() -> None:
+    codes = codes_to_try(SPACE_OF_LUT, load("evolute-tiny"))
+    assert set(codes) == set(SPACE_OF_LUT.weights)  # no codes of its own, so nothing is native
+    assert (codes["w4g128"].bits, codes["w4g128"].group) == (4, 128)
+    tiny = load("evolute-tiny")
+    head = quantize(tiny.head, Rounding(WeightCodes(8), 32, Scheme.SYMMETRIC))
+    coded = replace(tiny, tensors={**tiny.tensors, "head": head})
+    codes = codes_to_try(SPACE_OF_LUT, coded)
+    assert codes["w4g128"].bits == 8 and codes["native"].group == 32
 
 
 @pytest.mark.parametrize(
