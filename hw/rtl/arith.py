@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+
+def named(m: Module, name: str, value: Value) -> Signal:
+    """A signal that carries `value`. An expression is a tree, copied whole at each of its uses."""
+    signal = Signal(value.shape(), name=name)
+    m.d.comb += signal.eq(value)
+    return signal
 
 
 def choose(values: Sequence[Value], index: Value) -> Value:
@@ -44,7 +51,7 @@ def negate_if(value: Value, sign: Value) -> Value:
     return (value ^ sign.replicate(len(value))).as_signed()
 
 
-def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
+def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Signal]:
     """The stored half table of `x`: entry e is -x[-1] + sum of (2*e_i - 1)*x[i] over i < len(x)-1.
 
     LUT Tensor Core, Eq. 5. Two halves of `x` are summed once per sign pattern, up to negation, and
@@ -56,12 +63,10 @@ def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
     def sums(terms: Sequence[Value], patterns: range, name: str) -> list[Signal]:
         results = []
         for pattern in patterns:
-            total = Signal(signed(bits), name=f"{name}{pattern}")
-            value = Value.cast(0)
+            total = Value.cast(0)
             for i, term in enumerate(terms):
-                value = value + term if pattern >> i & 1 else value - term
-            m.d.comb += total.eq(value)
-            results.append(total)
+                total = total + term if pattern >> i & 1 else total - term
+            results.append(named(m, f"{name}{pattern}", total[:bits].as_signed()))
         return results
 
     # Sign of the last low term is +: the other half of the low sums is the negation of this one.
@@ -72,17 +77,18 @@ def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
     for entry in range(1 << (len(x) - 1)):
         pattern, above = entry & (2 * positive - 1), high_sums[entry >> split]
         if pattern >= positive:
-            entries.append((above + low_sums[pattern - positive])[:bits].as_signed())
+            total = above + low_sums[pattern - positive]
         else:
-            entries.append((above - low_sums[positive - 1 - pattern])[:bits].as_signed())
+            total = above - low_sums[positive - 1 - pattern]
+        entries.append(named(m, f"entry{entry}", total[:bits].as_signed()))
     return entries
 
 
-def round_shift(value: Value, amount: Value, maximum_shift: int, maximum: int) -> Value:
+def round_shift(m: Module, value: Signal, amount: Value, maximum_shift: int, maximum: int) -> Value:
     """`value / 2^min(amount, maximum_shift)`, halves to even, clamped to -maximum .. maximum."""
     shifts = [min(each, maximum_shift) for each in range(1 << len(amount))]
     # Adding just under a half, plus the last kept bit, rounds halves to even.
     halves = [((1 << shift) // 2 - 1) + value[shift] if shift else Const(0) for shift in shifts]
-    total = value + choose(halves, amount)
-    rounded = choose([total >> shift for shift in shifts], amount).as_signed()
+    total = named(m, "total", value + choose(halves, amount))
+    rounded = named(m, "rounded", choose([total >> shift for shift in shifts], amount).as_signed())
     return Mux(rounded > maximum, maximum, Mux(rounded < -maximum, -maximum, rounded))

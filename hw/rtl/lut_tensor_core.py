@@ -15,7 +15,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.rtl.arith import decode, half_sums, negate_if, round_shift, select, shift_left
+from hw.rtl.arith import decode, half_sums, named, negate_if, round_shift, select, shift_left
 from hw.rtl.sequencer import Sequencer
 from hw.rtl.words import pack, unpack
 from hw.spec import layout
@@ -74,7 +74,10 @@ class Tables(wiring.Component):
         fields = unpack(held, beat)
         lowest = -spec.activations.maximum
         # The leftover code reads as the lowest value, so that a table's sums stay symmetric.
-        x = [Mux(value == lowest - 1, lowest, value).as_signed() for value in fields["x"]]
+        x = [
+            named(m, f"x{i}", Mux(value == lowest - 1, lowest, value).as_signed())
+            for i, value in enumerate(fields["x"])
+        ]
         built, sums = [], []
         for row in range(spec.m):
             row_sum: Value = Const(0)
@@ -86,7 +89,7 @@ class Tables(wiring.Component):
                 if spec.table_bits is not None:
                     shift = fields["table_shift"][row]
                     entries = [
-                        round_shift(entry, shift, spec.maximum_table_shift, spec.entry_maximum)
+                        round_shift(m, entry, shift, spec.maximum_table_shift, spec.entry_maximum)
                         for entry in entries
                     ]
                 built.append(parity[: spec.shared_bits])

@@ -43,8 +43,8 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "lut-prefill",
-            _DECODE.evolve(m=8, kg=4),
-            "eight tokens at a time for prompts: 8 rows x 32 columns x 16 activations",
+            _DECODE.evolve(m=8, n=16, kg=4),
+            "eight tokens at a time for prompts: 8 rows x 16 columns x 16 activations",
         ),
         Preset(
             "lut-int8-table",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
+import evolute
 from hw.export import to_verilog
 from hw.rtl import BUILD, sequencer
 from hw.rtl import lut_tensor_core as engine
@@ -147,6 +151,19 @@ def test_wrong_latency_is_found(latency: str, error: int, monkeypatch: pytest.Mo
     report = verify(SPEC, seed=1, kinds=["corners"])
     assert report.rtl_cycles != report.model_cycles
     assert any("moves in cycle" in difference for difference in report.differences)
+
+
+def test_command_exits_with_1_and_names_what_differs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(LutTensorCore, "step_latency_cycles", property(lambda _: 3))
+    arguments = ["verify", "lut-fpga", "--set", "n=2", "--json", "--out", str(tmp_path)]
+    result = CliRunner().invoke(evolute.cli, arguments)
+    assert result.exit_code == 1
+    record = json.loads(result.stdout)
+    assert record["mismatches"] == len(record["differences"]) > 0
+    assert record["cycles"]["rtl"] < record["cycles"]["model"]
+    assert f"spec {record['digest']} seed 1 case 'formats'" in record["differences"][0]
 
 
 def test_design_without_fault_passes() -> None:
