@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hw.files import RECORDS
-from hw.spec import ENGINES, LutTensorCore, Spec
+from hw.spec import LutTensorCore, engine_of
 from hw.spec.presets import DEFAULT, PRESETS, preset
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -35,11 +35,6 @@ set_option = click.option(
 def spec_from(name: str, assignments: tuple[str, ...]) -> LutTensorCore:
     """The preset `name` with `field=value` changes applied."""
     return preset(name).spec.evolve_text(assignments)
-
-
-def engine_of(spec: Spec) -> str:
-    """The file stem of the spec's engine."""
-    return next(stem for stem, kind in ENGINES.items() if isinstance(spec, kind))
 
 
 def show(as_json: bool, document: Any, render: Callable[[Console], None]) -> None:

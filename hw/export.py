@@ -20,7 +20,7 @@ from amaranth.lib import wiring
 from hw import files, yosys
 from hw.fpga import FAMILIES
 from hw.rtl import BUILD
-from hw.spec import ENGINES, LutTensorCore, Spec, layout
+from hw.spec import LutTensorCore, Spec, engine_of, layout
 from hw.spec.base import RefusedError
 from hw.spec.layout import Beat, EngineStreams
 
@@ -65,7 +65,7 @@ TARGETS: dict[str, Target] = {
 
 def module_name(spec: Spec) -> str:
     """The Verilog module of the spec's engine."""
-    return "evolute_" + next(stem for stem, kind in ENGINES.items() if isinstance(spec, kind))
+    return "evolute_" + engine_of(spec)
 
 
 def to_verilog(spec: Spec) -> str:
