@@ -116,7 +116,7 @@ def golden_total(
     step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
     for start in range(0, len(x), step):
         rows = x[start : start + step]
-        shift = None if spec.table_bits is None else golden.table_shift(spec, rows)
+        shift = None if spec.table_bits is None else golden.table_shift(spec, rows, tensor.group)
         sums = golden.group_sums(spec, rows, encoded, shift)
         unit = 1.0 if shift is None else np.exp2(shift)[:, None]
         part = total[start : start + step]
@@ -146,6 +146,11 @@ def engine_layer(
     return Linear(
         name, n, k, tensor.format, tensor.group, tensor.group_bits, last_token_only=name == "head"
     )
+
+
+def fast_backend(spec: LutTensorCore) -> Backend:
+    """The integer product wherever tables are exact and equal to it; rounded tables themselves."""
+    return "integer" if spec.table_bits is None else "golden"
 
 
 def default_weights(model: LanguageModel) -> Weights:

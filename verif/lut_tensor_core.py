@@ -69,11 +69,15 @@ def sign_planes(codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
 
 def command_words(spec: LutTensorCore, matmul: Matmul) -> np.ndarray:
     """The one command word, uint8 [1, bytes]."""
-    run = run_of(spec, matmul)
+    return command_word(spec, run_of(spec, matmul), matmul.weight_format.ternary)
+
+
+def command_word(spec: LutTensorCore, run: Run, ternary: bool) -> np.ndarray:
+    """The command word of a run, uint8 [1, bytes]."""
     return words.pack(
         layout.lut_tensor_core(spec).command,
         planes_minus_1=np.array([run.planes - 1]),
-        ternary=np.array([int(matmul.weight_format.ternary)]),
+        ternary=np.array([int(ternary)]),
         group_slices_minus_1=np.array([run.group_slices - 1]),
         slices_minus_1=np.array([run.slices - 1]),
         tiles_minus_1=np.array([run.tiles - 1]),
@@ -182,7 +186,7 @@ def with_shift(spec: LutTensorCore, matmul: Matmul, rng: np.random.Generator) ->
     """Adds table shifts where the engine rounds: the model's choice, or, half the time, any."""
     if spec.table_bits is None:
         return matmul
-    shift = golden.table_shift(spec, matmul.x)
+    shift = golden.table_shift(spec, matmul.x, matmul.group)
     if rng.random() < 0.5:
         shift = rng.integers(0, 1 << spec.table_shift_bits, len(matmul.x))
     return dataclasses.replace(matmul, shift=shift)

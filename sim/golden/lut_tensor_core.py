@@ -60,15 +60,19 @@ def tmac_scale(x: np.ndarray, k: int, maximum: int = 127) -> np.ndarray:
     return sums.max(axis=1) / maximum
 
 
-def table_shift(spec: LutTensorCore, x: np.ndarray) -> np.ndarray:
-    """Least right shift per row with which no table entry saturates, int64 [M].
+def table_shift(spec: LutTensorCore, x: np.ndarray, group: int) -> np.ndarray:
+    """Least right shift per row with which no entry of its tables saturates, int64 [M].
 
-    The hardware's form of T-MAC's one scale per row: the next power of two at or above it. Tables
-    start at multiples of k; for scale groups that k does not divide, neighbours may share a table
-    here, so the shift is found for any alignment from the k largest magnitudes.
+    The hardware's form of T-MAC's one scale per row: the next power of two at or above it. Every
+    scale group of `group` activations along K begins a new table.
     """
-    magnitudes = np.sort(np.minimum(np.abs(x.astype(np.int64)), spec.activations.maximum), axis=1)
-    largest = magnitudes[:, -spec.k :].sum(axis=1)
+    magnitudes = np.minimum(np.abs(x.astype(np.int64)), spec.activations.maximum)
+    starts = [
+        start
+        for group_start, end in group_bounds(x.shape[1], group)
+        for start in range(group_start, end, spec.k)
+    ]
+    largest = np.add.reduceat(magnitudes, starts, axis=1).max(axis=1)
     shifts = np.arange(spec.maximum_table_shift + 1)
     return (largest[:, None] > spec.entry_maximum << shifts).sum(axis=1)
 

@@ -109,7 +109,7 @@ def test_rounded_engine_equals_the_formula():
     for k, table_bits in ((4, 8), (3, 6), (5, 8), (2, 4)):
         spec = LutTensorCore(k=k, table_bits=table_bits, weight_bits=4)
         x, codes = operands(rng, spec, WeightCodes(3), 2, 4, 50)
-        shift = golden.table_shift(spec, x)
+        shift = golden.table_shift(spec, x, 20)
         encoded = golden.encode(spec, codes, WeightCodes(3), 20)
         found = golden.group_sums(spec, x, encoded, shift)
         for row, column, g in itertools.product(range(2), range(4), range(3)):
@@ -125,6 +125,23 @@ def test_rounded_engine_equals_the_formula():
                     assert abs(entry) <= spec.entry_maximum
                     expected += entry << plane
             assert found.psum[row, g, column] == expected
+
+
+def test_the_table_shift_is_the_least_without_saturation():
+    """By brute force over the tables of every scale group, on rows of very different size."""
+    rng = np.random.default_rng(4)
+    spec = LutTensorCore(k=3, table_bits=5)
+    x = rng.integers(-127, 128, (40, 50)) // rng.integers(1, 30, (40, 1))
+    found = golden.table_shift(spec, x, 20)
+    for row, shift in zip(x.tolist(), found.tolist(), strict=True):
+        tables = [
+            sum(abs(value) for value in row[start : min(start + 3, group + 20, 50)])
+            for group in range(0, 50, 20)
+            for start in range(group, min(group + 20, 50), 3)
+        ]
+        assert max(tables) / 2**shift <= spec.entry_maximum
+        assert shift == 0 or max(tables) / 2 ** (shift - 1) > spec.entry_maximum
+    assert len(set(found.tolist())) > 2
 
 
 @pytest.mark.parametrize(
