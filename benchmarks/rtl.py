@@ -13,7 +13,8 @@ from hw.spec import layout
 from hw.spec.presets import PRESETS
 from sim.cycles import run_cycles
 from sim.schedule.lut_tensor_core import Run
-from verif import bench, simulators, words
+from verif import bench, simulators
+from verif.lut_tensor_core import command_word
 
 PRESET = "lut-fpga"
 RUN = Run(tiles=25, slices=100, group_slices=4, planes=4)
@@ -56,14 +57,7 @@ int main(int, char** argv) {
 def main() -> None:
     spec = PRESETS[PRESET].spec
     verilog, top, streams = to_verilog(spec), module_name(spec), layout.lut_tensor_core(spec)
-    command = words.pack(
-        streams.command,
-        planes_minus_1=np.array([RUN.planes - 1]),
-        ternary=np.array([0]),
-        group_slices_minus_1=np.array([RUN.group_slices - 1]),
-        slices_minus_1=np.array([RUN.slices - 1]),
-        tiles_minus_1=np.array([RUN.tiles - 1]),
-    )
+    command = command_word(spec, RUN, ternary=False)
     rng = np.random.default_rng(0)
 
     def noise(beats: int, bits: int) -> np.ndarray:

@@ -17,7 +17,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -34,7 +33,7 @@ from hw.spec import ENGINES
 from hw.spec.base import require
 from hw.spec.presets import DEFAULT, UnknownNameError, preset
 from sim.memory import Platform
-from sw.perplexity import windows
+from sw.perplexity import default_context, windows
 
 STORAGE = Path("out/dse.db")
 
@@ -147,7 +146,7 @@ def search(
     codes = codes_to_try(choices, loaded)
     frequencies_hz = tuple(1e6 * each for each in frequencies_mhz)
     bandwidths = tuple(1e9 * each for each in bandwidths_gbs)
-    window = context or min(1024, loaded.config.context)
+    window = context or default_context(loaded)
     bench = Bench(model_name, text_path, tokens, window)
     content = text(bench)
     windows(loaded, content, tokens, window)  # refuses what no candidate could be measured with
@@ -296,10 +295,6 @@ def _positive(field: str, text: str) -> float:
         value = float("nan")
     require(0 < value < float("inf"), field, "a number above 0", text)
     return value
-
-
-def _advance(progress: Progress, task: TaskID, measured: int) -> None:
-    progress.update(task, completed=measured)
 
 
 def _progress() -> Progress:

@@ -19,7 +19,7 @@ from hw.spec import LutTensorCore
 from hw.spec.base import RefusedError
 from hw.synth import synthesize
 from sim.evaluate import evaluate
-from sw.linear import engine_linears, workload
+from sw.linear import engine_linears, fast_backend, workload
 from sw.model import LanguageModel, Tensor
 from sw.perplexity import Text, read_text
 from sw.perplexity import measure as measure_text
@@ -122,7 +122,7 @@ def perplexity(bench: Bench, weights: Weights, spec: LutTensorCore) -> float:
     path = cache_directory() / "perplexity" / f"{key}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["perplexity"]
-    linears = engine_linears(model(bench.model), weights, spec, "golden" if rounded else "integer")
+    linears = engine_linears(model(bench.model), weights, spec, fast_backend(spec))
     # The model itself as reference costs nothing and is not looked at.
     found = measure_text(model(bench.model), linears, linears, content, bench.tokens, bench.context)
     write_text(path, json.dumps(asdict(found)) + "\n")

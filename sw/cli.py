@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,25 @@ from rich.table import Table
 import sw.llama
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
-from hw.spec import presets
+from hw.spec import LutTensorCore, presets
 from sw import zoo
-from sw.linear import Backend, default_weights, engine_linears, host_linears, workload
+from sw.linear import (
+    Backend,
+    default_weights,
+    engine_linears,
+    fast_backend,
+    host_linears,
+    workload,
+)
 from sw.model import LanguageModel
-from sw.perplexity import Text, measure, read_text
+from sw.perplexity import Text, default_context, measure, read_text
 from sw.quant import FLOAT, GRAMMAR, Weights, parse_weights
 
-TOKENS, TOKENS_BY_TABLE = 1023, 127
+TOKENS: dict[Backend, int] = {"integer": 1023, "golden": 127}
 """Predicted tokens of a measurement: one window of 1,024, or of 128 where it must go through the
 lookup tables, entry by entry, because they are rounded."""
 
-_COUNT = click.IntRange(min=1)
+COUNT = click.IntRange(min=1)
 
 model_argument = click.argument("model", required=False)
 accel_option = click.option(
@@ -49,8 +56,9 @@ text_option = click.option(
 
 tokens_option = click.option(
     "--tokens",
-    type=_COUNT,
-    help=f"Tokens to predict. Default: {TOKENS}; {TOKENS_BY_TABLE} where tables are rounded.",
+    type=COUNT,
+    help="Tokens to predict. "
+    f"Default: {TOKENS['integer']}; {TOKENS['golden']} where tables are rounded.",
 )
 context_option = click.option(
     "--context", type=int, help="Window. Default: 1024 or the model's context."
@@ -73,6 +81,11 @@ def load_model(name: str | None) -> LanguageModel:
 def chosen_weights(text: str | None, model: LanguageModel) -> Weights:
     """What `--weights` says, or the default for `model`."""
     return default_weights(model) if text is None else parse_weights(text)
+
+
+def default_tokens(spec: LutTensorCore) -> int:
+    """How many tokens are predicted where none are asked for."""
+    return TOKENS[fast_backend(spec)]
 
 
 def chosen_text(path: Path | None, model: str) -> Text:
@@ -146,13 +159,12 @@ def eval(  # the front door finds a command by its name
         parse_weights(weights)  # refuse a slip before a model is fetched for it
     loaded = load_model(model)
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
-    work, exact = workload(loaded, choice, spec), spec.table_bits is None
-    tokens = tokens or (TOKENS if exact else TOKENS_BY_TABLE)
+    work, tokens = workload(loaded, choice, spec), tokens or default_tokens(spec)
     with working("preparing the weights"):
         linear = reference = host_linears(loaded)
         if choice != FLOAT:
-            linear = engine_linears(loaded, choice, spec, "integer" if exact else "golden")
-    window = context or min(1024, loaded.config.context)
+            linear = engine_linears(loaded, choice, spec, fast_backend(spec))
+    window = context or default_context(loaded)
     began = time.perf_counter()
     with progress("predicting") as done:
         accuracy = measure(loaded, linear, reference, text, tokens, window, done)
@@ -184,19 +196,20 @@ def eval(  # the front door finds a command by its name
         console.print(table)
         console.print(f"{accuracy.tokens} tokens of {text.name}, windows of {window}")
         if work.host:
-            console.print(f"on the host in float32: {_summary(work.host)}")
+            console.print(f"on the host in float32: {summary(work.host)}")
 
     show(as_json, record, render)
 
 
-def _summary(names: tuple[str, ...]) -> str:
+def summary(names: Sequence[str]) -> str:
+    """A layer's name, or how many there are."""
     return names[0] if len(names) == 1 else f"{len(names)} linear layers"
 
 
 @click.command(epilog='Example: evolute run --prompt "The capital of France is" --tokens 16')
 @model_argument
 @click.option("--prompt", required=True, help="Text to continue.")
-@click.option("--tokens", type=_COUNT, default=32, show_default=True, help="Tokens at most.")
+@click.option("--tokens", type=COUNT, default=32, show_default=True, help="Tokens at most.")
 @weights_option
 @accel_option
 @set_option

@@ -66,6 +66,11 @@ class Accuracy:
     text: str
 
 
+def default_context(model: LanguageModel) -> int:
+    """The window's length where none is asked for: 1,024 tokens or the model's own limit."""
+    return min(1024, model.config.context)
+
+
 def windows(model: LanguageModel, text: Text, tokens: int, context: int) -> list[list[int]]:
     """The first windows of `text`, with `tokens` predicted tokens in all, fewer if it is shorter.
 

@@ -15,12 +15,13 @@ from sw.tokenizer import TextTokenizer, TokenizerError, from_json
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
-_NAMES = {
+# How a `LlamaForCausalLM` calls what `LlamaConfig.shapes` names: outside, and within, a block.
+NAMES = {
     "model.embed_tokens.weight": "embedding",
     "model.norm.weight": "norm",
     "lm_head.weight": "head",
 }
-_BLOCK_NAMES = {
+BLOCK_NAMES = {
     "input_layernorm.weight": "attention_norm",
     "self_attn.q_proj.weight": "q",
     "self_attn.k_proj.weight": "k",
@@ -93,8 +94,8 @@ def _canonical(name: str) -> str:
     """The name in `LlamaConfig.shapes` of the tensor that the file calls `name`."""
     if name.startswith("model.layers."):
         layer, _, role = name.removeprefix("model.layers.").partition(".")
-        return f"{layer}.{_BLOCK_NAMES.get(role, role)}"
-    return _NAMES.get(name, name)
+        return f"{layer}.{BLOCK_NAMES.get(role, role)}"
+    return NAMES.get(name, name)
 
 
 def _tokenizer(path: Path, settings: dict[str, Any]) -> TextTokenizer:

@@ -13,23 +13,24 @@ from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance, read_records
 from sim.memory import Platform
 from sw.cli import (
-    TOKENS,
-    TOKENS_BY_TABLE,
+    COUNT,
     accel_option,
     chosen_text,
     chosen_weights,
     context_option,
+    default_tokens,
     load_model,
     model_argument,
     progress,
+    summary,
     text_option,
     tokens_option,
     weights_option,
 )
+from sw.perplexity import default_context
 from sw.quant import parse_weights
 from sw.simulate import simulate
 
-_COUNT = click.IntRange(min=1)
 _PLATFORM = Platform()
 
 
@@ -50,8 +51,8 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
 @accel_option
 @set_option
 @weights_option
-@click.option("--prefill", type=_COUNT, default=128, show_default=True, help="Prompt tokens.")
-@click.option("--decode", type=_COUNT, default=32, show_default=True, help="Tokens generated.")
+@click.option("--prefill", type=COUNT, default=128, show_default=True, help="Prompt tokens.")
+@click.option("--decode", type=COUNT, default=32, show_default=True, help="Tokens generated.")
 @click.option(
     "--frequency-mhz",
     type=float,
@@ -106,9 +107,7 @@ def sim(
     verified = last_verification(out / RECORDS, spec.digest)
     loaded = load_model(model)
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
-    # Rounded tables are looked up one by one, some hundred times slower than a product.
-    measured = tokens or (TOKENS if spec.table_bits is None else TOKENS_BY_TABLE)
-    window = context or min(1024, loaded.config.context)
+    measured, window = tokens or default_tokens(spec), context or default_context(loaded)
     with progress("predicting") as done:
         result = simulate(
             loaded, choice, spec, platform, prefill, decode, text, measured, window, done
@@ -183,7 +182,7 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         equal = "equal" if perplexity["tables_equal"] else "DIFFER from"
         console.print(f"logits through the lookup tables {equal} those of integer products")
     if record["host_layers"]:
-        console.print(f"on the host in float32: {len(record['host_layers'])} linear layers")
+        console.print(f"on the host in float32: {summary(record['host_layers'])}")
     verified = record["verified"]
     console.print(
         f"RTL verified: {verified['mismatches']} mismatches in {verified['transactions']} "

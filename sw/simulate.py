@@ -12,7 +12,14 @@ from hw.spec import LutTensorCore
 from sim.evaluate import Metrics, evaluate
 from sim.memory import Platform
 from sim.workload import Workload
-from sw.linear import Backend, Linears, engine_linears, host_linears, workload
+from sw.linear import (
+    Backend,
+    Linears,
+    engine_linears,
+    fast_backend,
+    host_linears,
+    workload,
+)
 from sw.llama import Cache, forward
 from sw.model import LanguageModel
 from sw.perplexity import Accuracy, Text, measure, windows
@@ -93,7 +100,7 @@ def simulate(
     if not work.linears:
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
     metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens)
-    backend: Backend = "integer" if spec.table_bits is None else "golden"
+    backend = fast_backend(spec)
     engine = engine_linears(model, weights, spec, backend)
     accuracy = measure(model, engine, host_linears(model), text, tokens, context, progress)
     tables_equal = None

@@ -37,6 +37,7 @@ from hw.files import FileError, replacing, sha256, write_text
 from hw.spec.base import RefusedError
 from sw.checkpoint import open_model
 from sw.model import LanguageModel, LlamaConfig
+from sw.safetensors_file import BLOCK_NAMES, NAMES
 from sw.torch_llama import PROGRESS, Weights, sample_texts, score, torch_weights, train_model
 
 TARBALL_SHA256 = "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227"
@@ -59,21 +60,6 @@ TINY = LlamaConfig(
 STORY = "<|story|>"  # leads every story, id 0; texts in a file are separated by it
 HELD_OUT_EVERY = 50  # every 50th story is never trained on
 SHIPPED_STORIES = 40  # so many held-out stories travel with the model
-
-# How a Hugging Face `LlamaForCausalLM` calls what `LlamaConfig.shapes` names.
-HUGGING_FACE = {
-    "embedding": "model.embed_tokens",
-    "norm": "model.norm",
-    "attention_norm": "input_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
 
 
 def read_teacher(tarball: Path, folder: Path) -> LanguageModel:
@@ -138,11 +124,13 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
 
 def hugging_face_tensors(weights: Weights) -> dict[str, torch.Tensor]:
     """The weights in float16 under the names of a `LlamaForCausalLM`."""
+    outside = {name: stored for stored, name in NAMES.items()}
+    within = {name: stored for stored, name in BLOCK_NAMES.items()}
     tensors = {}
     for name, tensor in weights.items():
         layer, _, role = name.rpartition(".")
-        prefix = f"model.layers.{layer}." if layer else ""
-        tensors[f"{prefix}{HUGGING_FACE[role]}.weight"] = tensor.half()
+        stored = f"model.layers.{layer}.{within[role]}" if layer else outside[role]
+        tensors[stored] = tensor.half()
     return tensors
 
 

@@ -8,7 +8,7 @@ starts at (i*J + j)*b above the field's own offset.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from hw.spec.lut_tensor_core import LutTensorCore
 
@@ -69,6 +69,7 @@ class EngineStreams:
     result: Beat
 
 
+@lru_cache(maxsize=64)
 def lut_tensor_core(spec: LutTensorCore) -> EngineStreams:
     """Streams of a LUT Tensor Core.
 
