@@ -1,9 +1,9 @@
 # Thin aliases of the `evolute` command; each target first sets up .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-ACCEL ?= lut-decode
+ACCEL ?= core-decode
 
-.PHONY: setup sim verify verilog dse report test check bench accuracy
+.PHONY: setup sim verify verilog dse report test check bench accuracy docs
 .DEFAULT_GOAL := sim
 
 setup: .venv/ready
@@ -45,10 +45,13 @@ check: setup          ## lint, format, types, layers
 accuracy: setup       ## perplexity against bits, into the records that reports start from
 	rm -rf out/accuracy
 	set -e; for weights in native w8g32 w4g32f w4g32 w4g128 w3g32 w2g32; do \
-		$(BIN)/evolute eval smollm2-135m --weights $$weights --out out/accuracy; done
+		$(BIN)/evolute eval smollm2-135m --accel lut-decode --weights $$weights --out out/accuracy; done
 	set -e; for weights in w8g32 w6g32 w5g32 w4g32 w4g128 w3g32 w3g128 w2g32 w2g128; do \
-		$(BIN)/evolute eval evolute-tiny --weights $$weights --tokens 4088 --out out/accuracy; done
+		$(BIN)/evolute eval evolute-tiny --accel lut-decode --weights $$weights --tokens 4088 --out out/accuracy; done
 	mv out/accuracy/records.jsonl reports/data/accuracy.jsonl
 
+docs: setup           ## docs/isa.md from the instruction set's definition
+	$(BIN)/python -m hw.isa_docs > docs/isa.md
+
 bench: setup          ## speeds as ratios to their limits
-	for name in golden cycles evaluate rtl; do $(BIN)/python -m benchmarks.$$name; done
+	for name in golden cycles evaluate rtl core; do $(BIN)/python -m benchmarks.$$name; done

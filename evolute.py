@@ -18,7 +18,7 @@ COMMANDS = {
     "sim": "sw.sim_cli",
     "models": "sw.cli",
     "eval": "sw.cli",
-    "run": "sw.cli",
+    "run": "verif.run_cli",
     "dse": "dse.cli",
     "report": "reports.cli",
     "verify": "verif.cli",

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.timing import report
 from hw.export import module_name, to_verilog
 from hw.spec import layout
-from hw.spec.presets import PRESETS
+from hw.spec.presets import ENGINES
 from sim.cycles import run_cycles
 from sim.schedule.lut_tensor_core import Run
 from verif import bench, simulators
@@ -55,7 +55,7 @@ int main(int, char** argv) {
 
 
 def main() -> None:
-    spec = PRESETS[PRESET].spec
+    spec = ENGINES[PRESET]
     verilog, top, streams = to_verilog(spec), module_name(spec), layout.lut_tensor_core(spec)
     command = command_word(spec, RUN, ternary=False)
     rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def main() -> None:
     if recording.cycles != run_cycles(spec, [RUN]):
         raise SystemExit(f"{recording.cycles} cycles, the model says {run_cycles(spec, [RUN])}")
 
-    program = simulators.build_native(verilog, top, MAIN)
+    program = simulators.build_native(verilog, top, {"main.cpp": MAIN})
     word = str(int.from_bytes(command[0].tobytes(), "little"))
     arguments = [str(program), word, str(NATIVE_CYCLES)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)

@@ -31,7 +31,7 @@ from hw.cli import json_option, out_option, show
 from hw.files import RECORDS, append_record, write_text
 from hw.spec import ENGINES
 from hw.spec.base import require
-from hw.spec.presets import DEFAULT, UnknownNameError, preset
+from hw.spec.presets import DEFAULT_ENGINE, UnknownNameError, preset
 from sim.memory import Platform
 from sw.perplexity import default_context, windows
 
@@ -243,12 +243,12 @@ def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bo
         [each["direction"] for each in found["objectives"]],
     )
     chosen = trials[knee(points, [importance[name] for name in names])]
-    base, spec = preset(DEFAULT).spec.to_dict(), chosen["spec"]
+    base, spec = preset(DEFAULT_ENGINE).spec.to_dict(), chosen["spec"]
     changes = [f"{field}={value}" for field, value in spec.items() if value != base[field]]
     settings = "".join(f" --set {shlex.quote(change)}" for change in changes)
     commands = {
-        "export": f"evolute export {DEFAULT}{settings} -o {chosen['digest']}",
-        "sim": f"evolute sim {found['model']} --accel {DEFAULT}{settings}"
+        "export": f"evolute export {DEFAULT_ENGINE}{settings} -o {chosen['digest']}",
+        "sim": f"evolute sim {found['model']} --accel {DEFAULT_ENGINE}{settings}"
         f" --weights {chosen['weights']}",
     }
     result = {"study": found["study"], "candidate": chosen, "commands": commands}

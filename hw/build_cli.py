@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from hw.files import RECORDS, append_record, provenance
 def export(
     preset: str, folder: Path, assignments: tuple[str, ...], target: str, as_json: bool
 ) -> None:
-    """Write an accelerator's Verilog, port description, constraints and scripts."""
+    """Write an engine's or a core's Verilog, port description, constraints and scripts."""
     spec = spec_from(preset, assignments)
     texts = export_texts(spec, TARGETS[target])
     write_all(folder, texts)
@@ -56,6 +58,7 @@ def export(
     required=True,
     help="Standard cells, or an FPGA family.",
 )
+@click.option("--device", metavar="PART", help="An FPGA part; else the smallest that holds it.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The placer's seed.")
 @out_option
 @json_option
@@ -63,18 +66,20 @@ def synth(
     preset: str,
     assignments: tuple[str, ...],
     target: str,
+    device: str | None,
     seed: int,
     out: Path,
     as_json: bool,
 ) -> None:
     """Synthesize an accelerator: area and delay in standard cells, or FPGA resources and clock.
 
-    Only ECP5 is placed and routed. A result is kept and given again until the Verilog changes.
+    Only ECP5 is placed and routed. Standard cells leave large memories out and list them. A result
+    is kept and given again until the Verilog changes.
     """
     spec = spec_from(preset, assignments)
     console = Console(stderr=True)
     with console.status(f"synthesizing {preset} for {target}"):
-        result = netlists.synthesize(spec, target, seed)
+        result = netlists.synthesize(spec, target, seed, device)
     document = {"kind": "synth", "accelerator": preset, "spec": spec.to_dict()}
     document |= {"digest": spec.digest, **dataclasses.asdict(result)}
     if target == "asic":
@@ -98,6 +103,16 @@ def _render_asic(console: Console, document: dict[str, Any]) -> None:
         f"{document['flops']:,} flip-flops, {document['latches']} latches, "
         f"{document['multipliers']} multipliers; {document['tool']}\n"
     )
+    for memory in document["memories"]:
+        console.print(
+            f"without {memory['name']}: {memory['words']:,} words of {memory['bits']} bits, "
+            f"{memory['read_ports']} read and {memory['write_ports']} write ports",
+            soft_wrap=True,
+        )
+    if document["memories"]:
+        console.print(
+            f"{document['memory_bits']:,} bits in memories, for which no area is stated.\n"
+        )
     table = Table("block", *_right("GE", "share", "of it registers"), box=None, pad_edge=False)
     whole_ge, whole_um2 = document["blocks_area_ge"], document["blocks_area_um2"]
     for name, block in document["blocks"].items():
@@ -122,6 +137,21 @@ def _render_fpga(console: Console, document: dict[str, Any]) -> None:
         shares = ", ".join(f"{kind} {share:.1%}" for kind, share in document["utilization"].items())
         console.print(f"{document['device']}: {shares}")
     console.print(document["tool"])
+    if document["critical_path"]:
+        _render_path(console, document["critical_path"])
+
+
+def _render_path(console: Console, path: list[dict[str, Any]]) -> None:
+    console.print("\nslowest path between registers")
+    table = Table(*_right("ns"), "net, or what it is named after", "from", box=None, pad_edge=False)
+    for (net, source), hops in itertools.groupby(path, lambda hop: (_stem(hop), hop["source"])):
+        table.add_row(f"{list(hops)[-1]['at_ns']:.2f}", net, source or "")
+    console.print(table)
+
+
+def _stem(hop: dict[str, Any]) -> str:
+    """A net's name without the cells and pins that a generated name has behind it."""
+    return re.sub(r"_+[A-Z][A-Z0-9]*(_+[A-Z0-9]+)*(\$\w+)?(\[\d+\])?$", "", hop["net"])
 
 
 def _right(*titles: str) -> tuple[Column, ...]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hw.files import RECORDS
-from hw.spec import LutTensorCore, engine_of
+from hw.spec import CoreSpec, Spec, engine_of
 from hw.spec.presets import DEFAULT, PRESETS, preset
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -32,7 +32,7 @@ set_option = click.option(
 )
 
 
-def spec_from(name: str, assignments: tuple[str, ...]) -> LutTensorCore:
+def spec_from(name: str, assignments: tuple[str, ...]) -> Spec:
     """The preset `name` with `field=value` changes applied."""
     return preset(name).spec.evolve_text(assignments)
 
@@ -48,11 +48,11 @@ def show(as_json: bool, document: Any, render: Callable[[Console], None]) -> Non
 @click.command(epilog="Example: evolute accels --json")
 @json_option
 def accels(as_json: bool) -> None:
-    """List the named accelerators, the default first."""
+    """List the named accelerators, engines and complete cores, the default first."""
     rows = [
         {
             "name": each.name,
-            "kind": "engine",
+            "kind": "core" if isinstance(each.spec, CoreSpec) else "engine",
             "engine": engine_of(each.spec),
             "description": each.description,
             "spec": each.spec.to_dict(),
@@ -62,10 +62,10 @@ def accels(as_json: bool) -> None:
     ]
 
     def render(console: Console) -> None:
-        table = Table("name", "engine", "description", box=None, pad_edge=False)
+        table = Table("name", "kind", "engine", "description", box=None, pad_edge=False)
         for row in rows:
             name = row["name"] + (" (default)" if row["name"] == DEFAULT else "")
-            table.add_row(name, row["engine"], row["description"])
+            table.add_row(name, row["kind"], row["engine"], row["description"])
         console.print(table)
 
     show(as_json, rows, render)

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amaranth.back import verilog
-from amaranth.hdl import Shape
+from amaranth.hdl import Signal
 from amaranth.lib import wiring
 
-from hw import files, yosys
+from hw import files, sidecar, vivado, yosys
 from hw.fpga import FAMILIES
 from hw.rtl import BUILD
-from hw.spec import LutTensorCore, Spec, engine_of, layout
+from hw.spec import CoreSpec, Spec, engine_of
 from hw.spec.base import RefusedError
-from hw.spec.layout import Beat, EngineStreams
 
-STREAMS: dict[type[Spec], Callable[[Any], EngineStreams]] = {
-    LutTensorCore: layout.lut_tensor_core,
-}
-"""The streams of a spec's engine."""
+_SOURCE = r'\(\* src = "([^"]*)" \*\)'
+_INTERNAL = re.compile(r"^ *\(\* +(generator|top|amaranth\.\w+) .*\*\)\n", re.MULTILINE)
+"""Attributes that Amaranth gives to all it writes, and leaves out of what is exported."""
 
 VERILOG_DIRECTION = {wiring.In: "input", wiring.Out: "output"}
 
-# Stylistic warnings that Amaranth's way of writing expressions causes; the RTL is width-exact.
-_LINT_OFF = ("DECLFILENAME", "PROCASSINIT", "UNUSEDSIGNAL", "WIDTHEXPAND", "WIDTHTRUNC")
+# Stylistic warnings that Amaranth's way of writing expressions causes; the RTL is width-exact. The
+# symbol is a core's port `interrupt`, which C++ reserves nowhere.
+_LINT_OFF = (
+    "DECLFILENAME",
+    "PROCASSINIT",
+    "SYMRSVDWORD",
+    "UNUSEDSIGNAL",
+    "WIDTHEXPAND",
+    "WIDTHTRUNC",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Target:
     """What an export is prepared for: a clock target, constraints and the tools that follow."""
 
     name: str
-    clock_mhz: int
+    engine_mhz: int
+    """Clock target of an engine by itself; a core's spec states its own."""
     constraints: str
     """Suffix of the constraint file."""
     file_type: str
@@ -64,27 +70,67 @@ TARGETS: dict[str, Target] = {
 
 
 def module_name(spec: Spec) -> str:
-    """The Verilog module of the spec's engine."""
-    return "evolute_" + engine_of(spec)
+    """The Verilog module of the spec's engine, or of its core."""
+    return "evolute_core" if isinstance(spec, CoreSpec) else "evolute_" + engine_of(spec)
+
+
+def clock_mhz(spec: Spec, target: Target) -> int:
+    """The clock that constraints ask for."""
+    return spec.clock_mhz if isinstance(spec, CoreSpec) else target.engine_mhz
 
 
 def to_verilog(spec: Spec) -> str:
-    """The engine as self-contained Verilog-2005; byte-identical for equal specs.
+    """The engine or core as self-contained Verilog-2005; byte-identical for equal specs.
 
-    The top module is `module_name(spec)`; every other module's name starts with it. Clock `clk`,
-    synchronous active-high reset `rst`, and the streams of `hw.spec.layout`.
+    The top module is `module_name(spec)`; every other module's name starts with it. An engine has
+    clock `clk`, synchronous active-high reset `rst` and the streams of `hw.spec.layout`; a core has
+    `aclk`, synchronous active-low `aresetn` and the AXI interfaces of `hw.sidecar.ports`, whose
+    ports carry the attributes by which Vivado knows them.
     """
     return _verilog(spec, BUILD[type(spec)](spec))
+
+
+def source_lines(spec: Spec) -> dict[int, str]:
+    """Where lines of `to_verilog(spec)` come from: line number to `hw/...:line` in this package.
+
+    A declaration that no statement of the package made leads to what assigns the signal first.
+    """
+    text = _verilog(spec, BUILD[type(spec)](spec), sources=True)
+    package = Path(__file__).resolve().parent
+    found: dict[int, str] = {}
+    declared: dict[str, int] = {}
+    number, origin, block = 1, "", ""
+    for line in text.splitlines():
+        for stated in re.findall(_SOURCE, line):
+            inside = [each for each in stated.split("|") if each.startswith(f"{package}{os.sep}")]
+            origin = next((os.path.relpath(each, package.parent) for each in inside), origin)
+        bare = re.sub(_SOURCE, "", line)
+        if not bare.strip() and line.strip():
+            continue  # a line of its own, about the next one
+        if origin:
+            found[number] = origin
+        if bare.startswith("module "):
+            declared = {}
+        elif bare.startswith("  always "):
+            block = origin
+        elif declaration := re.match(r"  (?:wire|reg) (?:\[\d+:\d+\] )?(\S+?) ?(?:;| =)", bare):
+            declared[declaration[1]] = number
+        elif assignment := re.match(r" +(?:assign )?(\S+) +<?= ", bare):
+            cause = origin or (block if "<=" in bare else "")
+            if cause and assignment[1] in declared:
+                found.setdefault(declared[assignment[1]], cause)
+        number, origin = number + 1, ""
+    return found
 
 
 def export(spec: Spec, target: Target) -> dict[str, str]:
     """File name to text: Verilog, sidecar, constraints, FuseSoC core and a Yosys script."""
     name = module_name(spec)
-    engine = BUILD[type(spec)](spec)
+    component = BUILD[type(spec)](spec)
     constraints = f"{name}.{target.constraints}"
     return {
-        f"{name}.v": _verilog(spec, engine),
-        f"{name}.json": json.dumps(_sidecar(spec, engine, target), indent=2) + "\n",
+        f"{name}.v": _verilog(spec, component),
+        f"{name}.json": json.dumps(_sidecar(spec, component, target), indent=2) + "\n",
         constraints: _constraints(spec, target),
         f"{name}.core": _fusesoc_core(spec, target, constraints),
         f"{name}.ys": _yosys_script(name, target),
@@ -104,11 +150,24 @@ def write_all(folder: Path, texts: dict[str, str]) -> None:
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _verilog(spec: Spec, engine: wiring.Component) -> str:
+def _verilog(spec: Spec, component: wiring.Component, *, sources: bool = False) -> str:
     name = module_name(spec)
     with _packaged_yosys():
-        text = verilog.convert(engine, name=name, emit_src=False, strip_internal_attrs=True)
+        text = verilog.convert(
+            component, name=name, emit_src=sources, strip_internal_attrs=not sources
+        )
+    if sources:
+        text = re.sub(_INTERNAL, "", text)
     body = _plain_module_names(text[text.index("\nmodule ") + 1 :], name)
+    for port, attributes in vivado.attributes(sidecar.ports(spec), _signals(component)).items():
+        stated = ", ".join(f'{key} = "{value}"' for key, value in attributes.items())
+        body = re.sub(
+            rf"^  ((in|out)put .*\b{port};)$",
+            rf"  (* {stated} *) \1",
+            body,
+            count=1,
+            flags=re.MULTILINE,
+        )
     lines = (
         f"// {name}, generated by evolute {_version()}. Do not edit.",
         f"// Spec: {json.dumps(spec.to_dict(), sort_keys=True)}",
@@ -147,27 +206,34 @@ def _plain_module_names(text: str, top: str) -> str:
     return re.sub(rf"\\({top}\.\S+) ", lambda found: plain[found[1]] + " ", text)
 
 
-def _sidecar(spec: Spec, engine: wiring.Component, target: Target) -> dict[str, Any]:
+def _signals(component: wiring.Component) -> dict[str, tuple[str, Signal]]:
+    """Direction and signal of every port, by its name in Verilog."""
+    return {
+        "__".join(map(str, path)): (VERILOG_DIRECTION[member.flow], signal)
+        for path, member, signal in component.signature.flatten(component)
+    }
+
+
+def _sidecar(spec: Spec, component: wiring.Component, target: Target) -> dict[str, Any]:
     """What the exported module is and what its ports mean, for programs."""
-    ports = {"clk": _port("input", 1), "rst": _port("input", 1)}
-    for path, member, _ in engine.signature.flatten(engine):
-        width = Shape.cast(member.shape).width
-        ports["__".join(map(str, path))] = _port(VERILOG_DIRECTION[member.flow], width)
-    streams = STREAMS[type(spec)]
-    beats = {name: getattr(streams(spec), name) for name in EngineStreams.__dataclass_fields__}
+    around = sidecar.ports(spec)
+    # Amaranth adds an engine's clock and reset; a core has them among its own ports.
+    ports = dict.fromkeys((around.clock, around.reset), _port("input", 1))
+    for name, (direction, signal) in _signals(component).items():
+        ports[name] = _port(direction, len(signal))
     return {
         "module": module_name(spec),
         "digest": spec.digest,
         "spec": spec.to_dict(),
         "target": target.name,
-        "clock": {"port": "clk", "edge": "rising", "target_mhz": target.clock_mhz},
-        "reset": {"port": "rst", "level": 1, "synchronous": True},
-        "ports": ports,
-        "payloads": {f"{name}__payload": _ranges(beat) for name, beat in beats.items()},
-        "meaning": inspect.cleandoc(streams.__doc__ or ""),
-        "latencies": {
-            name: getattr(spec, name) for name in dir(type(spec)) if name.endswith("_cycles")
+        "clock": {
+            "port": around.clock,
+            "edge": "rising",
+            "target_mhz": clock_mhz(spec, target),
         },
+        "reset": {"port": around.reset, "level": around.reset_level, "synchronous": True},
+        "ports": ports,
+        **sidecar.meaning(spec),
         "tools": {
             "evolute": _version(),
             "amaranth": importlib.metadata.version("amaranth"),
@@ -184,32 +250,17 @@ def _port(direction: str, width: int) -> dict[str, Any]:
     return {"direction": direction, "width": width}
 
 
-def _ranges(beat: Beat) -> list[dict[str, Any]]:
-    """Bits `low`..`high` of each field, and how its elements are laid out, last index fastest."""
-    return [
-        {
-            "field": field.name,
-            "low": beat.offsets[field.name],
-            "high": beat.offsets[field.name] + field.total_bits - 1,
-            "element_bits": field.bits,
-            "shape": list(field.shape),
-            "signed": field.signed,
-        }
-        for field in beat.fields
-    ]
-
-
 def _constraints(spec: Spec, target: Target) -> str:
-    """The clock target alone: pins belong to the design around the engine."""
-    period_ns = f"{1000 / target.clock_mhz:.3f}"
-    create_clock = f"create_clock -name clk -period {period_ns} [get_ports clk]"
+    """The clock target alone: pins belong to the design around the module."""
+    mhz, clock = clock_mhz(spec, target), sidecar.ports(spec).clock
+    create_clock = f"create_clock -name {clock} -period {1000 / mhz:.3f} [get_ports {clock}]"
     line = {
-        "lpf": f'FREQUENCY PORT "clk" {target.clock_mhz}.0 MHZ;',
-        "pcf": f"set_frequency clk {target.clock_mhz}",
+        "lpf": f'FREQUENCY PORT "{clock}" {mhz}.0 MHZ;',
+        "pcf": f"set_frequency {clock} {mhz}",
         "xdc": create_clock,
         "sdc": create_clock,
     }[target.constraints]
-    return f"# {module_name(spec)} {spec.digest}: {target.clock_mhz} MHz\n{line}\n"
+    return f"# {module_name(spec)} {spec.digest}: {mhz} MHz\n{line}\n"
 
 
 def _yosys_script(name: str, target: Target) -> str:
@@ -217,7 +268,7 @@ def _yosys_script(name: str, target: Target) -> str:
     if target.name in FAMILIES:
         passes = yosys.fpga_passes(FAMILIES[target.name], f"{name}.v", name)
     else:
-        passes = [f"read_verilog {name}.v", f"synth -flatten -top {name}"]
+        passes = yosys.generic_passes(f"{name}.v", name)
     netlist = f"write_{target.netlist} {name}.netlist.{target.netlist}"
     return "\n".join((f"# yosys -s {name}.ys", *passes, "stat", netlist, ""))
 
@@ -225,6 +276,7 @@ def _yosys_script(name: str, target: Target) -> str:
 def _fusesoc_core(spec: Spec, target: Target, constraints: str) -> str:
     """A FuseSoC (CAPI2) core: `default` for designs that use it, `lint`, maybe `synth`."""
     name = module_name(spec)
+    library = "core" if isinstance(spec, CoreSpec) else "engine"
     synth = f"""\
   synth:
     filesets: [rtl, constraints]
@@ -234,8 +286,8 @@ def _fusesoc_core(spec: Spec, target: Target, constraints: str) -> str:
 """
     return f"""\
 CAPI=2:
-name: "evolute:engine:{name.removeprefix("evolute_")}_{spec.digest}:{_version()}"
-description: "{name}, clock target {target.clock_mhz} MHz"
+name: "evolute:{library}:{engine_of(spec)}_{spec.digest}:{_version()}"
+description: "{name}, clock target {clock_mhz(spec, target)} MHz"
 
 filesets:
   rtl:

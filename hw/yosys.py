@@ -63,6 +63,15 @@ def fpga_passes(family: Family, source: str, top: str) -> list[str]:
     return [f"read_verilog {source}", *_PREPARE, f"{family.synthesis} -top {top}"]
 
 
+def generic_passes(source: str, top: str) -> list[str]:
+    """The passes that map the Verilog file `source` to gates; memories stay whole."""
+    return [
+        f"read_verilog {source}",
+        f"synth -flatten -top {top} -run begin:fine",
+        *("techmap", "opt -full", "abc", "opt_clean"),
+    ]
+
+
 def cell_counts(stat_json: str) -> dict[str, int]:
     """Cells by type over the whole design, from the output of `stat -json`."""
     design: dict[str, Any] = json.loads(stat_json)["design"]

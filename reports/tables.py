@@ -14,7 +14,8 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 HOW = {
     "exact": "counted by construction; equal to the RTL, cycle by cycle, wherever it was simulated",
     "measured": "the result of running the model through the engine's bit-exact arithmetic",
-    "modelled": "exact cycles at the stated clock, with an ideal memory bus",
+    "modelled": "exact cycles at the stated clock; a core's with the stated memory, which keeps to "
+    "its times exactly, an engine's with an ideal memory bus",
     "synthesized": "from a netlist that Yosys mapped to a standard-cell library",
 }
 """What the labels on numbers mean."""
@@ -70,7 +71,7 @@ def headline(runs: Sequence[Record]) -> Table:
         Column("speed", "tokens/s", "modelled"),
         Column("bound by", how="modelled"),
         Column("perplexity", how="measured"),
-        Column("engine", "cycles", "exact"),
+        Column("took", "cycles", "exact"),
         Column("utilized", how="exact"),
         Column("moved", how="modelled"),
     )
@@ -181,7 +182,9 @@ def front(study: Record) -> Table:
 
 
 def shape(spec: dict[str, Any]) -> str:
-    """A lookup engine's tile in one word: M1 N32 K4x2, and its table width where rounded."""
+    """A lookup engine's tile in one word: M1 N32 K4x2, its table width where rounded, its core."""
+    if "engine" in spec:
+        return f"{shape(spec['engine'])} behind a {spec['bus_bits']}-bit AXI4 port"
     table = f", {spec['table_bits']}-bit tables" if spec.get("table_bits") else ""
     return f"M{spec['m']} N{spec['n']} K{spec['k']}{TIMES}{spec['kg']}{table}"
 
@@ -244,7 +247,7 @@ def tiles(run: Record) -> tuple[Tile, ...]:
         for phase in PHASES
     ]
     cycles = Tile(
-        "engine cycles per decoded token",
+        "cycles per decoded token",
         quantity(run.number("decode.cycles") / run.number("decode.tokens")),
         "exact",
     )
@@ -262,6 +265,8 @@ def setting(run: Record) -> str:
         f"{run.number('platform.frequency_hz') / 1e6:g} MHz",
         f"memory bus of {run.number('platform.bandwidth_bytes_per_s') / 1e9:g} GB/s",
     ]
+    if run.optional("platform.latency_cycles"):
+        parts.append(f"{run.number('platform.latency_cycles'):g} cycles from address to data")
     if run.optional("perplexity"):
         tokens, text = run.number("perplexity.tokens"), run.text("perplexity.text")
         parts.append(f"perplexity over {quantity(tokens)} tokens of {text}")
@@ -279,7 +284,7 @@ def setting(run: Record) -> str:
 
 def _verification(run: Record) -> str:
     if not run.optional("verified"):
-        return "This engine's RTL was not verified here when the run was made"
+        return "This RTL was not verified here when the run was made"
     wrong = run.number("verified.mismatches")
     relation = f"has {quantity(wrong)} mismatches with" if wrong else "equals"
     count, simulator = run.number("verified.transactions"), run.text("verified.simulator")

@@ -1,8 +1,8 @@
 """What crosses the memory bus, and how long that takes.
 
-A model of traffic, not of a controller: transfers overlap computation perfectly, the bus is always
-busy while there is anything to move, and each byte moves as few times as the stated buffer allows.
-The exact counterpart belongs to a core with its own memory ports.
+`traffic` is a model of traffic, not of a controller: transfers overlap computation perfectly, the
+bus is always busy while there is anything to move, and each byte moves as few times as the stated
+buffer allows. `MemoryTiming` is the exact counterpart for a core with its own memory ports.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from hw.spec import layout
-from hw.spec.base import require
+from hw.spec.base import require, require_range
 from hw.spec.lut_tensor_core import LutTensorCore
 from sim.schedule.lut_tensor_core import plan
 from sim.workload import Linear
@@ -69,3 +69,37 @@ def traffic(spec: LutTensorCore, linear: Linear, rows: int, platform: Platform) 
         activation_bytes=rows * -(-linear.k * spec.activation_bits // 8),
         result_bytes=rows * linear.n * 2,
     )
+
+
+@dataclass(frozen=True)
+class MemoryTiming:
+    """A memory whose every answer has one possible cycle, for whole programs (`sim.program`).
+
+    It accepts every address and word at once. One server, used by reads and writes in turn, serves
+    bursts in the order accepted: a read when its address is, a write when its last word is, the
+    read first if both are in one cycle. Times are kept in units of 1/B cycle, B being
+    `bytes_per_cycle` but at most the bus width. A read accepted in cycle a starts at
+    max((a + latency_cycles) * B, free), a write accepted in x at max((x + 1) * B, free). A beat at
+    time u belongs to cycle ceil(u / B), and the next starts `bus_bytes` later; a beat whose cycle
+    is in a refresh waits for the first cycle after it. `free` is the end of the last beat. A read's
+    beats cross the bus in their cycles; a write is answered `latency_cycles` after its last beat's.
+    Cycle 0 is the program's first.
+    """
+
+    latency_cycles: int = 60
+    """From an accepted read address to its first word, and from a written word to the answer."""
+    bytes_per_cycle: int = 32
+    """What the memory can move, in both directions together."""
+    refresh_interval_cycles: int = 0
+    """The first `refresh_cycles` of every so many cycles serve nothing; 0 for no refresh."""
+    refresh_cycles: int = 0
+    host_cycles: int = 1
+    """From the first cycle of a `sync` to the one in which the host resumes the program."""
+
+    def __post_init__(self) -> None:
+        require_range("latency_cycles", self.latency_cycles, 1, 1 << 20)
+        require_range("bytes_per_cycle", self.bytes_per_cycle, 1, 1 << 20)
+        require_range("refresh_interval_cycles", self.refresh_interval_cycles, 0, 1 << 32)
+        most = max(0, self.refresh_interval_cycles - 1)
+        require_range("refresh_cycles", self.refresh_cycles, 0, most)
+        require_range("host_cycles", self.host_cycles, 1, 1 << 48)

@@ -22,6 +22,8 @@ class Linear:
     count: int = 1
     last_token_only: bool = False
     """Whether a prompt needs it for its last token alone, as an output head."""
+    row_bits: int = 0
+    """Bits that one output stores beside its groups."""
 
     @property
     def groups(self) -> int:
@@ -35,8 +37,9 @@ class Linear:
 
     @property
     def total_bits(self) -> int:
-        """Bits of the codes and of what their groups store beside them, of all `count` layers."""
-        return self.index_bits + self.count * self.n * self.groups * self.group_bits
+        """Bits of the codes and of what is stored beside them, of all `count` layers."""
+        beside = self.groups * self.group_bits + self.row_bits
+        return self.index_bits + self.count * self.n * beside
 
 
 @dataclass(frozen=True)

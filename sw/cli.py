@@ -1,4 +1,4 @@
-"""Commands about models: list them, measure their accuracy, generate text."""
+"""Commands about models, and what commands about models share."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-import sw.llama
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
-from hw.spec import LutTensorCore, presets
+from hw.spec import CoreSpec, LutTensorCore, presets
 from sw import zoo
+from sw.core import accelerated
 from sw.linear import (
+    Accelerator,
     Backend,
     default_weights,
-    engine_linears,
     fast_backend,
     host_linears,
     workload,
@@ -40,7 +38,7 @@ COUNT = click.IntRange(min=1)
 
 model_argument = click.argument("model", required=False)
 accel_option = click.option(
-    "--accel", default=presets.DEFAULT, show_default=True, metavar="PRESET", help="The engine."
+    "--accel", default=presets.DEFAULT, show_default=True, metavar="PRESET", help="The accelerator."
 )
 weights_option = click.option(
     "--weights",
@@ -83,7 +81,14 @@ def chosen_weights(text: str | None, model: LanguageModel) -> Weights:
     return default_weights(model) if text is None else parse_weights(text)
 
 
-def default_tokens(spec: LutTensorCore) -> int:
+def accelerator_from(name: str, assignments: tuple[str, ...]) -> Accelerator:
+    """The engine or core `name` with `field=value` changes applied."""
+    spec = spec_from(name, assignments)
+    assert isinstance(spec, LutTensorCore | CoreSpec)
+    return spec
+
+
+def default_tokens(spec: Accelerator) -> int:
     """How many tokens are predicted where none are asked for."""
     return TOKENS[fast_backend(spec)]
 
@@ -153,8 +158,8 @@ def eval(  # the front door finds a command by its name
     out: Path,
     as_json: bool,
 ) -> None:
-    """Measure perplexity on an engine, next to the model as shipped."""
-    spec = spec_from(accel, assignments)
+    """Measure perplexity on an accelerator, next to the model as shipped."""
+    spec = accelerator_from(accel, assignments)
     if weights is not None:
         parse_weights(weights)  # refuse a slip before a model is fetched for it
     loaded = load_model(model)
@@ -163,7 +168,7 @@ def eval(  # the front door finds a command by its name
     with working("preparing the weights"):
         linear = reference = host_linears(loaded)
         if choice != FLOAT:
-            linear = engine_linears(loaded, choice, spec, fast_backend(spec))
+            linear = accelerated(loaded, choice, spec, fast_backend(spec))
     window = context or default_context(loaded)
     began = time.perf_counter()
     with progress("predicting") as done:
@@ -204,74 +209,3 @@ def eval(  # the front door finds a command by its name
 def summary(names: Sequence[str]) -> str:
     """A layer's name, or how many there are."""
     return names[0] if len(names) == 1 else f"{len(names)} linear layers"
-
-
-@click.command(epilog='Example: evolute run --prompt "The capital of France is" --tokens 16')
-@model_argument
-@click.option("--prompt", required=True, help="Text to continue.")
-@click.option("--tokens", type=COUNT, default=32, show_default=True, help="Tokens at most.")
-@weights_option
-@accel_option
-@set_option
-@click.option(
-    "--backend",
-    type=click.Choice(["integer", "golden"]),
-    default="golden",
-    show_default=True,
-    help="Lookup tables, or the equal plain integer product, which is faster.",
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of the draws above temperature 0.")
-@json_option
-def run(
-    model: str | None,
-    prompt: str,
-    tokens: int,
-    weights: str | None,
-    accel: str,
-    assignments: tuple[str, ...],
-    backend: Backend,
-    temperature: float,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Generate text, every linear layer computed as the engine computes it."""
-    spec = spec_from(accel, assignments)
-    if weights is not None:
-        parse_weights(weights)
-    loaded = load_model(model)
-    choice = chosen_weights(weights, loaded)
-    with working("preparing the weights"):
-        linear = engine_linears(loaded, choice, spec, backend)
-    ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
-    choose = sw.llama.greedy
-    if temperature > 0:
-        choose = sw.llama.sampler(temperature, np.random.default_rng(seed))
-    began = time.perf_counter()
-    found: list[int] = []
-    with progress("generating") as done:
-        for token in sw.llama.generate(loaded, linear, ids, tokens, choose):
-            found.append(token)
-            done(len(found) / tokens)
-    record: dict[str, Any] = {
-        "model": loaded.name,
-        "accelerator": accel,
-        "weights": choice.name,
-        "backend": backend,
-        "prompt": prompt,
-        "tokens": found,
-        "text": loaded.tokenizer.decode(found),
-        "host": list(workload(loaded, choice, spec).host),
-        "seconds": time.perf_counter() - began,
-    }
-
-    def render(console: Console) -> None:
-        console.print(prompt + record["text"], markup=False, soft_wrap=True)
-
-    show(as_json, record, render)

@@ -1,15 +1,16 @@
-"""Linear layers as operators: in float32 on the host, or on an engine through codes and integers.
+"""Linear layers as operators: in float32 on the host, or through codes and integers elsewhere.
 
 An engine returns integers per scale group. They are combined in float64, where every product and
 every partial sum is a multiple of 2^-25 below 2^28, hence exact: scales are half-precision numbers,
-so multiples of 2^-24, and activations are integers. So the lookup tables and a plain matrix product
-give the same float32 results bit for bit, and no order of summation needs to be agreed on.
+so multiples of 2^-24, and activations are integers. A core returns one integer per output, which
+float64 holds as well. So the lookup tables and a plain matrix product give the same float32 results
+bit for bit, and no order of summation needs to be agreed on.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import LutTensorCore
+from hw.spec import CoreSpec, LutTensorCore
 from hw.spec.base import require
 from hw.spec.formats import Activations
 from sim.golden import lut_tensor_core as golden
@@ -26,6 +27,7 @@ from sw.model import LanguageModel, Tensor, dequantized
 from sw.quant import (
     FLOAT,
     NATIVE,
+    UNIT_BITS,
     QuantError,
     QuantTensor,
     Weights,
@@ -35,11 +37,15 @@ from sw.quant import (
 )
 
 Operator: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-Linears: TypeAlias = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
-"""A model's linear layers by name: float32 [M, K] -> float32 [M, N]."""
+Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray[np.float32]]]
+"""A model's linear layers by name, those together that share an input: float32 [M, K] -> of each
+float32 [M, N]."""
+
+Accelerator: TypeAlias = LutTensorCore | CoreSpec
+"""What can run a model's layers: an engine with its own buffers, or a complete core."""
 
 Backend = Literal["integer", "golden"]
-"""How an engine is computed: as a plain integer matrix product, or through its lookup tables."""
+"""How an accelerator is computed: as plain integer matrix products, or through lookup tables."""
 
 _BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a core's second-level cache."""
@@ -99,12 +105,19 @@ def _require_exact(name: str, tensor: QuantTensor, activations: Activations) -> 
 
 def integer_total(tensor: QuantTensor, x: NDArray[np.int32]) -> NDArray[np.float64]:
     """What an engine with exact tables computes, as plain matrix products."""
-    n, k = tensor.shape
+    return product_of_rows(lambda rows: tensor.rows(rows, np.float64), tensor.shape, x)
+
+
+def product_of_rows(
+    rows: Callable[[slice], NDArray[np.float64]], shape: tuple[int, int], x: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """x @ w.T for a w [N, K] of that shape, of which `rows` gives some rows at a time."""
+    n, k = shape
     integers, total = x.astype(np.float64), np.empty((len(x), n))
     step = max(1, _BLOCK_BYTES // (8 * k))
     for start in range(0, n, step):
         block = slice(start, start + step)
-        total[:, block] = _product(integers, tensor.rows(block, np.float64))
+        total[:, block] = _product(integers, rows(block))
     return total
 
 
@@ -126,31 +139,49 @@ def golden_total(
     return total
 
 
-def engine_layer(
-    model: LanguageModel, weights: Weights, spec: LutTensorCore, name: str
-) -> Linear | None:
-    """How the layer `name` is held for the engine; None if the host runs it in float32.
+def engine_in(spec: Accelerator) -> LutTensorCore:
+    """The engine that does the work."""
+    return spec.engine if isinstance(spec, CoreSpec) else spec
 
-    The output head keeps the checkpoint's own form under every choice of weights. Raises
-    `SpecError` where the chosen bits exceed the engine's.
+
+def layer_on(model: LanguageModel, weights: Weights, spec: Accelerator, name: str) -> Linear | None:
+    """How the layer `name` is held for the accelerator; None if the host runs it in float32.
+
+    The output head keeps the checkpoint's own form under every choice of weights. A core has its
+    own form of scales. Raises `SpecError` where the chosen bits exceed the engine's.
     """
     n, k = model.config.shapes()[name]
-    tensor, rounding = _tensor(model, name), weights.rounding
+    engine, tensor, rounding = engine_in(spec), _tensor(model, name), weights.rounding
     if rounding is not None and name != "head":
         codes = rounding.format
         rule = f"at least {codes.planes} to run {weights.name}"
-        require(spec.accepts(codes), "weight_bits", rule, spec.weight_bits)
-        return Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)
-    if weights == FLOAT or not isinstance(tensor, QuantTensor) or not spec.accepts(tensor.format):
+        require(engine.accepts(codes), "weight_bits", rule, engine.weight_bits)
+        layer = Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)
+    elif weights == FLOAT or not isinstance(tensor, QuantTensor):
         return None
-    return Linear(
-        name, n, k, tensor.format, tensor.group, tensor.group_bits, last_token_only=name == "head"
-    )
+    elif not engine.accepts(tensor.format):
+        return None
+    else:
+        last = name == "head"
+        codes, bits = tensor.format, tensor.group_bits
+        layer = Linear(name, n, k, codes, tensor.group, bits, last_token_only=last)
+    if isinstance(spec, CoreSpec):
+        return replace(layer, group_bits=spec.scale_bits + spec.offset_bits, row_bits=UNIT_BITS)
+    return layer
 
 
-def fast_backend(spec: LutTensorCore) -> Backend:
+def codes_of(model: LanguageModel, weights: Weights, name: str) -> QuantTensor:
+    """The codes of a layer that `layer_on` places on an accelerator."""
+    tensor = _tensor(model, name)
+    if weights.rounding is not None and name != "head":
+        return quantize(dequantized(tensor), weights.rounding)
+    assert isinstance(tensor, QuantTensor)
+    return tensor
+
+
+def fast_backend(spec: Accelerator) -> Backend:
     """The integer product wherever tables are exact and equal to it; rounded tables themselves."""
-    return "integer" if spec.table_bits is None else "golden"
+    return "integer" if engine_in(spec).table_bits is None else "golden"
 
 
 def default_weights(model: LanguageModel) -> Weights:
@@ -158,8 +189,8 @@ def default_weights(model: LanguageModel) -> Weights:
     return NATIVE if model.has_codes else parse_weights("w4g32")
 
 
-def workload(model: LanguageModel, weights: Weights, spec: LutTensorCore) -> Workload:
-    """What one token asks of the engine; layers equal in shape and codes are counted together.
+def workload(model: LanguageModel, weights: Weights, spec: Accelerator) -> Workload:
+    """What one token asks of the accelerator; layers equal in shape and codes are counted together.
 
     Raises `SpecError` where the chosen bits exceed the engine's, and `QuantError` where `native`
     is chosen and the checkpoint has no codes that the engine accepts.
@@ -167,12 +198,12 @@ def workload(model: LanguageModel, weights: Weights, spec: LutTensorCore) -> Wor
     counts: collections.Counter[Linear] = collections.Counter()
     host = []
     for name in linear_names(model):
-        if layer := engine_layer(model, weights, spec, name):
+        if layer := layer_on(model, weights, spec, name):
             counts[replace(layer, name=name.rpartition(".")[2])] += 1
         else:
             host.append(name)
     if weights == NATIVE and not counts:
-        rule = f"codes of at most {spec.weight_bits} bits"
+        rule = f"codes of at most {engine_in(spec).weight_bits} bits"
         raise QuantError(f"weights: {model.name} stores no {rule}; choose others, such as w4g32")
     linears = tuple(replace(layer, count=count) for layer, count in counts.items())
     return Workload(model.name, weights.name, linears, tuple(host))
@@ -187,7 +218,7 @@ def linear_names(model: LanguageModel) -> list[str]:
 
 def host_linears(model: LanguageModel) -> Linears:
     """Every layer in float32 with the weights as shipped."""
-    return _by_name({name: _host(_tensor(model, name)) for name in linear_names(model)})
+    return by_name({name: host_linear(model, name) for name in linear_names(model)})
 
 
 def engine_linears(
@@ -202,13 +233,10 @@ def engine_linears(
     workload(model, weights, spec)
     operators: dict[str, Operator] = {}
     for name in linear_names(model):
-        layer, tensor = engine_layer(model, weights, spec, name), _tensor(model, name)
-        if layer is None:
-            operators[name] = _host(tensor)
+        if layer_on(model, weights, spec, name) is None:
+            operators[name] = host_linear(model, name)
             continue
-        if weights.rounding is not None and name != "head":
-            tensor = quantize(dequantized(tensor), weights.rounding)
-        assert isinstance(tensor, QuantTensor)
+        tensor = codes_of(model, weights, name)
         _require_exact(name, tensor, spec.activations)
         if backend == "golden":
             encoded = golden.encode(spec, tensor.codes, tensor.format, tensor.group)
@@ -216,16 +244,18 @@ def engine_linears(
         else:
             total = partial(integer_total, tensor)
         operators[name] = EngineLinear(spec.activations, total)
-    return _by_name(operators)
+    return by_name(operators)
 
 
-def _by_name(operators: Mapping[str, Operator]) -> Linears:
-    return lambda name, x: operators[name](x)
+def by_name(operators: Mapping[str, Operator]) -> Linears:
+    """Layers that do not care what else has their input."""
+    return lambda names, x: [operators[name](x) for name in names]
+
+
+def host_linear(model: LanguageModel, name: str) -> HostLinear:
+    """The layer `name` with its weights as shipped."""
+    return HostLinear(dequantized(_tensor(model, name)))
 
 
 def _tensor(model: LanguageModel, name: str) -> Tensor:
     return model.head if name == "head" else model.tensors[name]
-
-
-def _host(tensor: Tensor) -> HostLinear:
-    return HostLinear(dequantized(tensor))

@@ -40,28 +40,36 @@ def forward(
 ) -> NDArray[np.float32]:
     """Run `tokens` after those in `cache`, which grows; float32 [tokens, hidden].
 
-    The result is the normalized last layer, of which `linear("head", ...)` makes logits.
+    The result is the normalized last layer, of which `head` makes logits.
     """
     config = model.config
     x = _embedding(model, tokens)
     angles = _angles(config, cache.length, len(tokens))
     for layer in range(config.layers):
 
-        def apply(role: str, a: Floats, layer: int = layer) -> Floats:
-            return linear(f"{layer}.{role}", a)
+        def apply(a: Floats, *roles: str, layer: int = layer) -> list[Floats]:
+            return linear([f"{layer}.{role}" for role in roles], a)
 
         a = _normalized(model, f"{layer}.attention_norm", x)
-        queries = _turned(config, _heads(apply("q", a), config.heads), angles)
-        keys = _turned(config, _heads(apply("k", a), config.kv_heads), angles)
+        queries, keys, values = apply(a, "q", "k", "v")
+        queries = _turned(config, _heads(queries, config.heads), angles)
         past, end = cache.length, cache.length + len(tokens)
-        cache.keys[layer, :, past:end] = keys
-        cache.values[layer, :, past:end] = _heads(apply("v", a), config.kv_heads)
+        cache.keys[layer, :, past:end] = _turned(config, _heads(keys, config.kv_heads), angles)
+        cache.values[layer, :, past:end] = _heads(values, config.kv_heads)
         mixed = _attention(queries, cache.keys[layer, :, :end], cache.values[layer, :, :end])
-        x = x + apply("o", mixed)
-        a = _normalized(model, f"{layer}.ffn_norm", x)
-        x = x + apply("down", _silu(apply("gate", a)) * apply("up", a))
+        (o,) = apply(mixed, "o")
+        x = x + o
+        gate, up = apply(_normalized(model, f"{layer}.ffn_norm", x), "gate", "up")
+        (down,) = apply(_silu(gate) * up, "down")
+        x = x + down
     cache.length += len(tokens)
     return _normalized(model, "norm", x)
+
+
+def head(linear: Linears, hidden: Floats) -> Floats:
+    """The logits, float32 [tokens, vocab], of what `forward` gave."""
+    (logits,) = linear(["head"], hidden)
+    return logits
 
 
 def generate(
@@ -80,7 +88,7 @@ def generate(
     cache, step = Cache(model.config, len(prompt) + count), list(prompt)
     for _ in range(count):
         last = forward(model, linear, step, cache)[-1:]
-        token = choose(linear("head", last)[0])
+        token = choose(head(linear, last)[0])
         if token in model.tokenizer.stops:
             return
         yield token

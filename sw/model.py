@@ -16,6 +16,9 @@ from sw.tokenizer import TextTokenizer
 
 Tensor: TypeAlias = NDArray[np.float32] | QuantTensor
 
+SHARED_INPUTS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+"""The linear layers of a block in the order they run, those together that have one input."""
+
 
 def dequantized(tensor: Tensor) -> NDArray[np.float32]:
     """The tensor's weights as float32."""

@@ -6,7 +6,7 @@ import itertools
 import math
 import platform
 import pydoc_data.topics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hw.files import FileError
 from hw.spec.base import RefusedError, require
 from sw.linear import Linears, linear_names
-from sw.llama import Cache, forward
+from sw.llama import Cache, forward, head
 from sw.model import LanguageModel
 
 _LOGIT_ROWS = 128
@@ -110,12 +110,13 @@ def measure(
     """
     parts = windows(model, text, tokens, context)
     pair = (linear,) if linear is reference else (linear, reference)
-    calls, steps = itertools.count(1), len(pair) * len(parts) * (len(linear_names(model)) - 1)
+    done, steps = itertools.count(1), len(pair) * len(parts) * (len(linear_names(model)) - 1)
 
     def counted(inner: Linears) -> Linears:
-        def call(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-            progress(next(calls) / steps)
-            return inner(name, x)
+        def call(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+            for _ in names:
+                progress(next(done) / steps)
+            return inner(names, x)
 
         return call
 
@@ -129,7 +130,7 @@ def measure(
         for start in range(0, len(targets), _LOGIT_ROWS):
             rows = slice(start, start + _LOGIT_ROWS)
             logs = [
-                _log_softmax(each("head", part[rows]))
+                _log_softmax(head(each, part[rows]))
                 for each, part in zip(pair, hidden, strict=True)
             ]
             totals += _compare(logs[0], logs[-1], targets[rows])

@@ -22,8 +22,27 @@ SCALE_BITS = 16
 """Stored width of a group's scale or minimum: IEEE half precision."""
 
 
+UNIT_BITS = 32
+"""Stored width of an output's unit beside a core's integer scales."""
+
+
 class QuantError(RefusedError):
     """A choice of weights that does not exist, or numbers that no code can hold."""
+
+
+def _spread(
+    values: NDArray[np.float64], scale: NDArray, offset: NDArray, group: int
+) -> NDArray[np.float64]:
+    """values[n, k] * scale[n, g] + offset[n, g] with g = k // group, in the place of `values`."""
+    k = values.shape[1]
+    if k % group:
+        values *= np.repeat(scale, group, axis=1)[:, :k]
+        values += np.repeat(offset, group, axis=1)[:, :k]
+    else:  # the same by broadcasting, several times faster
+        grouped = values.reshape(len(values), -1, group)
+        grouped *= scale[:, :, None]
+        grouped += offset[:, :, None]
+    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +79,8 @@ class QuantTensor:
     def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
         """The chosen rows dequantized, [rows, K]; exact in float64, rounded once in float32."""
         codes = self.codes[rows].astype(np.float64)
-        k = codes.shape[1]
-        if k % self.group:
-            codes *= np.repeat(self.scale[rows], self.group, axis=1)[:, :k]
-            codes += np.repeat(self.minimum[rows], self.group, axis=1)[:, :k]
-        else:  # the same by broadcasting, several times faster
-            grouped = codes.reshape(len(codes), -1, self.group)
-            grouped *= self.scale[rows][:, :, None]
-            grouped += self.minimum[rows][:, :, None]
-        return codes.astype(dtype, copy=False)
+        spread = _spread(codes, self.scale[rows], self.minimum[rows], self.group)
+        return spread.astype(dtype, copy=False)
 
     def dequantize(self) -> NDArray[np.float32]:
         """The whole matrix, float32[N, K]."""
@@ -173,7 +185,7 @@ def _half(values: NDArray[np.floating]) -> NDArray[np.float32]:
     return rounded
 
 
-def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+def _inverse(scale: NDArray[np.floating]) -> NDArray:
     """1 / scale, and 0 where a group is all zero."""
     return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
 
@@ -258,3 +270,112 @@ def quantize_activations(a: NDArray[np.float32], activations: Activations) -> Qu
     np.divide(a, scale[:, None], out=x, where=scale[:, None] != 0)
     np.clip(np.rint(x, out=x), -activations.maximum, activations.maximum, out=x)
     return QuantActivations(x.astype(np.int32), scale)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledTensor:
+    """Weights as a core holds them, with integers for scales and one float per output:
+
+    w[n, k] = unit[n] * (scale[n, g] * value(codes[n, k]) + offset[n, g] * 2^offset_shift)
+
+    with g = k // group and `value` that of `WeightCodes`. `codes` is uint8[N, K], `scale` uint16
+    [N, G], `offset` int16 [N, G], `unit` float32[N].
+    """
+
+    codes: NDArray[np.uint8]
+    format: WeightCodes
+    group: int
+    scale: NDArray[np.uint16]
+    offset: NDArray[np.int16]
+    offset_shift: int
+    unit: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N outputs, K inputs."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    def integers(self, rows: slice) -> NDArray[np.float64]:
+        """The chosen rows without their unit, [rows, K]: integers, exact in float64."""
+        values = self.codes[rows].astype(np.float64)
+        values *= 2
+        values -= self.format.levels - 1
+        offset = self.offset[rows].astype(np.float64) * (1 << self.offset_shift)
+        return _spread(values, self.scale[rows], offset, self.group)
+
+    def largest_sum(self, activations: Activations) -> int:
+        """The largest magnitude that a sum over K, or over a part of it, can reach."""
+        counts = np.minimum(self.group, self.shape[1] - np.arange(0, self.shape[1], self.group))
+        offsets = np.abs(self.offset.astype(np.int64)) << self.offset_shift
+        each = self.scale.astype(np.int64) * self.format.maximum + offsets
+        return int((each @ counts).max(initial=0)) * activations.maximum
+
+
+OFFSET_SHIFTS = range(16)
+"""Shifts that a layer's offsets can have."""
+
+
+class _Halves(NamedTuple):
+    """What a tensor's groups ask for, float64 [N, G], and how much an error in them matters."""
+
+    scale: NDArray[np.float64]
+    """Weight of `value(code)`: half a step of the grid, as a magnitude."""
+    offset: NDArray[np.float64]
+    """Weight of the sum of a group's activations: the middle of the grid."""
+    value_square: float
+    """Mean square of `value` over all codes."""
+
+    def rounded(self, unit: NDArray[np.float32], shift: int) -> tuple[NDArray, NDArray]:
+        """The nearest integer scales and offsets in multiples of the outputs' units."""
+        inverse = _inverse(unit.astype(np.float64))[:, None]
+        return np.rint(self.scale * inverse), np.rint(self.offset * (inverse / (1 << shift)))
+
+    def error(self, unit: NDArray[np.float32], shift: int) -> NDArray[np.float64]:
+        """Mean squared error of each output, up to a factor common to the layer, [N]."""
+        scale, offset = self.rounded(unit, shift)
+        unit64 = unit.astype(np.float64)[:, None]
+        scale_error = scale * unit64 - self.scale
+        offset_error = offset * (unit64 * (1 << shift)) - self.offset
+        return (self.value_square * scale_error**2 + offset_error**2).sum(axis=1)
+
+
+def rescale(tensor: QuantTensor, scale_bits: int, offset_bits: int) -> ScaledTensor:
+    """The tensor with unsigned scales and signed offsets of so many bits.
+
+    An output's unit is the least with which its scales and offsets are in range (VS-Quant, Dai et
+    al., MLSys 2021), for the shift that gives the layer the least squared error: an error of a
+    scale counts by the mean square of `value`, one of an offset simply, as for codes used evenly
+    and activations of zero mean. Then larger units that make the output's largest scale an integer
+    are tried, all of them where it has up to four groups, and else every few: of one that is exact
+    there is a multiple among them. Codes of a group with a negative scale are mirrored.
+    """
+    levels, k = tensor.format.levels, tensor.shape[1]
+    scale = tensor.scale.astype(np.float64) / 2
+    grid = _Halves(np.abs(scale), tensor.minimum + scale * (levels - 1), (levels**2 - 1) / 3)
+    most_scale, most_offset = (1 << scale_bits) - 1, (1 << (offset_bits - 1)) - 1
+    largest_scale, largest_offset = grid.scale.max(axis=1), np.abs(grid.offset).max(axis=1)
+
+    def least(shift: int) -> NDArray[np.float32]:
+        units = np.maximum(largest_scale / most_scale, largest_offset / (most_offset << shift))
+        return units.astype(np.float32)
+
+    shift = min(OFFSET_SHIFTS, key=lambda each: grid.error(least(each), each).sum())
+    unit = least(shift)
+    error, top = grid.error(unit, shift), np.rint(largest_scale * _inverse(unit))
+    for step in range(0, most_scale // 2 + 1, -(-tensor.scale.shape[1] // 4)):
+        whole = top - step
+        tried = np.where(whole > 0, largest_scale / np.maximum(whole, 1), unit).astype(np.float32)
+        tried = np.maximum(tried, least(shift))
+        found = grid.error(tried, shift)
+        unit, error = np.where(found < error, tried, unit), np.minimum(found, error)
+    rounded_scale, rounded_offset = grid.rounded(unit, shift)
+    mirrored = np.repeat(tensor.scale < 0, tensor.group, axis=1)[:, :k]
+    return ScaledTensor(
+        codes=np.where(mirrored, np.uint8(levels - 1) - tensor.codes, tensor.codes),
+        format=tensor.format,
+        group=tensor.group,
+        scale=rounded_scale.astype(np.uint16),
+        offset=rounded_offset.astype(np.int16),
+        offset_shift=shift,
+        unit=unit,
+    )

@@ -9,12 +9,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hw.cli import json_option, out_option, set_option, show, spec_from
+from hw.cli import json_option, out_option, set_option, show
 from hw.files import RECORDS, append_record, provenance, read_records
-from sim.memory import Platform
+from hw.spec import CoreSpec
+from hw.spec.base import RefusedError
+from sim.memory import MemoryTiming, Platform
 from sw.cli import (
     COUNT,
     accel_option,
+    accelerator_from,
     chosen_text,
     chosen_weights,
     context_option,
@@ -27,11 +30,14 @@ from sw.cli import (
     tokens_option,
     weights_option,
 )
+from sw.linear import Accelerator
 from sw.perplexity import default_context
+from sw.price import REFRESH_INTERVAL_S, REFRESH_S, CorePlatform
 from sw.quant import parse_weights
 from sw.simulate import simulate
 
 _PLATFORM = Platform()
+_LATENCY_CYCLES = MemoryTiming().latency_cycles
 
 
 def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
@@ -46,7 +52,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
-@click.command(epilog="Example: evolute sim smollm2-135m --accel lut-decode --weights w4g32 --json")
+@click.command(epilog="Example: evolute sim smollm2-135m --accel core-decode --latency 100 --json")
 @model_argument
 @accel_option
 @set_option
@@ -56,9 +62,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
 @click.option(
     "--frequency-mhz",
     type=float,
-    default=_PLATFORM.frequency_hz / 1e6,
-    show_default=True,
-    help="The engine's clock.",
+    help=f"The clock. Default: a core's own; {_PLATFORM.frequency_hz / 1e6:g} for an engine.",
 )
 @click.option(
     "--bandwidth-gbs",
@@ -68,11 +72,21 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     help="Memory bandwidth in GB/s (1e9 bytes).",
 )
 @click.option(
+    "--latency",
+    type=COUNT,
+    help=f"A core's memory: cycles from address to data. Default: {_LATENCY_CYCLES}.",
+)
+@click.option(
+    "--refresh/--no-refresh",
+    default=None,
+    help=f"A core's memory: pause {REFRESH_S * 1e9:g} ns every {REFRESH_INTERVAL_S * 1e6:g} us. "
+    "Default: no.",
+)
+@click.option(
     "--weight-buffer-kib",
     type=click.IntRange(min=0),
-    default=_PLATFORM.weight_buffer_bytes // 1024,
-    show_default=True,
-    help="On-chip buffer that lets several row tiles share one read of the weights.",
+    help="An engine's buffer that lets several row tiles share one read of the weights. "
+    f"Default: {_PLATFORM.weight_buffer_bytes // 1024}.",
 )
 @text_option
 @tokens_option
@@ -86,9 +100,11 @@ def sim(
     weights: str | None,
     prefill: int,
     decode: int,
-    frequency_mhz: float,
+    frequency_mhz: float | None,
     bandwidth_gbs: float,
-    weight_buffer_kib: int,
+    latency: int | None,
+    refresh: bool | None,
+    weight_buffer_kib: int | None,
     text_path: Path | None,
     tokens: int | None,
     context: int | None,
@@ -97,11 +113,12 @@ def sim(
 ) -> None:
     """Run a language model on an accelerator: cycles, traffic, tokens/s and perplexity.
 
-    Cycles are the engine's, equal to its RTL's on streams that keep up. Memory time is modelled:
-    transfers overlap computation, at the stated bandwidth. Linear layers only.
+    For a core, cycles are those of its compiled programs with the stated memory, as its RTL takes
+    them. For an engine alone they are the engine's, on streams that keep up, and memory time is
+    modelled: transfers overlap computation, at the stated bandwidth. Linear layers only.
     """
-    spec = spec_from(accel, assignments)
-    platform = Platform(frequency_mhz * 1e6, bandwidth_gbs * 1e9, weight_buffer_kib * 1024)
+    spec = accelerator_from(accel, assignments)
+    platform = _platform(spec, frequency_mhz, bandwidth_gbs, latency, refresh, weight_buffer_kib)
     if weights is not None:
         parse_weights(weights)  # refuse a slip before a model is fetched for it
     verified = last_verification(out / RECORDS, spec.digest)
@@ -112,6 +129,11 @@ def sim(
         result = simulate(
             loaded, choice, spec, platform, prefill, decode, text, measured, window, done
         )
+    how = (
+        "cycles of compiled programs with the stated memory"
+        if isinstance(spec, CoreSpec)
+        else "cycles exact, memory modelled"
+    )
     record = {
         "kind": "sim",
         "accelerator": accel,
@@ -122,12 +144,58 @@ def sim(
             name: verified[name]
             for name in ("simulator", "seed", "transactions", "mismatches", "provenance")
         },
-        "provenance": provenance(
-            "cycles exact, memory modelled, perplexity measured on golden integers", ("numpy",)
-        ),
+        "provenance": provenance(f"{how}, perplexity measured on golden integers", ("numpy",)),
     }
     append_record(out / RECORDS, record)
     show(as_json, record, lambda console: _render(console, record))
+
+
+def _platform(
+    spec: Accelerator,
+    frequency_mhz: float | None,
+    bandwidth_gbs: float,
+    latency: int | None,
+    refresh: bool | None,
+    weight_buffer_kib: int | None,
+) -> Platform | CorePlatform:
+    """What the options say surrounds `spec`. Raises `RefusedError` for those of the other kind."""
+    bandwidth = bandwidth_gbs * 1e9
+
+    def refuse(what: str, **options: object) -> None:
+        for name, value in options.items():
+            if value is not None:
+                raise RefusedError(f"--{name.replace('_', '-')}: only for {what}")
+
+    if isinstance(spec, CoreSpec):
+        refuse("an engine alone", weight_buffer_kib=weight_buffer_kib)
+        frequency = spec.clock_mhz if frequency_mhz is None else frequency_mhz
+        cycles = _LATENCY_CYCLES if latency is None else latency
+        return CorePlatform(frequency * 1e6, bandwidth, cycles, bool(refresh))
+    refuse("a core", latency=latency, refresh=refresh)
+    frequency_hz = _PLATFORM.frequency_hz if frequency_mhz is None else frequency_mhz * 1e6
+    kib = _PLATFORM.weight_buffer_bytes // 1024 if weight_buffer_kib is None else weight_buffer_kib
+    return Platform(frequency_hz, bandwidth, kib * 1024)
+
+
+_ENGINE_ROWS = (
+    ("tokens", "tokens", ",", "asked for"),
+    ("engine cycles", "cycles", ",", "exact, as the RTL"),
+    ("engine utilization", "utilization", ".1%", "exact"),
+    ("memory bytes", "dram_bytes", ",", "modelled"),
+    ("seconds", "seconds", ".4g", "modelled"),
+    ("tokens/s", "tokens_per_s", ".4g", "modelled, linear layers"),
+    ("bound by", "bound", "", "modelled"),
+)
+_CORE_ROWS = (
+    ("tokens", "tokens", ",", "asked for"),
+    ("core cycles", "cycles", ",", "exact for this memory, as the RTL"),
+    ("engine utilization", "engine_utilization", ".1%", "exact for this memory"),
+    ("bus utilization", "bus_utilization", ".1%", "exact for this memory"),
+    ("memory bytes", "dram_bytes", ",", "exact"),
+    ("seconds", "seconds", ".4g", "those cycles, without the host"),
+    ("tokens/s", "tokens_per_s", ".4g", "those cycles, linear layers"),
+    ("bound by", "bound", "", "which has more to do"),
+)
 
 
 def _render(console: Console, record: dict[str, Any]) -> None:
@@ -161,15 +229,7 @@ def _render(console: Console, record: dict[str, Any]) -> None:
     for title in ("", "prefill", "decode", "number is"):
         totals.add_column(title, justify="right" if title in ("prefill", "decode") else "left")
     phases = record["prefill"], record["decode"]
-    rows = (
-        ("tokens", "tokens", ",", "asked for"),
-        ("engine cycles", "cycles", ",", "exact, as the RTL"),
-        ("engine utilization", "utilization", ".1%", "exact"),
-        ("memory bytes", "dram_bytes", ",", "modelled"),
-        ("seconds", "seconds", ".4g", "modelled"),
-        ("tokens/s", "tokens_per_s", ".4g", "modelled, linear layers"),
-        ("bound by", "bound", "", "modelled"),
-    )
+    rows = _CORE_ROWS if "bus_utilization" in record["decode"] else _ENGINE_ROWS
     for title, name, form, label in rows:
         totals.add_row(title, *(format(phase[name], form) for phase in phases), label)
     console.print()

@@ -8,21 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from hw.spec import LutTensorCore
+from hw.spec import CoreSpec
 from sim.evaluate import Metrics, evaluate
 from sim.memory import Platform
 from sim.workload import Workload
-from sw.linear import (
-    Backend,
-    Linears,
-    engine_linears,
-    fast_backend,
-    host_linears,
-    workload,
-)
-from sw.llama import Cache, forward
+from sw.core import on_accelerator, stages_of
+from sw.linear import Accelerator, Backend, Linears, fast_backend, host_linears, workload
+from sw.llama import Cache, forward, head
 from sw.model import LanguageModel
 from sw.perplexity import Accuracy, Text, measure, windows
+from sw.price import CorePlatform, Cost, cost
 from sw.quant import QuantError, Weights
 
 CHECK_TOKENS = 4
@@ -38,26 +33,23 @@ class Simulation:
     """
 
     workload: Workload
-    metrics: Metrics
+    metrics: Metrics | Cost
     accuracy: Accuracy
     backend: Backend
     tables_equal: bool | None
 
     def to_dict(self) -> dict[str, Any]:
-        phases = zip(self.metrics.prefill.layers, self.metrics.decode.layers, strict=True)
+        metrics = self.metrics.to_dict()
+        phases = zip(metrics["prefill"]["layers"], metrics["decode"]["layers"], strict=True)
         return {
             "model": self.workload.model,
             "weights": self.workload.weights,
-            **self.metrics.to_dict(),
+            **metrics,
             "layers": [
                 {
-                    "name": prefill.linear.name,
-                    "count": prefill.linear.count,
-                    "n": prefill.linear.n,
-                    "k": prefill.linear.k,
-                    "weights": prefill.linear.format.name,
-                    "prefill_cycles": prefill.cycles,
-                    "decode_cycles": decode.cycles,
+                    **{name: prefill[name] for name in ("name", "count", "n", "k", "weights")},
+                    "prefill_cycles": prefill["cycles"],
+                    "decode_cycles": decode["cycles"],
                 }
                 for prefill, decode in phases
             ],
@@ -81,8 +73,8 @@ class Simulation:
 def simulate(
     model: LanguageModel,
     weights: Weights,
-    spec: LutTensorCore,
-    platform: Platform,
+    spec: Accelerator,
+    platform: Platform | CorePlatform,
     prefill_tokens: int,
     decode_tokens: int,
     text: Text,
@@ -92,24 +84,31 @@ def simulate(
 ) -> Simulation:
     """Price the model's linear layers on `spec`, and measure what its arithmetic does to the text.
 
-    Perplexity runs through plain integer products, which exact tables equal; rounded tables are
-    run themselves. `progress` is called with the part of the measurement done, 0..1. Raises
-    `RefusedError` for what the model, the weights and the engine do not allow together.
+    `platform` is of the kind that `spec` needs. Perplexity runs through plain integer products,
+    which exact tables equal; rounded tables are run themselves. `progress` is called with the part
+    of the measurement done, 0..1. Raises `RefusedError` for what the model, the weights and the
+    accelerator do not allow together.
     """
     work = workload(model, weights, spec)
     if not work.linears:
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
-    metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens)
-    backend = fast_backend(spec)
-    engine = engine_linears(model, weights, spec, backend)
-    accuracy = measure(model, engine, host_linears(model), text, tokens, context, progress)
+    if isinstance(spec, CoreSpec):
+        assert isinstance(platform, CorePlatform)
+        blocks = stages_of(model, weights, spec)
+        metrics = cost(spec, blocks, platform, prefill_tokens, decode_tokens)
+    else:
+        assert isinstance(platform, Platform)
+        metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens)
+    backend, backends = fast_backend(spec), on_accelerator(model, weights, spec)
+    linear = backends(backend)
+    accuracy = measure(model, linear, host_linears(model), text, tokens, context, progress)
     tables_equal = None
     if backend == "integer":
         start = windows(model, text, CHECK_TOKENS, context)[0]
-        tables = engine_linears(model, weights, spec, "golden")
-        tables_equal = np.array_equal(_logits(model, engine, start), _logits(model, tables, start))
+        tables = backends("golden")
+        tables_equal = np.array_equal(_logits(model, linear, start), _logits(model, tables, start))
     return Simulation(work, metrics, accuracy, backend, tables_equal)
 
 
 def _logits(model: LanguageModel, linear: Linears, tokens: list[int]) -> np.ndarray:
-    return linear("head", forward(model, linear, tokens, Cache(model.config, len(tokens))))
+    return head(linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))

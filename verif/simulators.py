@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,12 @@ _DEFINES = tuple(
 # thousand cycles. The runtime is compiled once, so it can afford -O2.
 _MODEL_FLAGS = ("-O0",)
 _RUNTIME_FLAGS = ("-O2",)
+# Expanding vectors of more than 16 words costs wide designs much of their build's time.
+_EXPANSION = ("--expand-limit", "16")
+# Whatever reset does not define starts at random instead of at a lucky zero.
+_UNDEFINED = ("--x-assign", "unique", "--x-initial", "unique")
+# Without its own copy of the ports in a scope whose name not every reader accepts.
+_TRACE = ("--trace-vcd", "--no-trace-top")
 
 
 class SimulatorError(RefusedError):
@@ -192,24 +199,43 @@ def _translate(verilog: str, top: str, options: Sequence[str], scratch: Path) ->
     return sorted(path.name for path in scratch.glob("Vtop*.cpp"))
 
 
-def build_native(verilog: str, top: str, main: str) -> Path:
-    """A program of the module `top` and a C++ `main` that drives it as class `Vtop`.
+def build_native(
+    verilog: str, top: str, sources: Mapping[str, str], *, waves: bool = False
+) -> Path:
+    """A program of the module `top` and C++ that drives it as class `Vtop`.
 
-    Without Python and optimized: what a bench's speed is measured against. Raises as `build`.
+    `sources` are files by name, of which `main.cpp` is compiled. Without Python and optimized, for
+    what must run long. With `waves`, `VM_TRACE` is 1 and the classes for a VCD are there. Raises as
+    `build`.
     """
     if missing := _missing("verilator"):
         raise SimulatorError(f"simulator verilator: needs {' and '.join(missing)} on the path")
     versions = _tool_versions("verilator")
-    runtime = _runtime(False, versions)
+    runtime = _runtime(waves, versions)
 
     def make(product: Path, scratch: Path) -> None:
-        sources = [*_translate(verilog, top, ["-O3"], scratch), "main.cpp"]
-        (scratch / "main.cpp").write_text(main)
-        (scratch / "all.cpp").write_text("".join(f'#include "{name}"\n' for name in sources))
-        _call([*_compile_command(False, _RUNTIME_FLAGS), "-c", "all.cpp"], scratch, {})
-        _call([_compiler(), "all.o", runtime, "-o", product, "-pthread"], scratch, {})
+        options = ["-O3", *_EXPANSION, *_UNDEFINED, *(_TRACE if waves else ())]
+        for name, text in sources.items():
+            (scratch / name).write_text(text)
+        parts = [*_translate(verilog, top, options, scratch), "main.cpp"]
 
-    return _cached("native", ("native", top, *versions, main, verilog), make)
+        def compiled(name: str, slow: bool, flags: Sequence[str]) -> str:
+            lines = [f'#include "{part}"\n' for part in parts if ("Slow" in part) == slow]
+            (scratch / f"{name}.cpp").write_text("".join(lines))
+            _call([*_compile_command(waves, flags), "-c", f"{name}.cpp"], scratch, {})
+            return f"{name}.o"
+
+        # What runs once is as long as what runs every cycle, and need not be fast.
+        with ThreadPoolExecutor(2) as pool:
+            jobs = [
+                pool.submit(compiled, "fast", False, _RUNTIME_FLAGS),
+                pool.submit(compiled, "slow", True, _MODEL_FLAGS),
+            ]
+            objects = [job.result() for job in jobs]
+        _call([_compiler(), *objects, runtime, "-o", product, "-pthread"], scratch, {})
+
+    texts = (text for item in sorted(sources.items()) for text in item)
+    return _cached("native", ("native", top, str(waves), *versions, verilog, *texts), make)
 
 
 def _build_verilator(
@@ -217,12 +243,7 @@ def _build_verilator(
 ) -> None:
     # The bench touches ports only; making every signal public would forbid most optimization.
     options = ["--vpi", "--public-depth", "1"]
-    # Expanding vectors of more than 16 words costs wide designs a quarter of their build's time.
-    options += ["--expand-limit", "16"]
-    # Whatever reset does not define starts at random instead of at a lucky zero.
-    options += ["--x-assign", "unique", "--x-initial", "unique"]
-    # Without its own copy of the ports in a scope whose name not every reader accepts.
-    options += ["--trace-vcd", "--no-trace-top"] if waves else []
+    options += [*_EXPANSION, *_UNDEFINED, *(_TRACE if waves else ())]
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
     sources = [*_translate(verilog, top, options, scratch), str(main)]
     # One translation unit: most of a small model's time goes to the shared headers.

@@ -1,4 +1,4 @@
-"""Compares RTL with golden, value by value, and with the cycle model, cycle by cycle."""
+"""Compares an engine's RTL with golden, value by value, and with the cycle model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hw.export import module_name, to_verilog
+from hw.spec.base import Spec
 from hw.spec.lut_tensor_core import LutTensorCore
 from sim.cycles import Transfers, fold, run_cycles
 from verif import bench, simulators
@@ -24,12 +25,13 @@ class Report:
     """The outcome of one verification; it passed if nothing differs."""
 
     name: str
-    spec: LutTensorCore
+    spec: Spec
     simulator: str
     seed: int
     cases: int
     transactions: int
-    """Transfers on all four streams, each checked for its cycle."""
+    """Transfers on an engine's four streams, each checked for its cycle, or words on a core's bus,
+    which its programs' cycles count."""
     elements: int
     """Result numbers, each checked for its value."""
     rtl_cycles: int

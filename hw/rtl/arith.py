@@ -12,6 +12,20 @@ def named(m: Module, name: str, value: Value) -> Signal:
     return signal
 
 
+def wrap(m: Module, name: str, length: int, advance: Value, restart: Value | None = None) -> Value:
+    """Whether a counter that `advance` turns through 0 .. `length` - 1 is at its last count."""
+    if length == 1:
+        return Const(1)
+    count = Signal(range(length), name=name)
+    last = named(m, f"last_{name}", count == length - 1)
+    with m.If(advance):
+        m.d.sync += count.eq(Mux(last, 0, count + 1))
+    if restart is not None:
+        with m.If(restart):
+            m.d.sync += count.eq(0)
+    return last
+
+
 def choose(values: Sequence[Value], index: Value) -> Value:
     """`values[index]` as a tree of two-way multiplexers; there are 2^len(index) values."""
     if len(values) == 1:

@@ -1,6 +1,7 @@
 """What may be chosen, what follows from it, and what is illegal. Standard library only."""
 
 from hw.spec.base import Spec, SpecError
+from hw.spec.core import CoreSpec
 from hw.spec.lut_tensor_core import LutTensorCore
 
 ENGINES: dict[str, type[Spec]] = {"lut_tensor_core": LutTensorCore}
@@ -8,8 +9,9 @@ ENGINES: dict[str, type[Spec]] = {"lut_tensor_core": LutTensorCore}
 
 
 def engine_of(spec: Spec) -> str:
-    """The file stem of the spec's engine."""
-    return next(stem for stem, kind in ENGINES.items() if isinstance(spec, kind))
+    """The file stem of an engine's spec, or of the engine in a core's."""
+    engine = spec.engine if isinstance(spec, CoreSpec) else spec
+    return next(stem for stem, kind in ENGINES.items() if isinstance(engine, kind))
 
 
-__all__ = ["ENGINES", "LutTensorCore", "Spec", "SpecError", "engine_of"]
+__all__ = ["ENGINES", "CoreSpec", "LutTensorCore", "Spec", "SpecError", "engine_of"]

@@ -76,23 +76,38 @@ class Spec:
         return dataclasses.replace(self, **changes)
 
     def evolve_text(self, assignments: typing.Iterable[str]) -> Self:
-        """A copy changed by `field=value` strings, as typed on a command line."""
+        """A copy changed by `field=value` strings, as typed on a command line.
+
+        A field of a spec within this one is `outer.field`.
+        """
         hints = typing.get_type_hints(type(self))
         changes: dict[str, Any] = {}
+        inner: dict[str, list[str]] = {}
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             require(bool(equals), assignment, "of the form field=value", assignment)
+            outer, dot, rest = name.partition(".")
+            if dot and isinstance(getattr(self, outer, None), Spec):
+                inner.setdefault(outer, []).append(f"{rest}={text}")
+                continue
             require(name in hints, name, f"one of {', '.join(hints)}", text)
             try:
                 changes[name] = _parse(text, hints[name])
             except ValueError:
                 rule = f"of type {getattr(hints[name], '__name__', hints[name])}"
                 raise SpecError(name, rule, text) from None
+        for outer, texts in inner.items():
+            try:
+                changes[outer] = getattr(self, outer).evolve_text(texts)
+            except SpecError as error:
+                raise SpecError(f"{outer}.{error.field}", error.rule, error.value) from None
         return self.evolve(**changes)
 
     def to_dict(self) -> dict[str, Any]:
         """The choices, with the spec class's name under `kind`; JSON-serializable."""
-        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {k: v.to_dict() if isinstance(v, Spec) else v for k, v in values.items()}
+        return {"kind": type(self).__name__, **plain}
 
     @property
     def digest(self) -> str:

@@ -7,9 +7,12 @@ starts at (i*J + j)*b above the field's own offset.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
+from hw.spec.base import Spec
 from hw.spec.lut_tensor_core import LutTensorCore
 
 COUNT_BITS = 16
@@ -104,3 +107,12 @@ def lut_tensor_core(spec: LutTensorCore) -> EngineStreams:
             )
         ),
     )
+
+
+STREAMS: dict[type[Spec], Callable[[Any], EngineStreams]] = {LutTensorCore: lut_tensor_core}
+"""The streams of a spec's engine."""
+
+
+def streams(spec: Spec) -> EngineStreams:
+    """The streams of the engine that `spec` describes."""
+    return STREAMS[type(spec)](spec)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from hw.spec.base import RefusedError
+from hw.spec.base import RefusedError, Spec
+from hw.spec.core import CoreSpec
 from hw.spec.lut_tensor_core import LutTensorCore
 
 
@@ -22,15 +23,48 @@ class Preset:
     """A spec worth having a name, with the one-line reason."""
 
     name: str
-    spec: LutTensorCore
+    spec: Spec
     description: str
 
 
 _DECODE = LutTensorCore(m=1, n=32, k=4, kg=2, weight_bits=8, group_size=128)
 
+_PREFILL = _DECODE.evolve(m=8, n=16, kg=4)
+_FPGA = LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64)
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
+        Preset(
+            "core-decode",
+            CoreSpec(engine=_DECODE, accumulators=256),
+            "a complete core for one token at a time: lut-decode behind a 256-bit AXI4 port",
+        ),
+        Preset(
+            "core-prefill",
+            CoreSpec(
+                engine=_PREFILL,
+                activation_buffer_bytes=131072,
+                accumulators=2048,
+                scale_lanes=16,
+            ),
+            "a complete core for prompts: lut-prefill with activations for 40 tokens and more",
+        ),
+        Preset(
+            "core-fpga",
+            CoreSpec(
+                engine=_FPGA,
+                bus_bits=128,
+                address_bits=32,
+                weight_buffer_bytes=32768,
+                activation_buffer_bytes=8192,
+                scale_buffer_bytes=4096,
+                accumulators=64,
+                scale_lanes=2,
+                clock_mhz=50,
+            ),
+            "a complete core for an ECP5-85K or a small Xilinx part: lut-fpga behind 128 bits",
+        ),
         Preset(
             "lut-decode",
             _DECODE,
@@ -43,7 +77,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "lut-prefill",
-            _DECODE.evolve(m=8, n=16, kg=4),
+            _PREFILL,
             "eight tokens at a time for prompts: 8 rows x 16 columns x 16 activations",
         ),
         Preset(
@@ -53,13 +87,19 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "lut-fpga",
-            LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64),
+            _FPGA,
             "fits the smallest ECP5 and iCE40 parts",
         ),
     )
 }
 
+CORES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, CoreSpec)}
+ENGINES = {
+    each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, LutTensorCore)
+}
+
 DEFAULT = next(iter(PRESETS))
+DEFAULT_ENGINE = next(iter(ENGINES))
 
 
 def preset(name: str) -> Preset:

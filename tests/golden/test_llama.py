@@ -18,12 +18,12 @@ import pytest
 from hw.files import sha256
 from hw.spec import LutTensorCore
 from hw.spec.formats import WeightCodes
-from hw.spec.presets import PRESETS
+from hw.spec.presets import ENGINES
 from sim.golden import integer
 from sw import zoo
 from sw.checkpoint import open_model
 from sw.linear import engine_linears, host_linears, linear_names, workload
-from sw.llama import Cache, forward, generate, greedy, sampler
+from sw.llama import Cache, forward, generate, greedy, head, sampler
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, measure, windows
 from sw.quant import (
@@ -71,7 +71,7 @@ def model(name: str) -> LanguageModel:
 
 def logits(subject: LanguageModel, ids: list[int]) -> np.ndarray:
     linear = host_linears(subject)
-    return linear("head", forward(subject, linear, ids, Cache(subject.config, len(ids))))
+    return head(linear, forward(subject, linear, ids, Cache(subject.config, len(ids))))
 
 
 def tolerance(subject: LanguageModel, largest: float) -> float:
@@ -142,10 +142,10 @@ def test_a_prompt_at_once_equals_token_by_token():
     np.testing.assert_allclose(np.concatenate(parts), at_once, atol=2e-4)
 
 
-@pytest.mark.parametrize("accel", PRESETS)
+@pytest.mark.parametrize("accel", ENGINES)
 @pytest.mark.parametrize("weights", ["w1g32s", "w2g128", "w4g32", "w3s", "tg64"])
 def test_tables_and_integers_give_identical_logits(accel, weights):
-    spec = PRESETS[accel].spec
+    spec = ENGINES[accel]
     if spec.table_bits is not None:
         pytest.skip("rounded tables are no integer product")
     subject, choice = model("evolute-tiny"), parse_weights(weights)
@@ -154,7 +154,7 @@ def test_tables_and_integers_give_identical_logits(accel, weights):
     for backend in ("golden", "integer"):
         linear = engine_linears(subject, choice, spec, backend)
         hidden = forward(subject, linear, ids, Cache(subject.config, len(ids)))
-        found.append(linear("head", hidden))
+        found.append(head(linear, hidden))
     assert np.array_equal(*found)
 
 
@@ -172,7 +172,7 @@ def test_engine_layer_is_the_formula(bits):
     x = rng.normal(size=(2, 128)).astype(np.float32)
     a = quantize_activations(x, spec.activations)
     sums = integer.group_sums(a.x, tensor.codes, tensor.format, tensor.group)
-    found = engine_linears(subject, choice, spec)("0.q", x)
+    (found,) = engine_linears(subject, choice, spec)(["0.q"], x)
     for m, n in ((0, 0), (1, 17), (1, 127)):
         total = Fraction(0)
         for g in range(3):
@@ -187,7 +187,7 @@ def test_engine_layer_is_the_formula(bits):
 
 def test_rounded_tables_move_little_and_need_golden():
     subject = model("evolute-tiny")
-    spec = PRESETS["lut-int8-table"].spec
+    spec = ENGINES["lut-int8-table"]
     choice, text = parse_weights("w4g32"), Text("story", STORY * 3)
     with pytest.raises(QuantError, match="golden"):
         engine_linears(subject, choice, spec, "integer")
@@ -245,12 +245,12 @@ def test_native_codes_go_to_the_engine_as_far_as_they_fit():
     """Native 8-bit codes: an 8-bit engine takes the head, a 4-bit engine leaves it to the host."""
     subject = model("evolute-tiny")
     rounding = parse_weights("w4g32").rounding
-    head = parse_weights("w8g32s").rounding
-    assert rounding and head
+    head_rounding = parse_weights("w8g32s").rounding
+    assert rounding and head_rounding
     tensors = dict(subject.tensors)
     for name in linear_names(subject)[:-1]:
         tensors[name] = quantize(dequantized(tensors[name]), rounding)
-    tensors["embedding"] = quantize(dequantized(tensors["embedding"]), head)
+    tensors["embedding"] = quantize(dequantized(tensors["embedding"]), head_rounding)
     coded = replace(subject, tensors=tensors)
     assert isinstance(coded.head, QuantTensor)
     assert workload(coded, NATIVE, LutTensorCore(weight_bits=4)).host == ("head",)

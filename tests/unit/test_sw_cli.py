@@ -66,16 +66,22 @@ def test_stated_facts_of_the_default_model():
     assert found == (known.name, known.params, known.layers, known.hidden, known.vocab)
 
 
-def test_eval_prints_and_keeps_an_accuracy_record(command, tmp_path):
+@pytest.mark.parametrize("accel", ["core-decode", "lut-decode"])
+def test_eval_prints_and_keeps_an_accuracy_record(command, tmp_path, accel):
     arguments = ("--weights", "w8g32", "--tokens", "300", "--context", "128", "--json")
-    code, out, _ = command("eval", "evolute-tiny", *arguments)
+    code, out, _ = command("eval", "evolute-tiny", "--accel", accel, *arguments)
     record = json.loads(out)
     assert code == 0
     assert record["kind"] == "accuracy"
     assert (record["tokens"], record["context"]) == (300, 128)
     assert record["text"] == "heldout.txt"
     assert record["bits_index"] == 8
-    assert record["bits_total"] == 8 + (16 + 8) / 32
+    if accel == "lut-decode":
+        assert record["bits_total"] == 8 + (16 + 8) / 32
+    else:  # integers of 8 + 8 bits per group, and a float per output
+        shapes = zoo.load("evolute-tiny").config.layer_linears().values()
+        outputs, weights = sum(n for n, _ in shapes), sum(n * k for n, k in shapes)
+        assert record["bits_total"] == pytest.approx(8 + 16 / 32 + 32 * outputs / weights)
     assert record["perplexity"] == pytest.approx(record["reference_perplexity"], rel=0.05)
     assert 0 < record["kl"] < 0.1
     assert 0.9 < record["top1"] <= 1
@@ -114,6 +120,50 @@ def test_run_generates_text(command, backend):
     assert out == f"One day, Lily{record['text']}\n"
 
 
+@pytest.mark.parametrize("accel", ["core-decode", "core-prefill", "core-fpga", "lut-decode"])
+def test_sim_prints_what_a_model_costs(command, accel):
+    sizes = ("--prefill", "20", "--decode", "3", "--tokens", "40", "--weights", "w4g32")
+    code, out, _ = command("sim", "evolute-tiny", "--accel", accel, *sizes, "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["perplexity"]["tables_equal"]
+    assert record["host_layers"] == ["head"]
+    for phase in (record["prefill"], record["decode"]):
+        assert phase["tokens_per_s"] == pytest.approx(phase["tokens"] / phase["seconds"])
+        assert phase["bound"] in ("compute", "memory")
+        assert 0 < phase["utilization"] < 1
+        assert phase["dram_bytes"] > 0
+    layers = record["layers"]
+    config = zoo.load("evolute-tiny").config
+    assert [each["count"] for each in layers] == [config.layers] * len(layers)
+    assert sum(each["n"] * each["k"] for each in layers) == sum(
+        n * k for n, k in config.layer_linears().values()
+    )
+    if accel != "lut-decode":
+        assert [each["name"] for each in layers] == ["q+k+v", "o", "gate+up", "down"]
+        prefill = record["prefill"]
+        cycles = sum(each["count"] * each["cycles"] for each in prefill["layers"])
+        # The host's calls, one between two stages, take two cycles each.
+        assert prefill["cycles"] == cycles + 2 * config.layers * (len(layers) - 1)
+    code, out, _ = command("sim", "evolute-tiny", "--accel", accel, *sizes)
+    assert code == 0
+    assert f"on {accel}" in out
+
+
+def test_slower_memory_costs_cycles(command):
+    def cycles(*options: str) -> int:
+        sizes = ("--prefill", "4", "--decode", "1", "--tokens", "10")
+        _, out, _ = command("sim", "evolute-tiny", *sizes, *options, "--json")
+        return json.loads(out)["decode"]["cycles"]
+
+    usual = cycles()
+    assert cycles("--latency", "200") > usual
+    assert cycles("--refresh") > usual
+    assert cycles("--bandwidth-gbs", "3.2") > 1.5 * usual
+    # A slower clock needs fewer bytes per cycle, but more time for as many cycles.
+    assert cycles("--frequency-mhz", "400") > 1.5 * usual
+
+
 def test_sampled_text_depends_on_the_seed_alone(command):
     def text(seed: str) -> str:
         arguments = ("--prompt", "One day", "--tokens", "12", "--temperature", "1")
@@ -133,8 +183,15 @@ def test_sampled_text_depends_on_the_seed_alone(command):
         (["eval", "evolute-tiny", "--context", "513"], "context: must be in 3..512, got 513"),
         (["eval", "evolute-tiny", "--text", "absent.txt"], "cannot read absent.txt"),
         (["eval", "evolute-tiny", "--accel", "lut-decod"], "did you mean lut-decode"),
-        (["eval", "evolute-tiny", "--set", "k=9"], "k: must be in 2..6, got 9"),
+        (["eval", "evolute-tiny", "--set", "engine.k=9"], "k: must be in 2..6, got 9"),
         (["eval", "evolute-tiny", "--tokens", "0"], "--tokens"),
+        (["sim", "evolute-tiny", "--weight-buffer-kib", "8"], "only for an engine alone"),
+        (["sim", "evolute-tiny", "--accel", "lut-decode", "--latency", "9"], "only for a core"),
+        (["sim", "evolute-tiny", "--bandwidth-gbs", "0.1"], "at least 1 byte per cycle"),
+        (
+            ["sim", "evolute-tiny", "--weights", "w8g32", "--set", "weight_buffer_bytes=512"],
+            "the weight buffer is",
+        ),
         (["run", "evolute-tiny", "--prompt", "x", "--tokens", "600"], "context: must be at most"),
         (
             "run evolute-tiny --prompt x --accel lut-int8-table --backend integer".split(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from hw.spec.formats import Activations, WeightCodes
 from sw.quant import (
     FLOAT,
     NATIVE,
+    OFFSET_SHIFTS,
     QuantError,
     QuantTensor,
     Rounding,
@@ -18,6 +21,7 @@ from sw.quant import (
     parse_weights,
     quantize,
     quantize_activations,
+    rescale,
 )
 
 ROUNDINGS = [f"w{bits}g{group}{s}" for bits in range(1, 9) for group in (0, 32) for s in "saf"]
@@ -162,3 +166,76 @@ def test_activation_errors_stay_within_half_a_step(bits, seed, magnitude):
 def test_activations_that_are_not_finite_are_refused():
     with pytest.raises(QuantError, match="finite"):
         quantize_activations(np.array([[1, np.inf]], np.float32), Activations(8))
+
+
+# Integer scales of a core.
+
+
+@pytest.mark.parametrize("text", ["w4s", "w1s", "w2s", "w8s", "t", "w4a", "w3a"])
+def test_one_group_per_output_is_rescaled_exactly(text):
+    """Symmetric, ternary and zero-point grids, whatever the sizes of the outputs."""
+    rng = np.random.default_rng(2)
+    w = (rng.normal(size=(50, 40)) * 10.0 ** rng.uniform(-3, 2, (50, 1))).astype(np.float32)
+    tensor = quantize(w, rounding(text))
+    found = rescale(tensor, 8, 8)
+    rebuilt = found.integers(slice(None)) * found.unit[:, None].astype(np.float64)
+    # The unit alone is rounded, to float32.
+    np.testing.assert_allclose(rebuilt, tensor.rows(slice(None), np.float64), rtol=2.0**-24)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([*ROUNDINGS, "tg32"]),
+    st.integers(2, 16),
+    st.integers(2, 16),
+    st.integers(0, 2**32 - 1),
+)
+def test_rescaled_grids_lie_within_half_a_step_of_each_integer(text, scales, offsets, seed):
+    w = np.random.default_rng(seed).normal(size=(3, 70)).astype(np.float32)
+    tensor = quantize(w, rounding(text))
+    found = rescale(tensor, scales, offsets)
+    assert 0 <= found.scale.min() <= found.scale.max() < 1 << scales
+    assert np.abs(found.offset.astype(int)).max() < 1 << offsets - 1
+    assert found.offset_shift in OFFSET_SHIFTS
+    unit = found.unit[:, None].astype(np.float64)
+    half = tensor.scale.astype(np.float64) / 2
+    middle = tensor.minimum + half * (tensor.format.levels - 1)
+    assert (np.abs(found.scale * unit - half) <= 0.5001 * unit).all()
+    step = unit * (1 << found.offset_shift)
+    assert (np.abs(found.offset * step - middle) <= 0.5001 * step).all()
+
+
+def test_more_bits_mean_smaller_errors():
+    w = np.random.default_rng(4).normal(size=(64, 256)).astype(np.float32)
+    tensor = quantize(w, rounding("w4g32"))
+
+    def error(bits: int) -> float:
+        found = rescale(tensor, bits, bits)
+        rebuilt = found.integers(slice(None)) * found.unit[:, None].astype(np.float64)
+        return float(np.abs(rebuilt - tensor.rows(slice(None), np.float64)).mean())
+
+    errors = [error(bits) for bits in range(3, 15)]
+    assert errors == sorted(errors, reverse=True)
+    # Four bits more are 16 times as fine, up to the granularity of the shift.
+    assert error(8) < error(4) / 10
+
+
+def test_groups_with_a_negative_scale_are_mirrored():
+    codes = np.array([[0, 1, 2, 3], [3, 3, 0, 1]], np.uint8)
+    scale = np.array([[-0.5], [0.25]], np.float32)
+    minimum = np.array([[1.0], [-0.5]], np.float32)
+    tensor = QuantTensor(codes, WeightCodes(2), 4, scale, minimum, 32)
+    found = rescale(tensor, 8, 8)
+    assert found.codes.tolist() == [[3, 2, 1, 0], [3, 3, 0, 1]]
+    rebuilt = found.integers(slice(None)) * found.unit[:, None].astype(np.float64)
+    np.testing.assert_allclose(rebuilt, tensor.dequantize(), rtol=2.0**-24)
+
+
+def test_the_largest_sum_is_reached():
+    rng = np.random.default_rng(5)
+    tensor = rescale(quantize(rng.normal(size=(1, 70)).astype(np.float32), rounding("w2g32")), 8, 8)
+    extreme = 3 * (tensor.offset >= 0).astype(np.uint8)  # the code that adds to the offset
+    codes = np.repeat(extreme, 32, axis=1)[:, :70]
+    weights = replace(tensor, codes=codes).integers(slice(None))[0]
+    x = 127 * np.sign(weights)
+    assert tensor.largest_sum(Activations(8)) == weights @ x

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evolute
-from hw.spec import layout
+from hw.spec import CoreSpec, layout
 from hw.spec.base import RefusedError
 from hw.spec.formats import Activations, WeightCodes
 from hw.spec.layout import Beat, Field
@@ -149,11 +149,20 @@ def test_cases_depend_on_nothing_but_the_seed() -> None:
 
 
 def test_random_specs_are_varied_and_repeatable() -> None:
-    jobs = random_jobs(60, seed=4)
-    assert [job.spec for job in random_jobs(5, seed=4)] == [job.spec for job in jobs[:5]]
-    assert {job.spec.k for job in jobs} == {2, 3, 4, 5, 6}
-    assert {job.spec.weight_bits for job in jobs} == set(range(1, 9))
-    assert {job.spec.table_bits is None for job in jobs} == {True, False}
+    specs = [job.spec for job in random_jobs(80, seed=4)]
+    assert [job.spec for job in random_jobs(5, seed=4)] == specs[:5]
+    engines = [spec for spec in specs if isinstance(spec, LutTensorCore)]
+    assert {spec.k for spec in engines} == {2, 3, 4, 5, 6}
+    assert {spec.weight_bits for spec in engines} == set(range(1, 9))
+    assert {spec.table_bits is None for spec in engines} == {True, False}
+    cores = [spec for spec in specs if isinstance(spec, CoreSpec)]
+    assert len(cores) == 20
+    assert {spec.bus_bits for spec in cores} == {64, 128, 256, 512}
+    assert len({spec.digest for spec in specs}) == len(specs)
+
+
+def test_icarus_draws_no_cores() -> None:
+    assert all(isinstance(job.spec, LutTensorCore) for job in random_jobs(8, 1, "icarus"))
 
 
 # Streams.

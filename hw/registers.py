@@ -1,0 +1,89 @@
+"""The core's registers, seen over AXI4-Lite: 32-bit words at byte offsets."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+IDENTITY = 0x45564C54
+"""What the first register reads as: "EVLT" in ASCII."""
+
+
+@dataclass(frozen=True)
+class Register:
+    """One register. `writable` ones read back what was written, except `control`, which acts."""
+
+    name: str
+    offset: int
+    meaning: str
+    writable: bool = False
+
+
+class Control(enum.IntFlag):
+    """Bits written to `control`; all read as zero."""
+
+    START = 1
+    """Run the program from its first instruction; ignored while busy."""
+    RESUME = 2
+    """Go on after a `sync`; ignored while there is none."""
+    ACKNOWLEDGE = 4
+    """Clear done and error in `status`."""
+
+
+class Status(enum.IntFlag):
+    """Bits of `status` and of `interrupt_enable`; an enabled status raises the interrupt."""
+
+    BUSY = 1
+    DONE = 2
+    """The program has halted."""
+    ERROR = 4
+    """The program was stopped; `error` and `error_index` say why."""
+    SYNC = 8
+    """The program waits for `Control.RESUME`."""
+
+
+WATCHDOG_DEFAULT = 65536
+"""Cycles without any movement after which a program is stopped, unless written otherwise."""
+
+_WORDS = (
+    Register("identity", 0x00, "0x45564C54"),
+    Register("digest", 0x04, "first 32 bits of the spec's digest"),
+    Register("control", 0x08, "bits of Control; reads as 0", writable=True),
+    Register("status", 0x0C, "bits of Status"),
+    Register("interrupt_enable", 0x10, "bits of Status that raise the interrupt", writable=True),
+    Register("program_low", 0x14, "byte address of the program, a multiple of 4096", writable=True),
+    Register("program_high", 0x18, "its upper half", writable=True),
+    Register("instructions", 0x1C, "instructions in the program, 24 bits", writable=True),
+    Register(
+        "watchdog", 0x20, "cycles without movement that stop a program; 0 never does", writable=True
+    ),
+    Register("error", 0x24, "a Fault, or 0"),
+    Register("error_index", 0x28, "index of the instruction at fault"),
+)
+
+COUNTERS: dict[str, str] = {
+    "cycles": "cycles from start to halt",
+    "read_beats": "data words read over AXI4, instructions included",
+    "write_beats": "data words written over AXI4",
+    "steps": "weight beats that the engine took",
+    "compute_cycles": "cycles in which a matrix multiplication was in progress",
+    "dispatched": "instructions handed to their units, the halt included",
+}
+"""64-bit counters of the current or last program, by what they count."""
+
+_COUNTER_BASE = 0x40
+
+REGISTERS: dict[str, Register] = {
+    register.name: register
+    for register in (
+        *_WORDS,
+        *(
+            Register(f"{name}_{half}", _COUNTER_BASE + 8 * i + 4 * j, f"{meaning}, {half} half")
+            for i, (name, meaning) in enumerate(COUNTERS.items())
+            for j, half in enumerate(("low", "high"))
+        ),
+    )
+}
+
+ADDRESS_BITS = 8
+"""Width of an AXI4-Lite address."""

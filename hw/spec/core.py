@@ -1,0 +1,278 @@
+"""The core: an engine with its buffers, memory ports and control, complete enough to instantiate.
+
+Four units run decoupled, as in TVM's VTA (Moreau et al., IEEE Micro 2019): fetch, load, compute and
+store, ordered only by tokens that instructions wait for and signal (`hw.isa`). Weights, activations
+and scales are loaded over AXI4 into buffers while the engine works on others. What the engine gives
+per scale group is scaled by integers and summed, so that the core's results are exact:
+
+    result[m, n] = sum over groups g of scale[g, n] * psum[m, g, n]
+                                      + (offset[g, n] << offset_shift) * row_sum[m, g]
+
+with unsigned 8-bit scales, as in BitMoD's second level (HPCA 2025, section III-C); one float per
+output remains for the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from hw.spec import layout
+from hw.spec.base import Spec, require, require_range
+from hw.spec.layout import Beat, Field
+from hw.spec.lut_tensor_core import LutTensorCore
+
+RESULT_BITS = 64
+"""Width of one result in memory, sign-extended."""
+
+INSTRUCTION_BITS = 128
+"""Width of an instruction, see `hw.isa`."""
+
+MEMORY_PAGE_BYTES = 4096
+"""No AXI4 burst crosses a multiple of this (AXI4 specification, A3.4.1)."""
+
+MOST_BUFFER_WORDS = {"weight": 1 << 20, "activation": 1 << 20, "scale": 1 << 16}
+MOST_ACCUMULATOR_WORDS = 1 << 12
+"""What the fields of an instruction can address (`hw.isa`)."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Geometry of one on-chip buffer: filled in bus words, read in beats of `beat_bits`.
+
+    A beat takes a power-of-two share or multiple of a bus word, padded above its own bits, so that
+    addresses need no division.
+    """
+
+    name: str
+    bus_words: int
+    bus_bits: int
+    beat_bits: int
+
+    @property
+    def stride_bits(self) -> int:
+        """Bits from one beat to the next."""
+        return 1 << max(0, self.beat_bits - 1).bit_length()
+
+    @property
+    def words_per_beat(self) -> int:
+        """Bus words that one beat spans; each is a memory bank of its own."""
+        return max(1, self.stride_bits // self.bus_bits)
+
+    @property
+    def beats_per_word(self) -> int:
+        """Beats that share one bus word."""
+        return max(1, self.bus_bits // self.stride_bits)
+
+    @property
+    def beats(self) -> int:
+        return self.bus_words // self.words_per_beat * self.beats_per_word
+
+    def words(self, beats: int) -> int:
+        """Bus words that `beats` beats occupy, from the start of a word."""
+        return -(-beats // self.beats_per_word) * self.words_per_beat
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreSpec(Spec):
+    """Choices of one core."""
+
+    engine: LutTensorCore
+    """The engine in the socket."""
+    bus_bits: int = 256
+    """Width of the AXI4 data bus."""
+    address_bits: int = 40
+    """Width of an AXI4 address."""
+    burst_beats: int = 64
+    """Longest burst; bursts end at multiples of it, so none crosses a 4 KiB page."""
+    outstanding_reads: int = 8
+    """Read bursts in flight at once."""
+    weight_buffer_bytes: int = 65536
+    activation_buffer_bytes: int = 8192
+    scale_buffer_bytes: int = 8192
+    accumulators: int = 64
+    """Sums held; half of them are stored while the others accumulate."""
+    scale_bits: int = 8
+    """Width of a group's unsigned scale."""
+    offset_bits: int = 8
+    """Width of a group's signed offset, which multiplies the sum of its activations."""
+    scale_lanes: int = 4
+    """Sums scaled per cycle."""
+    sum_bits: int = 40
+    """Width of a sum over all groups."""
+    clock_mhz: int = 200
+    """Clock that constraints ask for and that turns cycles into seconds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.engine.table_bits is None,
+            "engine.table_bits",
+            "exact (the scaling of sums knows no row shifts)",
+            self.engine.table_bits,
+        )
+        require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
+                self.bus_bits)  # fmt: skip
+        require_range("address_bits", self.address_bits, 16, 48)
+        most = min(256, MEMORY_PAGE_BYTES // self.bus_bytes)
+        require(
+            self.burst_beats in [1 << i for i in range(2, most.bit_length())],
+            "burst_beats",
+            f"a power of two in 4..{most} (256 beats and 4 KiB at most)",
+            self.burst_beats,
+        )
+        require_range("outstanding_reads", self.outstanding_reads, 1, 64)
+        require_range("scale_bits", self.scale_bits, 2, 16)
+        require_range("offset_bits", self.offset_bits, 2, 16)
+        require_range("sum_bits", self.sum_bits, self.engine.acc_bits, RESULT_BITS)
+        require_range("clock_mhz", self.clock_mhz, 1, 4000)
+        require(
+            self.scale_lanes > 0
+            and self.engine.n % self.scale_lanes == 0
+            and self.scale_lanes & (self.scale_lanes - 1) == 0,
+            "scale_lanes",
+            f"a power of two that divides the engine's n ({self.engine.n})",
+            self.scale_lanes,
+        )
+        tile = self.engine.m * self.engine.n
+        require(
+            tile * RESULT_BITS % self.bus_bits == 0,
+            "bus_bits",
+            f"a divisor of the engine's results in memory ({tile * RESULT_BITS} bits)",
+            self.bus_bits,
+        )
+        words = self.accumulators // self.scale_lanes
+        most = MOST_ACCUMULATOR_WORDS * self.scale_lanes
+        require(
+            words * self.scale_lanes == self.accumulators
+            and words & (words - 1) == 0
+            and 2 * tile <= self.accumulators <= most,
+            "accumulators",
+            f"scale_lanes times a power of two, in {2 * tile}..{most} (two result tiles)",
+            self.accumulators,
+        )
+        for buffer in self.buffers:
+            name = f"{buffer.name}_buffer_bytes"
+            least = 2 * buffer.words_per_beat * self.bus_bytes
+            most = MOST_BUFFER_WORDS[buffer.name] * self.bus_bytes
+            value = getattr(self, name)
+            require(
+                value % least == 0 and least <= value <= most,
+                name,
+                f"a multiple of {least} (two beats) in {least}..{most}",
+                value,
+            )
+
+    @property
+    def bus_bytes(self) -> int:
+        return self.bus_bits // 8
+
+    # Buffers.
+
+    @property
+    def scale_beat(self) -> Beat:
+        """Scales and offsets of `scale_lanes` neighbouring outputs."""
+        return Beat(
+            (
+                Field("scale", self.scale_bits, (self.scale_lanes,)),
+                Field("offset", self.offset_bits, (self.scale_lanes,), signed=True),
+            )
+        )
+
+    def _buffer(self, name: str, size_bytes: int, beat: Beat) -> Buffer:
+        return Buffer(name, size_bytes // self.bus_bytes, self.bus_bits, beat.bits)
+
+    @property
+    def weight_buffer(self) -> Buffer:
+        streams = layout.streams(self.engine)
+        return self._buffer("weight", self.weight_buffer_bytes, streams.weight)
+
+    @property
+    def activation_buffer(self) -> Buffer:
+        streams = layout.streams(self.engine)
+        return self._buffer("activation", self.activation_buffer_bytes, streams.activation)
+
+    @property
+    def scale_buffer(self) -> Buffer:
+        return self._buffer("scale", self.scale_buffer_bytes, self.scale_beat)
+
+    @cached_property
+    def buffers(self) -> tuple[Buffer, Buffer, Buffer]:
+        """What a load can fill; the index is the buffer's number in an instruction."""
+        return self.weight_buffer, self.activation_buffer, self.scale_buffer
+
+    # Sums. They are kept in words of `scale_lanes`.
+
+    @property
+    def scale_steps(self) -> int:
+        """Words of sums, and cycles of scaling, per result of the engine."""
+        return self.engine.m * self.engine.n // self.scale_lanes
+
+    @property
+    def accumulator_words(self) -> int:
+        return self.accumulators // self.scale_lanes
+
+    @property
+    def bank_words(self) -> int:
+        """Words in each of the two banks, one of which is stored while the other accumulates."""
+        return self.accumulator_words // 2
+
+    @property
+    def tile_store_words(self) -> int:
+        """Bus words that one result tile, [m][n], takes in memory."""
+        return self.engine.m * self.engine.n * RESULT_BITS // self.bus_bits
+
+    # Instruction supply.
+
+    @property
+    def fetch_beats(self) -> int:
+        """Bus words per burst of instructions: eight of them, or four words."""
+        return min(self.burst_beats, max(4, 8 * INSTRUCTION_BITS // self.bus_bits))
+
+    @property
+    def fetch_words(self) -> int:
+        """Bus words of instructions held, or on their way, at most."""
+        return 2 * self.fetch_beats
+
+    @property
+    def queue_instructions(self) -> int:
+        """Instructions that wait before each unit at most."""
+        return 4
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens that may wait between two units."""
+        return 255
+
+    # Time.
+
+    @property
+    def scale_latency_cycles(self) -> int:
+        """Cycles from a result's transfer until its first sums are written: look scales up, hold
+        them, multiply, add up, accumulate."""
+        return 5
+
+    @property
+    def accumulate_cycles(self) -> int:
+        """Cycles from looking a sum up until it can be looked up again: look up, write."""
+        return 2
+
+    @property
+    def result_period_cycles(self) -> int:
+        """Cycles from one result's transfer to the next at the soonest."""
+        return max(self.scale_steps, self.accumulate_cycles)
+
+    @property
+    def stream_latency_cycles(self) -> int:
+        """Cycles from a matrix multiplication's issue until its first operands are offered."""
+        return 2
+
+    @property
+    def store_word_cycles(self) -> int:
+        """Cycles from one stored bus word to the next."""
+        return max(1, self.bus_bits // (self.scale_lanes * RESULT_BITS))
+
+    @property
+    def store_latency_cycles(self) -> int:
+        """Cycles from a store's issue until its first bus word, less `store_word_cycles`."""
+        return 2

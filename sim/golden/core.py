@@ -1,0 +1,247 @@
+"""Golden model of the core: what a program leaves in memory, bit for bit, whatever the timing.
+
+The program runs on a memory image, instruction by instruction. Dispatch and units take turns as
+tokens and queues allow; every order they allow must give the same, so that a program whose results
+depend on the order lacks a token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from hw import isa
+from hw.isa import DeadlockError, Instruction, IsaError, Unit
+from hw.spec import layout
+from hw.spec.core import RESULT_BITS, Buffer, CoreSpec
+from hw.spec.layout import Beat
+from sim.golden.lut_tensor_core import half_tables
+
+ORDER_CHANGE = 0.1
+"""How often, per step, a random order of turns changes: seldom enough for units to run far ahead
+of each other."""
+
+
+def execute(
+    core: CoreSpec,
+    memory: np.ndarray,
+    program_address: int,
+    instructions: int,
+    host: Callable[[], None] | None = None,
+    rng: np.random.Generator | None = None,
+) -> None:
+    """Run the program at `program_address` of `memory`, uint8 [bytes], which it changes.
+
+    `host` is called at every sync, and may change memory too. With `rng` the units take turns in
+    random order and buffers begin with noise, to expose a program that lacks a token or a load.
+    Raises `IsaError` for a program that the core cannot run or that reaches beyond the image, with
+    the index of the instruction, and its subclass `DeadlockError` for one that never ends.
+    """
+    end = program_address + instructions * isa.INSTRUCTION_BYTES
+    program = isa.from_bytes(memory[program_address:end].tobytes())
+    isa.check_program(core, program, program_address)
+    _Machine(core, memory, program, host, rng).run()
+
+
+def unpack(beat: Beat, bits: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of beats given as bits, uint8 [beats, beat.bits]; each int64 [beats, *shape]."""
+    fields = {}
+    for field in beat.fields:
+        start = beat.offsets[field.name]
+        part = bits[:, start : start + field.total_bits].reshape(len(bits), *field.shape, -1)
+        values = np.zeros(part.shape[:-1], np.int64)
+        for place in range(field.bits):
+            values |= part[..., place].astype(np.int64) << place
+        if field.signed:
+            values -= values >> field.bits - 1 << field.bits
+        fields[field.name] = values
+    return fields
+
+
+def wrap(values: np.ndarray, bits: int) -> np.ndarray:
+    """int64 values modulo 2^bits, as two's complement of that width."""
+    return values << 64 - bits >> 64 - bits
+
+
+class _Machine:
+    """Buffers, sums, queues and tokens between two steps."""
+
+    def __init__(
+        self,
+        core: CoreSpec,
+        memory: np.ndarray,
+        program: list[Instruction],
+        host: Callable[[], None] | None,
+        rng: np.random.Generator | None,
+    ):
+        self.core, self.memory, self.program, self.host, self.rng = core, memory, program, host, rng
+        self.buffers = [
+            np.zeros((each.bus_words, core.bus_bytes), np.uint8) for each in core.buffers
+        ]
+        self.sums = np.zeros((core.accumulator_words, core.scale_lanes), np.int64)
+        if rng is not None:
+            for buffer in self.buffers:
+                buffer[:] = rng.integers(0, 256, buffer.shape)
+            self.sums[:] = wrap(rng.integers(-(1 << 62), 1 << 62, self.sums.shape), core.sum_bits)
+        self.next = 0
+        self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
+        self.loading: deque[int] = deque()  # started, with nothing moved yet
+        self.tokens = {(source, sink): 0 for source in Unit for sink in Unit}
+
+    def run(self) -> None:
+        """Until the halt: each step is that of the first in order who can take one."""
+        turns = [self._dispatch, self._load, self._load_end, self._compute, self._store]
+        while not self._halts():
+            if self.rng is not None and self.rng.random() < ORDER_CHANGE:
+                turns = [turns[i] for i in self.rng.permutation(len(turns))]
+            if not any(turn() for turn in turns):
+                raise DeadlockError(self._waits())
+
+    def _halts(self) -> bool:
+        idle = not (self.loading or any(self.queues.values()))
+        return idle and self.program[self.next].operation.unit is None
+
+    # Turns: take a step if possible, and say whether it was.
+
+    def _dispatch(self) -> bool:
+        unit = self.program[self.next].operation.unit
+        if unit is None or len(self.queues[unit]) >= self.core.queue_instructions:
+            return False
+        self.queues[unit].append(self.next)
+        self.next += 1
+        return True
+
+    def _load(self) -> bool:
+        """Loads only start here: a unit's next instruction does not wait for their data."""
+        index = self._start(Unit.LOAD)
+        if index is None:
+            return False
+        if self.program[index].operation.name == "load":
+            self.loading.append(index)
+            return True
+        if self.host is not None:
+            self.host()
+        self._signal(index)
+        return True
+
+    def _load_end(self) -> bool:
+        if not self.loading:
+            return False
+        index = self.loading.popleft()
+        load = self.program[index]
+        words = self._words(index, load).reshape(load["words"], self.core.bus_bytes)
+        first = load["address"]
+        self.buffers[load["buffer"]][first : first + load["words"]] = words
+        self._signal(index)
+        return True
+
+    def _compute(self) -> bool:
+        index = self._start(Unit.COMPUTE)
+        if index is None:
+            return False
+        self._matmul(self.program[index])
+        self._signal(index)
+        return True
+
+    def _store(self) -> bool:
+        index = self._start(Unit.STORE)
+        if index is None:
+            return False
+        store = self.program[index]
+        words = self._words(index, store)
+        first = store["accumulator"] * self.core.scale_lanes
+        sums = self.sums.reshape(-1)[first : first + len(words) * 8 // RESULT_BITS]
+        words[:] = sums.astype("<i8").view(np.uint8)
+        self._signal(index)
+        return True
+
+    def _start(self, unit: Unit) -> int | None:
+        """The index of a unit's next instruction, its tokens taken; None if it must wait."""
+        queue = self.queues[unit]
+        if not queue:
+            return None
+        wait = self.program[queue[0]].wait
+        if not all(self.tokens[source, unit] for source in wait):
+            return None
+        for source in wait:
+            self.tokens[source, unit] -= 1
+        return queue.popleft()
+
+    def _signal(self, index: int) -> None:
+        instruction = self.program[index]
+        unit = instruction.operation.unit
+        assert unit is not None
+        for sink in instruction.signal:
+            self.tokens[unit, sink] += 1
+
+    def _waits(self) -> dict[int, str]:
+        """What each instruction at the head of a queue waits for, by its index."""
+        waits = {}
+        for unit, queue in self.queues.items():
+            if queue:
+                wait = self.program[queue[0]].wait
+                missing = [
+                    each.name.lower() for each in sorted(wait) if not self.tokens[each, unit]
+                ]
+                waits[queue[0]] = f"a signal from {' and '.join(missing)}"
+        unit = self.program[self.next].operation.unit
+        what = "all to end" if unit is None else f"room in the {unit.name.lower()} queue"
+        waits[self.next] = what
+        return waits
+
+    # Data.
+
+    def _words(self, index: int, transfer: Instruction) -> np.ndarray:
+        """The bytes of memory that a load or store moves."""
+        start, length = transfer["memory"], transfer["words"] * self.core.bus_bytes
+        if start + length > len(self.memory):
+            raise IsaError(
+                f"instruction {index}: reaches beyond {len(self.memory)} bytes of memory"
+            )
+        return self.memory[start : start + length]
+
+    def _beats(self, buffer: int, address: int, beats: int, beat: Beat) -> dict[str, np.ndarray]:
+        """Fields of `beats` beats of a buffer, from bit 0 of word `address` on."""
+        shape: Buffer = self.core.buffers[buffer]
+        words = self.buffers[buffer][address : address + shape.words(beats)]
+        bits = np.unpackbits(words.reshape(-1), bitorder="little")
+        return unpack(beat, bits.reshape(-1, shape.stride_bits)[:beats, : beat.bits])
+
+    def _matmul(self, matmul: Instruction) -> None:
+        """Look the sums of all slices and planes up, sum groups, scale them, sum the groups."""
+        core, engine = self.core, self.core.engine
+        streams = layout.lut_tensor_core(engine)
+        slices, planes, row_tiles = matmul["slices"], matmul["planes"], matmul["row_tiles"]
+        rows = row_tiles * engine.m
+        starts = np.arange(0, slices, matmul["group_slices"])
+
+        beats = self._beats(0, matmul["weight"], slices * planes, streams.weight)
+        # [kg, planes, slices, n]: places in a row's tables, which lie one after another.
+        codes = beats["code"].reshape(slices, planes, engine.n, engine.kg).transpose(3, 1, 0, 2)
+        table = np.arange(slices * engine.kg).reshape(slices, engine.kg).T
+        places = (table[:, None, :, None] << engine.k) + codes
+        shifts = np.zeros(planes, int) if matmul["ternary"] else np.arange(planes)
+
+        beats = self._beats(1, matmul["activation"], row_tiles * slices, streams.activation)
+        x = beats["x"].reshape(row_tiles, slices, engine.m, engine.kg, engine.k)
+        x = np.maximum(x.swapaxes(1, 2), -engine.activations.maximum)
+        half = half_tables(x)
+        tables = np.concatenate([half, -half], axis=-1).reshape(rows, -1)
+        slice_sums = x.sum(axis=(-2, -1)).reshape(rows, slices)
+        row_sum = np.add.reduceat(slice_sums, starts, axis=1)
+
+        count = len(starts) * engine.n // core.scale_lanes
+        factors = self._beats(2, matmul["scale"], count, core.scale_beat)
+        scale = factors["scale"].reshape(-1, engine.n)
+        offset = factors["offset"].reshape(-1, engine.n) << matmul["offset_shift"]
+
+        first, words = matmul["accumulator"], row_tiles * core.scale_steps
+        sums = self.sums[first : first + words].reshape(rows, engine.n)
+        totals = sums if matmul["accumulate"] else np.zeros_like(sums)
+        for row in range(rows):
+            found = tables[row].take(places).sum(axis=0)
+            psum = np.add.reduceat((found << shifts[:, None, None]).sum(axis=0), starts, axis=0)
+            scaled = scale * psum + offset * row_sum[row, :, None]
+            sums[row] = wrap(totals[row] + scaled.sum(axis=0), core.sum_bits)

@@ -1,0 +1,203 @@
+"""A model's linear layers on a core: what is placed there, and the same integers in three ways.
+
+The core gives one integer per output, y = result * unit * activation scale, multiplied in this
+order in float64 and rounded once to float32. Whoever computes the integers, RTL included, thus
+gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec import CoreSpec
+from sim.golden import lut_tensor_core as golden
+from sim.workload import Linear
+from sw import place
+from sw.linear import (
+    Accelerator,
+    Backend,
+    HostLinear,
+    Linears,
+    codes_of,
+    engine_linears,
+    host_linear,
+    layer_on,
+    linear_names,
+    product_of_rows,
+    workload,
+)
+from sw.model import SHARED_INPUTS, LanguageModel
+from sw.place import Stage
+from sw.quant import QuantError, ScaledTensor, Weights, quantize_activations, rescale
+
+RunStage = Callable[[Stage, NDArray[np.int32]], Mapping[str, NDArray[np.int64]]]
+"""Computes a stage: integer activations [M, K] -> each layer's results [M, N] by name."""
+
+_BLOCK_BYTES = 1 << 22
+"""Memory of one block of an intermediate array; near a CPU core's second-level cache."""
+
+
+def stages_of(
+    model: LanguageModel, weights: Weights, core: CoreSpec
+) -> tuple[tuple[tuple[Linear, ...], ...], ...]:
+    """For every block, and at last the head, the layers on the core, those together with one input.
+
+    Layers of one input that cut it differently go one after another. Raises what `workload` raises.
+    """
+    workload(model, weights, core)
+    blocks = [
+        [[f"{layer}.{role}" for role in roles] for roles in SHARED_INPUTS]
+        for layer in range(model.config.layers)
+    ]
+    found = []
+    for block in [*blocks, [["head"]]]:
+        stages: list[tuple[Linear, ...]] = []
+        for names in block:
+            layers = [layer for name in names if (layer := layer_on(model, weights, core, name))]
+            while layers:
+                together = [each for each in layers if place.share_input(core, layers[0], each)]
+                stages.append(tuple(together))
+                layers = [each for each in layers if each not in together]
+        found.append(tuple(stages))
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class CoreModel:
+    """What of a model is on a core, placed in memory, and what stays on the host."""
+
+    core: CoreSpec
+    blocks: tuple[tuple[Stage, ...], ...]
+    """The stages of every block, and at last of the head."""
+    tensors: Mapping[str, ScaledTensor]
+    host: Mapping[str, HostLinear]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return tuple(stage for block in self.blocks for stage in block)
+
+    @property
+    def end(self) -> int:
+        """First byte after all weights."""
+        return max((stage.end for stage in self.stages), default=0)
+
+
+def core_model(
+    model: LanguageModel, weights: Weights, core: CoreSpec, address: int = 0
+) -> CoreModel:
+    """Quantize, rescale and place the model's layers, from `address` on.
+
+    Raises what `workload` raises, and `PlaceError` where a layer does not fit the core.
+    """
+    tensors, blocks = {}, []
+    for block in stages_of(model, weights, core):
+        stages = []
+        for linears in block:
+            for linear in linears:
+                codes = codes_of(model, weights, linear.name)
+                tensor = rescale(codes, core.scale_bits, core.offset_bits)
+                place.require_sums(core, linear.name, tensor)
+                if tensor.largest_sum(core.engine.activations) >= 1 << 53:
+                    raise QuantError(f"layer {linear.name}: its sums are not exact in float64")
+                tensors[linear.name] = tensor
+            shifts = {linear.name: tensors[linear.name].offset_shift for linear in linears}
+            stages.append(place.stage(core, place.stage_name(linears), linears, address, shifts))
+            address = stages[-1].end
+        blocks.append(tuple(stages))
+    host = {name: host_linear(model, name) for name in linear_names(model) if name not in tensors}
+    return CoreModel(core, tuple(blocks), tensors, host)
+
+
+def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
+    """The model's layers, with those on the core computed by `run_stage`."""
+    stages = {
+        layer.linear.name: stage for stage in held.stages for layer in stage.layers
+    }  # fmt: skip
+    units = {name: tensor.unit.astype(np.float64) for name, tensor in held.tensors.items()}
+
+    def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        found = {name: held.host[name](x) for name in names if name in held.host}
+        if len(found) == len(names):
+            return [found[name] for name in names]
+        a = quantize_activations(x, held.core.engine.activations)
+        for name in names:
+            if name not in found:
+                scale = a.scale[:, None].astype(np.float64)
+                for each, result in run_stage(stages[name], a.x).items():
+                    found[each] = (result * units[each] * scale).astype(np.float32)
+        return [found[name] for name in names]
+
+    return apply
+
+
+def integer_stage(held: CoreModel) -> RunStage:
+    """Stages as plain integer matrix products: exact in float64, a sum being below 2^53."""
+
+    def run(stage: Stage, x: NDArray[np.int32]) -> dict[str, NDArray[np.int64]]:
+        found = {}
+        for layer in stage.layers:
+            tensor = held.tensors[layer.linear.name]
+            found[layer.linear.name] = product_of_rows(tensor.integers, tensor.shape, x).astype(
+                np.int64
+            )
+        return found
+
+    return run
+
+
+def golden_stage(held: CoreModel) -> RunStage:
+    """Stages through the lookup tables of the engine's golden model, scaled in integers."""
+    engine = held.core.engine
+    encoded = {
+        name: golden.encode(engine, tensor.codes, tensor.format, tensor.group)
+        for name, tensor in held.tensors.items()
+    }
+
+    def result(name: str, x: NDArray[np.int32]) -> NDArray[np.int64]:
+        tensor = held.tensors[name]
+        scale = tensor.scale.T.astype(np.int64)
+        offset = tensor.offset.T.astype(np.int64) << tensor.offset_shift
+        found = np.empty((len(x), tensor.shape[0]), np.int64)
+        step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            sums = golden.group_sums(engine, x[rows], encoded[name])
+            scaled = sums.psum * scale + sums.row_sum[:, :, None] * offset
+            found[rows] = scaled.sum(axis=1)
+        return found
+
+    def run(stage: Stage, x: NDArray[np.int32]) -> dict[str, NDArray[np.int64]]:
+        return {layer.linear.name: result(layer.linear.name, x) for layer in stage.layers}
+
+    return run
+
+
+_STAGES: dict[Backend, Callable[[CoreModel], RunStage]] = {
+    "integer": integer_stage,
+    "golden": golden_stage,
+}
+
+
+def on_accelerator(
+    model: LanguageModel, weights: Weights, spec: Accelerator
+) -> Callable[[Backend], Linears]:
+    """The model's layers on an engine or a core, as far as `workload` places them there.
+
+    Raises what `engine_linears` or `core_model` raise, an engine's when a backend is chosen.
+    """
+    if not isinstance(spec, CoreSpec):
+        return partial(engine_linears, model, weights, spec)
+    held = core_model(model, weights, spec)
+    return lambda backend: core_linears(held, _STAGES[backend](held))
+
+
+def accelerated(
+    model: LanguageModel, weights: Weights, spec: Accelerator, backend: Backend
+) -> Linears:
+    """`on_accelerator` with the one backend."""
+    return on_accelerator(model, weights, spec)(backend)

@@ -1,0 +1,238 @@
+"""What a model's linear layers cost on a core: its programs, compiled and run on the cycle model.
+
+A prompt takes one program per block and one for the head, which sees the last token alone; every
+further token takes a single program. Blocks of equal layers take equal programs, so that a prompt
+costs one program per kind of block. The host's own work is not in any of these cycles.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from hw.spec import CoreSpec
+from hw.spec.base import require
+from sim.memory import MemoryTiming
+from sim.program import ProgramCycles, program_cycles
+from sim.workload import Linear
+from sw import place
+from sw.compile import Program, Work, compile_stages
+
+REFRESH_INTERVAL_S, REFRESH_S = 7.8e-6, 350e-9
+"""Average interval and length of an all-bank refresh of 8-Gbit DDR4 (JESD79-4, tREFI and tRFC1)."""
+
+
+@dataclass(frozen=True)
+class CorePlatform:
+    """A core's clock, and the memory behind its port."""
+
+    frequency_hz: float
+    bandwidth_bytes_per_s: float
+    latency_cycles: int
+    refresh: bool
+
+    def timing(self) -> MemoryTiming:
+        """The memory in cycles. Raises `SpecError` below one byte per cycle."""
+        rate = self.bandwidth_bytes_per_s / self.frequency_hz
+        require(rate >= 1, "bandwidth_bytes_per_s", "at least 1 byte per cycle", rate)
+        interval, length = REFRESH_INTERVAL_S, REFRESH_S
+        return MemoryTiming(
+            latency_cycles=self.latency_cycles,
+            bytes_per_cycle=round(rate),
+            refresh_interval_cycles=round(interval * self.frequency_hz) if self.refresh else 0,
+            refresh_cycles=round(length * self.frequency_hz) if self.refresh else 0,
+        )
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Layers with one input, of which the model has `count`.
+
+    `cycles` are those of all of them: of their parts of programs up to the call of the host, in
+    which weights of the next part may already be loaded. `work` is that of one.
+    """
+
+    linears: tuple[Linear, ...]
+    count: int
+    rows: int
+    cycles: int
+    work: Work
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one."""
+        return self.rows * sum(linear.n * linear.k for linear in self.linears)
+
+    @property
+    def plane_macs(self) -> int:
+        """The same, counting every plane of the weights."""
+        return self.rows * sum(each.n * each.k * each.format.planes for each in self.linears)
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """Prefill (`tokens` rows at once) or decode (`tokens` one by one), `steps` times the same.
+
+    `programs` are those of one step with their counts, `stages` what they consist of.
+    """
+
+    core: CoreSpec
+    platform: CorePlatform
+    tokens: int
+    steps: int
+    programs: tuple[tuple[ProgramCycles, int], ...]
+    stages: tuple[StageCost, ...]
+
+    def _total(self, name: str) -> int:
+        return self.steps * sum(count * getattr(cost, name) for cost, count in self.programs)
+
+    @property
+    def cycles(self) -> int:
+        return self._total("cycles")
+
+    @property
+    def beats(self) -> int:
+        """Bus words in both directions, instructions included."""
+        return self._total("read_beats") + self._total("write_beats")
+
+    @property
+    def seconds(self) -> float:
+        return self.cycles / self.platform.frequency_hz
+
+    def _utilization(self, plane_macs: int, cycles: int) -> float:
+        return plane_macs / self.core.engine.macs_per_cycle / cycles
+
+    def _bound(self, compute_cycles: int, words: int) -> dict[str, Any]:
+        compute = compute_cycles / self.platform.frequency_hz
+        rate = min(self.platform.timing().bytes_per_cycle, self.core.bus_bytes)
+        memory = words * self.core.bus_bytes / rate / self.platform.frequency_hz
+        return {
+            "compute_seconds": compute,
+            "memory_seconds": memory,
+            "bound": "compute" if compute >= memory else "memory",
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        used = self.steps * sum(stage.count * stage.plane_macs for stage in self.stages)
+        return {
+            "tokens": self.tokens,
+            "cycles": self.cycles,
+            "seconds": self.seconds,
+            "tokens_per_s": self.tokens / self.seconds,
+            "utilization": self._utilization(used, self.cycles),
+            "engine_utilization": self._total("steps") / self.cycles,
+            "bus_utilization": self.beats / self.cycles,
+            "dram_bytes": self.beats * self.core.bus_bytes,
+            "macs": self.steps * sum(stage.count * stage.macs for stage in self.stages),
+            **self._bound(self._total("compute_cycles"), self.beats),
+            "layers": [self._stage(stage) for stage in self.stages],
+        }
+
+    def _stage(self, stage: StageCost) -> dict[str, Any]:
+        first = stage.linears[0]
+        return {
+            "name": "+".join(linear.name for linear in stage.linears),
+            "count": stage.count,
+            "rows": stage.rows,
+            "n": sum(linear.n for linear in stage.linears),
+            "k": first.k,
+            "weights": ", ".join(dict.fromkeys(each.format.name for each in stage.linears)),
+            "group": first.group,
+            "cycles": round(stage.cycles / stage.count),
+            "utilization": self._utilization(stage.count * stage.plane_macs, stage.cycles),
+            "macs": stage.macs,
+            "dram_bytes": stage.work.bus_words * self.core.bus_bytes,
+            **self._bound(stage.work.compute_cycles, stage.work.bus_words),
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a core does with a model."""
+
+    core: CoreSpec
+    platform: CorePlatform
+    prefill: PhaseCost
+    decode: PhaseCost
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "spec": self.core.to_dict(),
+            "digest": self.core.digest,
+            "platform": asdict(self.platform),
+            "prefill": self.prefill.to_dict(),
+            "decode": self.decode.to_dict(),
+        }
+
+
+Block = tuple[tuple[Linear, ...], ...]
+"""Layers of the core stage by stage, as `sw.core.stages_of` names them."""
+
+
+def cost(
+    core: CoreSpec,
+    blocks: Sequence[Block],
+    platform: CorePlatform,
+    prefill_tokens: int,
+    decode_tokens: int,
+) -> Cost:
+    """Cycles and traffic of a prompt at once, then of tokens one by one.
+
+    `blocks` ends with that of the head; some, but not all, may have no layer. Raises `PlaceError`
+    where a layer does not fit the core.
+    """
+    *body, head = map(_unnumbered, blocks)
+    kinds = collections.Counter(body)
+    prompt = [(block, prefill_tokens, count) for block, count in kinds.items()]
+    token = tuple(stage for block in (*body, head) for stage in block)
+    return Cost(
+        core,
+        platform,
+        prefill=_phase(core, platform, prefill_tokens, 1, [*prompt, (head, 1, 1)]),
+        decode=_phase(core, platform, decode_tokens, decode_tokens, [(token, 1, 1)]),
+    )
+
+
+def _unnumbered(block: Block) -> Block:
+    """The block without its number in the layers' names."""
+    return tuple(
+        tuple(replace(linear, name=linear.name.rpartition(".")[2]) for linear in stage)
+        for stage in block
+    )
+
+
+def _phase(
+    core: CoreSpec,
+    platform: CorePlatform,
+    tokens: int,
+    steps: int,
+    programs: Sequence[tuple[Block, int, int]],
+) -> PhaseCost:
+    """`programs` are layers, the rows they run on, and how many such programs a step has."""
+    found: list[tuple[ProgramCycles, int]] = []
+    stages: dict[tuple[Linear, ...], StageCost] = {}
+    for block, rows, count in programs:
+        if not block:
+            continue
+        program, cycles = _program(core, block, rows, platform.timing())
+        found.append((cycles, count))
+        for linears, part, work in zip(block, cycles.stage_cycles, program.work, strict=True):
+            before = stages.get(linears, StageCost(linears, 0, rows, 0, work))
+            stages[linears] = replace(
+                before, count=before.count + count, cycles=before.cycles + count * part
+            )
+    return PhaseCost(core, platform, tokens, steps, tuple(found), tuple(stages.values()))
+
+
+def _program(
+    core: CoreSpec, block: Block, rows: int, timing: MemoryTiming
+) -> tuple[Program, ProgramCycles]:
+    """Compile layers for so many rows and run them on the cycle model."""
+    stages, address = [], 0
+    for linears in block:
+        stages.append(place.stage(core, place.stage_name(linears), linears, address))
+        address = stages[-1].end
+    program = compile_stages(core, stages, rows, address)
+    return program, program_cycles(core, program.instructions, timing, program.address)

@@ -1,0 +1,174 @@
+"""A model's layers on a core: every way to compute the integers gives the same float32 bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hw.spec.formats import Activations
+from hw.spec.presets import CORES
+from sim.golden.core import execute
+from sim.workload import Linear
+from sw import zoo
+from sw.compile import compile_stages
+from sw.core import (
+    CoreModel,
+    RunStage,
+    accelerated,
+    core_linears,
+    core_model,
+    golden_stage,
+    integer_stage,
+    stages_of,
+)
+from sw.linear import host_linears, layer_on, workload
+from sw.llama import Cache, forward, head
+from sw.model import LanguageModel, dequantized
+from sw.perplexity import Text, measure
+from sw.place import PlaceError, Stage, images
+from sw.quant import QuantTensor, parse_weights, quantize, quantize_activations, rescale
+
+STORY = "Once upon a time, there was a little girl named Lily."
+TINY = zoo.load("evolute-tiny")
+
+
+def coded_head() -> LanguageModel:
+    """The shipped model with a head of codes, which then goes to the core, too."""
+    rounding = parse_weights("w4g32s").rounding
+    assert rounding
+    head_codes = quantize(dequantized(TINY.tensors["embedding"]), rounding)
+    return replace(TINY, tensors={**TINY.tensors, "head": head_codes})
+
+
+def program_stage(held: CoreModel) -> RunStage:
+    """Every stage as a program of its own on the core's golden model."""
+
+    def run(stage: Stage, x: np.ndarray) -> dict[str, np.ndarray]:
+        program = compile_stages(held.core, [stage], len(x), held.end)
+        memory = np.zeros(program.end, np.uint8)
+        for address, data in images(held.core, stage, held.tensors):
+            memory[address : address + len(data)] = data
+        (batch,) = program.batches
+        parts = {batch.input_address: batch.pack_input(x)}
+        parts[program.address] = np.frombuffer(program.code, np.uint8)
+        for address, data in parts.items():
+            memory[address : address + len(data)] = data
+        execute(held.core, memory, program.address, len(program.instructions))
+        return batch.unpack_results(memory)
+
+    return run
+
+
+def logits(model: LanguageModel, held: CoreModel, run_stage: RunStage, ids: list[int]):
+    linear = core_linears(held, run_stage)
+    return head(linear, forward(model, linear, ids, Cache(model.config, len(ids))))
+
+
+@pytest.mark.parametrize("accel", CORES)
+@pytest.mark.parametrize("weights", ["w1g32s", "w2g128", "w4g32f", "w3s", "tg64"])
+def test_tables_and_integers_give_identical_logits(accel, weights):
+    model, core = coded_head(), CORES[accel]
+    held = core_model(model, parse_weights(weights), core)
+    assert not held.host
+    ids = model.tokenizer.encode(STORY)
+    found = [logits(model, held, run(held), ids) for run in (integer_stage, golden_stage)]
+    assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize(("accel", "tokens"), [("core-decode", 1), ("core-prefill", 9)])
+def test_compiled_programs_give_the_same(accel, tokens):
+    model, core = coded_head(), CORES[accel]
+    held = core_model(model, parse_weights("w2g64"), core)
+    ids = model.tokenizer.encode(STORY)[:tokens]
+    found = [logits(model, held, run(held), ids) for run in (integer_stage, program_stage)]
+    assert np.array_equal(*found)
+
+
+def test_a_layer_is_the_formula():
+    """Result, unit and activation scale, multiplied in this order and rounded once at the end."""
+    core = CORES["core-decode"]
+    choice = parse_weights("w4g48")
+    assert choice.rounding
+    tensor = rescale(quantize(dequantized(TINY.tensors["1.down"]), choice.rounding), 8, 8)
+    x = np.random.default_rng(0).normal(size=(2, TINY.config.ffn)).astype(np.float32)
+    (found,) = accelerated(TINY, choice, core, "integer")(["1.down"], x)
+    a = quantize_activations(x, Activations(8))
+    for m, n in ((0, 0), (1, 5), (1, 127)):
+        result = 0
+        for k in range(TINY.config.ffn):
+            value = 2 * int(tensor.codes[n, k]) - 15
+            weight = int(tensor.scale[n, k // 48]) * value
+            weight += int(tensor.offset[n, k // 48]) << tensor.offset_shift
+            result += weight * int(a.x[m, k])
+        assert found[m, n] == np.float32(float(result) * float(tensor.unit[n]) * float(a.scale[m]))
+
+
+def test_integer_scales_move_little():
+    choice, text = parse_weights("w4g32"), Text("story", STORY * 3)
+    core = CORES["core-decode"]
+    shipped = host_linears(TINY)
+    losses = [
+        measure(TINY, accelerated(TINY, choice, spec, "integer"), shipped, text, 40, 256).kl
+        for spec in (core.engine, core)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.2)
+
+
+def test_stages_are_layers_of_one_input():
+    found = stages_of(TINY, parse_weights("w4g32"), CORES["core-decode"])
+    assert len(found) == TINY.config.layers + 1
+    assert found[-1] == ()  # the head is float
+    names = [[each.name for each in stage] for stage in found[1]]
+    assert names == [["1.q", "1.k", "1.v"], ["1.o"], ["1.gate", "1.up"], ["1.down"]]
+    held = core_model(TINY, parse_weights("w4g32"), CORES["core-decode"], address=1 << 20)
+    assert [stage.name for stage in held.stages[:2]] == ["0.q+k+v", "0.o"]
+    addresses = [layer.address for stage in held.stages for layer in stage.layers]
+    assert addresses == sorted(addresses) and addresses[0] >= 1 << 20
+    assert list(held.host) == ["head"]
+
+
+def test_layers_that_cut_their_input_differently_go_one_after_another():
+    """Groups of 24 end within a slice of 16, groups of 32 do not."""
+    tensors = dict(TINY.tensors)
+    for name, weights in (("0.q", "w4g32"), ("0.k", "w4g24"), ("0.v", "w4g32")):
+        rounding = parse_weights(weights).rounding
+        assert rounding
+        tensors[name] = quantize(dequantized(tensors[name]), rounding)
+    model, core = replace(TINY, tensors=tensors), CORES["core-prefill"]
+    found = stages_of(model, parse_weights("native"), core)
+    assert [[each.name for each in stage] for stage in found[0]] == [["0.q", "0.v"], ["0.k"]]
+    held = core_model(model, parse_weights("native"), core)
+    x = np.random.default_rng(1).normal(size=(3, 128)).astype(np.float32)
+    names = ["0.q", "0.k", "0.v"]
+    integer, programs = (
+        core_linears(held, run(held))(names, x) for run in (integer_stage, program_stage)
+    )
+    for first, second in zip(integer, programs, strict=True):
+        assert np.array_equal(first, second)
+
+
+def test_a_core_stores_integers_for_scales():
+    work = workload(TINY, parse_weights("w4g32"), CORES["core-decode"])
+    for each in work.linears:
+        assert (each.group_bits, each.row_bits) == (16, 32)
+        assert each.total_bits == each.count * each.n * (4 * each.k + 16 * each.groups + 32)
+    layer = layer_on(TINY, parse_weights("w4g32"), CORES["core-decode"].engine, "0.q")
+    assert layer == Linear("0.q", 128, 128, parse_weights("w4").rounding.format, 32, 20)
+
+
+def test_sums_too_wide_for_the_core_are_refused():
+    """A core whose sums are as wide as its engine's, with nothing for scales of 8 bits."""
+    core = CORES["core-decode"]
+    narrow = core.evolve(sum_bits=core.engine.acc_bits)
+    with pytest.raises(PlaceError, match=r"0\.q: its sums need \d+ bits, sum_bits is 23"):
+        core_model(TINY, parse_weights("w4g32"), narrow)
+
+
+def test_a_head_of_codes_goes_to_the_core():
+    model = coded_head()
+    assert isinstance(model.head, QuantTensor)
+    held = core_model(model, parse_weights("w4g32"), CORES["core-decode"])
+    assert held.stages[-1].name == "head"
+    assert held.blocks[-1] == (held.stages[-1],)

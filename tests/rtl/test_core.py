@@ -1,0 +1,315 @@
+"""Cores: every preset and random ones against their models, and a check of that check."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from hw.export import to_verilog
+from hw.isa import Fault
+from hw.rtl import compute, control, dispatch, load, queues, scale, store
+from hw.rtl import core as rtl
+from hw.spec.core import CoreSpec
+from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.presets import PRESETS
+from sim.memory import MemoryTiming
+from verif import core_session
+from verif.core import verify
+from verif.core_bench import Bench, run, timings
+from verif.core_programs import random_core
+from verif.core_session import Session
+from verif.simulators import SimulatorError
+
+CORES = {name: each.spec for name, each in PRESETS.items() if isinstance(each.spec, CoreSpec)}
+
+SMALL = CoreSpec(
+    engine=LutTensorCore(m=2, n=4, k=2, kg=1, activation_bits=5, weight_bits=3, group_size=6),
+    bus_bits=128,
+    burst_beats=8,
+    outstanding_reads=3,
+    weight_buffer_bytes=1024,
+    activation_buffer_bytes=512,
+    scale_buffer_bytes=512,
+    accumulators=64,
+    scale_lanes=4,
+    sum_bits=40,
+)
+
+
+def passes(core: CoreSpec, seed: int) -> None:
+    report = verify(core, seed=seed)
+    assert report.passed, "\n".join(report.differences)
+    assert report.rtl_cycles == report.model_cycles > 0
+    assert report.elements > 0
+    covered = {
+        *(f"fault {fault.name}" for fault in Fault),
+        *timings(core),
+        "random time",
+        "reset in mid-flight",
+        "sync",
+        "several row tiles",
+        "accumulate",
+        "load to compute",
+        "compute to load",
+        "compute to store",
+        "store to compute",
+        "random word accepted",
+        "refused",
+    }
+    covered |= {"last group shorter"} if core.engine.group_slices > 1 else set()
+    assert covered <= set(report.coverage)
+
+
+@pytest.mark.parametrize(
+    "core",
+    [
+        # Its Verilog and its simulator take more than a minute to make.
+        pytest.param(core, id=name, marks=[pytest.mark.slow] * (name == "core-prefill"))
+        for name, core in CORES.items()
+    ],
+)
+def test_presets(core: CoreSpec) -> None:
+    passes(core, seed=1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_cores(seed: int) -> None:
+    passes(random_core(np.random.default_rng(seed)), seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_many_random_cores(seed: int) -> None:
+    passes(random_core(np.random.default_rng(seed)), seed)
+
+
+# A check of the check: faults put into the RTL or the model must be found.
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: a piece of RTL source and what takes its place."""
+
+    name: str
+    module: ModuleType
+    old: str
+    new: str
+    found_in: str
+    """Words that the account of some difference must contain."""
+    slow: bool = False
+
+
+MUTANTS = (
+    Mutant(
+        "tokens: not waited for",
+        queues,
+        "self.idle & ~(wait & ~self.tokens).any()",
+        "self.idle",
+        "must be done",
+    ),
+    Mutant(
+        "dispatch: a bubble before every bus word",
+        dispatch,
+        "fifo.r_rdy & (~full | leave_last)",
+        "fifo.r_rdy & ~full",
+        "model says",
+    ),
+    Mutant(
+        "store: sums not sign-extended",
+        store,
+        "each[-1].replicate(RESULT_BITS - len(each))",
+        "each[:1].replicate(RESULT_BITS - len(each)) & 0",
+        "golden says",
+    ),
+    Mutant(
+        "store: a burst's last word not marked",
+        store,
+        "(w_left_minus_1 == 0) | (w_place == core.burst_beats - 1)",
+        "w_left_minus_1 == 0",
+        "WLAST is misplaced",
+        slow=True,
+    ),
+    Mutant(
+        "store: data before their address",
+        store,
+        "full & (ahead != 0)",
+        "full",
+        "W before its AW",
+        slow=True,
+    ),
+    Mutant(
+        "store: ends before the answer",
+        store,
+        "w_done & active & self.bvalid & (unanswered == 1)",
+        "w_done & active",
+        "model says",
+        slow=True,
+    ),
+    Mutant(
+        "load: bursts of any length",
+        load,
+        "[: log2(core.burst_beats)]",
+        "[:8]",
+        "burst is too long",
+        slow=True,
+    ),
+    Mutant(
+        "load: a request changes while it waits",
+        load,
+        "(~self.arvalid | self.arready)),",
+        "1),",
+        "AR payload changed before ready",
+    ),
+    Mutant(
+        "load: one read too many",
+        load,
+        "depth=core.outstanding_reads",
+        "depth=core.outstanding_reads + 1",
+        "too many reads outstanding",
+        slow=True,
+    ),
+    Mutant(
+        "scale: offsets not shifted",
+        scale,
+        "(offset[i] << shift)",
+        "offset[i]",
+        "golden says",
+    ),
+    Mutant(
+        "scale: sums never start anew",
+        scale,
+        "first_group & ~accumulate",
+        "first_group & 0",
+        "golden says",
+        slow=True,
+    ),
+    Mutant(
+        "dispatch: buffer 3 accepted",
+        dispatch,
+        'get("buffer") >= len(BUFFERS), ',
+        "",
+        "load: no such buffer",
+    ),
+    Mutant(
+        "control: a stopped core does not wait for the bus",
+        control,
+        "self.busy & faulted & self.quiet",
+        "self.busy & faulted",
+        "busy ended with transfers outstanding",
+    ),
+    Mutant(
+        "control: the watchdog runs in a sync",
+        control,
+        "~self.run | self.moved | self.waiting",
+        "~self.run | self.moved",
+        "a host slower than the watchdog",
+    ),
+)
+
+
+def mutate(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the fault into the RTL; fails if it no longer has the place that the fault is for."""
+    source = inspect.getsource(mutant.module)
+    assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
+    faulty = ModuleType(mutant.module.__name__)
+    exec(compile(source.replace(mutant.old, mutant.new), mutant.name, "exec"), vars(faulty))
+    for module in (rtl, compute, *{each.module for each in MUTANTS}):
+        for name, value in vars(faulty).items():
+            ours = getattr(value, "__module__", None) == mutant.module.__name__
+            if ours and name in vars(module):
+                monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [pytest.param(each, id=each.name, marks=[pytest.mark.slow] * each.slow) for each in MUTANTS],
+)
+def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(mutant, monkeypatch)
+    report = verify(SMALL, seed=1)
+    assert any(mutant.found_in in difference for difference in report.differences)
+
+
+@pytest.mark.parametrize(
+    "latency",
+    [
+        "stream_latency_cycles",
+        "scale_latency_cycles",
+        "store_latency_cycles",
+        "store_word_cycles",
+        "queue_instructions",
+    ],
+)
+def test_wrong_latency_is_found(latency: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    verilog, wrong = to_verilog(SMALL), getattr(SMALL, latency) + 1
+    monkeypatch.setattr(CoreSpec, latency, property(lambda _: wrong))
+    report = verify(SMALL, seed=1, kinds=["programs"], verilog=verilog)
+    assert report.rtl_cycles != report.model_cycles
+    assert all("model says" in difference for difference in report.differences)
+
+
+def test_core_without_fault_passes() -> None:
+    passes(SMALL, seed=1)
+
+
+# The session.
+
+
+@pytest.fixture(scope="module")
+def native() -> Path:
+    return core_session.build(SMALL)
+
+
+def test_a_dead_simulation_is_refused_in_one_line(native: Path) -> None:
+    with Session(native, 4096, MemoryTiming()) as session:
+        session._process.kill()
+        with pytest.raises(SimulatorError, match="ended with -9") as caught:
+            session.get("identity")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_core_that_never_ends_reaches_its_limit(native: Path) -> None:
+    with Session(native, 4096, MemoryTiming()) as session:
+        session.silence(0)
+        session.set("watchdog", 0)
+        event = session.run(0, 1, limit=1000)
+        assert event.kind == "limit"
+        assert session.busy
+        assert session.cycles > 1000
+
+
+def test_random_time_is_the_same_for_the_same_seed(native: Path) -> None:
+    def cycles(seed: int) -> list[int]:
+        bench = Bench(SMALL, native, seed=1, waves=None)
+        program = bench.random_program(np.random.default_rng(1))
+        with bench.session() as session:
+            session.memory[:] = program.image
+            session.set_random(seed)
+            raised, event = run(session, program)
+            return [*raised, event.cycle]
+
+    assert cycles(1) == cycles(1) != cycles(2)
+
+
+def test_waveform_of_a_core(tmp_path: Path) -> None:
+    waves = tmp_path / "core.vcd"
+    native = core_session.build(SMALL, waves=True)
+    with Session(native, 4096, MemoryTiming(), waves=waves) as session:
+        session.step(100)
+        cycles = session.cycles
+    text = waves.read_text()
+    names = set(re.findall(r"\$var \w+ \d+ \S+ (\S+)", text))
+    assert {"aclk", "aresetn", "m_axi_araddr", "s_axi_rdata", "busy"} <= names
+    last_time_ps = int(re.findall(r"^#(\d+)", text, re.MULTILINE)[-1])
+    assert last_time_ps == cycles * 10_000 - 5_000
+
+
+def test_icarus_runs_no_core() -> None:
+    with pytest.raises(SimulatorError, match="cores run on verilator alone"):
+        verify(SMALL, seed=1, simulator="icarus")

@@ -1,0 +1,107 @@
+"""The command that generates text on a core: what it prints, what it finds, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import evolute
+from hw.spec.base import RefusedError
+from sim.program import ProgramCycles, program_cycles
+from sw import zoo
+from sw.core import RunStage, integer_stage
+from verif import core_run
+
+LAYERS = 4 * 7
+"""Linear layers of evolute-tiny on the accelerator; the head is not."""
+
+
+def run(*options: str, accel: str = "core-fpga") -> Result:
+    arguments = ["run", "evolute-tiny", "--prompt", "One day", "--tokens", "3", "--accel", accel]
+    return CliRunner().invoke(evolute.cli, [*arguments, *options])
+
+
+def record(*options: str) -> dict[str, Any]:
+    result = run(*options, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_rtl_generates_what_the_models_do() -> None:
+    rtl = record("--backend", "rtl")
+    assert rtl["cycles"]["rtl"] == rtl["cycles"]["model"] > 0
+    assert (rtl["layers"], rtl["mismatches"], rtl["differences"]) == (3 * LAYERS, 0, [])
+    assert rtl["programs"] == {"prefill": 1, "decode": 2}
+    assert 0 < rtl["utilization"] < 1
+    for backend in ("integer", "golden"):
+        modelled = record("--backend", backend)
+        assert modelled["tokens"] == rtl["tokens"]
+        assert (
+            modelled["text"]
+            == rtl["text"]
+            == zoo.load("evolute-tiny").tokenizer.decode(rtl["tokens"])
+        )
+        assert modelled["cycles"] == {"rtl": None, "model": rtl["cycles"]["model"]}
+
+
+def test_text_comes_with_what_was_measured() -> None:
+    result = run("--backend", "rtl")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("One day, ")
+    assert "the model says" in result.stdout
+    assert f"{3 * LAYERS} layers equal plain integers bit for bit" in result.stdout
+
+
+def test_a_wrong_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_off(held: Any) -> RunStage:
+        stage = integer_stage(held)
+
+        def wrong(placed: Any, x: Any) -> Mapping[str, np.ndarray]:
+            found = dict(stage(placed, x))
+            if "1.up" in found:
+                found["1.up"][0, 5] += 1
+            return found
+
+        return wrong
+
+    monkeypatch.setattr(core_run, "integer_stage", one_off)
+    result = run("--backend", "rtl", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert found["mismatches"] == len(found["differences"]) == 3
+    assert f"spec {found['digest']} layer 1.up: row 0, column 5 is" in found["differences"][0]
+
+
+def test_wrong_cycles_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_more(*arguments: Any) -> ProgramCycles:
+        model = program_cycles(*arguments)
+        return dataclasses.replace(model, cycles=model.cycles + 1)
+
+    monkeypatch.setattr(core_run, "program_cycles", one_more)
+    result = run("--backend", "rtl", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert found["cycles"]["model"] == found["cycles"]["rtl"] + 3
+    assert all("cycles is" in difference for difference in found["differences"])
+
+
+@pytest.mark.parametrize(
+    ("options", "accel", "message"),
+    [
+        (["--backend", "rtl"], "lut-decode", "choose core-decode, core-prefill, core-fpga"),
+        (["--backend", "rtl", "--weights", "float"], "core-fpga", "leave no layer on the core"),
+        (["--backend", "rtl", "--set", "weight_buffer_bytes=64"], "core-fpga", "too small"),
+    ],
+)
+def test_requests_that_are_refused(options: list[str], accel: str, message: str) -> None:
+    result = run(*options, accel=accel)
+    assert isinstance(result.exception, RefusedError)
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert result.stdout == ""

@@ -1,0 +1,56 @@
+"""Random programs for cores: legal, without deadlock, and with every token that they need."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hw import isa
+from hw.isa import Unit
+from hw.spec.core import CoreSpec
+from hw.spec.presets import PRESETS
+from sim.golden.core import execute
+from sim.memory import MemoryTiming
+from sim.program import program_cycles
+from verif.core_bench import MEMORY_BYTES, put
+from verif.core_programs import DATA_BYTES, random_core, random_program
+
+CORES = {name: each.spec for name, each in PRESETS.items() if isinstance(each.spec, CoreSpec)}
+CORES |= {f"random {seed}": random_core(np.random.default_rng(seed)) for seed in range(8)}
+
+
+@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
+def test_every_order_that_the_tokens_allow_gives_the_same(core: CoreSpec) -> None:
+    rng = np.random.default_rng(1)
+    for length in (5, 60, 300):
+        program = random_program(core, rng, DATA_BYTES, length)
+        assert len(program) > length
+        memory = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
+        put(memory, 0, isa.to_bytes(program))
+        orders = []
+        for seed in (None, 1, 2, 3):
+            orders.append(memory.copy())
+            order = None if seed is None else np.random.default_rng(seed)
+            execute(core, orders[-1], 0, len(program), rng=order)
+        assert all(np.array_equal(orders[0], each) for each in orders[1:])
+        cycles = program_cycles(core, program, MemoryTiming())
+        assert cycles.dispatched == len(program)
+
+
+def test_programs_cover_the_instruction_set() -> None:
+    rng, core = np.random.default_rng(2), CORES["core-fpga"]
+    programs = [random_program(core, rng, DATA_BYTES, 40) for _ in range(20)]
+    used = [each for program in programs for each in program]
+    assert {each.operation.name for each in used} == set(isa.OPERATIONS)
+    for waiting in ("wait", "signal"):
+        pairs = {(each.operation.unit, other) for each in used for other in getattr(each, waiting)}
+        assert len(pairs) == len(Unit) * (len(Unit) - 1)
+    syncs = [each for each in used if each.operation.name == "sync"]
+    assert any(each.signal for each in syncs)
+    assert any(each.wait for each in syncs)
+
+
+def test_equal_seeds_give_equal_programs() -> None:
+    core = CORES["core-decode"]
+    first, second = (random_program(core, np.random.default_rng(7), 0, 30) for _ in range(2))
+    assert first == second != random_program(core, np.random.default_rng(8), 0, 30)

@@ -1,0 +1,237 @@
+"""Compares a core's RTL with its golden model, word by word of memory, and with the cycle model.
+
+Everything runs on the Verilated core of `verif.core_session`, whose bus monitor is always on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec.core import CoreSpec
+from sim.memory import MemoryTiming
+from sim.program import program_cycles
+from sim.workload import Linear
+from sw.compile import compile_stages
+from sw.place import PlaceError, images, stage
+from sw.quant import ScaledTensor
+from verif import core_session
+from verif.core_bench import MEMORY_BYTES, Bench, Enough, Program, put, run, timings
+from verif.core_faults import check_faults, check_words
+from verif.core_registers import check_registers
+from verif.simulators import SimulatorError
+from verif.vectors import formats, random_activations
+from verif.verify import Report
+
+SIMULATOR = "verilator"
+"""The one simulator that runs whole cores."""
+
+
+def check_programs(bench: Bench, rng: np.random.Generator) -> None:
+    """Random programs at both ends of the address space, in exact and in random time."""
+    top = (1 << bench.core.address_bits) - MEMORY_BYTES
+    known = list(timings(bench.core).items())
+    for base in (0, top):
+        with bench.session(base) as session:
+            for i in range(16):
+                program = bench.random_program(rng, base, length=500 if i == 0 else None)
+                expected = program.expected()
+                for j in range(3):
+                    name, timing = known[(3 * i + j) % len(known)]
+                    bench.tally.coverage[name] += 1
+                    bench.play(session, f"program {i} {name}", program, expected, timing)
+                bench.tally.coverage["random time"] += 1
+                bench.play(session, f"program {i} random", program, expected, i)
+
+
+def check_compiled(bench: Bench, rng: np.random.Generator) -> None:
+    """Random layers, compiled, in one program of several stages with a host between them."""
+    core = bench.core
+    known = list(timings(core).values())
+    for i in range(6):
+        rows = int(rng.integers(1, 3 * core.engine.m + 2)) if i else 1
+        try:
+            program, wanted = _compiled(bench, rng, rows)
+        except PlaceError:  # a core too small for this layer
+            bench.tally.coverage["refused by the compiler"] += 1
+            continue
+        expected = program.expected()
+        case = f"compiled {i}"
+        with bench.session(waves=None if i else bench.waves) as session:
+            bench.play(session, case, program, expected, known[i % len(known)])
+            _compare_results(bench, case, wanted, session.memory)
+            bench.play(session, f"{case} random", program, expected, i)
+        bench.tally.coverage["compiled stages"] += len(wanted)
+
+
+def _random_layer(
+    core: CoreSpec, rng: np.random.Generator, name: str, k: int, group: int
+) -> tuple[Linear, ScaledTensor]:
+    """A layer of random codes, scales and offsets whose sums the core can hold."""
+    engine = core.engine
+    choices = formats(engine.weight_bits)
+    codes = choices[rng.integers(len(choices))]
+    n, groups = int(rng.integers(1, 3 * engine.n)), -(-k // group)
+    half = 1 << core.offset_bits - 1
+    tensor = ScaledTensor(
+        codes=rng.integers(0, codes.levels, (n, k), np.uint8),
+        format=codes,
+        group=group,
+        scale=rng.integers(0, 1 << core.scale_bits, (n, groups)).astype(np.uint16),
+        offset=rng.integers(1 - half, half, (n, groups)).astype(np.int16),
+        offset_shift=int(rng.integers(16)),
+        unit=np.ones(n, np.float32),
+    )
+    while tensor.offset_shift and tensor.largest_sum(engine.activations) >> core.sum_bits - 1:
+        tensor = replace(tensor, offset_shift=tensor.offset_shift - 1)
+    if tensor.largest_sum(engine.activations) >> core.sum_bits - 1:
+        tensor = replace(tensor, scale=tensor.scale & 1, offset=tensor.offset & 0)
+    return Linear(name, n, k, codes, group, group_bits=0), tensor
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a stage must leave in memory, by layer, and how to find it there."""
+
+    results: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.int64]]]
+    sums: dict[str, NDArray[np.float64]]
+
+
+def _compiled(bench: Bench, rng: np.random.Generator, rows: int) -> tuple[Program, list[_Wanted]]:
+    """Two stages of one to three layers, packed and compiled, with random inputs."""
+    core, engine = bench.core, bench.core.engine
+    memory = np.zeros(MEMORY_BYTES, np.uint8)
+    stages, tensors, place = [], {}, 0
+    for number in range(2):
+        group = int(
+            rng.choice([engine.group_size, int(rng.integers(1, 2 * engine.group_size + 1))])
+        )
+        k = int(rng.integers(1, 4 * engine.slice_k * min(8, engine.group_slices) + 1))
+        layers = [
+            _random_layer(core, rng, f"{number}.{i}", k, min(group, k))
+            for i in range(int(rng.integers(1, 4)))
+        ]
+        found = {linear.name: tensor for linear, tensor in layers}
+        shifts = {name: tensor.offset_shift for name, tensor in found.items()}
+        placed = stage(core, f"stage {number}", [linear for linear, _ in layers], place, shifts)
+        for address, data in images(core, placed, found):
+            put(memory, address, data)
+        place = placed.end
+        stages.append(placed)
+        tensors |= found
+    compiled = compile_stages(core, stages, rows, place)
+    inputs, wanted = [], []
+    for batch in compiled.batches:
+        linears = [layer.linear for layer in batch.stage.layers]
+        x = random_activations(rng, engine.activations, (rows, linears[0].k))
+        inputs.append((batch.input_address, batch.pack_input(x)))
+        x = np.maximum(x, -engine.activations.maximum).astype(np.float64)
+        sums = {each.name: x @ tensors[each.name].integers(slice(None)).T for each in linears}
+        wanted.append(_Wanted(batch.unpack_results, sums))
+
+    put(memory, *inputs[0])
+    program = Program(
+        core,
+        compiled.instructions,
+        compiled.address,
+        memory,
+        host=lambda sync, where: put(where, *inputs[sync + 1]),
+    )
+    return program, wanted
+
+
+def _compare_results(
+    bench: Bench, case: str, wanted: Sequence[_Wanted], memory: NDArray[np.uint8]
+) -> None:
+    """Every stage's results against plain products, exact in float64 below 2^53."""
+    for each in wanted:
+        found = each.results(memory)
+        for name, sums in each.sums.items():
+            wrong = np.argwhere(found[name] != sums)
+            if len(wrong) and np.abs(sums).max() < 1 << 53:
+                row, column = wrong[0]
+                bench.differ(
+                    case,
+                    f"layer {name}: row {row}, column {column} is {found[name][row, column]}, "
+                    f"must be {int(sums[row, column])} ({len(wrong)} of {sums.size} differ)",
+                )
+
+
+def check_resets(bench: Bench, rng: np.random.Generator) -> None:
+    """A reset in mid-flight, then a whole run."""
+    timing = MemoryTiming(20, bench.core.bus_bytes)
+    with bench.session() as session:
+        for i in range(12):
+            program = bench.random_program(rng)
+            cycles = program_cycles(bench.core, program.instructions, timing, program.address)
+            session.memory[:] = program.image
+            session.set_timing(timing)
+            if i % 3 == 0:
+                session.set_random(i)
+            run(session, program, limit=int(rng.integers(1, cycles.cycles)))
+            session.reset(int(rng.integers(1, 4)))
+            bench.check(f"reset {i}", "busy after a reset", session.busy, False)
+            bench.check(f"reset {i}", "status after a reset", session.get("status"), 0)
+            bench.tally.coverage["reset in mid-flight"] += 1
+            bench.play(session, f"reset {i}", program, program.expected(), timing)
+
+
+KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
+    "programs": check_programs,
+    "compiled": check_compiled,
+    "resets": check_resets,
+    "faults": check_faults,
+    "words": check_words,
+    "registers": check_registers,
+}
+"""Everything that is checked."""
+
+
+def verify(
+    core: CoreSpec,
+    *,
+    seed: int,
+    name: str = "",
+    simulator: str = SIMULATOR,
+    kinds: Collection[str] = tuple(KINDS),
+    waves: Path | None = None,
+    verilog: str | None = None,
+) -> Report:
+    """Play everything on the core's RTL and compare every word of memory and every counter.
+
+    `kinds` picks from `KINDS`; `waves` takes a VCD of a compiled program; `verilog` replaces the
+    RTL, for a check of this check. Raises `SimulatorError` when the simulator is absent or breaks
+    down.
+    """
+    if simulator != SIMULATOR:
+        raise SimulatorError(f"simulator {simulator}: cores run on {SIMULATOR} alone")
+    started = time.perf_counter()
+    native = core_session.build(core, waves=waves is not None, verilog=verilog)
+    built = time.perf_counter()
+    bench = Bench(core, native, seed, waves)
+    with contextlib.suppress(Enough):
+        for i, (kind, play) in enumerate(KINDS.items()):
+            if kind in kinds:
+                play(bench, np.random.default_rng((seed, i)))
+    tally = bench.tally
+    return Report(
+        name=name,
+        spec=core,
+        simulator=simulator,
+        seed=seed,
+        cases=tally.cases,
+        transactions=tally.beats,
+        elements=tally.elements,
+        rtl_cycles=tally.rtl_cycles,
+        model_cycles=tally.model_cycles,
+        differences=tuple(tally.differences),
+        coverage=dict(sorted(tally.coverage.items())),
+        build_seconds=round(built - started, 3),
+        run_seconds=round(time.perf_counter() - built, 3),
+    )

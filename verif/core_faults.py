@@ -1,0 +1,336 @@
+"""What a core must refuse, and how: every fault, and which words are instructions at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw import isa
+from hw.isa import BUFFERS, OPERATIONS, Fault, Instruction, IsaError, Unit, instruction
+from hw.registers import WATCHDOG_DEFAULT
+from hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
+from sim.memory import MemoryTiming
+from verif.core_bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, Program, put
+from verif.core_session import DECERR, SLVERR, Session
+
+
+def words_to_bytes(words: Sequence[int]) -> bytes:
+    """Instructions in binary as they lie in memory."""
+    return b"".join(word.to_bytes(isa.INSTRUCTION_BYTES, "little") for word in words)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A program that must come to a stop, and how; `index` None where time decides.
+
+    `setup` prepares the session; `words` are the instructions in binary.
+    """
+
+    name: str
+    words: tuple[int, ...]
+    fault: Fault
+    index: int | None
+    address: int = MEMORY_PAGE_BYTES
+    setup: Callable[[Session], object] = lambda _: None
+
+
+def plain(name: str, **changes: int) -> Instruction:
+    """An instruction with the least in every field, unless changed."""
+    fields = OPERATIONS[name].fields
+    values = (changes.get(each.name, each.minimum) for each in fields)
+    return Instruction(OPERATIONS[name], tuple(values))
+
+
+def _encoded(wanted: dict[str, tuple[str, dict[str, int]]]) -> dict[str, int]:
+    """Plain instructions with changes, as words, as far as the fields can hold the changes."""
+    found = {}
+    for title, (name, changes) in wanted.items():
+        with contextlib.suppress(IsaError):
+            found[title] = isa.encode(plain(name, **changes))
+    return found
+
+
+def illegal_words(core: CoreSpec) -> dict[str, int]:
+    """Words that are no instruction, or none that the core has room for."""
+    found = {f"opcode {i}": i for i in (0, *range(6, 16))}
+    for name, operation in OPERATIONS.items():
+        word = isa.encode(plain(name))
+        found[f"{name}: a bit above"] = word | 1 << operation.bits
+        found[f"{name}: the top bit"] = word | 1 << isa.INSTRUCTION_BITS - 1
+        for unit in list(Unit) if operation.unit is None else [operation.unit]:
+            found[f"{name}: waits for {unit.name}"] = word | 1 << isa.WAIT_OFFSET + unit
+            found[f"{name}: signals {unit.name}"] = word | 1 << isa.SIGNAL_OFFSET + unit
+    last = (1 << core.address_bits) - core.bus_bytes
+    wanted: dict[str, tuple[str, dict[str, int]]] = {
+        "load: no such buffer": ("load", {"buffer": len(BUFFERS)}),
+        "load: past memory": ("load", {"memory": last, "words": 2}),
+        "store: past memory": ("store", {"memory": last, "words": 2}),
+        "matmul: past the sums": ("matmul", {"accumulator": core.accumulator_words}),
+        "store: past the sums": ("store", {"accumulator": core.accumulator_words}),
+        "matmul: too many planes": ("matmul", {"planes": core.engine.weight_bits + 1}),
+        "matmul: ternary in one plane": ("matmul", {"ternary": 1}),
+        "matmul: group too long": ("matmul", {"group_slices": core.engine.group_slices + 1}),
+    }
+    for i, buffer in enumerate(core.buffers):
+        past = {"buffer": i, "address": buffer.bus_words - 1, "words": 2}
+        wanted[f"load: past {buffer.name}s"] = ("load", past)
+        wanted[f"matmul: past {buffer.name}s"] = ("matmul", {buffer.name: buffer.bus_words})
+        if buffer.words_per_beat > 1:
+            wanted[f"matmul: within {buffer.name}s"] = ("matmul", {buffer.name: 1})
+    return found | _encoded(wanted)
+
+
+def overrunning_words(core: CoreSpec) -> dict[str, int]:
+    """Multiplications and stores that run past the end of a buffer or a bank of sums."""
+    wanted: dict[str, tuple[str, dict[str, int]]] = {}
+    for buffer in core.buffers:
+        last = buffer.bus_words - buffer.words_per_beat
+        counts = {"slices": buffer.beats_per_word + 1, "group_slices": 1}
+        wanted[f"matmul: overruns {buffer.name}s"] = ("matmul", counts | {buffer.name: last})
+    words = 2 * core.scale_lanes * RESULT_BITS // core.bus_bits + 1
+    for title, accumulator in (("a bank", core.bank_words - 1), ("sums", 2 * core.bank_words - 1)):
+        rows, span = {"row_tiles": 2}, {"words": words}
+        wanted[f"matmul: overruns {title}"] = ("matmul", rows | {"accumulator": accumulator})
+        wanted[f"store: overruns {title}"] = ("store", span | {"accumulator": accumulator})
+    return _encoded(wanted)
+
+
+def static_fault(core: CoreSpec, word: int) -> Fault | None:
+    """What the dispatcher must say to a word: all rules but those on how far a loop runs."""
+    try:
+        each = isa.decode(word)
+    except IsaError:
+        return Fault.ILLEGAL
+    name, holds = each.operation.name, []
+    if name in ("load", "store"):
+        end = each["memory"] // core.bus_bytes + each["words"]
+        holds.append(end * core.bus_bytes <= 1 << core.address_bits)
+    if name in ("matmul", "store"):
+        holds.append(each["accumulator"] < core.accumulator_words)
+    if name == "load":
+        words = [buffer.bus_words for buffer in core.buffers]
+        room = dict(enumerate(words)).get(each["buffer"], 0)
+        holds.append(each["address"] + each["words"] <= room)
+    if name == "matmul":
+        holds.append(each["planes"] <= core.engine.weight_bits)
+        holds.append(not each["ternary"] or each["planes"] == 2)
+        holds.append(each["group_slices"] <= core.engine.group_slices)
+        for buffer in core.buffers:
+            address = each[buffer.name]
+            holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
+    if not all(holds):
+        return Fault.ILLEGAL
+    if name in ("load", "store") and each["memory"] % core.bus_bytes:
+        return Fault.MISALIGNED
+    return None
+
+
+def _random_word(core: CoreSpec, rng: np.random.Generator) -> int:
+    """Bits at random, or an instruction near the limits of the core, some with a bit flipped."""
+    if rng.random() < 0.1:
+        return int.from_bytes(rng.bytes(isa.INSTRUCTION_BYTES), "little")
+    operation = list(OPERATIONS.values())[rng.integers(len(OPERATIONS))]
+    limits = [buffer.bus_words for buffer in core.buffers] + [
+        core.accumulator_words,
+        core.engine.weight_bits,
+        core.engine.group_slices,
+        1 << core.address_bits,
+    ]
+    word = operation.opcode
+    if rng.random() < 0.3:
+        word |= int(rng.integers(64)) << isa.WAIT_OFFSET
+    for each in operation.fields:
+        limit = limits[rng.integers(len(limits))]
+        value = [
+            int(rng.integers(1 << each.bits)),
+            limit - int(rng.integers(4)),
+            (limit - int(rng.integers(1, 4)) * core.bus_bytes) & -core.bus_bytes,
+            int(rng.integers(8)),
+            0,
+        ][rng.choice(5, p=(0.15, 0.15, 0.15, 0.15, 0.4))]
+        word |= (max(0, value) & (1 << each.bits) - 1) << operation.offsets[each.name]
+    if rng.random() < 0.2:
+        word ^= 1 << int(rng.integers(isa.INSTRUCTION_BITS))
+    return word
+
+
+def check_words(bench: Bench, rng: np.random.Generator) -> None:
+    """Random words: the dispatcher accepts what `hw.isa` accepts, and nothing else."""
+    core, address = bench.core, MEMORY_PAGE_BYTES
+    with bench.session() as session:
+        for _ in range(400):
+            word = _random_word(core, rng)
+            put(session.memory, address, words_to_bytes([word]))
+            event = session.run(address, 1, LIMIT_CYCLES)
+            while event.kind == "sync":
+                event = session.resume(LIMIT_CYCLES)
+            fault = static_fault(core, word)
+            wanted = (Fault.NO_HALT, 1) if fault is None else (fault, 0)
+            if word == isa.encode(plain("halt")):
+                wanted = (None, 0)
+            bench.check(f"word {word:#034x}", "outcome", (event.fault, event.index), wanted)
+            bench.tally.cases += 1
+            bench.tally.coverage["random word accepted" if fault is None else "refused"] += 1
+
+
+def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
+    """Every fault, most of them in the middle of a random program."""
+    core = bench.core
+
+    def words(program: Sequence[Instruction]) -> tuple[int, ...]:
+        return tuple(isa.encode(each) for each in program)
+
+    def within(name: str, word: int, fault: Fault) -> Wrong:
+        program = words(bench.random_program(rng, length=20).instructions)
+        index = int(rng.integers(len(program)))
+        return Wrong(name, (*program[:index], word, *program[index:]), fault, index)
+
+    for name, word in illegal_words(core).items():
+        yield within(name, word, Fault.ILLEGAL)
+    for name, word in overrunning_words(core).items():
+        yield within(name, word, Fault.BOUNDS)
+    for name in ("load", "store"):
+        crooked = plain(name, memory=int(rng.integers(1, core.bus_bytes)))
+        yield within(f"{name}: misaligned", isa.encode(crooked), Fault.MISALIGNED)
+
+    some = words(bench.random_program(rng).instructions)
+    for offset in (isa.INSTRUCTION_BYTES, MEMORY_PAGE_BYTES // 2, 1 << core.address_bits):
+        yield Wrong(f"program at {offset:#x}", some, Fault.MISALIGNED, 0, address=offset)
+    yield Wrong("no halt", some[:-1], Fault.NO_HALT, len(some) - 1)
+    yield Wrong("no instruction", (), Fault.NO_HALT, 0)
+
+    for name, fault in (("load", Fault.READ), ("store", Fault.WRITE)):
+        for response in (SLVERR, DECERR):
+            program: Sequence[Instruction] = ()
+            while not any(each.operation.name == name for each in program):
+                program = bench.random_program(rng).instructions
+            yield _trapped(core, rng, program, name, fault, response)
+    page = MEMORY_PAGE_BYTES + isa.INSTRUCTION_BYTES * (len(some) - 1)
+    yield Wrong(
+        "fetch answered with an error",
+        some,
+        Fault.READ,
+        None,
+        setup=lambda session: session.trap(page, page + 1, write=False, response=SLVERR),
+    )
+
+    load = instruction("load", signal=[Unit.COMPUTE], buffer=0, address=0, words=1, memory=0)
+    loads = [load] * (core.token_limit + 1)
+    yield Wrong("too many tokens", words([*loads, plain("halt")]), Fault.TOKENS, None)
+
+    def guarded(session: Session) -> None:
+        session.set("watchdog", 300)
+
+    def silent(session: Session) -> None:
+        guarded(session)
+        session.silence(int(rng.integers(1, 60)), 2000)
+
+    many = words(bench.random_program(rng, length=60).instructions)
+    for _ in range(4):
+        yield Wrong("silent memory", many, Fault.WATCHDOG, None, setup=silent)
+    for name, source in (("matmul", Unit.LOAD), ("store", Unit.COMPUTE), ("sync", Unit.STORE)):
+        stuck = isa.encode(plain(name)) | 1 << isa.WAIT_OFFSET + source
+        stuck_words = (stuck, isa.encode(plain("halt")))
+        title = f"{name} waits for ever"
+        yield Wrong(title, stuck_words, Fault.WATCHDOG, 0, setup=guarded)
+
+
+def _trapped(
+    core: CoreSpec,
+    rng: np.random.Generator,
+    program: Sequence[Instruction],
+    name: str,
+    fault: Fault,
+    response: int,
+) -> Wrong:
+    """A program with a word of one load's or store's memory answered with an error."""
+    touching = [each for each in program if each.operation.name == name]
+    chosen = touching[rng.integers(len(touching))]
+    at = chosen["memory"] + core.bus_bytes * int(rng.integers(chosen["words"]))
+
+    def touches(each: Instruction) -> bool:
+        same = each.operation.name == name
+        return same and 0 <= at - each["memory"] < each["words"] * core.bus_bytes
+
+    return Wrong(
+        f"{name} answered with {response}",
+        tuple(isa.encode(each) for each in program),
+        fault,
+        next(i for i, each in enumerate(program) if touches(each)),
+        setup=lambda session: session.trap(at, at + 1, write=name == "store", response=response),
+    )
+
+
+def check_faults(bench: Bench, rng: np.random.Generator) -> None:
+    """Every fault is reported as what it is, leaves the bus clean, and the next program runs."""
+    timing = MemoryTiming(20, bench.core.bus_bytes)
+    good = bench.random_program(rng)
+    expected = good.expected()
+    with bench.session() as session:
+        for seed, wrong in enumerate(_wrongs(bench, rng)):
+            session.set_timing(timing)
+            _check_fault(bench, session, wrong, wrong.name, rng)
+            bench.play(session, f"after {wrong.name}", good, expected, timing)
+            session.set_random(seed)
+            _check_fault(bench, session, wrong, f"{wrong.name} random", rng)
+            bench.play(session, f"after {wrong.name} random", good, expected, seed)
+        _check_patience(bench, session, good, expected)
+
+
+def _check_fault(
+    bench: Bench, session: Session, wrong: Wrong, case: str, rng: np.random.Generator
+) -> None:
+    session.memory[:] = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
+    # What lies beyond the memory's end lies nowhere, but must not be read either.
+    put(session.memory, wrong.address % MEMORY_BYTES, words_to_bytes(wrong.words))
+    wrong.setup(session)
+    at_error = bool(rng.random() < 0.5)
+    event = session.run(wrong.address, len(wrong.words), LIMIT_CYCLES, stop_at_error=at_error)
+    while event.kind == "sync":
+        event = session.resume(LIMIT_CYCLES)
+    if session.busy:
+        session.wait(LIMIT_CYCLES)
+    bench.watch(session, case)
+    bench.check(case, "busy", session.busy, False)
+    bench.check(case, "fault", event.fault, wrong.fault)
+    if wrong.index is not None:
+        bench.check(case, "index", event.index, wrong.index)
+    session.calm()
+    session.set("watchdog", WATCHDOG_DEFAULT)
+    bench.tally.cases += 1
+    bench.tally.coverage[f"fault {wrong.fault.name}"] += 1
+
+
+def _check_patience(
+    bench: Bench, session: Session, good: Program, expected: NDArray[np.uint8]
+) -> None:
+    """What the watchdog must let pass, and a bus that never answers again."""
+    core, case = bench.core, "watchdog"
+    session.set("watchdog", 300)
+    program = [plain("sync"), plain("halt")]
+    image_ = np.zeros(MEMORY_BYTES, np.uint8)
+    called = Program(core, program, 0, image_)
+    slow_host = MemoryTiming(20, core.bus_bytes, host_cycles=2000)
+    bench.play(session, "a host slower than the watchdog", called, called.expected(), slow_host)
+    bench.play(session, "good under watchdog", good, expected, MemoryTiming(200, core.bus_bytes))
+
+    session.set("watchdog", 0)
+    waits = instruction("sync", wait=[Unit.STORE])
+    Program(core, [waits, plain("halt")], 0, session.memory)
+    event = session.run(0, 2, 100_000)
+    bench.check(case, "outcome with the watchdog off", event.kind, "limit")
+    session.reset()
+    bench.play(session, "after a reset", good, expected, slow_host)
+
+    session.set("watchdog", 300)
+    session.silence(20)
+    event = session.run(good.address, len(good.instructions), LIMIT_CYCLES, stop_at_error=True)
+    bench.check(case, "fault of a dead memory", event.fault, Fault.WATCHDOG)
+    bench.check(case, "busy before a dead memory", session.busy, True)
+    session.reset()
+    session.calm()
+    bench.play(session, "after a dead memory", good, expected, slow_host)

@@ -1,0 +1,201 @@
+"""A language model's layers on a Verilated core: every token's every stage, compared bit for bit.
+
+Weights and programs are written to the simulated memory once. One program takes the prompt through
+all blocks, one the last token through the head, and a third every further token through both; in
+each of them the host steps in between two stages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.memory import MemoryTiming
+from sim.program import ProgramCycles, program_cycles
+from sw.compile import Program, compile_stages
+from sw.core import CoreModel, RunStage, integer_stage
+from sw.place import Stage, aligned, images
+from sw.quant import QuantError
+from verif.core_bench import LIMIT_CYCLES, outcome, put
+from verif.core_session import Event, Session
+from verif.simulators import SimulatorError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A program that runs for the prompt, for its last token, or for each further token."""
+
+    name: str
+    program: Program
+    model: ProgramCycles
+
+
+def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase], Phase]:
+    """The programs for a prompt of `rows` tokens, and the one for every token after it.
+
+    Raises `QuantError` where no layer is on the core, and `PlaceError`.
+    """
+    core, place = held.core, held.end
+    *blocks, head = held.blocks
+    body = [stage for block in blocks for stage in block]
+    if not held.stages:
+        raise QuantError("weights: they leave no layer on the core")
+
+    def phase(name: str, stages: Sequence[Stage], count: int) -> Phase:
+        nonlocal place
+        program = compile_stages(core, stages, count, place)
+        place = program.end
+        model = program_cycles(core, program.instructions, timing, program.address)
+        return Phase(name, program, model)
+
+    prompt = [("prefill", body, rows), ("head", head, 1)]
+    return (
+        [phase(name, stages, count) for name, stages, count in prompt if stages],
+        phase("decode", held.stages, 1),
+    )
+
+
+@dataclass
+class Account:
+    """What running a model on the core has shown so far."""
+
+    programs: Counter[str] = field(default_factory=Counter)
+    """Programs run, by phase."""
+    rtl_cycles: int = 0
+    model_cycles: int = 0
+    steps: int = 0
+    layers: int = 0
+    """Layers compared, each with all its rows."""
+    seconds: float = 0.0
+    """Time that the simulator took."""
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def cycles_per_s(self) -> float:
+        """Simulated cycles per second."""
+        return self.rtl_cycles / self.seconds if self.seconds else 0.0
+
+    @property
+    def utilization(self) -> float:
+        """Share of cycles in which the engine took a step."""
+        return self.steps / self.rtl_cycles if self.rtl_cycles else 0.0
+
+
+class _Runner:
+    """Computes stages on a session, in the order in which the model asks for them."""
+
+    def __init__(
+        self,
+        held: CoreModel,
+        session: Session,
+        sequence: Iterator[Phase],
+        progress: Callable[[int], None],
+    ):
+        self.held, self.session, self.sequence, self.progress = held, session, sequence, progress
+        self.integers = integer_stage(held)
+        self.found = Account()
+        self.phase: Phase | None = None
+        self.place = 0  # of the stage that comes next in the phase's program
+
+    def __call__(self, stage: Stage, x: NDArray[np.int32]) -> Mapping[str, NDArray[np.int64]]:
+        first = self.phase is None
+        if self.phase is None:
+            self.phase, self.place = next(self.sequence), 0
+        program = self.phase.program
+        batch = program.batches[self.place]
+        assert batch.stage is stage and batch.rows == len(x)
+        data = batch.pack_input(x)
+        put(self.session.memory, batch.input_address, data)
+        limit = 2 * self.phase.model.cycles + LIMIT_CYCLES
+        began = time.perf_counter()
+        if first:
+            event = self.session.run(program.address, len(program.instructions), limit)
+        else:
+            event = self.session.resume(limit)
+        self.found.seconds += time.perf_counter() - began
+        self.place += 1
+        last = self.place == len(program.batches)
+        if event.kind != ("done" if last else "sync"):
+            what = f"{outcome(event)} in cycle {event.cycle}"
+            raise SimulatorError(f"stage {stage.name} of {self.phase.name}: {what}")
+        results = batch.unpack_results(self.session.memory)
+        self._compare(stage, x, results)
+        if last:
+            self._finish(self.phase)
+            self.phase = None
+        else:
+            self._compare_sync(self.phase, event)
+        return results
+
+    def _differ(self, what: str) -> None:
+        self.found.differences.append(f"spec {self.held.core.digest} {what}")
+
+    def _compare(
+        self, stage: Stage, x: NDArray[np.int32], found: Mapping[str, NDArray[np.int64]]
+    ) -> None:
+        for name, wanted in self.integers(stage, x).items():
+            self.found.layers += 1
+            wrong = np.argwhere(found[name] != wanted)
+            if len(wrong):
+                row, column = wrong[0]
+                self._differ(
+                    f"layer {name}: row {row}, column {column} is {found[name][row, column]}, "
+                    f"must be {wanted[row, column]} ({len(wrong)} of {wanted.size} differ)"
+                )
+
+    def _compare_sync(self, phase: Phase, event: Event) -> None:
+        wanted = phase.model.syncs[self.place - 1].raised_cycle
+        if event.cycle != wanted:
+            self._differ(
+                f"{phase.name} sync {self.place - 1} is in cycle {event.cycle}, model says {wanted}"
+            )
+        self.progress(self.found.model_cycles + event.cycle)
+
+    def _finish(self, phase: Phase) -> None:
+        counters, model = self.session.counters(), phase.model
+        for name, value in counters.items():
+            if value != getattr(model, name):
+                self._differ(f"{phase.name} {name} is {value}, model says {getattr(model, name)}")
+        found = self.found
+        found.programs[phase.name] += 1
+        found.rtl_cycles += counters["cycles"]
+        found.model_cycles += model.cycles
+        found.steps += counters["steps"]
+        self.progress(found.model_cycles)
+
+
+@contextlib.contextmanager
+def on_rtl(
+    held: CoreModel,
+    native: Path,
+    prompt: Sequence[Phase],
+    decode: Phase,
+    timing: MemoryTiming,
+    progress: Callable[[int], None] = lambda cycles: None,
+) -> Iterator[tuple[RunStage, Account]]:
+    """The model's stages on the Verilated core `native`, and an account of them that grows.
+
+    `progress` is told the cycles simulated so far. Raises `SimulatorError` where the core does not
+    come to an end.
+    """
+    core = held.core
+    # The last bus word of instructions may be half a word.
+    size = aligned(decode.program.end, core.bus_bytes)
+    with Session(native, size, timing) as session:
+        for stage in held.stages:
+            for address, data in images(core, stage, held.tensors):
+                put(session.memory, address, data)
+        for phase in (*prompt, decode):
+            put(session.memory, phase.program.address, phase.program.code)
+        sequence = itertools.chain(prompt, itertools.repeat(decode))
+        runner = _Runner(held, session, sequence, progress)
+        yield runner, runner.found
+        runner.found.differences += [f"the bus: {each}" for each in session.violations()]

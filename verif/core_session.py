@@ -1,0 +1,282 @@
+"""A Verilated core with its memory, driven from Python one event at a time.
+
+The C++ in `verif/native` runs core, memory and bus monitor in a process of its own; the memory's
+image is shared through a file, and everything else is a line of text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.export import module_name, to_verilog
+from hw.files import replacing
+from hw.isa import Fault
+from hw.registers import COUNTERS, REGISTERS, Control, Status
+from hw.spec.core import CoreSpec
+from sim.memory import MemoryTiming
+from verif.simulators import SimulatorError, build_native
+
+_SOURCES = Path(__file__).parent / "native"
+_SHARED_MEMORY = Path("/dev/shm")
+
+RESET_CYCLES = 4
+"""How long the reset is held at power-on."""
+
+_ANSWERS = ("ok ", "ok\n", "idle ", "interrupt ", "limit ")
+
+NEVER = 1 << 62
+"""A cycle that does not come."""
+
+OKAY, SLVERR, DECERR = 0, 2, 3
+"""Responses of AXI4."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Why a program came to a stand, and the cycle in which that was seen.
+
+    Cycle 0 is the first with `busy`, so that for `done` the cycle is the number of cycles the
+    program took. Beats are those seen on the bus since the start.
+    """
+
+    kind: Literal["done", "error", "sync", "limit"]
+    cycle: int
+    read_beats: int
+    write_beats: int
+    fault: Fault | None = None
+    index: int = 0
+    """The instruction at fault."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """The answer to one access of a register."""
+
+    response: int
+    value: int = 0
+
+
+def build(core: CoreSpec, *, waves: bool = False, verilog: str | None = None) -> Path:
+    """The program that `Session` runs; `verilog` replaces the RTL, for a check of a check."""
+    sources = {path.name: path.read_text() for path in _SOURCES.iterdir()}
+    constants = {
+        "BUS_BYTES": core.bus_bytes,
+        "BURST_BEATS": core.burst_beats,
+        "OUTSTANDING_READS": core.outstanding_reads,
+    }
+    lines = [f"constexpr unsigned {name} = {value};\n" for name, value in constants.items()]
+    sources["config.h"] = "#pragma once\n" + "".join(lines)
+    text = to_verilog(core) if verilog is None else verilog
+    return build_native(text, module_name(core), sources, waves=waves)
+
+
+class Session(contextlib.AbstractContextManager):
+    """A core at power-on and a memory of `memory_bytes` at bus address `base`, all zero.
+
+    `memory` is the memory's image, uint8, which a program reads and writes; it may be changed
+    whenever none runs. `program` is what `build` gave. Raises `SimulatorError` where the simulation
+    breaks down.
+    """
+
+    def __init__(
+        self,
+        program: Path,
+        memory_bytes: int,
+        timing: MemoryTiming,
+        *,
+        base: int = 0,
+        seed: int = 1,
+        waves: Path | None = None,
+    ):
+        self._resources = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(_folder(memory_bytes))
+            image = folder / "memory"
+            with image.open("wb") as file:
+                file.truncate(memory_bytes)
+            with image.open("r+b") as file:
+                shared = mmap.mmap(file.fileno(), memory_bytes)
+            self.memory: NDArray[np.uint8] = np.frombuffer(shared, np.uint8)
+            command: list[str | Path] = [program, image, str(base), str(memory_bytes), str(seed)]
+            if waves is not None:
+                stack.enter_context(_keep(folder / "waves.vcd", waves))
+                command.append(folder / "waves.vcd")
+            self._process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.callback(self._stop)
+            self.reset()
+            self.set_timing(timing)
+            self._resources = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def _stop(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate("quit\n")
+        self._process.wait()
+
+    def _ask(self, *words: object) -> str:
+        """Send a command; the line that answers it."""
+        process, line = self._process, ""
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(" ".join(str(word) for word in words) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        if line.startswith(_ANSWERS):
+            return line
+        reason = " ".join((line + process.stdout.read()).split()) or "no answer"
+        raise SimulatorError(f"the core's simulation ended with {process.wait()}: {reason}")
+
+    def _numbers(self, *words: object) -> list[int]:
+        """Send a command; the numbers in its answer."""
+        return [int(word) for word in self._ask(*words).split()[1:]]
+
+    # Time and faults.
+
+    def reset(self, cycles: int = RESET_CYCLES) -> None:
+        """Hold the reset for some cycles; the memory forgets what is under way."""
+        self._ask("reset", cycles)
+
+    def set_timing(self, timing: MemoryTiming) -> None:
+        """Let the memory keep to `timing` exactly from here on."""
+        self._ask("timing", *astuple(timing))
+
+    def set_random(self, seed: int) -> None:
+        """Let every channel pause, and every answer take time, at random from here on."""
+        self._ask("random", seed)
+
+    def trap(self, first: int, end: int, *, write: bool, response: int) -> None:
+        """Answer reads or writes of bus addresses `first` to `end` - 1 with `response`."""
+        self._ask("trap", first, end, int(write), response)
+
+    def silence(self, first: int, end: int = NEVER) -> None:
+        """Let the memory accept and answer nothing in cycles `first` to `end` - 1 of a program."""
+        self._ask("silence", first, end)
+
+    def calm(self) -> None:
+        """Take back every `trap` and `silence`."""
+        self._ask("calm")
+
+    def step(self, cycles: int) -> None:
+        """Let time pass."""
+        self._ask("step", cycles)
+
+    # Registers and pins.
+
+    def read(self, offset: int) -> Access:
+        return Access(*self._numbers("read", offset))
+
+    def write(self, offset: int, value: int, strobes: int = 15) -> Access:
+        return Access(*self._numbers("write", offset, value, strobes))
+
+    def get(self, name: str) -> int:
+        """The value of the register `name`."""
+        return self.read(REGISTERS[name].offset).value
+
+    def set(self, name: str, value: int) -> None:
+        """Write the register `name`."""
+        self.write(REGISTERS[name].offset, value)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._numbers("pins")[0])
+
+    @property
+    def interrupt(self) -> bool:
+        return bool(self._numbers("pins")[1])
+
+    # Programs.
+
+    def run(
+        self, address: int, instructions: int, limit: int = NEVER, *, stop_at_error: bool = False
+    ) -> Event:
+        """Run the program at bus address `address` until it ends or calls.
+
+        `stop_at_error` comes back as soon as the core reports an error, though it may still be
+        busy with what it had under way.
+        """
+        self._interrupts = Status.SYNC | Status.ERROR if stop_at_error else Status.SYNC
+        self.set("interrupt_enable", self._interrupts)
+        self.set("program_low", address & 0xFFFFFFFF)
+        self.set("program_high", address >> 32)
+        self.set("instructions", instructions)
+        return self._event("run", REGISTERS["control"].offset, int(Control.START), limit)
+
+    def resume(self, limit: int = NEVER) -> Event:
+        """Go on after a sync."""
+        return self._event("resume", REGISTERS["control"].offset, int(Control.RESUME), limit)
+
+    def wait(self, limit: int = NEVER) -> Event:
+        """Go on waiting, after `limit` or an error that left the core busy."""
+        return self._event("wait", limit)
+
+    def _event(self, *words: object) -> Event:
+        kind, cycle, reads, writes = self._ask(*words).split()
+        seen = int(cycle), int(reads), int(writes)
+        if kind == "limit":
+            return Event("limit", *seen)
+        # No look at the status, which would take the cycle in which the host may have to resume.
+        if kind == "interrupt" and self._interrupts == Status.SYNC:
+            return Event("sync", *seen)
+        status = Status(self.get("status"))
+        if Status.ERROR in status:
+            fault, index = Fault(self.get("error")), self.get("error_index")
+            return Event("error", *seen, fault, index)
+        if kind == "interrupt":
+            return Event("sync", *seen)
+        if Status.DONE not in status:
+            raise SimulatorError(f"the core ended with status {status!r}")
+        return Event("done", *seen)
+
+    def counters(self) -> dict[str, int]:
+        """The core's counters by name."""
+        return {name: self.get(f"{name}_low") | self.get(f"{name}_high") << 32 for name in COUNTERS}
+
+    @property
+    def cycles(self) -> int:
+        """Cycles simulated since power-on, programs or not."""
+        return self._numbers("cycles")[0]
+
+    def violations(self) -> list[str]:
+        """The bus rules broken since this was last asked, in words; only the first few."""
+        first, *shown = self._ask("violations").rstrip("\n").split("\t")
+        more = int(first.split()[1]) - len(shown)
+        return [*shown, *([f"and {more} more"] if more else [])]
+
+
+@contextlib.contextmanager
+def _folder(memory_bytes: int) -> Iterator[Path]:
+    """A temporary folder, in main memory where that has room for the image."""
+    roomy = _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free > 2 * memory_bytes
+    parent = _SHARED_MEMORY if roomy else None
+    with tempfile.TemporaryDirectory(prefix="evolute-core-", dir=parent) as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _keep(source: Path, target: Path) -> Iterator[None]:
+    """Copy `source` to `target` in the end."""
+    yield
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)

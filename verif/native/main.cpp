@@ -1,0 +1,376 @@
+// A Verilated core, its memory and its host, told what to do line by line on standard input.
+//
+// Usage: program IMAGE BASE BYTES SEED [WAVES]. Every command is answered by one line: `ok` and
+// numbers, an event and numbers, or `error` and words. Numbers are decimal.
+//
+//   reset CYCLES                   hold the reset, and let it go
+//   read OFFSET                    a register -> ok RESPONSE VALUE
+//   write OFFSET VALUE STROBES     a register -> ok RESPONSE
+//   step CYCLES                    let time pass
+//   run OFFSET VALUE LIMIT         write the register that starts a program, then wait
+//   resume OFFSET VALUE LIMIT      write the register that ends a wait, in the host's cycle; wait
+//   wait LIMIT                     for an event again
+//   pins                           -> ok BUSY INTERRUPT
+//   timing LATENCY RATE REFRESH_INTERVAL REFRESH HOST     exact time from here on
+//   random SEED                    random time from here on
+//   trap FIRST END WRITE RESPONSE  answer with an error in that range of addresses
+//   silence FROM UNTIL             accept and answer nothing in those cycles of a program
+//   calm                           forget traps and silence
+//   cycles                         -> ok CYCLES, since power came on
+//   violations                     -> ok COUNT since last asked, the first ones after tabs
+//   quit
+//
+// Events: `idle` when busy ends, `interrupt` when it rises, `limit` when neither came in LIMIT
+// cycles; then the program's cycle in which it was seen (cycle 0 is the first with busy), and the
+// beats read and written since the start.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "Vtop.h"
+#include "memory.h"
+#include "monitor.h"
+#include "verilated.h"
+#if VM_TRACE
+#include "verilated_vcd_c.h"
+#endif
+
+namespace {
+
+template <std::size_t N>
+void to_port(VlWide<N>& port, const Word& word) {
+    static_assert(4 * N == BUS_BYTES);
+    std::memcpy(port.data(), word.data(), BUS_BYTES);
+}
+template <std::size_t N>
+void from_port(const VlWide<N>& port, Word& word) {
+    std::memcpy(word.data(), port.data(), BUS_BYTES);
+}
+void to_port(QData& port, const Word& word) { std::memcpy(&port, word.data(), BUS_BYTES); }
+void from_port(const QData& port, Word& word) { std::memcpy(word.data(), &port, BUS_BYTES); }
+
+// The file that the memory's image is shared through.
+class Image {
+  public:
+    Image(const char* path, std::uint64_t bytes) : bytes_(bytes) {
+        const int file = open(path, O_RDWR);
+        if (file < 0) throw std::runtime_error(std::string("cannot open ") + path);
+        data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        close(file);
+        if (data_ == MAP_FAILED) throw std::runtime_error(std::string("cannot map ") + path);
+    }
+    ~Image() { munmap(data_, bytes_); }
+    Image(const Image&) = delete;
+    Image& operator=(const Image&) = delete;
+    std::uint8_t* data() const { return static_cast<std::uint8_t*>(data_); }
+
+  private:
+    void* data_;
+    std::uint64_t bytes_;
+};
+
+// The core with its clock, and the AXI4-Lite master that the host is to it.
+class Bench {
+  public:
+    static constexpr std::int64_t PATIENCE = 1000;  // cycles that an AXI4-Lite access may take
+    static constexpr std::int64_t START = 4;        // cycles from a start's answer until busy
+
+    Monitor monitor;
+    std::int64_t cycles = 0;  // since power came on
+
+    Bench(Memory& memory, std::uint64_t seed, const char* waves) : memory_(memory) {
+        // Whatever reset does not define starts at random instead of at a lucky zero.
+        context_.randReset(2);
+        context_.randSeed(int(seed));
+#if VM_TRACE
+        context_.traceEverOn(true);
+#endif
+        top_ = std::make_unique<Vtop>(&context_);
+#if VM_TRACE
+        if (waves) {
+            top_->trace(&trace_, 99);
+            trace_.open(waves);
+        }
+#else
+        if (waves) throw std::runtime_error("built without waves");
+#endif
+        top_->s_axi_awprot = top_->s_axi_arprot = 0;
+    }
+
+    ~Bench() {
+        top_->final();
+#if VM_TRACE
+        if (trace_.isOpen()) trace_.close();
+#endif
+    }
+
+    Bench(const Bench&) = delete;
+    Bench& operator=(const Bench&) = delete;
+
+    void reset(std::int64_t count) {
+        wires_.reset = true;
+        wires_.lite_aw.valid = wires_.lite_w.valid = wires_.lite_ar.valid = false;
+        step(count);
+        wires_.reset = false;
+        step(1);
+        rose_ = fell_ = false;
+    }
+
+    void step(std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i) cycle();
+    }
+
+    LiteChannel read(std::uint32_t offset) {
+        wires_.lite_ar.value = offset;
+        wires_.lite_ar.valid = true;
+        answered_ = false;
+        await_answer("read");
+        return answer_;
+    }
+
+    unsigned write(std::uint32_t offset, std::uint32_t value, unsigned strobes = 15) {
+        wires_.lite_aw.value = offset;
+        wires_.lite_w.value = value;
+        strobes_ = strobes;
+        answered_ = false;
+        if (memory_.is_random()) {
+            // Address or data come first.
+            LiteChannel& first = memory_.dice().percent(50) ? wires_.lite_aw : wires_.lite_w;
+            first.valid = true;
+            step(memory_.dice().below(3));
+        }
+        wires_.lite_aw.valid = wires_.lite_w.valid = true;
+        await_answer("write");
+        return answer_.response;
+    }
+
+    std::string run(std::uint32_t offset, std::uint32_t value, std::int64_t limit) {
+        rose_ = fell_ = false;
+        write(offset, value);
+        step(START);
+        if (!wires_.busy && !fell_) throw std::runtime_error("the program did not start");
+        return wait(limit);
+    }
+
+    std::string resume(std::uint32_t offset, std::uint32_t value, std::int64_t limit) {
+        const bool random = memory_.is_random();
+        const std::int64_t host = random ? memory_.dice().below(40) : memory_.timing.host;
+        step(std::max<std::int64_t>(0, event_ + host - now_));
+        write(offset, value);
+        return wait(limit);
+    }
+
+    std::string wait(std::int64_t limit) {
+        for (std::int64_t i = 0; i < limit && !rose_ && !fell_; ++i) cycle();
+        const char* name = rose_ ? "interrupt" : fell_ ? "idle" : "limit";
+        const std::int64_t seen = rose_ || fell_ ? event_ : now_;
+        (rose_ ? rose_ : fell_) = false;
+        std::ostringstream line;
+        line << name << ' ' << seen << ' ' << read_beats_ << ' ' << write_beats_;
+        return line.str();
+    }
+
+    bool busy() const { return wires_.busy; }
+    bool interrupt() const { return wires_.interrupt; }
+
+  private:
+    void await_answer(const char* what) {
+        for (std::int64_t i = 0; !answered_; ++i) {
+            if (i == PATIENCE)
+                throw std::runtime_error(std::string("no answer to an AXI-Lite ") + what);
+            cycle();
+        }
+    }
+
+    // One clock cycle: inputs settle, everything looks, then the rising edge.
+    void cycle() {
+        memory_.drive(now_, wires_);
+        for (LiteChannel* answer : {&wires_.lite_r, &wires_.lite_b})
+            answer->ready = !memory_.is_random() || memory_.dice().percent(50);
+        put_inputs();
+        tick(false);
+        const bool was_busy = wires_.busy, was_interrupt = wires_.interrupt;
+        get_outputs();
+        if (wires_.busy && !was_busy) {
+            now_ = read_beats_ = write_beats_ = 0;
+            memory_.restart();
+        }
+        monitor.check(now_, wires_);
+        if (wires_.reset)
+            memory_.restart();
+        else
+            memory_.clock(now_, wires_);
+        clock_lite();
+        read_beats_ += wires_.r.moves();
+        write_beats_ += wires_.w.moves();
+        if (wires_.interrupt && !was_interrupt) rose_ = true, event_ = now_;
+        if (!wires_.busy && was_busy) fell_ = true, event_ = now_;
+        tick(true);
+        ++now_;
+        ++cycles;
+    }
+
+    void tick(bool level) {
+        top_->aclk = level;
+        top_->eval();
+#if VM_TRACE
+        if (trace_.isOpen()) trace_.dump(std::uint64_t(cycles) * 10000 + (level ? 5000 : 0));
+#endif
+    }
+
+    void put_inputs() {
+        top_->aresetn = !wires_.reset;
+        top_->m_axi_arready = wires_.ar.ready;
+        top_->m_axi_awready = wires_.aw.ready;
+        top_->m_axi_wready = wires_.w.ready;
+        top_->m_axi_rvalid = wires_.r.valid;
+        top_->m_axi_rlast = wires_.r.last;
+        top_->m_axi_rresp = wires_.r.response;
+        to_port(top_->m_axi_rdata, wires_.r.data);
+        top_->m_axi_bvalid = wires_.b.valid;
+        top_->m_axi_bresp = wires_.b.response;
+        top_->s_axi_arvalid = wires_.lite_ar.valid;
+        top_->s_axi_araddr = wires_.lite_ar.value;
+        top_->s_axi_rready = wires_.lite_r.ready;
+        top_->s_axi_awvalid = wires_.lite_aw.valid;
+        top_->s_axi_awaddr = wires_.lite_aw.value;
+        top_->s_axi_wvalid = wires_.lite_w.valid;
+        top_->s_axi_wdata = wires_.lite_w.value;
+        top_->s_axi_wstrb = strobes_;
+        top_->s_axi_bready = wires_.lite_b.ready;
+    }
+
+    void get_outputs() {
+        wires_.busy = top_->busy;
+        wires_.interrupt = top_->__SYM__interrupt;  // Verilator's name for a word that C++ has
+        wires_.ar = {bool(top_->m_axi_arvalid), wires_.ar.ready,     top_->m_axi_araddr,
+                     top_->m_axi_arlen,         top_->m_axi_arsize,  top_->m_axi_arburst,
+                     top_->m_axi_arcache,       top_->m_axi_arprot};
+        wires_.aw = {bool(top_->m_axi_awvalid), wires_.aw.ready,     top_->m_axi_awaddr,
+                     top_->m_axi_awlen,         top_->m_axi_awsize,  top_->m_axi_awburst,
+                     top_->m_axi_awcache,       top_->m_axi_awprot};
+        wires_.w.valid = top_->m_axi_wvalid;
+        wires_.w.last = top_->m_axi_wlast;
+        wires_.w.strobes = top_->m_axi_wstrb;
+        if (wires_.w.valid) from_port(top_->m_axi_wdata, wires_.w.data);
+        wires_.r.ready = top_->m_axi_rready;
+        wires_.b.ready = top_->m_axi_bready;
+        wires_.lite_ar.ready = top_->s_axi_arready;
+        wires_.lite_aw.ready = top_->s_axi_awready;
+        wires_.lite_w.ready = top_->s_axi_wready;
+        wires_.lite_r.valid = top_->s_axi_rvalid;
+        wires_.lite_r.value = top_->s_axi_rdata;
+        wires_.lite_r.response = top_->s_axi_rresp;
+        wires_.lite_b.valid = top_->s_axi_bvalid;
+        wires_.lite_b.response = top_->s_axi_bresp;
+    }
+
+    void clock_lite() {
+        for (const LiteChannel* answer : {&wires_.lite_r, &wires_.lite_b})
+            if (answer->moves()) answered_ = true, answer_ = *answer;
+        for (LiteChannel* request : {&wires_.lite_ar, &wires_.lite_aw, &wires_.lite_w})
+            if (request->moves()) request->valid = false;
+    }
+
+    VerilatedContext context_;
+    std::unique_ptr<Vtop> top_;
+#if VM_TRACE
+    VerilatedVcdC trace_;
+#endif
+    Memory& memory_;
+    Wires wires_{};
+    unsigned strobes_ = 15;
+    bool answered_ = false;
+    LiteChannel answer_{};
+    std::int64_t now_ = 0;    // cycle of the program
+    std::int64_t event_ = 0;  // cycle in which the last event was seen
+    bool rose_ = false, fell_ = false;
+    std::int64_t read_beats_ = 0, write_beats_ = 0;
+};
+
+// Carries out one line; gives the answer.
+std::string obey(const std::string& line, Bench& bench, Memory& memory) {
+    std::istringstream words(line);
+    std::string command;
+    words >> command;
+    const auto number = [&words] {
+        std::uint64_t value;
+        if (!(words >> value)) throw std::runtime_error("a number is missing");
+        return value;
+    };
+    std::ostringstream answer;
+    answer << "ok";
+    if (command == "reset") {
+        bench.reset(number());
+    } else if (command == "read") {
+        const LiteChannel found = bench.read(number());
+        answer << ' ' << found.response << ' ' << found.value;
+    } else if (command == "write") {
+        const auto offset = number(), value = number(), strobes = number();
+        answer << ' ' << bench.write(offset, value, strobes);
+    } else if (command == "step") {
+        bench.step(number());
+    } else if (command == "run" || command == "resume") {
+        const auto offset = number(), value = number(), limit = number();
+        return command == "run" ? bench.run(offset, value, limit)
+                                : bench.resume(offset, value, limit);
+    } else if (command == "wait") {
+        return bench.wait(number());
+    } else if (command == "pins") {
+        answer << ' ' << bench.busy() << ' ' << bench.interrupt();
+    } else if (command == "timing") {
+        memory.be_exact();
+        Timing& timing = memory.timing;
+        for (std::int64_t* each : {&timing.latency, &timing.rate, &timing.refresh_interval,
+                                   &timing.refresh, &timing.host})
+            *each = number();
+        timing.rate = std::min<std::int64_t>(timing.rate, BUS_BYTES);
+    } else if (command == "random") {
+        memory.be_random(number());
+    } else if (command == "trap") {
+        const auto first = number(), end = number(), write = number(), response = number();
+        memory.traps.push_back({first, end, write != 0, unsigned(response)});
+    } else if (command == "silence") {
+        memory.silent_from = number();
+        memory.silent_until = number();
+    } else if (command == "calm") {
+        memory.traps.clear();
+        memory.silent_from = memory.silent_until = 0;
+    } else if (command == "cycles") {
+        answer << ' ' << bench.cycles;
+    } else if (command == "violations") {
+        answer << ' ' << bench.monitor.violations;
+        for (const std::string& each : bench.monitor.shown) answer << '\t' << each;
+        bench.monitor.shown.clear();
+        bench.monitor.violations = 0;
+    } else {
+        throw std::runtime_error("unknown command " + command);
+    }
+    return answer.str();
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    try {
+        if (count < 5) throw std::runtime_error("needs IMAGE BASE BYTES SEED");
+        const auto number = [&](int i) { return std::strtoull(arguments[i], nullptr, 10); };
+        const Image image(arguments[1], number(3));
+        Memory memory(image.data(), number(2), number(3));
+        Bench bench(memory, number(4), count > 5 ? arguments[5] : nullptr);
+        for (std::string line; std::getline(std::cin, line) && line != "quit";)
+            std::cout << obey(line, bench, memory) << std::endl;
+    } catch (const std::exception& error) {
+        std::cout << "error " << error.what() << std::endl;
+        return 1;
+    }
+    return 0;
+}

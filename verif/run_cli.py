@@ -1,0 +1,206 @@
+"""The command that generates text, down to the RTL."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+import sw.llama
+from hw.cli import json_option, set_option, show
+from hw.spec import CoreSpec
+from hw.spec.base import RefusedError
+from hw.spec.presets import PRESETS
+from sim.memory import MemoryTiming
+from sw.cli import (
+    COUNT,
+    accel_option,
+    accelerator_from,
+    chosen_weights,
+    load_model,
+    model_argument,
+    progress,
+    weights_option,
+    working,
+)
+from sw.core import core_linears, core_model, golden_stage, integer_stage
+from sw.linear import Linears, engine_linears, workload
+from sw.model import LanguageModel
+from sw.quant import Weights, parse_weights
+from verif.core_run import Account, on_rtl, phases
+from verif.core_session import build
+
+Backend = Literal["integer", "golden", "rtl"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Tokens to continue, and how."""
+
+    model: LanguageModel
+    weights: Weights
+    prompt: Sequence[int]
+    tokens: int
+    choose: Callable[[NDArray[np.float32]], int]
+    began: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The new tokens, what was measured, and that in words."""
+
+    tokens: list[int]
+    measured: dict[str, Any] = field(default_factory=dict)
+    lines: Sequence[str] = ()
+
+
+def _generate(job: Job, linear: Linears) -> list[int]:
+    found: list[int] = []
+    with progress("generating") as done:
+        for token in sw.llama.generate(job.model, linear, job.prompt, job.tokens, job.choose):
+            found.append(token)
+            done(len(found) / job.tokens)
+    return found
+
+
+def _on_core(job: Job, core: CoreSpec, backend: Backend) -> Outcome:
+    with working("preparing the weights"):
+        held = core_model(job.model, job.weights, core)
+        timing = MemoryTiming()
+        prompt, decode = phases(held, len(job.prompt), timing)
+
+    def cycles(tokens: int) -> int:
+        """What the model says that so many passes take."""
+        return sum(phase.model.cycles for phase in prompt) + (tokens - 1) * decode.model.cycles
+
+    if backend != "rtl":
+        stage = {"integer": integer_stage, "golden": golden_stage}[backend](held)
+        found = _generate(job, core_linears(held, stage))
+        passes = min(len(found) + 1, job.tokens)  # a stop token is not among those found
+        return Outcome(
+            found, {"digest": core.digest, "cycles": {"rtl": None, "model": cycles(passes)}}
+        )
+    with working("building the core"):
+        native = build(core)
+    with contextlib.ExitStack() as stack:
+        done = stack.enter_context(progress("simulating"))
+        total = cycles(job.tokens)
+        on_core = on_rtl(held, native, prompt, decode, timing, lambda now: done(now / total))
+        run_stage, account = stack.enter_context(on_core)
+        linear = core_linears(held, run_stage)
+        found = list(sw.llama.generate(job.model, linear, job.prompt, job.tokens, job.choose))
+    return Outcome(found, _measured(core, account), _lines(core, account))
+
+
+def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:
+    return {
+        "digest": core.digest,
+        "cycles": {"rtl": account.rtl_cycles, "model": account.model_cycles},
+        "programs": dict(account.programs),
+        "utilization": account.utilization,
+        "layers": account.layers,
+        "mismatches": len(account.differences),
+        "differences": account.differences,
+        "simulated_cycles_per_s": account.cycles_per_s,
+    }
+
+
+def _lines(core: CoreSpec, account: Account) -> list[str]:
+    seconds = account.rtl_cycles / (core.clock_mhz * 1e6)
+    return [
+        f"{account.rtl_cycles:,} cycles of RTL, the model says {account.model_cycles:,}: "
+        f"{seconds:.3g} s at {core.clock_mhz} MHz, engine busy {account.utilization:.1%}",
+        *(account.differences or [f"{account.layers:,} layers equal plain integers bit for bit"]),
+        f"simulated {account.cycles_per_s:,.0f} cycles per second",
+    ]
+
+
+@click.command(epilog='Example: evolute run --prompt "The capital of France is" --tokens 16')
+@model_argument
+@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--tokens", type=COUNT, default=32, show_default=True, help="Tokens at most.")
+@weights_option
+@accel_option
+@set_option
+@click.option(
+    "--backend",
+    type=click.Choice(["integer", "golden", "rtl"]),
+    default="golden",
+    show_default=True,
+    help="Lookup tables, the equal plain integer product, which is faster, or a core's RTL.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the draws above temperature 0.")
+@json_option
+@click.pass_context
+def run(
+    context: click.Context,
+    model: str | None,
+    prompt: str,
+    tokens: int,
+    weights: str | None,
+    accel: str,
+    assignments: tuple[str, ...],
+    backend: Backend,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Generate text, every linear layer computed as the accelerator computes it.
+
+    With the backend `rtl`, a Verilated core computes every layer of every token, compared bit for
+    bit with plain integers, and cycle by cycle with the cycle model; exit code 1 if they differ.
+    """
+    spec = accelerator_from(accel, assignments)
+    if backend == "rtl" and not isinstance(spec, CoreSpec):
+        cores = ", ".join(name for name, each in PRESETS.items() if isinstance(each.spec, CoreSpec))
+        raise RefusedError(f"backend rtl needs a core, {accel} is an engine; choose {cores}")
+    if weights is not None:
+        parse_weights(weights)
+    loaded = load_model(model)
+    choice = chosen_weights(weights, loaded)
+    ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
+    choose = sw.llama.greedy
+    if temperature > 0:
+        choose = sw.llama.sampler(temperature, np.random.default_rng(seed))
+    job = Job(loaded, choice, ids, tokens, choose)
+    if isinstance(spec, CoreSpec):
+        outcome = _on_core(job, spec, backend)
+    else:
+        assert backend != "rtl"
+        with working("preparing the weights"):
+            linear = engine_linears(loaded, choice, spec, backend)
+        outcome = Outcome(_generate(job, linear))
+    record: dict[str, Any] = {
+        "model": loaded.name,
+        "accelerator": accel,
+        "weights": choice.name,
+        "backend": backend,
+        "prompt": prompt,
+        "tokens": outcome.tokens,
+        "text": loaded.tokenizer.decode(outcome.tokens),
+        "host": list(workload(loaded, choice, spec).host),
+        **outcome.measured,
+        "seconds": time.perf_counter() - job.began,
+    }
+
+    def render(console: Console) -> None:
+        console.print(prompt + record["text"], markup=False, soft_wrap=True)
+        for line in outcome.lines:
+            console.print(line, markup=False)
+
+    show(as_json, record, render)
+    context.exit(1 if outcome.measured.get("mismatches") else 0)
