@@ -97,15 +97,18 @@ def roofline(record: Record) -> str:
     figure = _figure(7.4, 4.1)
     axis = figure.axes[0]
     bandwidth = record.number("platform.bandwidth_bytes_per_s")
+    frequency = record.number("platform.frequency_hz")
     points: list[tuple[str, str, float, float]] = []
     peaks: dict[str, float] = {}
     for phase in PHASES:
         for layer in record.parts(f"{phase}.layers"):
-            macs, compute = layer.number("macs"), layer.number("compute_seconds")
-            seconds = max(compute, layer.number("memory_seconds"))
-            name = layer.text("name")
+            macs, name = layer.number("macs"), layer.text("name")
+            cycles = layer.number("cycles")
+            # The cycles of a core count its memory's time too, those of an engine do not.
+            seconds = max(cycles / frequency, layer.number("memory_seconds"))
             points.append((phase, name, macs / layer.number("dram_bytes"), macs / seconds))
-            peaks[layer.text("weights")] = macs / compute / layer.number("utilization")
+            used_cycles = cycles * layer.number("utilization")
+            peaks[layer.text("weights")] = macs / used_cycles * frequency
     x = np.array([point[2] for point in points])
     y = np.array([point[3] for point in points])
     low, high = min(x.min(), min(peaks.values()) / bandwidth) / 2, x.max() * 4

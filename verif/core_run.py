@@ -1,8 +1,8 @@
 """A language model's layers on a Verilated core: every token's every stage, compared bit for bit.
 
-Weights and programs are written to the simulated memory once. One program takes the prompt through
-all blocks, one the last token through the head, and a third every further token through both; in
-each of them the host steps in between two stages.
+Weights and programs are written to the simulated memory once. A program per block takes the prompt
+through it, one more the last token through the head, and one every further token through all of
+them; in each of them the host steps in between two stages. `sw.price` counts the same programs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from verif.simulators import SimulatorError
 
 @dataclass(frozen=True)
 class Phase:
-    """A program that runs for the prompt, for its last token, or for each further token."""
+    """A program: a block for the prompt, the head for its last token, or all for a further one."""
 
     name: str
     program: Program
@@ -45,7 +45,6 @@ def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase
     """
     core, place = held.core, held.end
     *blocks, head = held.blocks
-    body = [stage for block in blocks for stage in block]
     if not held.stages:
         raise QuantError("weights: they leave no layer on the core")
 
@@ -56,7 +55,7 @@ def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase
         model = program_cycles(core, program.instructions, timing, program.address)
         return Phase(name, program, model)
 
-    prompt = [("prefill", body, rows), ("head", head, 1)]
+    prompt = [*(("prefill", block, rows) for block in blocks), ("head", head, 1)]
     return (
         [phase(name, stages, count) for name, stages, count in prompt if stages],
         phase("decode", held.stages, 1),

@@ -121,6 +121,7 @@ class Session(contextlib.AbstractContextManager):
             )
             stack.callback(self._stop)
             self.reset()
+            image.unlink()  # both sides have it; so it cannot outlive them, however they end
             self.set_timing(timing)
             self._resources = stack.pop_all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from sw import zoo
 from sw.core import RunStage, integer_stage
 from verif import core_run
 
-LAYERS = 4 * 7
+BLOCKS = 4
+LAYERS = BLOCKS * 7
 """Linear layers of evolute-tiny on the accelerator; the head is not."""
 
 
@@ -37,7 +39,7 @@ def test_rtl_generates_what_the_models_do() -> None:
     rtl = record("--backend", "rtl")
     assert rtl["cycles"]["rtl"] == rtl["cycles"]["model"] > 0
     assert (rtl["layers"], rtl["mismatches"], rtl["differences"]) == (3 * LAYERS, 0, [])
-    assert rtl["programs"] == {"prefill": 1, "decode": 2}
+    assert rtl["programs"] == {"prefill": BLOCKS, "decode": 2}
     assert 0 < rtl["utilization"] < 1
     for backend in ("integer", "golden"):
         modelled = record("--backend", backend)
@@ -48,6 +50,18 @@ def test_rtl_generates_what_the_models_do() -> None:
             == zoo.load("evolute-tiny").tokenizer.decode(rtl["tokens"])
         )
         assert modelled["cycles"] == {"rtl": None, "model": rtl["cycles"]["model"]}
+
+
+def test_sim_prices_what_the_rtl_takes(tmp_path: Path) -> None:
+    tokenizer = zoo.load("evolute-tiny").tokenizer
+    prompt = [*tokenizer.prefix, *tokenizer.encode("One day")]
+    asked = ["--prefill", str(len(prompt)), "--decode", "2", "--tokens", "4"]
+    arguments = ["sim", "evolute-tiny", "--accel", "core-fpga", *asked, "--out", str(tmp_path)]
+    result = CliRunner().invoke(evolute.cli, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    priced = json.loads(result.stdout)
+    cycles = priced["prefill"]["cycles"] + priced["decode"]["cycles"]
+    assert cycles == record("--backend", "rtl")["cycles"]["rtl"]
 
 
 def test_text_comes_with_what_was_measured() -> None:
@@ -87,7 +101,7 @@ def test_wrong_cycles_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("--backend", "rtl", "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert found["cycles"]["model"] == found["cycles"]["rtl"] + 3
+    assert found["cycles"]["model"] == found["cycles"]["rtl"] + BLOCKS + 2
     assert all("cycles is" in difference for difference in found["differences"])
 
 
