@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,14 +62,31 @@ def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase
 
 
 @dataclass
+class Totals:
+    """Counters of the RTL over all programs of a phase."""
+
+    programs: int = 0
+    cycles: int = 0
+    beats: int = 0
+    steps: int = 0
+
+    @property
+    def bus_utilization(self) -> float:
+        """Share of cycles in which a data word crossed, read or written."""
+        return self.beats / self.cycles
+
+    @property
+    def engine_utilization(self) -> float:
+        """Share of cycles in which the engine took a step."""
+        return self.steps / self.cycles
+
+
+@dataclass
 class Account:
     """What running a model on the core has shown so far."""
 
-    programs: Counter[str] = field(default_factory=Counter)
-    """Programs run, by phase."""
-    rtl_cycles: int = 0
+    phases: dict[str, Totals] = field(default_factory=dict)
     model_cycles: int = 0
-    steps: int = 0
     layers: int = 0
     """Layers compared, each with all its rows."""
     seconds: float = 0.0
@@ -78,14 +94,13 @@ class Account:
     differences: list[str] = field(default_factory=list)
 
     @property
+    def rtl_cycles(self) -> int:
+        return sum(totals.cycles for totals in self.phases.values())
+
+    @property
     def cycles_per_s(self) -> float:
         """Simulated cycles per second."""
         return self.rtl_cycles / self.seconds if self.seconds else 0.0
-
-    @property
-    def utilization(self) -> float:
-        """Share of cycles in which the engine took a step."""
-        return self.steps / self.rtl_cycles if self.rtl_cycles else 0.0
 
 
 class _Runner:
@@ -163,12 +178,13 @@ class _Runner:
         for name, value in counters.items():
             if value != getattr(model, name):
                 self._differ(f"{phase.name} {name} is {value}, model says {getattr(model, name)}")
-        found = self.found
-        found.programs[phase.name] += 1
-        found.rtl_cycles += counters["cycles"]
-        found.model_cycles += model.cycles
-        found.steps += counters["steps"]
-        self.progress(found.model_cycles)
+        totals = self.found.phases.setdefault(phase.name, Totals())
+        totals.programs += 1
+        totals.cycles += counters["cycles"]
+        totals.beats += counters["read_beats"] + counters["write_beats"]
+        totals.steps += counters["steps"]
+        self.found.model_cycles += model.cycles
+        self.progress(self.found.model_cycles)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import click
@@ -49,6 +49,7 @@ class Job:
     prompt: Sequence[int]
     tokens: int
     choose: Callable[[NDArray[np.float32]], int]
+    timing: MemoryTiming
     began: float = field(default_factory=time.perf_counter)
 
 
@@ -73,8 +74,7 @@ def _generate(job: Job, linear: Linears) -> list[int]:
 def _on_core(job: Job, core: CoreSpec, backend: Backend) -> Outcome:
     with working("preparing the weights"):
         held = core_model(job.model, job.weights, core)
-        timing = MemoryTiming()
-        prompt, decode = phases(held, len(job.prompt), timing)
+        prompt, decode = phases(held, len(job.prompt), job.timing)
 
     def cycles(tokens: int) -> int:
         """What the model says that so many passes take."""
@@ -92,7 +92,7 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend) -> Outcome:
     with contextlib.ExitStack() as stack:
         done = stack.enter_context(progress("simulating"))
         total = cycles(job.tokens)
-        on_core = on_rtl(held, native, prompt, decode, timing, lambda now: done(now / total))
+        on_core = on_rtl(held, native, prompt, decode, job.timing, lambda now: done(now / total))
         run_stage, account = stack.enter_context(on_core)
         linear = core_linears(held, run_stage)
         found = list(sw.llama.generate(job.model, linear, job.prompt, job.tokens, job.choose))
@@ -103,8 +103,14 @@ def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:
     return {
         "digest": core.digest,
         "cycles": {"rtl": account.rtl_cycles, "model": account.model_cycles},
-        "programs": dict(account.programs),
-        "utilization": account.utilization,
+        "phases": {
+            name: {
+                **asdict(totals),
+                "bus_utilization": totals.bus_utilization,
+                "engine_utilization": totals.engine_utilization,
+            }
+            for name, totals in account.phases.items()
+        },
         "layers": account.layers,
         "mismatches": len(account.differences),
         "differences": account.differences,
@@ -116,7 +122,12 @@ def _lines(core: CoreSpec, account: Account) -> list[str]:
     seconds = account.rtl_cycles / (core.clock_mhz * 1e6)
     return [
         f"{account.rtl_cycles:,} cycles of RTL, the model says {account.model_cycles:,}: "
-        f"{seconds:.3g} s at {core.clock_mhz} MHz, engine busy {account.utilization:.1%}",
+        f"{seconds:.3g} s at {core.clock_mhz} MHz",
+        *(
+            f"{name}: {totals.programs} programs, {totals.cycles:,} cycles, "
+            f"bus busy {totals.bus_utilization:.1%}, engine {totals.engine_utilization:.1%}"
+            for name, totals in account.phases.items()
+        ),
         *(account.differences or [f"{account.layers:,} layers equal plain integers bit for bit"]),
         f"simulated {account.cycles_per_s:,.0f} cycles per second",
     ]
@@ -144,6 +155,13 @@ def _lines(core: CoreSpec, account: Account) -> list[str]:
     help="0 takes the likeliest token.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the draws above temperature 0.")
+@click.option(
+    "--latency",
+    type=COUNT,
+    default=MemoryTiming().latency_cycles,
+    show_default=True,
+    help="A core's memory: cycles from address to data.",
+)
 @json_option
 @click.pass_context
 def run(
@@ -157,6 +175,7 @@ def run(
     backend: Backend,
     temperature: float,
     seed: int,
+    latency: int,
     as_json: bool,
 ) -> None:
     """Generate text, every linear layer computed as the accelerator computes it.
@@ -176,7 +195,7 @@ def run(
     choose = sw.llama.greedy
     if temperature > 0:
         choose = sw.llama.sampler(temperature, np.random.default_rng(seed))
-    job = Job(loaded, choice, ids, tokens, choose)
+    job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency))
     if isinstance(spec, CoreSpec):
         outcome = _on_core(job, spec, backend)
     else:

@@ -39,8 +39,12 @@ def test_rtl_generates_what_the_models_do() -> None:
     rtl = record("--backend", "rtl")
     assert rtl["cycles"]["rtl"] == rtl["cycles"]["model"] > 0
     assert (rtl["layers"], rtl["mismatches"], rtl["differences"]) == (3 * LAYERS, 0, [])
-    assert rtl["programs"] == {"prefill": BLOCKS, "decode": 2}
-    assert 0 < rtl["utilization"] < 1
+    programs = {name: phase["programs"] for name, phase in rtl["phases"].items()}
+    assert programs == {"prefill": BLOCKS, "decode": 2}
+    assert sum(phase["cycles"] for phase in rtl["phases"].values()) == rtl["cycles"]["rtl"]
+    for phase in rtl["phases"].values():
+        assert 0 < phase["engine_utilization"] < 1
+        assert 0 < phase["bus_utilization"] < 1
     for backend in ("integer", "golden"):
         modelled = record("--backend", backend)
         assert modelled["tokens"] == rtl["tokens"]
