@@ -19,6 +19,7 @@ COMMANDS = {
     "models": "sw.cli",
     "eval": "sw.cli",
     "run": "verif.run_cli",
+    "compile": "sw.compile_cli",
     "dse": "dse.cli",
     "report": "reports.cli",
     "verify": "verif.cli",

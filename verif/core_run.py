@@ -18,47 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.memory import MemoryTiming
-from sim.program import ProgramCycles, program_cycles
-from sw.compile import Program, compile_stages
 from sw.core import CoreModel, RunStage, integer_stage
-from sw.place import Stage, aligned, images
-from sw.quant import QuantError
+from sw.image import Phase, contents
+from sw.place import Stage, aligned
 from verif.core_bench import LIMIT_CYCLES, outcome, put
 from verif.core_session import Event, Session
 from verif.simulators import SimulatorError
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A program: a block for the prompt, the head for its last token, or all for a further one."""
-
-    name: str
-    program: Program
-    model: ProgramCycles
-
-
-def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase], Phase]:
-    """The programs for a prompt of `rows` tokens, and the one for every token after it.
-
-    Raises `QuantError` where no layer is on the core, and `PlaceError`.
-    """
-    core, place = held.core, held.end
-    *blocks, head = held.blocks
-    if not held.stages:
-        raise QuantError("weights: they leave no layer on the core")
-
-    def phase(name: str, stages: Sequence[Stage], count: int) -> Phase:
-        nonlocal place
-        program = compile_stages(core, stages, count, place)
-        place = program.end
-        model = program_cycles(core, program.instructions, timing, program.address)
-        return Phase(name, program, model)
-
-    prompt = [*(("prefill", block, rows) for block in blocks), ("head", head, 1)]
-    return (
-        [phase(name, stages, count) for name, stages, count in prompt if stages],
-        phase("decode", held.stages, 1),
-    )
 
 
 @dataclass
@@ -203,13 +168,11 @@ def on_rtl(
     """
     core = held.core
     # The last bus word of instructions may be half a word.
-    size = aligned(decode.program.end, core.bus_bytes)
+    end = max(phase.program.end for phase in (*prompt, decode))
+    size = aligned(end, core.bus_bytes)
     with Session(native, size, timing) as session:
-        for stage in held.stages:
-            for address, data in images(core, stage, held.tensors):
-                put(session.memory, address, data)
-        for phase in (*prompt, decode):
-            put(session.memory, phase.program.address, phase.program.code)
+        for address, data in contents(held, (*prompt, decode)):
+            put(session.memory, address, data)
         sequence = itertools.chain(prompt, itertools.repeat(decode))
         runner = _Runner(held, session, sequence, progress)
         yield runner, runner.found

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 import evolute
 from hw.spec.base import RefusedError
 from sim.program import ProgramCycles, program_cycles
-from sw import zoo
+from sw import image, zoo
 from sw.core import RunStage, integer_stage
 from verif import core_run
 
@@ -101,7 +101,7 @@ def test_wrong_cycles_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         model = program_cycles(*arguments)
         return dataclasses.replace(model, cycles=model.cycles + 1)
 
-    monkeypatch.setattr(core_run, "program_cycles", one_more)
+    monkeypatch.setattr(image, "program_cycles", one_more)
     result = run("--backend", "rtl", "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == 1
