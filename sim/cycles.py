@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.engine import Engine
 from sim.schedule import SCHEDULE
 from sim.schedule.lut_tensor_core import Run
 
 
-def run_cycles(spec: LutTensorCore, runs: Sequence[Run]) -> int:
+def run_cycles(spec: Engine, runs: Sequence[Run]) -> int:
     """Cycles of commands issued back to back while no stream ever waits for its partner.
 
     One step a cycle, after the first table is built and before the last sum can be read.
     """
     steps = sum(run.steps for run in runs)
-    return spec.table_latency_cycles + steps + spec.step_latency_cycles
+    return spec.operand_latency_cycles + steps + spec.step_latency_cycles
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Free:
 
 
 def fold(
-    spec: LutTensorCore, runs: Sequence[Run], pauses: Mapping[str, np.ndarray] | None = None
+    spec: Engine, runs: Sequence[Run], pauses: Mapping[str, np.ndarray] | None = None
 ) -> Transfers:
     """Replay commands step by step against partners that pause.
 
@@ -64,7 +64,7 @@ def fold(
     command_free, activation_free, weight_free, result_free = (
         _Free(pauses.get(name)) for name in ("command", "activation", "weight", "result")
     )
-    build = spec.table_latency_cycles - 1  # after the cycle in which activations are held
+    build = spec.operand_latency_cycles - 1  # after the cycle in which activations are held
     commands: list[int] = []
     activations: list[int] = []
     weights: list[int] = []

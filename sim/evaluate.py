@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.engine import Engine
 from sim.cycles import run_cycles
 from sim.memory import Platform, Traffic, traffic
 from sim.schedule.lut_tensor_core import plan
@@ -118,7 +118,7 @@ class PhaseMetrics:
 class Metrics:
     """What a spec does with a workload on a platform."""
 
-    spec: LutTensorCore
+    spec: Engine
     platform: Platform
     prefill: PhaseMetrics
     decode: PhaseMetrics
@@ -133,9 +133,7 @@ class Metrics:
         }
 
 
-def evaluate_layer(
-    spec: LutTensorCore, linear: Linear, rows: int, platform: Platform
-) -> LayerMetrics:
+def evaluate_layer(spec: Engine, linear: Linear, rows: int, platform: Platform) -> LayerMetrics:
     """Time and traffic of one linear layer for `rows` rows of activations."""
     run = plan(spec, linear, rows)
     moved = traffic(spec, linear, rows, platform)
@@ -152,7 +150,7 @@ def evaluate_layer(
 
 
 def evaluate(
-    spec: LutTensorCore,
+    spec: Engine,
     workload: Workload,
     platform: Platform,
     prefill_tokens: int = 128,

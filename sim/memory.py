@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hw.spec import layout
 from hw.spec.base import require, require_range
-from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.engine import Engine
 from sim.schedule.lut_tensor_core import plan
 from sim.workload import Linear
 
@@ -51,7 +51,7 @@ class Traffic:
         return self.weight_bytes + self.scale_bytes + self.activation_bytes + self.result_bytes
 
 
-def traffic(spec: LutTensorCore, linear: Linear, rows: int, platform: Platform) -> Traffic:
+def traffic(spec: Engine, linear: Linear, rows: int, platform: Platform) -> Traffic:
     """Bytes that one layer moves for `rows` rows of activations.
 
     Weights, in whole beats, cross once per tile of rows, or once in all when one tile of columns

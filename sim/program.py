@@ -83,7 +83,7 @@ def matmul_cycles(core: CoreSpec, matmul: Instruction) -> int:
     # The first result of all waits for no other one.
     first = group_slices * planes
     results = matmul["row_tiles"] * row_tile - max(first, period) + first
-    fill = core.stream_latency_cycles + engine.table_latency_cycles
+    fill = core.stream_latency_cycles + engine.operand_latency_cycles
     drain = core.scale_latency_cycles + core.scale_steps - 1
     return fill + results + engine.step_latency_cycles - 1 + drain
 

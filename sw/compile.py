@@ -155,7 +155,7 @@ def _estimate(core: CoreSpec, stage: Stage, blocks: tuple[int, ...]) -> float:
 def _matmul_overhead(core: CoreSpec) -> int:
     """Cycles between the last step of a matmul and the first of the next at the soonest."""
     engine = core.engine
-    fill = core.stream_latency_cycles + engine.table_latency_cycles
+    fill = core.stream_latency_cycles + engine.operand_latency_cycles
     drain = engine.step_latency_cycles + core.scale_latency_cycles + core.scale_steps - 2
     return fill + drain + 1
 

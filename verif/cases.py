@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from hw.spec.base import Spec
+from hw.spec.engine import Engine
 from hw.spec.formats import WeightCodes
 from hw.spec.lut_tensor_core import LutTensorCore
 from verif import lut_tensor_core
@@ -37,7 +38,7 @@ class Case:
 
 
 def _any_matmul(
-    spec: LutTensorCore, rng: np.random.Generator, weight_format: WeightCodes | None = None
+    spec: Engine, rng: np.random.Generator, weight_format: WeightCodes | None = None
 ) -> Matmul:
     driver = DRIVERS[type(spec)]
     if weight_format is None:
@@ -48,12 +49,12 @@ def _any_matmul(
     return driver.with_shift(spec, matmul, rng)
 
 
-def _any_matmuls(spec: LutTensorCore, rng: np.random.Generator) -> tuple[Matmul, ...]:
+def _any_matmuls(spec: Engine, rng: np.random.Generator) -> tuple[Matmul, ...]:
     return tuple(_any_matmul(spec, rng) for _ in range(rng.integers(1, 4)))
 
 
 def _pauses(
-    spec: LutTensorCore,
+    spec: Engine,
     rng: np.random.Generator,
     matmuls: tuple[Matmul, ...],
     patterns: dict[str, str],
@@ -64,7 +65,7 @@ def _pauses(
     return {stream: PAUSES[name](rng, cycles) for stream, name in patterns.items()}
 
 
-def every_format(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
+def every_format(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Every weight format, one command each, back to back; and each alone with one row."""
     driver = DRIVERS[type(spec)]
     cases = [
@@ -78,7 +79,7 @@ def every_format(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
-def corners(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
+def corners(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Corner activations against extreme weights, in the widest and the narrowest format."""
     driver = DRIVERS[type(spec)]
     cases = []
@@ -92,7 +93,7 @@ def corners(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
-def stalls(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
+def stalls(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Every stream pausing alone, then all of them together, in every pattern."""
     cases = []
     names = list(PAUSES)
@@ -108,7 +109,7 @@ def stalls(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
-def resets(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
+def resets(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Reset in mid-flight, once while everything flows and once under stalls, then a full run."""
     cases = []
     for name, patterns in (("flow", {}), ("stalls", dict.fromkeys(STREAMS, "scattered"))):
@@ -120,14 +121,14 @@ def resets(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
-def probes(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
+def probes(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Ready toggled within every cycle, while results queue up."""
     matmuls = _any_matmuls(spec, rng)
     pauses = _pauses(spec, rng, matmuls, {SINK: "scattered"})
     return [Case("probe", matmuls, pauses, probe=True)]
 
 
-def mixtures(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
+def mixtures(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Two cases of any commands; each stream pauses in any pattern or none."""
     cases = []
     for i in range(2):
@@ -138,7 +139,7 @@ def mixtures(spec: LutTensorCore, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
-KINDS: dict[str, Callable[[LutTensorCore, np.random.Generator], list[Case]]] = {
+KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "formats": every_format,
     "corners": corners,
     "stalls": stalls,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.engine import Engine
 from verif.bench import SINK, SOURCES
 from verif.simulators import SIMULATORS
 from verif.vectors import CORNERS, formats
@@ -18,7 +18,7 @@ class EngineContract:
     def simulator(self) -> str:
         return SIMULATORS[0]
 
-    def test_rtl_equals_golden_and_cycle_model(self, spec: LutTensorCore, simulator: str) -> None:
+    def test_rtl_equals_golden_and_cycle_model(self, spec: Engine, simulator: str) -> None:
         report = verify(spec, seed=1, simulator=simulator)
         assert report.passed, "\n".join(report.differences)
         assert report.rtl_cycles == report.model_cycles > 0

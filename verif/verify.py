@@ -13,7 +13,7 @@ import numpy as np
 
 from hw.export import module_name, to_verilog
 from hw.spec.base import Spec
-from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.engine import Engine
 from sim.cycles import Transfers, fold, run_cycles
 from verif import bench, simulators
 from verif.bench import Recording, Stimulus
@@ -66,7 +66,7 @@ class Report:
         }
 
 
-def _model(spec: LutTensorCore, case: Case) -> tuple[Transfers, list[str]]:
+def _model(spec: Engine, case: Case) -> tuple[Transfers, list[str]]:
     """The cycle model's transfers, and where its closed form contradicts its fold."""
     runs = [DRIVERS[type(spec)].run_of(spec, matmul) for matmul in case.matmuls]
     transfers = fold(spec, runs, case.pauses)
@@ -75,9 +75,7 @@ def _model(spec: LutTensorCore, case: Case) -> tuple[Transfers, list[str]]:
     return transfers, []
 
 
-def _stimulus(
-    spec: LutTensorCore, case: Case, model: Transfers, rng: np.random.Generator
-) -> Stimulus:
+def _stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
     driver = DRIVERS[type(spec)]
     silent = np.zeros(0, bool)
     return Stimulus(
@@ -119,7 +117,7 @@ def _compare(name: str, rtl: np.ndarray, golden: np.ndarray) -> list[str]:
     ]
 
 
-def _compare_values(spec: LutTensorCore, case: Case, rtl: Recording) -> tuple[int, list[str]]:
+def _compare_values(spec: Engine, case: Case, rtl: Recording) -> tuple[int, list[str]]:
     """How many numbers were compared, and the first wrong one of each command."""
     driver = DRIVERS[type(spec)]
     counts = [driver.run_of(spec, matmul).results for matmul in case.matmuls]
@@ -139,7 +137,7 @@ def _compare_values(spec: LutTensorCore, case: Case, rtl: Recording) -> tuple[in
     return elements, differences
 
 
-def _features(spec: LutTensorCore, case: Case) -> set[str]:
+def _features(spec: Engine, case: Case) -> set[str]:
     """What a case covers, in words."""
     driver = DRIVERS[type(spec)]
     features = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
@@ -166,7 +164,7 @@ def _features(spec: LutTensorCore, case: Case) -> set[str]:
 
 
 def verify(
-    spec: LutTensorCore,
+    spec: Engine,
     *,
     seed: int,
     name: str = "",

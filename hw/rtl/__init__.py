@@ -6,10 +6,7 @@ from typing import Any
 from amaranth.lib import wiring
 
 from hw.rtl.core import Core
-from hw.rtl.lut_tensor_core import LutTensorCoreEngine
-from hw.spec import CoreSpec, LutTensorCore, Spec
+from hw.rtl.engines import ENGINES
+from hw.spec import CoreSpec, Spec
 
-BUILD: dict[type[Spec], Callable[[Any], wiring.Component]] = {
-    CoreSpec: Core,
-    LutTensorCore: LutTensorCoreEngine,
-}
+BUILD: dict[type[Spec], Callable[[Any], wiring.Component]] = {CoreSpec: Core, **ENGINES}

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.isa import BUFFERS, OPERATIONS, SIGNAL_OFFSET, Unit
 from hw.rtl.buffer import BeatBuffer, BeatReader
-from hw.rtl.lut_tensor_core import LutTensorCoreEngine
+from hw.rtl.engines import ENGINES
 from hw.rtl.queues import any_of, field, unit_bits
 from hw.rtl.scale import Accumulators, Scaler
 from hw.spec import layout
@@ -83,7 +83,7 @@ class Compute(wiring.Component):
                 memory.word.eq(self.load_word),
                 memory.data.eq(self.load_data),
             ]
-        m.submodules.engine = engine = LutTensorCoreEngine(core.engine)
+        m.submodules.engine = engine = ENGINES[type(core.engine)](core.engine)
         m.submodules.scaler = scaler = Scaler(core)
         m.submodules.sums = sums = Accumulators(core)
 

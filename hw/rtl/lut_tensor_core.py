@@ -16,6 +16,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.arith import decode, half_sums, named, negate_if, round_shift, select, shift_left
+from hw.rtl.engine import EngineComponent
 from hw.rtl.sequencer import Sequencer
 from hw.rtl.words import pack, unpack
 from hw.spec import layout
@@ -228,25 +229,12 @@ class Accumulators(wiring.Component):
         return m
 
 
-class LutTensorCoreEngine(wiring.Component):
-    """A complete LUT Tensor Core; its four streams carry the words of `hw.spec.layout`."""
-
-    command: stream.Interface
-    activation: stream.Interface
-    weight: stream.Interface
-    result: stream.Interface
+class LutTensorCoreEngine(EngineComponent):
+    """A complete LUT Tensor Core."""
 
     def __init__(self, spec: LutTensorCore):
         self.spec = spec
-        streams = layout.lut_tensor_core(spec)
-        super().__init__(
-            {
-                "command": In(stream.Signature(streams.command.bits)),
-                "activation": In(stream.Signature(streams.activation.bits)),
-                "weight": In(stream.Signature(streams.weight.bits)),
-                "result": Out(stream.Signature(streams.result.bits)),
-            }
-        )
+        super().__init__(spec)
 
     def elaborate(self, platform):
         m = Module()

@@ -11,28 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hw.spec.base import Spec, require, require_range
-from hw.spec.formats import Activations, WeightCodes
+from hw.spec.base import require, require_range
+from hw.spec.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class LutTensorCore(Spec):
+class LutTensorCore(Engine):
     """Choices of one LUT Tensor Core. Multiplies [M, K] activations by [N, K] weights."""
 
-    m: int = 1
-    """Rows of activations (tokens) held at once."""
-    n: int = 64
-    """Columns (outputs) that share each table."""
     k: int = 4
     """Activations per table; a table has 2^(k-1) entries."""
     kg: int = 4
     """Tables summed by the adder tree before the accumulator: a slice is k*kg activations."""
-    activation_bits: int = 8
-    """Width of the signed activations."""
-    weight_bits: int = 4
-    """Widest weight the engine can run; the width in use is chosen at run time."""
-    group_size: int = 128
-    """Longest run of K that one accumulator sums before it is read out."""
     table_bits: int | None = None
     """Width of a table entry; None keeps exact sums, less rounds them to a shared power of two."""
     accumulator_bits: int | None = None
@@ -40,13 +30,8 @@ class LutTensorCore(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_range("m", self.m, 1, 64)
-        require_range("n", self.n, 1, 512)
         require_range("k", self.k, 2, 6)
         require_range("kg", self.kg, 1, 16)
-        require_range("activation_bits", self.activation_bits, 4, 16)
-        require_range("weight_bits", self.weight_bits, 1, 8)
-        require_range("group_size", self.group_size, 1, 16384)
         if self.table_bits is not None:
             require(
                 4 <= self.table_bits < self.exact_table_bits,
@@ -65,22 +50,9 @@ class LutTensorCore(Spec):
     # What the choices mean.
 
     @property
-    def activations(self) -> Activations:
-        return Activations(self.activation_bits)
-
-    @property
     def slice_k(self) -> int:
         """Activations of one row consumed per K-slice."""
         return self.k * self.kg
-
-    @property
-    def group_slices(self) -> int:
-        """Most K-slices in one group."""
-        return -(-self.group_size // self.slice_k)
-
-    def accepts(self, codes: WeightCodes) -> bool:
-        """Whether weights of this format run on this engine."""
-        return codes.planes <= self.weight_bits
 
     # Tables.
 
@@ -151,20 +123,10 @@ class LutTensorCore(Spec):
         """Width of an accumulator."""
         return self.accumulator_bits or self._least_accumulator_bits
 
-    @property
-    def slice_sum_bits(self) -> int:
-        """Width of the sum of one row's activations over a slice."""
-        return (self.slice_k * self.activations.maximum).bit_length() + 1
-
-    @property
-    def row_sum_bits(self) -> int:
-        """Width of the sum of one row's activations over a group."""
-        return (self.slice_k * self.group_slices * self.activations.maximum).bit_length() + 1
-
     # Time. Stages: hold activations, table; hold weights, look up and reduce, accumulate.
 
     @property
-    def table_latency_cycles(self) -> int:
+    def operand_latency_cycles(self) -> int:
         """Cycles from an activation beat's transfer until its table can be looked up in."""
         return 2
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.engine import Engine
 from sim.workload import Linear
 
 
@@ -35,7 +35,7 @@ class Run:
         return self.tiles * -(-self.slices // self.group_slices)
 
 
-def plan(spec: LutTensorCore, linear: Linear, rows: int) -> Run:
+def plan(spec: Engine, linear: Linear, rows: int) -> Run:
     """The command that multiplies `rows` rows of activations by a linear layer's weights.
 
     Each scale group is padded to whole K-slices. A scale group longer than the engine's own is

@@ -82,7 +82,7 @@ def compute_cycles(core, matmul):
             taken = min(slices, matmul["group_slices"])
             groups.append(taken * matmul["planes"])
             slices -= taken
-    taken = core.stream_latency_cycles + core.engine.table_latency_cycles
+    taken = core.stream_latency_cycles + core.engine.operand_latency_cycles
     taken += groups[0] + core.engine.step_latency_cycles - 1
     for steps in groups[1:]:
         taken += max(steps, core.result_period_cycles)

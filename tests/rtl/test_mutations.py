@@ -143,7 +143,7 @@ def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None
     assert any(mutant.found_in in difference for difference in report.differences)
 
 
-@pytest.mark.parametrize("latency", ["table_latency_cycles", "step_latency_cycles"])
+@pytest.mark.parametrize("latency", ["operand_latency_cycles", "step_latency_cycles"])
 @pytest.mark.parametrize("error", [-1, 1])
 def test_wrong_latency_is_found(latency: str, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = getattr(SPEC, latency) + error

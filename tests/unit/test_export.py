@@ -189,7 +189,7 @@ def test_sidecar_states_spec_and_latencies() -> None:
     sidecar = sidecar_of(TINY, "ice40")
     assert LutTensorCore(**{k: v for k, v in sidecar["spec"].items() if k != "kind"}) == TINY
     assert sidecar["digest"] == TINY.digest
-    assert sidecar["latencies"]["table_latency_cycles"] == TINY.table_latency_cycles
+    assert sidecar["latencies"]["operand_latency_cycles"] == TINY.operand_latency_cycles
     assert sidecar["latencies"]["step_latency_cycles"] == TINY.step_latency_cycles
     assert "weight" in sidecar["meaning"]
     assert sidecar["clock"]["target_mhz"] == TARGETS["ice40"].engine_mhz
