@@ -19,7 +19,7 @@ from hw.export import module_name, to_verilog
 from hw.registers import REGISTERS, Control
 from hw.spec.core import CoreSpec
 from hw.spec.formats import WeightCodes
-from hw.spec.presets import PRESETS
+from hw.spec.presets import CORES
 from sim.memory import MemoryTiming
 from sim.program import program_cycles
 from sim.workload import Linear
@@ -148,7 +148,7 @@ def harness_cycles_per_s(core: CoreSpec, program: Program, memory: np.ndarray) -
 
 
 def main() -> None:
-    core = PRESETS[PRESET].spec
+    core = CORES[PRESET]
     assert isinstance(core, CoreSpec)
     program, memory = compiled(core)
     # In turns, so that whatever else the machine does meets both.

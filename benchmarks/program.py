@@ -10,7 +10,7 @@ from benchmarks.timing import median_seconds, report
 from hw import isa
 from hw.isa import Instruction, Unit, instruction
 from hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
-from hw.spec.presets import PRESETS
+from hw.spec.presets import CORES
 from sim.golden.core import execute
 from sim.memory import MemoryTiming
 from sim.program import program_cycles
@@ -83,7 +83,7 @@ def decode(core: CoreSpec, layers: Sequence[tuple[int, int, int]]) -> Iterator[I
 
 
 def main() -> None:
-    core = PRESETS[PRESET].spec
+    core = CORES[PRESET]
     assert isinstance(core, CoreSpec)
     token, timing = list(decode(core, LAYERS)), MemoryTiming()
     refreshing = MemoryTiming(refresh_interval_cycles=1560, refresh_cycles=60)

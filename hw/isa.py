@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hw.spec.base import RefusedError
-from hw.spec.core import INSTRUCTION_BITS, MEMORY_PAGE_BYTES, CoreSpec
+from hw.spec.core import INSTRUCTION_BITS, MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
 
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
@@ -267,7 +267,7 @@ def check(core: CoreSpec, instruction: Instruction) -> None:
         room = core.buffers[instruction["buffer"]].bus_words - instruction["address"]
         rule(instruction["words"] <= room, "words", f"at most {room} from that address")
     if name == "store":
-        stored = instruction["words"] * core.bus_bits // 64  # sums
+        stored = instruction["words"] * core.bus_bits // RESULT_BITS  # sums
         span = -(-stored // core.scale_lanes)
         _check_bank(core, instruction, span)
     if name == "matmul":

@@ -16,6 +16,7 @@ from rich.table import Table
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
 from hw.spec import CoreSpec, LutTensorCore, presets
+from hw.spec.base import RefusedError
 from sw import zoo
 from sw.core import accelerated
 from sw.linear import (
@@ -85,6 +86,15 @@ def accelerator_from(name: str, assignments: tuple[str, ...]) -> Accelerator:
     """The engine or core `name` with `field=value` changes applied."""
     spec = spec_from(name, assignments)
     assert isinstance(spec, LutTensorCore | CoreSpec)
+    return spec
+
+
+def require_core(what: str, name: str, spec: Accelerator) -> CoreSpec:
+    """`spec`, called `name`, which `what` needs to be a core. Raises `RefusedError`."""
+    if not isinstance(spec, CoreSpec):
+        raise RefusedError(
+            f"{what} needs a core, {name} is an engine; choose {', '.join(presets.CORES)}"
+        )
     return spec
 
 

@@ -16,7 +16,6 @@ from rich.table import Table
 from hw import isa
 from hw.cli import json_option, set_option, show
 from hw.files import provenance, replacing, write_text
-from hw.spec import CoreSpec
 from hw.spec.base import RefusedError
 from hw.spec.core import MEMORY_PAGE_BYTES
 from sim.memory import MemoryTiming
@@ -27,6 +26,7 @@ from sw.cli import (
     chosen_weights,
     load_model,
     model_argument,
+    require_core,
     weights_option,
     working,
 )
@@ -145,9 +145,7 @@ def compile(  # the front door finds a command by its name
     The image holds packed weights, scales and programs; `units.safetensors` one float per output;
     `manifest.json` says where inputs and results of every stage lie.
     """
-    core = accelerator_from(accel, assignments)
-    if not isinstance(core, CoreSpec):
-        raise RefusedError(f"compile needs a core, {accel} is an engine; try core-fpga")
+    core = require_core("compile", accel, accelerator_from(accel, assignments))
     address = _address(base)
     if weights is not None:
         parse_weights(weights)

@@ -115,9 +115,7 @@ def core_model(
 
 def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
     """The model's layers, with those on the core computed by `run_stage`."""
-    stages = {
-        layer.linear.name: stage for stage in held.stages for layer in stage.layers
-    }  # fmt: skip
+    stages = {layer.linear.name: stage for stage in held.stages for layer in stage.layers}
     units = {name: tensor.unit.astype(np.float64) for name, tensor in held.tensors.items()}
 
     def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -38,8 +38,8 @@ _ANSWERS = ("ok ", "ok\n", "idle ", "interrupt ", "limit ")
 NEVER = 1 << 62
 """A cycle that does not come."""
 
-OKAY, SLVERR, DECERR = 0, 2, 3
-"""Responses of AXI4."""
+SLVERR, DECERR = 2, 3
+"""Responses of AXI4 that are errors."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from rich.console import Console
 import sw.llama
 from hw.cli import json_option, set_option, show
 from hw.spec import CoreSpec
-from hw.spec.base import RefusedError
-from hw.spec.presets import PRESETS
 from sim.memory import MemoryTiming
 from sw.cli import (
     COUNT,
@@ -27,6 +25,7 @@ from sw.cli import (
     load_model,
     model_argument,
     progress,
+    require_core,
     weights_option,
     working,
 )
@@ -185,9 +184,8 @@ def run(
     bit with plain integers, and cycle by cycle with the cycle model; exit code 1 if they differ.
     """
     spec = accelerator_from(accel, assignments)
-    if backend == "rtl" and not isinstance(spec, CoreSpec):
-        cores = ", ".join(name for name, each in PRESETS.items() if isinstance(each.spec, CoreSpec))
-        raise RefusedError(f"backend rtl needs a core, {accel} is an engine; choose {cores}")
+    if backend == "rtl":
+        require_core("backend rtl", accel, spec)
     if weights is not None:
         parse_weights(weights)
     loaded = load_model(model)

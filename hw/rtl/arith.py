@@ -1,8 +1,18 @@
 """Combinational arithmetic shared by engines. Functions take and return Amaranth values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+
+def log2(power: int) -> int:
+    """The exponent of a power of two."""
+    return power.bit_length() - 1
+
+
+def any_of(signals: Iterable[Value]) -> Value:
+    """Whether any of the signals is set."""
+    return Cat(*signals).any()
 
 
 def named(m: Module, name: str, value: Value) -> Signal:

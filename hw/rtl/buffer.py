@@ -6,17 +6,12 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.rtl.arith import choose
+from hw.rtl.arith import choose, log2
 from hw.spec.core import Buffer
 
 NO_COLLISION: dict[str, Any] = {"no_rw_check": 1}
 """Attribute of a memory in which no word is read in the cycle it is written in, unless the program
 lacks a token: spares Yosys the logic that would define what is read then."""
-
-
-def log2(power: int) -> int:
-    """The exponent of a power of two."""
-    return power.bit_length() - 1
 
 
 class BeatBuffer(wiring.Component):

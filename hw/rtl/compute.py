@@ -10,9 +10,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import BUFFERS, OPERATIONS, SIGNAL_OFFSET, Unit
+from hw.rtl.arith import any_of
 from hw.rtl.buffer import BeatBuffer, BeatReader
 from hw.rtl.engines import ENGINES
-from hw.rtl.queues import any_of, field, unit_bits
+from hw.rtl.queues import field, unit_bits
 from hw.rtl.scale import Accumulators, Scaler
 from hw.spec import layout
 from hw.spec.core import CoreSpec

@@ -19,7 +19,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.isa import INSTRUCTION_BYTES, Fault, Unit
 from hw.registers import ADDRESS_BITS
-from hw.rtl.buffer import log2
+from hw.rtl.arith import log2
 from hw.rtl.compute import Compute
 from hw.rtl.control import Registers, Run
 from hw.rtl.dispatch import Dispatch, Fetch

@@ -20,9 +20,8 @@ from hw.isa import (
     Operation,
     Unit,
 )
-from hw.rtl.arith import wrap
-from hw.rtl.buffer import log2
-from hw.rtl.queues import any_of, field, unit_bits
+from hw.rtl.arith import any_of, log2, wrap
+from hw.rtl.queues import field, unit_bits
 from hw.spec.core import CoreSpec
 
 
@@ -30,12 +29,11 @@ def illegal(core: CoreSpec, word: Value, operation: Operation) -> Value:
     """Whether `word`, which has the operation's opcode, breaks a rule of `hw.isa` that needs no
     product: `isa.check` also bounds the spans of matmul and store, which the units watch."""
     rules: list[Value] = [word[operation.bits :].any()]
-    own, units = operation.unit, len(Unit)
+    own = operation.unit
     if own is None:
         rules.append(word[OPCODE_BITS:HEADER_BITS].any())
     else:
         rules += [word[WAIT_OFFSET + own], word[SIGNAL_OFFSET + own]]
-    assert SIGNAL_OFFSET + units == HEADER_BITS
     more = {"load": _illegal_load, "matmul": _illegal_matmul, "store": _illegal_store}
     if operation.name in more:
         rules += more[operation.name](core, lambda name: field(word, operation, name))

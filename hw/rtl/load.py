@@ -5,8 +5,8 @@ from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import INDEX_BITS, OPERATIONS, SIGNAL_OFFSET, Unit
-from hw.rtl.buffer import log2
+from hw.isa import INDEX_BITS, OPCODE_BITS, OPERATIONS, SIGNAL_OFFSET, Unit
+from hw.rtl.arith import log2
 from hw.rtl.queues import field, unit_bits
 from hw.spec.core import CoreSpec
 
@@ -86,7 +86,7 @@ class Load(wiring.Component):
             self.sync_signals.eq(Mux(self.sync & self.resume, signals, 0)),
         ]
         with m.If(self.pop):
-            is_sync = self.word[:4] == OPERATIONS["sync"].opcode
+            is_sync = self.word[:OPCODE_BITS] == OPERATIONS["sync"].opcode
             m.d.sync += [
                 self.request.eq(~is_sync),
                 self.sync.eq(is_sync),

@@ -1,7 +1,5 @@
 """What orders the core's units: instruction words as records, queues before units, and tokens."""
 
-from collections.abc import Iterable
-
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFO
@@ -152,8 +150,3 @@ class Tokens(wiring.Component):
             m.d.comb += getattr(self, f"there_{name}").eq(Cat(*there))
         m.d.comb += self.overflow.eq(Cat(*over).any())
         return m
-
-
-def any_of(signals: Iterable[Value]) -> Value:
-    """Whether any of the signals is set."""
-    return Cat(*signals).any()

@@ -5,8 +5,8 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import OPERATIONS, Unit
-from hw.rtl.arith import choose, named
-from hw.rtl.buffer import NO_COLLISION, log2
+from hw.rtl.arith import choose, log2, named
+from hw.rtl.buffer import NO_COLLISION
 from hw.rtl.queues import field, unit_bits
 from hw.rtl.words import unpack
 from hw.spec import layout

@@ -5,8 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.isa import OPERATIONS, SIGNAL_OFFSET, Unit
-from hw.rtl.arith import wrap
-from hw.rtl.buffer import log2
+from hw.rtl.arith import log2, wrap
 from hw.rtl.load import burst_beats_minus_1
 from hw.rtl.queues import field, unit_bits
 from hw.spec.core import RESULT_BITS, CoreSpec

@@ -4,6 +4,7 @@ one exact sum per output and scale group."""
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 
 from hw.spec.base import Spec, require_range
@@ -11,7 +12,7 @@ from hw.spec.formats import Activations, WeightCodes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine(Spec):
+class Engine(Spec, abc.ABC):
     """Choices that every engine has. A subclass adds its own, and defines what is abstract here."""
 
     m: int = 1
@@ -57,26 +58,26 @@ class Engine(Spec):
         return (self.slice_k * self.group_slices * self.activations.maximum).bit_length() + 1
 
     @property
+    @abc.abstractmethod
     def slice_k(self) -> int:
         """Activations of one row consumed per K-slice."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def acc_bits(self) -> int:
         """Width of a group's sum."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def operand_latency_cycles(self) -> int:
         """Cycles from an activation beat's transfer until a step can use it."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def step_latency_cycles(self) -> int:
         """Cycles from a step until the sums that hold it can be read."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def macs_per_cycle(self) -> int:
         """One-bit multiply-accumulates per cycle; divide by the planes for the weight width."""
-        raise NotImplementedError

@@ -17,7 +17,7 @@ from hw.rtl import compute, control, dispatch, load, queues, scale, store
 from hw.rtl import core as rtl
 from hw.spec.core import CoreSpec
 from hw.spec.lut_tensor_core import LutTensorCore
-from hw.spec.presets import PRESETS
+from hw.spec.presets import CORES
 from sim.memory import MemoryTiming
 from verif import core_session
 from verif.core import verify
@@ -25,8 +25,6 @@ from verif.core_bench import Bench, run, timings
 from verif.core_programs import random_core
 from verif.core_session import Session
 from verif.simulators import SimulatorError
-
-CORES = {name: each.spec for name, each in PRESETS.items() if isinstance(each.spec, CoreSpec)}
 
 SMALL = CoreSpec(
     engine=LutTensorCore(m=2, n=4, k=2, kg=1, activation_bits=5, weight_bits=3, group_size=6),

@@ -8,18 +8,18 @@ import pytest
 from hw import isa
 from hw.isa import Unit
 from hw.spec.core import CoreSpec
-from hw.spec.presets import PRESETS
+from hw.spec.presets import CORES
 from sim.golden.core import execute
 from sim.memory import MemoryTiming
 from sim.program import program_cycles
 from verif.core_bench import MEMORY_BYTES, put
 from verif.core_programs import DATA_BYTES, random_core, random_program
 
-CORES = {name: each.spec for name, each in PRESETS.items() if isinstance(each.spec, CoreSpec)}
-CORES |= {f"random {seed}": random_core(np.random.default_rng(seed)) for seed in range(8)}
+RANDOM = {f"random {seed}": random_core(np.random.default_rng(seed)) for seed in range(8)}
+ALL = CORES | RANDOM
 
 
-@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
+@pytest.mark.parametrize("core", ALL.values(), ids=ALL)
 def test_every_order_that_the_tokens_allow_gives_the_same(core: CoreSpec) -> None:
     rng = np.random.default_rng(1)
     for length in (5, 60, 300):

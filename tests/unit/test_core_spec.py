@@ -19,11 +19,10 @@ from hw.spec.core import (
     CoreSpec,
 )
 from hw.spec.layout import lut_tensor_core
-from hw.spec.presets import PRESETS
+from hw.spec.presets import CORES
 
 ENGINE = LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64)
 CORE = CoreSpec(engine=ENGINE, accumulators=16, scale_lanes=2, bus_bits=128)
-CORES = {name: each.spec for name, each in PRESETS.items() if isinstance(each.spec, CoreSpec)}
 
 
 @pytest.mark.parametrize(
