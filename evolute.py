@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "verif.run_cli",
     "compile": "sw.compile_cli",
     "dse": "dse.cli",
+    "compare": "dse.compare_cli",
     "report": "reports.cli",
     "verify": "verif.cli",
     "export": "hw.build_cli",

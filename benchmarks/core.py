@@ -96,6 +96,7 @@ def compiled(core: CoreSpec) -> tuple[Program, np.ndarray]:
     tensor = ScaledTensor(
         codes=rng.integers(0, codes.levels, (n, k), np.uint8),
         format=codes,
+        coding=core.engine.coding_of(codes),
         group=group,
         scale=rng.integers(0, 1 << core.scale_bits, (n, k // group)).astype(np.uint16),
         offset=rng.integers(-9, 9, (n, k // group)).astype(np.int16),

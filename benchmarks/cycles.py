@@ -6,7 +6,7 @@ from benchmarks.timing import median_seconds, report
 from hw.spec.formats import WeightCodes
 from hw.spec.lut_tensor_core import LutTensorCore
 from sim.cycles import fold, run_cycles
-from sim.schedule.lut_tensor_core import Run, plan
+from sim.schedule import Run, plan
 from sim.workload import Linear
 
 

@@ -64,7 +64,7 @@ def decode(core: CoreSpec, layers: Sequence[tuple[int, int, int]]) -> Iterator[I
                 row_tiles=1,
                 group_slices=per_group,
                 planes=PLANES,
-                ternary=0,
+                mode=0,
                 accumulate=0,
                 offset_shift=0,
                 wait=[load, *stored],

@@ -12,9 +12,9 @@ from hw.export import module_name, to_verilog
 from hw.spec import layout
 from hw.spec.presets import ENGINES
 from sim.cycles import run_cycles
-from sim.schedule.lut_tensor_core import Run
+from sim.schedule import Run
 from verif import bench, simulators
-from verif.lut_tensor_core import command_word
+from verif.driver import command_word
 
 PRESET = "lut-fpga"
 RUN = Run(tiles=25, slices=100, group_slices=4, planes=4)
@@ -56,8 +56,8 @@ int main(int, char** argv) {
 
 def main() -> None:
     spec = ENGINES[PRESET]
-    verilog, top, streams = to_verilog(spec), module_name(spec), layout.lut_tensor_core(spec)
-    command = command_word(spec, RUN, ternary=False)
+    verilog, top, streams = to_verilog(spec), module_name(spec), layout.streams(spec)
+    command = command_word(spec, RUN)
     rng = np.random.default_rng(0)
 
     def noise(beats: int, bits: int) -> np.ndarray:
@@ -67,7 +67,7 @@ def main() -> None:
     stimulus = bench.Stimulus(
         command=command,
         activation=noise(RUN.tiles * RUN.slices, streams.activation.bits),
-        weight=noise(RUN.steps, streams.weight.bits),
+        weight=noise(RUN.beats, streams.weight.bits),
         pause_command=free,
         pause_activation=free,
         pause_weight=free,

@@ -137,8 +137,9 @@ def search(
     Every candidate is synthesized, its cycles are counted on the model's layers, and the model's
     perplexity is measured in its weights. A trial is a measured candidate; illegal ones are free.
     """
-    if space not in ENGINES:
-        raise UnknownNameError("space", space, list(ENGINES))
+    spaces = [stem for stem, kind in ENGINES.items() if kind in SPACE]
+    if space not in spaces:
+        raise UnknownNameError("space", space, spaces)
     names = _metric_names(objectives)
     bounds = tuple(_constraint(each) for each in constraints)
     choices = SPACE[ENGINES[space]]
@@ -157,8 +158,7 @@ def search(
         "engine": space,
         "fields": {field: list(of) for field, of in choices.fields.items()},
         "weights": list(codes),
-        "most_lookups": choices.most_lookups,
-        "most_inputs": choices.most_inputs,
+        "limits": {limit.formula: limit.most for limit in choices.limits},
         "model": model_name,
         "model_digest": model_digest(model_name),
         "objectives": list(names),
@@ -317,9 +317,7 @@ def _draw_front(result: dict[str, Any], console: Console) -> None:
 def _draw_table(
     console: Console, objectives: list[dict[str, Any]], trials: list[dict[str, Any]]
 ) -> None:
-    table = Table(
-        "trial", "weights", "engine", "tables", box=None, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = Table("trial", "weights", "engine", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("clock\nMHz", justify="right")
     for each in objectives:
         table.add_column(f"{each['name']}\n{each['how']}", justify="right")
@@ -328,12 +326,17 @@ def _draw_table(
         table.add_row(
             str(trial["number"]),
             trial["weights"],
-            f"M{spec['m']} N{spec['n']} K{spec['k']}x{spec['kg']}",
-            f"{spec['table_bits']} bits" if spec["table_bits"] else "full",
+            _shape(spec),
             f"{metrics['clock_mhz']:.0f}",
             *(_readable(metrics[each["name"]]) for each in objectives),
         )
     console.print(table)
+
+
+def _shape(spec: dict[str, Any]) -> str:
+    shape = f"M{spec['m']} N{spec['n']} K{spec['k']}"
+    shape += f"x{spec['kg']}" if "kg" in spec else ""
+    return shape + (f", {spec['table_bits']}-bit tables" if spec.get("table_bits") else "")
 
 
 def _readable(value: float) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dse.space import Candidate
 from hw.files import FileError, cache_directory, write_text
-from hw.spec import LutTensorCore
+from hw.spec import Engine
 from hw.spec.base import RefusedError
 from hw.synth import synthesize
 from sim.evaluate import evaluate
@@ -103,16 +103,17 @@ def _measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict
     }
 
 
-def perplexity(bench: Bench, weights: Weights, spec: LutTensorCore) -> float:
+def perplexity(bench: Bench, weights: Weights, spec: Engine) -> float:
     """Perplexity through the engine's arithmetic, kept on disk by all that it depends on."""
     content = text(bench)
-    rounded = None if spec.table_bits is None else (spec.table_bits, spec.k)
+    rounded = None if spec.exact else spec.to_dict()
     facts = (
         code_digest("hw/spec", "sim/golden", "sw"),
         model_digest(bench.model),
         weights.name,
         spec.weight_bits,
         spec.activation_bits,
+        spec.activation_format,
         rounded,
         hashlib.sha256(content.content.encode()).hexdigest(),
         bench.tokens,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import BaseTrial
 
-from hw.spec import LutTensorCore, Spec
+from hw.spec import BitSerial, Engine, LutTensorCore, Mac
 from hw.spec.base import require
+from hw.spec.bit_serial import TERMS
 from sim.memory import Platform
 from sw.linear import linear_names
 from sw.model import LanguageModel
@@ -17,21 +18,34 @@ from sw.quant import NATIVE, QuantTensor, Weights, parse_weights
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A size of an engine, by its formula, above which its synthesis takes minutes."""
+
+    formula: str
+    size: Callable[[Any], int]
+    most: int
+
+
+@dataclass(frozen=True)
 class Space:
-    """Choices to search: of spec fields and of weights (by name).
+    """Choices to search: of spec fields and of weights (by name). Engines past a limit are left
+    out."""
 
-    Engines with more lookups per cycle (m * n * kg), or with more multiplexer inputs in all of
-    them, are left out: their synthesis takes minutes.
-    """
-
-    engine: type[LutTensorCore]
+    engine: type[Engine]
     fields: Mapping[str, tuple[Any, ...]]
     weights: tuple[str, ...]
-    most_lookups: int
-    most_inputs: int
+    limits: tuple[Limit, ...]
 
 
-SPACE: dict[type[Spec], Space] = {
+_WEIGHTS = ("w2g32", "w3g32", "w4g32", "w4g64", "w4g128", "w5g64", "w6g128", "w8g128")
+
+
+def _lookups(spec: LutTensorCore) -> int:
+    """Lookups of one step."""
+    return spec.m * spec.n * spec.kg * spec.planes_per_step
+
+
+SPACE: dict[type[Engine], Space] = {
     LutTensorCore: Space(
         LutTensorCore,
         fields={
@@ -39,11 +53,36 @@ SPACE: dict[type[Spec], Space] = {
             "n": (8, 16, 32, 64),
             "k": (2, 3, 4, 5, 6),
             "kg": (1, 2, 4),
+            "mirrored": (True, False),
+            "planes_per_step": (1, 2),
             "table_bits": (None, 8),
         },
-        weights=("w2g32", "w3g32", "w4g32", "w4g64", "w4g128", "w5g64", "w6g128", "w8g128"),
-        most_lookups=128,
-        most_inputs=1024,
+        weights=_WEIGHTS,
+        limits=(
+            Limit("m * n * kg * planes_per_step", lambda spec: _lookups(spec), 128),
+            Limit(
+                "m * n * kg * planes_per_step * entries",
+                lambda spec: _lookups(spec) * spec.entries,
+                1024,
+            ),
+        ),
+    ),
+    Mac: Space(
+        Mac,
+        fields={"m": (1, 2, 4), "n": (8, 16, 32, 64), "k": (4, 8, 16, 32)},
+        weights=_WEIGHTS,
+        limits=(Limit("m * n * k", lambda spec: spec.macs_per_step, 512),),
+    ),
+    BitSerial: Space(
+        BitSerial,
+        fields={
+            "m": (1, 2, 4),
+            "n": (8, 16, 32, 64),
+            "k": (8, 16, 32),
+            "terms": tuple(TERMS),
+        },
+        weights=(*_WEIGHTS, "b4g128"),
+        limits=(Limit("m * n * k", lambda spec: spec.macs_per_step, 512),),
     ),
 }
 
@@ -61,7 +100,7 @@ class Codes:
 class Candidate:
     """One point of a search: an engine, the weights it runs, and what surrounds it."""
 
-    spec: LutTensorCore
+    spec: Engine
     weights: Weights
     platform: Platform
 
@@ -89,10 +128,10 @@ def codes_to_try(space: Space, model: LanguageModel) -> dict[str, Codes]:
         for layer in linear_names(model):
             tensor = model.head if layer == "head" else model.tensors[layer]
             if weights.rounding is not None and layer != "head":
-                bits.append(weights.rounding.format.planes)
+                bits.append(weights.rounding.format.bits)
                 groups.append(weights.rounding.group or tensor.shape[1])
             elif isinstance(tensor, QuantTensor):
-                bits.append(tensor.format.planes)
+                bits.append(tensor.format.bits)
                 groups.append(tensor.group)
         found[name] = Codes(weights, max(bits), max(groups))
     return found
@@ -117,10 +156,7 @@ def choose(
         ),
     )
     spec = space.engine(**fields, weight_bits=chosen.bits, group_size=chosen.group)
-    lookups = spec.m * spec.n * spec.kg
-    inputs = lookups * spec.entries
-    limit = f"at most {space.most_lookups} to be synthesized in seconds"
-    require(lookups <= space.most_lookups, "m * n * kg", limit, lookups)
-    limit = f"at most {space.most_inputs} to be synthesized in seconds"
-    require(inputs <= space.most_inputs, "m * n * kg * entries", limit, inputs)
+    for limit in space.limits:
+        size, rule = limit.size(spec), f"at most {limit.most} to be synthesized in seconds"
+        require(size <= limit.most, limit.formula, rule, size)
     return Candidate(spec, chosen.weights, platform)

@@ -129,7 +129,7 @@ def explore(
     measured = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     refused = len(study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
     pending: collections.deque[tuple[Trial, Future[dict[str, float]]]] = collections.deque()
-    with _executor(workers) as executor:
+    with executor(workers) as pool:
         try:
             while measured < trials:
                 advance(measured)
@@ -141,7 +141,7 @@ def explore(
                         refused = _refuse(study, trial, error, refused, trials)
                         continue
                     trial.set_user_attr("candidate", candidate.to_dict())
-                    pending.append((trial, executor.submit(search.measure, candidate)))
+                    pending.append((trial, pool.submit(search.measure, candidate)))
                 trial, future = pending.popleft()
                 try:
                     _tell(study, search, trial, future.result())
@@ -222,7 +222,7 @@ def _become_worker() -> None:
 
 
 @contextlib.contextmanager
-def _executor(workers: int) -> Iterator[Executor]:
+def executor(workers: int) -> Iterator[Executor]:
     """Runs tasks here if there is one worker, else in that many processes, ended on an error."""
     if workers == 1:
         yield _Here()

@@ -23,6 +23,9 @@ from hw.spec.core import INSTRUCTION_BITS, MEMORY_PAGE_BYTES, RESULT_BITS, CoreS
 
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
+MODE_BITS = 3
+"""Width of a matrix multiplication's mode, which each engine reads in its own way."""
+
 INDEX_BITS = 24
 """Width of an instruction's index: a program has at most 2^24 - 1 instructions."""
 
@@ -155,8 +158,8 @@ OPERATIONS: dict[str, Operation] = {
                 Field("slices", 12, "K-slices per row tile", less_one=True),
                 Field("row_tiles", 8, "row tiles, one after another", less_one=True),
                 Field("group_slices", 12, "K-slices per scale group", less_one=True),
-                Field("planes", 3, "bit-planes of the weights", less_one=True),
-                Field("ternary", 1, "1 if the planes weigh the same"),
+                Field("planes", 3, "weight beats per K-slice", less_one=True),
+                Field("mode", MODE_BITS, "how the engine reads the weights"),
                 Field("accumulate", 1, "0 starts sums, 1 adds to those there"),
                 Field("offset_shift", 4, "left shift of every offset"),
             ),
@@ -174,6 +177,18 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation("sync", 4, Unit.LOAD, "Call the host, and wait for it to resume."),
         Operation("halt", 5, None, "Wait until all is done; the program's last instruction."),
+        Operation(
+            "fill",
+            6,
+            Unit.COMPUTE,
+            "Fill the engine's own memories, such as codebooks; only where it has any.",
+            (
+                Field("weight", 20, "first bus word of the contents in the weight buffer"),
+                Field("slices", 16, "slices of contents, in the order of `hw.spec.layout`", True),
+                Field("planes", 3, "weight beats per slice", less_one=True),
+                Field("mode", MODE_BITS, "what is filled, as the engine calls it"),
+            ),
+        ),
     )
 }
 
@@ -272,6 +287,14 @@ def check(core: CoreSpec, instruction: Instruction) -> None:
         _check_bank(core, instruction, span)
     if name == "matmul":
         _check_matmul(core, instruction, rule)
+    if name == "fill":
+        _check_fill(core, instruction, rule)
+
+
+def operations(core: CoreSpec) -> dict[str, Operation]:
+    """The operations that `core` knows, by name."""
+    absent = () if core.engine.fills else ("fill",)
+    return {name: each for name, each in OPERATIONS.items() if name not in absent}
 
 
 def check_program(core: CoreSpec, program: Sequence[Instruction], address: int) -> None:
@@ -304,10 +327,10 @@ def _check_bank(core: CoreSpec, instruction: Instruction, span: int) -> None:
 
 def _check_matmul(core: CoreSpec, instruction: Instruction, rule) -> None:
     engine = core.engine
-    planes = instruction["planes"]
-    rule(planes <= engine.weight_bits, "planes", f"at most {engine.weight_bits}")
-    if instruction["ternary"]:
-        rule(planes == 2, "planes", "2 for ternary weights")
+    planes, mode = instruction["planes"], instruction["mode"]
+    rule(mode in engine.modes, "mode", f"one of {', '.join(map(str, engine.modes))}")
+    legal = engine.modes[mode]
+    rule(planes in legal, "planes", f"in {legal[0]}..{legal[-1]} in mode {mode}")
     rule(
         instruction["group_slices"] <= engine.group_slices,
         "group_slices",
@@ -330,6 +353,21 @@ def _check_matmul(core: CoreSpec, instruction: Instruction, rule) -> None:
         room = buffer.bus_words - buffer.words(beats[buffer.name])
         rule(address <= room, buffer.name, f"at most {room} for {beats[buffer.name]} beats")
     _check_bank(core, instruction, rows * core.scale_steps)
+
+
+def _check_fill(core: CoreSpec, instruction: Instruction, rule) -> None:
+    fills = {each.mode: each for each in core.engine.fills}
+    if not fills:
+        raise IsaError("fill: the engine has nothing to fill")
+    rule(instruction["mode"] in fills, "mode", f"one of {', '.join(map(str, fills))}")
+    fill = fills[instruction["mode"]]
+    rule(instruction["planes"] == fill.planes, "planes", str(fill.planes))
+    rule(instruction["slices"] <= fill.slices, "slices", f"at most {fill.slices}")
+    buffer, beats = core.weight_buffer, instruction["slices"] * instruction["planes"]
+    multiple = buffer.words_per_beat
+    rule(instruction["weight"] % multiple == 0, "weight", f"a multiple of {multiple}")
+    room = buffer.bus_words - buffer.words(beats)
+    rule(instruction["weight"] <= room, "weight", f"at most {room} for {beats} beats")
 
 
 # Text. One line per instruction: name, field=value in order, wait=unit,unit signal=unit,unit.

@@ -36,7 +36,7 @@ load buffer=0 address=0 words=32 memory=0x10000
 load buffer=1 address=0 words=8 memory=0x11000
 load buffer=2 address=0 words=2 memory=0x12000 signal=compute  # the last of three, done in order
 matmul weight=0 activation=0 scale=0 accumulator=0 slices=8 row_tiles=1 group_slices=4 planes=4 \
-ternary=0 accumulate=0 offset_shift=0 wait=load signal=store
+mode=0 accumulate=0 offset_shift=0 wait=load signal=store
 store accumulator=0 words=4 memory=0x20000 wait=compute
 halt
 """

@@ -65,7 +65,7 @@ COUNTERS: dict[str, str] = {
     "cycles": "cycles from start to halt",
     "read_beats": "data words read over AXI4, instructions included",
     "write_beats": "data words written over AXI4",
-    "steps": "weight beats that the engine took",
+    "steps": "steps that the engine took",
     "compute_cycles": "cycles in which a matrix multiplication was in progress",
     "dispatched": "instructions handed to their units, the halt included",
 }

@@ -78,9 +78,14 @@ def meaning(spec: Spec) -> dict[str, Any]:
     beats = _beats(layout.streams(spec))
     return {
         "payloads": {f"{name}__payload": _ranges(beat) for name, beat in beats.items()},
-        "meaning": inspect.cleandoc(layout.STREAMS[type(spec)].__doc__ or ""),
+        "meaning": _meaning_of_streams(),
         "latencies": latencies,
     }
+
+
+def _meaning_of_streams() -> str:
+    documents = (layout.streams.__doc__, layout.weight_beat.__doc__)
+    return "\n\n".join(inspect.cleandoc(each or "") for each in documents)
 
 
 def _beats(streams: EngineStreams) -> dict[str, Beat]:
@@ -140,7 +145,7 @@ def _core(core: CoreSpec) -> dict[str, Any]:
             "words_per_tile": core.scale_steps,
             "banks": 2,
         },
-        "meaning": inspect.cleandoc(layout.STREAMS[type(core.engine)].__doc__ or ""),
+        "meaning": _meaning_of_streams(),
     }
 
 

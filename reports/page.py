@@ -26,6 +26,9 @@ def build(records: Sequence[Record]) -> str:
     style = environment.get_template("style.css").render()
     runs = latest(records, "sim", "model", "accelerator", "weights", "digest", "platform")[::-1]
     studies = latest(records, "dse", "engine", "model", "objectives", "constraints")[::-1]
+    comparisons = latest(
+        records, "compare", "model", "layer", "weights", "activations", "rows", "shape"
+    )[::-1]
     measured = [*(found for run in runs[::-1] if (found := accuracy_of(run))), *records]
     accuracies = latest(measured, "accuracy", *_SETTING, "weights", "spec.table_bits")
     return environment.get_template("page.html").render(
@@ -35,8 +38,9 @@ def build(records: Sequence[Record]) -> str:
         runs=[_run(run) for run in runs],
         accuracies=_accuracies(accuracies),
         studies=[_study(study) for study in studies],
+        comparisons=[_comparison(each) for each in comparisons],
         provenance=tables.provenance(
-            {each.origin: each for each in (*accuracies, *studies, *runs)}.values()
+            {each.origin: each for each in (*accuracies, *comparisons, *studies, *runs)}.values()
         ),
     )
 
@@ -78,4 +82,13 @@ def _study(study: Record) -> dict[str, object]:
         "setting": tables.study_setting(study),
         "plot": Markup(plots.explored(study)) if complete else None,
         "front": tables.front(study),
+    }
+
+
+def _comparison(record: Record) -> dict[str, object]:
+    return {
+        "title": f"{record.text('model')}, {record.text('weights')} weights, "
+        f"{record.text('activations')} activations",
+        "setting": tables.comparison_setting(record),
+        "table": tables.compared(record),
     }

@@ -31,6 +31,23 @@ _ACCURACY_NUMBERS = (
 )
 
 
+_COMPARED_NUMBERS = (
+    "slice_steps",
+    "cycles",
+    "area_um2",
+    "area_ge",
+    "cells",
+    "delay_ns",
+    "area_um2_per_mac_per_cycle",
+    "area_cycles_um2",
+    "area_cycles_of_best",
+    "max_rel_difference",
+    "activation_error",
+    "weight_bytes",
+    "moved_bytes",
+)
+
+
 @dataclass(frozen=True)
 class Record:
     """One line of a record file. `origin` is `file:line`, for whoever must repair it."""
@@ -118,6 +135,16 @@ def check(record: Record) -> None:
             if trial["state"] == "complete":
                 for objective in objectives:
                     trial.number(f"metrics.{objective['name']}")
+    elif record.kind == "compare":
+        for name in ("model", "layer", "weights", "activations", "inside", "outside"):
+            record.text(name)
+        for name in ("n", "k", "rows", "shape.m", "shape.n", "shape.slice_k"):
+            record.number(name)
+        for engine in record.parts("results"):
+            engine.text("name")
+            if engine["refused"] is None:
+                for name in _COMPARED_NUMBERS:
+                    engine.number(name)
 
 
 def accuracy_of(run: Record) -> Record | None:

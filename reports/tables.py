@@ -181,12 +181,69 @@ def front(study: Record) -> Table:
     return Table(tuple(columns), rows)
 
 
+def compared(record: Record) -> Table:
+    """One row per engine of a `compare` record that was not refused, best first."""
+    columns = (
+        Column("engine"),
+        Column("steps", "per slice", "exact"),
+        Column("took", "cycles", "exact"),
+        Column("area", "GE", "synthesized"),
+        Column("cells", how="synthesized"),
+        Column("longest path", "ns", "synthesized"),
+        Column("area per MAC/cycle", "µm²", "synthesized"),
+        Column(f"area {TIMES} cycles", "of best", "synthesized"),
+        Column("largest difference", "relative", "measured"),
+        Column("rounding of activations", "rms", "measured"),
+        Column("weights", how="modelled"),
+        Column("moved in all", how="modelled"),
+    )
+    rows = tuple(
+        (
+            each.text("name"),
+            quantity(each.number("slice_steps")),
+            quantity(each.number("cycles")),
+            quantity(each.number("area_ge")),
+            quantity(each.number("cells")),
+            quantity(each.number("delay_ns"), 3),
+            quantity(each.number("area_um2_per_mac_per_cycle")),
+            quantity(each.number("area_cycles_of_best"), 3),
+            quantity(each.number("max_rel_difference"), 2),
+            f"{each.number('activation_error'):.3%}",
+            size(each.number("weight_bytes")),
+            size(each.number("moved_bytes")),
+        )
+        for each in record.parts("results")
+        if each["refused"] is None
+    )
+    return Table(columns, rows)
+
+
+def comparison_setting(record: Record) -> str:
+    """What the engines of a `compare` record were compared at, in sentences."""
+    sizes = [record.number(f"shape.{name}") for name in ("m", "n", "slice_k")]
+    sentences = [
+        f"Layer {record.text('layer')} ({record.number('n'):g} {TIMES} {record.number('k'):g}), "
+        f"{record.number('rows'):g} token(s) at once, on engines of {sizes[0]:g} {TIMES} "
+        f"{sizes[1]:g} {TIMES} {sizes[2]:g} (rows, columns, products of a sum's step), or as many "
+        "in all",
+        f"Inside the area, as far as an engine has it: {record.text('inside')}",
+        f"Outside, the same for all: {record.text('outside')}",
+    ]
+    sentences += [
+        f"Refused: {each.text('name')} ({each.text('refused')})"
+        for each in record.parts("results")
+        if each["refused"] is not None
+    ]
+    return ". ".join(sentences) + "."
+
+
 def shape(spec: dict[str, Any]) -> str:
     """A lookup engine's tile in one word: M1 N32 K4x2, its table width where rounded, its core."""
     if "engine" in spec:
         return f"{shape(spec['engine'])} behind a {spec['bus_bits']}-bit AXI4 port"
     table = f", {spec['table_bits']}-bit tables" if spec.get("table_bits") else ""
-    return f"M{spec['m']} N{spec['n']} K{spec['k']}{TIMES}{spec['kg']}{table}"
+    tables = f"{TIMES}{spec['kg']}" if "kg" in spec else ""
+    return f"M{spec['m']} N{spec['n']} K{spec['k']}{tables}{table}"
 
 
 def provenance(records: Iterable[Record]) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 from hw.spec.engine import Engine
 from sim.cycles import run_cycles
 from sim.memory import Platform, Traffic, traffic
-from sim.schedule.lut_tensor_core import plan
+from sim.schedule import fills, plan
 from sim.workload import Linear, Workload
 
 
@@ -134,15 +134,19 @@ class Metrics:
 
 
 def evaluate_layer(spec: Engine, linear: Linear, rows: int, platform: Platform) -> LayerMetrics:
-    """Time and traffic of one linear layer for `rows` rows of activations."""
+    """Time and traffic of one linear layer for `rows` rows of activations, fills included."""
     run = plan(spec, linear, rows)
     moved = traffic(spec, linear, rows, platform)
-    cycles = run_cycles(spec, [run])
+    cycles = run_cycles(spec, [*fills(spec), run])
     return LayerMetrics(
         linear=linear,
         rows=rows,
         cycles=cycles,
-        ideal_cycles=rows * linear.n * linear.k * run.planes / spec.macs_per_cycle,
+        ideal_cycles=rows
+        * linear.n
+        * linear.k
+        * spec.slice_steps(linear.format)
+        / spec.macs_per_step,
         traffic=moved,
         compute_seconds=cycles / platform.frequency_hz,
         memory_seconds=moved.total_bytes / platform.bandwidth_bytes_per_s,

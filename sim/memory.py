@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hw.spec import layout
 from hw.spec.base import require, require_range
 from hw.spec.engine import Engine
-from sim.schedule.lut_tensor_core import plan
+from sim.schedule import fills, plan
 from sim.workload import Linear
 
 
@@ -55,18 +55,19 @@ def traffic(spec: Engine, linear: Linear, rows: int, platform: Platform) -> Traf
     """Bytes that one layer moves for `rows` rows of activations.
 
     Weights, in whole beats, cross once per tile of rows, or once in all when one tile of columns
-    fits half of the weight buffer (the other half loads the next). Activations and 16-bit results
-    cross once.
+    fits half of the weight buffer (the other half loads the next); beats of fills once.
+    Activations, floating ones with an exponent per row, and 16-bit results cross once.
     """
-    run = plan(spec, linear, rows)
+    run, kind = plan(spec, linear, rows), spec.activations
     row_tiles, column_tiles = -(-rows // spec.m), -(-linear.n // spec.n)
-    beat_bytes = -(-layout.lut_tensor_core(spec).weight.bits // 8)
+    beat_bytes = -(-layout.streams(spec).weight.bits // 8)
     tile_bytes = run.slices * run.planes * beat_bytes
+    fill_bytes = sum(fill.beats for fill in fills(spec)) * beat_bytes
     passes = 1 if 2 * tile_bytes <= platform.weight_buffer_bytes else row_tiles
     return Traffic(
-        weight_bytes=passes * column_tiles * tile_bytes,
+        weight_bytes=passes * column_tiles * tile_bytes + fill_bytes,
         scale_bytes=passes * -(-linear.n * linear.groups * linear.group_bits // 8),
-        activation_bytes=rows * -(-linear.k * spec.activation_bits // 8),
+        activation_bytes=rows * -(-(linear.k * kind.code_bits + kind.exponent_bits) // 8),
         result_bytes=rows * linear.n * 2,
     )
 

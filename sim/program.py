@@ -8,7 +8,9 @@ core sees it: a change made in one cycle is seen in the next.
 
 from __future__ import annotations
 
+import functools
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any
 from hw import isa
 from hw.isa import DeadlockError, Instruction, IsaError, Unit
 from hw.spec.core import CoreSpec
+from sim.cycles import FILL_LATENCY_CYCLES
 from sim.memory import MemoryTiming
 
 
@@ -73,19 +76,54 @@ def program_cycles(
 
 def matmul_cycles(core: CoreSpec, matmul: Instruction) -> int:
     """Cycles from a matrix multiplication's issue until its last sums are written."""
-    engine, planes = core.engine, matmul["planes"]
+    engine = core.engine
+    slice_steps = matmul["planes"] * engine.beat_steps(matmul["mode"])
     slices, group_slices = matmul["slices"], min(matmul["slices"], matmul["group_slices"])
     full, rest = divmod(slices, group_slices)
     period = core.result_period_cycles
-    row_tile = full * max(group_slices * planes, period)
+    row_tile = full * max(group_slices * slice_steps, period)
     if rest:
-        row_tile += max(rest * planes, period)
+        row_tile += max(rest * slice_steps, period)
     # The first result of all waits for no other one.
-    first = group_slices * planes
+    first = group_slices * slice_steps
     results = matmul["row_tiles"] * row_tile - max(first, period) + first
+    if engine.keeps_results:
+        groups = (full, first, rest * slice_steps)
+        results = _overlapped(matmul["row_tiles"], groups, engine.step_latency_cycles, period)
     fill = core.stream_latency_cycles + engine.operand_latency_cycles
     drain = core.scale_latency_cycles + core.scale_steps - 1
     return fill + results + engine.step_latency_cycles - 1 + drain
+
+
+@functools.cache
+def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period: int) -> int:
+    """Cycles of steps and waits where groups add up while the result before them waits.
+
+    Of each row tile so many groups of so many steps, and a rest. The step that ends a group comes
+    after the result before has left; a result leaves `drain` cycles after that step, and `period`
+    after the one before, at the soonest.
+    """
+    full, steps, rest = groups
+    row_tile = [steps] * full + [rest] * (rest > 0)
+    ended, left = 0, -period
+    for group in itertools.chain.from_iterable(itertools.repeat(row_tile, row_tiles)):
+        ended = max(ended + group, left)
+        left = max(ended + drain, left + period)
+    return left - drain
+
+
+def fill_cycles(core: CoreSpec, fill: Instruction) -> int:
+    """Cycles from a fill's issue until its last beat is in its place."""
+    beats = fill["slices"] * fill["planes"]
+    return core.stream_latency_cycles + FILL_LATENCY_CYCLES + beats - 1
+
+
+def compute_cycles(core: CoreSpec, instruction: Instruction) -> int:
+    """Cycles that the compute unit takes for an instruction of its own."""
+    return COMPUTE_CYCLES[instruction.operation.name](core, instruction)
+
+
+COMPUTE_CYCLES = {"matmul": matmul_cycles, "fill": fill_cycles}
 
 
 def _bursts(core: CoreSpec, transfer: Instruction) -> list[int]:
@@ -328,9 +366,13 @@ class _Machine:
 
     def _start_matmul(self, cycle: int, job: _Job) -> None:
         matmul = job.instruction
-        cycles = matmul_cycles(self.core, matmul)
+        slice_steps = matmul["planes"] * self.core.engine.beat_steps(matmul["mode"])
+        self.steps += matmul["row_tiles"] * matmul["slices"] * slice_steps
+        self._start_compute(cycle, job)
+
+    def _start_compute(self, cycle: int, job: _Job) -> None:
+        cycles = compute_cycles(self.core, job.instruction)
         self.compute_cycles += cycles
-        self.steps += matmul["row_tiles"] * matmul["slices"] * matmul["planes"]
         self._at(cycle + cycles + 1, self._finish, job)
 
     def _start_store(self, cycle: int, job: _Job) -> None:
@@ -382,6 +424,7 @@ START: dict[str, Callable[[_Machine, int, _Job], None]] = {
     "load": _Machine._start_load,
     "sync": _Machine._start_sync,
     "matmul": _Machine._start_matmul,
+    "fill": _Machine._start_compute,
     "store": _Machine._start_store,
 }
 """What an instruction does in the cycle in which it leaves its queue."""

@@ -33,7 +33,7 @@ class Linear:
     @property
     def index_bits(self) -> int:
         """Bits of the codes of all `count` layers."""
-        return self.count * self.n * self.k * self.format.planes
+        return self.count * self.n * self.k * self.format.bits
 
     @property
     def total_bits(self) -> int:

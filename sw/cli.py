@@ -15,7 +15,7 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
-from hw.spec import CoreSpec, LutTensorCore, presets
+from hw.spec import CoreSpec, Engine, presets
 from hw.spec.base import RefusedError
 from sw import zoo
 from sw.core import accelerated
@@ -85,7 +85,7 @@ def chosen_weights(text: str | None, model: LanguageModel) -> Weights:
 def accelerator_from(name: str, assignments: tuple[str, ...]) -> Accelerator:
     """The engine or core `name` with `field=value` changes applied."""
     spec = spec_from(name, assignments)
-    assert isinstance(spec, LutTensorCore | CoreSpec)
+    assert isinstance(spec, Engine | CoreSpec)
     return spec
 
 

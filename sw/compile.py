@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from hw import isa
 from hw.isa import Instruction, Unit, instruction
 from hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
-from sim.program import matmul_cycles
+from hw.spec.engine import Fill
+from sim.program import compute_cycles
 from sw.place import Batch, Layer, PlaceError, Stage, aligned, batch
 
 _WEIGHT, _ACTIVATION, _SCALE = range(len(isa.BUFFERS))
@@ -43,7 +44,7 @@ class Work:
     bus_words: int
     """Words that its loads and stores move."""
     compute_cycles: int
-    """Cycles of its matmuls."""
+    """Cycles of its matmuls and fills."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,14 @@ def _estimate(core: CoreSpec, stage: Stage, blocks: tuple[int, ...]) -> float:
     """Cycles of the bus or of the engine, whichever has more, and of loads that nothing covers."""
     buffer, period = core.activation_buffer, core.result_period_cycles
     block_words = sum(buffer.words(max(blocks) * part) for part in stage.parts)
-    weight_words = sum(layer.column_tiles * layer.tile_words for layer in stage.layers)
+    weight_words = sum(layer.words for layer in stage.layers)
     bus = len(blocks) * weight_words
     bus += len(blocks) * block_words * (1 if _resident(core, stage) else stage.column_tiles)
     bus += sum(blocks) * stage.column_tiles * core.tile_store_words
     matmuls = len(stage.parts) * sum(len(_equal(block, _run_tiles(core))) for block in blocks)
     engine = 0
     for layer in stage.layers:
-        steps = layer.group_slices * layer.linear.format.planes
+        steps = layer.group_slices * core.engine.slice_steps(layer.linear.format)
         row_tile = max(sum(stage.parts) / layer.group_slices, 1) * max(steps, period)
         engine += layer.column_tiles * (sum(blocks) * row_tile + matmuls * _matmul_overhead(core))
     covered = 2 * block_words <= buffer.bus_words
@@ -160,7 +161,8 @@ def _matmul_overhead(core: CoreSpec) -> int:
     return fill + drain + 1
 
 
-# Steps of a program, before their order and tokens are known. Matmuls are numbered in their order.
+# Steps of a program, before their order and tokens are known. Matmuls, and fills among them, are
+# numbered in their order.
 
 
 @dataclass(eq=False)
@@ -227,13 +229,14 @@ class _Load(_Step):
 
 @dataclass(eq=False)
 class _Sync(_Step):
-    """Waits for the host between the matmuls `needed` - 1 and `needed`."""
+    """Waits for the host after the matmul `after`.
 
+    `needed` is the first one that takes what the host gives: a fill needs no input, and a sync's
+    token would tell it nothing of the loads that are still under way.
+    """
+
+    after: int
     needed: int
-
-    @property
-    def after(self) -> int:
-        return self.needed - 1
 
     def instruction(self) -> Instruction:
         return self._make("sync")
@@ -262,10 +265,29 @@ class _Matmul(_Step):
             slices=self.slices,
             row_tiles=self.row_tiles,
             group_slices=self.layer.group_slices,
-            planes=self.layer.linear.format.planes,
-            ternary=self.layer.linear.format.ternary,
+            planes=self.layer.planes,
+            mode=self.layer.mode,
             accumulate=self.accumulate,
             offset_shift=self.layer.offset_shift,
+        )
+
+
+@dataclass(eq=False)
+class _Fill(_Step):
+    """Fills the engine's own memories with what a layer needs there."""
+
+    fill: Fill
+    weight: _Place
+    filling: int = 0
+    """None of a bank's, whatever came before."""
+
+    def instruction(self) -> Instruction:
+        return self._make(
+            "fill",
+            weight=self.weight.address,
+            slices=self.fill.slices,
+            planes=self.fill.planes,
+            mode=self.fill.mode,
         )
 
 
@@ -314,7 +336,8 @@ class _Builder:
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        self.matmuls: list[_Matmul] = []
+        self.matmuls: list[_Matmul | _Fill] = []
+        self.filled: Layer | None = None  # whose contents the engine's own memories hold
         self.loads: list[_Load | _Sync] = []
         self.stores: list[_Store] = []
         self.rings = [_Ring(buffer.bus_words) for buffer in core.buffers]
@@ -338,7 +361,9 @@ class _Builder:
             free = list(itertools.takewhile(lambda load: load.after < first, weights))
             early = free[: math.ceil(len(free) * _AHEAD)]
             chosen = set(map(id, early))
-            self.loads += [*early, _Sync(first)]
+            multiplies = (isinstance(step, _Matmul) for step in self.matmuls[first:])
+            needed = first + next(i for i, does in enumerate(multiplies) if does)
+            self.loads += [*early, _Sync(first - 1, needed)]
             loads = [load for load in loads if id(load) not in chosen]
         self.loads += loads
 
@@ -367,10 +392,12 @@ class _Builder:
                     runs = self._first_runs(row_tiles, sum(words))
             weights = _places(_WEIGHT, layer.weight_words, len(runs) > 1)
             scales = _places(_SCALE, layer.scale_words, len(runs) > 1)
+            if self.filled is not layer:
+                yield from self._fill(layer)
             row = 0
             for run in runs:
                 accumulator = self._sums(run)
-                tile_memory = layer.address + tile * layer.tile_words * core.bus_bytes
+                tile_memory = layer.fill_end(core) + tile * layer.tile_words * core.bus_bytes
                 part_memory = memory
                 for part, slices in enumerate(stage.parts):
                     start, end = (words[part] * at // row_tiles for at in (row, row + run))
@@ -401,6 +428,18 @@ class _Builder:
                     )
                 self.stores[-1].after = len(self.matmuls) - 1
                 row += run
+
+    def _fill(self, layer: Layer) -> Iterator[_Load]:
+        """Bring what the layer needs in the engine's own memories."""
+        buffer, memory = self.core.weight_buffer, layer.address
+        for fill in self.core.engine.fills:
+            words = buffer.words(fill.slices * fill.planes)
+            place = _Place(_Data(_WEIGHT, words), 0)
+            yield from self._load(place, words, memory)
+            place.data.last = len(self.matmuls)
+            self.matmuls.append(_Fill(fill, place))
+            memory += words * self.core.bus_bytes
+        self.filled = layer
 
     def _first_runs(self, row_tiles: int, words: int) -> tuple[int, ...]:
         """Runs of a block's first column tile, so short that the first can start early.
@@ -437,8 +476,8 @@ class _Builder:
 
     def work(self, instructions: Sequence[Instruction]) -> tuple[Work, ...]:
         """Of each stage, of the finished program."""
-        matmuls = (each for each in instructions if each.operation.name == "matmul")
-        cycles = [matmul_cycles(self.core, each) for each in matmuls]
+        own = (each for each in instructions if each.operation.unit is Unit.COMPUTE)
+        cycles = [compute_cycles(self.core, each) for each in own]
         bounds = itertools.pairwise([*self.firsts, len(cycles)])
         return tuple(
             Work(words, sum(cycles[start:end]))

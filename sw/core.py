@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec import CoreSpec
-from sim.golden import lut_tensor_core as golden
+from sim.golden import GOLDEN
 from sim.workload import Linear
 from sw import place
 from sw.linear import (
@@ -33,10 +33,18 @@ from sw.linear import (
 )
 from sw.model import SHARED_INPUTS, LanguageModel
 from sw.place import Stage
-from sw.quant import QuantError, ScaledTensor, Weights, quantize_activations, rescale
+from sw.quant import (
+    QuantActivations,
+    QuantError,
+    ScaledTensor,
+    Weights,
+    golden_weights,
+    quantize_activations,
+    rescale,
+)
 
-RunStage = Callable[[Stage, NDArray[np.int32]], Mapping[str, NDArray[np.int64]]]
-"""Computes a stage: integer activations [M, K] -> each layer's results [M, N] by name."""
+RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64]]]
+"""Computes a stage: activations [M, K] -> each layer's results [M, N] by name."""
 
 _BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a CPU core's second-level cache."""
@@ -100,7 +108,8 @@ def core_model(
         for linears in block:
             for linear in linears:
                 codes = codes_of(model, weights, linear.name)
-                tensor = rescale(codes, core.scale_bits, core.offset_bits)
+                coding = core.engine.coding_of(codes.format)
+                tensor = rescale(codes, coding, core.scale_bits, core.offset_bits)
                 place.require_sums(core, linear.name, tensor)
                 if tensor.largest_sum(core.engine.activations) >= 1 << 53:
                     raise QuantError(f"layer {linear.name}: its sums are not exact in float64")
@@ -126,7 +135,7 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
         for name in names:
             if name not in found:
                 scale = a.scale[:, None].astype(np.float64)
-                for each, result in run_stage(stages[name], a.x).items():
+                for each, result in run_stage(stages[name], a).items():
                     found[each] = (result * units[each] * scale).astype(np.float32)
         return [found[name] for name in names]
 
@@ -136,11 +145,11 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
 def integer_stage(held: CoreModel) -> RunStage:
     """Stages as plain integer matrix products: exact in float64, a sum being below 2^53."""
 
-    def run(stage: Stage, x: NDArray[np.int32]) -> dict[str, NDArray[np.int64]]:
+    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.int64]]:
         found = {}
         for layer in stage.layers:
             tensor = held.tensors[layer.linear.name]
-            found[layer.linear.name] = product_of_rows(tensor.integers, tensor.shape, x).astype(
+            found[layer.linear.name] = product_of_rows(tensor.integers, tensor.shape, a.x).astype(
                 np.int64
             )
         return found
@@ -149,12 +158,10 @@ def integer_stage(held: CoreModel) -> RunStage:
 
 
 def golden_stage(held: CoreModel) -> RunStage:
-    """Stages through the lookup tables of the engine's golden model, scaled in integers."""
+    """Stages through the engine's golden model, scaled in integers."""
     engine = held.core.engine
-    encoded = {
-        name: golden.encode(engine, tensor.codes, tensor.format, tensor.group)
-        for name, tensor in held.tensors.items()
-    }
+    golden = GOLDEN[type(engine)]
+    encoded = {name: golden_weights(engine, tensor) for name, tensor in held.tensors.items()}
 
     def result(name: str, x: NDArray[np.int32]) -> NDArray[np.int64]:
         tensor = held.tensors[name]
@@ -169,8 +176,8 @@ def golden_stage(held: CoreModel) -> RunStage:
             found[rows] = scaled.sum(axis=1)
         return found
 
-    def run(stage: Stage, x: NDArray[np.int32]) -> dict[str, NDArray[np.int64]]:
-        return {layer.linear.name: result(layer.linear.name, x) for layer in stage.layers}
+    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.int64]]:
+        return {layer.linear.name: result(layer.linear.name, a.x) for layer in stage.layers}
 
     return run
 

@@ -13,15 +13,14 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import CoreSpec, LutTensorCore
-from hw.spec.base import require
+from hw.spec import CoreSpec, Engine
 from hw.spec.formats import Activations
-from sim.golden import lut_tensor_core as golden
+from sim.golden import GOLDEN
 from sim.workload import Linear, Workload
 from sw.model import LanguageModel, Tensor, dequantized
 from sw.quant import (
@@ -31,6 +30,8 @@ from sw.quant import (
     QuantError,
     QuantTensor,
     Weights,
+    coded_grid,
+    golden_weights,
     parse_weights,
     quantize,
     quantize_activations,
@@ -41,11 +42,11 @@ Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray
 """A model's linear layers by name, those together that share an input: float32 [M, K] -> of each
 float32 [M, N]."""
 
-Accelerator: TypeAlias = LutTensorCore | CoreSpec
+Accelerator: TypeAlias = Engine | CoreSpec
 """What can run a model's layers: an engine with its own buffers, or a complete core."""
 
 Backend = Literal["integer", "golden"]
-"""How an accelerator is computed: as plain integer matrix products, or through lookup tables."""
+"""How an accelerator is computed: as plain integer matrix products, or as its golden model does."""
 
 _BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a core's second-level cache."""
@@ -80,25 +81,12 @@ class EngineLinear:
         return (self.total(a.x) * a.scale[:, None].astype(np.float64)).astype(np.float32)
 
 
-class _Grid(NamedTuple):
-    """What an engine's integers count for, float64 [N, G]."""
-
-    half_scale: NDArray[np.float64]
-    """Weight of a psum, whose unit is half a step of the grid."""
-    offset: NDArray[np.float64]
-    """Weight of a row sum: the middle of the grid."""
-
-
-def _grid(tensor: QuantTensor) -> _Grid:
-    half_scale = tensor.scale.astype(np.float64) / 2
-    return _Grid(half_scale, tensor.minimum + half_scale * (tensor.format.levels - 1))
-
-
-def _require_exact(name: str, tensor: QuantTensor, activations: Activations) -> None:
+def _require_exact(name: str, tensor: QuantTensor, spec: Engine) -> None:
     """Raise `QuantError` where a sum over the layer `name` could leave float64's exact range."""
-    grid = _grid(tensor)
-    largest = np.abs(grid.half_scale) * tensor.format.maximum + np.abs(grid.offset)
-    bound = largest.sum(axis=1).max() * tensor.group * activations.maximum
+    coding = spec.coding_of(tensor.format)
+    grid = coded_grid(tensor, coding)
+    largest = np.abs(grid.scale) * coding.maximum(tensor.format) + np.abs(grid.offset)
+    bound = largest.sum(axis=1).max() * tensor.group * spec.activations.maximum
     if not bound < 1 << 28:
         raise QuantError(f"layer {name}: weights too large for exact sums, up to {bound:.3g}")
 
@@ -122,24 +110,26 @@ def product_of_rows(
 
 
 def golden_total(
-    spec: LutTensorCore, tensor: QuantTensor, encoded: golden.EncodedWeights, x: NDArray[np.int32]
+    spec: Engine, tensor: QuantTensor, encoded: Any, x: NDArray[np.int32]
 ) -> NDArray[np.float64]:
-    """What an engine computes, through the lookup tables of its golden model."""
-    grid, total = _grid(tensor), np.zeros((len(x), tensor.shape[0]))
+    """What an engine computes, through its golden model."""
+    golden = GOLDEN[type(spec)]
+    grid = coded_grid(tensor, spec.coding_of(tensor.format))
+    total = np.zeros((len(x), tensor.shape[0]))
     step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
     for start in range(0, len(x), step):
         rows = x[start : start + step]
-        shift = None if spec.table_bits is None else golden.table_shift(spec, rows, tensor.group)
+        shift = None if spec.exact else golden.table_shift(spec, rows, tensor.group)
         sums = golden.group_sums(spec, rows, encoded, shift)
         unit = 1.0 if shift is None else np.exp2(shift)[:, None]
         part = total[start : start + step]
         for g in range(tensor.scale.shape[1]):
-            part += sums.psum[:, g] * unit * grid.half_scale[:, g]
+            part += sums.psum[:, g] * unit * grid.scale[:, g]
             part += sums.row_sum[:, g, None] * grid.offset[:, g]
     return total
 
 
-def engine_in(spec: Accelerator) -> LutTensorCore:
+def engine_in(spec: Accelerator) -> Engine:
     """The engine that does the work."""
     return spec.engine if isinstance(spec, CoreSpec) else spec
 
@@ -148,14 +138,13 @@ def layer_on(model: LanguageModel, weights: Weights, spec: Accelerator, name: st
     """How the layer `name` is held for the accelerator; None if the host runs it in float32.
 
     The output head keeps the checkpoint's own form under every choice of weights. A core has its
-    own form of scales. Raises `SpecError` where the chosen bits exceed the engine's.
+    own form of scales. Raises `SpecError` where the engine does not run the chosen codes.
     """
     n, k = model.config.shapes()[name]
     engine, tensor, rounding = engine_in(spec), _tensor(model, name), weights.rounding
     if rounding is not None and name != "head":
         codes = rounding.format
-        rule = f"at least {codes.planes} to run {weights.name}"
-        require(engine.accepts(codes), "weight_bits", rule, engine.weight_bits)
+        engine.coding_of(codes)
         layer = Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)
     elif weights == FLOAT or not isinstance(tensor, QuantTensor):
         return None
@@ -166,7 +155,8 @@ def layer_on(model: LanguageModel, weights: Weights, spec: Accelerator, name: st
         codes, bits = tensor.format, tensor.group_bits
         layer = Linear(name, n, k, codes, tensor.group, bits, last_token_only=last)
     if isinstance(spec, CoreSpec):
-        return replace(layer, group_bits=spec.scale_bits + spec.offset_bits, row_bits=UNIT_BITS)
+        bits = spec.scale_bits + spec.offset_bits + codes.special_bits
+        return replace(layer, group_bits=bits, row_bits=UNIT_BITS)
     return layer
 
 
@@ -181,7 +171,7 @@ def codes_of(model: LanguageModel, weights: Weights, name: str) -> QuantTensor:
 
 def fast_backend(spec: Accelerator) -> Backend:
     """The integer product wherever tables are exact and equal to it; rounded tables themselves."""
-    return "integer" if engine_in(spec).table_bits is None else "golden"
+    return "integer" if engine_in(spec).exact else "golden"
 
 
 def default_weights(model: LanguageModel) -> Weights:
@@ -203,7 +193,8 @@ def workload(model: LanguageModel, weights: Weights, spec: Accelerator) -> Workl
         else:
             host.append(name)
     if weights == NATIVE and not counts:
-        rule = f"codes of at most {engine_in(spec).weight_bits} bits"
+        formats = ", ".join(each.name for each in engine_in(spec).formats)
+        rule = f"codes that the engine runs ({formats})"
         raise QuantError(f"weights: {model.name} stores no {rule}; choose others, such as w4g32")
     linears = tuple(replace(layer, count=count) for layer, count in counts.items())
     return Workload(model.name, weights.name, linears, tuple(host))
@@ -222,13 +213,13 @@ def host_linears(model: LanguageModel) -> Linears:
 
 
 def engine_linears(
-    model: LanguageModel, weights: Weights, spec: LutTensorCore, backend: Backend = "integer"
+    model: LanguageModel, weights: Weights, spec: Engine, backend: Backend = "integer"
 ) -> Linears:
     """Layers on the engine that `spec` describes, as far as `workload` places them there.
 
     Rounded tables exist in the golden backend only. Raises what `workload` raises.
     """
-    if backend == "integer" and spec.table_bits is not None:
+    if backend == "integer" and not spec.exact:
         raise QuantError("backend: rounded tables need golden, they are no integer product")
     workload(model, weights, spec)
     operators: dict[str, Operator] = {}
@@ -237,10 +228,9 @@ def engine_linears(
             operators[name] = host_linear(model, name)
             continue
         tensor = codes_of(model, weights, name)
-        _require_exact(name, tensor, spec.activations)
+        _require_exact(name, tensor, spec)
         if backend == "golden":
-            encoded = golden.encode(spec, tensor.codes, tensor.format, tensor.group)
-            total = partial(golden_total, spec, tensor, encoded)
+            total = partial(golden_total, spec, tensor, golden_weights(spec, tensor))
         else:
             total = partial(integer_total, tensor)
         operators[name] = EngineLinear(spec.activations, total)

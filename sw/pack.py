@@ -7,22 +7,23 @@ beats in bus words as `Buffer` says, bytes of a word lowest first.
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import layout
+from hw.spec import VqCodebook, layout
 from hw.spec.core import RESULT_BITS, Buffer, CoreSpec
-from hw.spec.formats import WeightCodes
+from hw.spec.engine import Engine
 from hw.spec.layout import Beat
-from hw.spec.lut_tensor_core import LutTensorCore
+from sim.golden.vq_codebook import Vectors
+from sw.packers import PACKERS
+from sw.packers.vq_codebook import fill_beats, stored_index
 from sw.quant import ScaledTensor
 
 Bytes = NDArray[np.uint8]
 
 
-def places(engine: LutTensorCore, k: int, group: int) -> NDArray[np.int64]:
+def places(engine: Engine, k: int, group: int) -> NDArray[np.int64]:
     """For every activation of the slices, [slices * slice_k], its place along K; -1 for padding.
 
     Each scale group is padded to whole slices.
@@ -76,32 +77,6 @@ def bus_words(buffer: Buffer, beats: Bytes) -> Bytes:
     return np.packbits(flat, axis=-1, bitorder="little")
 
 
-def _planes(codes: Bytes, weight_format: WeightCodes) -> list[Bytes]:
-    """The sign bits of every plane, 1 for +1."""
-    if weight_format.ternary:
-        return [(codes > level).view(np.uint8) for level in range(2)]
-    shifted = (np.right_shift(codes, plane) for plane in range(weight_format.planes))
-    return [np.bitwise_and(plane, 1, dtype=np.uint8) for plane in shifted]
-
-
-def weight_beats(engine: LutTensorCore, codes: Bytes, weight_format: WeightCodes) -> Bytes:
-    """Bits of the weight beats of whole column tiles, [tiles, slices * planes, bits].
-
-    `codes` is uint8 [tiles * n, slices * slice_k]. In a table's k sign bits, the others are XORed
-    with the top one (LUT Tensor Core, Eq. 6); they are the bits of its code.
-    """
-    tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.slice_k
-    width = layout.lut_tensor_core(engine).weight.bits
-    found = np.empty((tiles, slices, weight_format.planes, engine.n, engine.slice_k), np.uint8)
-    for plane, signs in enumerate(_planes(codes, weight_format)):
-        tables = signs.reshape(-1, engine.k)
-        for place in range(engine.k - 1):
-            tables[:, place] ^= tables[:, -1]
-        columns = tables.reshape(tiles, engine.n, slices, engine.slice_k)
-        found[:, :, plane] = columns.transpose(0, 2, 1, 3)
-    return found.reshape(tiles, slices * weight_format.planes, width)
-
-
 def scale_beats(
     core: CoreSpec, scale: NDArray[np.uint16], offset: NDArray[np.int16], repeats: NDArray
 ) -> Bytes:
@@ -132,7 +107,15 @@ def tile_words(
     at = places(engine, k, tensor.group)
     rows = slice(tiles.start * engine.n, min(n, tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
-    weights = weight_beats(engine, _gather(tensor.codes[rows], at, padded), tensor.format)
+    if tensor.vectors is None:
+        codes = _gather(tensor.codes[rows], at, padded)
+    else:
+        codes = _indices(engine, tensor.vectors, at, tiles)
+    special = None
+    if tensor.special is not None:
+        of_slice = at[:: engine.slice_k] // tensor.group
+        special = _gather(tensor.special[rows], of_slice, padded)
+    weights = PACKERS[type(engine)](engine, codes, special, tensor.format)
     counts = np.minimum(tensor.group, k - np.arange(0, k, tensor.group))
     repeats = -(-counts // (engine.slice_k * group_slices))
     everything = np.arange(tensor.scale.shape[1])
@@ -142,7 +125,7 @@ def tile_words(
         _gather(tensor.offset[rows], everything, padded),
         repeats,
     )
-    found, planes, steps = [], tensor.format.planes, engine.n // core.scale_lanes
+    found, planes, steps = [], tensor.coding.planes, engine.n // core.scale_lanes
     first = first_group = 0
     for slices in parts:
         groups = -(-slices // group_slices)
@@ -154,6 +137,19 @@ def tile_words(
     return np.concatenate(found, axis=1)
 
 
+def _indices(
+    engine: Engine, vectors: Vectors, at: NDArray[np.int64], tiles: slice
+) -> NDArray[np.uint32]:
+    """What stands for the codewords of column tiles, zero for padding; `at` are their `places`."""
+    assert isinstance(engine, VqCodebook)
+    columns, depth = engine.index_shape
+    inside = at[:: engine.slice_k // depth] >= 0  # where a codeword begins
+    which = np.where(inside, np.cumsum(inside) - 1, -1)
+    rows = slice(tiles.start * columns, tiles.stop * columns)
+    padded = (tiles.stop - tiles.start) * columns
+    return _gather(stored_index(engine, vectors)[rows], which, padded)
+
+
 _CHUNK_BITS = 1 << 26
 """Weight bits that are packed at once; each takes a byte on the way."""
 
@@ -161,30 +157,47 @@ _CHUNK_BITS = 1 << 26
 def layer_words(
     core: CoreSpec, tensor: ScaledTensor, parts: tuple[int, ...], group_slices: int
 ) -> Bytes:
-    """All column tiles of a layer, one after another; see `tile_words`."""
+    """What a layer fills first, and all its column tiles, one after another; see `tile_words`."""
     tiles = -(-tensor.shape[0] // core.engine.n)
-    tile_bits = core.engine.n * math.prod((tensor.shape[1], tensor.format.planes))
+    beat_bits = layout.streams(core.engine).weight.bits
+    tile_bits = beat_bits * -(-tensor.shape[1] // core.engine.slice_k) * tensor.coding.planes
     step = max(1, _CHUNK_BITS // tile_bits)
     chunks = [
         tile_words(core, tensor, parts, group_slices, slice(start, min(start + step, tiles)))
         for start in range(0, tiles, step)
     ]
-    return np.concatenate(chunks).reshape(-1)
+    words = np.concatenate(chunks).reshape(-1)
+    if tensor.vectors is None:
+        return words
+    assert isinstance(core.engine, VqCodebook)
+    filled = bus_words(core.weight_buffer, fill_beats(core.engine, tensor.vectors))
+    return np.concatenate([filled, words])
 
 
 def activation_words(
-    core: CoreSpec, x: NDArray[np.integer], at: NDArray[np.int64], parts: tuple[int, ...]
+    core: CoreSpec,
+    x: NDArray[np.integer],
+    at: NDArray[np.int64],
+    parts: tuple[int, ...],
+    exponent: NDArray[np.integer] | None = None,
 ) -> Bytes:
     """Rows of activations, integers [M, K], for each part of K in beats [row tile][slice].
 
-    `at` are the layer's `places`; rows up to a whole tile are zero.
+    `at` are the layer's `places`; rows up to a whole tile are zero. Of floating activations `x` are
+    the codes, with the `exponent` [M] that each row shares.
     """
     engine = core.engine
     row_tiles = -(-len(x) // engine.m)
     gathered = _gather(x.astype(np.int16), at, row_tiles * engine.m)
-    gathered = gathered.reshape(row_tiles, engine.m, -1, engine.kg, engine.k)
-    beat = layout.lut_tensor_core(engine).activation
-    beats = bits(beat, x=gathered.transpose(0, 2, 1, 3, 4))  # [row tile, slice, bits]
+    gathered = gathered.reshape(row_tiles, engine.m, -1, engine.slice_k)
+    fields = {"x": gathered.transpose(0, 2, 1, 3)}
+    if exponent is not None:
+        rows = np.zeros(row_tiles * engine.m, exponent.dtype)
+        rows[: len(exponent)] = exponent
+        shape = (row_tiles, len(at) // engine.slice_k, engine.m)
+        fields["exponent"] = np.broadcast_to(rows.reshape(row_tiles, 1, engine.m), shape)
+    beat = layout.streams(engine).activation
+    beats = bits(beat, **fields)  # [row tile, slice, bits]
     ends = np.cumsum((0, *parts))
     return np.concatenate(
         [

@@ -1,8 +1,9 @@
 """Where a core's data lies in memory: weights for all programs, inputs and results for each.
 
 Layers that share an input are a `Stage`: one input region, one result region. A layer's weights and
-scales lie in the order in which they are streamed: column tile after column tile (n outputs each),
-in a tile part after part of K, in a part weights before scales.
+scales lie in the order in which they are streamed: what fills the engine's own memories, then
+column tile after column tile (n outputs each), in a tile part after part of K, in a part weights
+before scales.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from hw.spec.base import RefusedError
 from hw.spec.core import CoreSpec
-from sim.schedule.lut_tensor_core import plan
+from sim.schedule import plan
 from sim.workload import Linear
 from sw import pack
 from sw.pack import Bytes
@@ -44,22 +45,36 @@ def aligned(address: int, to: int) -> int:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose column tiles lie one after another from `address` on."""
+    """A layer whose fill and column tiles lie one after another from `address` on."""
 
     linear: Linear
     offset_shift: int
     address: int
     group_slices: int
     """Slices per read-out: a scale group, or an equal part of it."""
+    planes: int
+    mode: int
+    """How the engine takes the weights, as `hw.spec.engine.Coding` says."""
     column_tiles: int
     weight_words: tuple[int, ...]
     """Bus words of one column tile's weights, for each part of K."""
     scale_words: tuple[int, ...]
+    fill_words: int = 0
+    """Bus words of what the engine's own memories are filled with."""
 
     @property
     def tile_words(self) -> int:
         """Bus words of one column tile."""
         return sum(self.weight_words) + sum(self.scale_words)
+
+    def fill_end(self, core: CoreSpec) -> int:
+        """Where the first column tile lies."""
+        return self.address + self.fill_words * core.bus_bytes
+
+    @property
+    def words(self) -> int:
+        """Bus words of the whole layer."""
+        return self.fill_words + self.column_tiles * self.tile_words
 
 
 @dataclass(frozen=True)
@@ -110,19 +125,34 @@ def stage(
     shapes = [_Shape(run.group_slices, run.planes) for run in runs]
     parts = _parts(core, name, runs[0].slices, shapes)
     placed = []
-    for linear, shape in zip(linears, shapes, strict=True):
+    for linear, run, shape in zip(linears, runs, shapes, strict=True):
         layer = Layer(
             linear=linear,
             offset_shift=(offset_shifts or {}).get(linear.name, 0),
             address=aligned(address, core.burst_beats * core.bus_bytes),
             group_slices=shape.group_slices,
+            planes=run.planes,
+            mode=run.mode,
             column_tiles=-(-linear.n // core.engine.n),
             weight_words=tuple(shape.weight_words(core, part) for part in parts),
             scale_words=tuple(shape.scale_words(core, part) for part in parts),
+            fill_words=fill_words(core, name),
         )
-        address = layer.address + layer.column_tiles * layer.tile_words * core.bus_bytes
+        address = layer.address + layer.words * core.bus_bytes
         placed.append(layer)
     return Stage(name, tuple(placed), parts, address)
+
+
+def fill_words(core: CoreSpec, name: str) -> int:
+    """Bus words that a layer's fill takes. Raises `PlaceError` where the buffer is too small."""
+    buffer = core.weight_buffer
+    words = sum(buffer.words(fill.slices * fill.planes) for fill in core.engine.fills)
+    if words > buffer.bus_words:
+        over, whole = (words - buffer.bus_words) * core.bus_bytes, words * core.bus_bytes
+        raise PlaceError(
+            f"{name}: the weight buffer is {over} bytes too small; its codebooks need {whole}"
+        )
+    return words
 
 
 @dataclass(frozen=True)
@@ -230,15 +260,26 @@ class Batch:
     def row_tiles(self) -> int:
         return sum(self.blocks)
 
-    def pack_input(self, x: NDArray[np.integer]) -> Bytes:
-        """The bytes to write at `input_address` for activations, integers [rows, K]."""
+    def pack_input(
+        self, x: NDArray[np.integer], exponent: NDArray[np.integer] | None = None
+    ) -> Bytes:
+        """The bytes to write at `input_address` for activations, integers [rows, K].
+
+        Floating ones are codes, with the `exponent` [rows] that each row shares.
+        """
         linear = self.stage.layers[0].linear
         if x.shape != (self.rows, linear.k):
             raise ValueError(f"{self.stage.name}: must be {(self.rows, linear.k)}, got {x.shape}")
         at = pack.places(self.core.engine, linear.k, linear.group)
         ends = np.cumsum((0, *self.blocks)) * self.core.engine.m
         blocks = [
-            pack.activation_words(self.core, x[start:end], at, self.stage.parts)
+            pack.activation_words(
+                self.core,
+                x[start:end],
+                at,
+                self.stage.parts,
+                None if exponent is None else exponent[start:end],
+            )
             for start, end in itertools.pairwise(ends)
         ]
         return np.concatenate(blocks)

@@ -65,10 +65,10 @@ class StageCost:
         """Multiply-accumulates of one."""
         return self.rows * sum(linear.n * linear.k for linear in self.linears)
 
-    @property
-    def plane_macs(self) -> int:
-        """The same, counting every plane of the weights."""
-        return self.rows * sum(each.n * each.k * each.format.planes for each in self.linears)
+    def step_macs(self, core: CoreSpec) -> int:
+        """The same, each counted as often as the engine has steps for it."""
+        steps = core.engine.slice_steps
+        return self.rows * sum(each.n * each.k * steps(each.format) for each in self.linears)
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class PhaseCost:
     def seconds(self) -> float:
         return self.cycles / self.platform.frequency_hz
 
-    def _utilization(self, plane_macs: int, cycles: int) -> float:
-        return plane_macs / self.core.engine.macs_per_cycle / cycles
+    def _utilization(self, step_macs: int, cycles: int) -> float:
+        return step_macs / self.core.engine.macs_per_step / cycles
 
     def _bound(self, compute_cycles: int, words: int) -> dict[str, Any]:
         compute = compute_cycles / self.platform.frequency_hz
@@ -115,7 +115,7 @@ class PhaseCost:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        used = self.steps * sum(stage.count * stage.plane_macs for stage in self.stages)
+        used = self.steps * sum(stage.count * stage.step_macs(self.core) for stage in self.stages)
         return {
             "tokens": self.tokens,
             "cycles": self.cycles,
@@ -141,7 +141,9 @@ class PhaseCost:
             "weights": ", ".join(dict.fromkeys(each.format.name for each in stage.linears)),
             "group": first.group,
             "cycles": round(stage.cycles / stage.count),
-            "utilization": self._utilization(stage.count * stage.plane_macs, stage.cycles),
+            "utilization": self._utilization(
+                stage.count * stage.step_macs(self.core), stage.cycles
+            ),
             "macs": stage.macs,
             "dram_bytes": stage.work.bus_words * self.core.bus_bytes,
             **self._bound(stage.work.compute_cycles, stage.work.bus_words),

@@ -9,14 +9,17 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec.base import RefusedError
-from hw.spec.formats import Activations, WeightCodes
+from hw.spec.engine import Coding, Engine
+from hw.spec.formats import TERNARY, Activations, Kind, WeightCodes
+from sim.golden import GOLDEN, align
+from sim.golden.vq_codebook import Vectors
 
 SCALE_BITS = 16
 """Stored width of a group's scale or minimum: IEEE half precision."""
@@ -45,13 +48,25 @@ def _spread(
     return values
 
 
+def _counted(
+    values: NDArray[np.float64], codes: NDArray[np.uint8], special: NDArray | None, group: int
+) -> NDArray[np.float64]:
+    """What codes [N, K] count as: `values` [specials, levels] of their groups' special values."""
+    if special is None:
+        return values[0].take(codes)
+    of_code = np.repeat(special, group, axis=1)[:, : codes.shape[1]]
+    return values.reshape(-1).take(of_code.astype(np.int16) * values.shape[1] + codes)
+
+
 @dataclass(frozen=True, eq=False)
 class QuantTensor:
-    """A weight matrix w[n, k] = scale[n, g] * codes[n, k] + minimum[n, g], with g = k // group.
+    """A weight matrix w[n, k] = scale[n, g] * v + minimum[n, g], with g = k // group.
 
-    `codes` is uint8[N, K]; `scale` and `minimum` are float32[N, G], G = ceil(K / group), the last
-    group may be short. Scales are half-precision values, and minima are half-precision values or
-    half-integer multiples of their scale. `group_bits` is what one group stores beside its codes.
+    v is what codes[n, k] counts as in `format`. `codes` is uint8[N, K]; `scale` and `minimum` are
+    float32[N, G], G = ceil(K / group), the last group may be short. Scales are half-precision
+    values, and minima are half-precision values or half-integer multiples of their scale. `special`
+    is uint8[N, G] for formats with special values. `group_bits` is what one group stores beside its
+    codes. `vectors` are what codes of `Kind.VECTOR` come from.
     """
 
     codes: NDArray[np.uint8]
@@ -60,6 +75,8 @@ class QuantTensor:
     scale: NDArray[np.float32]
     minimum: NDArray[np.float32]
     group_bits: int
+    special: NDArray[np.uint8] | None = None
+    vectors: Vectors | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,8 +85,10 @@ class QuantTensor:
 
     @property
     def index_bits(self) -> int:
-        """Bits of all codes, as the planes that an engine reads."""
-        return self.codes.size * self.format.planes
+        """Bits of all codes, or of the indices and the codebooks that they come from."""
+        if self.vectors is not None:
+            return self.vectors.stored_bits(self.format.bits)
+        return self.codes.size * self.format.bits
 
     @property
     def total_bits(self) -> int:
@@ -78,8 +97,13 @@ class QuantTensor:
 
     def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
         """The chosen rows dequantized, [rows, K]; exact in float64, rounded once in float32."""
-        codes = self.codes[rows].astype(np.float64)
-        spread = _spread(codes, self.scale[rows], self.minimum[rows], self.group)
+        if self.special is None:  # every code counts as itself
+            values = self.codes[rows].astype(np.float64)
+        else:
+            specials = range(len(self.format.specials))
+            table = np.array([self.format.values(each) for each in specials], np.float64)
+            values = _counted(table, self.codes[rows], self.special[rows], self.group)
+        spread = _spread(values, self.scale[rows], self.minimum[rows], self.group)
         return spread.astype(dtype, copy=False)
 
     def dequantize(self) -> NDArray[np.float32]:
@@ -102,6 +126,9 @@ class Scheme(enum.Enum):
     """From the least to the greatest weight, w = d*q + m with its own minimum m."""
     ABSMEAN = ""
     """Ternary: -1, 0 or 1 times the mean magnitude (BitNet b1.58, arXiv 2402.17764, Eq. 1-3)."""
+    SPECIAL_VALUE = "b"
+    """Of BitMoD's grids, one per special value, that of least squared error; the largest magnitude
+    decides its scale (HPCA 2025, section III-A)."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +145,8 @@ class Rounding:
         """Bits that one group stores beside its codes."""
         if self.scheme is Scheme.ASYMMETRIC:
             return SCALE_BITS + self.format.bits
+        if self.scheme is Scheme.SPECIAL_VALUE:
+            return SCALE_BITS + self.format.special_bits
         return SCALE_BITS * (2 if self.scheme is Scheme.FLOAT_MINIMUM else 1)
 
 
@@ -141,30 +170,34 @@ NATIVE = Weights("native")
 FLOAT = Weights("float")
 """The checkpoint as shipped, in float32 on the host."""
 
-GRAMMAR = "native, float, w<1-8>[g<group>][s|a|f] or t[g<group>], such as w4g32, w2g128s, tg128"
+GRAMMAR = (
+    "native, float, w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] or t[g<group>], "
+    "such as w4g32, w2g128s, b4g128, tg128"
+)
 
 
 def parse_weights(text: str) -> Weights:
     """The choice that `text` names.
 
     `native`; `float`; `w4g32` = 4 bits in groups of 32 along K, followed by `s` symmetric, `a`
-    asymmetric with an integer zero point (the default) or `f` float minimum; `tg128` = ternary.
-    Without a group, or with `g0`, each output channel has one grid. Raises `QuantError`.
+    asymmetric with an integer zero point (the default) or `f` float minimum; `b4g128` = BitMoD's
+    4-bit floating point with a special value per group; `tg128` = ternary. Without a group, or
+    with `g0`, each output channel has one grid. Raises `QuantError`.
     """
     for choice in (NATIVE, FLOAT):
         if text == choice.name:
             return choice
-    match = re.fullmatch(r"(?:w([1-8])(?:g(\d{1,6}))?([saf])?)|(?:t(?:g(\d{1,6}))?)", text)
+    match = re.fullmatch(r"(?:(w[1-8])|(b[34]|t))(?:g(\d{1,6}))?((?(1)[saf]?))", text)
     if not match:
         raise QuantError(f"weights: must be {GRAMMAR}; got {text!r}")
-    bits, group, scheme, ternary_group = match.groups()
-    if bits is None:
-        return Weights(text, Rounding(WeightCodes(2, True), _group(ternary_group), Scheme.ABSMEAN))
-    return Weights(text, Rounding(WeightCodes(int(bits)), _group(group), Scheme(scheme or "a")))
-
-
-def _group(text: str | None) -> int | None:
-    return int(text or 0) or None
+    group, scheme = int(match[3] or 0) or None, match[4]
+    if text[0] == "t":
+        return Weights(text, Rounding(TERNARY, group, Scheme.ABSMEAN))
+    bits = int(text[1])
+    if text[0] == "b":
+        codes = WeightCodes(bits, Kind.BITMOD)
+        return Weights(text, Rounding(codes, group, Scheme.SPECIAL_VALUE))
+    return Weights(text, Rounding(WeightCodes(bits), group, Scheme(scheme or "a")))
 
 
 class _Grid(NamedTuple):
@@ -237,6 +270,8 @@ def quantize(w: NDArray[np.float32], rounding: Rounding) -> QuantTensor:
     starts = np.arange(0, k, group)
     counts = np.minimum(group, k - starts)
     codes = rounding.format
+    if rounding.scheme is Scheme.SPECIAL_VALUE:
+        return _with_special_values(w, rounding, group, starts, counts)
     grid = _GRIDS[rounding.scheme](w, starts, counts, codes.bits)
     steps = w * np.repeat(_inverse(grid.scale), counts, axis=1)
     steps += np.repeat(grid.origin, counts, axis=1)
@@ -250,45 +285,122 @@ def quantize(w: NDArray[np.float32], rounding: Rounding) -> QuantTensor:
     )
 
 
+def _nearest(codes: WeightCodes, special: int) -> NDArray[np.uint8]:
+    """The code of the value nearest to any number x, the lower of two, at ceil(2 * x) plus twice
+    the greatest magnitude of a value: values are integers, and what lies between two of them is
+    nearer to one up to some half."""
+    values = np.array(codes.values(special))
+    order = np.argsort(values)
+    limits = (values[order][1:] + values[order][:-1]) / 2
+    most = 2 * np.abs(values).max()
+    found = order[np.searchsorted(limits, np.arange(-most, most + 1) / 2)]
+    return found.astype(np.uint8)
+
+
+_BLOCK_WEIGHTS = 1 << 20
+"""Weights whose every grid is tried at once; keeps intermediates small."""
+
+
+def _with_special_values(
+    w: NDArray[np.float32], rounding: Rounding, group: int, starts: NDArray, counts: NDArray
+) -> QuantTensor:
+    """`quantize` to grids with special values: of grids with equal errors a group has the first."""
+    kind, shape = rounding.format, (len(w), len(starts))
+    codes = np.zeros(w.shape, np.uint8)
+    scale, special = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+    rows = max(1, _BLOCK_WEIGHTS // w.shape[1])
+    for block in (slice(start, start + rows) for start in range(0, len(w), rows)):
+        part = w[block]
+        largest = np.maximum.reduceat(np.abs(part), starts, axis=1)
+        least_error = np.full(largest.shape, np.inf)
+        for each in range(len(kind.specials)):
+            values = np.array(kind.values(each), np.float32)
+            most = int(np.abs(values).max())
+            tried = _half(largest / most)
+            of_code = np.repeat(tried, counts, axis=1)
+            steps = np.divide(part, of_code, out=np.zeros_like(part), where=of_code != 0)
+            place = np.clip(np.ceil(2 * steps), -2 * most, 2 * most).astype(np.int8)
+            found = _nearest(kind, each).take(place + np.int8(2 * most))
+            difference = values.take(found) * of_code - part
+            error = np.add.reduceat(difference * difference, starts, axis=1)
+            better = error < least_error
+            least_error[better] = error[better]
+            scale[block][better], special[block][better] = tried[better], each
+            np.copyto(codes[block], found, where=np.repeat(better, counts, axis=1))
+    minimum = np.zeros(shape, np.float32)
+    return QuantTensor(codes, kind, group, scale, minimum, rounding.group_bits, special)
+
+
 @dataclass(frozen=True, eq=False)
 class QuantActivations:
-    """Rows of activations a[m, k] = scale[m] * x[m, k]; x int32[M, K], scale float32[M]."""
+    """Rows of activations a[m, k] = scale[m] * x[m, k]; x int32[M, K], scale float32[M].
+
+    `codes` is what an engine is given: x itself, or floating codes, uint16, with the exponent that
+    each row shares, int64 [M]. In the latter case it is their values that x stands for.
+    """
 
     x: NDArray[np.int32]
     scale: NDArray[np.float32]
+    codes: NDArray[np.integer]
+    exponent: NDArray[np.int64] | None = None
+
+
+def _floating(a: NDArray[np.float32], activations: Activations) -> QuantActivations:
+    """Codes of a floating format, and each row with its highest exponent: scales are its power."""
+    kind = activations.format
+    assert kind is not None
+    codes = align.encode(a, kind)
+    exponent = align.shared_exponents(codes, kind, a.shape[1])
+    x = align.align(codes, exponent, activations)
+    scale = np.ldexp(np.float32(1), exponent[:, 0] - kind.bias - (activations.bits - 2))
+    return QuantActivations(x.astype(np.int32), scale.astype(np.float32), codes, exponent[:, 0])
 
 
 def quantize_activations(a: NDArray[np.float32], activations: Activations) -> QuantActivations:
     """Each row (token) of `a` [M, K] with its own scale, half to even, symmetric range.
 
+    Floating activations are rounded to their format first, at most to its greatest finite number.
     Raises `QuantError` where `a` is not finite.
     """
     scale = (np.abs(a).max(axis=1) / np.float32(activations.maximum)).astype(np.float32)
     if not np.isfinite(scale).all():
         raise QuantError("activations are not finite: the model's weights are broken")
+    if activations.format is not None:
+        return _floating(a, activations)
     x = np.zeros_like(a)
     np.divide(a, scale[:, None], out=x, where=scale[:, None] != 0)
     np.clip(np.rint(x, out=x), -activations.maximum, activations.maximum, out=x)
-    return QuantActivations(x.astype(np.int32), scale)
+    integers = x.astype(np.int32)
+    return QuantActivations(integers, scale, integers)
+
+
+def _coded_values(codes: WeightCodes, coding: Coding) -> NDArray[np.float64]:
+    """The integers by which an engine multiplies, [specials, levels]."""
+    specials = range(max(1, len(codes.specials)))
+    return np.array([coding.values(codes, each) for each in specials], np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class ScaledTensor:
     """Weights as a core holds them, with integers for scales and one float per output:
 
-    w[n, k] = unit[n] * (scale[n, g] * value(codes[n, k]) + offset[n, g] * 2^offset_shift)
+    w[n, k] = unit[n] * (scale[n, g] * v + offset[n, g] * 2^offset_shift)
 
-    with g = k // group and `value` that of `WeightCodes`. `codes` is uint8[N, K], `scale` uint16
-    [N, G], `offset` int16 [N, G], `unit` float32[N].
+    with g = k // group and v the integer that codes[n, k] counts as in `coding`. `codes` is uint8
+    [N, K], `scale` uint16 [N, G], `offset` int16 [N, G], `unit` float32[N], `special` uint8 [N, G]
+    for formats with special values. `vectors` are as in `QuantTensor`.
     """
 
     codes: NDArray[np.uint8]
     format: WeightCodes
+    coding: Coding
     group: int
     scale: NDArray[np.uint16]
     offset: NDArray[np.int16]
     offset_shift: int
     unit: NDArray[np.float32]
+    special: NDArray[np.uint8] | None = None
+    vectors: Vectors | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -297,33 +409,70 @@ class ScaledTensor:
 
     def integers(self, rows: slice) -> NDArray[np.float64]:
         """The chosen rows without their unit, [rows, K]: integers, exact in float64."""
-        values = self.codes[rows].astype(np.float64)
-        values *= 2
-        values -= self.format.levels - 1
+        special = None if self.special is None else self.special[rows]
+        table = _coded_values(self.format, self.coding)
+        values = _counted(table, self.codes[rows], special, self.group)
         offset = self.offset[rows].astype(np.float64) * (1 << self.offset_shift)
         return _spread(values, self.scale[rows], offset, self.group)
 
     def largest_sum(self, activations: Activations) -> int:
-        """The largest magnitude that a sum over K, or over a part of it, can reach."""
+        """A magnitude that no sum over K, or over a part of it, exceeds; the least one where what
+        codes count as is symmetric about 0."""
         counts = np.minimum(self.group, self.shape[1] - np.arange(0, self.shape[1], self.group))
         offsets = np.abs(self.offset.astype(np.int64)) << self.offset_shift
-        each = self.scale.astype(np.int64) * self.format.maximum + offsets
+        each = self.scale.astype(np.int64) * self.coding.maximum(self.format) + offsets
         return int((each @ counts).max(initial=0)) * activations.maximum
+
+
+def golden_weights(engine: Engine, tensor: QuantTensor | ScaledTensor) -> Any:
+    """A tensor's weights as the engine's golden model takes them."""
+    operands = tensor.codes, tensor.format, tensor.group, tensor.special
+    beside = {} if tensor.vectors is None else {"vectors": tensor.vectors}
+    return GOLDEN[type(engine)].encode(engine, *operands, **beside)
 
 
 OFFSET_SHIFTS = range(16)
 """Shifts that a layer's offsets can have."""
 
 
-class _Halves(NamedTuple):
+class CodedGrid(NamedTuple):
+    """What an engine's sums of a tensor's groups count for, float64 [N, G]."""
+
+    scale: NDArray[np.float64]
+    """Weight of a psum."""
+    offset: NDArray[np.float64]
+    """Weight of the sum of a group's activations."""
+
+
+def coded_grid(tensor: QuantTensor, coding: Coding) -> CodedGrid:
+    """The weights with which an engine's sums make up the tensor's products, exactly."""
+    scale = tensor.scale.astype(np.float64) / coding.scale
+    return CodedGrid(scale, tensor.minimum - scale * coding.origin)
+
+
+def _positive(tensor: QuantTensor) -> QuantTensor:
+    """The same weights without negative scales: of such groups the codes are counted down."""
+    if not (tensor.scale < 0).any():
+        return tensor
+    if tensor.vectors is not None:
+        raise QuantError("codewords cannot be counted down where a scale is negative")
+    top = tensor.format.levels - 1
+    mirrored = np.repeat(tensor.scale < 0, tensor.group, axis=1)[:, : tensor.shape[1]]
+    return replace(
+        tensor,
+        codes=np.where(mirrored, np.uint8(top) - tensor.codes, tensor.codes),
+        scale=np.abs(tensor.scale),
+        minimum=tensor.minimum + np.minimum(tensor.scale, 0).astype(np.float64) * top,
+    )
+
+
+class _Integers(NamedTuple):
     """What a tensor's groups ask for, float64 [N, G], and how much an error in them matters."""
 
     scale: NDArray[np.float64]
-    """Weight of `value(code)`: half a step of the grid, as a magnitude."""
     offset: NDArray[np.float64]
-    """Weight of the sum of a group's activations: the middle of the grid."""
     value_square: float
-    """Mean square of `value` over all codes."""
+    """Mean square over all codes of what they count as."""
 
     def rounded(self, unit: NDArray[np.float32], shift: int) -> tuple[NDArray, NDArray]:
         """The nearest integer scales and offsets in multiples of the outputs' units."""
@@ -339,19 +488,20 @@ class _Halves(NamedTuple):
         return (self.value_square * scale_error**2 + offset_error**2).sum(axis=1)
 
 
-def rescale(tensor: QuantTensor, scale_bits: int, offset_bits: int) -> ScaledTensor:
-    """The tensor with unsigned scales and signed offsets of so many bits.
+def rescale(tensor: QuantTensor, coding: Coding, scale_bits: int, offset_bits: int) -> ScaledTensor:
+    """The tensor with unsigned scales and signed offsets of so many bits, as `coding` counts codes.
 
     An output's unit is the least with which its scales and offsets are in range (VS-Quant, Dai et
     al., MLSys 2021), for the shift that gives the layer the least squared error: an error of a
-    scale counts by the mean square of `value`, one of an offset simply, as for codes used evenly
-    and activations of zero mean. Then larger units that make the output's largest scale an integer
-    are tried, all of them where it has up to four groups, and else every few: of one that is exact
-    there is a multiple among them. Codes of a group with a negative scale are mirrored.
+    scale counts by the mean square of what codes count as, one of an offset simply, as for codes
+    used evenly and activations of zero mean. Then larger units that make the output's largest scale
+    an integer are tried, all of them where it has up to four groups, and else every few: of one
+    that is exact there is a multiple among them. Codes of a group with a negative scale are counted
+    down.
     """
-    levels, k = tensor.format.levels, tensor.shape[1]
-    scale = tensor.scale.astype(np.float64) / 2
-    grid = _Halves(np.abs(scale), tensor.minimum + scale * (levels - 1), (levels**2 - 1) / 3)
+    tensor = _positive(tensor)
+    squares = _coded_values(tensor.format, coding) ** 2
+    grid = _Integers(*coded_grid(tensor, coding), float(squares.mean()))
     most_scale, most_offset = (1 << scale_bits) - 1, (1 << (offset_bits - 1)) - 1
     largest_scale, largest_offset = grid.scale.max(axis=1), np.abs(grid.offset).max(axis=1)
 
@@ -369,13 +519,15 @@ def rescale(tensor: QuantTensor, scale_bits: int, offset_bits: int) -> ScaledTen
         found = grid.error(tried, shift)
         unit, error = np.where(found < error, tried, unit), np.minimum(found, error)
     rounded_scale, rounded_offset = grid.rounded(unit, shift)
-    mirrored = np.repeat(tensor.scale < 0, tensor.group, axis=1)[:, :k]
     return ScaledTensor(
-        codes=np.where(mirrored, np.uint8(levels - 1) - tensor.codes, tensor.codes),
+        codes=tensor.codes,
         format=tensor.format,
+        coding=coding,
         group=tensor.group,
         scale=rounded_scale.astype(np.uint16),
         offset=rounded_offset.astype(np.int16),
         offset_shift=shift,
         unit=unit,
+        special=tensor.special,
+        vectors=tensor.vectors,
     )

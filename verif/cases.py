@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import ModuleType
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hw.spec.base import Spec
 from hw.spec.engine import Engine
 from hw.spec.formats import WeightCodes
-from hw.spec.lut_tensor_core import LutTensorCore
-from verif import lut_tensor_core
+from verif import driver
 from verif.bench import SINK, SOURCES
-from verif.vectors import CORNERS, PAUSES, Matmul, corner_matmul, formats, random_matmul
-
-DRIVERS: dict[type[Spec], ModuleType] = {LutTensorCore: lut_tensor_core}
-"""How a bench drives the engine of a spec."""
+from verif.vectors import PAUSES, Matmul, corner_matmul, random_matmul
+from verif.vectors import corners as corners_of
 
 STREAMS = (*SOURCES, SINK)
 
@@ -40,17 +35,22 @@ class Case:
 def _any_matmul(
     spec: Engine, rng: np.random.Generator, weight_format: WeightCodes | None = None
 ) -> Matmul:
-    driver = DRIVERS[type(spec)]
     if weight_format is None:
-        choices = formats(spec.weight_bits)
-        weight_format = choices[rng.integers(len(choices))]
-    shape = driver.random_shape(spec, rng, weight_format.planes)
+        weight_format = spec.formats[rng.integers(len(spec.formats))]
+    shape = driver.random_shape(spec, rng, weight_format)
     matmul = random_matmul(rng, spec.activations, weight_format, shape)
-    return driver.with_shift(spec, matmul, rng)
+    return driver.completed(spec, matmul, rng)
 
 
 def _any_matmuls(spec: Engine, rng: np.random.Generator) -> tuple[Matmul, ...]:
-    return tuple(_any_matmul(spec, rng) for _ in range(rng.integers(1, 4)))
+    matmuls: list[Matmul] = []
+    for _ in range(rng.integers(1, 4)):
+        # Codebooks that are there may be used again.
+        if matmuls and matmuls[-1].vectors is not None and rng.random() < 0.5:
+            matmuls.append(driver.without_fill(matmuls[-1], rng))
+        else:
+            matmuls.append(_any_matmul(spec, rng))
+    return tuple(matmuls)
 
 
 def _pauses(
@@ -60,35 +60,32 @@ def _pauses(
     patterns: dict[str, str],
 ) -> dict[str, np.ndarray]:
     """Named patterns for named streams, about as long as the stalled run will be."""
-    driver = DRIVERS[type(spec)]
     cycles = 100 + 4 * sum(driver.run_of(spec, matmul).steps for matmul in matmuls)
     return {stream: PAUSES[name](rng, cycles) for stream, name in patterns.items()}
 
 
 def every_format(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Every weight format, one command each, back to back; and each alone with one row."""
-    driver = DRIVERS[type(spec)]
-    cases = [
-        Case("formats", tuple(_any_matmul(spec, rng, each) for each in formats(spec.weight_bits)))
-    ]
-    for weight_format in formats(spec.weight_bits):
+    cases = [Case("formats", tuple(_any_matmul(spec, rng, each) for each in spec.formats))]
+    for weight_format in spec.formats:
         matmul = _any_matmul(spec, rng, weight_format)
-        one_row = Matmul(matmul.x[:1], matmul.codes, weight_format, matmul.group)
-        one_row = driver.with_shift(spec, one_row, rng)
+        exponent = None if matmul.exponent is None else matmul.exponent[:1]
+        one_row = replace(matmul, x=matmul.x[:1], shift=None, exponent=exponent)
+        one_row = driver.completed(spec, one_row, rng)
         cases.append(Case(f"one row {weight_format.name}", (one_row,)))
     return cases
 
 
 def corners(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Corner activations against extreme weights, in the widest and the narrowest format."""
-    driver = DRIVERS[type(spec)]
+    """Corner activations against extreme weights, in the formats of least and greatest weights."""
+    formats = sorted(spec.formats, key=lambda each: spec.coding_of(each).maximum(each))
     cases = []
-    for corner in CORNERS:
+    for corner in corners_of(spec.activations):
         matmuls = []
-        for bits in sorted({1, spec.weight_bits}):
+        for weight_format in dict.fromkeys([formats[0], formats[-1]]):
             shape = driver.full_shape(spec)
-            matmul = corner_matmul(rng, spec.activations, WeightCodes(bits), shape, corner)
-            matmuls.append(driver.with_shift(spec, matmul, rng))
+            matmul = corner_matmul(rng, spec.activations, weight_format, shape, corner)
+            matmuls.append(driver.completed(spec, matmul, rng))
         cases.append(Case(f"corner {corner}", tuple(matmuls)))
     return cases
 
@@ -114,7 +111,7 @@ def resets(spec: Engine, rng: np.random.Generator) -> list[Case]:
     cases = []
     for name, patterns in (("flow", {}), ("stalls", dict.fromkeys(STREAMS, "scattered"))):
         matmuls = _any_matmuls(spec, rng)
-        steps = sum(DRIVERS[type(spec)].run_of(spec, matmul).steps for matmul in matmuls)
+        steps = sum(driver.run_of(spec, matmul).steps for matmul in matmuls)
         after = int(rng.integers(1, steps + 2))
         pauses = _pauses(spec, rng, matmuls, patterns)
         cases.append(Case(f"reset during {name}", matmuls, pauses, reset_after_cycles=after))

@@ -17,19 +17,19 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
-from hw.spec import CoreSpec, LutTensorCore, Spec
+from hw.spec import ENGINES, CoreSpec, Spec
 from hw.spec.base import RefusedError
 from hw.spec.presets import PRESETS
 from verif import core
 from verif import verify as engine
 from verif.core_programs import random_core
-from verif.lut_tensor_core import random_spec
+from verif.driver import DRIVERS, random_spec
 from verif.simulators import SIMULATORS, SimulatorError
 from verif.verify import Report
 
 VERIFY: dict[type[Spec], Callable[..., Report]] = {
     CoreSpec: core.verify,
-    LutTensorCore: engine.verify,
+    **dict.fromkeys(ENGINES.values(), engine.verify),
 }
 """How a kind of spec is verified."""
 
@@ -49,14 +49,20 @@ class Job:
 
 
 def random_jobs(count: int, seed: int, simulator: str = SIMULATORS[0]) -> list[Job]:
-    """`count` random specs, every fourth a core where the simulator runs cores.
+    """`count` random specs of all engines in turn, every fourth a core where the simulator runs
+    cores.
 
     The first ones are the same whatever the count.
     """
-    jobs = []
+    jobs, engines = [], list(DRIVERS)
     for i in range(count):
-        draw = random_core if i % 4 == 3 and simulator == core.SIMULATOR else random_spec
-        spec = draw(np.random.default_rng((seed, i)))
+        turn = i // 4 if i % 4 == 3 else i - i // 4
+        kind = engines[turn % len(engines)]
+        rng = np.random.default_rng((seed, i))
+        if i % 4 == 3 and simulator == core.SIMULATOR:
+            spec = random_core(rng, kind)
+        else:
+            spec = random_spec(kind, rng)
         jobs.append(Job(f"random-{seed}-{i}", spec, seed + i, simulator))
     return jobs
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec.core import CoreSpec
+from sim.golden.align import integers
 from sim.memory import MemoryTiming
 from sim.program import program_cycles
 from sim.workload import Linear
@@ -25,8 +26,9 @@ from verif import core_session
 from verif.core_bench import MEMORY_BYTES, Bench, Enough, Program, put, run, timings
 from verif.core_faults import check_faults, check_words
 from verif.core_registers import check_registers
+from verif.driver import random_weights
 from verif.simulators import SimulatorError
-from verif.vectors import formats, random_activations
+from verif.vectors import Shape, random_activations, random_exponents
 from verif.verify import Report
 
 SIMULATOR = "verilator"
@@ -75,18 +77,18 @@ def _random_layer(
 ) -> tuple[Linear, ScaledTensor]:
     """A layer of random codes, scales and offsets whose sums the core can hold."""
     engine = core.engine
-    choices = formats(engine.weight_bits)
-    codes = choices[rng.integers(len(choices))]
+    codes = engine.formats[rng.integers(len(engine.formats))]
     n, groups = int(rng.integers(1, 3 * engine.n)), -(-k // group)
     half = 1 << core.offset_bits - 1
     tensor = ScaledTensor(
-        codes=rng.integers(0, codes.levels, (n, k), np.uint8),
         format=codes,
+        coding=engine.coding_of(codes),
         group=group,
         scale=rng.integers(0, 1 << core.scale_bits, (n, groups)).astype(np.uint16),
         offset=rng.integers(1 - half, half, (n, groups)).astype(np.int16),
         offset_shift=int(rng.integers(16)),
         unit=np.ones(n, np.float32),
+        **random_weights(engine, codes, Shape(1, n, k, group), rng),
     )
     while tensor.offset_shift and tensor.largest_sum(engine.activations) >> core.sum_bits - 1:
         tensor = replace(tensor, offset_shift=tensor.offset_shift - 1)
@@ -130,8 +132,10 @@ def _compiled(bench: Bench, rng: np.random.Generator, rows: int) -> tuple[Progra
     for batch in compiled.batches:
         linears = [layer.linear for layer in batch.stage.layers]
         x = random_activations(rng, engine.activations, (rows, linears[0].k))
-        inputs.append((batch.input_address, batch.pack_input(x)))
-        x = np.maximum(x, -engine.activations.maximum).astype(np.float64)
+        exponent = random_exponents(rng, engine.activations, x, linears[0].k)
+        shared = None if exponent is None else exponent[:, 0]
+        inputs.append((batch.input_address, batch.pack_input(x, shared)))
+        x = integers(x, exponent, engine.activations).astype(np.float64)
         sums = {each.name: x @ tensors[each.name].integers(slice(None)).T for each in linears}
         wanted.append(_Wanted(batch.unpack_results, sums))
 

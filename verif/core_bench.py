@@ -260,7 +260,7 @@ def features(program: Sequence[Instruction]) -> set[str]:
                 "several row tiles": each["row_tiles"] > 1,
                 "several groups": each["slices"] > each["group_slices"],
                 "last group shorter": each["slices"] % each["group_slices"] > 0,
-                "ternary": each["ternary"],
+                f"mode {each['mode']}": True,
                 "accumulate": each["accumulate"],
                 "offset shift": each["offset_shift"],
             }

@@ -56,7 +56,8 @@ def _encoded(wanted: dict[str, tuple[str, dict[str, int]]]) -> dict[str, int]:
 
 def illegal_words(core: CoreSpec) -> dict[str, int]:
     """Words that are no instruction, or none that the core has room for."""
-    found = {f"opcode {i}": i for i in (0, *range(6, 16))}
+    known = {each.opcode for each in OPERATIONS.values()}
+    found = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in known}
     for name, operation in OPERATIONS.items():
         word = isa.encode(plain(name))
         found[f"{name}: a bit above"] = word | 1 << operation.bits
@@ -71,10 +72,33 @@ def illegal_words(core: CoreSpec) -> dict[str, int]:
         "store: past memory": ("store", {"memory": last, "words": 2}),
         "matmul: past the sums": ("matmul", {"accumulator": core.accumulator_words}),
         "store: past the sums": ("store", {"accumulator": core.accumulator_words}),
-        "matmul: too many planes": ("matmul", {"planes": core.engine.weight_bits + 1}),
-        "matmul: ternary in one plane": ("matmul", {"ternary": 1}),
         "matmul: group too long": ("matmul", {"group_slices": core.engine.group_slices + 1}),
     }
+    modes = core.engine.modes
+    for mode in {max(modes) + 1, (1 << isa.MODE_BITS) - 1} - {1 << isa.MODE_BITS}:
+        if mode not in modes:
+            wanted[f"matmul: no mode {mode}"] = ("matmul", {"mode": mode})
+    for mode, planes in modes.items():
+        for count in {planes[0] - 1, planes[-1] + 1} & set(range(1, 9)):
+            wanted[f"matmul: {count} planes in mode {mode}"] = (
+                "matmul",
+                {"planes": count, "mode": mode},
+            )
+    if not core.engine.fills:
+        wanted["fill: nothing to fill"] = ("fill", {})
+    for fill in core.engine.fills:
+        whole = {"slices": fill.slices, "planes": fill.planes, "mode": fill.mode}
+        changes: dict[str, dict[str, int]] = {
+            "too long": {"slices": fill.slices + 1},
+            "too many planes": {"planes": fill.planes + 1},
+            "too few planes": {"planes": fill.planes - 1},
+            "not a fill's mode": {"mode": min(modes)},
+            "past weights": {"weight": core.weight_buffer.bus_words},
+        }
+        if core.weight_buffer.words_per_beat > 1:
+            changes["within weights"] = {"weight": 1}
+        for title, change in changes.items():
+            wanted[f"fill: {title}"] = ("fill", whole | change)
     for i, buffer in enumerate(core.buffers):
         past = {"buffer": i, "address": buffer.bus_words - 1, "words": 2}
         wanted[f"load: past {buffer.name}s"] = ("load", past)
@@ -91,6 +115,12 @@ def overrunning_words(core: CoreSpec) -> dict[str, int]:
         last = buffer.bus_words - buffer.words_per_beat
         counts = {"slices": buffer.beats_per_word + 1, "group_slices": 1}
         wanted[f"matmul: overruns {buffer.name}s"] = ("matmul", counts | {buffer.name: last})
+    weights = core.weight_buffer
+    for fill in core.engine.fills:
+        last = weights.bus_words - weights.words_per_beat
+        if fill.slices * fill.planes > weights.beats_per_word:
+            counts = {"slices": fill.slices, "planes": fill.planes, "mode": fill.mode}
+            wanted["fill: overruns weights"] = ("fill", counts | {"weight": last})
     words = 2 * core.scale_lanes * RESULT_BITS // core.bus_bits + 1
     for title, accumulator in (("a bank", core.bank_words - 1), ("sums", 2 * core.bank_words - 1)):
         rows, span = {"row_tiles": 2}, {"words": words}
@@ -116,12 +146,18 @@ def static_fault(core: CoreSpec, word: int) -> Fault | None:
         room = dict(enumerate(words)).get(each["buffer"], 0)
         holds.append(each["address"] + each["words"] <= room)
     if name == "matmul":
-        holds.append(each["planes"] <= core.engine.weight_bits)
-        holds.append(not each["ternary"] or each["planes"] == 2)
+        holds.append(each["planes"] in core.engine.modes.get(each["mode"], ()))
         holds.append(each["group_slices"] <= core.engine.group_slices)
         for buffer in core.buffers:
             address = each[buffer.name]
             holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
+    if name == "fill":
+        fills = {fill.mode: fill for fill in core.engine.fills}
+        fill = fills.get(each["mode"])
+        holds.append(fill is not None and each["slices"] <= fill.slices)
+        holds.append(fill is not None and each["planes"] == fill.planes)
+        buffer, address = core.weight_buffer, each["weight"]
+        holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
     if not all(holds):
         return Fault.ILLEGAL
     if name in ("load", "store") and each["memory"] % core.bus_bytes:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hw.isa import Instruction, Unit, instruction
 from hw.spec.base import SpecError
 from hw.spec.core import RESULT_BITS, CoreSpec
-from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.engine import Engine
+from verif.driver import DRIVERS, random_spec
 
 DATA_BYTES = 1 << 18
 """Memory that the operands and the results of a random program share."""
@@ -29,21 +30,20 @@ _MOST_STEPS = 400
 """Steps of one matrix multiplication, so that a program has many."""
 
 
-def random_core(rng: np.random.Generator) -> CoreSpec:
-    """A legal core, small enough to build in seconds, with every choice drawn freely."""
+def random_core(rng: np.random.Generator, kind: type[Engine] | None = None) -> CoreSpec:
+    """A legal core, small enough to build in seconds, with every choice drawn freely.
+
+    `kind` is the class of its engine, by default any.
+    """
+    kinds = list(DRIVERS)
+    kind = kind or kinds[rng.integers(len(kinds))]
     while True:
-        engine = LutTensorCore(
-            m=int(rng.integers(1, 4)),
-            n=int(rng.choice([2, 4, 6, 8, 12, 16])),
-            k=int(rng.integers(2, 6)),
-            kg=int(rng.integers(1, 4)),
-            activation_bits=int(rng.integers(4, 13)),
-            weight_bits=int(rng.integers(1, 9)),
-            group_size=int(rng.integers(1, 65)),
-        )
+        engine = random_spec(kind, rng)
+        n = int(rng.choice([2, 4, 6, 8, 12, 16]))
         bus_bits = int(rng.choice([64, 128, 256, 512]))
-        least = int(np.log2(2 * engine.m * engine.n)) + 1
         try:
+            engine = engine.evolve(m=min(3, engine.m), n=n)
+            least = int(np.log2(2 * engine.m * engine.n)) + 1
             core = CoreSpec(
                 engine=engine,
                 bus_bits=bus_bits,
@@ -62,7 +62,11 @@ def random_core(rng: np.random.Generator) -> CoreSpec:
         except SpecError:
             continue
         room = core.scale_buffer.beats * core.scale_lanes >= 2 * engine.n
-        if room and engine.m * engine.kg * engine.entries * (engine.n + 8) <= 1500:
+        room = room and all(
+            core.weight_buffer.words(fill.slices * fill.planes) <= core.weight_buffer.bus_words
+            for fill in engine.fills
+        )
+        if room and core.weight_buffer.bus_bits * core.weight_buffer.words_per_beat <= 4096:
             return core
 
 
@@ -101,6 +105,7 @@ class Writer:
         self.written = nobody(DATA_BYTES // core.bus_bytes)
         self.read = nobody(DATA_BYTES // core.bus_bytes)
         self.summed, self.stored = nobody(2), nobody(2)
+        self.filled = False
         self.holds_sums = np.zeros(core.accumulator_words, bool)
 
     def instructions(self) -> list[Instruction]:
@@ -135,6 +140,8 @@ class Writer:
     def matmul(self) -> None:
         """Multiply what lies anywhere, after loading what was not there."""
         core, rng = self.core, self.rng
+        if core.engine.fills and not self.filled:
+            self.fill()
         values = self._counts()
         after = {Unit.LOAD: _NOBODY}
         spans = []
@@ -161,6 +168,24 @@ class Writer:
             self.used[number][span] = index
         self.holds_sums[sums] = True
         self.summed[bank] = index
+
+    def fill(self) -> None:
+        """Fill the engine's own memories, not always all of them once they have contents."""
+        core, rng = self.core, self.rng
+        fill = core.engine.fills[rng.integers(len(core.engine.fills))]
+        slices = fill.slices
+        if self.filled and rng.random() < 0.5:
+            slices = int(rng.integers(1, slices + 1))
+        buffer = core.weight_buffer
+        words, step = buffer.words(slices * fill.planes), buffer.words_per_beat
+        address = step * int(rng.integers((buffer.bus_words - words) // step + 1))
+        span = slice(address, address + words)
+        if rng.random() < 0.5 or (self.loaded[0][span] == _NOBODY).any():
+            self._fill(0, address, words)
+        values = {"weight": address, "slices": slices, "planes": fill.planes, "mode": fill.mode}
+        after = {Unit.LOAD: int(self.loaded[0][span].max())}
+        self.used[0][span] = self._add(Unit.COMPUTE, "fill", values, after)
+        self.filled = True
 
     def store(self) -> None:
         """Store sums to anywhere, if there are any."""
@@ -249,16 +274,18 @@ class Writer:
         core, rng = self.core, self.rng
         most_rows = core.bank_words // core.scale_steps
         while True:
-            planes = int(rng.integers(1, core.engine.weight_bits + 1))
+            engine = core.engine
+            mode = list(engine.modes)[rng.integers(len(engine.modes))]
+            planes = int(rng.choice(engine.modes[mode]))
             values = {
                 "planes": planes,
-                "ternary": int(planes == 2 and rng.random() < 0.5),
+                "mode": mode,
                 "slices": 1 + int(rng.exponential(6)),
                 "row_tiles": int(rng.integers(1, most_rows + 1)) if rng.random() < 0.5 else 1,
-                "group_slices": int(rng.integers(1, core.engine.group_slices + 1)),
+                "group_slices": int(rng.integers(1, engine.group_slices + 1)),
                 "offset_shift": int(rng.integers(16)),
             }
-            steps = values["slices"] * planes * values["row_tiles"]
+            steps = values["slices"] * planes * engine.beat_steps(mode) * values["row_tiles"]
             fits = steps <= _MOST_STEPS and all(
                 buffer.words(beats) <= buffer.bus_words
                 for buffer, beats in zip(core.buffers, _beats(core, values), strict=True)
@@ -282,9 +309,13 @@ def random_program(
 ) -> list[Instruction]:
     """A program of at least `length` instructions whose data lie at byte `data`."""
     writer = Writer(core, rng, data)
-    actions = (writer.matmul, writer.store, writer.load_anything, writer.sync)
+    actions = [writer.matmul, writer.store, writer.load_anything, writer.sync]
+    often = [3, 3, 2, 1]
+    if core.engine.fills:
+        actions.append(writer.fill)
+        often.append(1)
     # Some programs are mostly loads, some mostly stores.
-    weights = rng.dirichlet((3, 3, 2, 1))
+    weights = rng.dirichlet(often)
     while len(writer.drafts) < length:
         actions[rng.choice(len(actions), p=weights)]()
     writer.halt()

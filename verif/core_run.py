@@ -21,6 +21,7 @@ from sim.memory import MemoryTiming
 from sw.core import CoreModel, RunStage, integer_stage
 from sw.image import Phase, contents
 from sw.place import Stage, aligned
+from sw.quant import QuantActivations
 from verif.core_bench import LIMIT_CYCLES, outcome, put
 from verif.core_session import Event, Session
 from verif.simulators import SimulatorError
@@ -84,14 +85,14 @@ class _Runner:
         self.phase: Phase | None = None
         self.place = 0  # of the stage that comes next in the phase's program
 
-    def __call__(self, stage: Stage, x: NDArray[np.int32]) -> Mapping[str, NDArray[np.int64]]:
+    def __call__(self, stage: Stage, a: QuantActivations) -> Mapping[str, NDArray[np.int64]]:
         first = self.phase is None
         if self.phase is None:
             self.phase, self.place = next(self.sequence), 0
         program = self.phase.program
         batch = program.batches[self.place]
-        assert batch.stage is stage and batch.rows == len(x)
-        data = batch.pack_input(x)
+        assert batch.stage is stage and batch.rows == len(a.codes)
+        data = batch.pack_input(a.codes, a.exponent)
         put(self.session.memory, batch.input_address, data)
         limit = 2 * self.phase.model.cycles + LIMIT_CYCLES
         began = time.perf_counter()
@@ -106,7 +107,7 @@ class _Runner:
             what = f"{outcome(event)} in cycle {event.cycle}"
             raise SimulatorError(f"stage {stage.name} of {self.phase.name}: {what}")
         results = batch.unpack_results(self.session.memory)
-        self._compare(stage, x, results)
+        self._compare(stage, a, results)
         if last:
             self._finish(self.phase)
             self.phase = None
@@ -118,9 +119,9 @@ class _Runner:
         self.found.differences.append(f"spec {self.held.core.digest} {what}")
 
     def _compare(
-        self, stage: Stage, x: NDArray[np.int32], found: Mapping[str, NDArray[np.int64]]
+        self, stage: Stage, a: QuantActivations, found: Mapping[str, NDArray[np.int64]]
     ) -> None:
-        for name, wanted in self.integers(stage, x).items():
+        for name, wanted in self.integers(stage, a).items():
             self.found.layers += 1
             wrong = np.argwhere(found[name] != wanted)
             if len(wrong):

@@ -15,9 +15,9 @@ from hw.export import module_name, to_verilog
 from hw.spec.base import Spec
 from hw.spec.engine import Engine
 from sim.cycles import Transfers, fold, run_cycles
-from verif import bench, simulators
+from verif import bench, driver, simulators
 from verif.bench import Recording, Stimulus
-from verif.cases import DRIVERS, KINDS, STREAMS, Case
+from verif.cases import KINDS, STREAMS, Case
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Report:
 
 def _model(spec: Engine, case: Case) -> tuple[Transfers, list[str]]:
     """The cycle model's transfers, and where its closed form contradicts its fold."""
-    runs = [DRIVERS[type(spec)].run_of(spec, matmul) for matmul in case.matmuls]
+    runs = [run for matmul in case.matmuls for run in driver.runs_of(spec, matmul)]
     transfers = fold(spec, runs, case.pauses)
     if not case.pauses and (closed := run_cycles(spec, runs)) != transfers.cycles:
         return transfers, [f"closed form gives {closed} cycles, fold {transfers.cycles}"]
@@ -76,7 +76,6 @@ def _model(spec: Engine, case: Case) -> tuple[Transfers, list[str]]:
 
 
 def _stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
-    driver = DRIVERS[type(spec)]
     silent = np.zeros(0, bool)
     return Stimulus(
         command=np.concatenate([driver.command_words(spec, each) for each in case.matmuls]),
@@ -119,7 +118,6 @@ def _compare(name: str, rtl: np.ndarray, golden: np.ndarray) -> list[str]:
 
 def _compare_values(spec: Engine, case: Case, rtl: Recording) -> tuple[int, list[str]]:
     """How many numbers were compared, and the first wrong one of each command."""
-    driver = DRIVERS[type(spec)]
     counts = [driver.run_of(spec, matmul).results for matmul in case.matmuls]
     if len(rtl.words) != sum(counts):
         return 0, [f"{len(rtl.words)} results, golden has {sum(counts)}"]
@@ -139,7 +137,6 @@ def _compare_values(spec: Engine, case: Case, rtl: Recording) -> tuple[int, list
 
 def _features(spec: Engine, case: Case) -> set[str]:
     """What a case covers, in words."""
-    driver = DRIVERS[type(spec)]
     features = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
     features |= {"commands back to back"} if len(case.matmuls) > 1 else set()
     features |= {"reset in mid-flight"} if case.reset_after_cycles else set()
@@ -157,9 +154,12 @@ def _features(spec: Engine, case: Case) -> set[str]:
             "last scale group shorter": shape.k % shape.group > 0,
             "scale group read out in parts": shape.group > run.group_slices * spec.slice_k,
             "several tiles": run.tiles > 1,
-            "narrower than built": matmul.weight_format.planes < spec.weight_bits,
+            "codebooks filled": matmul.fill,
+            "codebooks used again": matmul.vectors is not None and not matmul.fill,
+            "narrower than built": matmul.weight_format.bits < spec.weight_bits,
         }
         features |= {name for name, holds in facts.items() if holds}
+        features |= driver.float_features(spec, matmul)
     return features
 
 

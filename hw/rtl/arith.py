@@ -1,6 +1,8 @@
 """Combinational arithmetic shared by engines. Functions take and return Amaranth values."""
 
+import operator
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
@@ -62,12 +64,61 @@ def select(values: Sequence[Value], one_hot: Sequence[Value]) -> Value:
     return terms[0]
 
 
-def shift_left(value: Value, one_hot: Sequence[Value]) -> Value:
-    """Signed `value << i` for the bit i that is set in `one_hot`; 0 if none is."""
-    most = len(one_hot) - 1
-    extended = Cat(value, value[-1].replicate(most))
-    shifted = [Cat(Const(0, i), extended)[: len(extended)] for i in range(len(one_hot))]
+def shift_left(value: Value, amounts: Sequence[int], one_hot: Sequence[Value]) -> Value:
+    """Signed `value << amounts[i]` for the bit i that is set in `one_hot`; 0 if none is."""
+    extended = Cat(value, value[-1].replicate(max(amounts)))
+    shifted = [Cat(Const(0, amount), extended)[: len(extended)] for amount in amounts]
     return select(shifted, one_hot).as_signed()
+
+
+def total(values: Iterable[Value]) -> Value:
+    """The sum of all values."""
+    return reduce(operator.add, values)
+
+
+def total_signed(values: Sequence[Value]) -> Value:
+    """The sum of signed values of one width. Inverted sign bits, and one constant for all, take the
+    place of sign extensions, which an adder tree would sum as well (Baugh and Wooley 1973)."""
+    unsigned = [Cat(value[:-1], ~value[-1]) for value in values]
+    return total([*unsigned, Const(-(len(values) << len(values[0]) - 1))])
+
+
+def sum_modulo(m: Module, name: str, values: Sequence[Value], bits: int) -> Value:
+    """The sum of values of any widths, modulo 2^bits; sign extensions as in `total_signed`.
+
+    Every partial sum has the same width, so that synthesis joins them to one carry-save adder.
+    """
+    signed = [value.shape().signed for value in values]
+    constant = -sum(1 << len(value) - 1 for value, each in zip(values, signed, strict=True) if each)
+    total: Value = Const(constant % (1 << bits), bits)
+    for i, value in enumerate(values):
+        term = named(m, f"{name}_term{i}", value)
+        high = ~term[-1] if signed[i] else term[-1]
+        total = named(m, f"{name}_{i}", (total + Cat(term[:-1], high, Const(0, bits)))[:bits])
+    return total.as_signed()
+
+
+def booth_digit(code: Value, place: int) -> tuple[Value, Value, Value]:
+    """Of a signed code's radix-4 digit (MacSorley 1961) at an even place: whether its magnitude is
+    1, whether it is 2, and whether it is negative; minus zero is zero."""
+    top = len(code) - 1
+    high, middle = code[min(place + 1, top)], code[min(place, top)]
+    below = code[place - 1] if place else Const(0, 1)
+    return middle ^ below, (high & ~middle & ~below) | (~high & middle & below), high
+
+
+def booth_products(x: Value, code: Value) -> list[Value]:
+    """Signed values whose sum is `x * code`: two per radix-4 digit of the signed `code`."""
+    products = []
+    for place in range(0, len(code), 2):
+        one, two, negative = booth_digit(code, place)
+        wide = Cat(x, x[-1])
+        taken = select([wide, Cat(Const(0, 1), x)], [one, two])
+        products += [
+            Cat(Const(0, place), negate_if(taken, negative)).as_signed(),
+            Cat(Const(0, place), negative),
+        ]
+    return products
 
 
 def negate_if(value: Value, sign: Value) -> Value:
@@ -75,40 +126,67 @@ def negate_if(value: Value, sign: Value) -> Value:
     return (value ^ sign.replicate(len(value))).as_signed()
 
 
-def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Signal]:
-    """The stored half table of `x`: entry e is -x[-1] + sum of (2*e_i - 1)*x[i] over i < len(x)-1.
+def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
+    """The stored half table of `x`: entry e is x[-1] - sum of (2*e_i - 1)*x[i] over i < len(x)-1.
 
-    LUT Tensor Core, Eq. 5. Two halves of `x` are summed once per sign pattern, up to negation, and
-    every entry combines two of those sums: 12 adders for four activations.
+    LUT Tensor Core, Eq. 5, negated. Every entry combines two sums of the same kind over halves of
+    `x`: 12 adders for four activations, 24 for five, 44 for six.
     """
+    if len(x) == 1:
+        return [x[0]]
     split = len(x) // 2
-    low, high = x[:split], x[split:]
-
-    def sums(terms: Sequence[Value], patterns: range, name: str) -> list[Signal]:
-        results = []
-        for pattern in patterns:
-            total = Value.cast(0)
-            for i, term in enumerate(terms):
-                total = total + term if pattern >> i & 1 else total - term
-            results.append(named(m, f"{name}{pattern}", total[:bits].as_signed()))
-        return results
-
-    # Sign of the last low term is +: the other half of the low sums is the negation of this one.
-    positive = 1 << (split - 1)
-    low_sums = sums(low, range(positive, 2 * positive), "low")
-    high_sums = sums(high, range(1 << (len(high) - 1)), "high")
-    entries = []
+    low, high = half_sums(m, x[:split], bits), half_sums(m, x[split:], bits)
+    sums = []
     for entry in range(1 << (len(x) - 1)):
-        pattern, above = entry & (2 * positive - 1), high_sums[entry >> split]
-        if pattern >= positive:
-            total = above + low_sums[pattern - positive]
+        # The low half's own top sign is a bit of the entry; half of its sums are negations.
+        above, pattern = high[entry >> split], entry & ((1 << split) - 1)
+        if pattern >> (split - 1):
+            sums.append(above - low[(1 << split) - 1 - pattern])
         else:
-            total = above - low_sums[positive - 1 - pattern]
-        entries.append(named(m, f"entry{entry}", total[:bits].as_signed()))
-    return entries
+            sums.append(above + low[pattern])
+    return _named_sums(m, "half", sums, bits)
 
 
-def round_shift(m: Module, value: Signal, amount: Value, maximum_shift: int, maximum: int) -> Value:
+def subset_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
+    """Entry e - 1 is the sum of the x[i] with e_i set, e > 0: 1 adder for two, 4 for three."""
+    if len(x) == 1:
+        return [x[0]]
+    split = len(x) // 2
+    low = [None, *subset_sums(m, x[:split], bits)]
+    high = [None, *subset_sums(m, x[split:], bits)]
+    sums = []
+    for entry in range(1, 1 << len(x)):
+        pair = low[entry & ((1 << split) - 1)], high[entry >> split]
+        sums.append(total(each for each in pair if each is not None))
+    return _named_sums(m, "subset", sums, bits)
+
+
+def digit_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
+    """Entry j - 1 is the sum of w[i]*x[i] where j > 0 is the sum of w[i]*3^i, w[i] in -1 .. 1.
+
+    2 adders for two activations, 10 for three, whose 13 entries and zero are those of TL2 (arXiv
+    2502.11880).
+    """
+    if len(x) == 1:
+        return [x[0]]
+    low, top = digit_sums(m, x[:-1], bits), x[-1]
+    minus = [top - each for each in reversed(low)]
+    sums = [*low, *minus, top, *(top + each for each in low)]
+    return _named_sums(m, "digits", sums, bits)
+
+
+def _named_sums(m: Module, name: str, sums: Sequence[Value], bits: int) -> list[Value]:
+    """Signals for what is no signal yet, in at most so many bits."""
+    found: list[Value] = []
+    for i, each in enumerate(sums):
+        short = each[:bits].as_signed() if len(each) > bits else each
+        found.append(
+            each if isinstance(each, Signal) else named(m, f"{name}{len(sums)}_{i}", short)
+        )
+    return found
+
+
+def round_shift(m: Module, value: Value, amount: Value, maximum_shift: int, maximum: int) -> Value:
     """`value / 2^min(amount, maximum_shift)`, halves to even, clamped to -maximum .. maximum."""
     shifts = [min(each, maximum_shift) for each in range(1 << len(amount))]
     # Adding just under a half, plus the last kept bit, rounds halves to even.

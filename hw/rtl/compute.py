@@ -5,11 +5,11 @@ become the engine's command by name; readers stream activations and weights out 
 the scaler takes results. The engine may stall any of the streams.
 """
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import BUFFERS, OPERATIONS, SIGNAL_OFFSET, Unit
+from hw.isa import BUFFERS, OPCODE_BITS, OPERATIONS, SIGNAL_OFFSET, Unit
 from hw.rtl.arith import any_of
 from hw.rtl.buffer import BeatBuffer, BeatReader
 from hw.rtl.engines import ENGINES
@@ -20,15 +20,15 @@ from hw.spec.core import CoreSpec
 
 
 class Compute(wiring.Component):
-    """Runs matrix multiplications one after another.
+    """Runs matrix multiplications, and fills of the engine's own memories, one after another.
 
     Members
     -------
     pop, word : the instruction that starts; only while `idle`.
-    signals : those of the multiplication that ends.
+    signals : those of the instruction that ends.
     load_write, load_word, load_data : fill the buffer of each bit of `load_write`.
     store_* : to the sums, see `Accumulators`.
-    step : the engine takes a weight beat.
+    step : the engine takes a step.
     bounds : an operand or a sum lies outside its buffer.
     """
 
@@ -69,12 +69,19 @@ class Compute(wiring.Component):
             }
         )
 
-    def _field(self, name: str) -> Value:
-        return field(self.word, OPERATIONS["matmul"], name)
+    def _field(self, name: str, is_fill: Value) -> Value:
+        """A field of a multiplication, or the one of the name in a fill, 0 where it has none."""
+        value, fill = field(self.word, OPERATIONS["matmul"], name), OPERATIONS["fill"]
+        if not self.core.engine.fills:
+            return value
+        other = field(self.word, fill, name) if name in fill.offsets else Const(0)
+        return Mux(is_fill, other, value)
 
     def elaborate(self, platform):
         m = Module()
         core = self.core
+        is_fill = self.word[:OPCODE_BITS] == OPERATIONS["fill"].opcode
+        multiplies = self.pop & ~is_fill if core.engine.fills else self.pop
         buffers = {}
         for i, buffer in enumerate(core.buffers):
             memory = BeatBuffer(buffer)
@@ -95,25 +102,25 @@ class Compute(wiring.Component):
         readers = []
         for name, limits in loops.items():
             memory = buffers[name]
-            bits = tuple(len(self._field(limit)) for limit in limits)
+            bits = tuple(len(self._field(limit, is_fill)) for limit in limits)
             reader = BeatReader(memory.buffer, bits, rewind=name == "weight")
             m.submodules[f"{name}_reader"] = reader
             readers.append(reader)
             operand = getattr(engine, name)
             m.d.comb += [
                 *(
-                    getattr(reader, f"limit{i}").eq(self._field(limit))
+                    getattr(reader, f"limit{i}").eq(self._field(limit, is_fill))
                     for i, limit in enumerate(limits)
                 ),
-                reader.start.eq(self.pop),
-                reader.first.eq(self._field(name)),
+                reader.start.eq(self.pop if name == "weight" else multiplies),
+                reader.first.eq(self._field(name, is_fill)),
                 memory.read.eq(reader.read),
                 memory.beat.eq(reader.beat),
                 operand.payload.eq(memory.value),
                 operand.valid.eq(reader.valid),
                 reader.ready.eq(operand.ready),
             ]
-        m.d.comb += self.step.eq(engine.weight.valid & engine.weight.ready)
+        m.d.comb += self.step.eq(engine.step)
 
         command = layout.streams(core.engine).command
         # A row tile of the instruction is a tile of the engine's command.
@@ -121,7 +128,7 @@ class Compute(wiring.Component):
         parts = []
         for each in command.fields:
             name = each.name.removesuffix("_minus_1")
-            value = self._field(renamed.get(name, name))
+            value = self._field(renamed.get(name, name), is_fill)
             parts.append(Cat(value, Const(0, each.bits))[: each.bits])
         with m.If(self.pop):
             m.d.sync += [engine.command.payload.eq(Cat(*parts)), engine.command.valid.eq(1)]
@@ -130,7 +137,7 @@ class Compute(wiring.Component):
 
         scales = buffers["scale"]
         m.d.comb += [
-            scaler.start.eq(self.pop),
+            scaler.start.eq(multiplies),
             scaler.word.eq(self.word),
             scales.read.eq(scaler.scale_read),
             scales.beat.eq(scaler.scale_beat),
@@ -149,13 +156,14 @@ class Compute(wiring.Component):
         ]
         wiring.connect(m, engine.result, scaler.result)
 
+        done = scaler.done | engine.filled if core.engine.fills else scaler.done
         signals, active = Signal.like(self.signals, reset_less=True), Signal()
         m.d.comb += [
             self.idle.eq(~active),
-            self.signals.eq(signals & scaler.done.replicate(len(Unit))),
+            self.signals.eq(signals & done.replicate(len(Unit))),
             self.bounds.eq(any_of([scaler.bounds, *(reader.bounds for reader in readers)])),
         ]
-        with m.If(scaler.done):
+        with m.If(done):
             m.d.sync += active.eq(0)
         with m.If(self.pop):
             m.d.sync += [

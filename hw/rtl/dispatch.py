@@ -13,16 +13,16 @@ from hw.isa import (
     INDEX_BITS,
     INSTRUCTION_BITS,
     OPCODE_BITS,
-    OPERATIONS,
     SIGNAL_OFFSET,
     WAIT_OFFSET,
     Fault,
     Operation,
     Unit,
+    operations,
 )
 from hw.rtl.arith import any_of, log2, wrap
 from hw.rtl.queues import field, unit_bits
-from hw.spec.core import CoreSpec
+from hw.spec.core import Buffer, CoreSpec
 
 
 def illegal(core: CoreSpec, word: Value, operation: Operation) -> Value:
@@ -34,7 +34,12 @@ def illegal(core: CoreSpec, word: Value, operation: Operation) -> Value:
         rules.append(word[OPCODE_BITS:HEADER_BITS].any())
     else:
         rules += [word[WAIT_OFFSET + own], word[SIGNAL_OFFSET + own]]
-    more = {"load": _illegal_load, "matmul": _illegal_matmul, "store": _illegal_store}
+    more = {
+        "load": _illegal_load,
+        "matmul": _illegal_matmul,
+        "store": _illegal_store,
+        "fill": _illegal_fill,
+    }
     if operation.name in more:
         rules += more[operation.name](core, lambda name: field(word, operation, name))
     return any_of(rules)
@@ -61,18 +66,31 @@ def _illegal_store(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
 
 def _illegal_matmul(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
     rules = [
-        get("planes") >= core.engine.weight_bits,
-        get("ternary") & (get("planes") != 1),
+        ~any_of(
+            (get("mode") == mode) & (get("planes") + 1 >= legal[0]) & (get("planes") < legal[-1])
+            for mode, legal in core.engine.modes.items()
+        ),
         get("group_slices") >= core.engine.group_slices,
         get("accumulator") >= core.accumulator_words,
     ]
     for buffer in core.buffers:
-        address = get(buffer.name)
-        rules += [
-            address[: log2(buffer.words_per_beat)].any(),
-            address >= buffer.bus_words,
-        ]
+        rules += _outside(get(buffer.name), buffer)
     return rules
+
+
+def _illegal_fill(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
+    known = any_of(
+        (get("mode") == fill.mode)
+        & (get("planes") == fill.planes - 1)
+        & (get("slices") < fill.slices)
+        for fill in core.engine.fills
+    )
+    return [~known, *_outside(get("weight"), core.weight_buffer)]
+
+
+def _outside(address: Value, buffer: Buffer) -> list[Value]:
+    """Where no beat of a buffer begins."""
+    return [address[: log2(buffer.words_per_beat)].any(), address >= buffer.bus_words]
 
 
 def misaligned(core: CoreSpec, word: Value, operation: Operation) -> Value:
@@ -158,13 +176,12 @@ class Dispatch(wiring.Component):
         instruction = held[:INSTRUCTION_BITS]
         opcode = instruction[:OPCODE_BITS]
         index = Signal(INDEX_BITS)
-        is_a = {name: opcode == each.opcode for name, each in OPERATIONS.items()}
-        breaks = [
-            is_a[name] & illegal(core, instruction, each) for name, each in OPERATIONS.items()
-        ]
+        known = operations(core)
+        is_a = {name: opcode == each.opcode for name, each in known.items()}
+        breaks = [is_a[name] & illegal(core, instruction, each) for name, each in known.items()]
         crooked = [
             is_a[name] & misaligned(core, instruction, each)
-            for name, each in OPERATIONS.items()
+            for name, each in known.items()
             if any(each.name == "memory" for each in each.fields)
         ]
         there = Signal()
@@ -181,7 +198,7 @@ class Dispatch(wiring.Component):
             m.d.comb += self.fault.eq(Fault.MISALIGNED)
         with m.Elif(there):
             for_unit = [
-                any_of(is_a[name] for name, each in OPERATIONS.items() if each.unit is unit)
+                any_of(is_a[name] for name, each in known.items() if each.unit is unit)
                 for unit in Unit
             ]
             m.d.comb += [

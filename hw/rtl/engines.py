@@ -3,9 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
+from hw.rtl.bit_serial import BitSerialEngine
 from hw.rtl.engine import EngineComponent
 from hw.rtl.lut_tensor_core import LutTensorCoreEngine
+from hw.rtl.mac import MacEngine
+from hw.rtl.vq_codebook import VqCodebookEngine
+from hw.spec.bit_serial import BitSerial
 from hw.spec.engine import Engine
 from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.mac import Mac
+from hw.spec.vq_codebook import VqCodebook
 
-ENGINES: dict[type[Engine], Callable[[Any], EngineComponent]] = {LutTensorCore: LutTensorCoreEngine}
+ENGINES: dict[type[Engine], Callable[[Any], EngineComponent]] = {
+    LutTensorCore: LutTensorCoreEngine,
+    Mac: MacEngine,
+    BitSerial: BitSerialEngine,
+    VqCodebook: VqCodebookEngine,
+}

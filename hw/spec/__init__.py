@@ -1,10 +1,19 @@
 """What may be chosen, what follows from it, and what is illegal. Standard library only."""
 
 from hw.spec.base import Spec, SpecError
+from hw.spec.bit_serial import BitSerial
 from hw.spec.core import CoreSpec
+from hw.spec.engine import Engine
 from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.mac import Mac
+from hw.spec.vq_codebook import VqCodebook
 
-ENGINES: dict[str, type[Spec]] = {"lut_tensor_core": LutTensorCore}
+ENGINES: dict[str, type[Engine]] = {
+    "lut_tensor_core": LutTensorCore,
+    "mac": Mac,
+    "bit_serial": BitSerial,
+    "vq_codebook": VqCodebook,
+}
 """Every engine's spec class by its file stem, the one name it has in all folders."""
 
 
@@ -14,4 +23,15 @@ def engine_of(spec: Spec) -> str:
     return next(stem for stem, kind in ENGINES.items() if isinstance(engine, kind))
 
 
-__all__ = ["ENGINES", "CoreSpec", "LutTensorCore", "Spec", "SpecError", "engine_of"]
+__all__ = [
+    "ENGINES",
+    "BitSerial",
+    "CoreSpec",
+    "Engine",
+    "LutTensorCore",
+    "Mac",
+    "Spec",
+    "SpecError",
+    "VqCodebook",
+    "engine_of",
+]

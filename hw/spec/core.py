@@ -19,8 +19,8 @@ from functools import cached_property
 
 from hw.spec import layout
 from hw.spec.base import Spec, require, require_range
+from hw.spec.engine import Engine
 from hw.spec.layout import Beat, Field
-from hw.spec.lut_tensor_core import LutTensorCore
 
 RESULT_BITS = 64
 """Width of one result in memory, sign-extended."""
@@ -77,7 +77,7 @@ class Buffer:
 class CoreSpec(Spec):
     """Choices of one core."""
 
-    engine: LutTensorCore
+    engine: Engine
     """The engine in the socket."""
     bus_bits: int = 256
     """Width of the AXI4 data bus."""
@@ -105,12 +105,8 @@ class CoreSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.engine.table_bits is None,
-            "engine.table_bits",
-            "exact (the scaling of sums knows no row shifts)",
-            self.engine.table_bits,
-        )
+        name = type(self.engine).__name__
+        require(self.engine.exact, "engine", "exact (scaling knows no row shifts)", name)
         require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
                 self.bus_bits)  # fmt: skip
         require_range("address_bits", self.address_bits, 16, 48)
@@ -260,7 +256,7 @@ class CoreSpec(Spec):
     @property
     def result_period_cycles(self) -> int:
         """Cycles from one result's transfer to the next at the soonest."""
-        return max(self.scale_steps, self.accumulate_cycles)
+        return max(self.scale_steps, self.accumulate_cycles, self.engine.result_period_cycles)
 
     @property
     def stream_latency_cycles(self) -> int:

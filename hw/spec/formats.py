@@ -2,66 +2,176 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
-from hw.spec.base import require_range
+from hw.spec.base import require
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """Sign, exponent and mantissa: a code counts as
+
+        (-1)^sign * significand * 2^(max(exponent, 1) - bias - mantissa_bits)
+
+    where the significand is the mantissa, with a one before it unless the exponent is 0.
+    """
+
+    name: str
+    exponent_bits: int
+    mantissa_bits: int
+    infinities: bool = True
+    """Whether the highest exponent means infinity and NaN; if not, one mantissa there means NaN."""
+
+    @property
+    def bits(self) -> int:
+        return 1 + self.exponent_bits + self.mantissa_bits
+
+    @property
+    def bias(self) -> int:
+        return (1 << (self.exponent_bits - 1)) - 1
+
+    @property
+    def largest_code(self) -> int:
+        """The code of the greatest finite number; no code above it is finite, up to the sign."""
+        specials = 1 << self.mantissa_bits if self.infinities else 1
+        return (1 << (self.bits - 1)) - 1 - specials
+
+    @property
+    def top_exponent(self) -> int:
+        """The highest exponent of a finite number, as its code holds it."""
+        return self.largest_code >> self.mantissa_bits
+
+
+FLOATS = {
+    each.name: each
+    for each in (
+        FloatFormat("fp16", 5, 10),
+        FloatFormat("bf16", 8, 7),
+        FloatFormat("fp8e4m3", 4, 3, infinities=False),
+        FloatFormat("fp8e5m2", 5, 2),
+    )
+}
+"""Formats of activations: IEEE 754 binary16, its neighbour with the exponent of binary32, and the
+two of the OCP 8-bit floating point specification (OFP8, revision 1.0)."""
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Signed integers in -(2^(bits-1)-1) .. 2^(bits-1)-1.
+    """Signed integers in -(2^(bits-1)-1) .. 2^(bits-1)-1, or numbers of a floating format that an
+    engine aligns to such integers.
 
     The range is symmetric; hardware and golden model read the one leftover code, -2^(bits-1), as
     the lowest value. That keeps a sum of K activations and its negation in the same width.
+
+    Alignment gives the numbers of a row that share an exponent E, as FIGNA (HPCA 2024) and FIGLUT
+    (HPCA 2025) do, one scale: a number counts as the nearest multiple of
+    2^(E - bias - (bits - 2)), halves to even, so that one of exponent E has its leading one below
+    the integer's sign. What is out of range becomes the nearest integer in it: numbers of higher
+    exponents, infinities, and NaN by its sign.
     """
 
     bits: int
+    format: FloatFormat | None = None
 
     @property
     def maximum(self) -> int:
         return (1 << (self.bits - 1)) - 1
 
+    @property
+    def code_bits(self) -> int:
+        """Width of an activation as an engine takes it."""
+        return self.format.bits if self.format else self.bits
+
+    @property
+    def exponent_bits(self) -> int:
+        """Width of the exponent that a row shares; integers share none."""
+        return self.format.exponent_bits if self.format else 0
+
+    @property
+    def guard_bits(self) -> int:
+        """Bits of an aligned integer below the last one of a significand of the shared exponent.
+
+        Less than 0 where even such a significand is rounded.
+        """
+        assert self.format is not None
+        return self.bits - 1 - (self.format.mantissa_bits + 1)
+
+
+class Kind(enum.Enum):
+    """What the codes of a weight count as."""
+
+    INTEGER = "w"
+    """Code q in 0 .. 2^bits - 1 counts as q."""
+    TERNARY = "t"
+    """Code q in 0 .. 2 counts as q."""
+    BITMOD = "b"
+    """Sign and magnitude, and one special value per scale group in place of minus zero: FP3 and FP4
+    with extra resolution or extra asymmetry (BitMoD, HPCA 2025, section III-A)."""
+    VECTOR = "v"
+    """Code q in 0 .. 2^bits - 1 counts as q, and is a component of a codeword: what is stored are
+    indices into codebooks (VPTQ, EMNLP 2024), see `hw.spec.vq_codebook`."""
+
+
+_WIDTHS = {
+    Kind.INTEGER: range(1, 9),
+    Kind.TERNARY: range(2, 3),
+    Kind.BITMOD: range(3, 5),
+    Kind.VECTOR: range(2, 9),
+}
+
+_MAGNITUDES = {3: (0, 1, 2, 4), 4: (0, 1, 2, 3, 4, 6, 8, 12)}
+_SPECIALS = {3: (3, -3, 6, -6), 4: (10, -10, 16, -16)}
+"""BitMoD, Table I; those of FP4 in halves, so that all are integers."""
+
 
 @dataclass(frozen=True)
 class WeightCodes:
-    """Weight codes that a lookup engine multiplies one bit-plane at a time.
+    """Weight codes of so many bits; every code counts as an integer, up to a group's scale.
 
-    Binary, `bits` planes: code q in 0 .. 2^bits-1 counts as the odd integer 2q - (2^bits - 1), so
-    that every plane is a vector of signs with positive weight 2^plane (LUT Tensor Core, Eq. 2).
-    Ternary: code q in 0 .. 2 counts as 2(q - 1), carried by two sign planes (q >= 1, q >= 2) of
-    equal weight 1. In both cases an engine accumulates `value(q) * x`, twice the usual grid.
+    Of codes that are evenly spaced a group may have its own offset, so that hardware is free to
+    count them from elsewhere; see `hw.spec.engine.Coding`.
     """
 
     bits: int
-    ternary: bool = False
+    kind: Kind = Kind.INTEGER
 
     def __post_init__(self) -> None:
-        require_range("bits", self.bits, 2 if self.ternary else 1, 2 if self.ternary else 8)
+        legal = _WIDTHS[self.kind]
+        name = self.kind.name.lower()
+        require(self.bits in legal, "bits", f"in {legal[0]}..{legal[-1]} for {name}", self.bits)
 
     @property
     def name(self) -> str:
-        return "ternary" if self.ternary else f"w{self.bits}"
+        if self.kind is Kind.TERNARY:
+            return "ternary"
+        prefix = {Kind.INTEGER: "w", Kind.BITMOD: "bitmod", Kind.VECTOR: "vector"}[self.kind]
+        return f"{prefix}{self.bits}"
 
     @property
     def levels(self) -> int:
         """How many codes there are."""
-        return 3 if self.ternary else 1 << self.bits
+        return 3 if self.kind is Kind.TERNARY else 1 << self.bits
 
     @property
-    def planes(self) -> int:
-        """Bit-planes, that is engine steps per K-slice."""
-        return self.bits
+    def specials(self) -> tuple[int, ...]:
+        """The special values of which a group has one, if there are any."""
+        return _SPECIALS[self.bits] if self.kind is Kind.BITMOD else ()
 
     @property
-    def plane_shifts(self) -> tuple[int, ...]:
-        """log2 of each plane's weight, in the order the planes are streamed."""
-        return (0,) * self.planes if self.ternary else tuple(range(self.planes))
+    def special_bits(self) -> int:
+        """Bits that one group stores to name its special value."""
+        return max(0, len(self.specials) - 1).bit_length()
 
-    @property
-    def maximum(self) -> int:
-        """The largest magnitude of `value`."""
-        return sum(1 << shift for shift in self.plane_shifts)
+    def values(self, special: int = 0) -> tuple[int, ...]:
+        """What each code counts as, in a group with the special value of that index."""
+        if self.kind is not Kind.BITMOD:
+            return tuple(range(self.levels))
+        magnitudes = _MAGNITUDES[self.bits]
+        return (*magnitudes, self.specials[special], *(-each for each in magnitudes[1:]))
 
-    def value(self, code: int) -> int:
-        """The integer by which an engine multiplies for `code`."""
-        return 2 * code - (self.levels - 1)
+
+TERNARY = WeightCodes(2, Kind.TERNARY)
+
+FORMATS = tuple(WeightCodes(bits, kind) for kind in Kind for bits in _WIDTHS[kind])
+"""Every weight format there is."""

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from hw.spec.base import Spec
+from hw.spec.bit_serial import BitSerial
+from hw.spec.engine import Engine
 from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.mac import Mac
+from hw.spec.vq_codebook import VqCodebook
 
 COUNT_BITS = 16
 """Width of the loop counts in a command: up to 65,536 tiles of up to 65,536 slices."""
@@ -72,34 +75,59 @@ class EngineStreams:
     result: Beat
 
 
-@lru_cache(maxsize=64)
-def lut_tensor_core(spec: LutTensorCore) -> EngineStreams:
-    """Streams of a LUT Tensor Core.
+def weight_beat(spec: Engine) -> Beat:
+    """A beat of weights, one per K-slice and plane, by the engine:
 
-    - `command`, one per matrix multiplication: planes - 1; ternary (planes of equal weight);
+    - LUT Tensor Core: code[n][planes_per_step][kg]. Bit k-1 of a code is the sign S of the top
+      weight; bits 0..k-2 are the other signs, each XORed with S (Eq. 6). Without mirrored tables
+      all k are plain bits. In base 3, j = the sum of 3^i times weight i, -1 .. 1: below the top bit
+      the magnitude of j, in the top bit whether j is negative (as TL2's codes, arXiv 2502.11880).
+    - MAC: code[n][k], two's complement.
+    - Bit-serial: code[n][k], one bit of each weight's two's complement a plane; or all of it, of
+      which a mode with few steps uses the low digits. For BitMoD codes are `float_code`s, and
+      special[n] names the special value of the group, of which there are four.
+    - VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
+      above it the residual's. See also `codewords`.
+    """
+    return WEIGHTS[type(spec)](spec)
+
+
+@lru_cache(maxsize=64)
+def streams(spec: Engine) -> EngineStreams:
+    """The streams of the engine that `spec` describes.
+
+    - `command`, one per matrix multiplication: planes - 1; the mode, where there are several;
       K-slices per group - 1; K-slices per tile - 1 (the last group of a tile may be shorter);
       tiles - 1.
-    - `activation`, one per K-slice: x[m][kg][k]; and, for rounded tables, the right shift of each
-      row's entries, which must stay the same within a group.
-    - `weight`, one per K-slice and plane: code[n][kg]. Bit k-1 of a code is the sign S of the top
-      weight; bits 0..k-2 are the other signs, each XORed with S (Eq. 6).
-    - `result`, one per group: psum[m][n] = sum of value(q)*x, and row_sum[m] = sum of x.
+    - `activation`, one per K-slice: x[m][slice_k]; for floating activations, whose codes x are, the
+      exponent that each row shares; and, for rounded tables, the right shift of each row's entries.
+      Exponent and shift must stay the same within a group. The host finds the exponent, as it finds
+      the scale of integer activations: the highest of the group, or of the whole row, as their
+      codes hold it. 0 is read as 1, and what no finite number has as the highest of one.
+    - `weight`: see `weight_beat`.
+    - `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
+      row_sum[m] = sum of x.
     """
-    activation = [Field("x", spec.activation_bits, (spec.m, spec.kg, spec.k), signed=True)]
-    if spec.table_shift_bits:
+    mode = [Field("mode", spec.mode_bits)] if spec.mode_bits else []
+    kind = spec.activations
+    x = Field("x", kind.code_bits, (spec.m, spec.slice_k), signed=kind.format is None)
+    activation = [x]
+    if kind.exponent_bits:
+        activation.append(Field("exponent", kind.exponent_bits, (spec.m,)))
+    if isinstance(spec, LutTensorCore) and spec.table_shift_bits:
         activation.append(Field("table_shift", spec.table_shift_bits, (spec.m,)))
     return EngineStreams(
         command=Beat(
             (
                 Field("planes_minus_1", 3),
-                Field("ternary", 1),
+                *mode,
                 Field("group_slices_minus_1", COUNT_BITS),
                 Field("slices_minus_1", COUNT_BITS),
                 Field("tiles_minus_1", COUNT_BITS),
             )
         ),
         activation=Beat(tuple(activation)),
-        weight=Beat((Field("code", spec.k, (spec.n, spec.kg)),)),
+        weight=weight_beat(spec),
         result=Beat(
             (
                 Field("psum", spec.acc_bits, (spec.m, spec.n), signed=True),
@@ -109,10 +137,38 @@ def lut_tensor_core(spec: LutTensorCore) -> EngineStreams:
     )
 
 
-STREAMS: dict[type[Spec], Callable[[Any], EngineStreams]] = {LutTensorCore: lut_tensor_core}
-"""The streams of a spec's engine."""
+def codewords(spec: VqCodebook) -> Beat:
+    """What a weight beat carries in a fill, from its lowest bit: components in two's complement of
+    whole codewords, [fill_codewords][v], or of one part of a codeword, [1][v / fill_planes].
+
+    A fill goes through the codebook and then the residual one, index by index; of each codeword,
+    plane by plane, through its parts from the first component on.
+    """
+    shape = (spec.fill_codewords, spec.v // spec.fill_planes)
+    return Beat((Field("component", spec.entry_bits, shape, signed=True),))
 
 
-def streams(spec: Spec) -> EngineStreams:
-    """The streams of the engine that `spec` describes."""
-    return STREAMS[type(spec)](spec)
+def aligned(spec: Engine) -> Beat:
+    """What an engine keeps of a beat of floating activations: integers in the place of codes, and
+    no exponents."""
+    first, _, *others = streams(spec).activation.fields
+    x = Field(first.name, spec.activation_bits, first.shape, signed=True)
+    return Beat((x, *others))
+
+
+def _bit_serial_beat(spec: BitSerial) -> Beat:
+    if spec.has_planes:
+        return Beat((Field("code", 1, (spec.n, spec.k)),))
+    code = Field("code", spec.weight_bits, (spec.n, spec.k), signed=True)
+    return Beat((code, Field("special", 2, (spec.n,))) if spec.has_floats else (code,))
+
+
+WEIGHTS: dict[type[Engine], Callable[[Any], Beat]] = {
+    LutTensorCore: lambda spec: Beat(
+        (Field("code", spec.code_bits, (spec.n, spec.planes_per_step, spec.kg)),)
+    ),
+    Mac: lambda spec: Beat((Field("code", spec.weight_bits, (spec.n, spec.k), signed=True),)),
+    BitSerial: _bit_serial_beat,
+    VqCodebook: lambda spec: Beat((Field("index", spec.index_bits, spec.index_shape),)),
+}
+"""Beats of weights by the class of the engine's spec."""

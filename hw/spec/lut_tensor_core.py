@@ -4,15 +4,20 @@ After Mo et al., "LUT Tensor Core", ISCA 2025 (arXiv 2408.06003): K activations 
 their signed sums, shared by all N columns; each column looks its K weight bits up, one bit-plane a
 step. Only half of each table exists (odd symmetry, Eq. 5), and the conditional complement of the
 index is folded into the packed weights offline (Eq. 6). Beyond the paper: KG tables are reduced by
-an adder tree before one accumulator, and streams with back-pressure replace its free-running tile.
+an adder tree before one accumulator, streams with back-pressure replace its free-running tile, one
+step may look several planes up in the same tables, and tables may hold other sums: of the subsets
+of their activations, for planes of 0 and 1, or of what two or three ternary digits select, as in
+BitNet's TL2 (arXiv 2502.11880).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from hw.spec.base import require, require_range
-from hw.spec.engine import Engine
+from hw.spec.engine import Coding, Engine
+from hw.spec.formats import Kind, WeightCodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +25,17 @@ class LutTensorCore(Engine):
     """Choices of one LUT Tensor Core. Multiplies [M, K] activations by [N, K] weights."""
 
     k: int = 4
-    """Activations per table; a table has 2^(k-1) entries."""
+    """Activations per table."""
     kg: int = 4
     """Tables summed by the adder tree before the accumulator: a slice is k*kg activations."""
+    base: int = 2
+    """Base of the digits that a weight is cut into: 2, one plane per bit; or 3, one ternary digit,
+    for ternary weights alone."""
+    mirrored: bool = True
+    """Tables hold half of the signed sums, and a sign takes them to the other half (Eq. 5); else
+    the sums of all subsets of the activations, and a bit-plane is of 0 and 1."""
+    planes_per_step: int = 1
+    """Bit-planes that a weight beat carries and a step looks up and adds in one tree."""
     table_bits: int | None = None
     """Width of a table entry; None keeps exact sums, less rounds them to a shared power of two."""
     accumulator_bits: int | None = None
@@ -31,7 +44,17 @@ class LutTensorCore(Engine):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("k", self.k, 2, 6)
-        require_range("kg", self.kg, 1, 16)
+        require_range("kg", self.kg, 1, 64)
+        require(self.base in (2, 3), "base", "2 or 3", self.base)
+        planes = self.planes_per_step
+        if self.base == 3:
+            require(self.k <= 3, "k", "2 or 3 ternary digits", self.k)
+            require(self.weight_bits == 2, "weight_bits", "2 for ternary digits", self.weight_bits)
+            require(self.mirrored, "mirrored", "true for ternary digits", self.mirrored)
+            require(planes == 1, "planes_per_step", "1 for ternary digits", planes)
+        require(planes in (1, 2, 4), "planes_per_step", "1, 2 or 4", planes)
+        rule = f"a multiple of planes_per_step ({planes})"
+        require(self.weight_bits % planes == 0, "weight_bits", rule, self.weight_bits)
         if self.table_bits is not None:
             require(
                 4 <= self.table_bits < self.exact_table_bits,
@@ -54,12 +77,47 @@ class LutTensorCore(Engine):
         """Activations of one row consumed per K-slice."""
         return self.k * self.kg
 
+    def coding(self, codes: WeightCodes) -> Coding | None:
+        """Planes of signs: a binary code q adds (2*q - (levels - 1)) * x (Eq. 2), by one plane per
+        bit, each of weight 2^plane. Planes of 0 and 1 add q * x.
+
+        A ternary code is one digit of base 3, or two planes: q >= 1 and q >= 2, of equal weight,
+        which is mode 1; or, where a step takes several planes, whose shifts are wired, the bits of
+        q, which costs nothing.
+        """
+        if codes.kind in (Kind.BITMOD, Kind.VECTOR) or codes.bits > self.weight_bits:
+            return None
+        if self.base == 3:
+            return Coding(1, 0, scale=1, origin=-1) if codes.kind is Kind.TERNARY else None
+        if codes.bits % self.planes_per_step:
+            return None
+        equal = self.has_equal_planes(codes)
+        highest = codes.levels - 1 if equal else (1 << codes.bits) - 1
+        scale, origin = (2, -highest) if self.mirrored else (1, 0)
+        return Coding(codes.bits // self.planes_per_step, int(equal), scale, origin)
+
+    def has_equal_planes(self, codes: WeightCodes) -> bool:
+        """Whether all planes of such weights count once, not as powers of two."""
+        return codes.kind is Kind.TERNARY and self.base == 2 and self.planes_per_step == 1
+
+    @property
+    def shifts(self) -> tuple[int, ...]:
+        """One per weight beat of a slice."""
+        return (0,) if self.base == 3 else tuple(range(0, self.weight_bits, self.planes_per_step))
+
+    @property
+    def code_bits(self) -> int:
+        """Width of what a weight beat carries per table and plane."""
+        return self.k if self.base == 2 else self.entries.bit_length() + 1
+
     # Tables.
 
     @property
     def entries(self) -> int:
-        """Stored entries of one table, the half whose top activation is negative (Eq. 5)."""
-        return 1 << (self.k - 1)
+        """Stored entries of one table: half of the signed sums, or all but the empty one."""
+        if self.base == 3:
+            return 3**self.k // 2
+        return 1 << (self.k - 1) if self.mirrored else (1 << self.k) - 1
 
     @property
     def exact_table_bits(self) -> int:
@@ -80,13 +138,13 @@ class LutTensorCore(Engine):
 
     @property
     def shared_bits(self) -> int:
-        """Low bits that all entries of a table share: the parity of its sums, if they are exact."""
-        return 1 if self.table_bits is None else 0
+        """Low bits that all entries of a table share: the parity of exact sums of all k."""
+        return int(self.table_bits is None and self.base == 2 and self.mirrored)
 
     @property
-    def stored_table_bits(self) -> int:
-        """Bits that hold one table: the shared ones, then the rest of every entry."""
-        return self.shared_bits + self.entries * (self.entry_bits - self.shared_bits)
+    def step_weight(self) -> int:
+        """What the planes of a step weigh together."""
+        return (1 << self.planes_per_step) - 1
 
     @property
     def maximum_table_shift(self) -> int:
@@ -104,14 +162,14 @@ class LutTensorCore(Engine):
     # Sums.
 
     @property
-    def tree_bits(self) -> int:
-        """Width of the sum of kg lookups."""
-        return (self.kg * self.entry_maximum).bit_length() + 1
+    def step_bits(self) -> int:
+        """Width of the sum of kg lookups in every plane of a step."""
+        return (self.step_weight * self.kg * self.entry_maximum).bit_length() + 1
 
-    @property
+    @cached_property
     def group_maximum(self) -> int:
         """Largest magnitude that one accumulator can reach within a group."""
-        weight_maximum = (1 << self.weight_bits) - 1
+        weight_maximum = 1 if self.base == 3 else (1 << self.weight_bits) - 1
         return weight_maximum * self.entry_maximum * self.kg * self.group_slices
 
     @property
@@ -123,19 +181,12 @@ class LutTensorCore(Engine):
         """Width of an accumulator."""
         return self.accumulator_bits or self._least_accumulator_bits
 
-    # Time. Stages: hold activations, table; hold weights, look up and reduce, accumulate.
+    @property
+    def exact(self) -> bool:
+        """Unless table entries are rounded."""
+        return self.table_bits is None
 
     @property
     def operand_latency_cycles(self) -> int:
-        """Cycles from an activation beat's transfer until its table can be looked up in."""
-        return 2
-
-    @property
-    def step_latency_cycles(self) -> int:
-        """Cycles from a weight beat's lookup until the sums that hold it can be read."""
-        return 2
-
-    @property
-    def macs_per_cycle(self) -> int:
-        """One-bit multiply-accumulates per cycle; divide by the planes for the weight width."""
-        return self.m * self.n * self.slice_k
+        """One more register: their tables."""
+        return super().operand_latency_cycles + 1

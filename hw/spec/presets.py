@@ -6,8 +6,12 @@ import difflib
 from dataclasses import dataclass
 
 from hw.spec.base import RefusedError, Spec
+from hw.spec.bit_serial import BitSerial
 from hw.spec.core import CoreSpec
+from hw.spec.engine import Engine
 from hw.spec.lut_tensor_core import LutTensorCore
+from hw.spec.mac import Mac
+from hw.spec.vq_codebook import VqCodebook
 
 
 class UnknownNameError(RefusedError):
@@ -30,6 +34,10 @@ class Preset:
 _DECODE = LutTensorCore(m=1, n=32, k=4, kg=2, weight_bits=8, group_size=128)
 
 _PREFILL = _DECODE.evolve(m=8, n=16, kg=4)
+_BITMOD = BitSerial(m=1, n=8, k=15, terms="bitmod", weight_bits=4, group_size=128)
+_FP16 = _DECODE.evolve(activation_format="fp16", activation_bits=13)
+_PAIRS = LutTensorCore(m=1, n=32, k=2, kg=16, mirrored=False, weight_bits=1, group_size=128)
+_MAC = Mac(m=1, n=8, k=4, weight_bits=8, group_size=128)
 _FPGA = LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64)
 
 PRESETS: dict[str, Preset] = {
@@ -66,6 +74,11 @@ PRESETS: dict[str, Preset] = {
             "a complete core for an ECP5-85K or a small Xilinx part: lut-fpga behind 128 bits",
         ),
         Preset(
+            "core-fp16",
+            CoreSpec(engine=_FP16, accumulators=256, sum_bits=48),
+            "a complete core for half-precision activations: lut-fp16 behind a 256-bit AXI4 port",
+        ),
+        Preset(
             "lut-decode",
             _DECODE,
             "one token at a time: 32 columns x 8 activations eat a 256-bit bus word a cycle",
@@ -86,17 +99,90 @@ PRESETS: dict[str, Preset] = {
             "table entries rounded to 8 bits with one scale per row, as in T-MAC",
         ),
         Preset(
+            "lut-fp16",
+            _FP16,
+            "lut-decode for half-precision activations, aligned to 13 bits within each row",
+        ),
+        Preset(
             "lut-fpga",
             _FPGA,
             "fits the smallest ECP5 and iCE40 parts",
+        ),
+        Preset(
+            "lut-w2",
+            _PAIRS.evolve(weight_bits=2, planes_per_step=2),
+            "least area per 2-bit weight: sums of pairs, both bits in one step, 32 x 32 weights",
+        ),
+        Preset(
+            "lut-w1",
+            _PAIRS.evolve(weight_bits=1),
+            "least area per 1-bit weight: sums of pairs, 32 columns x 32 activations",
+        ),
+        Preset(
+            "lut-ternary",
+            LutTensorCore(m=1, n=32, k=2, kg=16, base=3, weight_bits=2, group_size=128),
+            "least area per ternary weight: pairs of digits to base 3, 32 columns x 32 activations",
+        ),
+        Preset(
+            "core-bitmod",
+            CoreSpec(engine=_BITMOD),
+            "a complete core for BitMoD's 4-bit weights: bs-bitmod behind a 256-bit AXI4 port",
+        ),
+        Preset(
+            "bs-planes",
+            BitSerial(m=1, n=16, k=16, terms="planes", weight_bits=8, group_size=128),
+            "weights bit by bit, any width: 16 columns x 16 activations, a 256-bit word a cycle",
+        ),
+        Preset(
+            "bs-booth",
+            BitSerial(m=1, n=8, k=16, terms="booth", weight_bits=8, group_size=128),
+            "INT8 weights in four Booth digits: 8 columns x 16 activations, 256 bits a cycle",
+        ),
+        Preset(
+            "bs-bitmod",
+            _BITMOD,
+            "BitMoD FP4, FP3 and INT4: two terms a weight, 8 columns x 15 activations",
+        ),
+        Preset(
+            "core-mac",
+            CoreSpec(engine=_MAC, accumulators=256),
+            "a complete core of plain multipliers: mac-w8 behind a 256-bit AXI4 port",
+        ),
+        Preset(
+            "mac-w8",
+            _MAC,
+            "the baseline for 8-bit weights: 8 columns x 4 multipliers, 256 bits a cycle",
+        ),
+        Preset(
+            "mac-w4",
+            _MAC.evolve(k=8, weight_bits=4),
+            "the baseline for 4-bit weights: 8 columns x 8 multipliers, 256 bits a cycle",
+        ),
+        Preset(
+            "mac-w2",
+            _MAC.evolve(k=16, weight_bits=2),
+            "the baseline for 2-bit weights: 8 columns x 16 multipliers, 256 bits a cycle",
+        ),
+        Preset(
+            "mac-systolic",
+            _MAC.evolve(m=8, k=1, arrangement="systolic"),
+            "an output-stationary systolic array of 8 x 8 multipliers of 8-bit weights",
+        ),
+        Preset(
+            "vq-outputs",
+            VqCodebook(n=32, k=2, v=8, entries=256),
+            "VPTQ's arrangement: 8 outputs per codeword of 256, 1 bit a weight, a copy per lane",
+        ),
+        Preset(
+            "vq-inputs-table",
+            VqCodebook(n=32, k=8, v=4, along="inputs", entries=16, form="table"),
+            "4 inputs per codeword of 16, 1 bit a weight: 128 products in a table for 32 outputs",
         ),
     )
 }
 
 CORES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, CoreSpec)}
-ENGINES = {
-    each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, LutTensorCore)
-}
+ENGINES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, Engine)}
 
 DEFAULT = next(iter(PRESETS))
 DEFAULT_ENGINE = next(iter(ENGINES))

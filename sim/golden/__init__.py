@@ -2,7 +2,12 @@
 
 from types import ModuleType
 
-from hw.spec import LutTensorCore, Spec
-from sim.golden import lut_tensor_core
+from hw.spec import BitSerial, Engine, LutTensorCore, Mac, VqCodebook
+from sim.golden import bit_serial, lut_tensor_core, mac, vq_codebook
 
-GOLDEN: dict[type[Spec], ModuleType] = {LutTensorCore: lut_tensor_core}
+GOLDEN: dict[type[Engine], ModuleType] = {
+    LutTensorCore: lut_tensor_core,
+    Mac: mac,
+    BitSerial: bit_serial,
+    VqCodebook: vq_codebook,
+}

@@ -14,10 +14,11 @@ import numpy as np
 
 from hw import isa
 from hw.isa import DeadlockError, Instruction, IsaError, Unit
-from hw.spec import layout
+from hw.spec import Engine, VqCodebook, layout
 from hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from hw.spec.layout import Beat
-from sim.golden.lut_tensor_core import half_tables
+from sim.golden import GOLDEN, vq_codebook
+from sim.golden.align import integers
 
 ORDER_CHANGE = 0.1
 """How often, per step, a random order of turns changes: seldom enough for units to run far ahead
@@ -65,6 +66,18 @@ def wrap(values: np.ndarray, bits: int) -> np.ndarray:
     return values << 64 - bits >> 64 - bits
 
 
+def engine_contents(engine: Engine, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    """What an engine's own memories hold at first, zeros or noise, by the name that its golden
+    model knows them by."""
+    if not isinstance(engine, VqCodebook):
+        return {}
+    books = vq_codebook.empty_books(engine)
+    if rng is not None:
+        half = 1 << engine.entry_bits - 1
+        return {name: rng.integers(-half, half, book.shape) for name, book in books.items()}
+    return books
+
+
 class _Machine:
     """Buffers, sums, queues and tokens between two steps."""
 
@@ -85,6 +98,7 @@ class _Machine:
             for buffer in self.buffers:
                 buffer[:] = rng.integers(0, 256, buffer.shape)
             self.sums[:] = wrap(rng.integers(-(1 << 62), 1 << 62, self.sums.shape), core.sum_bits)
+        self.contents = engine_contents(core.engine, rng)
         self.next = 0
         self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
         self.loading: deque[int] = deque()  # started, with nothing moved yet
@@ -141,7 +155,11 @@ class _Machine:
         index = self._start(Unit.COMPUTE)
         if index is None:
             return False
-        self._matmul(self.program[index])
+        instruction = self.program[index]
+        if instruction.operation.name == "fill":
+            self._fill(instruction)
+        else:
+            self._matmul(instruction)
         self._signal(index)
         return True
 
@@ -209,28 +227,32 @@ class _Machine:
         bits = np.unpackbits(words.reshape(-1), bitorder="little")
         return unpack(beat, bits.reshape(-1, shape.stride_bits)[:beats, : beat.bits])
 
+    def _fill(self, fill: Instruction) -> None:
+        """Put beats of weights in the engine's own memories."""
+        engine = self.core.engine
+        assert isinstance(engine, VqCodebook)
+        beats = fill["slices"] * fill["planes"]
+        fields = self._beats(0, fill["weight"], beats, layout.codewords(engine))
+        vq_codebook.fill(engine, fields["component"], self.contents)
+
     def _matmul(self, matmul: Instruction) -> None:
-        """Look the sums of all slices and planes up, sum groups, scale them, sum the groups."""
+        """Sum slices as the engine does, then groups of them, scale those, sum the groups."""
         core, engine = self.core, self.core.engine
-        streams = layout.lut_tensor_core(engine)
+        streams = layout.streams(engine)
         slices, planes, row_tiles = matmul["slices"], matmul["planes"], matmul["row_tiles"]
         rows = row_tiles * engine.m
         starts = np.arange(0, slices, matmul["group_slices"])
 
-        beats = self._beats(0, matmul["weight"], slices * planes, streams.weight)
-        # [kg, planes, slices, n]: places in a row's tables, which lie one after another.
-        codes = beats["code"].reshape(slices, planes, engine.n, engine.kg).transpose(3, 1, 0, 2)
-        table = np.arange(slices * engine.kg).reshape(slices, engine.kg).T
-        places = (table[:, None, :, None] << engine.k) + codes
-        shifts = np.zeros(planes, int) if matmul["ternary"] else np.arange(planes)
-
+        weights = self._beats(0, matmul["weight"], slices * planes, streams.weight)
         beats = self._beats(1, matmul["activation"], row_tiles * slices, streams.activation)
-        x = beats["x"].reshape(row_tiles, slices, engine.m, engine.kg, engine.k)
-        x = np.maximum(x.swapaxes(1, 2), -engine.activations.maximum)
-        half = half_tables(x)
-        tables = np.concatenate([half, -half], axis=-1).reshape(rows, -1)
-        slice_sums = x.sum(axis=(-2, -1)).reshape(rows, slices)
-        row_sum = np.add.reduceat(slice_sums, starts, axis=1)
+        exponent = beats["exponent"][:, :, None] if "exponent" in beats else None
+        x = integers(beats["x"], exponent, engine.activations)
+        x = x.reshape(row_tiles, slices, engine.m, engine.slice_k)
+        x = x.swapaxes(1, 2).reshape(rows, slices, -1)
+        fields = weights | self.contents
+        sums = GOLDEN[type(engine)].slice_sums(engine, fields, x, planes, matmul["mode"])
+        psum = np.add.reduceat(sums, starts, axis=1)
+        row_sum = np.add.reduceat(x.sum(axis=2), starts, axis=1)
 
         count = len(starts) * engine.n // core.scale_lanes
         factors = self._beats(2, matmul["scale"], count, core.scale_beat)
@@ -238,10 +260,7 @@ class _Machine:
         offset = factors["offset"].reshape(-1, engine.n) << matmul["offset_shift"]
 
         first, words = matmul["accumulator"], row_tiles * core.scale_steps
-        sums = self.sums[first : first + words].reshape(rows, engine.n)
-        totals = sums if matmul["accumulate"] else np.zeros_like(sums)
-        for row in range(rows):
-            found = tables[row].take(places).sum(axis=0)
-            psum = np.add.reduceat((found << shifts[:, None, None]).sum(axis=0), starts, axis=0)
-            scaled = scale * psum + offset * row_sum[row, :, None]
-            sums[row] = wrap(totals[row] + scaled.sum(axis=0), core.sum_bits)
+        held = self.sums[first : first + words].reshape(rows, engine.n)
+        scaled = (scale * psum + offset * row_sum[:, :, None]).sum(axis=1)
+        totals = held if matmul["accumulate"] else 0
+        held[:] = wrap(totals + scaled, core.sum_bits)

@@ -1,16 +1,37 @@
-"""The plain integer matrix multiplication that every lossless engine must equal."""
+"""The plain integer matrix multiplication that every exact engine must equal."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from hw.spec.engine import Engine
 from hw.spec.formats import WeightCodes
 from sim.golden.sums import GroupSums, group_bounds
 
 
-def exact_float(weight_format: WeightCodes, activation_maximum: int, group: int) -> type:
-    """The narrowest float type in which a group's sums, in any order, are exact integers."""
-    bound = weight_format.maximum * activation_maximum * group
+def weights(
+    spec: Engine,
+    codes: np.ndarray,
+    weight_format: WeightCodes,
+    group: int,
+    special: np.ndarray | None = None,
+) -> np.ndarray:
+    """The integers by which an engine multiplies, int16 [N, K], for codes uint8 [N, K].
+
+    `special`, uint8 [N, groups], names each group's special value where the format has any.
+    """
+    coding = spec.coding_of(weight_format)
+    count = max(1, len(weight_format.specials))
+    table = np.array([coding.values(weight_format, each) for each in range(count)], np.int16)
+    if special is None:
+        return table[0].take(codes)
+    of_code = np.repeat(special, group, axis=1)[:, : codes.shape[1]]
+    return table[of_code, codes]
+
+
+def exact_float(maximum: int, activation_maximum: int, group: int) -> type:
+    """The narrowest float type in which sums of `group` products, in any order, are exact."""
+    bound = maximum * activation_maximum * group
     if bound <= 1 << 24:
         return np.float32
     if bound <= 1 << 53:
@@ -18,21 +39,18 @@ def exact_float(weight_format: WeightCodes, activation_maximum: int, group: int)
     raise OverflowError(f"sums up to {bound} are not exact in float64")
 
 
-def group_sums(
-    x: np.ndarray, codes: np.ndarray, weight_format: WeightCodes, group: int
-) -> GroupSums:
-    """Multiply integer activations by weight codes, exactly.
+def group_sums(x: np.ndarray, weights: np.ndarray, group: int) -> GroupSums:
+    """Multiply integer activations by integer weights, exactly.
 
-    `x` int [M, K], `codes` uint8 [N, K]; both sums come back as int64. The products run through
+    `x` int [M, K], `weights` int [N, K]; both sums come back as int64. The products run through
     floating-point BLAS, in a type wide enough that every partial sum is an exact integer.
     """
-    kind = exact_float(weight_format, int(np.abs(x).max(initial=0)), group)
+    most = int(np.abs(weights.astype(np.int32)).max(initial=0))
+    kind = exact_float(most, int(np.abs(x).max(initial=0)), group)
     bounds = group_bounds(x.shape[1], group)
-    psum = np.empty((x.shape[0], len(bounds), codes.shape[0]), np.int64)
+    psum = np.empty((x.shape[0], len(bounds), weights.shape[0]), np.int64)
     row_sum = np.empty((x.shape[0], len(bounds)), np.int64)
-    offset = weight_format.levels - 1
     for g, (start, end) in enumerate(bounds):
-        values = 2 * codes[:, start:end].astype(kind) - offset
-        psum[:, g] = x[:, start:end].astype(kind) @ values.T
+        psum[:, g] = x[:, start:end].astype(kind) @ weights[:, start:end].astype(kind).T
         row_sum[:, g] = x[:, start:end].sum(axis=1)
     return GroupSums(psum, row_sum)

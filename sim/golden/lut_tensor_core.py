@@ -8,21 +8,49 @@ sum up. Rounded tables follow T-MAC: round(table / scale), halves to even, satur
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from hw.spec.base import require
-from hw.spec.formats import WeightCodes
+from hw.spec.formats import Kind, WeightCodes
 from hw.spec.lut_tensor_core import LutTensorCore
 from sim.golden.sums import GroupSums, group_bounds
 
 
-def weight_planes(codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
-    """Sign bits of every plane, uint8 [planes, N, K]; 1 stands for +1, 0 for -1."""
-    if weight_format.ternary:
+def weight_planes(spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
+    """Bits of every plane, uint8 [planes, N, K]; 1 stands for +1, 0 for -1 (or 0, where tables are
+    not mirrored). In base 3 the one plane of digits, the codes themselves."""
+    if spec.base == 3:
+        return codes[None]
+    if weight_format.kind is Kind.TERNARY and spec.planes_per_step == 1:
         return np.stack([codes >= 1, codes >= 2]).astype(np.uint8)
     return np.stack([codes >> plane & 1 for plane in range(weight_format.bits)]).astype(np.uint8)
+
+
+def plane_shifts(spec: LutTensorCore, weight_format: WeightCodes) -> np.ndarray:
+    """log2 of each plane's weight."""
+    if spec.base == 3:
+        return np.zeros(1, int)
+    planes = np.arange(weight_format.bits)
+    equal = weight_format.kind is Kind.TERNARY and spec.planes_per_step == 1
+    return np.zeros_like(planes) if equal else planes
+
+
+def table_codes(spec: LutTensorCore, digits: np.ndarray) -> np.ndarray:
+    """Codes uint8 [...] of what k weights have in one plane, uint8 [..., k].
+
+    Bits as they are, or folded; ternary digits 0 .. 2 as the sign and magnitude of a number to
+    base 3 whose digits are one less (TL2's code).
+    """
+    if spec.base == 3:
+        number = ((digits.astype(np.int64) - 1) * 3 ** np.arange(spec.k)).sum(axis=-1)
+        negative = (number < 0).astype(np.int64) << (spec.code_bits - 1)
+        return (np.abs(number) | negative).astype(np.uint8)
+    if spec.mirrored:
+        return fold_signs(digits)
+    return (digits << np.arange(spec.k, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
 
 
 def fold_signs(bits: np.ndarray) -> np.ndarray:
@@ -47,6 +75,24 @@ def half_tables(x: np.ndarray) -> np.ndarray:
     return x.astype(np.int64) @ signs.T
 
 
+def full_tables(spec: LutTensorCore, x: np.ndarray) -> np.ndarray:
+    """What every code stands for, int64 [..., 2^code_bits], of activations [..., k]."""
+    if spec.base == 2 and spec.mirrored:
+        half = half_tables(x)
+        # Sign bit on top of the index: a set sign reads the stored entry negated.
+        return np.concatenate([half, -half], axis=-1)
+    codes = np.arange(1 << spec.code_bits)
+    if spec.base == 2:
+        weights = codes[:, None] >> np.arange(spec.k) & 1
+    else:
+        places = 3 ** np.arange(spec.k)
+        magnitudes = codes & (1 << spec.code_bits - 1) - 1
+        digits = (magnitudes[:, None] + places.sum()) // places % 3 - 1
+        weights = np.where(codes >> spec.code_bits - 1, -1, 1)[:, None] * digits
+        weights[magnitudes > places.sum()] = 0  # codes that no weights have
+    return x.astype(np.int64) @ weights.T
+
+
 def round_tables(tables: np.ndarray, scale: np.ndarray, maximum: int) -> np.ndarray:
     """T-MAC's table quantization: round-half-even(table / scale), saturated; 0 where scale is 0."""
     with np.errstate(divide="ignore"):
@@ -66,13 +112,18 @@ def table_shift(spec: LutTensorCore, x: np.ndarray, group: int) -> np.ndarray:
     The hardware's form of T-MAC's one scale per row: the next power of two at or above it. Every
     scale group of `group` activations along K begins a new table.
     """
-    magnitudes = np.minimum(np.abs(x.astype(np.int64)), spec.activations.maximum)
+    top = spec.activations.maximum
+    x = np.clip(x.astype(np.int64), -top, top)
     starts = [
         start
         for group_start, end in group_bounds(x.shape[1], group)
         for start in range(group_start, end, spec.k)
     ]
-    largest = np.add.reduceat(magnitudes, starts, axis=1).max(axis=1)
+    positive = np.add.reduceat(np.maximum(x, 0), starts, axis=1)
+    negative = np.add.reduceat(np.maximum(-x, 0), starts, axis=1)
+    # Of a signed sum all can be positive; a subset's sum has only one sign's at most.
+    sums = positive + negative if spec.mirrored else np.maximum(positive, negative)
+    largest = sums.max(axis=1)
     shifts = np.arange(spec.maximum_table_shift + 1)
     return (largest[:, None] > spec.entry_maximum << shifts).sum(axis=1)
 
@@ -93,26 +144,28 @@ class EncodedWeights:
 
 
 def encode(
-    spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCodes, group: int
+    spec: LutTensorCore,
+    codes: np.ndarray,
+    weight_format: WeightCodes,
+    group: int,
+    special: np.ndarray | None = None,
 ) -> EncodedWeights:
-    """Fold weight codes, uint8 [N, K], into table indices for `spec`. Raises `SpecError`."""
-    require(
-        spec.accepts(weight_format),
-        "weight_bits",
-        f"at least {weight_format.planes} to run {weight_format.name}",
-        spec.weight_bits,
-    )
-    joint = 2 if spec.k <= 4 else 1  # tables of two groups merge while 2^(2k) entries stay cheap
+    """Fold weight codes, uint8 [N, K], into table indices for `spec`. Raises `SpecError`.
+
+    No format that the engine runs has special values.
+    """
+    spec.coding_of(weight_format)
+    joint = 2 if spec.code_bits <= 4 else 1  # tables of two groups merge while that stays cheap
     indices = []
     for start, end in group_bounds(codes.shape[1], group):
-        planes = weight_planes(codes[:, start:end], weight_format)
+        planes = weight_planes(spec, codes[:, start:end], weight_format)
         pad = -(end - start) % (spec.k * joint)
         planes = np.pad(planes, ((0, 0), (0, 0), (0, pad)))
-        folded = fold_signs(planes.reshape(*planes.shape[:2], -1, spec.k))
-        folded = folded.reshape(*folded.shape[:2], -1, joint)
-        index = folded[..., 0]
+        found = table_codes(spec, planes.reshape(*planes.shape[:2], -1, spec.k))
+        found = found.reshape(*found.shape[:2], -1, joint)
+        index = found[..., 0]
         if joint == 2:
-            index = index | folded[..., 1] << spec.k
+            index = index | found[..., 1] << spec.code_bits
         indices.append(np.ascontiguousarray(index.transpose(2, 0, 1)))
     return EncodedWeights(weight_format, group, spec.k, joint, tuple(indices))
 
@@ -135,16 +188,15 @@ def group_sums(
     columns = weights.indices[0].shape[2]
     psum = np.empty((len(x), len(bounds), columns), np.int64)
     row_sum = np.empty((len(x), len(bounds)), np.int64)
-    shifts = np.array(weights.weight_format.plane_shifts)[:, None]
+    shifts = plane_shifts(spec, weights.weight_format)[:, None]
     for g, (start, end) in enumerate(bounds):
         indices = weights.indices[g]
         part = np.pad(x[:, start:end], ((0, 0), (0, -(end - start) % (spec.k * weights.joint))))
-        half = half_tables(part.reshape(len(x), -1, spec.k))
+        tables = full_tables(spec, part.reshape(len(x), -1, spec.k))
         if shift is not None:
             amount = np.minimum(shift, spec.maximum_table_shift)[:, None, None]
-            half = round_tables(half, np.exp2(amount), spec.entry_maximum)
-        # Sign bit on top of the index: a set sign reads the stored entry negated.
-        tables = np.concatenate([half, -half], axis=-1).astype(np.int32)
+            tables = round_tables(tables, np.exp2(amount), spec.entry_maximum)
+        tables = tables.astype(np.int32)
         if weights.joint == 2:
             tables = tables[:, 1::2, :, None] + tables[:, 0::2, None, :]
             tables = tables.reshape(len(x), len(indices), -1)
@@ -157,3 +209,26 @@ def group_sums(
             psum[row, g] = (total.astype(np.int64) << shifts).sum(axis=0)
         row_sum[:, g] = part.sum(axis=1)
     return GroupSums(psum, row_sum)
+
+
+def slice_sums(
+    spec: LutTensorCore, fields: Mapping[str, np.ndarray], x: np.ndarray, planes: int, mode: int
+) -> np.ndarray:
+    """Sums of every slice, int64 [rows, slices, n], from the fields of weight beats.
+
+    `x` int64 [rows, slices, slice_k]. Only for exact tables.
+    """
+    rows, slices = x.shape[:2]
+    # [kg, beats, planes of a beat, slices, n]: places in a row's tables, one after another.
+    codes = fields["code"].reshape(slices, planes, spec.n, spec.planes_per_step, spec.kg)
+    codes = codes.transpose(4, 1, 3, 0, 2)
+    table = np.arange(slices * spec.kg).reshape(slices, spec.kg).T
+    places = (table[:, None, None, :, None] << spec.code_bits) + codes
+    beats = np.arange(planes)[:, None] * (spec.planes_per_step if mode != 1 else 0)
+    shifts = beats + np.arange(spec.planes_per_step)
+    tables = full_tables(spec, x.reshape(rows, slices, spec.kg, spec.k)).reshape(rows, -1)
+    found = np.empty((rows, slices, spec.n), np.int64)
+    for row in range(rows):
+        looked_up = tables[row].take(places).sum(axis=0)
+        found[row] = (looked_up << shifts[:, :, None, None]).sum(axis=(0, 1))
+    return found

@@ -18,8 +18,10 @@ from sim.program import program_cycles
 from sim.workload import Linear
 from sw.compile import Program, compile_stages
 from sw.place import PlaceError, Stage, images, share_input, stage
-from sw.quant import ScaledTensor
+from sw.quant import QuantActivations, ScaledTensor, quantize_activations
 from verif.core_programs import random_core
+from verif.driver import DRIVERS, random_weights
+from verif.vectors import Shape
 
 BUSY_ORDERS = 3
 """Random orders of events that every program is run in."""
@@ -27,20 +29,19 @@ BUSY_ORDERS = 3
 
 def random_tensor(core: CoreSpec, rng: np.random.Generator, n: int, k: int) -> ScaledTensor:
     """Any codes, scales and offsets that the core can hold."""
-    widest = core.engine.weight_bits
-    ternary = widest > 1 and rng.random() < 0.2
-    codes = WeightCodes(2, True) if ternary else WeightCodes(int(rng.integers(1, widest + 1)))
+    codes = core.engine.formats[rng.integers(len(core.engine.formats))]
     group = int(rng.choice([rng.integers(1, k + 1), min(k, core.engine.group_size), k]))
     groups = (n, -(-k // group))
     most = 1 << core.offset_bits - 1
     return ScaledTensor(
-        codes=rng.integers(0, codes.levels, (n, k), dtype=np.uint8),
         format=codes,
+        coding=core.engine.coding_of(codes),
         group=group,
         scale=rng.integers(0, 1 << core.scale_bits, groups).astype(np.uint16),
         offset=rng.integers(-most, most, groups).astype(np.int16),
         offset_shift=int(rng.integers(0, 16)),
         unit=np.ones(n, np.float32),
+        **random_weights(core.engine, codes, Shape(1, n, k, group), rng),
     )
 
 
@@ -71,11 +72,14 @@ def random_stages(
 
 
 def plain(core: CoreSpec, tensor: ScaledTensor, x: np.ndarray) -> np.ndarray:
-    """sum over g of scale * (sum of value(q) * x) + (offset << shift) * (sum of x), one by one."""
+    """sum over g of scale * (sum of v * x) + (offset << shift) * (sum of x), one by one."""
+    specials = range(max(1, len(tensor.format.specials)))
+    values = np.array([tensor.coding.values(tensor.format, each) for each in specials])
     total = np.zeros((len(x), tensor.shape[0]), np.int64)
     for k in range(tensor.shape[1]):
         g = k // tensor.group
-        value = 2 * tensor.codes[:, k].astype(np.int64) - (tensor.format.levels - 1)
+        special = 0 if tensor.special is None else tensor.special[:, g]
+        value = values[special, tensor.codes[:, k]]
         weight = tensor.scale[:, g] * value + (
             tensor.offset[:, g].astype(np.int64) << tensor.offset_shift
         )
@@ -83,10 +87,17 @@ def plain(core: CoreSpec, tensor: ScaledTensor, x: np.ndarray) -> np.ndarray:
     return total
 
 
+def activations(core: CoreSpec, rng: np.random.Generator, size: tuple) -> QuantActivations:
+    """Uniform rows, each up to its greatest integer."""
+    return quantize_activations(
+        rng.uniform(-1, 1, size).astype(np.float32), core.engine.activations
+    )
+
+
 def run(
     program: Program,
     tensors: dict[str, ScaledTensor],
-    inputs: list[np.ndarray],
+    inputs: list[QuantActivations],
     rng: np.random.Generator | None,
 ) -> list[dict[str, np.ndarray]]:
     """Results of every stage, each read when the host is called, after which the input is gone."""
@@ -100,7 +111,8 @@ def run(
 
     def write() -> None:
         batch = program.batches[len(found)]
-        data = batch.pack_input(inputs[len(found)])
+        a = inputs[len(found)]
+        data = batch.pack_input(a.codes, a.exponent)
         memory[batch.input_address : batch.input_address + len(data)] = data
 
     def host() -> None:
@@ -116,11 +128,12 @@ def run(
     return found
 
 
+@pytest.mark.parametrize("kind", DRIVERS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("seed", range(40))
-def test_random_layers_on_random_cores(seed):
+def test_random_layers_on_random_cores(seed, kind):
     rng = np.random.default_rng(seed)
     while True:
-        core = random_core(rng)
+        core = random_core(rng, kind)
         try:
             stages, tensors = random_stages(core, rng, int(rng.integers(1, 4)))
             tensors = {name: fitting(core, tensor) for name, tensor in tensors.items()}
@@ -130,17 +143,13 @@ def test_random_layers_on_random_cores(seed):
     rows = int(rng.integers(1, 5 * core.engine.m + 2))
     program = compile_stages(core, stages, rows, stages[-1].end + int(rng.integers(0, 9999)))
     isa.check_program(core, program.instructions, program.address)
-    most = core.engine.activations.maximum
-    inputs = [
-        rng.integers(-most, most + 1, (rows, each.layers[0].linear.k)).astype(np.int32)
-        for each in stages
-    ]
+    inputs = [activations(core, rng, (rows, each.layers[0].linear.k)) for each in stages]
     for order in range(BUSY_ORDERS + 1):
         order_rng = np.random.default_rng(order) if order else None
         results = run(program, tensors, inputs, order_rng)
-        for x, found in zip(inputs, results, strict=True):
+        for a, found in zip(inputs, results, strict=True):
             for name, values in found.items():
-                assert np.array_equal(values, plain(core, tensors[name], x)), (core, name, order)
+                assert np.array_equal(values, plain(core, tensors[name], a.x)), (core, name, order)
     cycles = program_cycles(core, program.instructions, MemoryTiming(), program.address)
     assert len(cycles.syncs) == len(stages) - 1
 
@@ -170,10 +179,12 @@ def test_inputs_longer_than_the_buffer_are_taken_in_parts():
     """Rows of 160 bytes and a buffer of 128: parts of K, loaded anew for every column tile."""
     rng = np.random.default_rng(0)
     codes = WeightCodes(4)
+    coding = TINY.engine.coding_of(codes)
     scale = rng.integers(0, 256, (11, 10)).astype(np.uint16)
     tensor = ScaledTensor(
         codes=rng.integers(0, 16, (11, 160), dtype=np.uint8),
         format=codes,
+        coding=coding,
         group=16,
         scale=scale,
         offset=rng.integers(-128, 128, (11, 10)).astype(np.int16),
@@ -186,10 +197,10 @@ def test_inputs_longer_than_the_buffer_are_taken_in_parts():
     loads = [each for each in program.instructions if each.operation.name == "load"]
     inputs = [each for each in loads if isa.BUFFERS[each["buffer"]] == "activation"]
     assert len(inputs) == placed.column_tiles * len(placed.parts) * len(program.batches[0].blocks)
-    x = rng.integers(-127, 128, (7, 160)).astype(np.int32)
+    a = activations(TINY, rng, (7, 160))
     for order in range(BUSY_ORDERS):
-        (found,) = run(program, {"long": tensor}, [x], np.random.default_rng(order))
-        assert np.array_equal(found["long"], plain(TINY, tensor, x))
+        (found,) = run(program, {"long": tensor}, [a], np.random.default_rng(order))
+        assert np.array_equal(found["long"], plain(TINY, tensor, a.x))
 
 
 def test_programs_for_different_rows_share_the_weights():
@@ -199,11 +210,11 @@ def test_programs_for_different_rows_share_the_weights():
     tensor = fitting(core, random_tensor(core, rng, 50, 200))
     placed = stage(core, "layer", [linear("layer", tensor)], 0, {"layer": tensor.offset_shift})
     for rows in (1, 3, 20):
-        x = rng.integers(-127, 128, (rows, 200)).astype(np.int32)
+        a = activations(core, rng, (rows, 200))
         program = compile_stages(core, [placed], rows, placed.end)
         assert program.instructions == compile_stages(core, [placed], rows, placed.end).instructions
-        (found,) = run(program, {"layer": tensor}, [x], rng)
-        assert np.array_equal(found["layer"], plain(core, tensor, x))
+        (found,) = run(program, {"layer": tensor}, [a], rng)
+        assert np.array_equal(found["layer"], plain(core, tensor, a.x))
 
 
 def shape(n: int, k: int, bits: int = 4, group: int = 32) -> Linear:

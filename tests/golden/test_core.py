@@ -7,15 +7,21 @@ import pytest
 
 from hw import isa
 from hw.isa import DeadlockError, IsaError, Unit, instruction
-from hw.spec import LutTensorCore, SpecError
+from hw.spec import LutTensorCore, Mac, SpecError
 from hw.spec.core import CoreSpec
-from hw.spec.formats import WeightCodes
+from hw.spec.formats import TERNARY, WeightCodes
 from hw.spec.presets import PRESETS
 from sim.golden.core import execute
 
 LOAD, COMPUTE, STORE = Unit
 PROGRAM, WEIGHT, ACTIVATION, SCALE, RESULT = (i << 16 for i in range(5))
-FORMATS = [WeightCodes(bits) for bits in range(1, 9)] + [WeightCodes(2, ternary=True)]
+FORMATS = [WeightCodes(bits) for bits in range(1, 9)] + [TERNARY]
+
+
+def value(engine, weight_format, q):
+    """What an engine multiplies by for the code q: half steps around the middle, or whole ones."""
+    levels = weight_format.levels
+    return 2 * q - (levels - 1) if isinstance(engine, LutTensorCore) else q - levels // 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,9 @@ class Layer:
         group = self.group_slices * core.engine.slice_k
         lowest = -core.engine.activations.maximum
         x = np.maximum(self.x, lowest).astype(object)
-        values = [[self.weight_format.value(int(q)) for q in row] for row in self.codes]
+        values = [
+            [value(core.engine, self.weight_format, int(q)) for q in row] for row in self.codes
+        ]
         w = np.array(values, object)
         total = np.zeros((rows, columns), object)
         for g, start in enumerate(range(0, x.shape[1], group)):
@@ -88,20 +96,42 @@ def elements(values, bits):
     return sum((int(value) % (1 << bits)) << i * bits for i, value in enumerate(values))
 
 
+def planes_and_mode(engine, weight_format):
+    """Bit planes by tables, of which ternary ones weigh the same; whole codes by multipliers."""
+    if isinstance(engine, LutTensorCore):
+        return weight_format.bits, int(weight_format == TERNARY)
+    return 1, 0
+
+
+def folded_signs(engine, layer, start, plane):
+    """One plane of a slice's codes: sign bits, in each table XORed with its top one."""
+    codes = []
+    for column in layer.codes:
+        for table in range(start, start + engine.slice_k, engine.k):
+            q = [int(code) for code in column[table : table + engine.k]]
+            ternary = layer.weight_format == TERNARY
+            signs = [int(c > plane) if ternary else c >> plane & 1 for c in q]
+            folded = [sign ^ signs[-1] for sign in signs[:-1]]
+            codes.append(elements([*folded, signs[-1]], 1))
+    return elements(codes, engine.k)
+
+
+def whole_codes(engine, layer, start, plane):
+    """A slice's weights in two's complement."""
+    part = layer.codes[:, start : start + engine.slice_k].ravel()
+    weights = [value(engine, layer.weight_format, int(q)) for q in part]
+    return elements(weights, engine.weight_bits)
+
+
 def weight_bytes(core, layer):
-    engine, k = core.engine, core.engine.k
-    beats = []
-    for start in range(0, layer.codes.shape[1], engine.slice_k):
-        for plane in range(layer.weight_format.planes):
-            codes = []
-            for column in layer.codes:
-                for table in range(start, start + engine.slice_k, k):
-                    q = [int(code) for code in column[table : table + k]]
-                    ternary = layer.weight_format.ternary
-                    signs = [int(c > plane) if ternary else c >> plane & 1 for c in q]
-                    folded = [sign ^ signs[-1] for sign in signs[:-1]]
-                    codes.append(elements([*folded, signs[-1]], 1))
-            beats.append(elements(codes, k))
+    engine = core.engine
+    beat = folded_signs if isinstance(engine, LutTensorCore) else whole_codes
+    planes, _ = planes_and_mode(engine, layer.weight_format)
+    beats = [
+        beat(engine, layer, start, plane)
+        for start in range(0, layer.codes.shape[1], engine.slice_k)
+        for plane in range(planes)
+    ]
     return beat_words(core.weight_buffer, beats)
 
 
@@ -134,13 +164,14 @@ def put(memory, address, data):
 
 
 def matmul(core, layer, **changes):
+    planes, mode = planes_and_mode(core.engine, layer.weight_format)
     return instruction(
         "matmul",
         slices=layer.x.shape[1] // core.engine.slice_k,
         row_tiles=len(layer.x) // core.engine.m,
         group_slices=layer.group_slices,
-        planes=layer.weight_format.planes,
-        ternary=int(layer.weight_format.ternary),
+        planes=planes,
+        mode=mode,
         offset_shift=layer.offset_shift,
         **{"weight": 0, "activation": 0, "scale": 0, "accumulator": 0, "accumulate": 0, **changes},
     )
@@ -188,16 +219,17 @@ def blank(rng):
     return rng.integers(0, 256, 5 << 16).astype(np.uint8)
 
 
-def random_core(rng):
+def random_core(rng, kind):
+    own = {"kg": int(rng.integers(1, 5))} if kind is LutTensorCore else {}
     while True:
-        engine = LutTensorCore(
+        engine = kind(
             m=int(rng.integers(1, 4)),
             n=int(rng.choice([1, 2, 4, 6, 8, 16])),
             k=int(rng.integers(2, 7)),
-            kg=int(rng.integers(1, 5)),
             activation_bits=int(rng.choice([4, 8, 13, 16])),
             weight_bits=8,
             group_size=int(rng.integers(1, 100)),
+            **own,
         )
         try:
             return CoreSpec(
@@ -217,11 +249,12 @@ def random_core(rng):
             continue
 
 
+@pytest.mark.parametrize("kind", [LutTensorCore, Mac])
 @pytest.mark.parametrize("seed", range(40))
-def test_a_layer_equals_its_definition(seed):
+def test_a_layer_equals_its_definition(seed, kind):
     """Two runs of K, the second added to the first, in a bank and at addresses of its own."""
     rng = np.random.default_rng(seed)
-    core = random_core(rng)
+    core = random_core(rng, kind)
     row_tiles = int(rng.integers(1, core.bank_words // core.scale_steps + 1))
     row_tiles = min(row_tiles, 4)
     first, second = (random_layer(core, rng, int(rng.integers(1, 20)), row_tiles) for _ in "ab")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hw.files import sha256
-from hw.spec import LutTensorCore
+from hw.spec import LutTensorCore, SpecError
 from hw.spec.formats import WeightCodes
 from hw.spec.presets import ENGINES
 from sim.golden import integer
@@ -142,12 +142,23 @@ def test_a_prompt_at_once_equals_token_by_token():
     np.testing.assert_allclose(np.concatenate(parts), at_once, atol=2e-4)
 
 
-@pytest.mark.parametrize("accel", ENGINES)
-@pytest.mark.parametrize("weights", ["w1g32s", "w2g128", "w4g32", "w3s", "tg64"])
-def test_tables_and_integers_give_identical_logits(accel, weights):
+def exact_on(accel, weights):
+    """Rounded tables are no integer product."""
     spec = ENGINES[accel]
-    if spec.table_bits is not None:
-        pytest.skip("rounded tables are no integer product")
+    return spec.exact and spec.accepts(parse_weights(weights).rounding.format)
+
+
+@pytest.mark.parametrize(
+    ("accel", "weights"),
+    [
+        (accel, weights)
+        for accel in ENGINES
+        for weights in ("w1g32s", "w2g128", "w4g32", "w3s", "tg64")
+        if exact_on(accel, weights)
+    ],
+)
+def test_golden_models_and_integers_give_identical_logits(accel, weights):
+    spec = ENGINES[accel]
     subject, choice = model("evolute-tiny"), parse_weights(weights)
     ids = subject.tokenizer.encode(STORY)
     found = []
@@ -171,7 +182,8 @@ def test_engine_layer_is_the_formula(bits):
     tensor = quantize(dequantized(subject.tensors["0.q"]), choice.rounding)
     x = rng.normal(size=(2, 128)).astype(np.float32)
     a = quantize_activations(x, spec.activations)
-    sums = integer.group_sums(a.x, tensor.codes, tensor.format, tensor.group)
+    weights = integer.weights(spec, tensor.codes, tensor.format, tensor.group)
+    sums = integer.group_sums(a.x, weights, tensor.group)
     (found,) = engine_linears(subject, choice, spec)(["0.q"], x)
     for m, n in ((0, 0), (1, 17), (1, 127)):
         total = Fraction(0)
@@ -229,7 +241,7 @@ def test_choices_that_cannot_run_are_refused():
     subject = model("evolute-tiny")
     with pytest.raises(QuantError, match="stores no codes"):
         workload(subject, NATIVE, LutTensorCore())
-    with pytest.raises(Exception, match="weight_bits: must be at least 8 to run w8g32"):
+    with pytest.raises(SpecError, match=r"weights: must be one of w1, .* on this engine, got 'w8'"):
         workload(subject, parse_weights("w8g32"), LutTensorCore(weight_bits=4))
     assert not workload(subject, FLOAT, LutTensorCore()).linears
 

@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw.spec import LutTensorCore, SpecError
-from hw.spec.formats import WeightCodes
+from hw.spec.formats import TERNARY, Kind, WeightCodes
 from sim.golden import integer
 from sim.golden import lut_tensor_core as golden
 
-FORMATS = [WeightCodes(bits) for bits in range(1, 9)] + [WeightCodes(2, ternary=True)]
+FORMATS = [WeightCodes(bits) for bits in range(1, 9)] + [TERNARY]
 
 
 def product(x, codes, weight_format, group):
-    """Sums by definition, one Python integer at a time."""
+    """Sums by definition, one Python integer at a time: code q counts as 2*q - (levels - 1)."""
     m, k = x.shape
     n = codes.shape[0]
     psum = np.zeros((m, math.ceil(k / group), n), object)
     for row, column, i in itertools.product(range(m), range(n), range(k)):
-        value = weight_format.value(int(codes[column, i]))
+        value = 2 * int(codes[column, i]) - (weight_format.levels - 1)
         psum[row, i // group, column] += value * int(x[row, i])
     return psum
 
@@ -39,7 +39,7 @@ def test_both_models_equal_the_definition(weight_format):
     spec = LutTensorCore(weight_bits=8)
     x, codes = operands(rng, spec, weight_format, 2, 3, 45)
     expected = product(x, codes, weight_format, 16)
-    plain = integer.group_sums(x, codes, weight_format, 16)
+    plain = integer.group_sums(x, integer.weights(spec, codes, weight_format, 16), 16)
     looked_up = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, 16))
     assert (plain.psum == expected).all()
     assert (looked_up.psum == expected).all()
@@ -54,7 +54,7 @@ def test_lossless_lookup_equals_integer_multiplication(data):
         k=data.draw(st.integers(2, 6)),
         kg=data.draw(st.integers(1, 8)),
         activation_bits=data.draw(st.integers(4, 16)),
-        weight_bits=data.draw(st.integers(weight_format.planes, 8)),
+        weight_bits=data.draw(st.integers(weight_format.bits, 8)),
     )
     m, n, k = (data.draw(st.integers(1, top)) for top in (3, 9, 150))
     group = data.draw(st.sampled_from([1, 7, 32, 64, 128, 150]))
@@ -64,9 +64,105 @@ def test_lossless_lookup_equals_integer_multiplication(data):
         x[:] = spec.activations.maximum * data.draw(st.sampled_from([-1, 1]))
         codes[:] = data.draw(st.sampled_from([0, weight_format.levels - 1]))
     looked_up = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, group))
-    plain = integer.group_sums(x, codes, weight_format, group)
+    weights = integer.weights(spec, codes, weight_format, group)
+    plain = integer.group_sums(x, weights, group)
     assert (looked_up.psum == plain.psum).all()
     assert (looked_up.row_sum == plain.row_sum).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_every_kind_of_table_gives_the_product(data):
+    """Subsets, ternary digits and several planes a step, in every format that they run."""
+    base = data.draw(st.sampled_from([2, 2, 3]))
+    planes = data.draw(st.sampled_from([1, 2, 4])) if base == 2 else 1
+    spec = LutTensorCore(
+        k=data.draw(st.integers(2, 6 if base == 2 else 3)),
+        base=base,
+        mirrored=base == 3 or data.draw(st.booleans()),
+        planes_per_step=planes,
+        activation_bits=data.draw(st.integers(4, 16)),
+        weight_bits=planes * data.draw(st.integers(1, 8 // planes)) if base == 2 else 2,
+    )
+    weight_format = data.draw(st.sampled_from(spec.formats))
+    m, n, k = (data.draw(st.integers(1, top)) for top in (3, 9, 60))
+    group = data.draw(st.sampled_from([1, 7, 32, 60]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    x, codes = operands(rng, spec, weight_format, m, n, k)
+    found = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, group))
+    plain = integer.group_sums(x, integer.weights(spec, codes, weight_format, group), group)
+    assert (found.psum == plain.psum).all()
+    assert (found.row_sum == plain.row_sum).all()
+
+
+def test_formats_of_each_kind_of_table():
+    def names(**changes):
+        return [each.name for each in LutTensorCore(**changes).formats]
+
+    assert names(weight_bits=4, planes_per_step=2) == ["w2", "w4", "ternary"]
+    assert names(weight_bits=8, planes_per_step=4) == ["w4", "w8"]
+    assert names(weight_bits=2, base=3, k=3) == ["ternary"]
+    subsets = LutTensorCore(weight_bits=2, mirrored=False)
+    assert subsets.coding_of(TERNARY).values(TERNARY) == (0, 1, 2)
+    assert subsets.coding_of(WeightCodes(2)).values(WeightCodes(2)) == (0, 1, 2, 3)
+    both = LutTensorCore(weight_bits=2, planes_per_step=2)
+    assert both.coding_of(TERNARY).values(TERNARY) == (-3, -1, 1)
+    assert both.slice_steps(TERNARY) == 1 and both.shifts == (0,)
+
+
+@pytest.mark.parametrize(("k", "entries", "bits"), [(2, 4, 4), (3, 13, 5)])
+def test_ternary_codes_are_those_of_tl2(k, entries, bits):
+    """arXiv 2502.11880: three weights in a sign and the magnitude, at most 13, of a number to base
+    3: 5 bits, 1.67 a weight."""
+    spec = LutTensorCore(k=k, kg=1, base=3, weight_bits=2)
+    assert (spec.entries, spec.code_bits) == (entries, bits)
+    x = np.random.default_rng(k).integers(-127, 128, k)
+    tables = golden.full_tables(spec, x)
+    seen = set()
+    for digits in itertools.product(range(3), repeat=k):
+        code = int(golden.table_codes(spec, np.array(digits, np.uint8)))
+        assert code & (1 << bits - 1) - 1 <= entries
+        assert tables[code] == sum(
+            (digit - 1) * int(value) for digit, value in zip(digits, x, strict=True)
+        )
+        seen.add(code)
+    assert len(seen) == 3**k
+
+
+def test_rounded_subset_tables_equal_the_formula():
+    """As for mirrored tables, with planes of 0 and 1, two a step."""
+    rng = np.random.default_rng(6)
+    spec = LutTensorCore(k=3, table_bits=6, mirrored=False, planes_per_step=2, weight_bits=2)
+    x, codes = operands(rng, spec, WeightCodes(2), 2, 4, 30)
+    shift = golden.table_shift(spec, x, 30)
+    found = golden.group_sums(spec, x, golden.encode(spec, codes, WeightCodes(2), 30), shift)
+    for row, column in itertools.product(range(2), range(4)):
+        expected = 0
+        for plane, start in itertools.product(range(2), range(0, 30, 3)):
+            total = sum(
+                int(x[row, i]) for i in range(start, start + 3) if codes[column, i] >> plane & 1
+            )
+            entry = round(total / 2 ** int(shift[row]))
+            assert abs(entry) <= spec.entry_maximum
+            expected += entry << plane
+        assert found.psum[row, 0, column] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"base": 4}, "base: must be 2 or 3"),
+        ({"base": 3, "weight_bits": 2}, "k: must be 2 or 3 ternary digits, got 4"),
+        ({"base": 3, "k": 3}, "weight_bits: must be 2"),
+        ({"base": 3, "k": 3, "weight_bits": 2, "planes_per_step": 2}, "planes_per_step: must be 1"),
+        ({"base": 3, "k": 3, "weight_bits": 2, "mirrored": False}, "mirrored: must be true"),
+        ({"planes_per_step": 3}, "planes_per_step: must be 1, 2 or 4"),
+        ({"planes_per_step": 2, "weight_bits": 3}, "weight_bits: must be a multiple"),
+    ],
+)
+def test_impossible_tables_are_refused(changes, rule):
+    with pytest.raises(SpecError, match=rule):
+        LutTensorCore(**changes)
 
 
 @pytest.mark.parametrize("k", range(2, 7))
@@ -166,10 +262,11 @@ def test_table_rounding_error_is_as_measured(scaled_groups, published):
 def test_refusals():
     spec = LutTensorCore(weight_bits=2)
     codes = np.zeros((1, 4), np.uint8)
-    with pytest.raises(SpecError, match="weight_bits"):
-        golden.encode(spec, codes, WeightCodes(3), 4)
+    for refused in (WeightCodes(3), WeightCodes(4, Kind.BITMOD)):
+        with pytest.raises(SpecError, match=f"weights: must be one of w1, .* got '{refused.name}'"):
+            golden.encode(spec, codes, refused, 4)
     encoded = golden.encode(spec, codes, WeightCodes(2), 4)
     with pytest.raises(SpecError, match="shift"):
         golden.group_sums(spec, np.zeros((1, 4)), encoded, np.zeros(1, int))
     with pytest.raises(OverflowError):
-        integer.exact_float(WeightCodes(8), 2**15, 2**40)
+        integer.exact_float(255, 2**15, 2**40)

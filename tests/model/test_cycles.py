@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw.spec import LutTensorCore
+from hw.spec import LutTensorCore, Mac
 from hw.spec.formats import WeightCodes
 from sim.cycles import fold, run_cycles
-from sim.schedule.lut_tensor_core import Run, plan, steps
+from sim.schedule import Run, plan, steps
 from sim.workload import Linear
 
 runs = st.builds(
@@ -16,19 +16,22 @@ runs = st.builds(
     slices=st.integers(1, 9),
     group_slices=st.integers(1, 5),
     planes=st.integers(1, 8),
+    beat_steps=st.sampled_from([1, 1, 2, 5]),
 )
+engines = st.sampled_from(
+    [LutTensorCore(weight_bits=8), Mac(), Mac(m=2, n=5, k=1, arrangement="systolic")]
+)
+"""One with two registers before the multiplication, one with one, one that keeps results."""
 
 
-@given(st.lists(runs, min_size=1, max_size=3))
-def test_closed_form_equals_the_fold(commands):
-    spec = LutTensorCore(weight_bits=8)
+@given(engines, st.lists(runs, min_size=1, max_size=3))
+def test_closed_form_equals_the_fold(spec, commands):
     assert fold(spec, commands).cycles == run_cycles(spec, commands)
 
 
 @settings(deadline=None)
-@given(runs, st.integers(0, 2**32))
-def test_pauses_never_help_and_transfers_stay_in_order(run, seed):
-    spec = LutTensorCore(weight_bits=8)
+@given(engines, runs, st.integers(0, 2**32))
+def test_pauses_never_help_and_transfers_stay_in_order(spec, run, seed):
     rng = np.random.default_rng(seed)
     names = ("command", "activation", "weight", "result")
     pauses = {name: rng.random(200) < 0.5 for name in names}
@@ -44,15 +47,19 @@ def test_pauses_never_help_and_transfers_stay_in_order(run, seed):
 def test_steps_walk_the_loops(run):
     walked = steps(run)
     expected = [
-        (tile * run.slices + s, p == run.planes - 1,
-         p == run.planes - 1 and ((s + 1) % run.group_slices == 0 or s == run.slices - 1))
+        (tile * run.slices + s, b == 0, b == run.beat_steps - 1,
+         (p, b) == (run.planes - 1, run.beat_steps - 1),
+         (p, b) == (run.planes - 1, run.beat_steps - 1)
+         and ((s + 1) % run.group_slices == 0 or s == run.slices - 1))
         for tile in range(run.tiles)
         for s in range(run.slices)
         for p in range(run.planes)
+        for b in range(run.beat_steps)
     ]  # fmt: skip
-    found = zip(walked.slice_index, walked.ends_slice, walked.ends_group, strict=True)
+    found = zip(*vars(walked).values(), strict=True)
     assert [tuple(each) for each in found] == expected
     assert walked.ends_group.sum() == run.results
+    assert walked.takes_beat.sum() == run.beats
 
 
 @given(
@@ -83,3 +90,8 @@ def test_a_layer_by_hand():
     run = plan(spec, Linear("q", 576, 576, WeightCodes(4), 32, 32), rows=1)
     assert run == Run(tiles=18, slices=72, group_slices=4, planes=4)
     assert run_cycles(spec, [run]) == 18 * 72 * 4 + 4
+    # Multipliers take whole weights, and have no tables to build.
+    spec = Mac(m=1, n=32, k=8, weight_bits=4)
+    run = plan(spec, Linear("q", 576, 576, WeightCodes(4), 32, 32), rows=1)
+    assert run == Run(tiles=18, slices=72, group_slices=4, planes=1)
+    assert run_cycles(spec, [run]) == 18 * 72 + 3

@@ -15,11 +15,12 @@ import pytest
 from hw import isa
 from hw.isa import DeadlockError, IsaError, Unit, instruction
 from hw.registers import COUNTERS
-from hw.spec import LutTensorCore, SpecError
+from hw.spec import LutTensorCore, Mac, SpecError
 from hw.spec.core import CoreSpec
 from sim.golden.core import execute
 from sim.memory import MemoryTiming
 from sim.program import _Server, program_cycles
+from verif.driver import DRIVERS
 
 LOAD, COMPUTE, STORE = Unit
 UNITS = (LOAD, COMPUTE, STORE)
@@ -73,6 +74,10 @@ def cut(core, first, words):
     return lengths
 
 
+def slice_steps(core, matmul):
+    return matmul["planes"] * core.engine.beat_steps(matmul["mode"])
+
+
 def compute_cycles(core, matmul):
     """From a matmul's issue to its end, result by result."""
     groups = []
@@ -80,12 +85,23 @@ def compute_cycles(core, matmul):
         slices = matmul["slices"]
         while slices:
             taken = min(slices, matmul["group_slices"])
-            groups.append(taken * matmul["planes"])
+            groups.append(taken * slice_steps(core, matmul))
             slices -= taken
     taken = core.stream_latency_cycles + core.engine.operand_latency_cycles
-    taken += groups[0] + core.engine.step_latency_cycles - 1
-    for steps in groups[1:]:
-        taken += max(steps, core.result_period_cycles)
+    latency, period = core.engine.step_latency_cycles, core.result_period_cycles
+    if core.engine.keeps_results:
+        step, left = taken - 1, -period
+        for steps in groups:
+            for of_group in range(steps):
+                step += 1
+                while of_group == steps - 1 and step <= left:
+                    step += 1
+            left = max(step + latency - 1, left + period)
+        taken = left + 1
+    else:
+        taken += groups[0] + latency - 1
+        for steps in groups[1:]:
+            taken += max(steps, period)
     return taken + core.scale_latency_cycles + core.scale_steps - 1
 
 
@@ -224,7 +240,7 @@ def walk(core, program, timing, patience=5000):
         _, current = pop(COMPUTE, now.compute is not None)
         if current is not None:
             new.compute = {"instruction": current, "end": cycle + compute_cycles(core, current)}
-            new.steps += current["row_tiles"] * current["slices"] * current["planes"]
+            new.steps += current["row_tiles"] * current["slices"] * slice_steps(core, current)
         _, current = pop(STORE, now.store is not None)
         if current is not None:
             first = cycle + core.store_latency_cycles
@@ -252,20 +268,14 @@ def walk(core, program, timing, patience=5000):
 
 def random_core(rng):
     """A legal core of any bus, small enough that its buffers fill."""
+    drivers = list(DRIVERS.values())
     while True:
-        engine = LutTensorCore(
-            m=int(rng.integers(1, 4)),
-            n=int(rng.choice([1, 2, 4, 8, 12, 16])),
-            k=int(rng.integers(2, 6)),
-            kg=int(rng.integers(1, 4)),
-            weight_bits=8,
-            group_size=int(rng.integers(4, 80)),
-        )
+        engine = drivers[rng.integers(len(drivers))].random_spec(rng)
         bus_bits = int(rng.choice([64, 128, 256, 512]))
         lanes = int(rng.choice([1, 2, 4, 8]))
         try:
             core = CoreSpec(
-                engine=engine,
+                engine=engine.evolve(m=min(3, engine.m), n=int(rng.choice([1, 2, 4, 8, 12, 16]))),
                 bus_bits=bus_bits,
                 burst_beats=int(rng.choice([4, 8, 16, 64])),
                 outstanding_reads=int(rng.choice([1, 2, 3, 8])),
@@ -317,7 +327,7 @@ def random_instruction(core, rng, name, **tokens):
                 "row_tiles": int(rng.integers(1, 5)),
                 "group_slices": int(rng.integers(1, core.engine.group_slices + 1)),
                 "planes": planes,
-                "ternary": int(planes == 2 and rng.integers(2)),
+                "mode": int(rng.choice(list(core.engine.modes))),
                 "accumulate": int(rng.integers(2)),
                 "offset_shift": int(rng.integers(8)),
             }
@@ -456,7 +466,7 @@ def test_a_refresh_holds_a_beat_back():
 
 def matmul(**changes):
     values = {"weight": 0, "activation": 0, "scale": 0, "accumulator": 0, "slices": 8}
-    values |= {"row_tiles": 1, "group_slices": 4, "planes": 4, "ternary": 0, "accumulate": 0}
+    values |= {"row_tiles": 1, "group_slices": 4, "planes": 4, "mode": 0, "accumulate": 0}
     return instruction("matmul", offset_shift=0, **{**values, **changes})
 
 
@@ -471,6 +481,10 @@ def test_a_matmul():
     found = program_cycles(CORE, [matmul(), HALT], MemoryTiming())
     assert found.steps == 32
     assert found.compute_cycles == first + 16 + done - 64
+    # Multipliers: one register less before a step, and a step for each slice.
+    core = CORE.evolve(engine=Mac(m=1, n=32, k=8), accumulators=512, scale_lanes=32)
+    done = core.scale_latency_cycles
+    assert cycles(matmul(planes=1), core=core) == 66 + 1 + 4 + 1 + 4 + done + 2
 
 
 def test_a_store():

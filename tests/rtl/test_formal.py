@@ -1,36 +1,35 @@
-"""Proofs over all inputs that the RTL's table arithmetic is what it claims (SAT, by Yosys)."""
+"""Proofs over all inputs that the RTL's arithmetic is what it claims (SAT, by Yosys)."""
+
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from amaranth.back import rtlil
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
-from hw import yosys
-from hw.rtl.arith import decode, half_sums, negate_if, round_shift, select, shift_left
+from hw.rtl.arith import (
+    booth_products,
+    decode,
+    half_sums,
+    negate_if,
+    round_shift,
+    select,
+    shift_left,
+    total,
+    total_signed,
+)
+from hw.rtl.bit_serial import BitSerialEngine
+from hw.rtl.mac import multiples, products, shifted
+from hw.spec.bit_serial import FLOAT_STEPS, TERMS, BitSerial, float_code
+from hw.spec.formats import Kind, WeightCodes
 from hw.tools import ToolError
-
-
-def prove(m: Module, inputs: list[Signal], equal: Value) -> None:
-    """Raise `ToolError` unless `equal` is 1 for every value of `inputs`."""
-    holds = Signal()
-    m.d.comb += holds.eq(equal)
-    text = rtlil.convert(m, ports=[*inputs, holds], name="top", emit_src=False)
-    script = [
-        "read_rtlil top.il",
-        "proc",
-        "flatten",
-        "opt -full",
-        "techmap",
-        "opt",
-        "sat -verify -prove holds 1 top",
-    ]
-    yosys.run(script, {"top.il": text}, (), timeout_s=300)
+from verif.proof import prove
 
 
 def looked_up(m: Module, x: list[Signal], code: Signal, bits: int) -> Value:
-    """One output of one table, as `hw.rtl.lut_tensor_core.Lookup` forms it."""
+    """One output of one table, as `hw.rtl.lut_tensor_core` forms it."""
     entries = half_sums(m, x, bits)
     value = select(entries, decode(code[:-1]))
-    return (negate_if(value, code[-1]) + code[-1])[:bits].as_signed()
+    return (negate_if(value, ~code[-1]) + ~code[-1])[:bits].as_signed()
 
 
 def signed_sum(x: list[Signal], code: Signal) -> Value:
@@ -73,10 +72,88 @@ def test_rounding_is_to_the_nearest_and_halves_to_even(maximum_shift):
     prove(m, [value, amount], bounded & (near | tie | too_high | too_low))
 
 
-def test_a_shift_by_one_hot_multiplies_by_its_power_of_two_or_zero():
-    value, amount, taken, m = Signal(signed(7)), Signal(2), Signal(), Module()
-    shifted = shift_left(value, [taken & (amount == i) for i in range(4)])
-    prove(m, [value, amount, taken], shifted == Mux(taken, value << amount, 0))
+@pytest.mark.parametrize("amounts", [(0, 1, 2, 3), (0,), (2, 0, 5)])
+def test_a_shift_by_one_hot_multiplies_by_its_power_of_two_or_zero(amounts):
+    value, index, m = Signal(signed(7)), Signal(2), Module()
+    shifted = shift_left(value, amounts, [index == i for i in range(len(amounts))])
+    expected = Const(0)
+    for i, amount in enumerate(amounts):
+        expected = Mux(index == i, value << amount, expected)
+    prove(m, [value, index], shifted == expected)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_the_products_of_a_code_sum_to_its_product(bits):
+    x, code, m = Signal(signed(5)), Signal(signed(bits)), Module()
+    prove(m, [x, code], total(booth_products(x, code)) == x * code)
+
+
+@pytest.mark.parametrize("form", [products, shifted])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_the_multiples_of_an_activation_sum_to_its_product(form, bits):
+    x, code, m = Signal(signed(5)), Signal(signed(bits)), Module()
+    found = total(form(m, "product", multiples(m, "x", x), code))
+    # Activations reach the multipliers within the symmetric range only.
+    prove(m, [x, code], (x == -16) | (found == x * code))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_inverted_signs_and_a_constant_are_sign_extensions(count):
+    values, m = [Signal(signed(4), name=f"v{i}") for i in range(count)], Module()
+    prove(m, values, total_signed(values) == total(values))
+
+
+def lane_sum(m: Module, spec: BitSerial, x: Signal, weights: dict, mode: int, steps: int) -> Value:
+    """What the only lane of a bit-serial engine adds up in all steps of a weight."""
+    engine, added = BitSerialEngine(spec), Const(0)
+    operands, _ = engine.operands(m, [x], {})
+    for step in range(steps):
+        sequencer: Any = SimpleNamespace(
+            plane=Const(step, 3),
+            beat_step=Const(step, 3),
+            mode=Const(mode, spec.mode_bits),
+            last_of_slice=Const(int(step == steps - 1)),
+        )
+        beat = {name: [value] for name, value in weights.items()}
+        if spec.has_planes:
+            beat["code"] = [weights["code"][step]]
+        m.submodules += (multiply := Module())
+        (psum,) = engine.multiply(multiply, operands, beat, sequencer)
+        added = added + (psum[: spec.step_bits].as_signed() << spec.shifts[step])
+    return added
+
+
+@pytest.mark.filterwarnings("ignore:.*BitSerialEngine.* created but never used")
+@pytest.mark.parametrize(
+    ("terms", "bits"),
+    [(terms, bits) for terms in TERMS for bits in range(4 if terms == "bitmod" else 1, 9)],
+)
+def test_the_terms_of_an_integer_sum_to_its_product(terms, bits):
+    spec = BitSerial(m=1, n=1, k=1, terms=terms, activation_bits=4, weight_bits=bits)
+    x, code, special, m = Signal(signed(4)), Signal(signed(bits)), Signal(2), Module()
+    weights = {"code": code} | ({"special": special} if spec.has_floats else {})
+    coding = spec.coding_of(WeightCodes(bits))
+    steps = coding.planes * spec.beat_steps(coding.mode)
+    found = lane_sum(m, spec, x, weights, coding.mode, steps)
+    prove(m, [x, code, special], (x == -8) | (found == x * code))
+
+
+@pytest.mark.filterwarnings("ignore:.*BitSerialEngine.* created but never used")
+@pytest.mark.parametrize("bits", [4, 5, 8])
+def test_the_terms_of_every_special_value_and_code_sum_to_its_product(bits):
+    """All 16 codes of FP4 in groups of all 4 special values, times any activation."""
+    spec = BitSerial(m=1, n=1, k=1, terms="bitmod", activation_bits=5, weight_bits=bits)
+    weight_format = WeightCodes(4, Kind.BITMOD)
+    x, number, special, m = Signal(signed(5)), Signal(4), Signal(2), Module()
+    code, value = Signal(signed(bits)), Signal(signed(6))
+    with m.Switch(Cat(number, special)):
+        for each in range(4):
+            for i, counted in enumerate(weight_format.values(each)):
+                with m.Case(each << 4 | i):
+                    m.d.comb += [value.eq(counted), code.eq(float_code(counted))]
+    mode, weights = spec.coding_of(weight_format).mode, {"code": code, "special": special}
+    found = lane_sum(m, spec, x, weights, mode, FLOAT_STEPS)
+    prove(m, [x, number, special], (x == -16) | (found == x * value))
 
 
 def test_a_wrong_claim_is_not_proved():
@@ -84,3 +161,6 @@ def test_a_wrong_claim_is_not_proved():
     code, m = Signal(3), Module()
     with pytest.raises(ToolError):
         prove(m, [*x, code], looked_up(m, x, code, 5) == signed_sum(x, code) + 1)
+    x, code, m = Signal(signed(5)), Signal(signed(4)), Module()
+    with pytest.raises(ToolError):
+        prove(m, [x, code], total(booth_products(x, code)[:-1]) == x * code)

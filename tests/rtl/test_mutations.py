@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,12 +15,18 @@ from click.testing import CliRunner
 
 import evolute
 from hw.export import to_verilog
-from hw.rtl import BUILD, sequencer
-from hw.rtl import lut_tensor_core as engine
-from hw.spec.lut_tensor_core import LutTensorCore
+from hw.rtl import BUILD, arith, bit_serial, engine, lut_tensor_core, mac, sequencer
+from hw.spec import BitSerial, Engine, LutTensorCore, Mac, VqCodebook, engine_of
 from verif.verify import verify
 
 SPEC = LutTensorCore(m=2, n=3, k=3, kg=2, activation_bits=5, weight_bits=3, group_size=13)
+SUBSETS = SPEC.evolve(mirrored=False, planes_per_step=2, weight_bits=4)
+DIGITS = SPEC.evolve(base=3, weight_bits=2)
+MULTIPLIERS = Mac(m=2, n=3, k=5, activation_bits=5, weight_bits=5, group_size=13)
+SYSTOLIC = MULTIPLIERS.evolve(k=1, arrangement="systolic")
+CODEWORDS = VqCodebook(n=4, k=2, v=2, entries=4, activation_bits=5, weight_bits=5, group_size=13)
+PLANES = BitSerial(m=2, n=3, k=5, terms="planes", activation_bits=5, weight_bits=4, group_size=13)
+FLOATS = PLANES.evolve(terms="bitmod", weight_bits=5)
 
 
 @dataclass(frozen=True)
@@ -31,29 +39,54 @@ class Mutant:
     new: str
     found_in: str
     """Words that the account of some difference must contain."""
+    spec: Engine = SPEC
 
 
 MUTANTS = (
     Mutant(
         "sign: negation without its carry",
-        engine,
-        "negate_if(value, sign) + sign",
-        "negate_if(value, sign)",
+        lut_tensor_core,
+        "carry = negative & ~shared if spec.shared_bits else negative",
+        "carry = Const(0)",
         "psum",
     ),
     Mutant(
         "tree: drops its first table",
-        engine,
-        "enumerate(tables)",
-        "enumerate(tables[1:], 1)",
+        lut_tensor_core,
+        "enumerate(of_row)",
+        "enumerate(of_row[1:], 1)",
         "psum",
     ),
     Mutant(
         "shift: ternary planes weighed as binary ones",
-        engine,
-        "Mux(sequencer.ternary, 0, sequencer.plane)",
+        lut_tensor_core,
+        "Mux(sequencer.mode == 1, 0, sequencer.plane)",
         "sequencer.plane",
         "psum",
+    ),
+    Mutant(
+        "planes: of one step weighed alike",
+        lut_tensor_core,
+        "Cat(Const(0, plane), value[:-1], ~value[-1])",
+        "Cat(value[:-1], ~value[-1])",
+        "psum",
+        SUBSETS,
+    ),
+    Mutant(
+        "shift: a step of two planes counted as one",
+        lut_tensor_core,
+        "Cat(Const(0, log2(self.spec.planes_per_step)), sequencer.plane)",
+        "sequencer.plane",
+        "psum",
+        SUBSETS,
+    ),
+    Mutant(
+        "digits: the last entry never selected",
+        lut_tensor_core,
+        "places[1 : spec.entries + 1]",
+        "[*places[1 : spec.entries], Const(0, 1)]",
+        "psum",
+        DIGITS,
     ),
     Mutant(
         "accumulator: not cleared at the start of a group",
@@ -65,7 +98,7 @@ MUTANTS = (
     Mutant(
         "row sums: added once per plane",
         engine,
-        '"add_sums": sequencer.plane == 0',
+        '"add_sums": sequencer.first_of_slice',
         '"add_sums": Const(1)',
         "row_sum",
     ),
@@ -79,14 +112,14 @@ MUTANTS = (
     Mutant(
         "groups: a tile's end does not end its last one",
         sequencer,
-        '(in_group == limit["group_slices_minus_1"]) | last_slice',
-        'in_group == limit["group_slices_minus_1"]',
+        '(in_group == fields["group_slices_minus_1"]) | last_slice',
+        'in_group == fields["group_slices_minus_1"]',
         "golden",
     ),
     Mutant(
         "weights: a bubble after every beat",
         engine,
-        "self.weight.ready.eq(~code_valid | step)",
+        "self.weight.ready.eq(~code_valid | used)",
         "self.weight.ready.eq(~code_valid)",
         "moves in cycle",
     ),
@@ -120,26 +153,186 @@ MUTANTS = (
         "code_valid = Signal(reset_less=True)",
         "reset during",
     ),
+    Mutant(
+        "operands: kept for a slice too long",
+        engine,
+        'moves = Signal(name="moves") if prepares else release',
+        'moves = Signal(name="moves") if prepares else release & ~self.activation.valid',
+        "moves in cycle",
+        MULTIPLIERS,
+    ),
+    Mutant(
+        "products: negation without its carry",
+        arith,
+        "Cat(Const(0, place), negative)",
+        "Cat(Const(0, place), Const(0, 1))",
+        "psum",
+        CODEWORDS,
+    ),
+    Mutant(
+        "products: the digit 2 only where it is negative",
+        arith,
+        "(high & ~middle & ~below) | (~high & middle & below)",
+        "high & ~middle & ~below",
+        "psum",
+        CODEWORDS,
+    ),
+    Mutant(
+        "multipliers: every row takes the first row's activations",
+        mac,
+        "range(row * spec.k, (row + 1) * spec.k)",
+        "range(spec.k)",
+        "psum of row 1",
+        MULTIPLIERS,
+    ),
+    Mutant(
+        "multipliers: the tree drops a product",
+        mac,
+        "zip(x, codes, strict=True)",
+        "zip(x[1:], codes[1:], strict=True)",
+        "psum",
+        MULTIPLIERS,
+    ),
+    Mutant(
+        "multipliers: the sign bit counts as positive",
+        mac,
+        "other = x.negative if place == len(code) - 2 else x.triple",
+        "other = x.triple",
+        "psum",
+        MULTIPLIERS,
+    ),
+    Mutant(
+        "systolic: sums start in all columns at once",
+        mac,
+        'first = later(f"first{column}", first)',
+        "pass",
+        "psum",
+        SYSTOLIC,
+    ),
+    Mutant(
+        "systolic: a group ends while results wait",
+        mac,
+        "return ~(sequencer.last & held & ~leaves)",
+        "return Const(1)",
+        "before",
+        SYSTOLIC,
+    ),
+    Mutant(
+        "systolic: nothing to multiply is multiplied",
+        mac,
+        "operands & step.replicate(len(operands))",
+        "operands",
+        "psum",
+        SYSTOLIC,
+    ),
+    Mutant(
+        "systolic: reset leaves the end of a group on its way",
+        mac,
+        'later(f"last{column}", last, reset_less=False)',
+        'later(f"last{column}", last)',
+        "reset during",
+        SYSTOLIC.evolve(n=9, group_size=1),
+    ),
+    Mutant(
+        "systolic: a result waits for the first column only",
+        mac,
+        "self.ended.eq(last)  # the last of these assignments holds",
+        "self.ended.eq(columns[0][2])",
+        "golden",
+        SYSTOLIC,
+    ),
+    Mutant(
+        "shift and add: the sign bit counts as positive",
+        mac,
+        "masked(x.negative, code[top]) << top",
+        "masked(x.x, code[top]) << top",
+        "psum",
+        MULTIPLIERS.evolve(multiplier="shift_add"),
+    ),
+    Mutant(
+        "planes: the top one is added",
+        bit_serial,
+        "top = sequencer.last_of_slice",
+        "top = Const(0)",
+        "psum",
+        PLANES,
+    ),
+    Mutant(
+        "signed sums: the constant is of one value too few",
+        arith,
+        "Const(-(len(values) <<",
+        "Const(-(len(values) - 1 <<",
+        "psum",
+        PLANES,
+    ),
+    Mutant(
+        "digits: as many steps for every integer",
+        bit_serial,
+        "mode[: self.spec.digit_bits]",
+        "Const(self.spec.digits - 1)",
+        "moves in cycle",
+        FLOATS,
+    ),
+    Mutant(
+        "special value: 16 also has a lower term",
+        bit_serial,
+        "~far | upper",
+        "Const(1)",
+        "psum",
+        FLOATS,
+    ),
+    Mutant(
+        "special value: of the first column in all of them",
+        bit_serial,
+        "specials[i // spec.k]",
+        "specials[0]",
+        "psum",
+        FLOATS,
+    ),
+    Mutant(
+        "floats: integers have the special value, too",
+        bit_serial,
+        "is_float & c0 & (c3 ^ c2)",
+        "c0 & (c3 ^ c2)",
+        "psum",
+        FLOATS,
+    ),
+    Mutant(
+        "floats: 8 has the lower term of 5",
+        bit_serial,
+        "~(of_five & upper)",
+        "~of_five",
+        "psum",
+        FLOATS,
+    ),
 )
 
 
-def mutated(mutant: Mutant) -> ModuleType:
-    """The module with its fault; fails if the RTL no longer has the place that the fault is for."""
-    source = inspect.getsource(mutant.module)
-    assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
-    module = ModuleType(mutant.module.__name__)
-    exec(compile(source.replace(mutant.old, mutant.new), mutant.name, "exec"), vars(module))
-    return module
+def put_in(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build the spec's engine from sources of which one has the fault.
+
+    Fails if the RTL no longer has the place that the fault is for.
+    """
+    kind = type(mutant.spec)
+    stem = importlib.import_module(f"hw.rtl.{engine_of(mutant.spec)}")
+    for module in (arith, sequencer, engine, stem):  # each imports from those before it
+        source = inspect.getsource(module)
+        if module is mutant.module:
+            assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
+            source = source.replace(mutant.old, mutant.new)
+        made = ModuleType(module.__name__)
+        exec(compile(source, mutant.name, "exec"), vars(made))
+        monkeypatch.setitem(sys.modules, module.__name__, made)
+    monkeypatch.setitem(BUILD, kind, getattr(made, BUILD[kind].__name__))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = mutated(mutant)
-    if mutant.module is sequencer:
-        monkeypatch.setattr(engine, "Sequencer", module.Sequencer)
-    else:
-        monkeypatch.setitem(BUILD, LutTensorCore, module.LutTensorCoreEngine)
-    report = verify(SPEC, seed=1, verilog=to_verilog(SPEC))
+    sound = to_verilog(mutant.spec)
+    put_in(mutant, monkeypatch)
+    broken = to_verilog(mutant.spec)
+    assert broken != sound
+    report = verify(mutant.spec, seed=1, verilog=broken)
     assert any(mutant.found_in in difference for difference in report.differences)
 
 
@@ -147,8 +340,9 @@ def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("error", [-1, 1])
 def test_wrong_latency_is_found(latency: str, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = getattr(SPEC, latency) + error
+    built = to_verilog(SPEC)  # the RTL reads the operands' latency, too
     monkeypatch.setattr(LutTensorCore, latency, property(lambda _: wrong))
-    report = verify(SPEC, seed=1, kinds=["corners"])
+    report = verify(SPEC, seed=1, kinds=["corners"], verilog=built)
     assert report.rtl_cycles != report.model_cycles
     assert any("moves in cycle" in difference for difference in report.differences)
 
@@ -166,5 +360,8 @@ def test_command_exits_with_1_and_names_what_differs(
     assert f"spec {record['digest']} seed 1 case 'formats'" in record["differences"][0]
 
 
-def test_design_without_fault_passes() -> None:
-    assert not verify(SPEC, seed=1).differences
+@pytest.mark.parametrize(
+    "spec", [SPEC, SUBSETS, DIGITS, MULTIPLIERS, SYSTOLIC, PLANES, FLOATS, CODEWORDS]
+)
+def test_design_without_fault_passes(spec: Engine) -> None:
+    assert not verify(spec, seed=1).differences

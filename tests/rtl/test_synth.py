@@ -19,7 +19,7 @@ from hw.files import FileError
 from hw.fpga import FAMILIES
 from hw.liberty import NANGATE45
 from hw.rtl.buffer import BeatBuffer
-from hw.spec import CoreSpec, LutTensorCore
+from hw.spec import CoreSpec, Engine, LutTensorCore, Mac
 from hw.spec.base import RefusedError
 from hw.spec.core import Buffer
 from hw.spec.presets import PRESETS, UnknownNameError
@@ -27,6 +27,7 @@ from hw.tools import ToolError, run_tool
 
 TINY = LutTensorCore(m=1, n=2, k=2, kg=1, activation_bits=4, weight_bits=2, group_size=4)
 ROUNDED = TINY.evolve(k=3, activation_bits=8, table_bits=6)
+MULTIPLIERS = Mac(m=1, n=2, k=2, activation_bits=4, weight_bits=3, group_size=4)
 CORE = CoreSpec(
     engine=TINY,
     bus_bits=64,
@@ -39,7 +40,7 @@ CORE = CoreSpec(
     scale_lanes=2,
     sum_bits=16,
 )
-ENGINES = {name: each for name, each in PRESETS.items() if isinstance(each.spec, LutTensorCore)}
+ENGINES = {name: each for name, each in PRESETS.items() if isinstance(each.spec, Engine)}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def empty_cache(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # The engines.
 
 
-def check_netlist(spec: LutTensorCore) -> synth.AsicResult:
+def check_netlist(spec: Engine) -> synth.AsicResult:
     found = synth.synthesize(spec, "asic")
     assert (found.latches, found.multipliers) == (0, 0)
     assert found.flops > spec.n * spec.acc_bits
@@ -72,8 +73,8 @@ def check_netlist(spec: LutTensorCore) -> synth.AsicResult:
     return found
 
 
-@pytest.mark.parametrize("spec", [TINY, ROUNDED], ids=["exact", "rounded"])
-def test_no_latch_and_no_multiplier(spec: LutTensorCore, empty_cache: Path) -> None:
+@pytest.mark.parametrize("spec", [TINY, ROUNDED, MULTIPLIERS], ids=["exact", "rounded", "mac"])
+def test_no_latch_and_no_multiplier(spec: Engine, empty_cache: Path) -> None:
     check_netlist(spec)
 
 
@@ -81,18 +82,18 @@ def test_no_latch_and_no_multiplier(spec: LutTensorCore, empty_cache: Path) -> N
 @pytest.mark.parametrize("name", ENGINES)
 def test_no_latch_and_no_multiplier_in_a_preset(name: str, library: str) -> None:
     spec = PRESETS[name].spec
-    assert isinstance(spec, LutTensorCore)
+    assert isinstance(spec, Engine)
     check_netlist(spec)
 
 
 def test_blocks_sum_to_their_total(library: str) -> None:
     split, whole = synth.split_area(TINY), synth.synthesize(TINY, "asic")
     blocks = split.blocks
-    parts = {"tables", "lookup", "accumulators", "sequencer"}
+    parts = {"operands", "multiply", "accumulators", "sequencer"}
     assert set(blocks) == parts | {"lut_tensor_core"}
     assert sum(block.area_um2 for block in blocks.values()) == pytest.approx(split.area_um2)
     assert all(0 <= block.register_um2 <= block.area_um2 for block in blocks.values())
-    assert blocks["lookup"].register_um2 == 0  # combinational by its contract
+    assert blocks["multiply"].register_um2 == 0  # combinational by its contract
     # Registers have one size; some that are equal across blocks merge in the flattened netlist.
     registers = sum(block.register_um2 for block in blocks.values()) / 4.522  # DFF_X1
     assert registers == pytest.approx(round(registers), abs=1e-3)

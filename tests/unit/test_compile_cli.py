@@ -14,7 +14,7 @@ from hw.spec.presets import CORES
 from sim.golden.core import execute
 from sw import zoo
 from sw.core import core_model, integer_stage
-from sw.quant import parse_weights
+from sw.quant import QuantActivations, parse_weights
 
 BASE = 0x10000
 
@@ -51,7 +51,9 @@ def test_a_driver_can_run_what_was_written(tmp_path):
     write_input()
     execute(core, memory, decode["address"], decode["instructions"], host=write_input)
     for stage, x in zip(decode["stages"], inputs, strict=True):
-        wanted, at = integers(stages[stage["name"]], x[None].astype(np.int32)), 0
+        row = x[None].astype(np.int32)
+        given = QuantActivations(row, np.ones(1, np.float32), row)
+        wanted, at = integers(stages[stage["name"]], given), 0
         for layer in stage["results"]["layers"]:
             first = stage["results"]["address"] + at
             found = memory[first : first + 8 * layer["n"]].view(np.int64)

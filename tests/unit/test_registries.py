@@ -9,29 +9,35 @@ import pytest
 from click.testing import CliRunner
 
 import evolute
+from dse.compare import CONTENDERS
 from dse.space import SPACE
 from hw.rtl import BUILD
-from hw.spec import ENGINES, CoreSpec
-from hw.spec.layout import STREAMS
+from hw.spec import ENGINES, CoreSpec, VqCodebook
+from hw.spec.layout import WEIGHTS
 from hw.spec.presets import DEFAULT, PRESETS
 from sim.golden import GOLDEN
-from sim.schedule import SCHEDULE
-from verif.cases import DRIVERS
+from sw.packers import PACKERS
+from verif.cli import VERIFY
+from verif.driver import DRIVERS
 
 ROOT = Path(evolute.__file__).parent
 ROLES = {
     "BUILD": BUILD,
+    "CONTENDERS": CONTENDERS,
     "DRIVERS": DRIVERS,
     "GOLDEN": GOLDEN,
-    "SCHEDULE": SCHEDULE,
+    "PACKERS": PACKERS,
     "SPACE": SPACE,
-    "STREAMS": STREAMS,
+    "VERIFY": VERIFY,
+    "WEIGHTS": WEIGHTS,
 }
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_knows_every_engine_and_no_other(role):
-    assert set(ROLES[role]) - {CoreSpec} == set(ENGINES.values())
+    # No quantizer makes codebooks, so that there are no weights to search over.
+    absent = {VqCodebook} if role == "SPACE" else set()
+    assert set(ROLES[role]) - {CoreSpec} == set(ENGINES.values()) - absent
 
 
 def test_every_preset_can_be_built():
@@ -40,9 +46,12 @@ def test_every_preset_can_be_built():
 
 
 @pytest.mark.parametrize("stem", ENGINES)
-@pytest.mark.parametrize("folder", ["hw/spec", "hw/rtl", "sim/golden", "sim/schedule", "verif"])
+@pytest.mark.parametrize(
+    "folder", ["hw/spec", "hw/rtl", "sim/golden", "sw/packers", "verif", "tests/golden"]
+)
 def test_an_engine_has_one_file_stem_in_every_role(stem, folder):
-    assert (ROOT / folder / f"{stem}.py").is_file()
+    name = f"test_{stem}.py" if folder.startswith("tests") else f"{stem}.py"
+    assert (ROOT / folder / name).is_file()
 
 
 @pytest.mark.parametrize("folder", ["hw/spec", "hw/rtl", "sim/golden", "verif"])

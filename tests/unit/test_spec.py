@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hw.spec import LutTensorCore, SpecError, layout
-from hw.spec.formats import WeightCodes
+from hw.spec import LutTensorCore, Mac, SpecError, layout
+from hw.spec.formats import TERNARY, Kind, WeightCodes
 from hw.spec.presets import DEFAULT, PRESETS, UnknownNameError, preset
 
 
@@ -28,7 +28,7 @@ def test_paper_tile_has_the_published_table_and_weight_bits():
     """ISCA 2025, Eqs. 7-8: M2 N64 K4 stores 2 tables of 8 entries and reads 256 weight bits."""
     spec = preset("lut-paper").spec
     assert (spec.m * spec.entries, spec.k * spec.n) == (16, 256)
-    assert layout.lut_tensor_core(spec).weight.bits == 256
+    assert layout.streams(spec).weight.bits == 256
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_derived_widths_are_the_least_that_hold(spec):
 
     top = spec.activations.maximum
     assert spec.exact_table_bits == least(spec.k * top)
-    assert spec.tree_bits == least(spec.kg * spec.entry_maximum)
+    assert spec.step_bits == least((2**spec.planes_per_step - 1) * spec.kg * spec.entry_maximum)
     assert spec.acc_bits == least(
         (2**spec.weight_bits - 1) * spec.entry_maximum * spec.kg * spec.group_slices
     )
@@ -98,13 +98,37 @@ def test_derived_widths_are_the_least_that_hold(spec):
         spec.evolve(accumulator_bits=spec.acc_bits - 1)
 
 
-@given(specs())
+@st.composite
+def multipliers(draw):
+    return Mac(
+        m=draw(st.integers(1, 8)),
+        n=draw(st.integers(1, 64)),
+        k=draw(st.integers(1, 128)),
+        activation_bits=draw(st.integers(4, 16)),
+        weight_bits=draw(st.integers(1, 8)),
+        group_size=draw(st.integers(1, 2048)),
+    )
+
+
+@given(multipliers())
+def test_widths_of_multipliers_are_the_least_that_hold(spec):
+    def least(maximum):
+        return next(bits for bits in range(1, 80) if maximum < 1 << (bits - 1))
+
+    largest = spec.activations.maximum * 2 ** (spec.weight_bits - 1)
+    assert spec.step_bits == least(spec.k * largest)
+    assert spec.acc_bits == least(spec.k * spec.group_slices * largest)
+    assert spec.group_slices * spec.k >= spec.group_size
+
+
+@given(specs() | multipliers())
 def test_fields_of_a_beat_tile_it_without_gaps(spec):
-    streams = layout.lut_tensor_core(spec)
+    streams = layout.streams(spec)
     for beat in (streams.command, streams.activation, streams.weight, streams.result):
         position = 0
         for field in beat.fields:
             assert beat.offsets[field.name] == position
+            assert field.total_bits > 0
             position += field.total_bits
         assert beat.bits == position
 
@@ -112,12 +136,32 @@ def test_fields_of_a_beat_tile_it_without_gaps(spec):
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_binary_values_are_the_odd_integers(bits):
     codes = WeightCodes(bits)
-    values = [codes.value(q) for q in range(codes.levels)]
-    assert values == list(range(-codes.maximum, codes.maximum + 1, 2))
+    coding = LutTensorCore(weight_bits=8).coding_of(codes)
+    most = coding.maximum(codes)
+    assert list(coding.values(codes)) == list(range(-most, most + 1, 2))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_multipliers_take_twos_complement(bits):
+    codes = WeightCodes(bits)
+    half = 1 << (bits - 1)
+    assert list(Mac(weight_bits=8).coding_of(codes).values(codes)) == list(range(-half, half))
+
+
+def test_bitmod_values_are_those_of_the_paper():
+    """HPCA 2025, Table I: the basic values, and each group's own in place of minus zero."""
+    basic = {3: {0, 1, 2, 4}, 4: {0, 0.5, 1, 1.5, 2, 3, 4, 6}}
+    special = {3: (3, -3, 6, -6), 4: (5, -5, 8, -8)}
+    for bits, unit in ((3, 1), (4, 0.5)):
+        codes = WeightCodes(bits, Kind.BITMOD)
+        for index, extra in enumerate(special[bits]):
+            values = [unit * value for value in codes.values(index)]
+            assert values[1 << (bits - 1)] == extra
+            assert set(values) == basic[bits] | {-each for each in basic[bits]} | {extra}
 
 
 def test_ternary_values():
-    codes = WeightCodes(2, ternary=True)
-    assert [codes.value(q) for q in range(3)] == [-2, 0, 2]
+    assert LutTensorCore().coding_of(TERNARY).values(TERNARY) == (-2, 0, 2)
+    assert Mac().coding_of(TERNARY).values(TERNARY) == (-1, 0, 1)
     with pytest.raises(SpecError):
-        WeightCodes(3, ternary=True)
+        WeightCodes(3, Kind.TERNARY)

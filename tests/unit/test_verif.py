@@ -13,18 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evolute
-from hw.spec import CoreSpec, layout
+from hw.spec import ENGINES, CoreSpec, Engine, layout
 from hw.spec.base import RefusedError
-from hw.spec.formats import Activations, WeightCodes
+from hw.spec.formats import TERNARY, Activations
 from hw.spec.layout import Beat, Field
 from hw.spec.lut_tensor_core import LutTensorCore
 from sim.golden import integer
-from verif import bench, lut_tensor_core, simulators, words
+from sim.golden.lut_tensor_core import plane_shifts
+from verif import bench, driver, lut_tensor_core, simulators, words
 from verif.bench import Recording, Stimulus
 from verif.cases import KINDS, STREAMS
 from verif.cli import random_jobs
 from verif.streams import Monitor, Sink, Source
-from verif.vectors import CORNERS, PAUSES, Matmul, formats
+from verif.vectors import CORNERS, PAUSES, Matmul
 from verif.verify import Report
 
 SPEC = LutTensorCore(m=2, n=3, k=3, kg=2, weight_bits=3, group_size=13)
@@ -64,17 +65,29 @@ def test_pack_refuses_what_does_not_fit() -> None:
 # Packing of operands.
 
 
-def multiply_words(spec: LutTensorCore, matmul: Matmul, weights: np.ndarray) -> np.ndarray:
-    """Result words made from stream words the plain way: no tables, no tiles, just signs."""
-    streams = layout.lut_tensor_core(spec)
-    run = lut_tensor_core.run_of(spec, matmul)
-    x = words.unpack(streams.activation, lut_tensor_core.activation_words(spec, matmul))["x"]
-    code = words.unpack(streams.weight, weights)["code"]
+def digits(spec: LutTensorCore, code: np.ndarray) -> np.ndarray:
+    """What codes stand for in their plane, [..., k]: 1 or -1, 1 or 0, or a ternary digit."""
+    if spec.base == 3:
+        sign = 1 << spec.code_bits - 1
+        number = np.where(code >= sign, sign - code, code)
+        return (number[..., None] + 3**spec.k // 2) // 3 ** np.arange(spec.k) % 3 - 1
     bits = code[..., None] >> np.arange(spec.k) & 1
+    if not spec.mirrored:
+        return bits
     bits[..., :-1] ^= bits[..., -1:]
-    signs = (2 * bits - 1).reshape(-1, run.planes, spec.n, spec.slice_k)
-    shifts = np.array(matmul.weight_format.plane_shifts)
-    values = (signs << shifts[:, None, None]).sum(axis=1)
+    return 2 * bits - 1
+
+
+def multiply_words(spec: LutTensorCore, matmul: Matmul, weights: np.ndarray) -> np.ndarray:
+    """Result words made from stream words the plain way: no tables, no tiles, just digits."""
+    streams = layout.streams(spec)
+    run = driver.run_of(spec, matmul)
+    x = words.unpack(streams.activation, driver.activation_words(spec, matmul))["x"]
+    code = words.unpack(streams.weight, weights)["code"]
+    shifts = plane_shifts(spec, matmul.weight_format)
+    planes = digits(spec, code).swapaxes(1, 2)  # [beats, planes of a beat, n, kg, k]
+    planes = planes.reshape(-1, len(shifts), spec.n, spec.slice_k)
+    values = (planes << shifts[:, None, None]).sum(axis=1)
     x = np.maximum(x, -spec.activations.maximum).reshape(-1, spec.m, spec.slice_k)
     psum = np.einsum("smk,snk->smn", x, values).reshape(run.tiles, run.slices, spec.m, spec.n)
     row_sum = x.sum(axis=2).reshape(run.tiles, run.slices, spec.m)
@@ -88,31 +101,32 @@ def multiply_words(spec: LutTensorCore, matmul: Matmul, weights: np.ndarray) -> 
 def test_packed_operands_multiply_to_the_integer_product(seed: int) -> None:
     rng = np.random.default_rng(seed)
     spec = lut_tensor_core.random_spec(rng).evolve(table_bits=None, accumulator_bits=None)
-    choices = formats(spec.weight_bits)
-    weight_format = choices[rng.integers(len(choices))]
-    shape = lut_tensor_core.random_shape(spec, rng, weight_format.planes)
+    weight_format = spec.formats[rng.integers(len(spec.formats))]
+    shape = driver.random_shape(spec, rng, weight_format)
     size, limit = (shape.m, shape.k), spec.activations.maximum
     x = rng.integers(-limit, limit + 1, size)
     codes = rng.integers(0, weight_format.levels, (shape.n, shape.k), dtype=np.uint8)
     matmul = Matmul(x, codes, weight_format, shape.group)
-    weights = lut_tensor_core.weight_words(spec, matmul, rng)
-    run = lut_tensor_core.run_of(spec, matmul)
-    assert len(weights) == run.steps
-    sums = lut_tensor_core.sums(spec, matmul, multiply_words(spec, matmul, weights))
-    plain = integer.group_sums(x, codes, weight_format, shape.group)
+    weights = driver.weight_words(spec, matmul, rng)
+    run = driver.run_of(spec, matmul)
+    assert len(weights) == run.beats == run.steps
+    sums = driver.sums(spec, matmul, multiply_words(spec, matmul, weights))
+    plain = integer.group_sums(
+        x, integer.weights(spec, codes, weight_format, shape.group), shape.group
+    )
     np.testing.assert_array_equal(sums.psum, plain.psum)
     for column_tile in range(sums.row_sum.shape[2]):
         np.testing.assert_array_equal(sums.row_sum[:, :, column_tile], plain.row_sum)
 
 
 def test_command_names_the_loop_counts() -> None:
-    matmul = Matmul(np.zeros((3, 40), int), np.zeros((7, 40), np.uint8), WeightCodes(2, True), 13)
-    beat = layout.lut_tensor_core(SPEC).command
-    fields = words.unpack(beat, lut_tensor_core.command_words(SPEC, matmul))
+    matmul = Matmul(np.zeros((3, 40), int), np.zeros((7, 40), np.uint8), TERNARY, 13)
+    beat = layout.streams(SPEC).command
+    fields = words.unpack(beat, driver.command_words(SPEC, matmul))
     # Groups of 13, 13, 13 and 1 weights take 3, 3, 3 and 1 slices of 6; 2 x 3 tiles of 2 x 3.
     assert {name: value.tolist() for name, value in fields.items()} == {
         "planes_minus_1": [1],
-        "ternary": [1],
+        "mode": [1],
         "group_slices_minus_1": [2],
         "slices_minus_1": [9],
         "tiles_minus_1": [5],
@@ -149,20 +163,25 @@ def test_cases_depend_on_nothing_but_the_seed() -> None:
 
 
 def test_random_specs_are_varied_and_repeatable() -> None:
-    specs = [job.spec for job in random_jobs(80, seed=4)]
+    kinds = set(ENGINES.values())
+    specs = [job.spec for job in random_jobs(80 * len(kinds), seed=4)]
     assert [job.spec for job in random_jobs(5, seed=4)] == specs[:5]
     engines = [spec for spec in specs if isinstance(spec, LutTensorCore)]
+    assert len(engines) == 60
     assert {spec.k for spec in engines} == {2, 3, 4, 5, 6}
     assert {spec.weight_bits for spec in engines} == set(range(1, 9))
     assert {spec.table_bits is None for spec in engines} == {True, False}
     cores = [spec for spec in specs if isinstance(spec, CoreSpec)]
-    assert len(cores) == 20
+    assert len(cores) == 20 * len(kinds)
     assert {spec.bus_bits for spec in cores} == {64, 128, 256, 512}
+    for kind in kinds:
+        assert sum(type(spec) is kind for spec in specs) == 60
+        assert sum(type(core.engine) is kind for core in cores) == 20
     assert len({spec.digest for spec in specs}) == len(specs)
 
 
 def test_icarus_draws_no_cores() -> None:
-    assert all(isinstance(job.spec, LutTensorCore) for job in random_jobs(8, 1, "icarus"))
+    assert all(isinstance(job.spec, Engine) for job in random_jobs(8, 1, "icarus"))
 
 
 # Streams.

@@ -1,0 +1,161 @@
+"""Lanes that select, shift and add; `hw.spec.bit_serial` says what they compute.
+
+No lane negates: activations are negated once for all columns, so that no carries of negations reach
+the adder trees.
+"""
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value
+
+from hw.rtl.arith import named, negate_if, select, total_signed
+from hw.rtl.engine import EngineComponent
+from hw.spec.bit_serial import RADIX_BITS, BitSerial
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A weight's term in the step, as its lanes use it."""
+
+    plus: Value
+    minus: Value
+    """It is above, or below, zero."""
+    magnitude: tuple[Value, ...]
+    """One-hot: it is 1, 2 or 4, unless it is zero."""
+
+
+class BitSerialEngine(EngineComponent):
+    """A complete bit-serial engine."""
+
+    spec: BitSerial
+
+    def operands(self, m, x, fields):
+        """The activations; and, where digits have signs of their own, the same negated."""
+        spec = self.spec
+        rows = [x[start : start + spec.k] for start in range(0, len(x), spec.k)]
+        words: list[Value] = list(x)
+        if not spec.has_planes:
+            words += [named(m, f"minus{i}", (-each)[: len(each)]) for i, each in enumerate(x)]
+        return Cat(*words), [total_signed(row) for row in rows]
+
+    def multiply(self, m, operands, weights, sequencer):
+        """A term per lane, and their sum per output."""
+        spec, bits = self.spec, self.spec.activation_bits
+        words = [operands.word_select(i, bits) for i in range(len(operands) // bits)]
+        count = spec.m * spec.k
+        lanes = self._planes if spec.has_planes else self._digits
+        terms = lanes(m, words[:count], words[count:], weights, sequencer)
+        return [total_signed(terms[i : i + spec.k]) for i in range(0, len(terms), spec.k)]
+
+    def _places(self) -> list[tuple[int, int]]:
+        """The activation and the weight of each lane, [m][n][k]."""
+        spec = self.spec
+        return [
+            (row * spec.k + i, column * spec.k + i)
+            for row in range(spec.m)
+            for column in range(spec.n)
+            for i in range(spec.k)
+        ]
+
+    def _planes(self, m, x, _minus, weights, sequencer) -> list[Value]:
+        """Each activation where its weight's bit is set, negated in the top plane."""
+        top = sequencer.last_of_slice
+        signed = [
+            named(m, f"x{i}", (negate_if(each, top) + top)[: len(each)]) for i, each in enumerate(x)
+        ]
+        bits = weights["code"]
+        return [bits[at].replicate(len(x[0])) & signed[i] for i, at in self._places()]
+
+    def _digits(self, m, x, minus, weights, sequencer) -> list[Value]:
+        """Each activation times the digit of its weight."""
+        digits = self._decoded(m, weights, sequencer)
+        terms = []
+        for number, (i, at) in enumerate(self._places()):
+            digit = digits[at]
+            signed = select([x[i], minus[i]], [digit.plus, digit.minus])
+            signed = named(m, f"signed{number}", signed)
+            most = len(digit.magnitude) - 1
+            extended = Cat(signed, signed[-1].replicate(most))
+            shifted = [Cat(Const(0, by), extended)[: len(extended)] for by in range(most + 1)]
+            terms.append(named(m, f"term{number}", select(shifted, digit.magnitude)))
+        return terms
+
+    def _decoded(self, m, weights, sequencer) -> list[Digit]:
+        """The step's digit of every weight."""
+        spec, digits = self.spec, []
+        steps = [sequencer.beat_step == step for step in range(spec.digits)]
+        specials = [
+            _special_digit(m, column, special, sequencer.beat_step[0])
+            for column, special in enumerate(weights.get("special", ()))
+        ]
+        for i, code in enumerate(weights["code"]):
+            # A digit's own two bits and the one below; a sign above codes of an odd width.
+            bits = Cat(Const(0, 1), code, code[-1])
+            windows = [bits[RADIX_BITS * step :][:3] for step in range(spec.digits)]
+            digit = _integer_digit(named(m, f"window{i}", select(windows, steps)))
+            if spec.has_floats:
+                is_float = sequencer.mode[spec.digit_bits]
+                special, upper = specials[i // spec.k], sequencer.beat_step[0]
+                digit = _float_digit(m, i, code, is_float, special, upper, digit)
+            digits.append(
+                Digit(
+                    named(m, f"plus{i}", digit.plus),
+                    named(m, f"minus{i}", digit.minus),
+                    tuple(named(m, f"by{1 << j}_{i}", e) for j, e in enumerate(digit.magnitude)),
+                )
+            )
+        return digits
+
+    def shift(self, sequencer):
+        if self.spec.has_planes:
+            return sequencer.plane
+        return Cat(Const(0, RADIX_BITS - 1), sequencer.beat_step)
+
+    def last_beat_step(self, mode):
+        return mode[: self.spec.digit_bits]
+
+
+def _integer_digit(window: Value) -> Digit:
+    """-2 * high + middle + below."""
+    below, middle, high = window
+    odd = middle ^ below
+    return Digit(~high & (middle | below), high & ~(middle & below), (odd, ~odd))
+
+
+def _special_digit(m: Module, column: int, special: Value, upper: Value) -> Digit:
+    """Of a column's special value, the upper or the lower one: +-10 is 2 * 4 + 2, +-16 is 4 * 4."""
+    negative, far = special
+    present = named(m, f"special_present{column}", ~far | upper)
+    return Digit(
+        named(m, f"special_plus{column}", present & ~negative),
+        named(m, f"special_minus{column}", present & negative),
+        (Const(0), ~far, far),
+    )
+
+
+def _float_digit(
+    m: Module,
+    i: int,
+    code: Value,
+    is_float: Value,
+    special: Digit,
+    upper: Value,
+    integer: Digit,
+) -> Digit:
+    """The integer's digit, the upper or the lower one; if `is_float`, but for four codes.
+
+    5 is 8 = 1 * 4 + 4; 7 is 12 = 4 * 4 - 4, and -7 is -12: with the signs of the integer's digits.
+    -5 is the special value.
+    """
+    c0, c1, c2, c3 = code[:4]
+    differs = named(m, f"differs{i}", is_float & c0 & (c3 ^ c2))
+    is_special = named(m, f"is_special{i}", differs & c3 & c1)
+    far = special.magnitude[2]
+    of_five = ~c3 & ~c1
+    by_4 = named(m, f"four{i}", differs & Mux(c3 & c1, far, ~(of_five & upper)))
+    by_1 = named(m, f"one{i}", integer.magnitude[0] & ~by_4 & ~is_special)
+    return Digit(
+        Mux(is_special, special.plus, integer.plus),
+        Mux(is_special, special.minus, integer.minus),
+        (by_1, ~by_1 & ~by_4, by_4),
+    )

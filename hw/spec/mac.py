@@ -1,0 +1,74 @@
+"""The multiply-accumulate baseline: integer dot products, every weight in one step.
+
+What lookup engines are measured against: INT8 x INT`weight_bits` multipliers, without any detour
+through floating point. Group scales come after the dot product, once per group (MixPE, arXiv
+2411.16158).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hw.spec.base import require, require_range
+from hw.spec.engine import Coding, Engine
+from hw.spec.formats import Kind, WeightCodes
+
+ARRANGEMENTS = ("tree", "systolic")
+MULTIPLIERS = ("multiples", "shift_add")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mac(Engine):
+    """Choices of one array of multipliers. Narrower weights run in codes of `weight_bits`."""
+
+    k: int = 16
+    """Products that a step adds to a sum, by an adder tree."""
+    arrangement: str = "tree"
+    """Where operands meet: `tree` takes each to all of its sums at once; in a `systolic` array
+    (Kung, IEEE Computer 1982), of one product per sum and step, sums stay, and activations move
+    from column to column and weights from row to row, one a cycle."""
+    multiplier: str = "multiples"
+    """How a product forms: `multiples` adds one multiple of the activation per pair of weight bits,
+    `shift_add` the shifted activation per weight bit that is set, as MixPE does (section IV)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("k", self.k, 1, 128)
+        for name, values in (("arrangement", ARRANGEMENTS), ("multiplier", MULTIPLIERS)):
+            value = getattr(self, name)
+            require(value in values, name, f"one of {', '.join(values)}", value)
+        if self.arrangement == "systolic":
+            require(self.k == 1, "k", "1 in a systolic array", self.k)
+
+    @property
+    def slice_k(self) -> int:
+        """Activations of one row consumed per K-slice."""
+        return self.k
+
+    def coding(self, codes: WeightCodes) -> Coding | None:
+        """Two's complement: a code q of `levels` multiplies by q - levels // 2, in one step."""
+        if codes.kind in (Kind.BITMOD, Kind.VECTOR) or codes.bits > self.weight_bits:
+            return None
+        return Coding(planes=1, mode=0, scale=1, origin=-(codes.levels // 2))
+
+    @property
+    def step_bits(self) -> int:
+        """Width of the sum of k products."""
+        most = self.k * self.activations.maximum << (self.weight_bits - 1)
+        return most.bit_length() + 1
+
+    @property
+    def shifts(self) -> tuple[int, ...]:
+        """None but 0: a step multiplies by whole weights."""
+        return (0,)
+
+    @property
+    def step_latency_cycles(self) -> int:
+        """Multiply and reduce, accumulate; in a systolic array multiply and accumulate at once, in
+        the last row and column as many cycles later as operands need to get there."""
+        return 2 if self.arrangement == "tree" else self.m + self.n - 1
+
+    @property
+    def keeps_results(self) -> bool:
+        """In a systolic array, where the first sums end before the last ones."""
+        return self.arrangement == "systolic"

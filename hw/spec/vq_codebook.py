@@ -1,0 +1,197 @@
+"""Vector-quantized weights, consumed as they are stored: indices into codebooks on the chip.
+
+VPTQ (Liu et al., EMNLP 2024, arXiv 2409.17066) stores v weights as the index of a codeword, and
+optionally a second index, of a codeword that is added to the first, from a residual codebook. Here
+components are integers; a group's scale comes after its sum, as in `mac`. Codewords lie
+
+- along `outputs`, as VPTQ publishes them: one meets one activation and serves v outputs; or
+- along `inputs`: one meets v activations and serves one output.
+
+Each form has its use for either:
+
+- `gather`: every lane has its own copy of the codebooks in memory, whose output register takes the
+  place of the weights' register, so that lookups never collide and cost no cycle; then all weights
+  are multiplied.
+- `table`: what the slice's activations come to with every codeword of a codebook is computed once,
+  for all n outputs, which look it up. Along inputs these are dot products, `entries` * k
+  multiplications where `gather` has n * k; along outputs products with every component,
+  `entries` * v * k of them. So it pays with few entries and many outputs.
+
+Codebooks come in band, by a command of their own (`Engine.fills`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from hw.spec.base import require, require_range
+from hw.spec.engine import Coding, Engine, Fill
+from hw.spec.formats import Kind, WeightCodes
+
+ALONG = ("outputs", "inputs")
+FORMS = ("gather", "table")
+
+FILL_MODE = 1
+"""What a command calls the fill of the codebooks; a multiplication is mode 0."""
+
+_MOST_ENTRIES = 1 << 15
+_MOST_PLANES = 8
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqCodebook(Engine):
+    """Choices of one engine for vector-quantized weights.
+
+    A weight has up to `weight_bits`, and so has a component of a codeword; with a residual codebook
+    components have one bit less, so that no sum of two overflows.
+    """
+
+    weight_bits: int = 8
+    k: int = 4
+    """Activations of one row per K-slice."""
+    v: int = 4
+    """Weights of one codeword."""
+    along: str = "outputs"
+    """Along what a codeword lies: outputs or inputs."""
+    entries: int = 256
+    """Codewords of the codebook, a power of two."""
+    residual_entries: int = 0
+    """Codewords of the residual codebook, a power of two, or 0 for none."""
+    form: str = "gather"
+    """Whether codewords are gathered and multiplied, or looked up in a table of their products."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("k", self.k, 1, 128)
+        require_range("v", self.v, 1, 16)
+        require(self.along in ALONG, "along", f"one of {', '.join(ALONG)}", self.along)
+        require(self.form in FORMS, "form", f"one of {', '.join(FORMS)}", self.form)
+        require_range("weight_bits", self.weight_bits, 3 if self.residual_entries else 2, 8)
+        name = "n" if self.along == "outputs" else "k"
+        extent = getattr(self, name)
+        require(extent % self.v == 0, name, f"a multiple of v = {self.v}", extent)
+        sizes = {"entries": self.entries}
+        if self.residual_entries:
+            sizes["residual_entries"] = self.residual_entries
+        for each, size in sizes.items():
+            require_range(each, size, 2, _MOST_ENTRIES)
+            require(_is_power_of_two(size), each, "a power of two", size)
+        most = self.fill_planes * self.beat_bits
+        rule = f"wide enough for a codeword of {self.codeword_bits} bits in {_MOST_PLANES} beats"
+        require(most >= self.codeword_bits, "weight beat", rule, self.beat_bits)
+
+    # What the choices mean.
+
+    @property
+    def slice_k(self) -> int:
+        """Activations of one row consumed per K-slice."""
+        return self.k
+
+    @property
+    def codebooks(self) -> tuple[int, ...]:
+        """Entries of each codebook, the residual one last."""
+        return (self.entries, self.residual_entries) if self.residual_entries else (self.entries,)
+
+    @property
+    def entry_bits(self) -> int:
+        """Width of a component of a codeword, in two's complement."""
+        return self.weight_bits - bool(self.residual_entries)
+
+    @property
+    def codeword_bits(self) -> int:
+        return self.v * self.entry_bits
+
+    @property
+    def index_shape(self) -> tuple[int, int]:
+        """Codewords of one slice: [n / v, k] along outputs, [n, k / v] along inputs."""
+        if self.along == "outputs":
+            return self.n // self.v, self.k
+        return self.n, self.k // self.v
+
+    @property
+    def lanes(self) -> int:
+        """Codewords that a step looks up in each codebook."""
+        return self.index_shape[0] * self.index_shape[1]
+
+    @property
+    def index_bits(self) -> int:
+        """Width of what stands for one codeword: its index, and above it the residual's."""
+        return sum(size.bit_length() - 1 for size in self.codebooks)
+
+    @property
+    def beat_bits(self) -> int:
+        """Width of a weight beat."""
+        return self.lanes * self.index_bits
+
+    def coding(self, codes: WeightCodes) -> Coding | None:
+        """Components are what weights multiply by: a code q of `levels` by q - levels // 2."""
+        if codes.kind is not Kind.VECTOR or codes.bits > self.weight_bits:
+            return None
+        return Coding(planes=1, mode=0, scale=1, origin=-(codes.levels // 2))
+
+    # Filling.
+
+    @cached_property
+    def fill_planes(self) -> int:
+        """Weight beats into which a codeword is cut: the fewest equal parts that fit."""
+        parts = [each for each in range(1, _MOST_PLANES + 1) if self.v % each == 0]
+        fitting = (each for each in parts if self.codeword_bits // each <= self.beat_bits)
+        return next(fitting, parts[-1])
+
+    @cached_property
+    def fill_codewords(self) -> int:
+        """Codewords in one weight beat of a fill. A memory takes one at a time; registers as many
+        as fit, by a power of two, without a beat for both codebooks."""
+        if self.form == "gather":
+            return 1
+        most = min(max(1, self.beat_bits // self.codeword_bits), *self.codebooks)
+        return 1 << (most.bit_length() - 1)
+
+    @property
+    def fills(self) -> tuple[Fill, ...]:
+        """One, for all codebooks together."""
+        return (Fill(FILL_MODE, sum(self.codebooks) // self.fill_codewords, self.fill_planes),)
+
+    @property
+    def operands_are_filled(self) -> bool:
+        """Tables are made of codebooks."""
+        return self.form == "table"
+
+    # Widths.
+
+    @property
+    def table_terms(self) -> int:
+        """Products summed in one value of a table."""
+        return 1 if self.along == "outputs" else self.v
+
+    @property
+    def table_values(self) -> int:
+        """Values of a table for each codeword."""
+        return self.v // self.table_terms
+
+    @property
+    def table_bits(self) -> int:
+        """Width of one value of a table."""
+        most = self.table_terms * self.activations.maximum << (self.entry_bits - 1)
+        return most.bit_length() + 1
+
+    @property
+    def step_bits(self) -> int:
+        """Width of the sum of k products."""
+        most = self.k * self.activations.maximum << (self.weight_bits - 1)
+        return most.bit_length() + 1
+
+    @property
+    def shifts(self) -> tuple[int, ...]:
+        """None but 0: a step multiplies by whole weights."""
+        return (0,)
+
+    @property
+    def operand_latency_cycles(self) -> int:
+        """One more register where there are tables."""
+        return super().operand_latency_cycles + (self.form == "table")

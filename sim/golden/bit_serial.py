@@ -1,0 +1,115 @@
+"""Golden model of bit-serial weights: every weight as signed powers of two, one for each step.
+
+Terms come from definitions: bits and Booth's digits from the two's complement code, BitMoD's from
+the magnitude of a value in halves (HPCA 2025, section III-B): the leading one, if it counts a whole
+or more, and the one that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hw.spec.bit_serial import RADIX_BITS, BitSerial, float_code
+from hw.spec.formats import Kind, WeightCodes
+from sim.golden import integer
+from sim.golden.sums import GroupSums
+
+
+@dataclass(frozen=True)
+class EncodedWeights:
+    """Weights as terms, int8 [terms, N, K], in groups of `group` along K: a weight is the sum of
+    its terms, each times 2^shift."""
+
+    group: int
+    terms: np.ndarray
+    shifts: tuple[int, ...]
+
+
+def _bits(values: np.ndarray, bits: int) -> list[np.ndarray]:
+    """Two's complement of so many bits, the top one counted below zero."""
+    planes = [values >> plane & 1 for plane in range(bits)]
+    return [*planes[:-1], -planes[-1]]
+
+
+def _booth_digits(values: np.ndarray, bits: int) -> list[np.ndarray]:
+    """Digits of 4^i: from the bits b, each is b[2i - 1] + b[2i] - 2 * b[2i + 1]."""
+    doubled = values << 1  # with the bit below the lowest, which is 0
+    return [
+        (doubled >> i & 1) + (doubled >> i + 1 & 1) - 2 * (doubled >> i + 2 & 1)
+        for i in range(0, bits, 2)
+    ]
+
+
+def _two_terms(halves: np.ndarray) -> list[np.ndarray]:
+    """The lower and the upper of the one or two ones of each magnitude, with their value's sign."""
+    magnitude = np.abs(halves)
+    leading = np.where(magnitude, 1 << np.maximum(0, np.frexp(magnitude)[1] - 1), 0)
+    upper = np.where(leading > 1, leading, 0)
+    return [np.sign(halves) * (magnitude - upper), np.sign(halves) * upper]
+
+
+def encode(
+    spec: BitSerial,
+    codes: np.ndarray,
+    weight_format: WeightCodes,
+    group: int,
+    special: np.ndarray | None = None,
+) -> EncodedWeights:
+    """The terms of weight codes, uint8 [N, K]. Raises `SpecError`."""
+    values = integer.weights(spec, codes, weight_format, group, special)
+    if weight_format.kind is Kind.BITMOD:
+        terms, shifts = _two_terms(values), (0, 0)
+    elif spec.has_planes:
+        terms = _bits(values, weight_format.bits)
+        shifts = tuple(range(len(terms)))
+    else:
+        terms = _booth_digits(values, weight_format.bits)
+        shifts = tuple(range(0, 2 * len(terms), 2))
+    return EncodedWeights(group, np.stack(terms).astype(np.int8), shifts)
+
+
+def group_sums(
+    spec: BitSerial, x: np.ndarray, weights: EncodedWeights, shift: np.ndarray | None = None
+) -> GroupSums:
+    """Multiply integer activations [M, K] by encoded weights; sums are int64.
+
+    The leftover code -2^(bits-1) is read as the lowest activation, as the hardware does.
+    """
+    x = np.maximum(x.astype(np.int64), -spec.activations.maximum)
+    sums = [integer.group_sums(x, terms, weights.group) for terms in weights.terms]
+    psum = sum(each.psum << by for each, by in zip(sums, weights.shifts, strict=True))
+    return GroupSums(np.asarray(psum), sums[0].row_sum)
+
+
+def _float_values(special: int) -> np.ndarray:
+    """What the weight codes -8 .. 7 count as in floating mode, as index plus 8."""
+    values = np.zeros(16, np.int64)
+    for value in WeightCodes(4, Kind.BITMOD).values(special):
+        values[float_code(value) + 8] = value
+    return values
+
+
+def slice_sums(
+    spec: BitSerial, fields: Mapping[str, np.ndarray], x: np.ndarray, planes: int, mode: int
+) -> np.ndarray:
+    """Sums of every slice, int64 [rows, slices, n], from the fields of weight beats.
+
+    Of a code the low bits count that belong to the digits of `mode`.
+    """
+    codes = fields["code"].astype(np.int64)
+    if spec.has_planes:
+        bits = codes.reshape(-1, planes, spec.n, spec.k)
+        counts = 1 << np.arange(planes)
+        counts[-1] *= -1
+        weights = np.einsum("p,spnk->snk", counts, bits)
+    else:
+        half = 1 << min(spec.weight_bits, RADIX_BITS * spec.beat_steps(mode)) - 1
+        weights = (codes.reshape(-1, spec.n, spec.k) + half & 2 * half - 1) - half
+        if spec.has_floats and mode & spec.float_mode:
+            table = np.stack([_float_values(special) for special in range(4)])
+            special = fields["special"].reshape(-1, spec.n)
+            weights = table[special[:, :, None], weights + 8]
+    return np.einsum("rsk,snk->rsn", x, weights)

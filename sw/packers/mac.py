@@ -1,0 +1,29 @@
+"""Whole codes, in two's complement."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec.formats import WeightCodes
+from hw.spec.mac import Mac
+
+
+def weight_beats(
+    engine: Mac,
+    codes: NDArray[np.uint8],
+    special: NDArray[np.uint8] | None,
+    weight_format: WeightCodes,
+) -> NDArray[np.uint8]:
+    """Bits of the weight beats: what each code multiplies by, modulo 2^weight_bits."""
+    tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
+    origin = engine.coding_of(weight_format).origin
+    weights = codes + np.uint8(origin % 256)  # wraps, as two's complement does
+    columns = weights.reshape(tiles, engine.n, slices, engine.k).transpose(0, 2, 1, 3)
+    bits = np.unpackbits(
+        np.ascontiguousarray(columns)[..., None],
+        axis=-1,
+        count=engine.weight_bits,
+        bitorder="little",
+    )
+    return bits.reshape(tiles, slices, -1)
