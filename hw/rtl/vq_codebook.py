@@ -40,7 +40,9 @@ class VqCodebookEngine(EngineComponent):
         first = 0
         for size in self.spec.codebooks:
             beats = size // self.spec.fill_codewords
-            here = (sequencer.slice >= first) & (sequencer.slice < first + beats)
+            here = sequencer.slice < first + beats
+            if first:
+                here = here & (sequencer.slice >= first)
             address = (sequencer.slice - first)[: log2(beats)]
             writes.append((named(m, f"fills{first}", held.moves & here), address))
             first += beats
