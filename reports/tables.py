@@ -334,7 +334,7 @@ def setting(run: Record) -> str:
     equal = run.optional("perplexity.tables_equal")
     if equal is not None:
         relation = "equal" if equal else "DIFFER from"
-        sentences.append(f"Logits through the lookup tables {relation} those of integer products")
+        sentences.append(f"Logits of the golden model {relation} those of integer products")
     sentences.append(_verification(run))
     return ". ".join(sentences) + "."
 

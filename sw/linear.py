@@ -3,7 +3,7 @@
 An engine returns integers per scale group. They are combined in float64, where every product and
 every partial sum is a multiple of 2^-25 below 2^28, hence exact: scales are half-precision numbers,
 so multiples of 2^-24, and activations are integers. A core returns one integer per output, which
-float64 holds as well. So the lookup tables and a plain matrix product give the same float32 results
+float64 holds as well. So the golden model and a plain matrix product give the same float32 results
 bit for bit, and no order of summation needs to be agreed on.
 """
 

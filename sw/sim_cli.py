@@ -240,7 +240,7 @@ def _render(console: Console, record: dict[str, Any]) -> None:
     )
     if perplexity["tables_equal"] is not None:
         equal = "equal" if perplexity["tables_equal"] else "DIFFER from"
-        console.print(f"logits through the lookup tables {equal} those of integer products")
+        console.print(f"logits of the golden model {equal} those of integer products")
     if record["host_layers"]:
         console.print(f"on the host in float32: {summary(record['host_layers'])}")
     verified = record["verified"]

@@ -21,14 +21,14 @@ from sw.price import CorePlatform, Cost, cost
 from sw.quant import QuantError, Weights
 
 CHECK_TOKENS = 4
-"""Tokens whose logits are computed through the lookup tables and as plain integer products."""
+"""Tokens whose logits are computed by the golden model and as plain integer products."""
 
 
 @dataclass(frozen=True)
 class Simulation:
     """The main job's result.
 
-    `tables_equal` says whether the lookup tables gave the same logits, bit for bit, as the plain
+    `tables_equal` says whether the golden model gave the same logits, bit for bit, as the plain
     integer products that measured the accuracy; None where the tables measured it themselves.
     """
 

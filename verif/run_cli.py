@@ -145,7 +145,7 @@ def _lines(core: CoreSpec, account: Account) -> list[str]:
     type=click.Choice(["integer", "golden", "rtl"]),
     default="golden",
     show_default=True,
-    help="Lookup tables, the equal plain integer product, which is faster, or a core's RTL.",
+    help="The golden model, the equal plain integer product, which is faster, or a core's RTL.",
 )
 @click.option(
     "--temperature",
