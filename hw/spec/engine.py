@@ -177,9 +177,9 @@ class Engine(Spec, abc.ABC):
         """Width of what one step adds to an output's sum, before its shift."""
 
     @property
-    @abc.abstractmethod
     def shifts(self) -> tuple[int, ...]:
-        """The left shifts with which a step can be added."""
+        """The left shifts with which a step can be added; 0 alone where it takes whole weights."""
+        return (0,)
 
     @property
     def operand_latency_cycles(self) -> int:

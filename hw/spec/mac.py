@@ -58,11 +58,6 @@ class Mac(Engine):
         return most.bit_length() + 1
 
     @property
-    def shifts(self) -> tuple[int, ...]:
-        """None but 0: a step multiplies by whole weights."""
-        return (0,)
-
-    @property
     def step_latency_cycles(self) -> int:
         """Multiply and reduce, accumulate; in a systolic array multiply and accumulate at once, in
         the last row and column as many cycles later as operands need to get there."""

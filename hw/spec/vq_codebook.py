@@ -187,11 +187,6 @@ class VqCodebook(Engine):
         return most.bit_length() + 1
 
     @property
-    def shifts(self) -> tuple[int, ...]:
-        """None but 0: a step multiplies by whole weights."""
-        return (0,)
-
-    @property
     def operand_latency_cycles(self) -> int:
         """One more register where there are tables."""
         return super().operand_latency_cycles + (self.form == "table")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hw.spec.formats import Activations, FloatFormat
+from sim.golden.sums import symmetric
 
 
 def _split(codes: np.ndarray, kind: FloatFormat) -> tuple[np.ndarray, np.ndarray]:
@@ -72,6 +73,6 @@ def integers(
     The leftover code of integers, -2^(bits-1), is read as the lowest one.
     """
     if activations.format is None:
-        return np.maximum(codes.astype(np.int64), -activations.maximum)
+        return symmetric(codes, activations.maximum)
     assert exponent is not None
     return align(codes, exponent, activations)

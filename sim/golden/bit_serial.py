@@ -15,7 +15,7 @@ import numpy as np
 from hw.spec.bit_serial import RADIX_BITS, BitSerial, float_code
 from hw.spec.formats import Kind, WeightCodes
 from sim.golden import integer
-from sim.golden.sums import GroupSums
+from sim.golden.sums import GroupSums, symmetric
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def group_sums(
 
     The leftover code -2^(bits-1) is read as the lowest activation, as the hardware does.
     """
-    x = np.maximum(x.astype(np.int64), -spec.activations.maximum)
+    x = symmetric(x, spec.activations.maximum)
     sums = [integer.group_sums(x, terms, weights.group) for terms in weights.terms]
     psum = sum(each.psum << by for each, by in zip(sums, weights.shifts, strict=True))
     return GroupSums(np.asarray(psum), sums[0].row_sum)

@@ -16,7 +16,7 @@ import numpy as np
 from hw.spec.base import require
 from hw.spec.formats import Kind, WeightCodes
 from hw.spec.lut_tensor_core import LutTensorCore
-from sim.golden.sums import GroupSums, group_bounds
+from sim.golden.sums import GroupSums, group_bounds, symmetric
 
 
 def weight_planes(spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
@@ -183,7 +183,7 @@ def group_sums(
     lowest activation, as the hardware does.
     """
     require((shift is None) == (spec.table_bits is None), "shift", "given iff tables round", shift)
-    x = np.maximum(x.astype(np.int64), -spec.activations.maximum)
+    x = symmetric(x, spec.activations.maximum)
     bounds = group_bounds(x.shape[1], weights.group)
     columns = weights.indices[0].shape[2]
     psum = np.empty((len(x), len(bounds), columns), np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from hw.spec.formats import WeightCodes
 from hw.spec.mac import Mac
 from sim.golden import integer
-from sim.golden.sums import GroupSums
+from sim.golden.sums import GroupSums, symmetric
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def group_sums(
 
     The leftover code -2^(bits-1) is read as the lowest activation, as the hardware does.
     """
-    x = np.maximum(x.astype(np.int64), -spec.activations.maximum)
+    x = symmetric(x, spec.activations.maximum)
     return integer.group_sums(x, weights.values, weights.group)
 
 

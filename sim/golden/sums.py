@@ -19,6 +19,11 @@ class GroupSums:
     row_sum: np.ndarray
 
 
+def symmetric(x: np.ndarray, maximum: int) -> np.ndarray:
+    """Activations as int64, the one code below -`maximum` read as -`maximum`, as hardware does."""
+    return np.maximum(x.astype(np.int64), -maximum)
+
+
 def group_bounds(k: int, group: int) -> list[tuple[int, int]]:
     """Start and end of each scale group along K; the last may be shorter."""
     return [(start, min(start + group, k)) for start in range(0, k, group)]

@@ -11,7 +11,7 @@ from hw.spec.base import require
 from hw.spec.formats import WeightCodes
 from hw.spec.vq_codebook import VqCodebook
 from sim.golden import integer
-from sim.golden.sums import GroupSums, group_bounds
+from sim.golden.sums import GroupSums, group_bounds, symmetric
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def group_sums(
 
     The leftover code -2^(bits-1) is read as the lowest activation, as the hardware does.
     """
-    x = np.maximum(x.astype(np.int64), -spec.activations.maximum)
+    x = symmetric(x, spec.activations.maximum)
     return integer.group_sums(x, weights.values, weights.group)
 
 
