@@ -25,7 +25,7 @@ from sim.program import program_cycles
 from sim.workload import Linear
 from sw.compile import Program, compile_stages
 from sw.place import images, stage
-from sw.quant import ScaledTensor
+from sw.rescale import ScaledTensor
 from verif import core_session, simulators
 
 PRESET = "core-decode"

@@ -37,11 +37,14 @@ from sim.golden import GOLDEN
 from sim.memory import Platform, traffic
 from sim.schedule import plan
 from sim.workload import Linear
+from sw.activations import quantize_activations
 from sw.linear import golden_total, host_linear, integer_total, linear_names
 from sw.llama import Cache, forward, head
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, default_context, windows
-from sw.quant import NATIVE, QuantError, QuantTensor, Weights, quantize, quantize_activations
+from sw.quantizers.rounding import quantize
+from sw.tensor import QuantError, QuantTensor
+from sw.weights import NATIVE, Weights
 
 INSIDE = (
     "operand registers, alignment of floating activations, table build, term decoders, lookups, "

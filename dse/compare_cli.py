@@ -31,7 +31,8 @@ from hw.spec import ENGINES
 from hw.spec.base import require
 from hw.spec.presets import UnknownNameError
 from sw.cli import COUNT, chosen_text, load_model, model_argument, text_option, working
-from sw.quant import FLOAT, GRAMMAR, QuantError, Weights, parse_weights
+from sw.tensor import QuantError
+from sw.weights import FLOAT, GRAMMAR, Weights, parse_weights
 
 _GROUP = 128
 """Weights that share a scale where only bits are asked for."""

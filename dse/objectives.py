@@ -23,7 +23,8 @@ from sw.linear import engine_linears, fast_backend, workload
 from sw.model import LanguageModel, Tensor
 from sw.perplexity import Text, read_text
 from sw.perplexity import measure as measure_text
-from sw.quant import QuantTensor, Weights
+from sw.tensor import QuantTensor
+from sw.weights import Weights
 from sw.zoo import default_text, load
 
 

@@ -14,7 +14,8 @@ from hw.spec.bit_serial import TERMS
 from sim.memory import Platform
 from sw.linear import linear_names
 from sw.model import LanguageModel
-from sw.quant import NATIVE, QuantTensor, Weights, parse_weights
+from sw.tensor import QuantTensor
+from sw.weights import NATIVE, Weights, parse_weights
 
 
 @dataclass(frozen=True)

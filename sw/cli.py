@@ -29,7 +29,7 @@ from sw.linear import (
 )
 from sw.model import LanguageModel
 from sw.perplexity import Text, default_context, measure, read_text
-from sw.quant import FLOAT, GRAMMAR, Weights, parse_weights
+from sw.weights import FLOAT, GRAMMAR, Weights, parse_weights
 
 TOKENS: dict[Backend, int] = {"integer": 1023, "golden": 127}
 """Predicted tokens of a measurement: one window of 1,024, or of 128 where it must go through the

@@ -33,7 +33,7 @@ from sw.cli import (
 from sw.core import CoreModel, core_model
 from sw.image import Phase, contents, phases
 from sw.place import Batch
-from sw.quant import parse_weights
+from sw.weights import parse_weights
 
 IMAGE, UNITS, MANIFEST = "image.bin", "units.safetensors", "manifest.json"
 

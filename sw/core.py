@@ -18,6 +18,7 @@ from hw.spec import CoreSpec
 from sim.golden import GOLDEN
 from sim.workload import Linear
 from sw import place
+from sw.activations import QuantActivations, quantize_activations
 from sw.linear import (
     Accelerator,
     Backend,
@@ -33,15 +34,9 @@ from sw.linear import (
 )
 from sw.model import SHARED_INPUTS, LanguageModel
 from sw.place import Stage
-from sw.quant import (
-    QuantActivations,
-    QuantError,
-    ScaledTensor,
-    Weights,
-    golden_weights,
-    quantize_activations,
-    rescale,
-)
+from sw.rescale import ScaledTensor, golden_weights, rescale
+from sw.tensor import QuantError
+from sw.weights import Weights
 
 RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64]]]
 """Computes a stage: activations [M, K] -> each layer's results [M, N] by name."""

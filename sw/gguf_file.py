@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hw.spec.formats import WeightCodes
 from sw.model import CheckpointError, LanguageModel, LlamaConfig, Tensor, checked
-from sw.quant import SCALE_BITS, QuantTensor
+from sw.tensor import SCALE_BITS, QuantTensor
 from sw.tokenizer import TextTokenizer, TokenizerError, byte_level_bpe
 
 MAGIC = b"GGUF"

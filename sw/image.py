@@ -17,7 +17,7 @@ from sw.compile import Program, compile_stages
 from sw.core import CoreModel
 from sw.pack import Bytes
 from sw.place import Stage, images
-from sw.quant import QuantError
+from sw.tensor import QuantError
 
 
 @dataclass(frozen=True)

@@ -22,20 +22,12 @@ from hw.spec import CoreSpec, Engine
 from hw.spec.formats import Activations
 from sim.golden import GOLDEN
 from sim.workload import Linear, Workload
+from sw.activations import quantize_activations
 from sw.model import LanguageModel, Tensor, dequantized
-from sw.quant import (
-    FLOAT,
-    NATIVE,
-    UNIT_BITS,
-    QuantError,
-    QuantTensor,
-    Weights,
-    coded_grid,
-    golden_weights,
-    parse_weights,
-    quantize,
-    quantize_activations,
-)
+from sw.quantizers.rounding import quantize
+from sw.rescale import UNIT_BITS, coded_grid, golden_weights
+from sw.tensor import QuantError, QuantTensor
+from sw.weights import FLOAT, NATIVE, Weights, parse_weights
 
 Operator: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray[np.float32]]]

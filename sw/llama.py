@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hw.spec.base import require
 from sw.linear import Linears
 from sw.model import LanguageModel, LlamaConfig
-from sw.quant import QuantTensor
+from sw.tensor import QuantTensor
 
 Floats = NDArray[np.float32]
 

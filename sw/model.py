@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec.base import RefusedError
-from sw.quant import QuantTensor
+from sw.tensor import QuantTensor
 from sw.tokenizer import TextTokenizer
 
 Tensor: TypeAlias = NDArray[np.float32] | QuantTensor

@@ -18,7 +18,7 @@ from hw.spec.layout import Beat
 from sim.golden.vq_codebook import Vectors
 from sw.packers import PACKERS
 from sw.packers.vq_codebook import fill_beats, stored_index
-from sw.quant import ScaledTensor
+from sw.rescale import ScaledTensor
 
 Bytes = NDArray[np.uint8]
 

@@ -22,7 +22,7 @@ from sim.schedule import plan
 from sim.workload import Linear
 from sw import pack
 from sw.pack import Bytes
-from sw.quant import ScaledTensor
+from sw.rescale import ScaledTensor
 
 MOST_SLICES = 1 << 12
 """K-slices that a matmul can have."""

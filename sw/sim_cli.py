@@ -33,8 +33,8 @@ from sw.cli import (
 from sw.linear import Accelerator
 from sw.perplexity import default_context
 from sw.price import REFRESH_INTERVAL_S, REFRESH_S, CorePlatform
-from sw.quant import parse_weights
 from sw.simulate import simulate
+from sw.weights import parse_weights
 
 _PLATFORM = Platform()
 _LATENCY_CYCLES = MemoryTiming().latency_cycles

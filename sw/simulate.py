@@ -18,7 +18,8 @@ from sw.llama import Cache, forward, head
 from sw.model import LanguageModel
 from sw.perplexity import Accuracy, Text, measure, windows
 from sw.price import CorePlatform, Cost, cost
-from sw.quant import QuantError, Weights
+from sw.tensor import QuantError
+from sw.weights import Weights
 
 CHECK_TOKENS = 4
 """Tokens whose logits are computed by the golden model and as plain integer products."""

@@ -21,7 +21,7 @@ from sim.program import program_cycles
 from sim.workload import Linear
 from sw.compile import compile_stages
 from sw.place import PlaceError, images, stage
-from sw.quant import ScaledTensor
+from sw.rescale import ScaledTensor
 from verif import core_session
 from verif.core_bench import MEMORY_BYTES, Bench, Enough, Program, put, run, timings
 from verif.core_faults import check_faults, check_words

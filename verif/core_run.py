@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.memory import MemoryTiming
+from sw.activations import QuantActivations
 from sw.core import CoreModel, RunStage, integer_stage
 from sw.image import Phase, contents
 from sw.place import Stage, aligned
-from sw.quant import QuantActivations
 from verif.core_bench import LIMIT_CYCLES, outcome, put
 from verif.core_session import Event, Session
 from verif.simulators import SimulatorError

@@ -33,7 +33,7 @@ from sw.core import core_linears, core_model, golden_stage, integer_stage
 from sw.image import phases
 from sw.linear import Linears, engine_linears, workload
 from sw.model import LanguageModel
-from sw.quant import Weights, parse_weights
+from sw.weights import Weights, parse_weights
 from verif.core_run import Account, on_rtl
 from verif.core_session import build
 

@@ -13,9 +13,11 @@ from hw.spec.core import CoreSpec
 from hw.spec.formats import FLOATS, Activations, FloatFormat
 from sim.golden import align
 from sw import zoo
+from sw.activations import quantize_activations
 from sw.core import accelerated, core_linears, core_model, golden_stage, integer_stage
 from sw.linear import engine_linears
-from sw.quant import QuantError, parse_weights, quantize_activations
+from sw.tensor import QuantError
+from sw.weights import parse_weights
 
 FP16, BF16, E4M3, E5M2 = FLOATS.values()
 FORMATS = pytest.mark.parametrize("kind", FLOATS.values(), ids=FLOATS)

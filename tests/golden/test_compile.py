@@ -16,9 +16,10 @@ from sim.golden.core import execute
 from sim.memory import MemoryTiming
 from sim.program import program_cycles
 from sim.workload import Linear
+from sw.activations import QuantActivations, quantize_activations
 from sw.compile import Program, compile_stages
 from sw.place import PlaceError, Stage, images, share_input, stage
-from sw.quant import QuantActivations, ScaledTensor, quantize_activations
+from sw.rescale import ScaledTensor
 from verif.core_programs import random_core
 from verif.driver import DRIVERS, random_weights
 from verif.vectors import Shape

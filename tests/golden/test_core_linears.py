@@ -12,6 +12,7 @@ from hw.spec.presets import CORES
 from sim.golden.core import execute
 from sim.workload import Linear
 from sw import zoo
+from sw.activations import QuantActivations, quantize_activations
 from sw.compile import compile_stages
 from sw.core import (
     CoreModel,
@@ -28,14 +29,10 @@ from sw.llama import Cache, forward, head
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, measure
 from sw.place import PlaceError, Stage, images
-from sw.quant import (
-    QuantActivations,
-    QuantTensor,
-    parse_weights,
-    quantize,
-    quantize_activations,
-    rescale,
-)
+from sw.quantizers.rounding import quantize
+from sw.rescale import rescale
+from sw.tensor import QuantTensor
+from sw.weights import parse_weights
 
 STORY = "Once upon a time, there was a little girl named Lily."
 TINY = zoo.load("evolute-tiny")

@@ -21,22 +21,15 @@ from hw.spec.formats import WeightCodes
 from hw.spec.presets import ENGINES
 from sim.golden import integer
 from sw import zoo
+from sw.activations import quantize_activations
 from sw.checkpoint import open_model
 from sw.linear import engine_linears, host_linears, linear_names, workload
 from sw.llama import Cache, forward, generate, greedy, head, sampler
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, measure, windows
-from sw.quant import (
-    FLOAT,
-    NATIVE,
-    QuantError,
-    QuantTensor,
-    Rounding,
-    Scheme,
-    parse_weights,
-    quantize,
-    quantize_activations,
-)
+from sw.quantizers.rounding import Rounding, Scheme, quantize
+from sw.tensor import QuantError, QuantTensor
+from sw.weights import FLOAT, NATIVE, parse_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -15,7 +15,9 @@ from sw import zoo
 from sw.linear import host_linears, linear_names
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import measure, read_text
-from sw.quant import QuantTensor, parse_weights, quantize
+from sw.quantizers.rounding import quantize
+from sw.tensor import QuantTensor
+from sw.weights import parse_weights
 
 TEXT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wiki.test.raw"
 

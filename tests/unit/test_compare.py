@@ -43,7 +43,8 @@ from sw.linear import host_linears
 from sw.llama import Cache, forward, head
 from sw.model import LanguageModel
 from sw.perplexity import windows
-from sw.quant import QuantError, parse_weights
+from sw.tensor import QuantError
+from sw.weights import parse_weights
 from sw.zoo import default_text
 from sw.zoo import load as load_model
 

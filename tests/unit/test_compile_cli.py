@@ -13,8 +13,9 @@ from hw.spec.base import RefusedError
 from hw.spec.presets import CORES
 from sim.golden.core import execute
 from sw import zoo
+from sw.activations import QuantActivations
 from sw.core import core_model, integer_stage
-from sw.quant import QuantActivations, parse_weights
+from sw.weights import parse_weights
 
 BASE = 0x10000
 

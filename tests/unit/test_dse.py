@@ -34,7 +34,8 @@ from hw.spec.formats import WeightCodes
 from sim.evaluate import evaluate
 from sim.memory import Platform
 from sw.linear import engine_linears, host_linears, workload
-from sw.quant import Rounding, Scheme, parse_weights, quantize
+from sw.quantizers.rounding import Rounding, Scheme, quantize
+from sw.weights import parse_weights
 from sw.zoo import load
 
 SPACE_OF_LUT = SPACE[LutTensorCore]

@@ -18,7 +18,7 @@ from hw.spec.base import RefusedError
 from sw.checkpoint import open_model
 from sw.gguf_file import read_gguf
 from sw.model import CheckpointError, LlamaConfig, dequantized
-from sw.quant import QuantTensor
+from sw.tensor import QuantTensor
 
 CONFIG = LlamaConfig(
     hidden=32,

@@ -11,19 +11,11 @@ from hypothesis import strategies as st
 
 from hw.spec import BitSerial, Engine, LutTensorCore, Mac
 from hw.spec.formats import TERNARY, Activations, Kind, WeightCodes
-from sw.quant import (
-    FLOAT,
-    NATIVE,
-    OFFSET_SHIFTS,
-    QuantError,
-    QuantTensor,
-    Rounding,
-    Scheme,
-    parse_weights,
-    quantize,
-    quantize_activations,
-    rescale,
-)
+from sw.activations import quantize_activations
+from sw.quantizers.rounding import Rounding, Scheme, quantize
+from sw.rescale import OFFSET_SHIFTS, rescale
+from sw.tensor import QuantError, QuantTensor
+from sw.weights import FLOAT, NATIVE, parse_weights
 
 ROUNDINGS = [f"w{bits}g{group}{s}" for bits in range(1, 9) for group in (0, 32) for s in "saf"]
 

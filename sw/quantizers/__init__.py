@@ -1,0 +1,1 @@
+"""Quantizers: float weights to weights in codes."""

@@ -1,0 +1,172 @@
+"""Weight matrices of codes, as files, quantizers and engines share them.
+
+Scales are kept in the half precision they are stored in. Together with integer activations that
+makes every sum of a linear layer exact in float64 (`sw.linear`), whatever order it is added in.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec.base import RefusedError
+from hw.spec.formats import WeightCodes
+from sim.golden.vq_codebook import Vectors
+
+SCALE_BITS = 16
+"""Stored width of a group's scale or minimum: IEEE half precision."""
+
+
+class QuantError(RefusedError):
+    """A choice of weights that does not exist, or numbers that no code can hold."""
+
+
+def inverse(scale: NDArray[np.floating]) -> NDArray:
+    """1 / scale, and 0 where a group is all zero."""
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+
+
+def spread(
+    values: NDArray[np.float64], scale: NDArray, offset: NDArray, group: int
+) -> NDArray[np.float64]:
+    """values[n, k] * scale[n, g] + offset[n, g] with g = k // group, in the place of `values`."""
+    k = values.shape[1]
+    if k % group:
+        values *= np.repeat(scale, group, axis=1)[:, :k]
+        values += np.repeat(offset, group, axis=1)[:, :k]
+    else:  # the same by broadcasting, several times faster
+        grouped = values.reshape(len(values), -1, group)
+        grouped *= scale[:, :, None]
+        grouped += offset[:, :, None]
+    return values
+
+
+def counted(
+    values: NDArray[np.float64], codes: NDArray[np.uint8], special: NDArray | None, group: int
+) -> NDArray[np.float64]:
+    """What codes [N, K] count as: `values` [specials, levels] of their groups' special values."""
+    if special is None:
+        return values[0].take(codes)
+    of_code = np.repeat(special, group, axis=1)[:, : codes.shape[1]]
+    return values.reshape(-1).take(of_code.astype(np.int16) * values.shape[1] + codes)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantTensor:
+    """A weight matrix w[n, k] = scale[n, g] * v + minimum[n, g], with g = k // group.
+
+    v is what codes[n, k] counts as in `format`. `codes` is uint8[N, K]; `scale` and `minimum` are
+    float32[N, G], G = ceil(K / group), the last group may be short. Scales are half-precision
+    values, and minima are half-precision values or half-integer multiples of their scale. `special`
+    is uint8[N, G] for formats with special values. `group_bits` is what one group stores beside its
+    codes. `vectors` are what codes of `Kind.VECTOR` come from.
+    """
+
+    codes: NDArray[np.uint8]
+    format: WeightCodes
+    group: int
+    scale: NDArray[np.float32]
+    minimum: NDArray[np.float32]
+    group_bits: int
+    special: NDArray[np.uint8] | None = None
+    vectors: Vectors | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N outputs, K inputs."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of all codes, or of the indices and the codebooks that they come from."""
+        if self.vectors is not None:
+            return self.vectors.stored_bits(self.format.bits)
+        return self.codes.size * self.format.bits
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of all codes and of what their groups store beside them."""
+        return self.index_bits + self.scale.size * self.group_bits
+
+    def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
+        """The chosen rows dequantized, [rows, K]; exact in float64, rounded once in float32."""
+        if self.special is None:  # every code counts as itself
+            values = self.codes[rows].astype(np.float64)
+        else:
+            specials = range(len(self.format.specials))
+            table = np.array([self.format.values(each) for each in specials], np.float64)
+            values = counted(table, self.codes[rows], self.special[rows], self.group)
+        found = spread(values, self.scale[rows], self.minimum[rows], self.group)
+        return found.astype(dtype, copy=False)
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The whole matrix, float32[N, K]."""
+        whole = np.empty(self.shape, np.float32)
+        for start in range(0, len(whole), 4096):  # keeps the float64 intermediate small
+            block = slice(start, start + 4096)
+            whole[block] = self.rows(block, np.float32)
+        return whole
+
+
+ORDER_BITS = 16
+"""Stored width of a column's place."""
+
+
+@dataclass(frozen=True, eq=False)
+class PartedTensor:
+    """Codes of several kinds side by side, and what is done to their inputs first:
+
+    w[n, order[c]] = scale[order[c]] * v[n, c] + bias[order[c]]
+
+    with v the parts one beside the other along K: outlier columns, or groups of columns with a
+    codebook of their own (VPTQ, arXiv 2409.17066, section 3). So y = v @ (scale * x)[order], and
+    sum(bias * x) more for every output. `order` is int64 [K], `scale` and `bias` are float32 [K]
+    of half-precision values, in the order of the inputs; None where nothing is done.
+    """
+
+    parts: tuple[QuantTensor, ...]
+    order: NDArray[np.int64] | None = None
+    scale: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N outputs, K inputs."""
+        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
+
+    @property
+    def columns(self) -> tuple[slice, ...]:
+        """The stored columns of each part."""
+        ends = list(itertools.accumulate((part.shape[1] for part in self.parts), initial=0))
+        return tuple(slice(*each) for each in itertools.pairwise(ends))
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of all codes, or of the indices and the codebooks that they come from."""
+        return sum(part.index_bits for part in self.parts)
+
+    @property
+    def column_bits(self) -> int:
+        """Bits that a column stores beside its codes."""
+        each = (self.order, ORDER_BITS), (self.scale, SCALE_BITS), (self.bias, SCALE_BITS)
+        return sum(bits for values, bits in each if values is not None)
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of all codes and of what groups and columns store beside them."""
+        return sum(part.total_bits for part in self.parts) + self.shape[1] * self.column_bits
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The whole matrix, float32[N, K]."""
+        stored = np.concatenate([part.dequantize() for part in self.parts], axis=1)
+        whole = stored if self.order is None else np.empty_like(stored)
+        if self.order is not None:
+            whole[:, self.order] = stored
+        if self.scale is not None:
+            whole *= self.scale
+        if self.bias is not None:
+            whole += self.bias
+        return whole
