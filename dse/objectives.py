@@ -23,7 +23,7 @@ from sw.linear import engine_linears, fast_backend, workload
 from sw.model import LanguageModel, Tensor
 from sw.perplexity import Text, read_text
 from sw.perplexity import measure as measure_text
-from sw.tensor import QuantTensor
+from sw.tensor import Coded, parted
 from sw.weights import Weights
 from sw.zoo import default_text, load
 
@@ -143,9 +143,13 @@ def model_digest(name: str) -> str:
 
 
 def _arrays(tensor: Tensor) -> tuple[NDArray[Any], ...]:
-    if isinstance(tensor, QuantTensor):
-        return tensor.codes, tensor.scale, tensor.minimum
-    return (tensor,)
+    if not isinstance(tensor, Coded):
+        return (tensor,)
+    whole = parted(tensor)
+    found = [whole.order, whole.scale, whole.bias]
+    for part in whole.parts:
+        found += [part.codes, part.scale, part.minimum, part.special]
+    return tuple(each for each in found if each is not None)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from hw.spec.bit_serial import TERMS
 from sim.memory import Platform
 from sw.linear import linear_names
 from sw.model import LanguageModel
-from sw.tensor import QuantTensor
+from sw.tensor import Coded, parted
 from sw.weights import NATIVE, Weights, parse_weights
 
 
@@ -131,9 +131,9 @@ def codes_to_try(space: Space, model: LanguageModel) -> dict[str, Codes]:
             if weights.rounding is not None and layer != "head":
                 bits.append(weights.rounding.format.bits)
                 groups.append(weights.rounding.group or tensor.shape[1])
-            elif isinstance(tensor, QuantTensor):
-                bits.append(tensor.format.bits)
-                groups.append(tensor.group)
+            elif isinstance(tensor, Coded):
+                bits += [part.format.bits for part in parted(tensor).parts]
+                groups += [part.group for part in parted(tensor).parts]
         found[name] = Codes(weights, max(bits), max(groups))
     return found
 

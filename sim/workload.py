@@ -24,6 +24,10 @@ class Linear:
     """Whether a prompt needs it for its last token alone, as an output head."""
     row_bits: int = 0
     """Bits that one output stores beside its groups."""
+    column_bits: int = 0
+    """Bits that one input stores: a place, a scale, a bias."""
+    vector_bits: int | None = None
+    """Bits of the indices and codebooks that codes come from, if they do."""
 
     @property
     def groups(self) -> int:
@@ -32,14 +36,15 @@ class Linear:
 
     @property
     def index_bits(self) -> int:
-        """Bits of the codes of all `count` layers."""
-        return self.count * self.n * self.k * self.format.bits
+        """Bits of the codes of all `count` layers, or of what they come from."""
+        each = self.n * self.k * self.format.bits
+        return self.count * (each if self.vector_bits is None else self.vector_bits)
 
     @property
     def total_bits(self) -> int:
         """Bits of the codes and of what is stored beside them, of all `count` layers."""
-        beside = self.groups * self.group_bits + self.row_bits
-        return self.index_bits + self.count * self.n * beside
+        of_row = self.groups * self.group_bits + self.row_bits
+        return self.index_bits + self.count * (self.n * of_row + self.k * self.column_bits)
 
 
 @dataclass(frozen=True)

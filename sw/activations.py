@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,10 @@ class QuantActivations:
     scale: NDArray[np.float32]
     codes: NDArray[np.integer]
     exponent: NDArray[np.int64] | None = None
+
+    def columns(self, which: slice) -> QuantActivations:
+        """Some columns of the rows, with the rows' scales."""
+        return replace(self, x=self.x[:, which], codes=self.codes[:, which])
 
 
 def _floating(a: NDArray[np.float32], activations: Activations) -> QuantActivations:

@@ -27,15 +27,16 @@ from sw.linear import (
     codes_of,
     engine_linears,
     host_linear,
-    layer_on,
+    layers_on,
     linear_names,
+    part_of,
     product_of_rows,
     workload,
 )
 from sw.model import SHARED_INPUTS, LanguageModel
 from sw.place import Stage
 from sw.rescale import ScaledTensor, golden_weights, rescale
-from sw.tensor import QuantError
+from sw.tensor import PartedTensor, QuantError
 from sw.weights import Weights
 
 RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64]]]
@@ -50,7 +51,8 @@ def stages_of(
 ) -> tuple[tuple[tuple[Linear, ...], ...], ...]:
     """For every block, and at last the head, the layers on the core, those together with one input.
 
-    Layers of one input that cut it differently go one after another. Raises what `workload` raises.
+    Layers of one input that cut it differently go one after another, and so do those that change
+    their input first, part after part. Raises what `workload` raises.
     """
     workload(model, weights, core)
     blocks = [
@@ -61,7 +63,13 @@ def stages_of(
     for block in [*blocks, [["head"]]]:
         stages: list[tuple[Linear, ...]] = []
         for names in block:
-            layers = [layer for name in names if (layer := layer_on(model, weights, core, name))]
+            layers = []
+            for name in names:
+                parts = layers_on(model, weights, core, name)
+                if len(parts) > 1 or any(part.column_bits for part in parts):
+                    stages += [(part,) for part in parts]
+                else:
+                    layers += parts
             while layers:
                 together = [each for each in layers if place.share_input(core, layers[0], each)]
                 stages.append(tuple(together))
@@ -77,7 +85,10 @@ class CoreModel:
     core: CoreSpec
     blocks: tuple[tuple[Stage, ...], ...]
     """The stages of every block, and at last of the head."""
+    layers: Mapping[str, PartedTensor]
+    """Layers on the core, by name."""
     tensors: Mapping[str, ScaledTensor]
+    """Their parts, by the names in `stages`."""
     host: Mapping[str, HostLinear]
 
     @property
@@ -97,12 +108,15 @@ def core_model(
 
     Raises what `workload` raises, and `PlaceError` where a layer does not fit the core.
     """
-    tensors, blocks = {}, []
+    layers, tensors, blocks = {}, {}, []
     for block in stages_of(model, weights, core):
         stages = []
         for linears in block:
             for linear in linears:
-                codes = codes_of(model, weights, linear.name)
+                name, part = part_of(linear.name)
+                if name not in layers:
+                    layers[name] = codes_of(model, weights, name)
+                codes = layers[name].parts[part]
                 coding = core.engine.coding_of(codes.format)
                 tensor = rescale(codes, coding, core.scale_bits, core.offset_bits)
                 place.require_sums(core, linear.name, tensor)
@@ -113,25 +127,36 @@ def core_model(
             stages.append(place.stage(core, place.stage_name(linears), linears, address, shifts))
             address = stages[-1].end
         blocks.append(tuple(stages))
-    host = {name: host_linear(model, name) for name in linear_names(model) if name not in tensors}
-    return CoreModel(core, tuple(blocks), tensors, host)
+    host = {name: host_linear(model, name) for name in linear_names(model) if name not in layers}
+    return CoreModel(core, tuple(blocks), layers, tensors, host)
 
 
 def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
-    """The model's layers, with those on the core computed by `run_stage`."""
-    stages = {layer.linear.name: stage for stage in held.stages for layer in stage.layers}
+    """The model's layers, with those on the core computed by `run_stage` in the stages' order."""
     units = {name: tensor.unit.astype(np.float64) for name, tensor in held.tensors.items()}
+    stages = held.stages
+    runs: dict[str, list[int]] = {}
+    for i, stage in enumerate(stages):
+        for layer in stage.layers:
+            runs.setdefault(part_of(layer.linear.name)[0], []).append(i)
 
     def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         found = {name: held.host[name](x) for name in names if name in held.host}
-        if len(found) == len(names):
-            return [found[name] for name in names]
-        a = quantize_activations(x, held.core.engine.activations)
-        for name in names:
-            if name not in found:
-                scale = a.scale[:, None].astype(np.float64)
-                for each, result in run_stage(stages[name], a).items():
-                    found[each] = (result * units[each] * scale).astype(np.float32)
+        activations: dict[str, QuantActivations] = {}
+        results: dict[str, NDArray[np.float64]] = {}
+        for stage in (stages[i] for i in sorted({i for name in names for i in runs.get(name, ())})):
+            name, part = part_of(stage.layers[0].linear.name)
+            tensor = held.layers[name]
+            if name not in activations:
+                inputs = tensor.inputs(x)
+                activations[name] = quantize_activations(inputs, held.core.engine.activations)
+            a = activations[name].columns(tensor.columns[part])
+            scale = a.scale[:, None].astype(np.float64)
+            for each, result in run_stage(stage, a).items():
+                whole, _ = part_of(each)
+                results[whole] = results.get(whole, 0) + result * units[each] * scale
+        for name, result in results.items():
+            found[name] = (result + held.layers[name].added(x)[:, None]).astype(np.float32)
         return [found[name] for name in names]
 
     return apply

@@ -26,7 +26,7 @@ from sw.activations import quantize_activations
 from sw.model import LanguageModel, Tensor, dequantized
 from sw.quantizers.rounding import quantize
 from sw.rescale import UNIT_BITS, coded_grid, golden_weights
-from sw.tensor import QuantError, QuantTensor
+from sw.tensor import Coded, PartedTensor, QuantError, QuantTensor, parted
 from sw.weights import FLOAT, NATIVE, Weights, parse_weights
 
 Operator: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -64,21 +64,27 @@ class EngineLinear:
     """A layer on an engine."""
 
     activations: Activations
-    total: Callable[[NDArray[np.int32]], NDArray[np.float64]]
-    """Integer activations [M, K] -> sum over k of w[n, k] * x[m, k], [M, N]."""
+    tensor: PartedTensor
+    totals: Sequence[Callable[[NDArray[np.int32]], NDArray[np.float64]]]
+    """Of each part: integer activations [M, K] -> sum over k of w[n, k] * x[m, k], [M, N]."""
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        a = quantize_activations(x, self.activations)
-        # Rounded once, here; everything before is exact.
-        return (self.total(a.x) * a.scale[:, None].astype(np.float64)).astype(np.float32)
+        a = quantize_activations(self.tensor.inputs(x), self.activations)
+        parts = zip(self.totals, self.tensor.columns, strict=True)
+        whole = sum(total(a.x[:, columns]) for total, columns in parts)
+        # Rounded here; the sums before are exact.
+        scaled = whole * a.scale[:, None].astype(np.float64)
+        return (scaled + self.tensor.added(x)[:, None]).astype(np.float32)
 
 
-def _require_exact(name: str, tensor: QuantTensor, spec: Engine) -> None:
+def _require_exact(name: str, tensor: PartedTensor, spec: Engine) -> None:
     """Raise `QuantError` where a sum over the layer `name` could leave float64's exact range."""
-    coding = spec.coding_of(tensor.format)
-    grid = coded_grid(tensor, coding)
-    largest = np.abs(grid.scale) * coding.maximum(tensor.format) + np.abs(grid.offset)
-    bound = largest.sum(axis=1).max() * tensor.group * spec.activations.maximum
+    bound = 0.0
+    for part in tensor.parts:
+        coding = spec.coding_of(part.format)
+        grid = coded_grid(part, coding)
+        largest = np.abs(grid.scale) * coding.maximum(part.format) + np.abs(grid.offset)
+        bound += largest.sum(axis=1).max() * part.group * spec.activations.maximum
     if not bound < 1 << 28:
         raise QuantError(f"layer {name}: weights too large for exact sums, up to {bound:.3g}")
 
@@ -126,39 +132,69 @@ def engine_in(spec: Accelerator) -> Engine:
     return spec.engine if isinstance(spec, CoreSpec) else spec
 
 
-def layer_on(model: LanguageModel, weights: Weights, spec: Accelerator, name: str) -> Linear | None:
-    """How the layer `name` is held for the accelerator; None if the host runs it in float32.
+def layers_on(
+    model: LanguageModel, weights: Weights, spec: Accelerator, name: str
+) -> tuple[Linear, ...]:
+    """How each part of the layer `name` is held for the accelerator; none if the host runs it in
+    float32.
 
-    The output head keeps the checkpoint's own form under every choice of weights. A core has its
-    own form of scales. Raises `SpecError` where the engine does not run the chosen codes.
+    A part of several is called by the layer's name and its number, as in 0.q/1. The output head
+    keeps the checkpoint's own form under every choice of weights. A core has its own form of
+    scales. Raises `SpecError` where the engine does not run the chosen codes.
     """
     n, k = model.config.shapes()[name]
     engine, tensor, rounding = engine_in(spec), _tensor(model, name), weights.rounding
     if rounding is not None and name != "head":
         codes = rounding.format
         engine.coding_of(codes)
-        layer = Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)
-    elif weights == FLOAT or not isinstance(tensor, QuantTensor):
-        return None
-    elif not engine.accepts(tensor.format):
-        return None
+        layers = [Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)]
+    elif weights == FLOAT or not isinstance(tensor, Coded):
+        return ()
     else:
-        last = name == "head"
-        codes, bits = tensor.format, tensor.group_bits
-        layer = Linear(name, n, k, codes, tensor.group, bits, last_token_only=last)
+        whole = parted(tensor)
+        layers = [
+            Linear(
+                name=part_name(whole, name, i),
+                n=n,
+                k=part.shape[1],
+                format=part.format,
+                group=part.group,
+                group_bits=part.group_bits,
+                last_token_only=name == "head",
+                column_bits=whole.column_bits,
+                vector_bits=None if part.vectors is None else part.index_bits,
+            )
+            for i, part in enumerate(whole.parts)
+        ]
+        if not all(engine.accepts(layer.format) for layer in layers):
+            return ()
     if isinstance(spec, CoreSpec):
-        bits = spec.scale_bits + spec.offset_bits + codes.special_bits
-        return replace(layer, group_bits=bits, row_bits=UNIT_BITS)
-    return layer
+        bits = spec.scale_bits + spec.offset_bits
+        layers = [
+            replace(layer, group_bits=bits + layer.format.special_bits, row_bits=UNIT_BITS)
+            for layer in layers
+        ]
+    return tuple(layers)
 
 
-def codes_of(model: LanguageModel, weights: Weights, name: str) -> QuantTensor:
-    """The codes of a layer that `layer_on` places on an accelerator."""
+def part_name(tensor: PartedTensor, name: str, part: int) -> str:
+    """What a part of the layer `name` is called: as the layer, if it is the only one."""
+    return name if len(tensor.parts) == 1 else f"{name}/{part}"
+
+
+def part_of(name: str) -> tuple[str, int]:
+    """The layer, and the number of the part, that `part_name` gave a name."""
+    layer, _, part = name.partition("/")
+    return layer, int(part or 0)
+
+
+def codes_of(model: LanguageModel, weights: Weights, name: str) -> PartedTensor:
+    """The codes of a layer that `layers_on` places on an accelerator."""
     tensor = _tensor(model, name)
     if weights.rounding is not None and name != "head":
-        return quantize(dequantized(tensor), weights.rounding)
-    assert isinstance(tensor, QuantTensor)
-    return tensor
+        return parted(quantize(dequantized(tensor), weights.rounding))
+    assert isinstance(tensor, Coded)
+    return parted(tensor)
 
 
 def fast_backend(spec: Accelerator) -> Backend:
@@ -180,9 +216,9 @@ def workload(model: LanguageModel, weights: Weights, spec: Accelerator) -> Workl
     counts: collections.Counter[Linear] = collections.Counter()
     host = []
     for name in linear_names(model):
-        if layer := layer_on(model, weights, spec, name):
-            counts[replace(layer, name=name.rpartition(".")[2])] += 1
-        else:
+        layers = layers_on(model, weights, spec, name)
+        counts.update(replace(layer, name=layer.name.rpartition(".")[2]) for layer in layers)
+        if not layers:
             host.append(name)
     if weights == NATIVE and not counts:
         formats = ", ".join(each.name for each in engine_in(spec).formats)
@@ -216,16 +252,19 @@ def engine_linears(
     workload(model, weights, spec)
     operators: dict[str, Operator] = {}
     for name in linear_names(model):
-        if layer_on(model, weights, spec, name) is None:
+        if not layers_on(model, weights, spec, name):
             operators[name] = host_linear(model, name)
             continue
         tensor = codes_of(model, weights, name)
         _require_exact(name, tensor, spec)
         if backend == "golden":
-            total = partial(golden_total, spec, tensor, golden_weights(spec, tensor))
+            totals = [
+                partial(golden_total, spec, part, golden_weights(spec, part))
+                for part in tensor.parts
+            ]
         else:
-            total = partial(integer_total, tensor)
-        operators[name] = EngineLinear(spec.activations, total)
+            totals = [partial(integer_total, part) for part in tensor.parts]
+        operators[name] = EngineLinear(spec.activations, tensor, totals)
     return by_name(operators)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hw.spec.base import require
 from sw.linear import Linears
 from sw.model import LanguageModel, LlamaConfig
-from sw.tensor import QuantTensor
+from sw.tensor import Coded
 
 Floats = NDArray[np.float32]
 
@@ -113,7 +113,7 @@ def sampler(temperature: float, rng: np.random.Generator) -> Callable[[Floats], 
 
 def _embedding(model: LanguageModel, tokens: Sequence[int]) -> Floats:
     table, rows = model.tensors["embedding"], np.asarray(tokens)
-    return table.rows(rows, np.float32) if isinstance(table, QuantTensor) else table[rows]
+    return table.rows(rows, np.float32) if isinstance(table, Coded) else table[rows]
 
 
 def _normalized(model: LanguageModel, name: str, x: Floats) -> Floats:

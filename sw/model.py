@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -11,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec.base import RefusedError
-from sw.tensor import QuantTensor
+from sw.tensor import Coded, parted
 from sw.tokenizer import TextTokenizer
 
-Tensor: TypeAlias = NDArray[np.float32] | QuantTensor
+Tensor: TypeAlias = NDArray[np.float32] | Coded
 
 SHARED_INPUTS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 """The linear layers of a block in the order they run, those together that have one input."""
@@ -22,7 +23,7 @@ SHARED_INPUTS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 def dequantized(tensor: Tensor) -> NDArray[np.float32]:
     """The tensor's weights as float32."""
-    return tensor.dequantize() if isinstance(tensor, QuantTensor) else tensor
+    return tensor.dequantize() if isinstance(tensor, Coded) else tensor
 
 
 class CheckpointError(RefusedError):
@@ -99,8 +100,8 @@ class LlamaConfig:
 class LanguageModel:
     """A loaded checkpoint; `check` holds for it.
 
-    A tensor is a float32 array, or a `QuantTensor` where the file stores codes that an engine can
-    multiply as they are. Names are those of `LlamaConfig.shapes`.
+    A tensor is a float32 array, or `Coded` where the file stores codes that an engine can multiply
+    as they are. Names are those of `LlamaConfig.shapes`.
     """
 
     name: str
@@ -111,20 +112,29 @@ class LanguageModel:
     @property
     def params(self) -> int:
         """Stored weights; a tied head counts once."""
-        return sum(
-            tensor.codes.size if isinstance(tensor, QuantTensor) else tensor.size
-            for tensor in self.tensors.values()
-        )
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     @property
     def has_codes(self) -> bool:
         """Whether any tensor comes as codes, so that `native` weights exist."""
-        return any(isinstance(tensor, QuantTensor) for tensor in self.tensors.values())
+        return any(isinstance(tensor, Coded) for tensor in self.tensors.values())
 
     @property
     def head(self) -> Tensor:
         """The output matrix, which may be the embedding."""
         return self.tensors.get("head", self.tensors["embedding"])
+
+
+def _numbers(tensor: Tensor) -> Iterator[NDArray[np.floating]]:
+    """What must be finite."""
+    if not isinstance(tensor, Coded):
+        yield tensor
+        return
+    whole = parted(tensor)
+    yield from (each for each in (whole.scale, whole.bias) if each is not None)
+    for part in whole.parts:
+        yield part.scale
+        yield part.minimum
 
 
 def checked(path: Path, model: LanguageModel) -> LanguageModel:
@@ -146,8 +156,7 @@ def checked(path: Path, model: LanguageModel) -> LanguageModel:
         tensor = model.tensors[name]
         if tensor.shape != shape:
             raise CheckpointError(path, f"tensor {name}: must be {shape}, got {tensor.shape}")
-        numbers = (tensor.scale, tensor.minimum) if isinstance(tensor, QuantTensor) else (tensor,)
-        if not all(np.isfinite(array).all() for array in numbers):
+        if not all(np.isfinite(array).all() for array in _numbers(tensor)):
             raise CheckpointError(path, f"tensor {name}: holds a number that is not finite")
     if unknown := sorted(set(model.tensors) - set(shapes)):
         raise CheckpointError(path, f"tensor {unknown[0]} is not part of a plain Llama model")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,9 +160,27 @@ class PartedTensor:
         """Bits of all codes and of what groups and columns store beside them."""
         return sum(part.total_bits for part in self.parts) + self.shape[1] * self.column_bits
 
+    def inputs(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Inputs [M, K] as the parts take them, in float32."""
+        scaled = x if self.scale is None else x * self.scale
+        return scaled if self.order is None else scaled[:, self.order]
+
+    def added(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What is added to every output of a row, [M]."""
+        if self.bias is None:
+            return np.zeros(len(x))
+        return x.astype(np.float64) @ self.bias.astype(np.float64)
+
+    def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
+        """The chosen rows dequantized, [rows, K]."""
+        return self._in_place(np.concatenate([part.rows(rows, dtype) for part in self.parts], 1))
+
     def dequantize(self) -> NDArray[np.float32]:
         """The whole matrix, float32[N, K]."""
-        stored = np.concatenate([part.dequantize() for part in self.parts], axis=1)
+        return self._in_place(np.concatenate([part.dequantize() for part in self.parts], 1))
+
+    def _in_place(self, stored: NDArray) -> NDArray:
+        """Rows of the parts side by side, as rows of weights."""
         whole = stored if self.order is None else np.empty_like(stored)
         if self.order is not None:
             whole[:, self.order] = stored
@@ -170,3 +189,12 @@ class PartedTensor:
         if self.bias is not None:
             whole += self.bias
         return whole
+
+
+Coded: TypeAlias = QuantTensor | PartedTensor
+"""Weights in codes."""
+
+
+def parted(tensor: Coded) -> PartedTensor:
+    """The tensor as its parts, of which a plain one has one."""
+    return tensor if isinstance(tensor, PartedTensor) else PartedTensor((tensor,))

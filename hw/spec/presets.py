@@ -37,6 +37,7 @@ _PREFILL = _DECODE.evolve(m=8, n=16, kg=4)
 _BITMOD = BitSerial(m=1, n=8, k=15, terms="bitmod", weight_bits=4, group_size=128)
 _FP16 = _DECODE.evolve(activation_format="fp16", activation_bits=13)
 _PAIRS = LutTensorCore(m=1, n=32, k=2, kg=16, mirrored=False, weight_bits=1, group_size=128)
+_VQ = VqCodebook(n=32, k=2, v=8, entries=256, residual_entries=256)
 _MAC = Mac(m=1, n=8, k=4, weight_bits=8, group_size=128)
 _FPGA = LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64)
 
@@ -167,6 +168,16 @@ PRESETS: dict[str, Preset] = {
             "mac-systolic",
             _MAC.evolve(m=8, k=1, arrangement="systolic"),
             "an output-stationary systolic array of 8 x 8 multipliers of 8-bit weights",
+        ),
+        Preset(
+            "core-vq",
+            CoreSpec(engine=_VQ),
+            "a complete core for VPTQ at 2 bits: vq-residual behind a 256-bit AXI4 port",
+        ),
+        Preset(
+            "vq-residual",
+            _VQ,
+            "VPTQ's v8 k256+256: 8 outputs per pair of codewords, 2 bits a weight",
         ),
         Preset(
             "vq-outputs",

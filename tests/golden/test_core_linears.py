@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hw.spec.formats import Activations
+from hw.spec import VqCodebook
+from hw.spec.formats import Activations, Kind, WeightCodes
 from hw.spec.presets import CORES
 from sim.golden.core import execute
 from sim.workload import Linear
@@ -24,18 +25,20 @@ from sw.core import (
     integer_stage,
     stages_of,
 )
-from sw.linear import host_linears, layer_on, workload
+from sw.linear import engine_linears, host_linears, layers_on, linear_names, workload
 from sw.llama import Cache, forward, head
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, measure
 from sw.place import PlaceError, Stage, images
-from sw.quantizers.rounding import quantize
+from sw.quantizers.rounding import Rounding, Scheme, quantize
 from sw.rescale import rescale
-from sw.tensor import QuantTensor
+from sw.tensor import PartedTensor, QuantTensor
 from sw.weights import parse_weights
+from verif.vq_codebook import codes_of, near
 
 STORY = "Once upon a time, there was a little girl named Lily."
 TINY = zoo.load("evolute-tiny")
+W4 = Rounding(WeightCodes(4), 32, Scheme.ASYMMETRIC)
 
 
 def coded_head() -> LanguageModel:
@@ -172,8 +175,117 @@ def test_a_core_stores_integers_for_scales():
     for each in work.linears:
         assert (each.group_bits, each.row_bits) == (16, 32)
         assert each.total_bits == each.count * each.n * (4 * each.k + 16 * each.groups + 32)
-    layer = layer_on(TINY, parse_weights("w4g32"), CORES["core-decode"].engine, "0.q")
-    assert layer == Linear("0.q", 128, 128, parse_weights("w4").rounding.format, 32, 20)
+    layer = layers_on(TINY, parse_weights("w4g32"), CORES["core-decode"].engine, "0.q")
+    assert layer == (Linear("0.q", 128, 128, parse_weights("w4").rounding.format, 32, 20),)
+
+
+def halves(values: np.ndarray) -> np.ndarray:
+    """The values as half precision holds them."""
+    return values.astype(np.float16).astype(np.float32)
+
+
+def in_parts(w: np.ndarray, rng: np.random.Generator) -> PartedTensor:
+    """Weights [N, K] with 13 columns as outliers in 8 bits, the others normalized in 3."""
+    k = w.shape[1]
+    order = rng.permutation(k)
+    scale, bias = halves(rng.uniform(0.5, 2, k)), halves(rng.normal(size=k) / 16)
+    stored = ((w - bias) / scale)[:, order].astype(np.float32)
+    parts = []
+    for columns, weights in ((slice(13), "w8g0s"), (slice(13, k), "w3g32")):
+        rounding = parse_weights(weights).rounding
+        assert rounding
+        parts.append(quantize(np.ascontiguousarray(stored[:, columns]), rounding))
+    return PartedTensor(tuple(parts), order, scale, bias)
+
+
+def partly_parted() -> LanguageModel:
+    """The shipped model with some of its layers in parts."""
+    rng, names = np.random.default_rng(3), ("0.q", "0.v", "1.o", "2.up", "3.down")
+    return replace(
+        TINY,
+        tensors={
+            name: in_parts(dequantized(tensor), rng)
+            if name in names
+            else quantize(dequantized(tensor), W4)
+            if tensor.shape != TINY.tensors["norm"].shape and name != "embedding"
+            else tensor
+            for name, tensor in TINY.tensors.items()
+        },
+    )
+
+
+def test_parts_are_the_formula():
+    w = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32)
+    tensor = in_parts(w, np.random.default_rng(1))
+    assert tensor.order is not None and tensor.scale is not None and tensor.bias is not None
+    v = np.concatenate([part.dequantize() for part in tensor.parts], axis=1)
+    found = tensor.dequantize()
+    for c, k in enumerate(tensor.order):
+        assert np.array_equal(found[:, k], v[:, c] * tensor.scale[k] + tensor.bias[k])
+    assert np.abs(found - w).max() < 2
+    assert np.array_equal(tensor.rows(slice(2, 4), np.float32), found[2:4])
+    x = np.random.default_rng(2).normal(size=(3, 40)).astype(np.float32)
+    whole = tensor.inputs(x).astype(float) @ v.T.astype(float) + tensor.added(x)[:, None]
+    assert np.allclose(whole, x.astype(float) @ found.T.astype(float), rtol=0, atol=1e-4)
+    of_columns = (16 + 16 + 16) * 40
+    assert tensor.total_bits == 6 * 13 * 8 + 6 * 16 + 6 * 27 * 3 + 6 * 19 + of_columns
+
+
+def test_layers_in_parts_give_identical_logits_however_computed():
+    model, ids = partly_parted(), TINY.tokenizer.encode(STORY)[:5]
+    core = CORES["core-mac"]
+    native = parse_weights("native")
+    held = core_model(model, native, core)
+    names = [stage.name for stage in held.stages[:6]]
+    assert names == ["0.q/0", "0.q/1", "0.v/0", "0.v/1", "0.k", "0.o"]
+    found = [
+        logits(model, held, run(held), ids) for run in (integer_stage, golden_stage, program_stage)
+    ]
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    on_engine = []
+    for backend in ("integer", "golden"):
+        linear = engine_linears(model, native, core.engine, backend)
+        on_engine.append(head(linear, forward(model, linear, ids, Cache(model.config, len(ids)))))
+    assert np.array_equal(*on_engine)
+    shipped = host_linears(model)
+    wanted = head(shipped, forward(model, shipped, ids, Cache(model.config, len(ids))))
+    for each in (found[0], on_engine[0]):  # activations of 8 bits are all that differs, nearly
+        assert np.abs(each - wanted).max() < 0.2 * np.abs(wanted).max()
+
+
+def vector_quantized(engine: VqCodebook) -> LanguageModel:
+    """The shipped model with every layer's weights near random codewords."""
+    rng, tensors = np.random.default_rng(4), dict(TINY.tensors)
+    codes = WeightCodes(engine.weight_bits, Kind.VECTOR)
+    for name in linear_names(TINY)[:-1]:
+        w = dequantized(tensors[name])
+        scale = halves(np.abs(w).max(axis=1, keepdims=True) / (codes.levels // 2 - 1))
+        values = np.rint(w / scale).astype(int)
+        vectors = near(engine, values, engine.weight_bits, w.shape[1], rng)
+        of_vectors = codes_of(vectors, codes, w.shape, w.shape[1])
+        minimum = np.zeros_like(scale)
+        tensors[name] = QuantTensor(
+            of_vectors, codes, w.shape[1], scale, minimum, 16, vectors=vectors
+        )
+    return replace(TINY, tensors=tensors)
+
+
+def test_codewords_give_identical_logits_however_computed():
+    core, native = CORES["core-vq"], parse_weights("native")
+    assert isinstance(core.engine, VqCodebook)
+    model, ids = vector_quantized(core.engine), TINY.tokenizer.encode(STORY)[:3]
+    held = core_model(model, native, core)
+    assert list(held.host) == ["head"]
+    found = [
+        logits(model, held, run(held), ids) for run in (integer_stage, golden_stage, program_stage)
+    ]
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    (bits,) = {
+        each.index_bits // each.count
+        for each in workload(model, native, core).linears
+        if each.name == "q"
+    }
+    assert bits == 128 // 8 * 128 * 16 + 2 * 256 * 8 * 7
 
 
 def test_sums_too_wide_for_the_core_are_refused():
