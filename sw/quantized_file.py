@@ -28,6 +28,7 @@ from sw.tensor import Coded, PartedTensor, QuantTensor
 from sw.tokenizer import TextTokenizer, TokenizerError, from_json
 
 DOCUMENT, WEIGHTS, TOKENIZER = "evolute.json", "weights.safetensors", "tokenizer.json"
+FILES = DOCUMENT, WEIGHTS, TOKENIZER
 
 FORMAT, VERSION = "evolute-quantized", 1
 
@@ -231,7 +232,8 @@ def _read_vectors(
         books.append((index, book))
     if sum(int(np.abs(book.astype(int)).max()) for _, book in books) > limit:
         raise _Broken(f"tensor {name}: codewords exceed the bits of a weight")
-    return Vectors(along, *books[0], books[1] if books[1:] else None)
+    index, book = books[0]
+    return Vectors(along, index, book, books[1] if books[1:] else None)
 
 
 def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
@@ -328,7 +330,7 @@ def _config(settings: Mapping[str, Any]) -> LlamaConfig:
     known = {each.name for each in fields(LlamaConfig)}
     if strange := sorted(set(settings) - known):
         raise ValueError(f"unknown setting {strange[0]}")
-    plain = {
+    plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }
     return LlamaConfig(**plain)

@@ -7,14 +7,13 @@ the grid k // group that a stored tensor gives it (AutoGPTQ's "static groups").
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.quantizers.hessian import Moments, damped
-from sw.quantizers.rounding import Rounding, column_rounder, quantize
+from sw.quantizers.rounding import column_rounder
 from sw.tensor import QuantTensor
 
 _BLOCK = 64
@@ -24,7 +23,7 @@ _LEAF = 64
 """Order of a triangular matrix that is inverted without dividing it further."""
 
 
-def lower_inverse(lower: NDArray[np.float64]) -> NDArray[np.float64]:
+def lower_inverse(lower: NDArray[np.floating]) -> NDArray[np.floating]:
     """The inverse of a lower triangular matrix [K, K], by halves."""
     k = len(lower)
     if k <= _LEAF:
@@ -37,7 +36,7 @@ def lower_inverse(lower: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def inverse_factor(h: NDArray[np.float64]) -> NDArray[np.float64]:
+def inverse_factor(h: NDArray[np.float64]) -> NDArray[np.floating]:
     """The upper triangular U [K, K] with U^T U = H^-1, for a positive definite H.
 
     With H read from its end, H = L L^T, it is the inverse of L read from its end.
@@ -52,7 +51,7 @@ def act_order(second: NDArray[np.floating]) -> NDArray[np.int64]:
 
 def column_loop(
     w: NDArray[np.floating],
-    factor: NDArray[np.float64],
+    factor: NDArray[np.floating],
     choose: Callable[[int, NDArray[np.float64]], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """Go through the columns of `w` [N, K] and let later ones make up for each one's error.
@@ -73,21 +72,30 @@ def column_loop(
     return rest
 
 
-def gptq(w: NDArray[np.float32], rounding: Rounding, moments: Moments) -> QuantTensor:
-    """`w` [N, K] in codes, column by column. Raises `QuantError`.
+def gptq(
+    w: NDArray[np.float32], laid: Sequence[QuantTensor], h: NDArray[np.float64]
+) -> tuple[QuantTensor, ...]:
+    """The parts `laid` of `w` [N, K], side by side along K, with codes found column by column.
 
-    Grids are those of rounding to nearest, with the columns' mean squares as importance where they
-    are clipped.
+    Their grids stay. `h` is damped, for the columns of `w`. Parts go one after another, the first
+    first, since what is stored best should make up for the least.
     """
-    h = damped(moments.second)
-    laid = quantize(w, rounding, np.diag(h))
-    order = act_order(h)
-    round_column, codes = column_rounder(laid), np.empty_like(laid.codes)
+    ends = np.cumsum([part.shape[1] for part in laid])
+    starts = [0, *ends[:-1].tolist()]
+    order = np.concatenate(
+        [
+            start + act_order(h[start:end, start:end])
+            for start, end in zip(starts, ends, strict=True)
+        ]
+    )
+    rounders = [column_rounder(part) for part in laid]
+    codes = [np.empty_like(part.codes) for part in laid]
 
     def choose(place: int, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-        column = int(order[place])
-        codes[:, column], found = round_column(column, wanted)
+        part = int(np.searchsorted(ends, order[place], side="right"))
+        column = int(order[place]) - starts[part]
+        codes[part][:, column], found = rounders[part](column, wanted)
         return found
 
     column_loop(w[:, order], inverse_factor(h[np.ix_(order, order)]), choose)
-    return replace(laid, codes=codes)
+    return tuple(replace(part, codes=each) for part, each in zip(laid, codes, strict=True))

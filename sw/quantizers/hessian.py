@@ -81,8 +81,8 @@ def inputs_of(model: LanguageModel) -> tuple[str, ...]:
 class Calibration:
     """The moments of a model's inputs, by the first layer that has each, read from a file."""
 
-    def __init__(self, path: Path, digest: str):
-        self.path, self.digest = path, digest
+    def __init__(self, path: Path, digest: str, tokens: int):
+        self.path, self.digest, self.tokens = path, digest, tokens
 
     def __getitem__(self, name: str) -> Moments:
         try:
@@ -149,7 +149,7 @@ def calibrate(
         found = collect(model, parts, progress)
         with replacing(path) as temporary:
             save_file(_stored(found), temporary)
-    return Calibration(path, digest)
+    return Calibration(path, digest, sum(map(len, parts)))
 
 
 def _stored(moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float32]]:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sw.quantizers.gptq import act_order, gptq, inverse_factor, lower_inverse
+from sw.quantizers import gptq as columns
+from sw.quantizers.gptq import act_order, inverse_factor, lower_inverse
 from sw.quantizers.hessian import Moments, damped, proxy_error, squared_error
 from sw.quantizers.rounding import Rounding, quantize
+from sw.tensor import QuantTensor
 from sw.weights import parse_weights
 
 
 def rounding(text: str) -> Rounding:
     found = parse_weights(text).rounding
     assert found is not None
+    return found
+
+
+def gptq(w: np.ndarray, choice: Rounding, moments: Moments) -> QuantTensor:
+    h = damped(moments.second)
+    (found,) = columns.gptq(w, (quantize(w, choice, np.diag(h)),), h)
     return found
 
 
