@@ -19,11 +19,11 @@ import shutil
 import signal
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors
@@ -31,9 +31,12 @@ from numpy.typing import NDArray
 
 from hw.files import FileError
 from sw import quantized_file
+from sw.linear import linear_names
 from sw.model import SHARED_INPUTS, CheckpointError, LanguageModel, Tensor, dequantized
 from sw.quantizers.hessian import Calibration, model_digest
-from sw.quantizers.methods import Method, quantize_layer
+from sw.quantizers.methods import Grid, Method, quantize_layer
+from sw.quantizers.mixed import Candidate, cheapest
+from sw.quantizers.scaling import FOLDS, input_scale, scaled_moments, tied_columns
 from sw.tensor import Coded, parted
 
 UNFINISHED = ".unfinished"
@@ -89,6 +92,8 @@ class _Task:
 
     weights: Mapping[str, NDArray[np.float32]]
     calibration: Calibration
+    ties: NDArray[np.int64] | None
+    """Which inputs must be scaled alike; None where they are not scaled."""
     method: Method
     seed: int
     force: bool
@@ -96,21 +101,50 @@ class _Task:
     key: str
 
 
+def _choice(name: str, number: int) -> str:
+    """What one candidate's tensor is called in a file of finished layers."""
+    return f"{name}@{number}"
+
+
 def _work(task: _Task) -> None:
     moments = task.calibration[next(iter(task.weights))]
     tensors: dict[str, Tensor] = {}
-    layers = {}
-    for name, w in task.weights.items():
-        # A layer's numbers do not depend on which others are quantized, or when.
-        rng = np.random.default_rng([task.seed, zlib.crc32(name.encode())])
-        quantizer = task.method.quantizer
-        tensors[name], layers[name] = quantize_layer(quantizer, w, moments, rng, task.force)
+    layers: dict[str, list[dict[str, Any]]] = {}
+    weights = task.weights
+    if task.ties is not None and task.method.scaling is not None:
+        (choice,) = task.method.candidates
+        assert isinstance(choice, Grid)
+        scale = input_scale(weights, moments, choice.rounding, task.method.scaling, task.ties)
+        tensors[_SCALE] = scale
+        weights = {name: w * scale for name, w in weights.items()}
+        moments = scaled_moments(moments, scale)
+    for name, w in weights.items():
+        layers[name] = []
+        for number, quantizer in enumerate(task.method.candidates):
+            # A layer's numbers do not depend on which others are quantized, or when.
+            rng = np.random.default_rng([task.seed, zlib.crc32(name.encode()), number])
+            tensor, stages = quantize_layer(quantizer, w, moments, rng, task.force)
+            tensors[_choice(name, number)] = tensor
+            bits = bits_of(tensor)
+            layers[name].append(
+                {
+                    "name": name,
+                    "shape": list(tensor.shape),
+                    "bits": bits.to_dict(),
+                    "bits_total": bits.total / math.prod(tensor.shape),
+                    "stages": stages,
+                    "proxy_error": list(stages.values())[-1],
+                }
+            )
     documents, arrays = quantized_file.stored(tensors)
     metadata = {"key": task.key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
     quantized_file.write_arrays(task.path, arrays, metadata)
 
 
-def _finished(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+_SCALE = "input_scale"
+
+
+def _finished(path: Path, key: str) -> _Finished | None:
     """What `_work` left at `path`; None if it is not there or not whole."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -170,17 +204,43 @@ def quantize_model(
     identity = [method.name, model_digest(model), calibration.digest, seed, quantized_file.VERSION]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     unfinished = folder / UNFINISHED / key
-    tasks = _tasks(model, method, calibration, seed, force, unfinished, key)
-    steps = model.config.layers * len(SHARED_INPUTS)
+    inputs = [shared for shared in SHARED_INPUTS if shared[0] in model.config.layer_linears()]
+    # What a layer's rows are divided by is known when the layer that takes them is done.
+    rounds = [inputs]
+    if method.scaling:
+        rounds = [
+            [shared for shared in inputs if (shared[0] in _ROW_FOLDS) is late]
+            for late in (True, False)
+        ]
+    steps, done = model.config.layers * len(inputs), 0
+    folded: dict[str, NDArray[np.float32]] = {}
+    paths: list[Path] = []
+    reports: dict[str, list[dict[str, Any]]] = {}
+    with _pool(workers) as pool:
+        for each in rounds:
+            tasks = _tasks(model, each, folded, method, calibration, seed, force, unfinished, key)
+            for task, (tensors, layers) in _run(tasks, pool, workers):
+                reports |= layers
+                paths.append(task.path)
+                scale = tensors.get(_SCALE)
+                if task.ties is not None and isinstance(scale, np.ndarray):
+                    folded[_folds_into(next(iter(task.weights)))] = _per_output(scale, task.ties)
+                done += 1
+                progress(done / steps)
+    chosen = dict.fromkeys(reports, 0)
+    if method.bits is not None:
+        chosen = _chosen(reports, method.bits)
     found: dict[str, Coded] = {}
-    layers = []
-    for done, (tensors_there, stages) in enumerate(_run(tasks, workers), 1):
-        for name, tensor in tensors_there.items():
+    for path in paths:
+        kept = _finished(path, key)
+        if kept is None:
+            raise FileError(f"{path}: cannot be read back")
+        for name in kept[1]:
+            tensor = kept[0][_choice(name, chosen[name])]
             assert isinstance(tensor, Coded)
             found[name] = tensor
-            layers.append(_layer(name, tensor, stages[name]))
-        progress(done / steps)
-    tensors = dict(model.tensors) | found
+    order = [name for name in linear_names(model) if name in found]
+    layers = [reports[name][chosen[name]] for name in order]
     weights = sum(math.prod(tensor.shape) for tensor in found.values())
     document = {
         "method": method.name,
@@ -192,54 +252,94 @@ def quantize_model(
         "proxy_error": float(np.mean([each["proxy_error"] for each in layers])),
         "layers": layers,
     }
+    others = {
+        name: dequantized(tensor) / folded[name] if name in folded else tensor
+        for name, tensor in model.tensors.items()
+        if name not in found
+    }
+    tensors = {name: found.get(name, others.get(name)) for name in model.tensors}
     quantized = replace(model, name=folder.resolve().name, tensors=tensors)
     quantized_file.write_quantized(folder, quantized, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return quantized, document
 
 
-def _layer(name: str, tensor: Coded, stages: Mapping[str, float]) -> dict[str, Any]:
-    bits = bits_of(tensor)
-    return {
-        "name": name,
-        "shape": list(tensor.shape),
-        "bits": bits.to_dict(),
-        "bits_total": bits.total / math.prod(tensor.shape),
-        "stages": dict(stages),
-        "proxy_error": list(stages.values())[-1],
-    }
+_ROW_FOLDS = ("o", "down")
+"""First layers of inputs whose scales fold into the rows of another layer."""
+
+
+def _folds_into(name: str) -> str:
+    """The tensor that an input's division folds into, by the first layer that has the input."""
+    layer, _, role = name.rpartition(".")
+    return f"{layer}.{FOLDS[role]}"
+
+
+def _per_output(scale: NDArray[np.float32], ties: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Of scales of inputs, those of what makes them."""
+    found = np.ones(int(ties.max()) + 1, np.float32)
+    found[ties] = scale
+    return found
+
+
+_LEAST_ERROR = 1e-12
+"""Below which a layer counts as exact."""
+
+
+def _chosen(reports: Mapping[str, list[dict[str, Any]]], bits: float) -> dict[str, int]:
+    """The candidate that each layer gets, of `bits` bits per weight on average.
+
+    Lost is the logarithm of the proxy error times the layer's weights. How much one layer's error
+    matters to the model compared with another's is not in their Hessians; as a factor it adds the
+    same to all logarithms of a layer, so the choice does not depend on it.
+    """
+    sizes = [math.prod(layer[0]["shape"]) for layer in reports.values()]
+    layers = [
+        [
+            Candidate(
+                each["bits"]["total"], size * math.log(max(each["proxy_error"], _LEAST_ERROR))
+            )
+            for each in layer
+        ]
+        for layer, size in zip(reports.values(), sizes, strict=True)
+    ]
+    return dict(zip(reports, cheapest(layers, bits * sum(sizes)), strict=True))
+
+
+_Finished: TypeAlias = tuple[dict[str, Tensor], dict[str, list[dict[str, Any]]]]
+"""Tensors of layers by candidate, and what is reported of each."""
 
 
 def _run(
-    tasks: Iterator[_Task], workers: int
-) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    tasks: Iterator[_Task], pool: concurrent.futures.Executor, workers: int
+) -> Iterator[tuple[_Task, _Finished]]:
     """What comes of each task, in order; those that were finished before are not run again."""
     # Of a large model only so many layers are held in float32 at once.
     pending: collections.deque[tuple[_Task, concurrent.futures.Future[None] | None]] = (
         collections.deque()
     )
-    with _pool(workers) as pool:
-        while True:
-            for task in itertools.islice(tasks, 2 * workers - len(pending)):
-                known = _finished(task.path, task.key) is not None
-                pending.append((task, None if known else pool.submit(_work, task)))
-            if not pending:
-                return
-            task, future = pending.popleft()
-            try:
-                if future is not None:
-                    future.result()
-            except BrokenProcessPool:
-                rule = "a worker process died; is there memory for so many --workers?"
-                raise FileError(rule) from None
-            done = _finished(task.path, task.key)
-            if done is None:
-                raise FileError(f"{task.path}: cannot be read back")
-            yield done
+    while True:
+        for task in itertools.islice(tasks, 2 * workers - len(pending)):
+            known = _finished(task.path, task.key) is not None
+            pending.append((task, None if known else pool.submit(_work, task)))
+        if not pending:
+            return
+        task, future = pending.popleft()
+        try:
+            if future is not None:
+                future.result()
+        except BrokenProcessPool:
+            rule = "a worker process died; is there memory for so many --workers?"
+            raise FileError(rule) from None
+        done = _finished(task.path, task.key)
+        if done is None:
+            raise FileError(f"{task.path}: cannot be read back")
+        yield task, done
 
 
 def _tasks(
     model: LanguageModel,
+    inputs: Sequence[Sequence[str]],
+    folded: Mapping[str, NDArray[np.float32]],
     method: Method,
     calibration: Calibration,
     seed: int,
@@ -247,10 +347,21 @@ def _tasks(
     unfinished: Path,
     key: str,
 ) -> Iterator[_Task]:
-    roles = model.config.layer_linears()
     for layer in range(model.config.layers):
-        for shared in SHARED_INPUTS:
-            names = [f"{layer}.{role}" for role in shared if role in roles]
-            weights = {name: dequantized(model.tensors[name]) for name in names}
+        for shared in inputs:
+            names = [f"{layer}.{role}" for role in shared]
+            weights = {}
+            for name in names:
+                w = dequantized(model.tensors[name])
+                weights[name] = w / folded[name][:, None] if name in folded else w
+            ties = _ties(model, names[0]) if method.scaling else None
             path = unfinished / f"{names[0]}.safetensors"
-            yield _Task(weights, calibration, method, seed, force, path, key)
+            yield _Task(weights, calibration, ties, method, seed, force, path, key)
+
+
+def _ties(model: LanguageModel, name: str) -> NDArray[np.int64]:
+    """For each input of the layer `name` the output, or the norm's element, that makes it."""
+    config, role = model.config, name.rpartition(".")[2]
+    if role == "o":
+        return tied_columns(config.heads, config.kv_heads, config.head_dim)
+    return np.arange(config.layer_linears()[role][1])
