@@ -117,7 +117,8 @@ class EngineComponent(wiring.Component):
     """Base of the engines; the streams carry the words of `hw.spec.layout`.
 
     A subclass defines what its engine computes: `operands` and `multiply`, both combinational.
-    `step`, which is no port, is set in every cycle in which the engine takes a step.
+    No ports: `step` is set in every cycle in which the engine takes a step, `fill` in every one in
+    which it keeps a weight beat, `filled` with the last beat of a fill.
     """
 
     command: stream.Interface
@@ -128,6 +129,7 @@ class EngineComponent(wiring.Component):
     def __init__(self, spec: Engine):
         self.spec = spec
         self.step = Signal()
+        self.fill = Signal()
         self.filled = Signal()
         streams = layout.streams(spec)
         super().__init__(
@@ -255,14 +257,16 @@ class EngineComponent(wiring.Component):
         code = Signal(streams.weight.bits, reset_less=True)
         code_valid = Signal()
         used: Value = step & sequencer.last_of_beat
-        fill: Value = Const(0)
+        fill = self.fill
         multiplies = sequencer.valid
         advances: Value = step
         if fill_modes:
-            fill = named(m, "fill", code_valid & sequencer.valid & sequencer.fill)
             multiplies = sequencer.valid & ~sequencer.fill
             advances = step | fill
-            m.d.comb += self.filled.eq(fill & sequencer.ends)
+            m.d.comb += [
+                fill.eq(code_valid & sequencer.valid & sequencer.fill),
+                self.filled.eq(fill & sequencer.ends),
+            ]
             # What the fill's last beat writes can be looked up from the next cycle on.
             used = used | (fill & ~sequencer.ends)
         m.d.comb += self.weight.ready.eq(~code_valid | used)
