@@ -38,8 +38,8 @@ from sim.memory import Platform, traffic
 from sim.schedule import plan
 from sim.workload import Linear
 from sw.activations import quantize_activations
+from sw.decoder import Cache, forward, head
 from sw.linear import golden_total, host_linear, integer_total, linear_names
-from sw.llama import Cache, forward, head
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, default_context, windows
 from sw.quantizers.rounding import quantize
@@ -305,7 +305,7 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> L
         block = name.partition(".")[0] if name.partition(".")[0].isdecimal() else "0"
         near = [each for each in names if each.startswith(f"{int(block)}.")]
         raise presets.UnknownNameError("layer", name, [*near, names[-1]])
-    tensor = model.head if name == "head" else model.tensors[name]
+    tensor = model.matrix(name)
     if weights.rounding is not None:
         tensor = quantize(dequantized(tensor), weights.rounding)
     elif weights != NATIVE or not isinstance(tensor, QuantTensor):
@@ -328,7 +328,7 @@ def inputs_of(model: LanguageModel, name: str, tokens: Sequence[int]) -> NDArray
         return [host_linear(model, each)(x) for each in names]
 
     try:
-        head(linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
+        head(model, linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
     except Reached as reached:
         return reached.args[0]
     raise AssertionError(f"no forward pass uses {name}")

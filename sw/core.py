@@ -33,7 +33,7 @@ from sw.linear import (
     product_of_rows,
     workload,
 )
-from sw.model import SHARED_INPUTS, LanguageModel
+from sw.model import LanguageModel
 from sw.place import Stage
 from sw.rescale import ScaledTensor, golden_weights, rescale
 from sw.tensor import PartedTensor, QuantError
@@ -56,7 +56,7 @@ def stages_of(
     """
     workload(model, weights, core)
     blocks = [
-        [[f"{layer}.{role}" for role in roles] for roles in SHARED_INPUTS]
+        [[f"{layer}.{role}" for role in roles] for roles in model.config.shared_inputs]
         for layer in range(model.config.layers)
     ]
     found = []

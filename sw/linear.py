@@ -22,10 +22,10 @@ from hw.spec import CoreSpec, Engine
 from sim.golden import GOLDEN
 from sim.workload import Linear, Workload
 from sw.activations import QuantActivations, quantize_activations
-from sw.model import LanguageModel, Tensor, dequantized
+from sw.model import LanguageModel, dequantized
 from sw.quantizers.rounding import quantize
 from sw.rescale import UNIT_BITS, coded_grid, golden_weights
-from sw.tensor import Coded, PartedTensor, QuantError, QuantTensor, parted
+from sw.tensor import PartedTensor, QuantError, QuantTensor, parted
 from sw.weights import FLOAT, NATIVE, Weights, parse_weights
 
 Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray[np.float32]]]
@@ -145,12 +145,12 @@ def layers_on(
     scales. Raises `SpecError` where the engine does not run the chosen codes.
     """
     n, k = model.config.shapes()[name]
-    engine, tensor, rounding = engine_in(spec), _tensor(model, name), weights.rounding
+    engine, rounding = engine_in(spec), weights.rounding
     if rounding is not None and name != "head":
         codes = rounding.format
         engine.coding_of(codes)
         layers = [Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)]
-    elif weights == FLOAT or not isinstance(tensor, Coded):
+    elif weights == FLOAT or (tensor := model.codes(name)) is None:
         return ()
     else:
         whole = parted(tensor)
@@ -192,10 +192,10 @@ def part_of(name: str) -> tuple[str, int]:
 
 def codes_of(model: LanguageModel, weights: Weights, name: str) -> PartedTensor:
     """The codes of a layer that `layers_on` places on an accelerator."""
-    tensor = _tensor(model, name)
     if weights.rounding is not None and name != "head":
-        return parted(quantize(dequantized(tensor), weights.rounding))
-    assert isinstance(tensor, Coded)
+        return parted(quantize(dequantized(model.matrix(name)), weights.rounding))
+    tensor = model.codes(name)
+    assert tensor is not None
     return parted(tensor)
 
 
@@ -291,8 +291,4 @@ def engine_linears(
 
 def host_linear(model: LanguageModel, name: str) -> HostLinear:
     """The layer `name` with its weights as shipped."""
-    return HostLinear(dequantized(_tensor(model, name)))
-
-
-def _tensor(model: LanguageModel, name: str) -> Tensor:
-    return model.head if name == "head" else model.tensors[name]
+    return HostLinear(dequantized(model.matrix(name)))

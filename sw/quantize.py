@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 
 from hw.files import FileError
 from sw import quantized_file
-from sw.model import SHARED_INPUTS, CheckpointError, LanguageModel, Tensor, dequantized
+from sw.model import LanguageModel, dequantized
 from sw.quantizers.hessian import Calibration, model_digest
 from sw.quantizers.methods import Method, quantize_layer
+from sw.stored import CheckpointError, Tensor
 from sw.tensor import Coded, parted
 
 UNFINISHED = ".unfinished"
@@ -168,7 +169,7 @@ def quantize_model(
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     unfinished = folder / UNFINISHED / key
     tasks = _tasks(model, method, calibration, seed, force, unfinished, key)
-    steps = model.config.layers * len(SHARED_INPUTS)
+    steps = model.config.layers * len(model.config.shared_inputs)
     found: dict[str, Coded] = {}
     layers = []
     for done, (tensors_there, stages) in enumerate(_run(tasks, workers), 1):
@@ -246,7 +247,7 @@ def _tasks(
 ) -> Iterator[_Task]:
     roles = model.config.layer_linears()
     for layer in range(model.config.layers):
-        for shared in SHARED_INPUTS:
+        for shared in model.config.shared_inputs:
             names = [f"{layer}.{role}" for role in shared if role in roles]
             weights = {name: dequantized(model.tensors[name]) for name in names}
             path = unfinished / f"{names[0]}.safetensors"
