@@ -153,7 +153,7 @@ def write_quantized(folder: Path, model: LanguageModel, quantization: dict[str, 
     document = {
         "format": FORMAT,
         "version": VERSION,
-        "config": asdict(model.config) | {"local_layers": sorted(model.config.local_layers)},
+        "config": asdict(model.config),
         "tokenizer": {
             "prefix": list(model.tokenizer.prefix),
             "stops": sorted(model.tokenizer.stops),
@@ -334,7 +334,6 @@ def _config(settings: Mapping[str, Any]) -> ModelConfig:
     plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }
-    plain["local_layers"] = frozenset(plain.get("local_layers", ()))
     return ModelConfig(**plain)
 
 
