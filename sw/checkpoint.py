@@ -7,16 +7,20 @@ from pathlib import Path
 from sw.gguf_file import MAGIC, read_gguf
 from sw.llama2c_file import read_llama2c
 from sw.model import CheckpointError, LanguageModel
+from sw.quantized_file import DOCUMENT, read_quantized
 from sw.safetensors_file import CONFIG, WEIGHTS, read_safetensors
 
 
 def open_model(path: Path) -> LanguageModel:
-    """The model at `path`: a GGUF file, a Hugging Face folder, or a llama2.c `.bin` file.
+    """The model at `path`: a GGUF file, a folder of Hugging Face's or of Evolute's own form, or a
+    llama2.c `.bin` file.
 
     Raises `CheckpointError` if it is none of them, broken, or of a kind not supported.
     """
     try:
         if path.is_dir():
+            if (path / DOCUMENT).is_file():
+                return read_quantized(path)
             if not (path / CONFIG).is_file():
                 raise CheckpointError(path, f"has no {CONFIG}")
             return read_safetensors(path)

@@ -157,9 +157,15 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
             scale = a.scale[:, None].astype(np.float64)
             for each, result in run_stage(stage, a).items():
                 whole, _ = part_of(each)
-                results[whole] = results.get(whole, 0) + result * units[each] * scale
+                product = result * units[each]
+                product *= scale
+                if whole in results:
+                    product += results[whole]
+                results[whole] = product
         for name, result in results.items():
-            found[name] = (result + held.layers[name].added(x)[:, None]).astype(np.float32)
+            if held.layers[name].bias is not None:
+                result += held.layers[name].added(x)[:, None]
+            found[name] = result.astype(np.float32)
         return [found[name] for name in names]
 
     return apply

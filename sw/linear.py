@@ -10,7 +10,7 @@ bit for bit, and no order of summation needs to be agreed on.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -19,17 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec import CoreSpec, Engine, LutDla
-from hw.spec.formats import Activations
 from sim.golden import GOLDEN, lut_dla
 from sim.workload import Linear, Workload
-from sw.activations import quantize_activations
+from sw.activations import QuantActivations, quantize_activations
 from sw.model import LanguageModel, Tensor, dequantized
 from sw.quantizers.rounding import quantize
 from sw.rescale import UNIT_BITS, coded_grid, golden_weights
 from sw.tensor import Coded, PartedTensor, QuantError, QuantTensor, met, most_met, parted
 from sw.weights import FLOAT, NATIVE, Weights, parse_weights
 
-Operator: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray[np.float32]]]
 """A model's linear layers by name, those together that share an input: float32 [M, K] -> of each
 float32 [M, N]."""
@@ -63,18 +61,22 @@ class HostLinear:
 class EngineLinear:
     """A layer on an engine."""
 
-    activations: Activations
     tensor: PartedTensor
     totals: Sequence[Callable[[NDArray[np.int32]], NDArray[np.float64]]]
     """Of each part: integer activations [M, K] -> sum over k of w[n, k] * x[m, k], [M, N]."""
 
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        a = quantize_activations(self.tensor.inputs(x), self.activations)
-        parts = zip(self.totals, self.tensor.columns, strict=True)
-        whole = sum(total(a.x[:, columns]) for total, columns in parts)
-        # Rounded here; the sums before are exact.
-        scaled = whole * a.scale[:, None].astype(np.float64)
-        return (scaled + self.tensor.added(x)[:, None]).astype(np.float32)
+    def __call__(self, x: NDArray[np.float32], a: QuantActivations) -> NDArray[np.float32]:
+        """The outputs for inputs x, which are `a` as the parts take them."""
+        first, *others = (
+            total(a.x[:, columns])
+            for total, columns in zip(self.totals, self.tensor.columns, strict=True)
+        )
+        for each in others:
+            first += each
+        first *= a.scale[:, None]  # the sums are exact until here
+        if self.tensor.bias is not None:
+            first += self.tensor.added(x)[:, None]
+        return first.astype(np.float32)
 
 
 def _require_exact(name: str, tensor: PartedTensor, spec: Engine) -> None:
@@ -242,7 +244,8 @@ def linear_names(model: LanguageModel) -> list[str]:
 
 def host_linears(model: LanguageModel) -> Linears:
     """Every layer in float32 with the weights as shipped."""
-    return by_name({name: host_linear(model, name) for name in linear_names(model)})
+    layers = {name: host_linear(model, name) for name in linear_names(model)}
+    return lambda names, x: [layers[name](x) for name in names]
 
 
 def engine_linears(
@@ -256,10 +259,11 @@ def engine_linears(
     if backend == "integer":
         require_product(spec)
     workload(model, weights, spec)
-    operators: dict[str, Operator] = {}
+    host: dict[str, HostLinear] = {}
+    layers: dict[str, EngineLinear] = {}
     for name in linear_names(model):
         if not layers_on(model, weights, spec, name):
-            operators[name] = host_linear(model, name)
+            host[name] = host_linear(model, name)
             continue
         tensor = codes_of(model, weights, name)
         _require_exact(name, tensor, spec)
@@ -270,19 +274,31 @@ def engine_linears(
             ]
         else:
             totals = [partial(integer_total, part) for part in tensor.parts]
-        operators[name] = EngineLinear(spec.activations, tensor, totals)
-    return by_name(operators)
+        layers[name] = EngineLinear(tensor, totals)
+
+    def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        shared: QuantActivations | None = None
+        found = []
+        for name in names:
+            if name in host:
+                found.append(host[name](x))
+                continue
+            inputs = layers[name].tensor.inputs(x)
+            a = shared if inputs is x else None
+            if a is None:
+                a = quantize_activations(inputs, spec.activations)
+            if inputs is x:
+                shared = a
+            found.append(layers[name](x, a))
+        return found
+
+    return apply
 
 
 def require_product(spec: Engine) -> None:
     """Raise `QuantError` unless plain integer products are what the engine computes."""
     if not spec.exact:
         raise QuantError("backend: must be golden for inexact sums, they are no integer product")
-
-
-def by_name(operators: Mapping[str, Operator]) -> Linears:
-    """Layers that do not care what else has their input."""
-    return lambda names, x: [operators[name](x) for name in names]
 
 
 def host_linear(model: LanguageModel, name: str) -> HostLinear:

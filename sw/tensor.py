@@ -199,9 +199,8 @@ class PartedTensor:
         return scaled if self.order is None else scaled[:, self.order]
 
     def added(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What is added to every output of a row, [M]."""
-        if self.bias is None:
-            return np.zeros(len(x))
+        """What a bias adds to every output of a row, [M]."""
+        assert self.bias is not None
         return x.astype(np.float64) @ self.bias.astype(np.float64)
 
     def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
