@@ -18,14 +18,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import CoreSpec, Engine
-from sim.golden import GOLDEN
+from hw.spec import CoreSpec, Engine, LutDla
+from sim.golden import GOLDEN, lut_dla
 from sim.workload import Linear, Workload
 from sw.activations import QuantActivations, quantize_activations
 from sw.model import LanguageModel, dequantized
 from sw.quantizers.rounding import quantize
 from sw.rescale import UNIT_BITS, coded_grid, golden_weights
-from sw.tensor import PartedTensor, QuantError, QuantTensor, parted
+from sw.tensor import PartedTensor, QuantError, QuantTensor, met, most_met, parted
 from sw.weights import FLOAT, NATIVE, Weights, parse_weights
 
 Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray[np.float32]]]
@@ -86,21 +86,22 @@ def _require_exact(name: str, tensor: PartedTensor, spec: Engine) -> None:
         coding = spec.coding_of(part.format)
         grid = coded_grid(part, coding)
         largest = np.abs(grid.scale) * coding.maximum(part.format) + np.abs(grid.offset)
-        bound += largest.sum(axis=1).max() * part.group * spec.activations.maximum
+        bound += largest.sum(axis=1).max() * most_met(part.group, spec.activations, part.centroids)
     if not bound < 1 << 28:
         raise QuantError(f"layer {name}: weights too large for exact sums, up to {bound:.3g}")
 
 
 def integer_total(tensor: QuantTensor, x: NDArray[np.int32]) -> NDArray[np.float64]:
     """What an engine with exact tables computes, as plain matrix products."""
-    return product_of_rows(lambda rows: tensor.rows(rows, np.float64), tensor.shape, x)
+    meets = met(x, tensor.group, tensor.centroids)
+    return product_of_rows(lambda rows: tensor.rows(rows, np.float64), tensor.shape[0], meets)
 
 
 def product_of_rows(
-    rows: Callable[[slice], NDArray[np.float64]], shape: tuple[int, int], x: NDArray[np.int32]
+    rows: Callable[[slice], NDArray[np.float64]], n: int, x: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """x @ w.T for a w [N, K] of that shape, of which `rows` gives some rows at a time."""
-    n, k = shape
+    """x @ w.T for a w [N, K], of which `rows` gives some rows at a time."""
+    k = x.shape[1]
     integers, total = x.astype(np.float64), np.empty((len(x), n))
     step = max(1, _BLOCK_BYTES // (8 * k))
     for start in range(0, n, step):
@@ -119,7 +120,7 @@ def golden_total(
     step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
     for start in range(0, len(x), step):
         rows = x[start : start + step]
-        shift = None if spec.exact else golden.table_shift(spec, rows, tensor.group)
+        shift = golden.table_shift(spec, rows, tensor.group) if spec.row_shifts else None
         sums = golden.group_sums(spec, rows, encoded, shift)
         unit = 1.0 if shift is None else np.exp2(shift)[:, None]
         part = total[start : start + step]
@@ -142,7 +143,8 @@ def layers_on(
 
     A part of several is called by the layer's name and its number, as in 0.q/1. The output head
     keeps the checkpoint's own form under every choice of weights. A core has its own form of
-    scales. Raises `SpecError` where the engine does not run the chosen codes.
+    scales. Raises `SpecError` where the engine does not run the chosen codes, or tables of these
+    centroids.
     """
     n, k = model.config.shapes()[name]
     engine, rounding = engine_in(spec), weights.rounding
@@ -164,12 +166,15 @@ def layers_on(
                 group_bits=part.group_bits,
                 last_token_only=name == "head",
                 column_bits=whole.column_bits,
-                vector_bits=None if part.vectors is None else part.index_bits,
+                vector_bits=None if part.format.is_direct else part.index_bits,
             )
             for i, part in enumerate(whole.parts)
         ]
         if not all(engine.accepts(layer.format) for layer in layers):
             return ()
+        for centroids in (part.centroids for part in whole.parts):
+            if centroids is not None and isinstance(engine, LutDla):
+                lut_dla.require_room(engine, centroids)
     if isinstance(spec, CoreSpec):
         bits = spec.scale_bits + spec.offset_bits
         layers = [
@@ -248,10 +253,11 @@ def engine_linears(
 ) -> Linears:
     """Layers on the engine that `spec` describes, as far as `workload` places them there.
 
-    Rounded tables exist in the golden backend only. Raises what `workload` raises.
+    Rounded tables, and sums that saturate or wrap, exist in the golden backend only. Raises what
+    `workload` raises.
     """
-    if backend == "integer" and not spec.exact:
-        raise QuantError("backend: rounded tables need golden, they are no integer product")
+    if backend == "integer":
+        require_product(spec)
     workload(model, weights, spec)
     host: dict[str, HostLinear] = {}
     layers: dict[str, EngineLinear] = {}
@@ -287,6 +293,12 @@ def engine_linears(
         return found
 
     return apply
+
+
+def require_product(spec: Engine) -> None:
+    """Raise `QuantError` unless plain integer products are what the engine computes."""
+    if not spec.exact:
+        raise QuantError("backend: must be golden for inexact sums, they are no integer product")
 
 
 def host_linear(model: LanguageModel, name: str) -> HostLinear:
