@@ -18,6 +18,7 @@ import os
 import shutil
 import signal
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -101,8 +102,10 @@ def _work(task: _Task) -> None:
     tensors: dict[str, Tensor] = {}
     layers = {}
     for name, w in task.weights.items():
-        tensors[name], stages = quantize_layer(task.method.quantizer, w, moments)
-        layers[name] = stages
+        # A layer's numbers do not depend on which others are quantized, or when.
+        rng = np.random.default_rng([task.seed, zlib.crc32(name.encode())])
+        quantizer = task.method.quantizer
+        tensors[name], layers[name] = quantize_layer(quantizer, w, moments, rng, task.force)
     documents, arrays = quantized_file.stored(tensors)
     metadata = {"key": task.key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
     quantized_file.write_arrays(task.path, arrays, metadata)

@@ -13,6 +13,7 @@ from hw.spec.formats import WeightCodes
 from sw.quantizers.gptq import gptq
 from sw.quantizers.hessian import Moments, damped, proxy_error
 from sw.quantizers.rounding import Rounding, Scheme, quantize
+from sw.quantizers.vptq import Norm, Vptq, require_useful, to_tensor, vptq
 from sw.tensor import Coded, PartedTensor, QuantError
 from sw.weights import parse_weights
 
@@ -31,7 +32,7 @@ class Grid:
     """Percent of columns that are kept in 8 bits."""
 
 
-Quantizer: TypeAlias = Grid
+Quantizer: TypeAlias = Grid | Vptq
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,21 @@ class Method:
 GRAMMAR = (
     "rtn-FORMAT or gptq-FORMAT, where FORMAT is w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] or "
     "t[g<group>], and may end in c (grids clipped to the least error) and o<percent> (outlier "
-    "columns in 8 bits)"
+    "columns in 8 bits); or vptq-v<outputs>k<entries>[r<residual entries>][g<groups>]"
+    "[o<percent>[v<outputs>k<entries>]][n|nr], where n is columns normalized and nr as released"
 )
 
-EXAMPLES = "rtn-w3g64, rtn-b3g128, gptq-w2g64c, gptq-w3g64o1"
+EXAMPLES = "rtn-w3g64, rtn-b3g128, gptq-w2g64c, gptq-w3g64o1, vptq-v8k256r256"
 
 _FORMAT = re.compile(
     r"(?P<weights>[wbt][0-9]*(?:g[0-9]+)?[saf]?)(?P<clip>c?)(?:o(?P<out>[0-9.]+))?"
 )
+
+_VPTQ = re.compile(
+    r"v(\d{1,2})k(\d{1,5})(?:r(\d{1,5}))?(?:g(\d{1,3}))?"
+    r"(?:o([0-9.]+)(?:v(\d{1,2})k(\d{1,5}))?)?(nr?)?"
+)
+_NORMS: dict[str | None, Norm] = {None: "none", "n": "consistent", "nr": "released"}
 
 
 def parse_method(text: str) -> Method:
@@ -60,6 +68,8 @@ def parse_method(text: str) -> Method:
     how, _, rest = text.partition("-")
     if how in ("rtn", "gptq"):
         return Method(text, _grid(text, rest, how == "gptq"))
+    if how == "vptq":
+        return Method(text, _vptq(text, rest))
     raise _strange(text)
 
 
@@ -90,11 +100,47 @@ def _grid(text: str, choice: str, feedback: bool) -> Grid:
     return Grid(rounding, feedback, _percent(text, match["out"]))
 
 
+def _vptq(text: str, choices: str) -> Vptq:
+    match = _VPTQ.fullmatch(choices)
+    if not match:
+        raise _strange(text)
+    v, entries, residual, groups, percent, outlier_v, outlier_entries, norm = match.groups()
+    plain = Vptq()
+    choice = Vptq(
+        v=int(v),
+        entries=int(entries),
+        residual_entries=int(residual or 0),
+        groups=int(groups or 1),
+        outliers=_percent(text, percent),
+        outlier_v=int(outlier_v or plain.outlier_v),
+        outlier_entries=int(outlier_entries or plain.outlier_entries),
+        norm=_NORMS[norm],
+    )
+    for name, size in (("k", choice.entries), ("r", choice.residual_entries or 2)):
+        if size & (size - 1) or not 2 <= size <= 1 << 15:
+            raise QuantError(f"method: {name} must be a power of two in 2..32768, got {text!r}")
+    if not (1 <= choice.v <= 16 and 1 <= choice.outlier_v <= 16 and choice.groups):
+        raise QuantError(f"method: v must be in 1..16 and groups at least 1, got {text!r}")
+    return choice
+
+
 def quantize_layer(
-    quantizer: Quantizer, w: NDArray[np.float32], moments: Moments
+    quantizer: Quantizer,
+    w: NDArray[np.float32],
+    moments: Moments,
+    rng: np.random.Generator,
+    force: bool = False,
 ) -> tuple[Coded, dict[str, float]]:
-    """`w` [N, K] in codes, and the proxy error after each stage on the way. Raises `QuantError`."""
-    return _on_grids(quantizer, w, moments)
+    """`w` [N, K] in codes, and the proxy error after each stage on the way.
+
+    Raises `QuantError`, also where codebooks are larger than what they encode, unless forced.
+    """
+    if isinstance(quantizer, Grid):
+        return _on_grids(quantizer, w, moments)
+    if not force:
+        require_useful(quantizer, *w.shape)
+    layer, stages = vptq(w, moments, quantizer, rng)
+    return to_tensor(layer), stages
 
 
 def salient_columns(
