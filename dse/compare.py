@@ -23,6 +23,7 @@ from hw.spec import (
     ENGINES,
     BitSerial,
     Engine,
+    LutDla,
     LutTensorCore,
     Mac,
     SpecError,
@@ -38,8 +39,8 @@ from sim.memory import Platform, traffic
 from sim.schedule import plan
 from sim.workload import Linear
 from sw.activations import quantize_activations
+from sw.decoder import Cache, forward, head
 from sw.linear import golden_total, host_linear, integer_total, linear_names
-from sw.llama import Cache, forward, head
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, default_context, windows
 from sw.quantizers.rounding import quantize
@@ -170,11 +171,17 @@ def _vq_codebook(task: Task) -> Mapping[str, Mapping[str, Any]]:
     return {}
 
 
+def _lut_dla(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """None: its tables are no codes of weights, and hold for the activations they were made for."""
+    return {}
+
+
 CONTENDERS: dict[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]] = {
     LutTensorCore: _lut_tensor_core,
     Mac: _mac,
     BitSerial: _bit_serial,
     VqCodebook: _vq_codebook,
+    LutDla: _lut_dla,
 }
 """By the class of its spec, the variants of an engine that are worth comparing at a task, by name:
 the choices that make each what it is."""
@@ -305,7 +312,7 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> L
         block = name.partition(".")[0] if name.partition(".")[0].isdecimal() else "0"
         near = [each for each in names if each.startswith(f"{int(block)}.")]
         raise presets.UnknownNameError("layer", name, [*near, names[-1]])
-    tensor = model.head if name == "head" else model.tensors[name]
+    tensor = model.matrix(name)
     if weights.rounding is not None:
         tensor = quantize(dequantized(tensor), weights.rounding)
     elif weights != NATIVE or not isinstance(tensor, QuantTensor):
@@ -328,7 +335,7 @@ def inputs_of(model: LanguageModel, name: str, tokens: Sequence[int]) -> NDArray
         return [host_linear(model, each)(x) for each in names]
 
     try:
-        head(linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
+        head(model, linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
     except Reached as reached:
         return reached.args[0]
     raise AssertionError(f"no forward pass uses {name}")

@@ -14,7 +14,7 @@ from hw.spec.bit_serial import TERMS
 from sim.memory import Platform
 from sw.linear import linear_names
 from sw.model import LanguageModel
-from sw.tensor import Coded, parted
+from sw.tensor import parted
 from sw.weights import NATIVE, Weights, parse_weights
 
 
@@ -127,11 +127,10 @@ def codes_to_try(space: Space, model: LanguageModel) -> dict[str, Codes]:
         weights = parse_weights(name)
         bits, groups = [1], [1]
         for layer in linear_names(model):
-            tensor = model.head if layer == "head" else model.tensors[layer]
             if weights.rounding is not None and layer != "head":
                 bits.append(weights.rounding.format.bits)
-                groups.append(weights.rounding.group or tensor.shape[1])
-            elif isinstance(tensor, Coded):
+                groups.append(weights.rounding.group or model.config.shapes()[layer][1])
+            elif tensor := model.codes(layer):
                 bits += [part.format.bits for part in parted(tensor).parts]
                 groups += [part.group for part in parted(tensor).parts]
         found[name] = Codes(weights, max(bits), max(groups))

@@ -5,17 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from sw.gguf_file import MAGIC, read_gguf
+from sw.hugging_face import CONFIG, read_hugging_face
 from sw.llama2c_file import read_llama2c
-from sw.model import CheckpointError, LanguageModel
+from sw.model import LanguageModel
 from sw.quantized_file import DOCUMENT, read_quantized
-from sw.safetensors_file import CONFIG, WEIGHTS, read_safetensors
+from sw.safetensors_file import INDEX, PICKLE, WEIGHTS
+from sw.stored import CheckpointError
+
+
+def _is_pickle(magic: bytes) -> bool:
+    """Whether a file begins as PyTorch's do: a zip archive around a pickle, or a bare pickle.
+
+    The latter begins with its protocol and an instruction, where llama2.c's hidden size has zeros.
+    """
+    bare = len(magic) > 2 and magic[0] == 0x80 and 2 <= magic[1] <= 5 and magic[2] != 0
+    return bare or magic == b"PK\x03\x04"
 
 
 def open_model(path: Path) -> LanguageModel:
     """The model at `path`: a GGUF file, a folder of Hugging Face's or of Evolute's own form, or a
     llama2.c `.bin` file.
 
-    Raises `CheckpointError` if it is none of them, broken, or of a kind not supported.
+    Tensors are read when they are asked for. Raises `CheckpointError` if it is none of them,
+    broken, or of a kind not supported. Pickles are never loaded.
     """
     try:
         if path.is_dir():
@@ -23,11 +35,14 @@ def open_model(path: Path) -> LanguageModel:
                 return read_quantized(path)
             if not (path / CONFIG).is_file():
                 raise CheckpointError(path, f"has no {CONFIG}")
-            return read_safetensors(path)
-        if path.name == WEIGHTS:
-            return read_safetensors(path.parent)
+            return read_hugging_face(path)
+        if path.name in (WEIGHTS, INDEX):
+            return read_hugging_face(path.parent)
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter for names that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(path, f"cannot be read: {reason}") from None
+    if _is_pickle(magic):
+        raise CheckpointError(path, PICKLE)
     return read_gguf(path) if magic == MAGIC else read_llama2c(path)

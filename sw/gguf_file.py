@@ -1,4 +1,4 @@
-"""Llama models in GGUF files, whose 4- and 8-bit codes feed an engine without a second rounding.
+"""Models in GGUF files, whose codes feed an engine without a second rounding.
 
 The container is read here rather than by the `gguf` package's reader, which trusts the lengths a
 file states and takes seconds for a large vocabulary; the block formats that no engine multiplies
@@ -7,9 +7,10 @@ directly are dequantized by that package.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFValueType as ValueKind
+from gguf import TokenType
 from numpy.typing import NDArray
 
-from hw.spec.formats import WeightCodes
-from sw.model import CheckpointError, LanguageModel, LlamaConfig, Tensor, checked
+from hw.spec.formats import TERNARY, WeightCodes
+from sw.model import LanguageModel, ModelConfig, checked
+from sw.stored import CheckpointError, Stored, StoredTensors
 from sw.tensor import SCALE_BITS, QuantTensor
-from sw.tokenizer import TextTokenizer, TokenizerError, byte_level_bpe
+from sw.tokenizer import TextTokenizer, TokenizerError, Vocabulary, byte_level_bpe, score_bpe
 
 MAGIC = b"GGUF"
 
@@ -43,16 +46,24 @@ _SCALARS = {
 
 _NAMES = {"token_embd": "embedding", "output_norm": "norm", "output": "head"}
 _BLOCK_NAMES = {
-    "attn_norm": "attention_norm",
-    "attn_q": "q",
-    "attn_k": "k",
-    "attn_v": "v",
-    "attn_output": "o",
-    "ffn_norm": "ffn_norm",
-    "ffn_gate": "gate",
-    "ffn_up": "up",
-    "ffn_down": "down",
+    "attn_norm": ("attention_norm",),
+    "attn_q": ("q",),
+    "attn_k": ("k",),
+    "attn_v": ("v",),
+    "attn_q_norm": ("q_norm",),
+    "attn_k_norm": ("k_norm",),
+    "attn_output": ("o",),
+    "post_attention_norm": ("attention_post_norm",),
+    "ffn_norm": ("ffn_norm",),
+    "ffn_gate": ("gate",),
+    "ffn_up": ("up",),
+    "ffn_down": ("down",),
+    "post_ffw_norm": ("ffn_post_norm",),
 }
+_FUSED_NAMES = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
+_ROPE_FACTORS = "rope_freqs.weight"
+"""What divides the speed of each pair; in Phi-3 two of them, for short and long contexts."""
+_SHORT_FACTORS, _LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
 
 
 class _Broken(Exception):
@@ -123,6 +134,27 @@ def _q8_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
     return codes, scale, -128 * scale
 
 
+def _tq2_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
+    """Bits 2i and 2i+1 of 32 bytes are 32 codes, one after another in i, then the next 32 bytes."""
+    parts = blocks[..., :-2].reshape(*blocks.shape[:-1], -1, 1, 32)
+    codes = parts >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    scale = _halves(blocks[..., -2:])
+    return codes.reshape(*blocks.shape[:-1], -1), scale, -scale
+
+
+def _tq1_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
+    """Up to five digits of base 3 in a byte, as the fraction byte / 256, the first digit first."""
+    bounds = ((0, 32, 5), (32, 48, 5), (48, 52, 4))
+    parts = []
+    for start, end, digits in bounds:
+        powers = np.array([3**digit for digit in range(digits)], np.uint8)[:, None]
+        fraction = blocks[..., None, start:end] * powers  # modulo 256 in uint8
+        digit = fraction.astype(np.uint16) * 3 >> 8
+        parts.append(digit.astype(np.uint8).reshape(*blocks.shape[:-1], -1))
+    scale = _halves(blocks[..., -2:])
+    return np.concatenate(parts, axis=-1), scale, -scale
+
+
 def _halves(pairs: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(pairs).view("<f2")[..., 0].astype(np.float32)
 
@@ -132,37 +164,62 @@ def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([low, high], axis=-1, dtype=np.uint8)
 
 
-# Block formats whose codes an engine multiplies: bits per code, bits beside the codes of a block,
-# and blocks uint8[N, G, bytes] -> (codes [N, G, 32], scale [N, G], minimum [N, G]).
-_CODES: dict[Kind, tuple[int, int, Callable[[NDArray[np.uint8]], tuple]]] = {
-    Kind.Q4_0: (4, SCALE_BITS, _q4_0),
-    Kind.Q4_1: (4, 2 * SCALE_BITS, _q4_1),
-    Kind.Q8_0: (8, SCALE_BITS, _q8_0),
+@dataclass(frozen=True)
+class _Blocks:
+    """A block format whose codes an engine multiplies.
+
+    `split` makes of blocks uint8[N, G, bytes] codes [N, G, block], scale [N, G], minimum [N, G].
+    """
+
+    format: WeightCodes
+    group_bits: int
+    split: Callable[[NDArray[np.uint8]], tuple[NDArray, NDArray, NDArray]]
+
+
+_CODES = {
+    Kind.Q4_0: _Blocks(WeightCodes(4), SCALE_BITS, _q4_0),
+    Kind.Q4_1: _Blocks(WeightCodes(4), 2 * SCALE_BITS, _q4_1),
+    Kind.Q8_0: _Blocks(WeightCodes(8), SCALE_BITS, _q8_0),
+    Kind.TQ1_0: _Blocks(TERNARY, SCALE_BITS, _tq1_0),
+    Kind.TQ2_0: _Blocks(TERNARY, SCALE_BITS, _tq2_0),
 }
 
 
-def _tensor(data: NDArray[np.uint8], entry: _Entry) -> Tensor:
-    """The tensor at `entry`, as codes if the format has them. `data` begins at the tensors."""
+def _raw(data: NDArray[np.uint8], entry: _Entry) -> NDArray[np.uint8]:
+    """The rows of the tensor at `entry`, uint8 [rows, bytes]. `data` begins at the tensors."""
     block, block_bytes = gguf.GGML_QUANT_SIZES[entry.kind]
     *rows, columns = entry.shape
     count = math.prod(rows)
     size = count * (columns // block) * block_bytes
-    if columns % block:
+    if columns % block or not columns:
         raise _Broken(f"tensor {entry.name}: rows of {columns} are not whole blocks of {block}")
     if entry.offset + size > len(data):
         raise _Broken(f"tensor {entry.name}: ends beyond the file")
-    raw = data[entry.offset : entry.offset + size]
-    if entry.kind not in _CODES or len(entry.shape) != 2:
-        try:
-            return np.array(gguf.dequantize(raw.reshape(count, -1), entry.kind)).reshape(
-                entry.shape
-            )
-        except NotImplementedError:
-            raise _Broken(f"tensor {entry.name}: type {entry.kind.name} unsupported") from None
-    bits, group_bits, split = _CODES[entry.kind]
-    codes, scale, minimum = split(raw.reshape(count, columns // block, block_bytes))
-    codes = codes.reshape(entry.shape)
-    return QuantTensor(codes, WeightCodes(bits), block, scale, minimum, group_bits)
+    return data[entry.offset : entry.offset + size].reshape(count, size // max(1, count))
+
+
+def _stored(raw: NDArray[np.uint8], entry: _Entry, shape: tuple[int, ...]) -> Stored:
+    """The tensor in some rows of `entry`, as codes if the format has them."""
+    blocks = _CODES.get(entry.kind)
+    if blocks is None or len(shape) != 2:
+        return Stored(shape, lambda: _floats(raw, entry.kind).reshape(shape))
+    block, block_bytes = gguf.GGML_QUANT_SIZES[entry.kind]
+
+    def read() -> QuantTensor:
+        codes, scale, minimum = blocks.split(raw.reshape(len(raw), -1, block_bytes))
+        whole = codes.reshape(shape)
+        return QuantTensor(whole, blocks.format, block, scale, minimum, blocks.group_bits)
+
+    return Stored(shape, read, coded=True)
+
+
+def _floats(raw: NDArray[np.uint8], kind: Kind) -> NDArray[np.float32]:
+    if kind == Kind.F32:
+        return raw.view("<f4").astype(np.float32, copy=False)
+    try:
+        return np.array(gguf.dequantize(raw, kind), np.float32)
+    except NotImplementedError:
+        raise ValueError(f"type {kind.name} is not supported") from None
 
 
 def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], list[_Entry], int]:
@@ -192,40 +249,165 @@ def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], list[_Entry], int]
     return values, entries, -(-cursor.position // alignment) * alignment
 
 
-def _config(values: dict[str, Any]) -> LlamaConfig:
-    if (family := values["general.architecture"]) != "llama":
-        raise _Broken(f"architecture must be llama, got {family!r}")
-    if (scaling := values.get("llama.rope.scaling.type", "none")) != "none":
-        raise _Broken(f"RoPE scaling {scaling!r} is not supported")
-    hidden, heads = values["llama.embedding_length"], values["llama.attention.head_count"]
-    return LlamaConfig(
-        hidden=hidden,
-        layers=values["llama.block_count"],
-        heads=heads,
-        kv_heads=values.get("llama.attention.head_count_kv", heads),
-        head_dim=values.get("llama.rope.dimension_count", hidden // heads),
-        ffn=values["llama.feed_forward_length"],
-        vocab=len(values["tokenizer.ggml.tokens"]),
-        context=values["llama.context_length"],
-        rope_theta=values.get("llama.rope.freq_base", 10000.0),
-        norm_eps=values["llama.attention.layer_norm_rms_epsilon"],
-        rope_pairs="interleaved",  # the converter permutes the rows of q and k to this
-    )
+class _Settings:
+    """The metadata of a file's architecture, whose keys begin with its name."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.values, self.family = values, values["general.architecture"]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[f"{self.family}.{name}"]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.values.get(f"{self.family}.{name}", default)
+
+
+def _local(settings: _Settings, every: int) -> dict[str, Any]:
+    """All layers but each `every`-th are local, if there is a window; all, where it is 0."""
+    window, layers = settings.get("attention.sliding_window"), settings["block_count"]
+    if not window or not 0 < layers <= 1 << 16:
+        return {}
+    local = (layer for layer in range(layers) if not every or (layer + 1) % every)
+    return {"window": window, "local_layers": tuple(local)}
+
+
+def _gemma(settings: _Settings) -> dict[str, Any]:
+    scale = float(np.float32(math.sqrt(settings["embedding_length"])))
+    return {"embedding_scale": scale, "activation": "gelu_tanh"}
+
+
+def _later_gemma(settings: _Settings, norms: tuple[str, ...], largest: int) -> dict[str, Any]:
+    """Gemma 2 or 3. What queries are divided by is not stored; only the largest of each, known by
+    its number of layers, does not divide by the size of a head."""
+    hidden, heads = settings["embedding_length"], settings["attention.head_count"]
+    other = {"query_divisor": hidden / heads} if settings["block_count"] == largest else {}
+    return {**_gemma(settings), **other, "norms": norms}
+
+
+def _gemma2(settings: _Settings) -> dict[str, Any]:
+    norms = ("attention_norm", "attention_post_norm", "ffn_norm", "ffn_post_norm")
+    return {
+        **_later_gemma(settings, norms, 46),
+        **_local(settings, 2),
+        "score_cap": settings.get("attn_logit_softcapping", 50.0),
+        "logit_cap": settings.get("final_logit_softcapping", 30.0),
+    }
+
+
+def _gemma3(settings: _Settings) -> dict[str, Any]:
+    norms = ("attention_norm", "q_norm", "k_norm", "attention_post_norm")
+    return {
+        **_later_gemma(settings, (*norms, "ffn_norm", "ffn_post_norm"), 62),
+        **_local(settings, 6),
+        "local_rope_theta": 10000.0,
+        "rope_theta": settings.get("rope.freq_base", 1e6),
+    }
+
+
+def _phi3(settings: _Settings) -> dict[str, Any]:
+    return _local(settings, 0)
+
+
+def _qwen3(settings: _Settings) -> dict[str, Any]:
+    return {"norms": ("attention_norm", "q_norm", "k_norm", "ffn_norm")}
+
+
+_FAMILIES: dict[str, Callable[[_Settings], dict[str, Any]]] = {
+    "llama": lambda settings: {"rope_pairs": "interleaved"},  # the converter permutes q's, k's rows
+    "qwen2": lambda settings: {},
+    "qwen3": _qwen3,
+    "phi3": _phi3,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+}
+"""What of `ModelConfig` an architecture has unlike a Llama whose heads turn in halves."""
+
+
+def _config(
+    values: dict[str, Any], names: Collection[str], factors: Sequence[float]
+) -> ModelConfig:
+    if (family := values["general.architecture"]) not in _FAMILIES:
+        raise _Broken(f"architecture must be one of {', '.join(_FAMILIES)}, got {family!r:.40}")
+    settings = _Settings(values)
+    hidden, heads = settings["embedding_length"], settings["attention.head_count"]
+    turning = settings.get("rope.dimension_count")
+    head_dim = settings.get("attention.key_length", turning or hidden // heads)
+    if turning not in (None, head_dim):
+        raise _Broken(
+            f"rope.dimension_count must be {head_dim}, all of a head, got {turning!r:.40}"
+        )
+    fields = {
+        "hidden": hidden,
+        "layers": settings["block_count"],
+        "heads": heads,
+        "kv_heads": settings.get("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "ffn": settings["feed_forward_length"],
+        "vocab": len(values["tokenizer.ggml.tokens"]),
+        "context": settings["context_length"],
+        "rope_theta": settings.get("rope.freq_base", 10000.0),
+        "norm_eps": settings["attention.layer_norm_rms_epsilon"],
+        "rope_pairs": "halves",
+        "rope_factors": tuple(factors),
+        "biases": _biases(names),
+        **_FAMILIES[family](settings),
+    }
+    return ModelConfig(**fields | _stretched(settings, head_dim))
+
+
+def _biases(names: Collection[str]) -> tuple[str, ...]:
+    """The layers that have a bias, to judge by the first block."""
+    found = (f"blk.0.{stem}.bias" in names for stem in _BLOCK_NAMES)
+    pairs = zip(_BLOCK_NAMES.values(), found, strict=True)
+    return tuple(role for (role,), has in pairs if has and "norm" not in role)
+
+
+def _stretched(settings: _Settings, head_dim: int) -> dict[str, Any]:
+    """How positions are stretched beyond the context that a model was first trained with."""
+    scaling = settings.get("rope.scaling.type", "none")
+    if scaling == "linear":
+        factor = settings["rope.scaling.factor"]
+        return {"rope_factors": (factor,) * min(head_dim // 2, 1 << 16)}
+    if scaling not in ("none", "longrope"):
+        raise _Broken(f"RoPE scaling {scaling!r:.40} is not supported")
+    if (scale := settings.get("rope.scaling.attn_factor", 1.0)) == 1.0:
+        return {}
+    # As in `sw.hugging_face`: the short factors hold in the first context, and scores are scaled.
+    return {
+        "context": settings["rope.scaling.original_context_length"],
+        "query_divisor": head_dim / scale**4,
+    }
 
 
 def _tokenizer(values: dict[str, Any]) -> TextTokenizer:
-    if (kind := values["tokenizer.ggml.model"]) != "gpt2":
-        raise _Broken(f"tokenizer model must be gpt2, got {kind!r}")
-    tokens, kinds = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
-    control = gguf.TokenType.CONTROL
-    library = byte_level_bpe(
+    def get(name: str, default: Any = None) -> Any:
+        return values.get(f"tokenizer.ggml.{name}", default)
+
+    kind, tokens = values["tokenizer.ggml.model"], values["tokenizer.ggml.tokens"]
+    types = list(zip(tokens, values["tokenizer.ggml.token_type"], strict=True))
+    unseen = (TokenType.CONTROL, TokenType.UNKNOWN) if kind == "llama" else (TokenType.CONTROL,)
+    vocabulary = Vocabulary(
         tokens,
-        values["tokenizer.ggml.merges"],
-        [token for token, kind in zip(tokens, kinds, strict=True) if kind == control],
-        values["tokenizer.ggml.pre"],
+        specials=[token for token, type in types if type in unseen],
+        added=[token for token, type in types if type == TokenType.USER_DEFINED],
     )
-    begins = values.get("tokenizer.ggml.add_bos_token", False)
-    stops = (values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    if kind == "gpt2":
+        split = values["tokenizer.ggml.pre"]
+        library = byte_level_bpe(vocabulary, values["tokenizer.ggml.merges"], split)
+        begins = get("add_bos_token", split == "llama-bpe")
+    elif kind == "llama":
+        text = (TokenType.NORMAL, TokenType.USER_DEFINED)
+        pieces = [index for index, (_, type) in enumerate(types) if type in text]
+        scores = values["tokenizer.ggml.scores"]
+        if len(scores) != len(tokens):
+            raise _Broken(f"{len(tokens)} tokens but {len(scores)} scores")
+        before = get("add_space_prefix", True)
+        library = score_bpe(vocabulary, scores, pieces, space_before=before)
+        begins = get("add_bos_token", True)
+    else:
+        raise _Broken(f"tokenizer model must be gpt2 or llama, got {kind!r:.40}")
+    stops = (get(f"{name}_token_id") for name in ("eos", "eot"))
     return TextTokenizer(
         library,
         prefix=(values["tokenizer.ggml.bos_token_id"],) if begins else (),
@@ -233,26 +415,50 @@ def _tokenizer(values: dict[str, Any]) -> TextTokenizer:
     )
 
 
-def _canonical(name: str) -> str:
-    """The name in `LlamaConfig.shapes` of the tensor that GGUF calls `name`."""
-    stem, _, kind = name.rpartition(".")
-    if kind == "weight":
+def _roles(entry: _Entry, family: str) -> tuple[str, ...]:
+    """What the tensor is in `ModelConfig.shapes`; several, if it holds them one after another."""
+    stem, _, kind = entry.name.rpartition(".")
+    if kind in ("weight", "bias"):
+        suffix = "_bias" if kind == "bias" else ""
         if stem.startswith("blk.") and stem.count(".") == 2:
-            _, layer, role = stem.split(".")
-            return f"{layer}.{_BLOCK_NAMES.get(role, role)}"
+            _, layer, name = stem.split(".")
+            fused = _FUSED_NAMES if family == "phi3" else {}
+            roles = fused.get(name) or _BLOCK_NAMES.get(name, (name,))
+            return tuple(f"{layer}.{role}{suffix}" for role in roles)
         if stem in _NAMES:
-            return _NAMES[stem]
-    return name
+            return (f"{_NAMES[stem]}{suffix}",)
+    return (entry.name,)
+
+
+def _tensors(
+    data: NDArray[np.uint8], entries: Iterable[_Entry], config: ModelConfig, family: str
+) -> Iterator[tuple[str, Stored]]:
+    rows = {role: shape[0] for role, shape in config.layer_linears().items()}
+    for entry in entries:
+        raw, roles = _raw(data, entry), _roles(entry, family)
+        cuts = itertools.accumulate(rows[role.rpartition(".")[2]] for role in roles[:-1])
+        for role, part in zip(roles, np.split(raw, list(cuts)), strict=True):
+            shape = entry.shape if len(roles) == 1 else (len(part), *entry.shape[1:])
+            yield role, _stored(part, entry, shape)
 
 
 def read_gguf(path: Path) -> LanguageModel:
-    """The Llama model in a GGUF file. Raises `CheckpointError`."""
+    """The model in a GGUF file, its tensors not yet read. Raises `CheckpointError`."""
     try:
         data = np.asarray(np.memmap(path, np.uint8, "r"))
         values, entries, start = _header(data)
-        config = _config(values)
-        tensors = {_canonical(entry.name): _tensor(data[start:], entry) for entry in entries}
+        listed = {entry.name: entry for entry in entries}
+        if len(listed) != len(entries):
+            raise _Broken("names a tensor twice")
+        _require_apart(entries)
+        factors = listed.pop(_ROPE_FACTORS, None) or listed.pop(_SHORT_FACTORS, None)
+        listed.pop(_LONG_FACTORS, None)
+        speeds = [] if factors is None else _floats(_raw(data[start:], factors), factors.kind)[0]
+        config = _config(values, listed.keys(), [float(speed) for speed in speeds])
+        family = values["general.architecture"]
+        stored = dict(_tensors(data[start:], listed.values(), config, family))
         name = values.get("general.basename", path.stem)
+        tensors = StoredTensors(path, stored)
         return checked(path, LanguageModel(name, config, tensors, _tokenizer(values)))
     except KeyError as error:
         raise CheckpointError(path, f"has no {error.args[0]}") from None
@@ -260,3 +466,13 @@ def read_gguf(path: Path) -> LanguageModel:
         raise CheckpointError(path, "a string in its header is not UTF-8") from None
     except (_Broken, TokenizerError, OSError, ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(path, str(error)) from None
+
+
+def _require_apart(entries: Iterable[_Entry]) -> None:
+    """Raise `_Broken` where tensors overlap."""
+    position = 0
+    for entry in sorted(entries, key=lambda each: each.offset):
+        if entry.offset < position:
+            raise _Broken(f"tensor {entry.name}: overlaps another")
+        block, block_bytes = gguf.GGML_QUANT_SIZES[entry.kind]
+        position = entry.offset + math.prod(entry.shape) // block * block_bytes

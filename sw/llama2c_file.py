@@ -8,27 +8,29 @@ from pathlib import Path
 
 import numpy as np
 
-from sw.model import CheckpointError, LanguageModel, LlamaConfig, Tensor, checked
-from sw.tokenizer import TextTokenizer, TokenizerError, score_bpe
+from sw.model import LanguageModel, ModelConfig, checked
+from sw.stored import CheckpointError, Stored, StoredTensors
+from sw.tokenizer import TextTokenizer, TokenizerError, Vocabulary, score_bpe
 
 _HEADER = struct.Struct("<7i")
 _FIRST_PIECE = 259
 """Ids below are unknown, begin, end, and the 256 bytes, which some writers store as raw characters;
 as pieces of text those would merge where the model never saw them merge."""
 _BEGIN, _END = 1, 2
+_FIRST_BYTE = 3
 
 # The order in which the file stores one kind of tensor for all layers after another.
 _BEFORE_FFN = ("attention_norm", "q", "k", "v", "o", "ffn_norm")
 _FFN = ("gate", "down", "up")
 
 
-def _config(path: Path) -> tuple[LlamaConfig, bool]:
+def _config(path: Path) -> tuple[ModelConfig, bool]:
     """The shape stated in the header, and whether the head is the embedding."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER.size)
         hidden, ffn, layers, heads, kv_heads, vocab, context = _HEADER.unpack(header)
-        config = LlamaConfig(
+        config = ModelConfig(
             hidden=hidden,
             layers=layers,
             heads=heads,
@@ -66,7 +68,8 @@ def _tokenizer(path: Path, vocab: int) -> TextTokenizer:
             scores.append(score)
             if token >= _FIRST_PIECE:
                 tokens.append(data[position - length : position].decode())
-        library = score_bpe(tokens, scores, _FIRST_PIECE)
+        vocabulary = Vocabulary(tokens, tokens[:_FIRST_BYTE])
+        library = score_bpe(vocabulary, scores, range(_FIRST_PIECE, vocab), space=" ")
     except struct.error:
         raise CheckpointError(found, f"ends after {len(scores)} of {vocab} tokens") from None
     except (UnicodeDecodeError, TokenizerError) as error:
@@ -76,7 +79,7 @@ def _tokenizer(path: Path, vocab: int) -> TextTokenizer:
 
 
 def read_llama2c(path: Path) -> LanguageModel:
-    """The model in a llama2.c `.bin` file, as float32. Raises `CheckpointError`."""
+    """The model in a llama2.c `.bin` file, memory-mapped. Raises `CheckpointError`."""
     config, tied = _config(path)
     linears, hidden = config.layer_linears(), config.hidden
     turns = config.context * config.head_dim  # cosines and sines, computed again here
@@ -85,14 +88,15 @@ def read_llama2c(path: Path) -> LanguageModel:
     expected = _HEADER.size + 4 * (count + config.layers * per_layer + hidden + turns)
     if (size := path.stat().st_size) != expected:
         raise CheckpointError(path, f"its header asks for {expected} bytes, it has {size}")
-    values = np.fromfile(path, "<f4", offset=_HEADER.size)
-    tensors: dict[str, Tensor] = {}
+    values = np.asarray(np.memmap(path, "<f4", "r", offset=_HEADER.size))
+    tensors: dict[str, Stored] = {}
     position = 0
 
     def take(name: str, shape: tuple[int, ...]) -> None:
         nonlocal position
         size = math.prod(shape)
-        tensors[name] = values[position : position + size].reshape(shape)
+        part = values[position : position + size].reshape(shape)
+        tensors[name] = Stored(shape, lambda: part)
         position += size
 
     take("embedding", (config.vocab, hidden))
@@ -104,4 +108,5 @@ def read_llama2c(path: Path) -> LanguageModel:
         position += turns
         take("head", (config.vocab, hidden))
     tokenizer = _tokenizer(path, config.vocab)
-    return checked(path, LanguageModel(path.stem, config, tensors, tokenizer))
+    model = LanguageModel(path.stem, config, StoredTensors(path, tensors), tokenizer)
+    return checked(path, model)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.base import RefusedError
-from sw.tensor import Coded, parted
+from sw.stored import CheckpointError, Tensor, is_coded, shape_of
+from sw.tensor import Coded
 from sw.tokenizer import TextTokenizer
 
-Tensor: TypeAlias = NDArray[np.float32] | Coded
+Activation = Literal["silu", "gelu_tanh", "relu", "relu2"]
 
-SHARED_INPUTS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
-"""The linear layers of a block in the order they run, those together that have one input."""
+_COUNTS = ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context")
+_POSITIVE = ("rope_theta", "norm_eps", "embedding_scale", "query_divisor", "local_rope_theta")
 
 
 def dequantized(tensor: Tensor) -> NDArray[np.float32]:
@@ -26,16 +26,12 @@ def dequantized(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.dequantize() if isinstance(tensor, Coded) else tensor
 
 
-class CheckpointError(RefusedError):
-    """A model file that is broken or of a kind not supported; names the file and what is wrong."""
-
-    def __init__(self, path: Path, problem: str):
-        super().__init__(f"{path}: {problem}")
-
-
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
-    """Shape of a Llama-family model. Raises `ValueError` where it is impossible."""
+class ModelConfig:
+    """A decoder-only language model: its shape, and how families differ, as data.
+
+    What has a default is so in Llama. Raises `ValueError` where it is impossible.
+    """
 
     hidden: int
     layers: int
@@ -47,100 +43,152 @@ class LlamaConfig:
     context: int
     rope_theta: float
     norm_eps: float
-    rope_pairs: Literal["interleaved", "halves"]
-    """Which elements of a head turn together: (2i, 2i+1), or (i, i + head_dim/2)."""
+    rope_pairs: Literal["interleaved", "halves"] | None
+    """Which elements of a head turn together: (2i, 2i+1), or (i, i + head_dim/2). None: positions
+    are learned and added to embeddings, the tensor `positions`."""
+    rope_factors: tuple[float, ...] = ()
+    """What divides the speed of each pair, where positions are stretched for a longer context."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm, whose norms have a bias."""
+    norms: tuple[str, ...] = ("attention_norm", "ffn_norm")
+    """The norms of a block: before each half, after it (`attention_post_norm`, `ffn_post_norm`), of
+    each head's queries and keys (`q_norm`, `k_norm`), and of the inputs of `o` and `down`
+    (`o_norm`, `down_norm`)."""
+    biases: tuple[str, ...] = ()
+    """The linear layers of a block that add a bias."""
+    activation: Activation = "silu"
+    gated: bool = True
+    """Whether `up` is multiplied by the activation of `gate`, or is itself activated."""
+    embedding_scale: float = 1.0
+    query_divisor: float | None = None
+    """Scores are divided by its square root; None: by that of `head_dim`."""
+    score_cap: float | None = None
+    """Scores s become cap * tanh(s / cap)."""
+    logit_cap: float | None = None
+    """The same of logits."""
+    window: int | None = None
+    """How many tokens a local layer attends to, the present one included."""
+    local_layers: tuple[int, ...] = ()
+    local_rope_theta: float | None = None
+    """Theta in local layers, without `rope_factors`; None: as in the others."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "hidden",
-            "layers",
-            "heads",
-            "kv_heads",
-            "head_dim",
-            "ffn",
-            "vocab",
-            "context",
-        ):
+        for name in _COUNTS:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= 1 << 24:
                 raise ValueError(f"{name} must be in 1..2^24, got {value!r}")
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads must divide heads ({self.heads}), got {self.kv_heads}")
-        if self.head_dim % 2:
+        if self.rope_pairs and self.head_dim % 2:
             raise ValueError(f"head_dim must be even, got {self.head_dim}")
-        for name in ("rope_theta", "norm_eps"):
+        for name in _POSITIVE:
             value = getattr(self, name)
-            if type(value) is not float or not 0 < value < 1e12:
+            optional = value is None and name in ("query_divisor", "local_rope_theta")
+            if not optional and (type(value) is not float or not 0 < value < 1e12):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
+        for name in ("score_cap", "logit_cap"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not float or not 0 < value < 1e12):
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if self.rope_factors and len(self.rope_factors) != self.head_dim // 2:
+            rule = f"one for each of {self.head_dim // 2} pairs"
+            raise ValueError(f"rope_factors must be {rule}, got {len(self.rope_factors)}")
+        for factor in self.rope_factors:
+            if type(factor) is not float or not 0 < factor < 1e12:
+                raise ValueError(f"rope_factors must be positive numbers, got {factor!r}")
+        if self.local_layers and (type(self.window) is not int or self.window < 1):
+            raise ValueError(f"window must be at least 1, got {self.window!r}")
 
     def layer_linears(self) -> dict[str, tuple[int, int]]:
         """Shape (N, K) of the linear layers of one block, in the order they run."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        gate = {"gate": (self.ffn, self.hidden)} if self.gated else {}
         return {
             "q": (queries, self.hidden),
             "k": (keys, self.hidden),
             "v": (keys, self.hidden),
             "o": (self.hidden, queries),
-            "gate": (self.ffn, self.hidden),
+            **gate,
             "up": (self.ffn, self.hidden),
             "down": (self.hidden, self.ffn),
         }
 
+    @property
+    def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
+        """The linear layers of a block in the order they run, those together with one input."""
+        return (("q", "k", "v"), ("o",), ("gate", "up") if self.gated else ("up",), ("down",))
+
+    def norm_sizes(self) -> dict[str, int]:
+        """Size of every norm of a block."""
+        sizes = {"q_norm": self.head_dim, "k_norm": self.head_dim}
+        sizes |= {"o_norm": self.heads * self.head_dim, "down_norm": self.ffn}
+        return {name: sizes.get(name, self.hidden) for name in self.norms}
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's name and shape; `head` may be absent, then it is the embedding."""
+        linears, norms = self.layer_linears(), self.norm_sizes()
+        block: dict[str, tuple[int, ...]] = {name: (size,) for name, size in norms.items()}
+        if self.norm == "layer":
+            block |= {f"{name}_bias": (size,) for name, size in norms.items()}
+        block |= linears
+        block |= {f"{role}_bias": (linears[role][0],) for role in self.biases}
         shapes: dict[str, tuple[int, ...]] = {"embedding": (self.vocab, self.hidden)}
+        if self.rope_pairs is None:
+            shapes["positions"] = (self.context, self.hidden)
         for layer in range(self.layers):
-            shapes[f"{layer}.attention_norm"] = shapes[f"{layer}.ffn_norm"] = (self.hidden,)
-            for role, shape in self.layer_linears().items():
-                shapes[f"{layer}.{role}"] = shape
-        return shapes | {"norm": (self.hidden,), "head": (self.vocab, self.hidden)}
+            shapes |= {f"{layer}.{name}": shape for name, shape in block.items()}
+        shapes["norm"] = (self.hidden,)
+        if self.norm == "layer":
+            shapes["norm_bias"] = (self.hidden,)
+        return shapes | {"head": (self.vocab, self.hidden)}
 
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A loaded checkpoint; `check` holds for it.
+    """A loaded checkpoint; `checked` holds for it.
 
     A tensor is a float32 array, or `Coded` where the file stores codes that an engine can multiply
-    as they are. Names are those of `LlamaConfig.shapes`.
+    as they are. Names are those of `ModelConfig.shapes`.
     """
 
     name: str
-    config: LlamaConfig
+    config: ModelConfig
     tensors: Mapping[str, Tensor]
     tokenizer: TextTokenizer
 
     @property
     def params(self) -> int:
         """Stored weights; a tied head counts once."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+        return sum(math.prod(shape_of(self.tensors, name)) for name in self.tensors)
 
     @property
     def has_codes(self) -> bool:
         """Whether any tensor comes as codes, so that `native` weights exist."""
-        return any(isinstance(tensor, Coded) for tensor in self.tensors.values())
+        return any(is_coded(self.tensors, name) for name in self.tensors)
+
+    def matrix(self, name: str) -> Tensor:
+        """The weights of the linear layer `name`; those of `head` may be the embedding."""
+        return self.tensors[self._stored(name)]
+
+    def codes(self, name: str) -> Coded | None:
+        """The same if they are in codes; floats are not read only to find that they are none."""
+        tensor = self.matrix(name) if is_coded(self.tensors, self._stored(name)) else None
+        return tensor if isinstance(tensor, Coded) else None
 
     @property
     def head(self) -> Tensor:
         """The output matrix, which may be the embedding."""
-        return self.tensors.get("head", self.tensors["embedding"])
+        return self.matrix("head")
 
-
-def _numbers(tensor: Tensor) -> Iterator[NDArray[np.floating]]:
-    """What must be finite."""
-    if not isinstance(tensor, Coded):
-        yield tensor
-        return
-    whole = parted(tensor)
-    yield from (each for each in (whole.scale, whole.bias) if each is not None)
-    for part in whole.parts:
-        yield part.scale
-        yield part.minimum
+    def _stored(self, name: str) -> str:
+        return "embedding" if name == "head" and name not in self.tensors else name
 
 
 def checked(path: Path, model: LanguageModel) -> LanguageModel:
-    """`model`, if tensors and tokens fit its config and all weights are finite.
+    """`model`, if tensors and tokens fit its config.
 
-    Raises `CheckpointError` naming the first tensor or token that is wrong.
+    Raises `CheckpointError` naming the first tensor or token that is wrong. Values are checked as
+    they are read, see `sw.stored`.
     """
     # The count bounds the list of expected names before a hostile `layers` can blow it up.
     if model.config.layers > len(model.tensors):
@@ -153,13 +201,10 @@ def checked(path: Path, model: LanguageModel) -> LanguageModel:
             if name == "head":
                 continue
             raise CheckpointError(path, f"tensor {name} is missing")
-        tensor = model.tensors[name]
-        if tensor.shape != shape:
-            raise CheckpointError(path, f"tensor {name}: must be {shape}, got {tensor.shape}")
-        if not all(np.isfinite(array).all() for array in _numbers(tensor)):
-            raise CheckpointError(path, f"tensor {name}: holds a number that is not finite")
+        if (found := shape_of(model.tensors, name)) != shape:
+            raise CheckpointError(path, f"tensor {name}: must be {shape}, got {found}")
     if unknown := sorted(set(model.tensors) - set(shapes)):
-        raise CheckpointError(path, f"tensor {unknown[0]} is not part of a plain Llama model")
+        raise CheckpointError(path, f"tensor {unknown[0]} is not part of such a model")
     tokenizer, vocab = model.tokenizer, range(model.config.vocab)
     ids = (*tokenizer.library.get_vocab().values(), *tokenizer.prefix, *tokenizer.stops)
     if strays := [token for token in ids if token not in vocab]:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from hw.files import FileError
 from hw.spec.base import RefusedError, require
+from sw.decoder import Cache, forward, head
 from sw.linear import Linears, linear_names
-from sw.llama import Cache, forward, head
 from sw.model import LanguageModel
 
 _LOGIT_ROWS = 128
@@ -135,8 +135,8 @@ def measure(
         for start in range(0, len(targets), _LOGIT_ROWS):
             rows = slice(start, start + _LOGIT_ROWS)
             logs = [
-                _log_softmax(head(each, part[rows]))
-                for (_, each), part in zip(pair, hidden, strict=True)
+                _log_softmax(head(whose, each, part[rows]))
+                for (whose, each), part in zip(pair, hidden, strict=True)
             ]
             totals += _compare(logs[0], logs[-1], targets[rows])
     count = sum(len(window) - 1 for window in parts)

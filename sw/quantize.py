@@ -32,11 +32,18 @@ from numpy.typing import NDArray
 from hw.files import FileError
 from sw import quantized_file
 from sw.linear import linear_names
-from sw.model import SHARED_INPUTS, CheckpointError, LanguageModel, Tensor, dequantized
+from sw.model import LanguageModel, dequantized
 from sw.quantizers.hessian import Calibration, model_digest
 from sw.quantizers.methods import Grid, Method, quantize_layer
 from sw.quantizers.mixed import Candidate, cheapest
-from sw.quantizers.scaling import FOLDS, input_scale, scaled_moments, tied_columns
+from sw.quantizers.scaling import (
+    folds_into,
+    folds_into_rows,
+    input_scale,
+    scaled_moments,
+    tied_columns,
+)
+from sw.stored import CheckpointError, Tensor
 from sw.tensor import Coded, parted
 
 UNFINISHED = ".unfinished"
@@ -204,14 +211,11 @@ def quantize_model(
     identity = [method.name, model_digest(model), calibration.digest, seed, quantized_file.VERSION]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     unfinished = folder / UNFINISHED / key
-    inputs = [shared for shared in SHARED_INPUTS if shared[0] in model.config.layer_linears()]
-    # What a layer's rows are divided by is known when the layer that takes them is done.
-    rounds = [inputs]
+    inputs, rounds = model.config.shared_inputs, [model.config.shared_inputs]
     if method.scaling:
-        rounds = [
-            [shared for shared in inputs if (shared[0] in _ROW_FOLDS) is late]
-            for late in (True, False)
-        ]
+        # What a layer's rows are divided by is known when the layer that takes them is done.
+        last = [shared for shared in inputs if folds_into_rows(model.config, shared[0])]
+        rounds = [last, [shared for shared in inputs if shared not in last]]
     steps, done = model.config.layers * len(inputs), 0
     folded: dict[str, NDArray[np.float32]] = {}
     paths: list[Path] = []
@@ -224,7 +228,9 @@ def quantize_model(
                 paths.append(task.path)
                 scale = tensors.get(_SCALE)
                 if task.ties is not None and isinstance(scale, np.ndarray):
-                    folded[_folds_into(next(iter(task.weights)))] = _per_output(scale, task.ties)
+                    layer, _, role = next(iter(task.weights)).rpartition(".")
+                    into = f"{layer}.{folds_into(model.config, role)}"
+                    folded[into] = folded[f"{into}_bias"] = _per_output(scale, task.ties)
                 done += 1
                 progress(done / steps)
     chosen = dict.fromkeys(reports, 0)
@@ -262,16 +268,6 @@ def quantize_model(
     quantized_file.write_quantized(folder, quantized, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return quantized, document
-
-
-_ROW_FOLDS = ("o", "down")
-"""First layers of inputs whose scales fold into the rows of another layer."""
-
-
-def _folds_into(name: str) -> str:
-    """The tensor that an input's division folds into, by the first layer that has the input."""
-    layer, _, role = name.rpartition(".")
-    return f"{layer}.{FOLDS[role]}"
 
 
 def _per_output(scale: NDArray[np.float32], ties: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -359,9 +355,13 @@ def _tasks(
             yield _Task(weights, calibration, ties, method, seed, force, path, key)
 
 
-def _ties(model: LanguageModel, name: str) -> NDArray[np.int64]:
-    """For each input of the layer `name` the output, or the norm's element, that makes it."""
+def _ties(model: LanguageModel, name: str) -> NDArray[np.int64] | None:
+    """For each input of the layer `name` the output, or the norm's element, that makes it; None if
+    nothing does that it could fold into."""
     config, role = model.config, name.rpartition(".")[2]
-    if role == "o":
+    into = folds_into(config, role)
+    if into is None:
+        return None
+    if into == "v":
         return tied_columns(config.heads, config.kv_heads, config.head_dim)
     return np.arange(config.layer_linears()[role][1])

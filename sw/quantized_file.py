@@ -23,7 +23,8 @@ from hw.files import replacing, write_text
 from hw.spec.base import RefusedError
 from hw.spec.formats import Kind, WeightCodes
 from sim.golden.vq_codebook import Vectors, decode
-from sw.model import CheckpointError, LanguageModel, LlamaConfig, Tensor, checked
+from sw.model import LanguageModel, ModelConfig, checked
+from sw.stored import CheckpointError, Tensor, require_finite
 from sw.tensor import Coded, PartedTensor, QuantTensor
 from sw.tokenizer import TextTokenizer, TokenizerError, from_json
 
@@ -326,14 +327,14 @@ def read_document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _config(settings: Mapping[str, Any]) -> LlamaConfig:
-    known = {each.name for each in fields(LlamaConfig)}
+def _config(settings: Mapping[str, Any]) -> ModelConfig:
+    known = {each.name for each in fields(ModelConfig)}
     if strange := sorted(set(settings) - known):
         raise ValueError(f"unknown setting {strange[0]}")
     plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }
-    return LlamaConfig(**plain)
+    return ModelConfig(**plain)
 
 
 def read_quantized(folder: Path) -> LanguageModel:
@@ -358,4 +359,6 @@ def read_quantized(folder: Path) -> LanguageModel:
         raise CheckpointError(folder / DOCUMENT, str(error)) from None
     weights = folder / WEIGHTS
     tensors = dict(read_stored(weights, documents))
+    for name, tensor in tensors.items():
+        require_finite(weights, name, tensor)
     return checked(weights, LanguageModel(folder.resolve().name, config, tensors, tokenizer))

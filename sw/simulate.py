@@ -13,8 +13,8 @@ from sim.evaluate import Metrics, evaluate
 from sim.memory import Platform
 from sim.workload import Workload
 from sw.core import on_accelerator, stages_of
+from sw.decoder import Cache, forward, head
 from sw.linear import Accelerator, Backend, Linears, fast_backend, host_linears, workload
-from sw.llama import Cache, forward, head
 from sw.model import LanguageModel
 from sw.perplexity import Accuracy, Text, measure, windows
 from sw.price import CorePlatform, Cost, cost
@@ -112,4 +112,4 @@ def simulate(
 
 
 def _logits(model: LanguageModel, linear: Linears, tokens: list[int]) -> np.ndarray:
-    return head(linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
+    return head(model, linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))

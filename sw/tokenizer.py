@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 
 class TokenizerError(Exception):
@@ -34,53 +34,105 @@ class TextTokenizer:
 _DIGITS = pre_tokenizers.Digits(individual_digits=True)
 _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
+
+def _by_pattern(pattern: str) -> pre_tokenizers.PreTokenizer:
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), bytes_only]
+    )
+
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How a byte-level vocabulary splits text, and whether a whole token needs no merges."""
+
+    by: pre_tokenizers.PreTokenizer
+    ignores_merges: bool = False
+
+
 # How a byte-level vocabulary splits text before merging, by GGUF's `tokenizer.ggml.pre`.
 _SPLITS = {
-    "smollm": pre_tokenizers.Sequence([_DIGITS, _BYTES]),
-    "gpt-2": _BYTES,
+    "smollm": _Split(pre_tokenizers.Sequence([_DIGITS, _BYTES])),
+    "gpt-2": _Split(_BYTES),
+    "qwen2": _Split(_by_pattern(f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}|{_OTHERS}")),
+    "llama-bpe": _Split(_by_pattern(f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_OTHERS}"), True),
 }
 
 
-def byte_level_bpe(
-    tokens: Sequence[str], merges: Sequence[str], specials: Collection[str], split: str
-) -> Tokenizer:
-    """A GPT-2 style tokenizer: `merges` are "left right" in order of rank, ids are positions.
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a checkpoint; ids are positions."""
+
+    tokens: Sequence[str]
+    specials: Collection[str]
+    """Tokens that no text makes, such as those which begin and end one."""
+    added: Collection[str] = ()
+    """Tokens that are found in a text before all else."""
+
+
+def byte_level_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: str) -> Tokenizer:
+    """A GPT-2 style tokenizer: `merges` are "left right" in order of rank.
 
     Raises `TokenizerError`.
     """
     if split not in _SPLITS:
-        raise TokenizerError(f"pre-tokenizer must be {' or '.join(_SPLITS)}, got {split!r}")
-    vocab = _vocabulary(tokens)
-    pairs = []
+        raise TokenizerError(f"pre-tokenizer must be {' or '.join(_SPLITS)}, got {split!r:.40}")
+    vocab, pairs = _places(vocabulary.tokens), []
     for merge in merges:
         left, space, right = merge.partition(" ")
         if not space or left + right not in vocab:
-            raise TokenizerError(f"merge {merge!r} makes no token")
+            raise TokenizerError(f"merge {merge!r:.80} makes no token")
         pairs.append((left, right))
-    return _built(vocab, pairs, specials, _SPLITS[split], None, decoders.ByteLevel())
+    chosen = _SPLITS[split]
+    library = _built(vocabulary, vocab, pairs, ignore_merges=chosen.ignores_merges)
+    library.pre_tokenizer, library.decoder = chosen.by, decoders.ByteLevel()
+    return library
 
 
-def score_bpe(tokens: Sequence[str], scores: Sequence[float], first_piece: int) -> Tokenizer:
-    """A llama2.c tokenizer: of all adjacent pairs that make a token the best-scored merges first.
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece writes for a space."""
 
-    `tokens` from `first_piece` on are text; those before are special, or bytes named `<0x00>` that
-    stand in only for characters without a token. Raises `TokenizerError`.
+
+def score_bpe(
+    vocabulary: Vocabulary,
+    scores: Sequence[float],
+    pieces: Collection[int],
+    *,
+    space: str = _SPACE,
+    space_before: bool = True,
+) -> Tokenizer:
+    """A SentencePiece tokenizer: of all pairs that make a token the best-scored merges first.
+
+    The tokens `pieces` are text; others are special, or bytes named `<0x00>` that stand in only for
+    characters without a token. `space` stands for a space in tokens, and `space_before` puts one
+    before every text. Raises `TokenizerError`.
     """
-    vocab = _vocabulary(tokens)
-    pieces = {token: scores[index] for index, token in enumerate(tokens) if index >= first_piece}
+    vocab = _places(vocabulary.tokens)
+    ranked = {vocabulary.tokens[index]: scores[index] for index in pieces}
     pairs = [
         (piece[:cut], piece[cut:])
-        for piece in sorted(pieces, key=pieces.__getitem__, reverse=True)
+        for piece in sorted(ranked, key=ranked.__getitem__, reverse=True)
         for cut in range(1, len(piece))
-        if piece[:cut] in pieces and piece[cut:] in pieces
+        if piece[:cut] in ranked and piece[cut:] in ranked
     ]
-    specials = [token for token in tokens[:first_piece] if not token.startswith("<0x")]
-    text = [decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
-    begin = normalizers.Prepend(" ")
-    return _built(vocab, pairs, specials, None, begin, decoders.Sequence(text))
+    steps: list[normalizers.Normalizer] = [normalizers.Prepend(" ")] if space_before else []
+    undo: list[decoders.Decoder] = [decoders.ByteFallback(), decoders.Fuse()]
+    if space != " ":
+        steps.append(normalizers.Replace(" ", space))
+        undo.insert(0, decoders.Replace(space, " "))
+    if space_before:
+        undo.append(decoders.Strip(content=" ", left=1))
+    library = _built(vocabulary, vocab, pairs, byte_fallback="<0x00>" in vocab)
+    library.normalizer, library.decoder = normalizers.Sequence(steps), decoders.Sequence(undo)
+    return library
 
 
-def _vocabulary(tokens: Sequence[str]) -> dict[str, int]:
+def _places(tokens: Sequence[str]) -> dict[str, int]:
     vocab = {token: index for index, token in enumerate(tokens)}
     if len(vocab) != len(tokens):
         raise TokenizerError(f"{len(tokens) - len(vocab)} tokens appear twice")
@@ -88,23 +140,14 @@ def _vocabulary(tokens: Sequence[str]) -> dict[str, int]:
 
 
 def _built(
-    vocab: Mapping[str, int],
-    merges: list[tuple[str, str]],
-    specials: Collection[str],
-    split: pre_tokenizers.PreTokenizer | None,
-    normalizer: normalizers.Normalizer | None,
-    decoder: decoders.Decoder,
+    vocabulary: Vocabulary, places: dict[str, int], merges: list[tuple[str, str]], **options: bool
 ) -> Tokenizer:
-    fallback = "<0x00>" in vocab
     try:
-        library = Tokenizer(models.BPE(vocab=dict(vocab), merges=merges, byte_fallback=fallback))
-        library.add_special_tokens([AddedToken(token, special=True) for token in specials])
+        library = Tokenizer(models.BPE(vocab=places, merges=merges, **options))
+        library.add_special_tokens([AddedToken(each, special=True) for each in vocabulary.specials])
+        library.add_tokens([AddedToken(each, normalized=False) for each in vocabulary.added])
     except Exception as error:  # the library raises nothing narrower
         raise TokenizerError(str(error)) from None
-    # The library takes None here, but its stubs do not say so.
-    library.pre_tokenizer = split  # pyright: ignore[reportAttributeAccessIssue]
-    library.normalizer = normalizer  # pyright: ignore[reportAttributeAccessIssue]
-    library.decoder = decoder  # pyright: ignore[reportAttributeAccessIssue]
     return library
 
 

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, track
 
 from hw.files import FileError
-from sw.model import LanguageModel, LlamaConfig
+from sw.model import LanguageModel, ModelConfig
 
 LEARNING_RATE = 1.2e-2  # of both optimizers, whose steps have the same root mean square
 PROGRESS = Console(stderr=True)
 
 Weights: TypeAlias = Mapping[str, torch.Tensor]
-"""Tensors by the names of `LlamaConfig.shapes`, the head being the embedding."""
+"""Tensors by the names of `ModelConfig.shapes`, the head being the embedding."""
 
 
 def torch_weights(model: LanguageModel) -> Weights:
@@ -50,7 +50,7 @@ class Cache:
         return Cache(self.keys[:, index], self.values[:, index])
 
 
-def empty_cache(config: LlamaConfig, batch: int) -> Cache:
+def empty_cache(config: ModelConfig, batch: int) -> Cache:
     """Room for `batch` sequences of the whole context, float32."""
     size = (config.layers, batch, config.kv_heads, config.context, config.head_dim)
     return Cache(torch.zeros(size), torch.zeros(size))
@@ -77,7 +77,7 @@ def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 
 
 def forward(
-    config: LlamaConfig,
+    config: ModelConfig,
     weights: Weights,
     ids: torch.Tensor,
     cache: Cache | None = None,
@@ -131,7 +131,7 @@ def forward(
 
 @torch.inference_mode()
 def sample_texts(
-    config: LlamaConfig, weights: Weights, rng: np.random.Generator, attempts: int, mark: int
+    config: ModelConfig, weights: Weights, rng: np.random.Generator, attempts: int, mark: int
 ) -> list[list[int]]:
     """Token ids of the texts that end within the context, without the mark before and after.
 
@@ -159,7 +159,7 @@ def sample_texts(
     return [tokens[row, : lengths[row]].tolist() for row in np.flatnonzero(lengths > 0)]
 
 
-def initial_weights(config: LlamaConfig, rng: np.random.Generator) -> Weights:
+def initial_weights(config: ModelConfig, rng: np.random.Generator) -> Weights:
     """Random float32 weights: unit norms, and matrices that keep the size of what they map."""
     weights = {}
     for name, shape in config.shapes().items():
@@ -174,7 +174,7 @@ def initial_weights(config: LlamaConfig, rng: np.random.Generator) -> Weights:
 
 
 def train_model(
-    config: LlamaConfig,
+    config: ModelConfig,
     stories: Sequence[Sequence[int]],
     rng: np.random.Generator,
     steps: int,

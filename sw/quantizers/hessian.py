@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from hw.files import FileError, cache_directory, replacing
+from sw.decoder import Cache, forward
 from sw.linear import host_linears, linear_names
-from sw.llama import Cache, forward
-from sw.model import SHARED_INPUTS, LanguageModel
+from sw.model import LanguageModel
 from sw.perplexity import Text, windows
 
 TOKENS = 16_384
@@ -74,7 +74,9 @@ def model_digest(model: LanguageModel) -> str:
 def inputs_of(model: LanguageModel) -> tuple[str, ...]:
     """The first layer of each input that layers share, in the order they run, without the head."""
     return tuple(
-        f"{layer}.{roles[0]}" for layer in range(model.config.layers) for roles in SHARED_INPUTS
+        f"{layer}.{roles[0]}"
+        for layer in range(model.config.layers)
+        for roles in model.config.shared_inputs
     )
 
 

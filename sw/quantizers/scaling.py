@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sw.model import ModelConfig
 from sw.quantizers.hessian import Moments, squared_error
 from sw.quantizers.rounding import Rounding, quantize
 
@@ -21,8 +22,21 @@ Scaling = Literal["awq", "smooth"]
 
 _EXPONENTS = np.linspace(0, 1, 21)[:-1]
 
-FOLDS = {"q": "attention_norm", "gate": "ffn_norm", "o": "v", "down": "up"}
-"""By the first layer of an input, what its division folds into: a norm, or the rows of a layer."""
+
+def folds_into(config: ModelConfig, role: str) -> str | None:
+    """The tensor of a block, a norm or a layer's rows, into which the division of an input folds,
+    by the first layer that has the input; None where there is none."""
+    norm = {"q": "attention_norm", "o": "o_norm", "down": "down_norm"}.get(role, "ffn_norm")
+    if norm in config.norms:
+        return norm
+    if role == "down":  # what is not gated goes through an activation, which is not linear
+        return "up" if config.gated else None
+    return "v" if role == "o" else None
+
+
+def folds_into_rows(config: ModelConfig, role: str) -> bool:
+    """Whether that is a layer, whose rows are divided."""
+    return folds_into(config, role) in ("v", "up")
 
 
 def tied_columns(heads: int, kv_heads: int, head_dim: int) -> NDArray[np.int64]:

@@ -25,8 +25,8 @@ from sw.core import (
     integer_stage,
     stages_of,
 )
+from sw.decoder import Cache, forward, head
 from sw.linear import engine_linears, host_linears, layers_on, linear_names, workload
-from sw.llama import Cache, forward, head
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, measure
 from sw.place import PlaceError, Stage, images
@@ -70,7 +70,7 @@ def program_stage(held: CoreModel) -> RunStage:
 
 def logits(model: LanguageModel, held: CoreModel, run_stage: RunStage, ids: list[int]):
     linear = core_linears(held, run_stage)
-    return head(linear, forward(model, linear, ids, Cache(model.config, len(ids))))
+    return head(model, linear, forward(model, linear, ids, Cache(model.config, len(ids))))
 
 
 def runs(accel: str, weights: str) -> bool:
@@ -245,10 +245,12 @@ def test_layers_in_parts_give_identical_logits_however_computed():
     on_engine = []
     for backend in ("integer", "golden"):
         linear = engine_linears(model, native, core.engine, backend)
-        on_engine.append(head(linear, forward(model, linear, ids, Cache(model.config, len(ids)))))
+        on_engine.append(
+            head(model, linear, forward(model, linear, ids, Cache(model.config, len(ids))))
+        )
     assert np.array_equal(*on_engine)
     shipped = host_linears(model)
-    wanted = head(shipped, forward(model, shipped, ids, Cache(model.config, len(ids))))
+    wanted = head(model, shipped, forward(model, shipped, ids, Cache(model.config, len(ids))))
     for each in (found[0], on_engine[0]):  # activations of 8 bits are all that differs, nearly
         assert np.abs(each - wanted).max() < 0.2 * np.abs(wanted).max()
 

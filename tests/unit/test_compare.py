@@ -39,8 +39,8 @@ from reports.records import load as load_records
 from sim.cycles import fold
 from sim.golden import GOLDEN, integer
 from sim.schedule import plan
+from sw.decoder import Cache, forward, head
 from sw.linear import host_linears
-from sw.llama import Cache, forward, head
 from sw.model import LanguageModel
 from sw.perplexity import windows
 from sw.tensor import QuantError
@@ -137,7 +137,7 @@ def test_inputs_are_those_of_the_whole_forward_pass(model):
         return host(names, x)
 
     tokens = windows(model, default_text(TINY), 20, 64)[0]
-    head(watched, forward(model, watched, tokens, Cache(model.config, len(tokens))))
+    head(model, watched, forward(model, watched, tokens, Cache(model.config, len(tokens))))
     for name in ("0.q", "0.gate", "2.down", "head"):
         np.testing.assert_array_equal(inputs_of(model, name, tokens), seen[name])
 

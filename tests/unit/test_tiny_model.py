@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sw.checkpoint import open_model
-from sw.model import LlamaConfig
+from sw.model import ModelConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "sw" / "models" / "evolute-tiny"
 
@@ -69,7 +69,7 @@ def test_readme_states_the_recorded_figures():
     assert held_out["teacher_bits_per_character"] < held_out["bits_per_character"]
 
 
-SMALL = LlamaConfig(
+SMALL = ModelConfig(
     hidden=16,
     layers=2,
     heads=4,
@@ -140,7 +140,7 @@ def test_sampling_follows_the_full_forward_pass(made):
     torch_llama, _ = made
     import torch
 
-    config = LlamaConfig(**{**vars(SMALL), "kv_heads": 4})
+    config = ModelConfig(**{**vars(SMALL), "kv_heads": 4})
     weights = torch_llama.initial_weights(config, np.random.default_rng(4))
     weights["embedding"][7] *= 20  # a mark that is drawn often
     texts = torch_llama.sample_texts(config, weights, np.random.default_rng(5), 64, mark=7)

@@ -175,7 +175,7 @@ def test_published_totals_are_reproduced(shapes, choice: Vptq, published: float)
 
 def test_names_mean_what_they_say() -> None:
     def named(text: str) -> Vptq:
-        found = parse_method(text).quantizer
+        (found,) = parse_method(text).candidates
         assert isinstance(found, Vptq)
         return found
 

@@ -23,8 +23,8 @@ from sim.golden import integer
 from sw import zoo
 from sw.activations import quantize_activations
 from sw.checkpoint import open_model
+from sw.decoder import Cache, forward, generate, greedy, head, sampler
 from sw.linear import engine_linears, host_linears, linear_names, workload
-from sw.llama import Cache, forward, generate, greedy, head, sampler
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, measure, windows
 from sw.quantizers.rounding import Rounding, Scheme, quantize
@@ -64,7 +64,7 @@ def model(name: str) -> LanguageModel:
 
 def logits(subject: LanguageModel, ids: list[int]) -> np.ndarray:
     linear = host_linears(subject)
-    return head(linear, forward(subject, linear, ids, Cache(subject.config, len(ids))))
+    return head(subject, linear, forward(subject, linear, ids, Cache(subject.config, len(ids))))
 
 
 def tolerance(subject: LanguageModel, largest: float) -> float:
@@ -158,7 +158,7 @@ def test_golden_models_and_integers_give_identical_logits(accel, weights):
     for backend in ("golden", "integer"):
         linear = engine_linears(subject, choice, spec, backend)
         hidden = forward(subject, linear, ids, Cache(subject.config, len(ids)))
-        found.append(head(linear, hidden))
+        found.append(head(subject, linear, hidden))
     assert np.array_equal(*found)
 
 
