@@ -1,7 +1,8 @@
 """Quantizing a whole model: layers in worker processes, each kept as soon as it is done.
 
 Finished layers lie in the output folder until all are, under a digest of all that they depend on:
-model, method, calibration and seed. A second run with the same digest takes them from there.
+model, method, calibration and seed. A second run with the same digest takes them from there, or
+the whole model if it is finished.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import math
@@ -208,8 +210,13 @@ def quantize_model(
     Returns the quantized model, and what its document says of how it came about. `force` allows
     codebooks that are larger than what they encode. Raises `QuantError` and `FileError`.
     """
-    identity = [method.name, model_digest(model), calibration.digest, seed, quantized_file.VERSION]
+    version = importlib.metadata.version("evolute")
+    identity = [version, method.name, model_digest(model), calibration.digest, seed]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    if (folder / quantized_file.DOCUMENT).is_file():
+        document = quantized_file.read_document(folder).get("quantization")
+        if isinstance(document, dict) and document.get("key") == key:
+            return quantized_file.read_quantized(folder), document
     unfinished = folder / UNFINISHED / key
     inputs, rounds = model.config.shared_inputs, [model.config.shared_inputs]
     if method.scaling:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.formats import WeightCodes
+from hw.spec.formats import Kind, WeightCodes
 from sw.quantizers.gptq import gptq
 from sw.quantizers.hessian import Moments, damped, proxy_error
 from sw.quantizers.rounding import Rounding, Scheme, quantize
@@ -47,6 +47,30 @@ class Method:
     """Bits per weight, all counted, that layers with several candidates may have on average."""
     scaling: Scaling | None = None
     """How inputs are scaled before, if they are."""
+
+    @property
+    def words(self) -> str:
+        """What is done, without widths and sizes."""
+        if self.bits is not None:
+            return "mixed"
+        (choice,) = self.candidates
+        if isinstance(choice, Vptq):
+            return "VPTQ" + _NORM_WORDS[choice.norm]
+        words = {None: "", "awq": "AWQ", "smooth": "SmoothQuant+"}[self.scaling]
+        if choice.feedback:
+            words += " and GPTQ" if words else "GPTQ"
+        kind = choice.rounding.format.kind
+        numbers = {Kind.TERNARY: ", ternary", Kind.BITMOD: ", BitMoD"}.get(kind, "")
+        outliers = ", outlier columns" if choice.outliers else ""
+        clip = ", clipped" if choice.rounding.clip else ""
+        return (words or "round to nearest") + numbers + clip + outliers
+
+
+_NORM_WORDS: dict[Norm, str] = {
+    "none": "",
+    "consistent": ", columns normalized",
+    "released": ", columns normalized as released",
+}
 
 
 GRAMMAR = """\

@@ -131,6 +131,9 @@ def test_an_interrupted_run_goes_on(
     _, document = quantize_model(MODEL, method, calibration, tmp_path)
     assert len(again) == 16 - len(kept) + 1 and kept[0].stem in again
     whole = (tmp_path / "weights.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_pool", None)  # a finished model is opened, not made again
+        assert quantize_model(MODEL, method, calibration, tmp_path)[1] == document
     _, fresh = quantize_model(MODEL, method, calibration, tmp_path / "fresh")
     assert fresh == document
     assert (tmp_path / "fresh" / "weights.safetensors").read_bytes() == whole

@@ -69,6 +69,19 @@ def test_names_mean_what_they_say() -> None:
     assert len(parse_method("mixed-3").candidates) == 3
 
 
+def test_methods_have_words_for_plots() -> None:
+    words = {
+        "rtn-w3g64": "round to nearest",
+        "rtn-b3g64": "round to nearest, BitMoD",
+        "gptq-w2g64c": "GPTQ, clipped",
+        "awq+gptq-w2g64o1": "AWQ and GPTQ, outlier columns",
+        "smooth-tg64": "SmoothQuant+, ternary",
+        "vptq-v8k256r256nr": "VPTQ, columns normalized as released",
+        "mixed-2.5": "mixed",
+    }
+    assert {name: parse_method(name).words for name in words} == words
+
+
 @pytest.mark.parametrize(
     "text",
     [
