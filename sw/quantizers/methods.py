@@ -50,7 +50,7 @@ class Method:
 
     @property
     def words(self) -> str:
-        """What is done, without widths and sizes."""
+        """What is done, without widths, sizes and clipping."""
         if self.bits is not None:
             return "mixed"
         (choice,) = self.candidates
@@ -61,9 +61,7 @@ class Method:
             words += " and GPTQ" if words else "GPTQ"
         kind = choice.rounding.format.kind
         numbers = {Kind.TERNARY: ", ternary", Kind.BITMOD: ", BitMoD"}.get(kind, "")
-        outliers = ", outlier columns" if choice.outliers else ""
-        clip = ", clipped" if choice.rounding.clip else ""
-        return (words or "round to nearest") + numbers + clip + outliers
+        return (words or "round to nearest") + numbers
 
 
 _NORM_WORDS: dict[Norm, str] = {

@@ -73,8 +73,8 @@ def test_methods_have_words_for_plots() -> None:
     words = {
         "rtn-w3g64": "round to nearest",
         "rtn-b3g64": "round to nearest, BitMoD",
-        "gptq-w2g64c": "GPTQ, clipped",
-        "awq+gptq-w2g64o1": "AWQ and GPTQ, outlier columns",
+        "gptq-w2g64c": "GPTQ",
+        "awq+gptq-w2g64o1": "AWQ and GPTQ",
         "smooth-tg64": "SmoothQuant+, ternary",
         "vptq-v8k256r256nr": "VPTQ, columns normalized as released",
         "mixed-2.5": "mixed",
