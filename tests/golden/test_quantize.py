@@ -16,8 +16,8 @@ from sw import quantize as module
 from sw import zoo
 from sw.checkpoint import open_model
 from sw.core import on_accelerator
+from sw.decoder import Cache, forward, head
 from sw.linear import host_linears
-from sw.llama import Cache, forward, head
 from sw.perplexity import windows
 from sw.quantize import UNFINISHED, bits_of, quantize_model
 from sw.quantizers.hessian import Calibration, calibrate, default_calibration, inputs_of
@@ -95,7 +95,7 @@ def test_from_quantizing_to_the_engines_integers(
     tokens = MODEL.tokenizer.encode("Once upon a time, there was a")
 
     def logits(linear):
-        return head(linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
+        return head(model, linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
 
     run = on_accelerator(model, NATIVE, spec)
     golden = logits(run("golden"))
