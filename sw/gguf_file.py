@@ -137,7 +137,7 @@ def _q8_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
 def _tq2_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
     """Bits 2i and 2i+1 of 32 bytes are 32 codes, one after another in i, then the next 32 bytes."""
     parts = blocks[..., :-2].reshape(*blocks.shape[:-1], -1, 1, 32)
-    codes = parts >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    codes = parts >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & np.uint8(3)
     scale = _halves(blocks[..., -2:])
     return codes.reshape(*blocks.shape[:-1], -1), scale, -scale
 
@@ -208,6 +208,8 @@ def _stored(raw: NDArray[np.uint8], entry: _Entry, shape: tuple[int, ...]) -> St
     def read() -> QuantTensor:
         codes, scale, minimum = blocks.split(raw.reshape(len(raw), -1, block_bytes))
         whole = codes.reshape(shape)
+        if int(whole.max(initial=0)) >= blocks.format.levels:
+            raise ValueError(f"holds a code that is not {blocks.format.name}")
         return QuantTensor(whole, blocks.format, block, scale, minimum, blocks.group_bits)
 
     return Stored(shape, read, coded=True)

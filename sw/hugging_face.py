@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sw import bitnet_file, gptq_file, vptq_file
 from sw.model import Activation, LanguageModel, ModelConfig, checked
 from sw.safetensors_file import Raw, member, read_folder, read_json
-from sw.stored import CheckpointError, Stored, StoredTensors
+from sw.stored import CheckpointError, Stored, StoredTensors, Tensor
+from sw.tensor import Coded, rows_of
 from sw.tokenizer import TextTokenizer, TokenizerError, from_json
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
@@ -345,30 +348,85 @@ def _roles(family: _Family, module: str) -> tuple[str, ...]:
     return (family.outside.get(module, module),)
 
 
-def _tensors(
-    family: _Family, config: ModelConfig, raw: Mapping[str, Raw]
-) -> Iterator[tuple[str, Stored]]:
-    """The tensors of a file by their names in `ModelConfig.shapes`."""
-    rows = {role: shape[0] for role, shape in config.layer_linears().items()}
+_METHODS: dict[str, Callable[[dict[str, Raw], Settings, str], Stored | None]] = {
+    "gptq": gptq_file.read_layer,
+    "bitnet": bitnet_file.read_layer,
+    "vptq": vptq_file.read_layer,
+}
+"""How the layers of an already quantized model are read."""
+_LONG_PARTS = (".centroids.weight", ".res_centroids.weight", ".outlier_centroids.weight")
+"""What parts of a module are called whose names have a dot."""
+
+
+def _by_module(raw: Mapping[str, Raw]) -> dict[str, dict[str, Raw]]:
+    """The parts of each module."""
+    found: dict[str, dict[str, Raw]] = {}
     for name, tensor in raw.items():
-        module, _, part = name.rpartition(".")
-        if part not in ("weight", "bias"):
-            if part != "inv_freq":  # which older writers store, and which theta says as well
-                yield name, tensor.stored()
-            continue
-        suffix = "_bias" if part == "bias" else ""
+        part = next((each for each in _LONG_PARTS if name.endswith(each)), None)
+        part = part or f".{name.rpartition('.')[2]}"
+        found.setdefault(name.removesuffix(part), {})[part[1:]] = tensor
+    return found
+
+
+def _tensors(
+    folder: Path, family: _Family, config: ModelConfig, settings: Settings, raw: Mapping[str, Raw]
+) -> Iterator[tuple[str, Stored]]:
+    """The tensors of a file by their names in `ModelConfig.shapes`. Raises `CheckpointError`."""
+    rows = {role: shape[0] for role, shape in config.layer_linears().items()}
+    read = _method(folder, settings)
+    for module, parts in _by_module(raw).items():
         *first, role = _roles(family, module)
-        if first:
-            cuts = itertools.accumulate(rows[each.rpartition(".")[2]] for each in first)
-            parts = np.split(tensor.values, list(cuts))
-            for each, values in zip([*first, role], parts, strict=True):
-                yield f"{each}{suffix}", Raw(tensor.type, values).stored()
-        elif role == "positions":
-            yield role, Raw(tensor.type, tensor.values[_OPT_UNUSED_POSITIONS:]).stored()
-        elif role.endswith("norm") and part == "weight" and family.norm_offset:
-            yield role, _shifted(tensor, family.norm_offset)
-        else:
-            yield f"{role}{suffix}", tensor.stored()
+        parts.pop("inv_freq", None)  # which older writers store, and which theta says as well
+        try:
+            found = {} if (codes := read(parts, module)) is None else {"": codes}
+        except (KeyError, ValueError, TypeError) as error:
+            problem = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(folder, f"module {module:.80}: {problem}") from None
+        for suffix, part in (("", "weight"), ("_bias", "bias")):
+            if part in parts:
+                found[suffix] = _floats(family, f"{role}{suffix}", parts.pop(part))
+        for suffix, stored in found.items():
+            counts = [rows[each.rpartition(".")[2]] for each in first]
+            for each, piece in zip([*first, role], _split(stored, counts), strict=True):
+                yield f"{each}{suffix}", piece
+        for part, tensor in parts.items():  # not known, and so refused by name
+            yield f"{module}.{part}", tensor.stored()
+
+
+def _method(folder: Path, settings: Settings) -> Callable[[dict[str, Raw], str], Stored | None]:
+    """What reads the weights of a module that is in codes. Raises `CheckpointError`."""
+    quantization = settings.get("quantization_config")
+    if quantization is None:
+        return lambda parts, module: None
+    kind = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if not isinstance(kind, str) or kind not in _METHODS:
+        rule = f"quant_method must be one of {', '.join(_METHODS)}"
+        raise CheckpointError(folder / CONFIG, f"{rule}, got {kind!r:.40}")
+    return lambda parts, module: _METHODS[kind](parts, quantization, module)
+
+
+def _floats(family: _Family, name: str, tensor: Raw) -> Stored:
+    if name == "positions":
+        return Raw(tensor.type, tensor.values[_OPT_UNUSED_POSITIONS:]).stored()
+    if name.endswith("norm") and family.norm_offset:
+        return _shifted(tensor, family.norm_offset)
+    return tensor.stored()
+
+
+def _split(stored: Stored, counts: Sequence[int]) -> Iterator[Stored]:
+    """So many rows each, and at last those that are left."""
+    if not counts:
+        yield stored
+        return
+    cuts = [*itertools.accumulate(counts, initial=0), stored.shape[0] if stored.shape else 0]
+    for start, end in itertools.pairwise(cuts):
+        shape = (max(0, end - start), *stored.shape[1:])
+        yield replace(stored, shape=shape, read=partial(_some_rows, stored, slice(start, end)))
+
+
+def _some_rows(stored: Stored, rows: slice) -> Tensor:
+    whole = stored.read()
+    return rows_of(whole, rows) if isinstance(whole, Coded) else whole[rows].copy()
 
 
 def _shifted(tensor: Raw, offset: float) -> Stored:
@@ -404,7 +462,7 @@ def read_hugging_face(folder: Path) -> LanguageModel:
     except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(place, str(error)) from None
     raw = read_folder(folder)
-    stored = dict(_tensors(family, config, raw))
+    stored = dict(_tensors(folder, family, config, settings, raw))
     if tied:
         stored.pop("head", None)
     tensors = StoredTensors(folder, stored)

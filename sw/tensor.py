@@ -7,7 +7,7 @@ makes every sum of a linear layer exact in float64 (`sw.linear`), whatever order
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -77,7 +77,8 @@ class QuantTensor:
 
     v is what codes[n, k] counts as in `format`. `codes` is uint8[N, K]; `scale` and `minimum` are
     float32[N, G], G = ceil(K / group), the last group may be short. Scales are half-precision
-    values, and minima are half-precision values or half-integer multiples of their scale. `special`
+    values, or one float32 for the whole matrix, which keeps sums as exact, and minima are
+    half-precision values or half-integer multiples of their scale. `special`
     is uint8[N, G] for formats with special values. `group_bits` is what one group stores beside its
     codes. `vectors` are what codes of `Kind.VECTOR` come from.
 
@@ -229,3 +230,20 @@ Coded: TypeAlias = QuantTensor | PartedTensor
 def parted(tensor: Coded) -> PartedTensor:
     """The tensor as its parts, of which a plain one has one."""
     return tensor if isinstance(tensor, PartedTensor) else PartedTensor((tensor,))
+
+
+def rows_of(tensor: Coded, rows: slice) -> Coded:
+    """Some rows of a tensor. Raises ValueError for vectors, of which one may serve many rows."""
+    if isinstance(tensor, PartedTensor):
+        cut = tuple(rows_of(part, rows) for part in tensor.parts)
+        assert all(isinstance(part, QuantTensor) for part in cut)
+        return replace(tensor, parts=cut)
+    if tensor.vectors is not None:
+        raise ValueError("vectors of several layers in one are not supported")
+    return replace(
+        tensor,
+        codes=tensor.codes[rows],
+        scale=tensor.scale[rows],
+        minimum=tensor.minimum[rows],
+        special=None if tensor.special is None else tensor.special[rows],
+    )

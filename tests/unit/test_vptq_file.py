@@ -61,9 +61,7 @@ def test_the_published_package_reads_the_same(main_bits: int, residual_bits: int
     added = rng.integers(0, 1 << residual_bits, (2, 3, 40))
     given = Indices(rng.integers(0, 1 << main_bits, (2, 3, 40)), added)
     words = torch.from_numpy(pack_indices(given, main_bits, residual_bits))
-    main, residual = pack.unpack_index_tensor(
-        words, main_bits, 40, residual_bits, 40, index_dtype=torch.uint16
-    )
+    main, residual = pack.unpack_index_tensor(words, main_bits, 40, residual_bits, 40)
     assert np.array_equal(main.numpy().astype(int), given.main)
     assert np.array_equal(residual.numpy().astype(int), added)
 

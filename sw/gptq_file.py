@@ -1,0 +1,113 @@
+"""Layers as GPTQ tools store them, read to codes.
+
+Frantar et al., "GPTQ" (arXiv 2210.17323); the layout is AutoGPTQ's and GPTQModel's. With b bits a
+layer y = x @ w.T of K inputs and N outputs holds
+
+- `qweight`, int32 [K * b / 32, N]: of each output a stream of codes along K, lowest bits first;
+- `qzeros`, int32 [G, N * b / 32]: of each group a stream of zero points along N; files of the
+  first version store them less one;
+- `scales`, half precision [G, N]; and
+- `g_idx`, int32 [K]: the group of each input, k // group unless inputs were taken in another order.
+
+A weight is scale * (code - zero point).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec.formats import WeightCodes
+from sw.safetensors_file import Raw
+from sw.stored import Stored
+from sw.tensor import SCALE_BITS, Coded, PartedTensor, QuantTensor
+
+BITS = (2, 3, 4, 8)
+_VERSIONS = {"gptq": 1, "gptq_v2": 0}
+"""What is added to stored zero points, by `checkpoint_format`."""
+
+
+def unpack_words(words: NDArray[np.int32], bits: int, count: int) -> NDArray[np.uint8]:
+    """The first `count` fields in rows of words [..., W], lowest bits first: uint8 [..., count]."""
+    stored = np.ascontiguousarray(words, "<i4").view(np.uint8)
+    if 8 % bits == 0:
+        fields = stored[..., None] >> np.arange(0, 8, bits, dtype=np.uint8) & _mask(bits)
+        return fields.reshape(*stored.shape[:-1], -1)[..., :count]
+    single = np.unpackbits(stored, axis=-1, count=count * bits, bitorder="little")
+    single = single.reshape(*stored.shape[:-1], count, bits)
+    return np.packbits(single, axis=-1, bitorder="little")[..., 0]
+
+
+def _mask(bits: int) -> np.uint8:
+    return np.uint8((1 << bits) - 1)
+
+
+def pack_words(fields: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
+    """The words, int32 [..., W], in which `unpack_words` finds the fields, uint8 [..., count]."""
+    single = np.unpackbits(fields[..., None], axis=-1, count=bits, bitorder="little")
+    stream = single.reshape(*fields.shape[:-1], -1)
+    padding = [(0, 0)] * (stream.ndim - 1) + [(0, -stream.shape[-1] % 32)]
+    packed = np.packbits(np.pad(stream, padding), axis=-1, bitorder="little")
+    return np.ascontiguousarray(packed).view("<i4").astype(np.int32)
+
+
+def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) -> Stored | None:
+    """The weights of a layer, out of whose `parts` they are taken; None if it is in floats.
+
+    `settings` are those of the whole model. Raises ValueError, KeyError or TypeError.
+    """
+    if "qweight" not in parts:
+        return None
+    words = parts.pop("qweight").integers("I32")
+    zeros, scales = parts.pop("qzeros").integers("I32"), parts.pop("scales")
+    places = parts.pop("g_idx").integers("I32", "I64") if "g_idx" in parts else None
+    bits, group = settings["bits"], settings.get("group_size", -1)
+    version = settings.get("checkpoint_format", "gptq")
+    if type(bits) is not int or bits not in BITS:
+        raise ValueError(f"bits must be one of {BITS}, got {bits!r:.40}")
+    if version not in _VERSIONS:
+        raise ValueError(f"checkpoint_format must be gptq or gptq_v2, got {version!r:.40}")
+    if words.ndim != 2 or words.shape[0] * 32 % bits:
+        raise ValueError(f"qweight: {words.shape} is no stream of {bits}-bit codes")
+    k, n = words.shape[0] * 32 // bits, words.shape[1]
+    group = k if group == -1 else group
+    if type(group) is not int or group < 1:
+        raise ValueError(f"group_size must be -1 or at least 1, got {group!r:.40}")
+    groups = -(-k // group)
+    wanted = {"scales": (groups, n), "qzeros": (groups, -(-n * bits // 32)), "g_idx": (k,)}
+    found = {"scales": scales.shape, "qzeros": zeros.shape}
+    for name, shape in (found | ({} if places is None else {"g_idx": places.shape})).items():
+        if shape != wanted[name]:
+            raise ValueError(f"{name}: must be {wanted[name]}, got {shape}")
+
+    def read() -> Coded:
+        codes = unpack_words(words.T, bits, k)
+        scale = scales.floats()
+        with np.errstate(over="ignore"):
+            half = scale.astype(np.float16).astype(np.float32)
+        if not np.array_equal(half, scale, equal_nan=True):
+            raise ValueError("scales: must be half-precision numbers")
+        offset = unpack_words(zeros, bits, n) + np.uint8(_VERSIONS[version]) & _mask(bits)
+        scale = np.ascontiguousarray(scale.T)
+        minimum = -scale * offset.T.astype(np.float32)
+        order = None if places is None else _order(places, group)
+        whole = codes if order is None else codes[:, order]
+        beside = SCALE_BITS + bits
+        tensor = QuantTensor(whole, WeightCodes(bits), min(group, k), scale, minimum, beside)
+        return tensor if order is None else PartedTensor((tensor,), order)
+
+    return Stored((n, k), read, coded=True)
+
+
+def _order(places: NDArray[np.integer], group: int) -> NDArray[np.int64] | None:
+    """The inputs group by group; None if that is how they are."""
+    regular = np.arange(len(places)) // group
+    if np.array_equal(places, regular):
+        return None
+    order = np.argsort(places, kind="stable")
+    if not np.array_equal(places[order], regular):
+        raise ValueError(f"g_idx: must place {group} inputs in each group")
+    return order.astype(np.int64)
