@@ -221,7 +221,6 @@ def test_the_published_form_stands_for_the_same_weights(choice: Vptq) -> None:
 def test_the_published_package_dequantizes_the_same(choice: Vptq) -> None:
     """Bit for bit, in float32, through a layer of the `vptq` package."""
     vptq_package = pytest.importorskip("vptq")
-    dequant = pytest.importorskip("vptq.ops.quant_gemm").dequant
     torch = pytest.importorskip("torch")
     w, moments = layer(50, 64)
     found, _ = run(choice, w, moments)
@@ -231,10 +230,7 @@ def test_the_published_package_dequantizes_the_same(choice: Vptq) -> None:
     state = {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in tensors.items()}
     state = {n: t.float() if t.dtype == torch.float16 else t for n, t in state.items()}
     made.load_state_dict(state, strict=True)
-    made.post_init()
-    x = torch.eye(64)
-    whole = made(x).detach().numpy().T
-    assert dequant is not None
+    whole = made(torch.eye(64)).detach().numpy().T  # a product with one factor is exact
     assert np.array_equal(whole, found.dequantize())
 
 
