@@ -32,8 +32,8 @@ _SMALL = (
 )
 _LARGE = (
     *("rtn-w2g64", "rtn-w3g64", "rtn-w4g64", "rtn-b3g64"),
-    *("gptq-w2g64c", "gptq-w3g64c", "gptq-w4g64c", "gptq-tg64c", "awq+gptq-w2g64c"),
-    *("vptq-v8k256", "vptq-v8k256r256", "vptq-v6k4096", "mixed-2.5"),
+    *("gptq-w2g64c", "gptq-w3g64c", "gptq-w4g64c", "awq+gptq-w2g64c", "mixed-2.5"),
+    *("vptq-v8k256r256", "vptq-v4k256"),
 )
 
 PLAN = {

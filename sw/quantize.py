@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import safetensors
@@ -95,19 +95,37 @@ def bits_of(tensor: Coded) -> Bits:
     return Bits(codes - padding, padding, codebooks, groups, whole.shape[1] * whole.column_bits)
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """Layers that share an input, and where they go when they are done."""
+@dataclass(frozen=True)
+class _Plan:
+    """What all layers of a model have in common."""
 
-    weights: Mapping[str, NDArray[np.float32]]
-    calibration: Calibration
-    ties: NDArray[np.int64] | None
-    """Which inputs must be scaled alike; None where they are not scaled."""
     method: Method
+    calibration: Calibration
     seed: int
     force: bool
-    path: Path
+    folder: Path
+    """Of finished layers."""
     key: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """Layers that share an input."""
+
+    plan: _Plan
+    weights: Mapping[str, NDArray[np.float32]]
+    ties: NDArray[np.int64] | None
+    """Which inputs must be scaled alike; None where they are not scaled."""
+
+    @property
+    def first(self) -> str:
+        """The layer that the input is named after."""
+        return next(iter(self.weights))
+
+    @property
+    def path(self) -> Path:
+        """Where the layers go when they are done."""
+        return self.plan.folder / f"{self.first}.safetensors"
 
 
 def _choice(name: str, number: int) -> str:
@@ -116,23 +134,22 @@ def _choice(name: str, number: int) -> str:
 
 
 def _work(task: _Task) -> None:
-    moments = task.calibration[next(iter(task.weights))]
+    plan, moments, weights = task.plan, task.plan.calibration[task.first], task.weights
     tensors: dict[str, Tensor] = {}
     layers: dict[str, list[dict[str, Any]]] = {}
-    weights = task.weights
-    if task.ties is not None and task.method.scaling is not None:
-        (choice,) = task.method.candidates
+    if task.ties is not None and plan.method.scaling is not None:
+        (choice,) = plan.method.candidates
         assert isinstance(choice, Grid)
-        scale = input_scale(weights, moments, choice.rounding, task.method.scaling, task.ties)
+        scale = input_scale(weights, moments, choice.rounding, plan.method.scaling, task.ties)
         tensors[_SCALE] = scale
         weights = {name: w * scale for name, w in weights.items()}
         moments = scaled_moments(moments, scale)
     for name, w in weights.items():
         layers[name] = []
-        for number, quantizer in enumerate(task.method.candidates):
+        for number, quantizer in enumerate(plan.method.candidates):
             # A layer's numbers do not depend on which others are quantized, or when.
-            rng = np.random.default_rng([task.seed, zlib.crc32(name.encode()), number])
-            tensor, stages = quantize_layer(quantizer, w, moments, rng, task.force)
+            rng = np.random.default_rng([plan.seed, zlib.crc32(name.encode()), number])
+            tensor, stages = quantize_layer(quantizer, w, moments, rng, plan.force)
             tensors[_choice(name, number)] = tensor
             bits = bits_of(tensor)
             layers[name].append(
@@ -146,7 +163,7 @@ def _work(task: _Task) -> None:
                 }
             )
     documents, arrays = quantized_file.stored(tensors)
-    metadata = {"key": task.key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
+    metadata = {"key": plan.key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
     quantized_file.write_arrays(task.path, arrays, metadata)
 
 
@@ -217,39 +234,18 @@ def quantize_model(
         document = quantized_file.read_document(folder).get("quantization")
         if isinstance(document, dict) and document.get("key") == key:
             return quantized_file.read_quantized(folder), document
-    unfinished = folder / UNFINISHED / key
-    inputs, rounds = model.config.shared_inputs, [model.config.shared_inputs]
-    if method.scaling:
-        # What a layer's rows are divided by is known when the layer that takes them is done.
-        last = [shared for shared in inputs if folds_into_rows(model.config, shared[0])]
-        rounds = [last, [shared for shared in inputs if shared not in last]]
-    steps, done = model.config.layers * len(inputs), 0
-    folded: dict[str, NDArray[np.float32]] = {}
-    paths: list[Path] = []
-    reports: dict[str, list[dict[str, Any]]] = {}
+    plan = _Plan(method, calibration, seed, force, folder / UNFINISHED / key, key)
     with _pool(workers) as pool:
-        for each in rounds:
-            tasks = _tasks(model, each, folded, method, calibration, seed, force, unfinished, key)
-            for task, (tensors, layers) in _run(tasks, pool, workers):
-                reports |= layers
-                paths.append(task.path)
-                scale = tensors.get(_SCALE)
-                if task.ties is not None and isinstance(scale, np.ndarray):
-                    layer, _, role = next(iter(task.weights)).rpartition(".")
-                    into = f"{layer}.{folds_into(model.config, role)}"
-                    folded[into] = folded[f"{into}_bias"] = _per_output(scale, task.ties)
-                done += 1
-                progress(done / steps)
+        made = _made(model, plan, pool, workers, progress)
+    reports = made.reports
     chosen = dict.fromkeys(reports, 0)
     if method.bits is not None:
         chosen = _chosen(reports, method.bits)
     found: dict[str, Coded] = {}
-    for path in paths:
-        kept = _finished(path, key)
-        if kept is None:
-            raise FileError(f"{path}: cannot be read back")
-        for name in kept[1]:
-            tensor = kept[0][_choice(name, chosen[name])]
+    for path in made.paths:
+        tensors, layers_there = _read_back(path, key)
+        for name in layers_there:
+            tensor = tensors[_choice(name, chosen[name])]
             assert isinstance(tensor, Coded)
             found[name] = tensor
     order = [name for name in linear_names(model) if name in found]
@@ -266,15 +262,52 @@ def quantize_model(
         "layers": layers,
     }
     others = {
-        name: dequantized(tensor) / folded[name] if name in folded else tensor
+        name: dequantized(tensor) / made.folded[name] if name in made.folded else tensor
         for name, tensor in model.tensors.items()
         if name not in found
     }
-    tensors = {name: found.get(name, others.get(name)) for name in model.tensors}
-    quantized = replace(model, name=folder.resolve().name, tensors=tensors)
+    quantized = replace(model, name=folder.resolve().name, tensors={**others, **found})
     quantized_file.write_quantized(folder, quantized, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return quantized, document
+
+
+class _Made(NamedTuple):
+    """What came of a model's layers."""
+
+    reports: dict[str, list[dict[str, Any]]]
+    """By layer, of every candidate."""
+    paths: list[Path]
+    folded: dict[str, NDArray[np.float32]]
+    """By what elements of other tensors must be divided."""
+
+
+def _made(
+    model: LanguageModel,
+    plan: _Plan,
+    pool: concurrent.futures.Executor,
+    workers: int,
+    progress: Callable[[float], None],
+) -> _Made:
+    """Quantize all layers, as far as they are not there."""
+    inputs, config = model.config.shared_inputs, model.config
+    rounds = [inputs]
+    if plan.method.scaling:
+        # What a layer's rows are divided by is known when the layer that takes them is done.
+        last = tuple(shared for shared in inputs if folds_into_rows(config, shared[0]))
+        rounds = [last, tuple(shared for shared in inputs if shared not in last)]
+    made = _Made({}, [], {})
+    for each in rounds:
+        for task, (tensors, layers) in _run(_tasks(model, each, made.folded, plan), pool, workers):
+            made.reports.update(layers)
+            made.paths.append(task.path)
+            scale = tensors.get(_SCALE)
+            if task.ties is not None and isinstance(scale, np.ndarray):
+                layer, _, role = task.first.rpartition(".")
+                into, divisor = folds_into(config, role), _per_output(scale, task.ties)
+                made.folded[f"{layer}.{into}"] = made.folded[f"{layer}.{into}_bias"] = divisor
+            progress(len(made.paths) / (config.layers * len(inputs)))
+    return made
 
 
 def _per_output(scale: NDArray[np.float32], ties: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -322,7 +355,7 @@ def _run(
     )
     while True:
         for task in itertools.islice(tasks, 2 * workers - len(pending)):
-            known = _finished(task.path, task.key) is not None
+            known = _finished(task.path, task.plan.key) is not None
             pending.append((task, None if known else pool.submit(_work, task)))
         if not pending:
             return
@@ -333,33 +366,31 @@ def _run(
         except BrokenProcessPool:
             rule = "a worker process died; is there memory for so many --workers?"
             raise FileError(rule) from None
-        done = _finished(task.path, task.key)
-        if done is None:
-            raise FileError(f"{task.path}: cannot be read back")
-        yield task, done
+        yield task, _read_back(task.path, task.plan.key)
+
+
+def _read_back(path: Path, key: str) -> _Finished:
+    found = _finished(path, key)
+    if found is None:
+        raise FileError(f"{path}: cannot be read back")
+    return found
 
 
 def _tasks(
     model: LanguageModel,
     inputs: Sequence[Sequence[str]],
     folded: Mapping[str, NDArray[np.float32]],
-    method: Method,
-    calibration: Calibration,
-    seed: int,
-    force: bool,
-    unfinished: Path,
-    key: str,
+    plan: _Plan,
 ) -> Iterator[_Task]:
+    """Of every block the layers of these inputs; rows are divided by what is `folded` by then."""
     for layer in range(model.config.layers):
         for shared in inputs:
-            names = [f"{layer}.{role}" for role in shared]
             weights = {}
-            for name in names:
+            for name in (f"{layer}.{role}" for role in shared):
                 w = dequantized(model.tensors[name])
                 weights[name] = w / folded[name][:, None] if name in folded else w
-            ties = _ties(model, names[0]) if method.scaling else None
-            path = unfinished / f"{names[0]}.safetensors"
-            yield _Task(weights, calibration, ties, method, seed, force, path, key)
+            ties = _ties(model, f"{layer}.{shared[0]}") if plan.method.scaling else None
+            yield _Task(plan, weights, ties)
 
 
 def _ties(model: LanguageModel, name: str) -> NDArray[np.int64] | None:
