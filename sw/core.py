@@ -42,8 +42,9 @@ from sw.rescale import ScaledTensor, golden_weights, rescale
 from sw.tensor import PartedTensor, QuantError, met
 from sw.weights import Weights
 
-RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64]]]
-"""Computes a stage: activations [M, K] -> each layer's results [M, N] by name."""
+RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64 | np.float64]]]
+"""Computes a stage: activations [M, K] -> each layer's results [M, N] by name, integers that are
+the caller's to change."""
 
 _BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a CPU core's second-level cache."""
@@ -157,7 +158,8 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
             scale = a.scale[:, None].astype(np.float64)
             for each, result in run_stage(stage, a).items():
                 whole, _ = part_of(each)
-                product = result * units[each]
+                product = result.astype(np.float64, copy=False)
+                product *= units[each]
                 product *= scale
                 if whole in results:
                     product += results[whole]
@@ -178,13 +180,12 @@ def integer_stage(held: CoreModel) -> RunStage:
     """
     require_product(held.core.engine)
 
-    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.int64]]:
+    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.float64]]:
         found = {}
         for layer in stage.layers:
             tensor = held.tensors[layer.linear.name]
             x = met(a.x, tensor.group, tensor.centroids)
-            result = product_of_rows(tensor.integers, tensor.shape[0], x)
-            found[layer.linear.name] = result.astype(np.int64)
+            found[layer.linear.name] = product_of_rows(tensor.integers, tensor.shape[0], x)
         return found
 
     return run

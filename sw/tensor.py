@@ -36,6 +36,7 @@ def spread(
 ) -> NDArray[np.float64]:
     """values[n, k] * scale[n, g] + offset[n, g] with g = k // group, in the place of `values`."""
     k = values.shape[1]
+    scale, offset = scale.astype(np.float64), offset.astype(np.float64)  # once for each group
     if k % group:
         values *= np.repeat(scale, group, axis=1)[:, :k]
         values += np.repeat(offset, group, axis=1)[:, :k]

@@ -159,3 +159,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(layer["bits"]["total"] for layer in record["layers"])
     tensor = open_model(folder).tensors["3.down"]
     assert not isinstance(tensor, np.ndarray | PartedTensor)
+    # Measured as the model that it was made of is, and against it.
+    assert zoo.default_text(str(folder)) == TEXT
+    command = ["eval", str(folder), "--weights", "float", "--tokens", "100", "--json"]
+    command += ["--against", "evolute-tiny", "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["against"] == "evolute-tiny" and record["kl"] > 0
+    assert record["perplexity"] > record["reference_perplexity"]

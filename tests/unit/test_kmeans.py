@@ -13,7 +13,7 @@ from sw.quantizers import kmeans as module
 from sw.quantizers.kmeans import kmeans, nearest
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 70), st.integers(0, 2**32 - 1))
 def test_the_nearest_are_nearest(points: int, v: int, entries: int, seed: int) -> None:
     """Small integers, so that float32 is exact, and of equals the first is found."""

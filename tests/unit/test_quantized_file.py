@@ -23,7 +23,7 @@ from sw.tensor import PartedTensor, QuantTensor, parted
 from sw.weights import parse_weights
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 16), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_unpacking_inverts_packing(bits: int, rows: int, fields: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 1 << bits, (rows, fields))
@@ -181,7 +181,7 @@ def test_broken_arrays_are_refused(folder: Path, tmp_path: Path) -> None:
     refused("is no order", **{"2.q.order": np.zeros_like(whole["2.q.order"])})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_damaged_files_are_refused_or_read(folder: Path, data: st.DataObject) -> None:
     """Any byte changed, or the end cut off: a model, or one error of the right kind."""
