@@ -18,7 +18,7 @@ def weight_fields(
         table = np.array([[float_code(scale * value) for value in each] for each in values])
         code = table[special[..., None], codes]
     else:
-        code = codes - weight_format.levels // 2
+        code = codes if spec.has_pairs else codes - weight_format.levels // 2
     code = code.transpose(0, 2, 1, 3)[:, :, None]
     if spec.has_planes:
         code = code >> np.arange(weight_format.bits)[:, None, None] & 1
@@ -38,5 +38,7 @@ def random_spec(rng: np.random.Generator) -> BitSerial:
             weight_bits=int(rng.integers(4 if terms == "bitmod" else 1, 9)),
             group_size=int(rng.integers(1, 97)),
         )
+        if spec.has_pairs and spec.activation_bits > 9:
+            continue  # a slice would take too many steps
         if spec.macs_per_step * (1 if spec.has_planes else 4) <= 1200:
             return spec

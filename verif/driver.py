@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from hw.spec import BitSerial, Engine, LutTensorCore, Mac, VqCodebook, layout
+from hw.spec.floating import FloatEngine
 from hw.spec.formats import FLOATS, WeightCodes
 from sim.golden import GOLDEN, align, integer
 from sim.golden.sums import GroupSums, group_bounds
 from sim.golden.vq_codebook import Vectors
 from sim.schedule import Run, fills, plan
 from sim.workload import Linear
-from verif import bit_serial, lut_tensor_core, mac, vq_codebook, words
+from verif import bit_serial, floating, lut_tensor_core, mac, vq_codebook, words
 from verif.vectors import Matmul, Shape, random_special
 
 DRIVERS: dict[type[Engine], ModuleType] = {
@@ -131,7 +132,8 @@ def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.n
     codes = rng.integers(0, weight_format.levels, (columns, len(cut.positions)))
     inside = cut.positions >= 0
     codes[: len(matmul.codes), inside] = matmul.codes[:, cut.positions[inside]]
-    special = rng.integers(0, max(1, len(weight_format.specials)), (columns, len(cut.slice_groups)))
+    most = 256 if isinstance(spec, FloatEngine) else max(1, len(weight_format.specials))
+    special = rng.integers(0, most, (columns, len(cut.slice_groups)))
     if matmul.special is not None:
         special[: len(matmul.codes)] = matmul.special[:, cut.slice_groups]
     whole = codes.reshape(cut.column_tiles, spec.n, -1, spec.slice_k)
@@ -140,7 +142,8 @@ def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.n
         assert matmul.vectors is not None
         whole = vq_codebook.index_table(spec, matmul.vectors, cut.column_tiles, cut.positions, rng)
         filling += [vq_codebook.fill_words(spec, matmul.vectors, rng)] * matmul.fill
-    fields = DRIVERS[type(spec)].weight_fields(
+    filler: Any = floating if isinstance(spec, FloatEngine) else DRIVERS[type(spec)]
+    fields = filler.weight_fields(
         spec, whole, special.reshape(cut.column_tiles, spec.n, -1), weight_format
     )
     beat = layout.streams(spec).weight
@@ -156,6 +159,8 @@ def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
     """
     cut = tiling(spec, matmul)
     fields = words.unpack(layout.streams(spec).result, result_words)
+    if isinstance(spec, FloatEngine):
+        fields = {name: floating.values(codes) for name, codes in fields.items()}
     starts = np.flatnonzero(np.diff(cut.read_outs, prepend=-1))
 
     def whole_groups(values: np.ndarray) -> np.ndarray:
@@ -168,6 +173,8 @@ def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
         return values.reshape(-1, len(starts), values.shape[3] * values.shape[4])[: len(matmul.x)]
 
     psum = whole_groups(fields["psum"])[:, :, : len(matmul.codes)]
+    if "row_sum" not in fields:  # a sum without numbers, for every column tile
+        return GroupSums(psum, np.zeros((*psum.shape[:2], 0)))
     return GroupSums(psum, whole_groups(fields["row_sum"][:, :, None]))
 
 
@@ -236,9 +243,12 @@ def random_weights(
 def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
     """Adds what the engine needs beside codes.
 
-    That is table shifts where it rounds, the model's choice, or, half the time, any; and where
-    codes come from codebooks, vectors near them, with which come codes of their own.
+    That is table shifts where it rounds, the model's choice, or, half the time, any; where codes
+    come from codebooks, vectors near them, with which come codes of their own; and the scales of
+    floating baselines.
     """
+    if isinstance(spec, FloatEngine):
+        return dataclasses.replace(matmul, special=floating.random_scales(rng, matmul))
     if isinstance(spec, VqCodebook):
         codes, bits = matmul.codes, matmul.weight_format.bits
         values = codes.astype(int) - matmul.weight_format.levels // 2
@@ -278,6 +288,9 @@ def encoded(spec: Engine, matmul: Matmul) -> Any:
 
 def expected(spec: Engine, matmul: Matmul) -> GroupSums:
     """What golden says; where it is exact, once plain integer multiplication has said the same."""
+    if isinstance(spec, FloatEngine):
+        part = run_of(spec, matmul).group_slices * spec.slice_k
+        return floating.group_sums(spec, matmul, part, matmul.x)
     golden = GOLDEN[type(spec)]
     operands = matmul.codes, matmul.weight_format, matmul.group, matmul.special
     x = integers(spec, matmul)

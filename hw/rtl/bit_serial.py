@@ -1,14 +1,14 @@
-"""Lanes that select, shift and add; `hw.spec.bit_serial` says what they compute.
+"""Lanes that select, shift and add, or compare bits; `hw.spec.bit_serial` says what they compute.
 
-No lane negates: activations are negated once for all columns, so that no carries of negations reach
-the adder trees.
+No lane negates: whole activations are negated once for all columns, so that no carries of negations
+reach the adder trees.
 """
 
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Mux, Value
 
-from hw.rtl.arith import named, negate_if, select, total_signed
+from hw.rtl.arith import any_of, named, negate_if, select, sum_modulo, total_signed
 from hw.rtl.engine import EngineComponent
 from hw.spec.bit_serial import RADIX_BITS, BitSerial
 
@@ -42,6 +42,8 @@ class BitSerialEngine(EngineComponent):
         """A term per lane, and their sum per output."""
         spec, bits = self.spec, self.spec.activation_bits
         words = [operands.word_select(i, bits) for i in range(len(operands) // bits)]
+        if spec.has_pairs:
+            return self._pairs(m, words, weights, sequencer)
         count = spec.m * spec.k
         lanes = self._planes if spec.has_planes else self._digits
         terms = lanes(m, words[:count], words[count:], weights, sequencer)
@@ -65,6 +67,33 @@ class BitSerialEngine(EngineComponent):
         ]
         bits = weights["code"]
         return [bits[at].replicate(len(x[0])) & signed[i] for i, at in self._places()]
+
+    def _pairs(self, m, x, weights, sequencer) -> list[Value]:
+        """Per output, how many lanes are 1 in a plane of the activations and one of the weights."""
+        spec, counts = self.spec, []
+        bipolar = spec.terms == "xnor"
+        steps = [
+            named(m, f"step{i}", sequencer.beat_step == i) for i in range(spec.activation_planes)
+        ]
+        places = []
+        for i, each in enumerate(x):
+            # Of -1 and 1, x plus half of the range; and below it nothing but -1.
+            planes = [Const(0, 1), *each[:-1], ~each[-1]] if bipolar else list(each)
+            chosen = any_of(bit & step for bit, step in zip(planes, steps, strict=True))
+            places.append(named(m, f"bit{i}", chosen))
+        width = spec.step_bits
+        negative = named(m, "negative", sequencer.last_of_beat)
+        lanes = [
+            ~(places[i] ^ weights["code"][at]) if bipolar else places[i] & weights["code"][at]
+            for i, at in self._places()
+        ]
+        for number, start in enumerate(range(0, len(lanes), spec.k)):
+            ones = sum_modulo(m, f"ones{number}", lanes[start : start + spec.k], width)
+            if bipolar:
+                counts.append((ones + ones - spec.k)[:width].as_signed())
+            else:
+                counts.append((negate_if(ones, negative) + negative)[:width].as_signed())
+        return counts
 
     def _digits(self, m, x, minus, weights, sequencer) -> list[Value]:
         """Each activation times the digit of its weight."""
@@ -107,11 +136,18 @@ class BitSerialEngine(EngineComponent):
         return digits
 
     def shift(self, sequencer):
-        if self.spec.has_planes:
+        spec = self.spec
+        if spec.has_pairs:
+            step = sequencer.beat_step
+            below = step.any() if spec.terms == "xnor" else Const(0)
+            return sequencer.plane + step - below
+        if spec.has_planes:
             return sequencer.plane
         return Cat(Const(0, RADIX_BITS - 1), sequencer.beat_step)
 
     def last_beat_step(self, mode):
+        if self.spec.has_pairs:
+            return Const(self.spec.activation_planes - 1)
         return mode[: self.spec.digit_bits]
 
 

@@ -90,6 +90,11 @@ class Engine(Spec, abc.ABC):
         return Activations(self.activation_bits, FLOATS.get(self.activation_format))
 
     @property
+    def aligns(self) -> bool:
+        """Whether activations come floating and are aligned."""
+        return self.activations.format is not None
+
+    @property
     def group_slices(self) -> int:
         """Most K-slices in one group."""
         return -(-self.group_size // self.slice_k)
@@ -186,7 +191,7 @@ class Engine(Spec, abc.ABC):
         """Cycles from an activation beat's transfer until a step can use it, as many registers:
         hold activations, hold them aligned where they are floating; an engine may add one for what
         it makes of them."""
-        return 1 if self.activations.format is None else 2
+        return 2 if self.aligns else 1
 
     @property
     def operands_are_filled(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hw.spec.bit_serial import BitSerial
 from hw.spec.engine import Engine
+from hw.spec.floating import FP16, FloatLut, FloatMac
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
 from hw.spec.vq_codebook import VqCodebook
@@ -83,11 +84,14 @@ def weight_beat(spec: Engine) -> Beat:
       all k are plain bits. In base 3, j = the sum of 3^i times weight i, -1 .. 1: below the top bit
       the magnitude of j, in the top bit whether j is negative (as TL2's codes, arXiv 2502.11880).
     - MAC: code[n][k], two's complement.
-    - Bit-serial: code[n][k], one bit of each weight's two's complement a plane; or all of it, of
+    - Bit-serial: code[n][k], one bit of each weight's two's complement a plane, or of its code in
+      pairs of planes; or all of it, of
       which a mode with few steps uses the low digits. For BitMoD codes are `float_code`s, and
       special[n] names the special value of the group, of which there are four.
     - VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
       above it the residual's. See also `codewords`.
+    - Floating MAC: code[n][k], two's complement, with scale[n] of their groups where weights are
+      dequantized; or FP16 codes. Floating LUT Tensor Core: as that with mirrored tables.
     """
     return WEIGHTS[type(spec)](spec)
 
@@ -106,16 +110,17 @@ def streams(spec: Engine) -> EngineStreams:
       codes hold it. 0 is read as 1, and what no finite number has as the highest of one.
     - `weight`: see `weight_beat`.
     - `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
-      row_sum[m] = sum of x.
+      row_sum[m] = sum of x. Floating sums are codes of `hw.spec.floating.RESULT`.
     """
     mode = [Field("mode", spec.mode_bits)] if spec.mode_bits else []
     kind = spec.activations
     x = Field("x", kind.code_bits, (spec.m, spec.slice_k), signed=kind.format is None)
     activation = [x]
-    if kind.exponent_bits:
+    if spec.aligns:
         activation.append(Field("exponent", kind.exponent_bits, (spec.m,)))
     if isinstance(spec, LutTensorCore) and spec.table_shift_bits:
         activation.append(Field("table_shift", spec.table_shift_bits, (spec.m,)))
+    row_sum = [Field("row_sum", spec.row_sum_bits, (spec.m,), True)] if spec.row_sum_bits else []
     return EngineStreams(
         command=Beat(
             (
@@ -131,7 +136,7 @@ def streams(spec: Engine) -> EngineStreams:
         result=Beat(
             (
                 Field("psum", spec.acc_bits, (spec.m, spec.n), signed=True),
-                Field("row_sum", spec.row_sum_bits, (spec.m,), signed=True),
+                *row_sum,
             )
         ),
     )
@@ -163,6 +168,14 @@ def _bit_serial_beat(spec: BitSerial) -> Beat:
     return Beat((code, Field("special", 2, (spec.n,))) if spec.has_floats else (code,))
 
 
+def _float_mac_beat(spec: FloatMac) -> Beat:
+    if spec.weights == "fp16":
+        return Beat((Field("code", FP16.bits, (spec.n, spec.k)),))
+    code = Field("code", spec.weight_bits, (spec.n, spec.k), signed=True)
+    scale = [Field("scale", FP16.bits, (spec.n,))] if spec.weights == "dequantized" else []
+    return Beat((code, *scale))
+
+
 WEIGHTS: dict[type[Engine], Callable[[Any], Beat]] = {
     LutTensorCore: lambda spec: Beat(
         (Field("code", spec.code_bits, (spec.n, spec.planes_per_step, spec.kg)),)
@@ -170,5 +183,7 @@ WEIGHTS: dict[type[Engine], Callable[[Any], Beat]] = {
     Mac: lambda spec: Beat((Field("code", spec.weight_bits, (spec.n, spec.k), signed=True),)),
     BitSerial: _bit_serial_beat,
     VqCodebook: lambda spec: Beat((Field("index", spec.index_bits, spec.index_shape),)),
+    FloatMac: _float_mac_beat,
+    FloatLut: lambda spec: Beat((Field("code", spec.k, (spec.n, 1, spec.kg)),)),
 }
 """Beats of weights by the class of the engine's spec."""

@@ -32,13 +32,13 @@ def weight_beats(
     special: NDArray[np.uint8] | None,
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Bits of the weight beats: two's complement, by planes or whole."""
+    """Bits of the weight beats: two's complement, by planes or whole; or planes of codes."""
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
     if weight_format.kind is Kind.BITMOD:
         assert special is not None
         weights = _float_codes(engine, codes, special, weight_format).view(np.uint8)
     else:
-        origin = engine.coding_of(weight_format).origin
+        origin = 0 if engine.has_pairs else engine.coding_of(weight_format).origin
         weights = codes + np.uint8(origin % 256)  # wraps, as two's complement does
     columns = weights.reshape(tiles, engine.n, slices, engine.k).transpose(0, 2, 1, 3)
     if engine.has_planes:

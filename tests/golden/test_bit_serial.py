@@ -17,6 +17,8 @@ SPECS = [
     BitSerial(terms="planes", weight_bits=8),
     BitSerial(terms="booth", weight_bits=8),
     BitSerial(terms="bitmod", weight_bits=8),
+    BitSerial(terms="and", weight_bits=8),
+    BitSerial(terms="xnor", weight_bits=8),
 ]
 RUNS = [(spec, each) for spec in SPECS for each in spec.formats]
 
@@ -37,10 +39,12 @@ def every_code(spec, weight_format):
 def test_terms_are_signed_powers_of_two_and_sum_to_the_weight(spec, weight_format):
     encoded, values = every_code(spec, weight_format)
     shifted = encoded.terms.astype(int) << np.array(encoded.shifts)[:, None, None]
-    assert (shifted.sum(axis=0) == values).all()
+    twice = 2 if spec.terms == "xnor" else 1
+    assert (twice * shifted.sum(axis=0) == values).all()
     magnitudes = np.abs(encoded.terms)
     assert not (magnitudes & magnitudes - 1).any()
-    assert len(encoded.terms) == spec.slice_steps(weight_format)
+    activations = spec.activation_planes if spec.has_pairs else 1
+    assert activations * len(encoded.terms) == spec.slice_steps(weight_format)
     # What is added in the midst of a slice needs no wider accumulators than whole weights do.
     widest = max(spec.coding_of(each).maximum(each) for each in spec.formats)
     assert np.abs(np.cumsum(shifted, axis=0)).max() <= widest
@@ -49,7 +53,7 @@ def test_terms_are_signed_powers_of_two_and_sum_to_the_weight(spec, weight_forma
 @pytest.mark.parametrize(("bits", "steps"), [(4, 2), (5, 3), (6, 3), (8, 4), (2, 1), (1, 1)])
 def test_integers_take_as_many_booth_digits_as_published(bits, steps):
     """BitMoD, section III-B: three for INT6, four for INT8; Booth's digits are -2 .. 2."""
-    for spec in SPECS[1:]:
+    for spec in SPECS[1:3]:
         assert spec.slice_steps(WeightCodes(bits)) == steps
         assert np.abs(every_code(spec, WeightCodes(bits))[0].terms).max() <= 2
 
@@ -93,6 +97,23 @@ def test_floating_weights_multiply_as_their_values_do(weight_format):
         assert found[row, i, n] == counted * weight_format.values(n)[i] * x[row, i]
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_pairs_of_planes_take_as_many_steps_as_published(bits):
+    """ABQ-LLM: p times q binary products; of -1 and 1, a plane more says even activations."""
+    for spec, more in ((SPECS[3], 0), (SPECS[4], 1)):
+        spec = spec.evolve(activation_bits=bits)
+        for weight_bits in range(1, 9):
+            assert spec.slice_steps(WeightCodes(weight_bits)) == weight_bits * (bits + more)
+
+
+def test_planes_of_signs_count_as_published():
+    """AP-LLM, bipolar integers: 2 * u - (2^n - 1), odd and without zero; here times 2."""
+    for bits in range(1, 9):
+        values = SPECS[4].coding_of(WeightCodes(bits)).values(WeightCodes(bits))
+        top = (1 << bits) - 1
+        assert [each // 2 for each in values] == list(range(-top, top + 1, 2))
+
+
 def test_refusals():
     codes = np.zeros((1, 4), np.uint8)
     for spec in SPECS[:2]:
@@ -102,7 +123,7 @@ def test_refusals():
         golden.encode(BitSerial(weight_bits=3), codes, WeightCodes(4), 4)
     with pytest.raises(SpecError, match=r"weight_bits: must be in 4\.\.8"):
         BitSerial(terms="bitmod", weight_bits=3)
-    with pytest.raises(SpecError, match="terms: must be one of planes, booth, bitmod"):
+    with pytest.raises(SpecError, match="terms: must be one of planes, booth, bitmod, and, xnor"):
         BitSerial(terms="digits")
 
 
