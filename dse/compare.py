@@ -46,6 +46,7 @@ from sim.workload import Linear
 from sw.linear import golden_total, host_linear, integer_total, linear_names
 from sw.llama import Cache, forward, head
 from sw.model import LanguageModel, dequantized
+from sw.pack import weighed_run
 from sw.perplexity import Text, default_context, windows
 from sw.quant import (
     NATIVE,
@@ -171,7 +172,8 @@ def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
         "and": not floats,
         "xnor": not floats,
     }
-    return {
+    skips = {"booth skips": {"k": task.slice_k, "terms": "booth", "skips": True}}
+    return (skips if not floats and task.codes.bits > 2 else {}) | {
         name: {"k": task.slice_k, "terms": name, "weight_bits": max(4, task.codes.bits)}
         if name == "bitmod"
         else {"k": task.slice_k, "terms": name}
@@ -523,8 +525,9 @@ def row(
     spec, linear = contender.spec, layer.linear
     if spec is None or not isinstance(result, AsicResult):
         return {"name": contender.name, "refused": contender.refused or str(result)}
-    steps = spec.slice_steps(linear.format)
-    cycles = run_cycles(spec, [plan(spec, linear, rows)])
+    run = weighed_run(spec, linear, layer.tensor.codes, rows)
+    steps = run.steps / (run.tiles * run.slices)
+    cycles = run_cycles(spec, [run])
     whole = isinstance(spec, FloatMac) and spec.weights == "fp16"
     without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
     moved = traffic(spec, without_scales, rows, Platform())

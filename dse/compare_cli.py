@@ -256,7 +256,7 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
     for each in compared:
         table.add_row(
             each["name"],
-            f"{each['slice_steps']}",
+            f"{each['slice_steps']:.3g}",
             f"{each['cycles']:,}",
             f"{each['area_um2']:,.0f}",
             f"{each['area_ge']:,.0f}",

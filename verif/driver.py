@@ -19,7 +19,7 @@ from hw.spec.formats import FLOATS, WeightCodes
 from sim.golden import GOLDEN, align, integer
 from sim.golden.sums import GroupSums, group_bounds
 from sim.golden.vq_codebook import Vectors
-from sim.schedule import Run, fills, plan
+from sim.schedule import Run, fills, plan, weighed
 from sim.workload import Linear
 from verif import bit_serial, floating, lut_tensor_core, mac, vq_codebook, words
 from verif.vectors import Matmul, Shape, random_special
@@ -48,7 +48,11 @@ def _run(spec: Engine, shape: Shape, weight_format: WeightCodes) -> Run:
 
 def run_of(spec: Engine, matmul: Matmul) -> Run:
     """The command that computes `matmul`."""
-    return _run(spec, matmul.shape, matmul.weight_format)
+    run = _run(spec, matmul.shape, matmul.weight_format)
+    if isinstance(spec, BitSerial) and spec.skips:
+        whole = _padded_codes(spec, matmul, tiling(spec, matmul))
+        run = weighed(run, bit_serial.beat_steps(spec, whole, matmul.weight_format))
+    return run
 
 
 def runs_of(spec: Engine, matmul: Matmul) -> list[Run]:
@@ -72,7 +76,7 @@ class Tiling:
 
 def tiling(spec: Engine, matmul: Matmul) -> Tiling:
     """Each scale group is padded to whole slices; every `group_slices` of them give a result."""
-    group_slices = run_of(spec, matmul).group_slices
+    group_slices = _run(spec, matmul.shape, matmul.weight_format).group_slices
     positions, slice_groups, read_outs = [], [], []
     for group, (start, end) in enumerate(group_bounds(matmul.x.shape[1], matmul.group)):
         slices = -(-(end - start) // spec.slice_k)
@@ -124,19 +128,31 @@ def activation_words(spec: Engine, matmul: Matmul) -> np.ndarray:
     return words.pack(layout.streams(spec).activation, **fields)
 
 
+def _padded_codes(
+    spec: Engine, matmul: Matmul, cut: Tiling, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Codes [tiles, n, slices, slice_k]; what lies beyond N or a scale group is random, or, where
+    that would change cycles, counts as 0."""
+    levels, size = matmul.weight_format.levels, (cut.column_tiles * spec.n, len(cut.positions))
+    if rng is None or not spec.steps_are_fixed:
+        codes = np.full(size, levels // 2)
+    else:
+        codes = rng.integers(0, levels, size)
+    inside = cut.positions >= 0
+    codes[: len(matmul.codes), inside] = matmul.codes[:, cut.positions[inside]]
+    return codes.reshape(cut.column_tiles, spec.n, -1, spec.slice_k)
+
+
 def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.ndarray:
     """The weight beats of a fill, where there is one, and of every tile; what lies beyond N or a
     scale group is random."""
     cut, weight_format = tiling(spec, matmul), matmul.weight_format
     columns = cut.column_tiles * spec.n
-    codes = rng.integers(0, weight_format.levels, (columns, len(cut.positions)))
-    inside = cut.positions >= 0
-    codes[: len(matmul.codes), inside] = matmul.codes[:, cut.positions[inside]]
+    whole = _padded_codes(spec, matmul, cut, rng)
     most = 256 if isinstance(spec, FloatEngine) else max(1, len(weight_format.specials))
     special = rng.integers(0, most, (columns, len(cut.slice_groups)))
     if matmul.special is not None:
         special[: len(matmul.codes)] = matmul.special[:, cut.slice_groups]
-    whole = codes.reshape(cut.column_tiles, spec.n, -1, spec.slice_k)
     filling = []
     if isinstance(spec, VqCodebook):
         assert matmul.vectors is not None
@@ -245,8 +261,11 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
 
     That is table shifts where it rounds, the model's choice, or, half the time, any; where codes
     come from codebooks, vectors near them, with which come codes of their own; and the scales of
-    floating baselines.
+    floating baselines. Where steps can be skipped, weights most often have fewer terms.
     """
+    if isinstance(spec, BitSerial) and spec.skips and rng.random() < 0.7:
+        codes = bit_serial.sparser(rng, spec, matmul.codes, matmul.weight_format)
+        return dataclasses.replace(matmul, codes=codes)
     if isinstance(spec, FloatEngine):
         return dataclasses.replace(matmul, special=floating.random_scales(rng, matmul))
     if isinstance(spec, VqCodebook):

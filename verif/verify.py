@@ -156,6 +156,7 @@ def _features(spec: Engine, case: Case) -> set[str]:
             "several tiles": run.tiles > 1,
             "codebooks filled": matmul.fill,
             "codebooks used again": matmul.vectors is not None and not matmul.fill,
+            "steps skipped": 0 < sum(run.steps_of_beats) < run.beats * run.beat_steps,
             "narrower than built": matmul.weight_format.bits < spec.weight_bits,
         }
         features |= {name for name, holds in facts.items() if holds}

@@ -28,6 +28,24 @@ class BitSerialEngine(EngineComponent):
     """A complete bit-serial engine."""
 
     spec: BitSerial
+    _taken: list[Value]
+    """Which digit the step takes, one-hot, where steps are skipped."""
+    _last: Value
+    """How many digits it takes of its beat, less 1."""
+
+    def weights(self, m, arrives, held, sequencer):
+        """The beat's, of which the step takes the next digit that is needed."""
+        fields = super().weights(m, arrives, held, sequencer)
+        if self.spec.skips:
+            (needed,) = fields["needed"]
+            before: Value = Const(0, 1)
+            self._taken = []
+            for i, bit in enumerate(needed):
+                taken = bit & (before == sequencer.beat_step)
+                self._taken.append(named(m, f"takes_digit{i}", taken))
+                before = named(m, f"digits_to{i}", before + bit)
+            self._last = before - 1
+        return fields
 
     def operands(self, m, x, fields):
         """The activations; and, where digits have signs of their own, the same negated."""
@@ -113,6 +131,8 @@ class BitSerialEngine(EngineComponent):
         """The step's digit of every weight."""
         spec, digits = self.spec, []
         steps = [sequencer.beat_step == step for step in range(spec.digits)]
+        if spec.skips:
+            steps = self._taken
         specials = [
             _special_digit(m, column, special, sequencer.beat_step[0])
             for column, special in enumerate(weights.get("special", ()))
@@ -143,11 +163,20 @@ class BitSerialEngine(EngineComponent):
             return sequencer.plane + step - below
         if spec.has_planes:
             return sequencer.plane
-        return Cat(Const(0, RADIX_BITS - 1), sequencer.beat_step)
+        step = sequencer.beat_step
+        if spec.skips:
+            numbers = range((spec.digits - 1).bit_length())
+            step = Cat(
+                any_of(taken for i, taken in enumerate(self._taken) if i >> bit & 1)
+                for bit in numbers
+            )
+        return Cat(Const(0, RADIX_BITS - 1), step)
 
     def last_beat_step(self, mode):
         if self.spec.has_pairs:
             return Const(self.spec.activation_planes - 1)
+        if self.spec.skips:
+            return self._last
         return mode[: self.spec.digit_bits]
 
 

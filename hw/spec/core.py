@@ -107,6 +107,8 @@ class CoreSpec(Spec):
         super().__post_init__()
         name = type(self.engine).__name__
         require(self.engine.exact, "engine", "exact (scaling knows no row shifts)", name)
+        rule = "one whose steps do not depend on weights (a core's programs are timed without them)"
+        require(self.engine.steps_are_fixed, "engine", rule, name)
         require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
                 self.bus_bits)  # fmt: skip
         require_range("address_bits", self.address_bits, 16, 48)

@@ -119,7 +119,7 @@ class Engine(Spec, abc.ABC):
         return coding
 
     def slice_steps(self, codes: WeightCodes) -> int:
-        """Cycles that a K-slice of such weights takes."""
+        """Cycles that a K-slice of such weights takes at most."""
         coding = self.coding_of(codes)
         return coding.planes * self.beat_steps(coding.mode)
 
@@ -200,8 +200,13 @@ class Engine(Spec, abc.ABC):
         return False
 
     def beat_steps(self, mode: int) -> int:
-        """Cycles for which one weight beat is used."""
+        """Cycles for which one weight beat is used; the most if they depend on its weights."""
         return 1
+
+    @property
+    def steps_are_fixed(self) -> bool:
+        """Whether all weight beats of a mode take as many steps."""
+        return True
 
     @property
     def exact(self) -> bool:

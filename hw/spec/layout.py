@@ -87,7 +87,8 @@ def weight_beat(spec: Engine) -> Beat:
     - Bit-serial: code[n][k], one bit of each weight's two's complement a plane, or of its code in
       pairs of planes; or all of it, of
       which a mode with few steps uses the low digits. For BitMoD codes are `float_code`s, and
-      special[n] names the special value of the group, of which there are four.
+      special[n] names the special value of the group, of which there are four. Where steps are
+      skipped, bit i of needed says whether to take the step of digit i; some step always is.
     - VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
       above it the residual's. See also `codewords`.
     - Floating MAC: code[n][k], two's complement, with scale[n] of their groups where weights are
@@ -165,6 +166,8 @@ def _bit_serial_beat(spec: BitSerial) -> Beat:
     if spec.has_planes:
         return Beat((Field("code", 1, (spec.n, spec.k)),))
     code = Field("code", spec.weight_bits, (spec.n, spec.k), signed=True)
+    if spec.skips:
+        return Beat((code, Field("needed", spec.digits)))
     return Beat((code, Field("special", 2, (spec.n,))) if spec.has_floats else (code,))
 
 

@@ -28,7 +28,7 @@ def nearest(values: Floats, precision: int) -> Floats:
 
 
 def add(a: Floats, b: Floats, precision: int) -> Floats:
-    """Sums, rounded once. Raises nothing; `precision` is at most 51.
+    """Sums, rounded once, to at most 51 bits.
 
     float64 may have to round, too. Where it does, the neighbour with an odd significand is taken,
     which later rounding to fewer bits treats as the exact sum (Boldo and Melquiond 2008); what was

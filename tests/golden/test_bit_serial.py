@@ -7,10 +7,18 @@ import itertools
 import numpy as np
 import pytest
 
-from hw.spec import BitSerial, SpecError
+from hw.spec import BitSerial, CoreSpec, SpecError
 from hw.spec.bit_serial import SPECIAL_CODE, float_code
 from hw.spec.formats import FORMATS, Kind, WeightCodes
+from sim.cycles import fold, run_cycles
+from sim.evaluate import evaluate_layer
 from sim.golden import bit_serial as golden
+from sim.memory import Platform
+from sim.schedule import plan
+from sim.workload import Linear
+from sw.pack import weighed_run
+from sw.packers.bit_serial import needed_digits
+from verif.bit_serial import beat_steps, sparser
 
 FP3, FP4 = WeightCodes(3, Kind.BITMOD), WeightCodes(4, Kind.BITMOD)
 SPECS = [
@@ -114,6 +122,46 @@ def test_planes_of_signs_count_as_published():
         assert [each // 2 for each in values] == list(range(-top, top + 1, 2))
 
 
+@pytest.mark.parametrize("bits", [3, 4, 5, 8])
+def test_steps_that_no_weight_needs_are_skipped(bits):
+    """Two ways to find them: from the bits of codes, and from the terms that golden multiplies."""
+    spec = BitSerial(n=2, k=3, terms="booth", weight_bits=8, skips=True)
+    rng, weight_format = np.random.default_rng(bits), WeightCodes(bits)
+    codes = rng.integers(0, 1 << bits, (4, 60), dtype=np.uint8)
+    codes[:, :30] = sparser(rng, spec, codes[:, :30], weight_format)
+    needed = needed_digits(spec, codes, weight_format)
+    terms = golden.encode(spec, codes, weight_format, 60).terms
+    steps = np.maximum((terms.reshape(-1, 2, 2, 20, 3) != 0).any(axis=(2, 4)).sum(axis=0), 1)
+    assert np.array_equal(np.bitwise_count(needed), steps)
+    whole = codes.reshape(2, 2, 20, 3)
+    assert np.array_equal(beat_steps(spec, whole, weight_format), steps)
+    assert steps.min() == 1 < steps.max() == -(-bits // 2)
+
+
+def test_steps_of_a_layer_by_hand():
+    """One tile of two outputs by three slices of two: 5 = 4 + 1, 16, and 6 = 8 - 2; and nothing."""
+    spec = BitSerial(n=2, k=2, terms="booth", weight_bits=8, skips=True)
+    values = np.array([[5, 0, 0, 16, 0, 0], [0, 0, 16, 6, 0, 0]])
+    codes = (values + 128).astype(np.uint8)
+    linear = Linear("by hand", 2, 6, WeightCodes(8), group=6, group_bits=16)
+    # Digits 0 and 1; 0, 1 and 2; and the one that is always taken.
+    found = weighed_run(spec, linear, codes, rows=2)
+    assert found.steps_of_beats == (2, 3, 1) * 2
+    assert found.steps == 12 < plan(spec, linear, 2).steps == 24
+    assert fold(spec, [found]).cycles == run_cycles(spec, [found])
+    fixed = spec.evolve(skips=False)
+    assert weighed_run(fixed, linear, codes, 2) == plan(fixed, linear, 2)
+
+
+def test_cycles_that_depend_on_weights_are_not_told_without_them():
+    spec = BitSerial(terms="booth", weight_bits=8, skips=True)
+    with pytest.raises(SpecError, match="engine: must be one whose steps do not depend on weights"):
+        CoreSpec(engine=spec)
+    linear = Linear("shape", 2, 6, WeightCodes(8), group=6, group_bits=16)
+    with pytest.raises(SpecError, match="a workload has shapes alone"):
+        evaluate_layer(spec, linear, 1, Platform())
+
+
 def test_refusals():
     codes = np.zeros((1, 4), np.uint8)
     for spec in SPECS[:2]:
@@ -125,6 +173,10 @@ def test_refusals():
         BitSerial(terms="bitmod", weight_bits=3)
     with pytest.raises(SpecError, match="terms: must be one of planes, booth, bitmod, and, xnor"):
         BitSerial(terms="digits")
+    with pytest.raises(SpecError, match="terms: must be booth where steps are skipped"):
+        BitSerial(terms="planes", skips=True)
+    with pytest.raises(SpecError, match=r"weight_bits: must be in 3\.\.8"):
+        BitSerial(terms="booth", weight_bits=2, skips=True)
 
 
 def test_every_engine_runs_what_its_terms_can_say():

@@ -163,8 +163,9 @@ def test_the_terms_of_every_special_value_and_code_sum_to_its_product(bits):
 
 
 @pytest.mark.filterwarnings("ignore:.*BitSerialEngine.* created but never used")
-@pytest.mark.parametrize("terms", ["and", "xnor"])
-@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("terms", "bits"), [*(("and", bits) for bits in range(1, 5)), ("xnor", 1), ("xnor", 2)]
+)
 def test_pairs_of_planes_sum_to_the_product(terms, bits):
     """Of two lanes, so that counts are sums, in all steps with the shifts that they are given."""
     spec = BitSerial(m=1, n=1, k=2, terms=terms, activation_bits=4, weight_bits=bits)

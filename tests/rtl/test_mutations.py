@@ -48,6 +48,7 @@ CODEWORDS = VqCodebook(n=4, k=2, v=2, entries=4, activation_bits=5, weight_bits=
 PLANES = BitSerial(m=2, n=3, k=5, terms="planes", activation_bits=5, weight_bits=4, group_size=13)
 FLOATS = PLANES.evolve(terms="bitmod", weight_bits=5)
 PAIRS = PLANES.evolve(terms="and")
+SKIPS = PLANES.evolve(terms="booth", skips=True, weight_bits=6)
 FLOAT_MAC = FloatMac(m=1, n=1, k=2, weights="fp16", weight_bits=3, group_size=13)
 FLOAT_LUT = FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13)
 
@@ -329,6 +330,22 @@ MUTANTS = (
         FLOATS,
     ),
     Mutant(
+        "skipped steps: digits keep the places of those skipped",
+        bit_serial,
+        "any_of(taken for i, taken in enumerate(self._taken) if i >> bit & 1)",
+        "sequencer.beat_step[bit]",
+        "psum",
+        SKIPS,
+    ),
+    Mutant(
+        "skipped steps: none is",
+        bit_serial,
+        "self._last = before - 1",
+        "self._last = Const(self.spec.digits - 1)",
+        "moves in cycle",
+        SKIPS,
+    ),
+    Mutant(
         "pairs: the sign plane of the activations is added",
         bit_serial,
         "(negate_if(ones, negative) + negative)",
@@ -454,6 +471,7 @@ def test_command_exits_with_1_and_names_what_differs(
         FLOATS,
         CODEWORDS,
         PAIRS,
+        SKIPS,
         FLOAT_MAC,
         FLOAT_LUT,
     ],

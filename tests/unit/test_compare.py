@@ -29,7 +29,7 @@ from dse.compare import (
 )
 from dse.compare_cli import compare
 from hw.files import FileError, read_records
-from hw.spec import ENGINES, Engine, FloatLut, FloatMac, LutTensorCore, Mac
+from hw.spec import ENGINES, BitSerial, Engine, FloatLut, FloatMac, LutTensorCore, Mac
 from hw.spec.base import RefusedError, SpecError
 from hw.spec.formats import FLOATS, FORMATS, Activations, Kind, WeightCodes
 from hw.spec.presets import UnknownNameError
@@ -42,6 +42,7 @@ from sim.schedule import plan
 from sw.linear import host_linears
 from sw.llama import Cache, forward, head
 from sw.model import LanguageModel
+from sw.pack import weighed_run
 from sw.perplexity import windows
 from sw.quant import QuantError, parse_weights
 from sw.zoo import default_text
@@ -222,6 +223,29 @@ def test_whole_weights_bring_no_scales(layer):
     assert whole["weight_bytes"] == 8 * codes["weight_bytes"]
     assert codes["scale_bytes"] > whole["scale_bytes"] == 0
     assert (codes["engine"], codes["slice_steps"]) == ("float_mac", 1)
+
+
+def test_skipped_steps_are_those_of_the_layers_own_weights(model):
+    layer = layer_of(model, "0.gate", parse_weights("w8g128"), default_text(TINY))
+    # Of most outputs weights of a quarter of the range: without the highest digit.
+    codes = layer.tensor.codes.copy()
+    codes[64:] = (codes[64:].astype(int) - 128) // 4 + 128
+    sparse = replace(layer, tensor=replace(layer.tensor, codes=codes))
+    task = replace(TASK, codes=WeightCodes(8))
+    fixed, skips = (
+        row(Contender("engine", spec), toy_area(spec), sparse, rows=2)
+        for spec in (
+            task.engine(BitSerial, k=8, terms="booth"),
+            task.engine(BitSerial, k=8, terms="booth", skips=True),
+        )
+    )
+    assert fixed["slice_steps"] == 4
+    assert 3 <= skips["slice_steps"] <= 3.2  # four of a fifth of the outputs at most
+    assert skips["cycles"] < 0.85 * fixed["cycles"]
+    assert skips["max_abs_difference"] == 0
+    spec = task.engine(BitSerial, k=8, terms="booth", skips=True)
+    run = weighed_run(spec, sparse.linear, codes, 2)
+    assert skips["cycles"] == fold(spec, [run]).cycles
 
 
 def test_narrower_activations_cost_accuracy(layer):
