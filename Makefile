@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ACCEL ?= core-decode
 
-.PHONY: setup sim verify verilog dse report test check bench accuracy docs
+.PHONY: setup sim verify verilog dse report test check bench accuracy fuzz docs
 .DEFAULT_GOAL := sim
 
 setup: .venv/ready
@@ -49,6 +49,9 @@ accuracy: setup       ## perplexity against bits, into the records that reports 
 	set -e; for weights in w8g32 w6g32 w5g32 w4g32 w4g128 w3g32 w3g128 w2g32 w2g128; do \
 		$(BIN)/evolute eval evolute-tiny --accel lut-decode --weights $$weights --tokens 4088 --out out/accuracy; done
 	mv out/accuracy/records.jsonl reports/data/accuracy.jsonl
+
+fuzz: setup           ## damaged model files for ten minutes
+	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/unit/test_hostile_checkpoints.py
 
 docs: setup           ## docs/isa.md from the instruction set's definition
 	$(BIN)/python -m hw.isa_docs > docs/isa.md
