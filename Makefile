@@ -57,4 +57,4 @@ docs: setup           ## docs/isa.md from the instruction set's definition
 	$(BIN)/python -m hw.isa_docs > docs/isa.md
 
 bench: setup          ## speeds as ratios to their limits
-	for name in golden cycles program evaluate rtl core; do $(BIN)/python -m benchmarks.$$name; done
+	for name in golden forward cycles program evaluate rtl core; do $(BIN)/python -m benchmarks.$$name; done

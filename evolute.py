@@ -17,6 +17,7 @@ COMMANDS = {
     "accels": "hw.cli",
     "sim": "sw.sim_cli",
     "models": "sw.cli",
+    "quantize": "sw.quantize_cli",
     "eval": "sw.cli",
     "run": "verif.run_cli",
     "compile": "sw.compile_cli",

@@ -23,6 +23,7 @@ from hw.spec import (
     ENGINES,
     BitSerial,
     Engine,
+    LutDla,
     LutTensorCore,
     Mac,
     SpecError,
@@ -170,11 +171,17 @@ def _vq_codebook(task: Task) -> Mapping[str, Mapping[str, Any]]:
     return {}
 
 
+def _lut_dla(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """None: its tables are no codes of weights, and hold for the activations they were made for."""
+    return {}
+
+
 CONTENDERS: dict[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]] = {
     LutTensorCore: _lut_tensor_core,
     Mac: _mac,
     BitSerial: _bit_serial,
     VqCodebook: _vq_codebook,
+    LutDla: _lut_dla,
 }
 """By the class of its spec, the variants of an engine that are worth comparing at a task, by name:
 the choices that make each what it is."""

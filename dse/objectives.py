@@ -149,6 +149,7 @@ def _arrays(tensor: Tensor) -> tuple[NDArray[Any], ...]:
     found = [whole.order, whole.scale, whole.bias]
     for part in whole.parts:
         found += [part.codes, part.scale, part.minimum, part.special]
+        found += [] if part.centroids is None else [part.centroids.points]
     return tuple(each for each in found if each is not None)
 
 

@@ -27,7 +27,8 @@ class Linear:
     column_bits: int = 0
     """Bits that one input stores: a place, a scale, a bias."""
     vector_bits: int | None = None
-    """Bits of the indices and codebooks that codes come from, if they do."""
+    """Bits of what is stored where weights have no codes of their own: of indices and codebooks, or
+    of tables and centroids."""
 
     @property
     def groups(self) -> int:

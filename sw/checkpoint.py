@@ -8,6 +8,7 @@ from sw.gguf_file import MAGIC, read_gguf
 from sw.hugging_face import CONFIG, read_hugging_face
 from sw.llama2c_file import read_llama2c
 from sw.model import LanguageModel
+from sw.quantized_file import DOCUMENT, read_quantized
 from sw.safetensors_file import INDEX, PICKLE, WEIGHTS
 from sw.stored import CheckpointError
 
@@ -22,13 +23,16 @@ def _is_pickle(magic: bytes) -> bool:
 
 
 def open_model(path: Path) -> LanguageModel:
-    """The model at `path`: a GGUF file, a Hugging Face folder, or a llama2.c `.bin` file.
+    """The model at `path`: a GGUF file, a folder of Hugging Face's or of Evolute's own form, or a
+    llama2.c `.bin` file.
 
     Tensors are read when they are asked for. Raises `CheckpointError` if it is none of them,
     broken, or of a kind not supported. Pickles are never loaded.
     """
     try:
         if path.is_dir():
+            if (path / DOCUMENT).is_file():
+                return read_quantized(path)
             if not (path / CONFIG).is_file():
                 raise CheckpointError(path, f"has no {CONFIG}")
             return read_hugging_face(path)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import CoreSpec
+from hw.spec import CoreSpec, Engine
 from sim.golden import GOLDEN
 from sim.workload import Linear
 from sw import place
@@ -26,21 +27,24 @@ from sw.linear import (
     Linears,
     codes_of,
     engine_linears,
+    fast_backend,
     host_linear,
     layers_on,
     linear_names,
     part_of,
     product_of_rows,
+    require_product,
     workload,
 )
 from sw.model import LanguageModel
 from sw.place import Stage
 from sw.rescale import ScaledTensor, golden_weights, rescale
-from sw.tensor import PartedTensor, QuantError
+from sw.tensor import PartedTensor, QuantError, met
 from sw.weights import Weights
 
-RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64]]]
-"""Computes a stage: activations [M, K] -> each layer's results [M, N] by name."""
+RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64 | np.float64]]]
+"""Computes a stage: activations [M, K] -> each layer's results [M, N] by name, integers that are
+the caller's to change."""
 
 _BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a CPU core's second-level cache."""
@@ -154,24 +158,34 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
             scale = a.scale[:, None].astype(np.float64)
             for each, result in run_stage(stage, a).items():
                 whole, _ = part_of(each)
-                results[whole] = results.get(whole, 0) + result * units[each] * scale
+                product = result.astype(np.float64, copy=False)
+                product *= units[each]
+                product *= scale
+                if whole in results:
+                    product += results[whole]
+                results[whole] = product
         for name, result in results.items():
-            found[name] = (result + held.layers[name].added(x)[:, None]).astype(np.float32)
+            if held.layers[name].bias is not None:
+                result += held.layers[name].added(x)[:, None]
+            found[name] = result.astype(np.float32)
         return [found[name] for name in names]
 
     return apply
 
 
 def integer_stage(held: CoreModel) -> RunStage:
-    """Stages as plain integer matrix products: exact in float64, a sum being below 2^53."""
+    """Stages as plain integer matrix products: exact in float64, a sum being below 2^53.
 
-    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.int64]]:
+    Raises `QuantError` where that is not what the engine computes.
+    """
+    require_product(held.core.engine)
+
+    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.float64]]:
         found = {}
         for layer in stage.layers:
             tensor = held.tensors[layer.linear.name]
-            found[layer.linear.name] = product_of_rows(tensor.integers, tensor.shape, a.x).astype(
-                np.int64
-            )
+            x = met(a.x, tensor.group, tensor.centroids)
+            found[layer.linear.name] = product_of_rows(tensor.integers, tensor.shape[0], x)
         return found
 
     return run
@@ -180,26 +194,38 @@ def integer_stage(held: CoreModel) -> RunStage:
 def golden_stage(held: CoreModel) -> RunStage:
     """Stages through the engine's golden model, scaled in integers."""
     engine = held.core.engine
-    golden = GOLDEN[type(engine)]
     encoded = {name: golden_weights(engine, tensor) for name, tensor in held.tensors.items()}
 
-    def result(name: str, x: NDArray[np.int32]) -> NDArray[np.int64]:
-        tensor = held.tensors[name]
-        scale = tensor.scale.T.astype(np.int64)
-        offset = tensor.offset.T.astype(np.int64) << tensor.offset_shift
-        found = np.empty((len(x), tensor.shape[0]), np.int64)
-        step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
-        for start in range(0, len(x), step):
-            rows = slice(start, start + step)
-            sums = golden.group_sums(engine, x[rows], encoded[name])
-            scaled = sums.psum * scale + sums.row_sum[:, :, None] * offset
-            found[rows] = scaled.sum(axis=1)
-        return found
-
     def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.int64]]:
-        return {layer.linear.name: result(layer.linear.name, a.x) for layer in stage.layers}
+        names = [layer.linear.name for layer in stage.layers]
+        return {
+            name: golden_result(engine, held.tensors[name], encoded[name], a.x) for name in names
+        }
 
     return run
+
+
+def golden_result(
+    engine: Engine, tensor: ScaledTensor, encoded: Any, x: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """A layer's results [M, N] for integer activations [M, K], through the engine's golden model,
+    which knows the tensor as `encoded`."""
+    golden = GOLDEN[type(engine)]
+    scale = tensor.scale.T.astype(np.int64)
+    offset = tensor.offset.T.astype(np.int64) << tensor.offset_shift
+    found = np.empty((len(x), tensor.shape[0]), np.int64)
+    step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        sums = golden.group_sums(engine, x[rows], encoded)
+        scaled = sums.psum * scale + sums.row_sum[:, :, None] * offset
+        found[rows] = scaled.sum(axis=1)
+    return found
+
+
+def fast_stage(held: CoreModel) -> RunStage:
+    """Stages as integer products wherever the engine computes these, else through golden."""
+    return _STAGES[fast_backend(held.core)](held)
 
 
 _STAGES: dict[Backend, Callable[[CoreModel], RunStage]] = {

@@ -205,7 +205,7 @@ def _local(settings: _Settings, every: int) -> dict[str, Any]:
     if not window or not 0 < layers <= 1 << 16:
         return {}
     local = (layer for layer in range(layers) if not every or (layer + 1) % every)
-    return {"window": window, "local_layers": frozenset(local)}
+    return {"window": window, "local_layers": tuple(local)}
 
 
 def _gemma(settings: _Settings) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _windows(settings: Settings, pattern: Callable[[int], bool]) -> dict[str, An
     ]
     if len(types) != layers or not set(types) <= {_LOCAL, _GLOBAL}:
         raise ValueError(f"layer_types must be {layers} of {_LOCAL} and {_GLOBAL}")
-    local = frozenset(layer for layer, kind in enumerate(types) if kind == _LOCAL)
+    local = tuple(layer for layer, kind in enumerate(types) if kind == _LOCAL)
     return {"window": window, "local_layers": local} if local else {}
 
 

@@ -10,7 +10,7 @@ bit for bit, and no order of summation needs to be agreed on.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -18,18 +18,16 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import CoreSpec, Engine
-from hw.spec.formats import Activations
-from sim.golden import GOLDEN
+from hw.spec import CoreSpec, Engine, LutDla
+from sim.golden import GOLDEN, lut_dla
 from sim.workload import Linear, Workload
-from sw.activations import quantize_activations
+from sw.activations import QuantActivations, quantize_activations
 from sw.model import LanguageModel, dequantized
 from sw.quantizers.rounding import quantize
 from sw.rescale import UNIT_BITS, coded_grid, golden_weights
-from sw.tensor import PartedTensor, QuantError, QuantTensor, parted
+from sw.tensor import PartedTensor, QuantError, QuantTensor, met, most_met, parted
 from sw.weights import FLOAT, NATIVE, Weights, parse_weights
 
-Operator: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray[np.float32]]]
 """A model's linear layers by name, those together that share an input: float32 [M, K] -> of each
 float32 [M, N]."""
@@ -63,18 +61,22 @@ class HostLinear:
 class EngineLinear:
     """A layer on an engine."""
 
-    activations: Activations
     tensor: PartedTensor
     totals: Sequence[Callable[[NDArray[np.int32]], NDArray[np.float64]]]
     """Of each part: integer activations [M, K] -> sum over k of w[n, k] * x[m, k], [M, N]."""
 
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        a = quantize_activations(self.tensor.inputs(x), self.activations)
-        parts = zip(self.totals, self.tensor.columns, strict=True)
-        whole = sum(total(a.x[:, columns]) for total, columns in parts)
-        # Rounded here; the sums before are exact.
-        scaled = whole * a.scale[:, None].astype(np.float64)
-        return (scaled + self.tensor.added(x)[:, None]).astype(np.float32)
+    def __call__(self, x: NDArray[np.float32], a: QuantActivations) -> NDArray[np.float32]:
+        """The outputs for inputs x, which are `a` as the parts take them."""
+        first, *others = (
+            total(a.x[:, columns])
+            for total, columns in zip(self.totals, self.tensor.columns, strict=True)
+        )
+        for each in others:
+            first += each
+        first *= a.scale[:, None]  # the sums are exact until here
+        if self.tensor.bias is not None:
+            first += self.tensor.added(x)[:, None]
+        return first.astype(np.float32)
 
 
 def _require_exact(name: str, tensor: PartedTensor, spec: Engine) -> None:
@@ -84,21 +86,22 @@ def _require_exact(name: str, tensor: PartedTensor, spec: Engine) -> None:
         coding = spec.coding_of(part.format)
         grid = coded_grid(part, coding)
         largest = np.abs(grid.scale) * coding.maximum(part.format) + np.abs(grid.offset)
-        bound += largest.sum(axis=1).max() * part.group * spec.activations.maximum
+        bound += largest.sum(axis=1).max() * most_met(part.group, spec.activations, part.centroids)
     if not bound < 1 << 28:
         raise QuantError(f"layer {name}: weights too large for exact sums, up to {bound:.3g}")
 
 
 def integer_total(tensor: QuantTensor, x: NDArray[np.int32]) -> NDArray[np.float64]:
     """What an engine with exact tables computes, as plain matrix products."""
-    return product_of_rows(lambda rows: tensor.rows(rows, np.float64), tensor.shape, x)
+    meets = met(x, tensor.group, tensor.centroids)
+    return product_of_rows(lambda rows: tensor.rows(rows, np.float64), tensor.shape[0], meets)
 
 
 def product_of_rows(
-    rows: Callable[[slice], NDArray[np.float64]], shape: tuple[int, int], x: NDArray[np.int32]
+    rows: Callable[[slice], NDArray[np.float64]], n: int, x: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """x @ w.T for a w [N, K] of that shape, of which `rows` gives some rows at a time."""
-    n, k = shape
+    """x @ w.T for a w [N, K], of which `rows` gives some rows at a time."""
+    k = x.shape[1]
     integers, total = x.astype(np.float64), np.empty((len(x), n))
     step = max(1, _BLOCK_BYTES // (8 * k))
     for start in range(0, n, step):
@@ -117,7 +120,7 @@ def golden_total(
     step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
     for start in range(0, len(x), step):
         rows = x[start : start + step]
-        shift = None if spec.exact else golden.table_shift(spec, rows, tensor.group)
+        shift = golden.table_shift(spec, rows, tensor.group) if spec.row_shifts else None
         sums = golden.group_sums(spec, rows, encoded, shift)
         unit = 1.0 if shift is None else np.exp2(shift)[:, None]
         part = total[start : start + step]
@@ -140,7 +143,8 @@ def layers_on(
 
     A part of several is called by the layer's name and its number, as in 0.q/1. The output head
     keeps the checkpoint's own form under every choice of weights. A core has its own form of
-    scales. Raises `SpecError` where the engine does not run the chosen codes.
+    scales. Raises `SpecError` where the engine does not run the chosen codes, or tables of these
+    centroids.
     """
     n, k = model.config.shapes()[name]
     engine, rounding = engine_in(spec), weights.rounding
@@ -162,12 +166,15 @@ def layers_on(
                 group_bits=part.group_bits,
                 last_token_only=name == "head",
                 column_bits=whole.column_bits,
-                vector_bits=None if part.vectors is None else part.index_bits,
+                vector_bits=None if part.format.is_direct else part.index_bits,
             )
             for i, part in enumerate(whole.parts)
         ]
         if not all(engine.accepts(layer.format) for layer in layers):
             return ()
+        for centroids in (part.centroids for part in whole.parts):
+            if centroids is not None and isinstance(engine, LutDla):
+                lut_dla.require_room(engine, centroids)
     if isinstance(spec, CoreSpec):
         bits = spec.scale_bits + spec.offset_bits
         layers = [
@@ -237,7 +244,8 @@ def linear_names(model: LanguageModel) -> list[str]:
 
 def host_linears(model: LanguageModel) -> Linears:
     """Every layer in float32 with the weights as shipped."""
-    return by_name({name: host_linear(model, name) for name in linear_names(model)})
+    layers = {name: host_linear(model, name) for name in linear_names(model)}
+    return lambda names, x: [layers[name](x) for name in names]
 
 
 def engine_linears(
@@ -245,15 +253,17 @@ def engine_linears(
 ) -> Linears:
     """Layers on the engine that `spec` describes, as far as `workload` places them there.
 
-    Rounded tables exist in the golden backend only. Raises what `workload` raises.
+    Rounded tables, and sums that saturate or wrap, exist in the golden backend only. Raises what
+    `workload` raises.
     """
-    if backend == "integer" and not spec.exact:
-        raise QuantError("backend: rounded tables need golden, they are no integer product")
+    if backend == "integer":
+        require_product(spec)
     workload(model, weights, spec)
-    operators: dict[str, Operator] = {}
+    host: dict[str, HostLinear] = {}
+    layers: dict[str, EngineLinear] = {}
     for name in linear_names(model):
         if not layers_on(model, weights, spec, name):
-            operators[name] = host_linear(model, name)
+            host[name] = host_linear(model, name)
             continue
         tensor = codes_of(model, weights, name)
         _require_exact(name, tensor, spec)
@@ -264,13 +274,31 @@ def engine_linears(
             ]
         else:
             totals = [partial(integer_total, part) for part in tensor.parts]
-        operators[name] = EngineLinear(spec.activations, tensor, totals)
-    return by_name(operators)
+        layers[name] = EngineLinear(tensor, totals)
+
+    def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        shared: QuantActivations | None = None
+        found = []
+        for name in names:
+            if name in host:
+                found.append(host[name](x))
+                continue
+            inputs = layers[name].tensor.inputs(x)
+            a = shared if inputs is x else None
+            if a is None:
+                a = quantize_activations(inputs, spec.activations)
+            if inputs is x:
+                shared = a
+            found.append(layers[name](x, a))
+        return found
+
+    return apply
 
 
-def by_name(operators: Mapping[str, Operator]) -> Linears:
-    """Layers that do not care what else has their input."""
-    return lambda names, x: [operators[name](x) for name in names]
+def require_product(spec: Engine) -> None:
+    """Raise `QuantError` unless plain integer products are what the engine computes."""
+    if not spec.exact:
+        raise QuantError("backend: must be golden for inexact sums, they are no integer product")
 
 
 def host_linear(model: LanguageModel, name: str) -> HostLinear:

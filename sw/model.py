@@ -68,7 +68,7 @@ class ModelConfig:
     """The same of logits."""
     window: int | None = None
     """How many tokens a local layer attends to, the present one included."""
-    local_layers: frozenset[int] = frozenset()
+    local_layers: tuple[int, ...] = ()
     local_rope_theta: float | None = None
     """Theta in local layers, without `rope_factors`; None: as in the others."""
 

@@ -105,17 +105,20 @@ def tile_words(
     engine = core.engine
     n, k = tensor.shape
     at = places(engine, k, tensor.group)
+    beside: NDArray | None = None
     rows = slice(tiles.start * engine.n, min(n, tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
-    if tensor.vectors is None:
-        codes = _gather(tensor.codes[rows], at, padded)
-    else:
+    if tensor.vectors is not None:
         codes = _indices(engine, tensor.vectors, at, tiles)
-    special = None
+    elif tensor.centroids is not None:
+        codes = _gather(tensor.codes[rows], np.arange(tensor.codes.shape[1]), padded)
+        beside = tensor.centroids.points
+    else:
+        codes = _gather(tensor.codes[rows], at, padded)
     if tensor.special is not None:
         of_slice = at[:: engine.slice_k] // tensor.group
-        special = _gather(tensor.special[rows], of_slice, padded)
-    weights = PACKERS[type(engine)](engine, codes, special, tensor.format)
+        beside = _gather(tensor.special[rows], of_slice, padded)
+    weights = PACKERS[type(engine)](engine, codes, beside, tensor.format)
     counts = np.minimum(tensor.group, k - np.arange(0, k, tensor.group))
     repeats = -(-counts // (engine.slice_k * group_slices))
     everything = np.arange(tensor.scale.shape[1])

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from hw.spec.engine import Coding, Engine
 from hw.spec.formats import Activations, WeightCodes
 from sim.golden import GOLDEN
+from sim.golden.lut_dla import Centroids
 from sim.golden.vq_codebook import Vectors
-from sw.tensor import QuantError, QuantTensor, counted, inverse, spread
+from sw.tensor import QuantError, QuantTensor, counted, group_codes, inverse, most_met, spread
 
 UNIT_BITS = 32
 """Stored width of an output's unit beside a core's integer scales."""
@@ -32,7 +33,7 @@ class ScaledTensor:
 
     with g = k // group and v the integer that codes[n, k] counts as in `coding`. `codes` is uint8
     [N, K], `scale` uint16 [N, G], `offset` int16 [N, G], `unit` float32[N], `special` uint8 [N, G]
-    for formats with special values. `vectors` are as in `QuantTensor`.
+    for formats with special values. `vectors` and `centroids` are as in `QuantTensor`.
     """
 
     codes: NDArray[np.uint8]
@@ -45,19 +46,22 @@ class ScaledTensor:
     unit: NDArray[np.float32]
     special: NDArray[np.uint8] | None = None
     vectors: Vectors | None = None
+    centroids: Centroids | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """N outputs, K inputs."""
-        return self.codes.shape[0], self.codes.shape[1]
+        n, k = self.codes.shape
+        return n, k if self.centroids is None else self.centroids.k
 
     def integers(self, rows: slice) -> NDArray[np.float64]:
-        """The chosen rows without their unit, [rows, K]: integers, exact in float64."""
+        """The chosen rows without their unit, [rows, K], or of tables all entries: integers, exact
+        in float64."""
         special = None if self.special is None else self.special[rows]
         table = _coded_values(self.format, self.coding)
         values = counted(table, self.codes[rows], special, self.group)
         offset = self.offset[rows].astype(np.float64) * (1 << self.offset_shift)
-        return spread(values, self.scale[rows], offset, self.group)
+        return spread(values, self.scale[rows], offset, group_codes(self.group, self.centroids))
 
     def largest_sum(self, activations: Activations) -> int:
         """A magnitude that no sum over K, or over a part of it, exceeds; the least one where what
@@ -65,13 +69,15 @@ class ScaledTensor:
         counts = np.minimum(self.group, self.shape[1] - np.arange(0, self.shape[1], self.group))
         offsets = np.abs(self.offset.astype(np.int64)) << self.offset_shift
         each = self.scale.astype(np.int64) * self.coding.maximum(self.format) + offsets
-        return int((each @ counts).max(initial=0)) * activations.maximum
+        most = most_met(counts, activations, self.centroids)
+        return int((each @ most).max(initial=0))
 
 
 def golden_weights(engine: Engine, tensor: QuantTensor | ScaledTensor) -> Any:
     """A tensor's weights as the engine's golden model takes them."""
     operands = tensor.codes, tensor.format, tensor.group, tensor.special
-    beside = {} if tensor.vectors is None else {"vectors": tensor.vectors}
+    beside = {"vectors": tensor.vectors, "centroids": tensor.centroids}
+    beside = {name: each for name, each in beside.items() if each is not None}
     return GOLDEN[type(engine)].encode(engine, *operands, **beside)
 
 
@@ -101,7 +107,7 @@ def _positive(tensor: QuantTensor) -> QuantTensor:
     if tensor.vectors is not None:
         raise QuantError("codewords cannot be counted down where a scale is negative")
     top = tensor.format.levels - 1
-    mirrored = np.repeat(tensor.scale < 0, tensor.group, axis=1)[:, : tensor.shape[1]]
+    mirrored = np.repeat(tensor.scale < 0, tensor.group_codes, axis=1)[:, : tensor.codes.shape[1]]
     return replace(
         tensor,
         codes=np.where(mirrored, np.uint8(top) - tensor.codes, tensor.codes),
@@ -174,4 +180,5 @@ def rescale(tensor: QuantTensor, coding: Coding, scale_bits: int, offset_bits: i
         unit=unit,
         special=tensor.special,
         vectors=tensor.vectors,
+        centroids=tensor.centroids,
     )

@@ -64,8 +64,7 @@ class StoredTensors(Mapping[str, Tensor]):
                 tensor = stored.read()
         except ValueError as error:
             raise CheckpointError(self.path, f"tensor {name}: {error}") from None
-        if not all(np.isfinite(array).all() for array in _numbers(tensor)):
-            raise CheckpointError(self.path, f"tensor {name}: holds a number that is not finite")
+        require_finite(self.path, name, tensor)
         keep = stored.coded or len(stored.shape) < 2 or name in FORWARD_TABLES
         (self._kept if keep else self._held)[name] = tensor
         return tensor
@@ -78,6 +77,12 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.stored)
+
+
+def require_finite(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise `CheckpointError` if a number of the tensor is not finite."""
+    if not all(np.isfinite(array).all() for array in _numbers(tensor)):
+        raise CheckpointError(path, f"tensor {name}: holds a number that is not finite")
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec.base import RefusedError
-from hw.spec.formats import WeightCodes
+from hw.spec.formats import Activations, WeightCodes
+from sim.golden.lut_dla import Centroids
 from sim.golden.vq_codebook import Vectors
 
 SCALE_BITS = 16
@@ -35,6 +36,7 @@ def spread(
 ) -> NDArray[np.float64]:
     """values[n, k] * scale[n, g] + offset[n, g] with g = k // group, in the place of `values`."""
     k = values.shape[1]
+    scale, offset = scale.astype(np.float64), offset.astype(np.float64)  # once for each group
     if k % group:
         values *= np.repeat(scale, group, axis=1)[:, :k]
         values += np.repeat(offset, group, axis=1)[:, :k]
@@ -55,6 +57,21 @@ def counted(
     return values.reshape(-1).take(of_code.astype(np.int16) * values.shape[1] + codes)
 
 
+def group_codes(group: int, centroids: Centroids | None) -> int:
+    """Codes of one output in a group of so many inputs."""
+    return group if centroids is None else centroids.group_codes(group)
+
+
+def met(x: NDArray[np.integer], group: int, centroids: Centroids | None) -> NDArray[np.integer]:
+    """What codes meet for integer activations [M, K]: these, or one-hot rows made of them."""
+    return x if centroids is None else centroids.one_hot(x, group)
+
+
+def most_met(inputs: Any, activations: Activations, centroids: Centroids | None) -> Any:
+    """The largest magnitude that the sum of what codes meet has over so many inputs."""
+    return inputs * activations.maximum if centroids is None else centroids.subspaces(inputs)
+
+
 @dataclass(frozen=True, eq=False)
 class QuantTensor:
     """A weight matrix w[n, k] = scale[n, g] * v + minimum[n, g], with g = k // group.
@@ -65,6 +82,10 @@ class QuantTensor:
     half-precision values or half-integer multiples of their scale. `special`
     is uint8[N, G] for formats with special values. `group_bits` is what one group stores beside its
     codes. `vectors` are what codes of `Kind.VECTOR` come from.
+
+    Codes of `Kind.TABLE` are no weights but entries of tables by `centroids`, [N, subspaces * c],
+    which count in the same way, those of a subspace in the group of its inputs. They meet one-hot
+    rows in the place of inputs.
     """
 
     codes: NDArray[np.uint8]
@@ -75,18 +96,27 @@ class QuantTensor:
     group_bits: int
     special: NDArray[np.uint8] | None = None
     vectors: Vectors | None = None
+    centroids: Centroids | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """N outputs, K inputs."""
-        return self.codes.shape[0], self.codes.shape[1]
+        n, k = self.codes.shape
+        return n, k if self.centroids is None else self.centroids.k
+
+    @property
+    def group_codes(self) -> int:
+        """Codes of one output in a group."""
+        return group_codes(self.group, self.centroids)
 
     @property
     def index_bits(self) -> int:
-        """Bits of all codes, or of the indices and the codebooks that they come from."""
+        """Bits of all codes, or of the indices and the codebooks that they come from; of tables
+        with the centroids."""
         if self.vectors is not None:
             return self.vectors.stored_bits(self.format.bits)
-        return self.codes.size * self.format.bits
+        beside = 0 if self.centroids is None else self.centroids.stored_bits
+        return self.codes.size * self.format.bits + beside
 
     @property
     def total_bits(self) -> int:
@@ -94,18 +124,21 @@ class QuantTensor:
         return self.index_bits + self.scale.size * self.group_bits
 
     def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
-        """The chosen rows dequantized, [rows, K]; exact in float64, rounded once in float32."""
+        """The chosen rows dequantized, [rows, K], or of tables all entries, [rows, subspaces * c];
+        exact in float64, rounded once in float32."""
         if self.special is None:  # every code counts as itself
             values = self.codes[rows].astype(np.float64)
         else:
             specials = range(len(self.format.specials))
             table = np.array([self.format.values(each) for each in specials], np.float64)
             values = counted(table, self.codes[rows], self.special[rows], self.group)
-        found = spread(values, self.scale[rows], self.minimum[rows], self.group)
+        found = spread(values, self.scale[rows], self.minimum[rows], self.group_codes)
         return found.astype(dtype, copy=False)
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The whole matrix, float32[N, K]."""
+        """The whole matrix, float32[N, K]. Raises `QuantError` for tables, which are of none."""
+        if self.centroids is not None:
+            raise QuantError("tables by centroid stand for no weights that could be used otherwise")
         whole = np.empty(self.shape, np.float32)
         for start in range(0, len(whole), 4096):  # keeps the float64 intermediate small
             block = slice(start, start + 4096)
@@ -167,9 +200,8 @@ class PartedTensor:
         return scaled if self.order is None else scaled[:, self.order]
 
     def added(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What is added to every output of a row, [M]."""
-        if self.bias is None:
-            return np.zeros(len(x))
+        """What a bias adds to every output of a row, [M]."""
+        assert self.bias is not None
         return x.astype(np.float64) @ self.bias.astype(np.float64)
 
     def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:

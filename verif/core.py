@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hw.spec import Engine
 from hw.spec.core import CoreSpec
 from sim.golden.align import integers
 from sim.memory import MemoryTiming
 from sim.program import program_cycles
 from sim.workload import Linear
 from sw.compile import compile_stages
+from sw.core import golden_result
 from sw.place import PlaceError, images, stage
-from sw.rescale import ScaledTensor
+from sw.rescale import ScaledTensor, golden_weights
+from sw.tensor import met
 from verif import core_session
 from verif.core_bench import MEMORY_BYTES, Bench, Enough, Program, put, run, timings
 from verif.core_faults import check_faults, check_words
@@ -102,7 +105,7 @@ class _Wanted:
     """What a stage must leave in memory, by layer, and how to find it there."""
 
     results: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.int64]]]
-    sums: dict[str, NDArray[np.float64]]
+    sums: dict[str, NDArray]
 
 
 def _compiled(bench: Bench, rng: np.random.Generator, rows: int) -> tuple[Program, list[_Wanted]]:
@@ -135,8 +138,8 @@ def _compiled(bench: Bench, rng: np.random.Generator, rows: int) -> tuple[Progra
         exponent = random_exponents(rng, engine.activations, x, linears[0].k)
         shared = None if exponent is None else exponent[:, 0]
         inputs.append((batch.input_address, batch.pack_input(x, shared)))
-        x = integers(x, exponent, engine.activations).astype(np.float64)
-        sums = {each.name: x @ tensors[each.name].integers(slice(None)).T for each in linears}
+        x = integers(x, exponent, engine.activations)
+        sums = {each.name: _sums(engine, tensors[each.name], x) for each in linears}
         wanted.append(_Wanted(batch.unpack_results, sums))
 
     put(memory, *inputs[0])
@@ -148,6 +151,16 @@ def _compiled(bench: Bench, rng: np.random.Generator, rows: int) -> tuple[Progra
         host=lambda sync, where: put(where, *inputs[sync + 1]),
     )
     return program, wanted
+
+
+def _sums(
+    engine: Engine, tensor: ScaledTensor, x: NDArray[np.int64]
+) -> NDArray[np.int64] | NDArray[np.float64]:
+    """A layer's results: plain products, or what golden says where an engine's sums are inexact."""
+    if not engine.exact:
+        return golden_result(engine, tensor, golden_weights(engine, tensor), x)
+    meets = met(x, tensor.group, tensor.centroids).astype(np.float64)
+    return meets @ tensor.integers(slice(None)).T
 
 
 def _compare_results(

@@ -38,19 +38,22 @@ class Wrong:
     setup: Callable[[Session], object] = lambda _: None
 
 
-def plain(name: str, **changes: int) -> Instruction:
-    """An instruction with the least in every field, unless changed."""
+def plain(core: CoreSpec, name: str, **changes: int) -> Instruction:
+    """An instruction with the least in every field that the core runs, unless changed."""
+    mode, planes = next(iter(core.engine.modes.items()))
+    if name == "matmul":
+        changes = {"mode": mode, "planes": planes[0]} | changes
     fields = OPERATIONS[name].fields
     values = (changes.get(each.name, each.minimum) for each in fields)
     return Instruction(OPERATIONS[name], tuple(values))
 
 
-def _encoded(wanted: dict[str, tuple[str, dict[str, int]]]) -> dict[str, int]:
+def _encoded(core: CoreSpec, wanted: dict[str, tuple[str, dict[str, int]]]) -> dict[str, int]:
     """Plain instructions with changes, as words, as far as the fields can hold the changes."""
     found = {}
     for title, (name, changes) in wanted.items():
         with contextlib.suppress(IsaError):
-            found[title] = isa.encode(plain(name, **changes))
+            found[title] = isa.encode(plain(core, name, **changes))
     return found
 
 
@@ -59,7 +62,7 @@ def illegal_words(core: CoreSpec) -> dict[str, int]:
     known = {each.opcode for each in OPERATIONS.values()}
     found = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in known}
     for name, operation in OPERATIONS.items():
-        word = isa.encode(plain(name))
+        word = isa.encode(plain(core, name))
         found[f"{name}: a bit above"] = word | 1 << operation.bits
         found[f"{name}: the top bit"] = word | 1 << isa.INSTRUCTION_BITS - 1
         for unit in list(Unit) if operation.unit is None else [operation.unit]:
@@ -105,7 +108,7 @@ def illegal_words(core: CoreSpec) -> dict[str, int]:
         wanted[f"matmul: past {buffer.name}s"] = ("matmul", {buffer.name: buffer.bus_words})
         if buffer.words_per_beat > 1:
             wanted[f"matmul: within {buffer.name}s"] = ("matmul", {buffer.name: 1})
-    return found | _encoded(wanted)
+    return found | _encoded(core, wanted)
 
 
 def overrunning_words(core: CoreSpec) -> dict[str, int]:
@@ -126,7 +129,7 @@ def overrunning_words(core: CoreSpec) -> dict[str, int]:
         rows, span = {"row_tiles": 2}, {"words": words}
         wanted[f"matmul: overruns {title}"] = ("matmul", rows | {"accumulator": accumulator})
         wanted[f"store: overruns {title}"] = ("store", span | {"accumulator": accumulator})
-    return _encoded(wanted)
+    return _encoded(core, wanted)
 
 
 def static_fault(core: CoreSpec, word: int) -> Fault | None:
@@ -206,7 +209,7 @@ def check_words(bench: Bench, rng: np.random.Generator) -> None:
                 event = session.resume(LIMIT_CYCLES)
             fault = static_fault(core, word)
             wanted = (Fault.NO_HALT, 1) if fault is None else (fault, 0)
-            if word == isa.encode(plain("halt")):
+            if word == isa.encode(plain(core, "halt")):
                 wanted = (None, 0)
             bench.check(f"word {word:#034x}", "outcome", (event.fault, event.index), wanted)
             bench.tally.cases += 1
@@ -230,7 +233,7 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     for name, word in overrunning_words(core).items():
         yield within(name, word, Fault.BOUNDS)
     for name in ("load", "store"):
-        crooked = plain(name, memory=int(rng.integers(1, core.bus_bytes)))
+        crooked = plain(core, name, memory=int(rng.integers(1, core.bus_bytes)))
         yield within(f"{name}: misaligned", isa.encode(crooked), Fault.MISALIGNED)
 
     some = words(bench.random_program(rng).instructions)
@@ -256,7 +259,7 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
 
     load = instruction("load", signal=[Unit.COMPUTE], buffer=0, address=0, words=1, memory=0)
     loads = [load] * (core.token_limit + 1)
-    yield Wrong("too many tokens", words([*loads, plain("halt")]), Fault.TOKENS, None)
+    yield Wrong("too many tokens", words([*loads, plain(core, "halt")]), Fault.TOKENS, None)
 
     def guarded(session: Session) -> None:
         session.set("watchdog", 300)
@@ -269,8 +272,8 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     for _ in range(4):
         yield Wrong("silent memory", many, Fault.WATCHDOG, None, setup=silent)
     for name, source in (("matmul", Unit.LOAD), ("store", Unit.COMPUTE), ("sync", Unit.STORE)):
-        stuck = isa.encode(plain(name)) | 1 << isa.WAIT_OFFSET + source
-        stuck_words = (stuck, isa.encode(plain("halt")))
+        stuck = isa.encode(plain(core, name)) | 1 << isa.WAIT_OFFSET + source
+        stuck_words = (stuck, isa.encode(plain(core, "halt")))
         title = f"{name} waits for ever"
         yield Wrong(title, stuck_words, Fault.WATCHDOG, 0, setup=guarded)
 
@@ -347,7 +350,7 @@ def _check_patience(
     """What the watchdog must let pass, and a bus that never answers again."""
     core, case = bench.core, "watchdog"
     session.set("watchdog", 300)
-    program = [plain("sync"), plain("halt")]
+    program = [plain(core, "sync"), plain(core, "halt")]
     image_ = np.zeros(MEMORY_BYTES, np.uint8)
     called = Program(core, program, 0, image_)
     slow_host = MemoryTiming(20, core.bus_bytes, host_cycles=2000)
@@ -356,7 +359,7 @@ def _check_patience(
 
     session.set("watchdog", 0)
     waits = instruction("sync", wait=[Unit.STORE])
-    Program(core, [waits, plain("halt")], 0, session.memory)
+    Program(core, [waits, plain(core, "halt")], 0, session.memory)
     event = session.run(0, 2, 100_000)
     bench.check(case, "outcome with the watchdog off", event.kind, "limit")
     session.reset()

@@ -66,7 +66,7 @@ def _check_interrupts(
     bench: Bench, session: Session, check: Callable[[str, object, object], None]
 ) -> None:
     """Every status raises the interrupt exactly where it is enabled, and can be cleared."""
-    program = [plain("sync"), plain("halt")]
+    program = [plain(bench.core, "sync"), plain(bench.core, "halt")]
     put(session.memory, 0, isa.to_bytes(program))
     session.set("interrupt_enable", 0)
     for name, value in (("program_low", 0), ("program_high", 0)):

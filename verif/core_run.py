@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sim.memory import MemoryTiming
 from sw.activations import QuantActivations
-from sw.core import CoreModel, RunStage, integer_stage
+from sw.core import CoreModel, RunStage, fast_stage
 from sw.image import Phase, contents
 from sw.place import Stage, aligned
 from verif.core_bench import LIMIT_CYCLES, outcome, put
@@ -80,7 +80,7 @@ class _Runner:
         progress: Callable[[int], None],
     ):
         self.held, self.session, self.sequence, self.progress = held, session, sequence, progress
-        self.integers = integer_stage(held)
+        self.integers = fast_stage(held)
         self.found = Account()
         self.phase: Phase | None = None
         self.place = 0  # of the stage that comes next in the phase's program

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from hw.spec import BitSerial, Engine, LutTensorCore, Mac, VqCodebook, layout
+from hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, layout
 from hw.spec.formats import FLOATS, WeightCodes
 from sim.golden import GOLDEN, align, integer
 from sim.golden.sums import GroupSums, group_bounds
 from sim.golden.vq_codebook import Vectors
 from sim.schedule import Run, fills, plan
 from sim.workload import Linear
-from verif import bit_serial, lut_tensor_core, mac, vq_codebook, words
+from verif import bit_serial, lut_dla, lut_tensor_core, mac, vq_codebook, words
 from verif.vectors import Matmul, Shape, random_special
 
 DRIVERS: dict[type[Engine], ModuleType] = {
@@ -28,6 +28,7 @@ DRIVERS: dict[type[Engine], ModuleType] = {
     Mac: mac,
     BitSerial: bit_serial,
     VqCodebook: vq_codebook,
+    LutDla: lut_dla,
 }
 """For each engine: `weight_fields`, and `random_spec`, which draws a small legal one."""
 
@@ -128,21 +129,22 @@ def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.n
     scale group is random."""
     cut, weight_format = tiling(spec, matmul), matmul.weight_format
     columns = cut.column_tiles * spec.n
-    codes = rng.integers(0, weight_format.levels, (columns, len(cut.positions)))
-    inside = cut.positions >= 0
-    codes[: len(matmul.codes), inside] = matmul.codes[:, cut.positions[inside]]
+    # Of tables no entry is padding.
+    at = cut.positions if matmul.centroids is None else np.arange(matmul.codes.shape[1])
+    codes = rng.integers(0, weight_format.levels, (columns, len(at)))
+    codes[: len(matmul.codes), at >= 0] = matmul.codes[:, at[at >= 0]]
     special = rng.integers(0, max(1, len(weight_format.specials)), (columns, len(cut.slice_groups)))
     if matmul.special is not None:
         special[: len(matmul.codes)] = matmul.special[:, cut.slice_groups]
-    whole = codes.reshape(cut.column_tiles, spec.n, -1, spec.slice_k)
-    filling = []
+    whole = codes.reshape(cut.column_tiles, spec.n, -1, spec.slice_codes)
+    beside, filling = special.reshape(cut.column_tiles, spec.n, -1), []
     if isinstance(spec, VqCodebook):
         assert matmul.vectors is not None
         whole = vq_codebook.index_table(spec, matmul.vectors, cut.column_tiles, cut.positions, rng)
         filling += [vq_codebook.fill_words(spec, matmul.vectors, rng)] * matmul.fill
-    fields = DRIVERS[type(spec)].weight_fields(
-        spec, whole, special.reshape(cut.column_tiles, spec.n, -1), weight_format
-    )
+    if matmul.centroids is not None:
+        beside = matmul.centroids.points
+    fields = DRIVERS[type(spec)].weight_fields(spec, whole, beside, weight_format)
     beat = layout.streams(spec).weight
     flat = {each.name: fields[each.name].reshape(-1, *each.shape) for each in beat.fields}
     return np.concatenate([*filling, np.tile(words.pack(beat, **flat), (cut.row_tiles, 1))])
@@ -226,6 +228,11 @@ def random_weights(
     size = (shape.n, shape.k)
     codes = rng.integers(0, weight_format.levels, size, dtype=np.uint8)
     special = random_special(rng, weight_format, shape)
+    if isinstance(spec, LutDla):
+        most = spec.activations.maximum
+        x, levels = rng.integers(-most, most + 1, (1, shape.k)), weight_format.levels
+        centroids, codes = lut_dla.tables(spec, x, codes, levels, shape.group, rng)
+        return {"codes": codes, "centroids": centroids}
     if not isinstance(spec, VqCodebook):
         return {"codes": codes, "special": special}
     matmul = Matmul(np.zeros((1, shape.k), int), codes, weight_format, shape.group)
@@ -237,8 +244,13 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
     """Adds what the engine needs beside codes.
 
     That is table shifts where it rounds, the model's choice, or, half the time, any; and where
-    codes come from codebooks, vectors near them, with which come codes of their own.
+    codes come from codebooks, vectors near them, with which come codes of their own; as they do
+    with centroids.
     """
+    if isinstance(spec, LutDla):
+        x, levels = integers(spec, matmul), matmul.weight_format.levels
+        centroids, codes = lut_dla.tables(spec, x, matmul.codes, levels, matmul.group, rng)
+        return dataclasses.replace(matmul, codes=codes, centroids=centroids)
     if isinstance(spec, VqCodebook):
         codes, bits = matmul.codes, matmul.weight_format.bits
         values = codes.astype(int) - matmul.weight_format.levels // 2
@@ -272,20 +284,33 @@ def _of_vectors(matmul: Matmul, vectors: Vectors, *, fill: bool) -> Matmul:
 def encoded(spec: Engine, matmul: Matmul) -> Any:
     """A command's weights as golden takes them."""
     operands = matmul.codes, matmul.weight_format, matmul.group, matmul.special
-    beside = {} if matmul.vectors is None else {"vectors": matmul.vectors}
+    beside = {"vectors": matmul.vectors, "centroids": matmul.centroids}
+    beside = {name: each for name, each in beside.items() if each is not None}
     return GOLDEN[type(spec)].encode(spec, *operands, **beside)
+
+
+def as_product(spec: Engine, matmul: Matmul) -> Matmul:
+    """The same sums as integers that codes meet: activations, or one-hot rows made of them."""
+    x = integers(spec, matmul)
+    if matmul.centroids is None:
+        return dataclasses.replace(matmul, x=x, exponent=None)
+    assert isinstance(spec, LutDla)
+    rows = lut_dla.one_hot(spec, x, matmul.centroids.points, matmul.group)
+    group = lut_dla.product_group(spec, matmul.group)
+    return Matmul(rows, matmul.codes, matmul.weight_format, group)
 
 
 def expected(spec: Engine, matmul: Matmul) -> GroupSums:
     """What golden says; where it is exact, once plain integer multiplication has said the same."""
     golden = GOLDEN[type(spec)]
-    operands = matmul.codes, matmul.weight_format, matmul.group, matmul.special
     x = integers(spec, matmul)
     # Golden reads the leftover code of integers by itself.
     taken = x if spec.activations.format else matmul.x
     sums = golden.group_sums(spec, taken, encoded(spec, matmul), matmul.shift)
     if spec.exact:
-        plain = integer.group_sums(x, integer.weights(spec, *operands), matmul.group)
+        product = as_product(spec, matmul)
+        operands = product.codes, product.weight_format, product.group, product.special
+        plain = integer.group_sums(product.x, integer.weights(spec, *operands), product.group)
         if not (
             np.array_equal(plain.psum, sums.psum) and np.array_equal(plain.row_sum, sums.row_sum)
         ):

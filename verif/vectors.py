@@ -9,6 +9,7 @@ import numpy as np
 
 from hw.spec.formats import Activations, WeightCodes
 from sim.golden import align
+from sim.golden.lut_dla import Centroids
 from sim.golden.vq_codebook import Vectors
 
 
@@ -31,7 +32,7 @@ class Matmul:
     uint8 [N, groups] names each group's special value where the format has any. Of floating
     activations `x` are the codes, and `exponent` int [M, groups] is what those of a group share.
     `vectors` are what codes of `Kind.VECTOR` come from; `fill` says that their codebooks are filled
-    first.
+    first. Codes of `Kind.TABLE` are [N, subspaces * c], with their `centroids`.
     """
 
     x: np.ndarray
@@ -43,6 +44,7 @@ class Matmul:
     exponent: np.ndarray | None = None
     vectors: Vectors | None = None
     fill: bool = False
+    centroids: Centroids | None = None
 
     @property
     def shape(self) -> Shape:

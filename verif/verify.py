@@ -155,6 +155,7 @@ def _features(spec: Engine, case: Case) -> set[str]:
             "scale group read out in parts": shape.group > run.group_slices * spec.slice_k,
             "several tiles": run.tiles > 1,
             "codebooks filled": matmul.fill,
+            "tables by centroid": matmul.centroids is not None,
             "codebooks used again": matmul.vectors is not None and not matmul.fill,
             "narrower than built": matmul.weight_format.bits < spec.weight_bits,
         }

@@ -126,6 +126,14 @@ def negate_if(value: Value, sign: Value) -> Value:
     return (value ^ sign.replicate(len(value))).as_signed()
 
 
+def saturated(value: Value, bits: int) -> Value:
+    """The signed value nearest to `value` that has so many bits."""
+    high = value[bits - 1 :]
+    overflows = high.any() & ~high.all()
+    end = Cat((~value[-1]).replicate(bits - 1), value[-1])
+    return Mux(overflows, end, value[:bits]).as_signed()
+
+
 def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
     """The stored half table of `x`: entry e is x[-1] - sum of (2*e_i - 1)*x[i] over i < len(x)-1.
 

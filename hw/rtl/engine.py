@@ -18,7 +18,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.rtl.align import align, shared_exponent
-from hw.rtl.arith import named, shift_left
+from hw.rtl.arith import named, saturated, shift_left
 from hw.rtl.sequencer import Sequencer
 from hw.rtl.words import pack, unpack
 from hw.spec import layout
@@ -93,16 +93,20 @@ class Accumulators(wiring.Component):
         else:
             m.d.comb += shifts.eq(take)
 
-        def accumulator(name: str, bits: int, addend: Value) -> Signal:
+        def accumulator(name: str, bits: int, addend: Value, saturates: bool = False) -> Signal:
             total = Signal(signed(bits), name=name, reset_less=True)
-            m.d.sync += total.eq(Mux(clear, 0, total) + addend)
+            after = Mux(clear, 0, total).as_signed() + addend
+            if saturates:
+                after = saturated(named(m, f"after_{name}", after), bits)
+            m.d.sync += total.eq(after)
             return total
 
         psums = []
         for i in range(spec.m * spec.n):
             psum = self.psums.word_select(i, spec.step_bits)
             addend = shift_left(psum, spec.shifts, list(shifts))
-            psums.append(accumulator(f"psum{i // spec.n}_{i % spec.n}", spec.acc_bits, addend))
+            name = f"psum{i // spec.n}_{i % spec.n}"
+            psums.append(accumulator(name, spec.acc_bits, addend, spec.saturates))
         row_sums = []
         for row in range(spec.m):
             row_sum = self.sums.word_select(row, spec.slice_sum_bits).as_signed()

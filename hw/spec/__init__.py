@@ -4,6 +4,7 @@ from hw.spec.base import Spec, SpecError
 from hw.spec.bit_serial import BitSerial
 from hw.spec.core import CoreSpec
 from hw.spec.engine import Engine
+from hw.spec.lut_dla import LutDla
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
 from hw.spec.vq_codebook import VqCodebook
@@ -13,6 +14,7 @@ ENGINES: dict[str, type[Engine]] = {
     "mac": Mac,
     "bit_serial": BitSerial,
     "vq_codebook": VqCodebook,
+    "lut_dla": LutDla,
 }
 """Every engine's spec class by its file stem, the one name it has in all folders."""
 
@@ -28,6 +30,7 @@ __all__ = [
     "BitSerial",
     "CoreSpec",
     "Engine",
+    "LutDla",
     "LutTensorCore",
     "Mac",
     "Spec",

@@ -109,7 +109,7 @@ class BitSerial(Engine):
                 return None
             scale = 2 if codes.bits == 3 else 1
             return Coding(1, self.float_mode | FLOAT_STEPS - 1, scale, origin=0)
-        if codes.kind is Kind.VECTOR or codes.bits > self.weight_bits:
+        if not codes.is_plain or codes.bits > self.weight_bits:
             return None
         origin = -(codes.levels // 2)
         if self.has_planes:

@@ -106,7 +106,7 @@ class CoreSpec(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = type(self.engine).__name__
-        require(self.engine.exact, "engine", "exact (scaling knows no row shifts)", name)
+        require(not self.engine.row_shifts, "engine", "without row shifts (scaling has none)", name)
         require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
                 self.bus_bits)  # fmt: skip
         require_range("address_bits", self.address_bits, 16, 48)

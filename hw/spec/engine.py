@@ -137,23 +137,41 @@ class Engine(Spec, abc.ABC):
         """Width of a command's mode."""
         return max([*self.modes, *(fill.mode for fill in self.fills)]).bit_length()
 
+    @property
+    def slice_codes(self) -> int:
+        """Weight codes of one output per K-slice."""
+        return self.slice_k
+
     # Widths.
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether weights meet, in the place of a slice's activations, a one-hot row made of them.
+
+        What is said of sums of activations then holds for these rows.
+        """
+        return False
+
+    @property
+    def slice_maximum(self) -> int:
+        """Largest magnitude of the sum of one row's activations over a slice."""
+        return 1 if self.one_hot else self.slice_k * self.activations.maximum
 
     @property
     def slice_sum_bits(self) -> int:
         """Width of the sum of one row's activations over a slice."""
-        return (self.slice_k * self.activations.maximum).bit_length() + 1
+        return self.slice_maximum.bit_length() + 1
 
     @property
     def row_sum_bits(self) -> int:
         """Width of the sum of one row's activations over a group."""
-        return (self.slice_k * self.group_slices * self.activations.maximum).bit_length() + 1
+        return (self.slice_maximum * self.group_slices).bit_length() + 1
 
     @cached_property
     def group_maximum(self) -> int:
         """Largest magnitude that a group's sum can reach."""
         weight_maximum = max(self.coding_of(each).maximum(each) for each in self.formats)
-        return weight_maximum * self.activations.maximum * self.slice_k * self.group_slices
+        return weight_maximum * self.slice_maximum * self.group_slices
 
     @property
     def acc_bits(self) -> int:
@@ -200,8 +218,18 @@ class Engine(Spec, abc.ABC):
 
     @property
     def exact(self) -> bool:
-        """Whether sums are exact; if not, rows have shifts of their own."""
+        """Whether sums are exact."""
         return True
+
+    @property
+    def row_shifts(self) -> bool:
+        """Whether every row has a shift of its own, by which its sums count."""
+        return False
+
+    @property
+    def saturates(self) -> bool:
+        """Whether sums stop at the ends of their range; else they count modulo 2^acc_bits."""
+        return False
 
     @property
     def most_beat_steps(self) -> int:

@@ -111,6 +111,9 @@ class Kind(enum.Enum):
     VECTOR = "v"
     """Code q in 0 .. 2^bits - 1 counts as q, and is a component of a codeword: what is stored are
     indices into codebooks (VPTQ, EMNLP 2024), see `hw.spec.vq_codebook`."""
+    TABLE = "d"
+    """Code q in 0 .. 2^bits - 1 counts as q, and is an entry of a table: what a centroid of some
+    activations comes to with an output's weights (LUT-DLA, HPCA 2025), see `hw.spec.lut_dla`."""
 
 
 _WIDTHS = {
@@ -118,6 +121,7 @@ _WIDTHS = {
     Kind.TERNARY: range(2, 3),
     Kind.BITMOD: range(3, 5),
     Kind.VECTOR: range(2, 9),
+    Kind.TABLE: range(2, 9),
 }
 
 _MAGNITUDES = {3: (0, 1, 2, 4), 4: (0, 1, 2, 3, 4, 6, 8, 12)}
@@ -142,10 +146,20 @@ class WeightCodes:
         require(self.bits in legal, "bits", f"in {legal[0]}..{legal[-1]} for {name}", self.bits)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether every weight has its own code, which counts as itself."""
+        return self.kind in (Kind.INTEGER, Kind.TERNARY)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether every weight has its own code."""
+        return self.is_plain or self.kind is Kind.BITMOD
+
+    @property
     def name(self) -> str:
         if self.kind is Kind.TERNARY:
             return "ternary"
-        prefix = {Kind.INTEGER: "w", Kind.BITMOD: "bitmod", Kind.VECTOR: "vector"}[self.kind]
+        prefix = "w" if self.kind is Kind.INTEGER else self.kind.name.lower()
         return f"{prefix}{self.bits}"
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 from hw.spec.bit_serial import BitSerial
 from hw.spec.engine import Engine
+from hw.spec.lut_dla import LutDla
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
 from hw.spec.vq_codebook import VqCodebook
@@ -88,6 +89,8 @@ def weight_beat(spec: Engine) -> Beat:
       special[n] names the special value of the group, of which there are four.
     - VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
       above it the residual's. See also `codewords`.
+    - LUT-DLA: centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is
+      to every output; both two's complement.
     """
     return WEIGHTS[type(spec)](spec)
 
@@ -106,7 +109,8 @@ def streams(spec: Engine) -> EngineStreams:
       codes hold it. 0 is read as 1, and what no finite number has as the highest of one.
     - `weight`: see `weight_beat`.
     - `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
-      row_sum[m] = sum of x.
+      row_sum[m] = sum of x. Where saturation is chosen, psum does after each slice. Of LUT-DLA
+      x are one-hot rows in this place, and row_sum their number.
     """
     mode = [Field("mode", spec.mode_bits)] if spec.mode_bits else []
     kind = spec.activations
@@ -170,5 +174,11 @@ WEIGHTS: dict[type[Engine], Callable[[Any], Beat]] = {
     Mac: lambda spec: Beat((Field("code", spec.weight_bits, (spec.n, spec.k), signed=True),)),
     BitSerial: _bit_serial_beat,
     VqCodebook: lambda spec: Beat((Field("index", spec.index_bits, spec.index_shape),)),
+    LutDla: lambda spec: Beat(
+        (
+            Field("centroid", spec.activation_bits, (spec.lanes, spec.v), signed=True),
+            Field("entry", spec.weight_bits, (spec.lanes, spec.n), signed=True),
+        )
+    ),
 }
 """Beats of weights by the class of the engine's spec."""

@@ -85,7 +85,7 @@ class LutTensorCore(Engine):
         which is mode 1; or, where a step takes several planes, whose shifts are wired, the bits of
         q, which costs nothing.
         """
-        if codes.kind in (Kind.BITMOD, Kind.VECTOR) or codes.bits > self.weight_bits:
+        if not codes.is_plain or codes.bits > self.weight_bits:
             return None
         if self.base == 3:
             return Coding(1, 0, scale=1, origin=-1) if codes.kind is Kind.TERNARY else None
@@ -185,6 +185,11 @@ class LutTensorCore(Engine):
     def exact(self) -> bool:
         """Unless table entries are rounded."""
         return self.table_bits is None
+
+    @property
+    def row_shifts(self) -> bool:
+        """Where table entries are rounded."""
+        return not self.exact
 
     @property
     def operand_latency_cycles(self) -> int:

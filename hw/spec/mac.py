@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hw.spec.base import require, require_range
 from hw.spec.engine import Coding, Engine
-from hw.spec.formats import Kind, WeightCodes
+from hw.spec.formats import WeightCodes
 
 ARRANGEMENTS = ("tree", "systolic")
 MULTIPLIERS = ("multiples", "shift_add")
@@ -47,7 +47,7 @@ class Mac(Engine):
 
     def coding(self, codes: WeightCodes) -> Coding | None:
         """Two's complement: a code q of `levels` multiplies by q - levels // 2, in one step."""
-        if codes.kind in (Kind.BITMOD, Kind.VECTOR) or codes.bits > self.weight_bits:
+        if not codes.is_plain or codes.bits > self.weight_bits:
             return None
         return Coding(planes=1, mode=0, scale=1, origin=-(codes.levels // 2))
 

@@ -9,6 +9,7 @@ from hw.spec.base import RefusedError, Spec
 from hw.spec.bit_serial import BitSerial
 from hw.spec.core import CoreSpec
 from hw.spec.engine import Engine
+from hw.spec.lut_dla import LutDla
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
 from hw.spec.vq_codebook import VqCodebook
@@ -39,6 +40,7 @@ _FP16 = _DECODE.evolve(activation_format="fp16", activation_bits=13)
 _PAIRS = LutTensorCore(m=1, n=32, k=2, kg=16, mirrored=False, weight_bits=1, group_size=128)
 _VQ = VqCodebook(n=32, k=2, v=8, entries=256, residual_entries=256)
 _MAC = Mac(m=1, n=8, k=4, weight_bits=8, group_size=128)
+_DLA = LutDla(m=8, n=12, v=4, centroids=16, lanes=2, group_size=128)
 _FPGA = LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64)
 
 PRESETS: dict[str, Preset] = {
@@ -188,6 +190,21 @@ PRESETS: dict[str, Preset] = {
             "vq-inputs-table",
             VqCodebook(n=32, k=8, v=4, along="inputs", entries=16, form="table"),
             "4 inputs per codeword of 16, 1 bit a weight: 128 products in a table for 32 outputs",
+        ),
+        Preset(
+            "core-dla",
+            CoreSpec(engine=_DLA, accumulators=256, activation_buffer_bytes=16384),
+            "a complete core of tables by centroid: dla-l1 behind a 256-bit AXI4 port",
+        ),
+        Preset(
+            "dla-l1",
+            _DLA,
+            "LUT-DLA for prompts: 4 inputs by 16 centroids, 2 entries x 12 columns in 256 bits",
+        ),
+        Preset(
+            "dla-tree",
+            LutDla(m=1, n=8, v=4, centroids=16, lanes=16, metric="l2", group_size=128),
+            "LUT-DLA for one token: all 16 centroids of 4 inputs at once, by squares",
         ),
     )
 }

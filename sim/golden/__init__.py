@@ -2,12 +2,13 @@
 
 from types import ModuleType
 
-from hw.spec import BitSerial, Engine, LutTensorCore, Mac, VqCodebook
-from sim.golden import bit_serial, lut_tensor_core, mac, vq_codebook
+from hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook
+from sim.golden import bit_serial, lut_dla, lut_tensor_core, mac, vq_codebook
 
 GOLDEN: dict[type[Engine], ModuleType] = {
     LutTensorCore: lut_tensor_core,
     Mac: mac,
     BitSerial: bit_serial,
     VqCodebook: vq_codebook,
+    LutDla: lut_dla,
 }

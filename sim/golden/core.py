@@ -19,6 +19,7 @@ from hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from hw.spec.layout import Beat
 from sim.golden import GOLDEN, vq_codebook
 from sim.golden.align import integers
+from sim.golden.sums import read_outs, wrap
 
 ORDER_CHANGE = 0.1
 """How often, per step, a random order of turns changes: seldom enough for units to run far ahead
@@ -59,11 +60,6 @@ def unpack(beat: Beat, bits: np.ndarray) -> dict[str, np.ndarray]:
             values -= values >> field.bits - 1 << field.bits
         fields[field.name] = values
     return fields
-
-
-def wrap(values: np.ndarray, bits: int) -> np.ndarray:
-    """int64 values modulo 2^bits, as two's complement of that width."""
-    return values << 64 - bits >> 64 - bits
 
 
 def engine_contents(engine: Engine, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
@@ -251,8 +247,9 @@ class _Machine:
         x = x.swapaxes(1, 2).reshape(rows, slices, -1)
         fields = weights | self.contents
         sums = GOLDEN[type(engine)].slice_sums(engine, fields, x, planes, matmul["mode"])
-        psum = np.add.reduceat(sums, starts, axis=1)
-        row_sum = np.add.reduceat(x.sum(axis=2), starts, axis=1)
+        psum = read_outs(engine, sums, starts)
+        met = np.ones(x.shape[:2], np.int64) if engine.one_hot else x.sum(axis=2)
+        row_sum = np.add.reduceat(met, starts, axis=1)
 
         count = len(starts) * engine.n // core.scale_lanes
         factors = self._beats(2, matmul["scale"], count, core.scale_beat)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Rounding:
     group: int | None
     """Weights along K that share a grid; None is one grid per output channel."""
     scheme: Scheme
+    clip: bool = False
+    """Whether each group's grid is drawn in or out to the least squared error, in `RATIOS`."""
 
     @property
     def group_bits(self) -> int:
@@ -47,6 +49,11 @@ class Rounding:
         if self.scheme is Scheme.SPECIAL_VALUE:
             return SCALE_BITS + self.format.special_bits
         return SCALE_BITS * (2 if self.scheme is Scheme.FLOAT_MINIMUM else 1)
+
+
+RATIOS = np.linspace(1, 0.4, 16, dtype=np.float32)
+"""What a grid is shrunk to where clipping is sought. Ternary grids are divided by it instead: the
+mean magnitude is less than what serves best."""
 
 
 class _Grid(NamedTuple):
@@ -103,36 +110,97 @@ _GRIDS: dict[Scheme, Callable[[NDArray, NDArray, NDArray, int], _Grid]] = {
 }
 
 
-def quantize(w: NDArray[np.float32], rounding: Rounding) -> QuantTensor:
+class _Rounded(NamedTuple):
+    """A try at some rows: per group scale, minimum and special value, and the codes, [N, K]."""
+
+    scale: NDArray[np.float32]
+    minimum: NDArray[np.float32]
+    special: int
+    codes: NDArray[np.uint8]
+    values: NDArray[np.float32]
+    """What codes count as."""
+
+
+_BLOCK_WEIGHTS = 1 << 20
+"""Weights whose every grid is tried at once; keeps intermediates small."""
+
+
+def quantize(
+    w: NDArray[np.float32], rounding: Rounding, importance: NDArray[np.floating] | None = None
+) -> QuantTensor:
     """`w` [N, K] rounded to the nearest code, group by group. Raises `QuantError`.
 
     Codes are chosen after the scales were rounded to half precision, so that what is evaluated is
-    what is stored.
+    what is stored. Of several grids a group has the first of least squared error, each column's
+    error counting as its `importance` [K], if given.
     """
-    k = w.shape[1]
+    k, kind = w.shape[1], rounding.format
     group = min(rounding.group or k, k)
     starts = np.arange(0, k, group)
     counts = np.minimum(group, k - starts)
-    codes = rounding.format
-    if rounding.scheme is Scheme.SPECIAL_VALUE:
-        return _with_special_values(w, rounding, group, starts, counts)
-    grid = _GRIDS[rounding.scheme](w, starts, counts, codes.bits)
-    steps = w * np.repeat(inverse(grid.scale), counts, axis=1)
-    steps += np.repeat(grid.origin, counts, axis=1)
-    return QuantTensor(
-        codes=np.clip(np.rint(steps), 0, codes.levels - 1).astype(np.uint8),
-        format=codes,
-        group=group,
-        scale=grid.scale,
-        minimum=grid.minimum,
-        group_bits=rounding.group_bits,
-    )
+    shape = (len(w), len(starts))
+    codes = np.zeros(w.shape, np.uint8)
+    scale, minimum = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    special = np.zeros(shape, np.uint8) if kind.specials else None
+    one_grid = not (rounding.clip or kind.specials)
+    factor = None if importance is None else importance.astype(np.float32)
+    rows = max(1, _BLOCK_WEIGHTS // k)
+    for block in (slice(start, start + rows) for start in range(0, len(w), rows)):
+        least_error = np.full((len(w[block]), len(starts)), np.inf)
+        for tried in _tries(w[block], rounding, starts, counts):
+            if one_grid:
+                codes[block], scale[block], minimum[block] = tried.codes, tried[0], tried[1]
+                break
+            difference = tried.values * np.repeat(tried.scale, counts, axis=1) - w[block]
+            difference += np.repeat(tried.minimum, counts, axis=1)
+            difference *= difference
+            if factor is not None:
+                difference *= factor
+            error = np.add.reduceat(difference, starts, axis=1)
+            better = error < least_error
+            least_error[better] = error[better]
+            scale[block][better] = tried.scale[better]
+            minimum[block][better] = tried.minimum[better]
+            if special is not None:
+                special[block][better] = tried.special
+            np.copyto(codes[block], tried.codes, where=np.repeat(better, counts, axis=1))
+    return QuantTensor(codes, kind, group, scale, minimum, rounding.group_bits, special)
+
+
+def _tries(
+    w: NDArray[np.float32], rounding: Rounding, starts: NDArray, counts: NDArray
+) -> Iterator[_Rounded]:
+    """`w` rounded to one grid after another; the first is that of the scheme alone."""
+    kind = rounding.format
+    for ratio in RATIOS if rounding.clip else RATIOS[:1]:
+        if rounding.scheme is Scheme.SPECIAL_VALUE:
+            largest = np.maximum.reduceat(np.abs(w), starts, axis=1) * ratio
+            for each in range(len(kind.specials)):
+                yield _to_special(w, kind, each, largest, counts)
+            continue
+        stretched = w / ratio if rounding.scheme is Scheme.ABSMEAN else w * ratio
+        grid = _GRIDS[rounding.scheme](stretched, starts, counts, kind.bits)
+        steps = w * np.repeat(inverse(grid.scale), counts, axis=1)
+        steps += np.repeat(grid.origin, counts, axis=1)
+        values = np.clip(np.rint(steps, out=steps), 0, kind.levels - 1, out=steps)
+        yield _Rounded(grid.scale, grid.minimum, 0, values.astype(np.uint8), values)
+
+
+def _to_special(
+    w: NDArray[np.float32], kind: WeightCodes, special: int, largest: NDArray, counts: NDArray
+) -> _Rounded:
+    """`w` rounded to the grid with one special value, its scale made for groups' `largest`."""
+    values = np.array(kind.values(special), np.float32)
+    scale = _half(largest / np.abs(values).max())
+    of_code = np.repeat(scale, counts, axis=1)
+    steps = np.divide(w, of_code, out=np.zeros_like(w), where=of_code != 0)
+    found = _nearest(kind, special).take(_place(kind, special, steps))
+    return _Rounded(scale, np.zeros_like(scale), special, found, values.take(found))
 
 
 def _nearest(codes: WeightCodes, special: int) -> NDArray[np.uint8]:
-    """The code of the value nearest to any number x, the lower of two, at ceil(2 * x) plus twice
-    the greatest magnitude of a value: values are integers, and what lies between two of them is
-    nearer to one up to some half."""
+    """The code of the value nearest to any number x, the lower of two, at its `_place`: values are
+    integers, and what lies between two of them is nearer to one up to some half."""
     values = np.array(codes.values(special))
     order = np.argsort(values)
     limits = (values[order][1:] + values[order][:-1]) / 2
@@ -141,35 +209,50 @@ def _nearest(codes: WeightCodes, special: int) -> NDArray[np.uint8]:
     return found.astype(np.uint8)
 
 
-_BLOCK_WEIGHTS = 1 << 20
-"""Weights whose every grid is tried at once; keeps intermediates small."""
+def _place(codes: WeightCodes, special: int, x: NDArray[np.floating]) -> NDArray[np.int8]:
+    """ceil(2 * x) plus twice the greatest magnitude of a value, no farther than that."""
+    most = 2 * max(map(abs, codes.values(special)))
+    return np.clip(np.ceil(2 * x), -most, most).astype(np.int8) + np.int8(most)
 
 
-def _with_special_values(
-    w: NDArray[np.float32], rounding: Rounding, group: int, starts: NDArray, counts: NDArray
-) -> QuantTensor:
-    """`quantize` to grids with special values: of grids with equal errors a group has the first."""
-    kind, shape = rounding.format, (len(w), len(starts))
-    codes = np.zeros(w.shape, np.uint8)
-    scale, special = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-    rows = max(1, _BLOCK_WEIGHTS // w.shape[1])
-    for block in (slice(start, start + rows) for start in range(0, len(w), rows)):
-        part = w[block]
-        largest = np.maximum.reduceat(np.abs(part), starts, axis=1)
-        least_error = np.full(largest.shape, np.inf)
-        for each in range(len(kind.specials)):
-            values = np.array(kind.values(each), np.float32)
-            most = int(np.abs(values).max())
-            tried = _half(largest / most)
-            of_code = np.repeat(tried, counts, axis=1)
-            steps = np.divide(part, of_code, out=np.zeros_like(part), where=of_code != 0)
-            place = np.clip(np.ceil(2 * steps), -2 * most, 2 * most).astype(np.int8)
-            found = _nearest(kind, each).take(place + np.int8(2 * most))
-            difference = values.take(found) * of_code - part
-            error = np.add.reduceat(difference * difference, starts, axis=1)
-            better = error < least_error
-            least_error[better] = error[better]
-            scale[block][better], special[block][better] = tried[better], each
-            np.copyto(codes[block], found, where=np.repeat(better, counts, axis=1))
-    minimum = np.zeros(shape, np.float32)
-    return QuantTensor(codes, kind, group, scale, minimum, rounding.group_bits, special)
+ColumnRounder: TypeAlias = Callable[
+    [int, NDArray[np.float64]], tuple[NDArray[np.uint8], NDArray[np.float64]]
+]
+"""A column's number and new weights [N] -> their codes, and the weights that these stand for."""
+
+
+def column_rounder(tensor: QuantTensor) -> ColumnRounder:
+    """Rounds columns one by one to the grids that `tensor` [N, K] has already."""
+    kind, group = tensor.format, tensor.group
+    scale, minimum = tensor.scale.T.astype(np.float64), tensor.minimum.T.astype(np.float64)
+    steps = inverse(scale)
+    if tensor.special is None:
+        origin = -minimum * steps
+
+        def to_integers(
+            column: int, w: NDArray[np.float64]
+        ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+            g = column // group
+            codes = np.clip(np.rint(w * steps[g] + origin[g]), 0, kind.levels - 1)
+            return codes.astype(np.uint8), codes * scale[g] + minimum[g]
+
+        return to_integers
+    of_special = tensor.special.T
+    tables = [
+        (_nearest(kind, each), np.array(kind.values(each), np.float64))
+        for each in range(len(kind.specials))
+    ]
+
+    def to_specials(
+        column: int, w: NDArray[np.float64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        g = column // group
+        found, values = np.zeros(len(w), np.uint8), np.zeros(len(w))
+        for each, (nearest, counts_as) in enumerate(tables):
+            here = of_special[g] == each
+            x = w[here] * steps[g][here]
+            found[here] = nearest.take(_place(kind, each, x))
+            values[here] = counts_as.take(found[here])
+        return found, values * scale[g]
+
+    return to_specials

@@ -72,11 +72,13 @@ def test_golden_is_the_definition(kind: type[Engine]) -> None:
             matmul.x[0, 0] = lowest - 1  # the leftover code, which reads as the lowest
             found = golden.group_sums(spec, matmul.x, driver.encoded(spec, matmul))
             psum, row_sum = np.zeros((2, 4, 3), object), np.zeros((2, 4), object)
-            for m, k in itertools.product(range(2), range(25)):
-                x = max(int(matmul.x[m, k]), lowest)
-                row_sum[m, k // 7] += x
+            product = driver.as_product(spec, matmul)
+            for m, k in itertools.product(range(2), range(product.codes.shape[1])):
+                x, group = int(product.x[m, k]), k // product.group
+                assert x >= lowest
+                row_sum[m, group] += x
                 for n in range(3):
-                    psum[m, k // 7, n] += value(spec, matmul, n, k) * x
+                    psum[m, group, n] += value(spec, product, n, k) * x
             assert (found.psum == psum).all(), (spec, weight_format)
             assert (found.row_sum == row_sum).all(), (spec, weight_format)
         seen |= set(spec.formats)
@@ -93,13 +95,14 @@ def test_beats_of_weights_are_what_golden_multiplies_by(kind: type[Engine]) -> N
             fields = words.unpack(layout.streams(spec).weight, beats) | codebooks(matmul)
             x = np.maximum(matmul.x, -spec.activations.maximum).reshape(2, 3, spec.slice_k)
             found = golden.slice_sums(spec, fields, x, coding.planes, coding.mode)
+            product = driver.as_product(spec, matmul)
             weights = np.array(
                 [
-                    [value(spec, matmul, n, k) for k in range(3 * spec.slice_k)]
+                    [value(spec, product, n, k) for k in range(3 * spec.slice_codes)]
                     for n in range(spec.n)
                 ]
-            ).reshape(spec.n, 3, spec.slice_k)
-            expected = np.einsum("rsk,nsk->rsn", x, weights)
+            ).reshape(spec.n, 3, -1)
+            expected = np.einsum("rsk,nsk->rsn", product.x.reshape(2, 3, -1), weights)
             assert np.array_equal(found, expected), (spec, matmul.weight_format)
 
 
@@ -111,7 +114,8 @@ def test_packed_weights_are_the_benchs_words(kind: type[Engine]) -> None:
         for matmul in whole(spec, rng):
             expected = driver.weight_words(spec, matmul, rng)[: 2 * 3 * 8]
             given = stored(spec, matmul).copy()
-            bits = PACKERS[kind](spec, given, matmul.special, matmul.weight_format)
+            beside = matmul.special if matmul.centroids is None else matmul.centroids.points
+            bits = PACKERS[kind](spec, given, beside, matmul.weight_format)
             packed = np.packbits(bits.reshape(-1, bits.shape[2]), axis=1, bitorder="little")
             assert np.array_equal(packed, expected[: len(packed)]), (spec, matmul.weight_format)
             planes = spec.coding_of(matmul.weight_format).planes
@@ -132,5 +136,5 @@ def test_codings_keep_their_rules(kind: type[Engine]) -> None:
             # Groups with special values have no offset that could take an origin back.
             assert not (weight_format.specials and coding.origin)
             assert spec.slice_steps(weight_format) == coding.planes * spec.beat_steps(coding.mode)
-            largest = spec.activations.maximum * spec.slice_k * spec.group_slices
+            largest = spec.slice_maximum * spec.group_slices
             assert coding.maximum(weight_format) * largest < 1 << spec.acc_bits - 1

@@ -46,7 +46,7 @@ def test_both_models_equal_the_definition(weight_format):
     assert (looked_up.row_sum == plain.row_sum).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_lossless_lookup_equals_integer_multiplication(data):
     weight_format = data.draw(st.sampled_from(FORMATS))
@@ -70,7 +70,7 @@ def test_lossless_lookup_equals_integer_multiplication(data):
     assert (looked_up.row_sum == plain.row_sum).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_every_kind_of_table_gives_the_product(data):
     """Subsets, ternary digits and several planes a step, in every format that they run."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hw.spec import SpecError, VqCodebook, layout
@@ -149,7 +149,6 @@ def test_the_residuals_index_is_above() -> None:
     assert vectors.residual is not None and np.array_equal(stored >> 4, vectors.residual[0])
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(st.none(), st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 3))),

@@ -1,7 +1,7 @@
 """Plans cover every weight once; the closed form equals the fold. RTL equality is in tests/rtl."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hw.spec import LutTensorCore, Mac
@@ -29,7 +29,6 @@ def test_closed_form_equals_the_fold(spec, commands):
     assert fold(spec, commands).cycles == run_cycles(spec, commands)
 
 
-@settings(deadline=None)
 @given(engines, runs, st.integers(0, 2**32))
 def test_pauses_never_help_and_transfers_stay_in_order(spec, run, seed):
     rng = np.random.default_rng(seed)

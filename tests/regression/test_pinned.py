@@ -26,9 +26,14 @@ WORKLOAD = Workload(
 )
 
 
+def codes_on(engine):
+    """4-bit integers, or the widest weights of an engine that does not run them."""
+    return WeightCodes(4) if engine.accepts(WeightCodes(4)) else engine.formats[-1]
+
+
 def numbers(spec):
     """What is pinned of one engine."""
-    codes = WeightCodes(4) if spec.accepts(WeightCodes(4)) else spec.formats[-1]
+    codes = codes_on(spec)
     linears = tuple(replace(each, format=codes) for each in WORKLOAD.linears)
     workload = replace(WORKLOAD, linears=linears)
     metrics = evaluate(spec, workload, Platform(), prefill_tokens=128, decode_tokens=1)
@@ -44,12 +49,14 @@ def numbers(spec):
 def core_numbers(core):
     """What is pinned of one core: a block of the same model, and a head of 4,096 outputs."""
 
+    codes = codes_on(core.engine)
+
     def stage(*names):
         shapes = SHAPES | {"v": SHAPES["k"], "o": SHAPES["q"], "up": SHAPES["gate"]}
-        return tuple(Linear(each, *shapes[each], WeightCodes(4), 32, 16) for each in names)
+        return tuple(Linear(each, *shapes[each], codes, 32, 16) for each in names)
 
     block = (stage("q", "k", "v"), stage("o"), stage("gate", "up"), stage("down"))
-    head = ((Linear("head", 4096, 576, WeightCodes(4), 32, 16, last_token_only=True),),)
+    head = ((Linear("head", 4096, 576, codes, 32, 16, last_token_only=True),),)
     platform = CorePlatform(
         core.clock_mhz * 1e6, core.clock_mhz * 1e6 * core.bus_bytes, 60, refresh=True
     )

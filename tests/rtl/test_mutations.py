@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 import evolute
 from hw.export import to_verilog
-from hw.rtl import BUILD, arith, bit_serial, engine, lut_tensor_core, mac, sequencer
-from hw.spec import BitSerial, Engine, LutTensorCore, Mac, VqCodebook, engine_of
+from hw.rtl import BUILD, arith, bit_serial, engine, lut_dla, lut_tensor_core, mac, sequencer
+from hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, engine_of
 from verif.verify import verify
 
 SPEC = LutTensorCore(m=2, n=3, k=3, kg=2, activation_bits=5, weight_bits=3, group_size=13)
@@ -26,6 +26,9 @@ MULTIPLIERS = Mac(m=2, n=3, k=5, activation_bits=5, weight_bits=5, group_size=13
 SYSTOLIC = MULTIPLIERS.evolve(k=1, arrangement="systolic")
 CODEWORDS = VqCodebook(n=4, k=2, v=2, entries=4, activation_bits=5, weight_bits=5, group_size=13)
 PLANES = BitSerial(m=2, n=3, k=5, terms="planes", activation_bits=5, weight_bits=4, group_size=13)
+CENTROIDS = LutDla(
+    m=2, n=3, v=3, centroids=8, lanes=4, activation_bits=4, weight_bits=4, group_size=13
+)
 FLOATS = PLANES.evolve(terms="bitmod", weight_bits=5)
 
 
@@ -305,6 +308,86 @@ MUTANTS = (
         "psum",
         FLOATS,
     ),
+    Mutant(
+        "centroids: of two at equal distances in a beat the later is taken",
+        lut_dla,
+        "high.distance < low.distance",
+        "high.distance <= low.distance",
+        "psum",
+        CENTROIDS,
+    ),
+    Mutant(
+        "centroids: of two at equal distances the one of the later beat is taken",
+        lut_dla,
+        "distance < kept_distance",
+        "distance <= kept_distance",
+        "psum",
+        CENTROIDS,
+    ),
+    Mutant(
+        "centroids: a slice's first beat competes with the slice before",
+        lut_dla,
+        "sequencer.first_of_slice | (",
+        "Const(0) | (",
+        "psum",
+        CENTROIDS,
+    ),
+    Mutant(
+        "centroids: every beat adds",
+        lut_dla,
+        "best & sequencer.last_of_slice.replicate(len(best))",
+        "best",
+        "psum",
+        CENTROIDS,
+    ),
+    Mutant(
+        "centroids: kept while the engine waits",
+        lut_dla,
+        "with m.If(self.step):",
+        "with m.If(sequencer.valid):",
+        "psum",
+        CENTROIDS,
+    ),
+    Mutant(
+        "distance: a magnitude without the carry of its negation",
+        lut_dla,
+        "(flipped + negative)",
+        "flipped",
+        "psum",
+        CENTROIDS,
+    ),
+    Mutant(
+        "distance: the last activation decides alone",
+        lut_dla,
+        "Mux(part > greatest, part, greatest)",
+        "part",
+        "psum",
+        CENTROIDS.evolve(metric="chebyshev"),
+    ),
+    Mutant(
+        "distance: its top bit is lost",
+        lut_dla,
+        "[: spec.distance_bits]",
+        "[: spec.distance_bits - 1]",
+        "psum",
+        CENTROIDS.evolve(metric="l2"),
+    ),
+    Mutant(
+        "saturation: at the other end",
+        arith,
+        "Cat((~value[-1]).replicate(bits - 1), value[-1])",
+        "Cat(value[-1].replicate(bits - 1), ~value[-1])",
+        "psum",
+        CENTROIDS.evolve(overflow="saturate", accumulator_bits=5),
+    ),
+    Mutant(
+        "saturation: sums wrap",
+        engine,
+        "spec.acc_bits, addend, spec.saturates)",
+        "spec.acc_bits, addend)",
+        "psum",
+        CENTROIDS.evolve(overflow="saturate", accumulator_bits=5),
+    ),
 )
 
 
@@ -361,7 +444,7 @@ def test_command_exits_with_1_and_names_what_differs(
 
 
 @pytest.mark.parametrize(
-    "spec", [SPEC, SUBSETS, DIGITS, MULTIPLIERS, SYSTOLIC, PLANES, FLOATS, CODEWORDS]
+    "spec", [SPEC, SUBSETS, DIGITS, MULTIPLIERS, SYSTOLIC, PLANES, FLOATS, CODEWORDS, CENTROIDS]
 )
 def test_design_without_fault_passes(spec: Engine) -> None:
     assert not verify(spec, seed=1).differences

@@ -88,7 +88,7 @@ def test_a_wrong_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    monkeypatch.setattr(core_run, "integer_stage", one_off)
+    monkeypatch.setattr(core_run, "fast_stage", one_off)
     result = run("--backend", "rtl", "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == 1

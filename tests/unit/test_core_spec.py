@@ -31,7 +31,7 @@ CORE = CoreSpec(engine=ENGINE, accumulators=16, scale_lanes=2, bus_bits=128)
         ({"engine": 3}, "engine: must be of type Engine, got 3"),
         (
             {"engine": ENGINE.evolve(table_bits=8)},
-            "engine: must be exact (scaling knows no row shifts), got 'LutTensorCore'",
+            "engine: must be without row shifts (scaling has none), got 'LutTensorCore'",
         ),
         ({"engine": ENGINE.evolve(n=1)}, "scale_lanes: must be a power of two that divides the"),
         ({"bus_bits": 96}, "bus_bits: must be 64, 128, 256 or 512, got 96"),
@@ -96,7 +96,7 @@ def test_text_reaches_the_engine_in_the_core() -> None:
         ("engine.m=x", "engine.m: must be of type int, got 'x'"),
         ("engine.q=1", "engine.q: must be one of m, n, "),
         ("engine.m.n=1", "engine.m.n: must be one of m, n, "),
-        ("engine.table_bits=8", "engine: must be exact (scaling knows no row shifts)"),
+        ("engine.table_bits=8", "engine: must be without row shifts (scaling has none)"),
         ("engine.m", "engine.m: must be of the form field=value"),
         ("engine=lut-fpga", "engine: must be of type Engine, got 'lut-fpga'"),
         ("m=2", "m: must be one of engine, bus_bits"),

@@ -28,7 +28,7 @@ from dse.study import (
     open_study,
 )
 from hw.files import FileError
-from hw.spec import ENGINES, LutTensorCore, VqCodebook
+from hw.spec import ENGINES, LutDla, LutTensorCore, VqCodebook
 from hw.spec.base import RefusedError, SpecError
 from hw.spec.formats import WeightCodes
 from sim.evaluate import evaluate
@@ -91,7 +91,7 @@ def new_study(
 
 def test_every_engine_has_a_space() -> None:
     # No quantizer makes codebooks, so that there are no weights to search over.
-    assert set(SPACE) == set(ENGINES.values()) - {VqCodebook}
+    assert set(SPACE) == set(ENGINES.values()) - {VqCodebook, LutDla}
 
 
 def test_a_fixed_trial_becomes_its_candidate() -> None:

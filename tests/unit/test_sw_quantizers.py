@@ -83,7 +83,7 @@ def test_ragged_groups_equal_their_parts(text):
     assert np.array_equal(whole.dequantize(), np.hstack([part.dequantize() for part in parts]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(ROUNDINGS), st.integers(0, 2**32 - 1), st.floats(-2, 3))
 def test_errors_stay_within_half_a_step(text, seed, magnitude):
     w = np.random.default_rng(seed).normal(size=(2, 70)) * 10**magnitude
@@ -103,7 +103,7 @@ def test_errors_stay_within_half_a_step(text, seed, magnitude):
         assert (error <= slack * step).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 8), st.integers(0, 2**32 - 1))
 def test_a_grid_with_its_own_minimum_is_found_again(bits, seed):
     """w = d*q + m with every group's ends in use: the codes come back, as from a Q4_1 file."""
@@ -225,7 +225,7 @@ def test_activations_round_to_nearest_even_per_row(bits):
     assert found.scale.tolist() == [1, 0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(4, 16), st.integers(0, 2**32 - 1), st.floats(-44, 30))
 def test_activation_errors_stay_within_half_a_step(bits, seed, magnitude):
     a = (np.random.default_rng(seed).normal(size=(3, 50)) * 10.0**magnitude).astype(np.float32)
@@ -277,7 +277,7 @@ def test_one_group_with_a_special_value_is_rescaled_exactly(text):
     assert not found.offset.any()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.sampled_from([HALVES, WHOLE]),
     st.sampled_from([*ROUNDINGS, "tg32"]),
@@ -342,7 +342,7 @@ def test_the_largest_sum_is_reached():
     assert tensor.largest_sum(Activations(8)) == weights @ x
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(ROUNDINGS), st.integers(0, 2**32 - 1))
 def test_no_sum_is_larger_where_codes_reach_further_down_than_up(text, seed):
     rng = np.random.default_rng(seed)

@@ -1,0 +1,129 @@
+"""Tables of whole dot products, looked up by the centroid that is nearest to the activations.
+
+LUT-DLA (Li et al., HPCA 2025, arXiv 2501.10658) replaces each v activations, a subspace of K, by
+the index of the nearest of c centroids, learned beforehand, and the multiplication by a lookup:
+
+    y[m, n] = sum over subspaces s of T[s, i(m, s), n],
+    i(m, s) = argmin over j of d(x[m, s*v : (s+1)*v], C[s, j])
+
+Of centroids at equal distances the one with the lowest index is taken, as `numpy.argmin` does.
+T is what every centroid comes to with the weights, so that the weights themselves are not needed.
+Seen as a product, tables are the weights, [N, c] per subspace, and meet one-hot rows.
+
+A K-slice is a subspace. Its table comes with its centroids, `lanes` entries a beat, once for all m
+rows: the paper's LUT-stationary order, in which rows are innermost. The paper's design holds two
+banks of tables, to fill one while the other is looked up in by one row after another. Here entries
+are matched while they stream: each row compares the beat's centroids, by a tree, and keeps the
+nearest one so far, with its table row, until the slice's last beat adds what was kept. That needs
+no banks and no indices: m * n kept table entries in the place of 2 * c * n, and the same distance
+units per row and cycle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hw.spec.base import require, require_range
+from hw.spec.engine import Coding, Engine
+from hw.spec.formats import Kind, WeightCodes
+
+METRICS = ("l1", "l2", "chebyshev")
+OVERFLOWS = ("exact", "saturate", "wrap")
+
+_MOST_PLANES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LutDla(Engine):
+    """Choices of one engine for tables by centroid. A table entry has up to `weight_bits`."""
+
+    weight_bits: int = 8
+    v: int = 4
+    """Activations of one row in a subspace."""
+    centroids: int = 16
+    """Centroids of a subspace, a power of two."""
+    lanes: int = 2
+    """Centroids that each row compares per cycle: all of them as one tree, or folded, down to one
+    after another."""
+    metric: str = "l1"
+    """Distance: `l1` sums magnitudes of differences, `l2` their squares, `chebyshev` takes the
+    greatest."""
+    overflow: str = "exact"
+    """What a group's sum does that exceeds its width: `saturate` or `wrap`; or, in a width that the
+    group cannot exceed, stay `exact`."""
+    accumulator_bits: int | None = None
+    """Width of a group's sum; None where it is `exact`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("weight_bits", self.weight_bits, 2, 8)
+        require_range("v", self.v, 1, 16)
+        for name, values in (("metric", METRICS), ("overflow", OVERFLOWS)):
+            value = getattr(self, name)
+            require(value in values, name, f"one of {', '.join(values)}", value)
+        for name in ("centroids", "lanes"):
+            value = getattr(self, name)
+            require(value > 0 and value & (value - 1) == 0, name, "a power of two", value)
+        require_range("centroids", self.centroids, 2, 64)
+        least = -(-self.centroids // _MOST_PLANES)
+        require_range("lanes", self.lanes, least, self.centroids)
+        given = self.accumulator_bits
+        if self.overflow == "exact":
+            require(given is None, "accumulator_bits", "none where sums are exact", given)
+        else:
+            rule = f"in {self.weight_bits}..32 where sums {self.overflow}"
+            inside = given is not None and self.weight_bits <= given <= 32
+            require(inside, "accumulator_bits", rule, given)
+
+    @property
+    def slice_k(self) -> int:
+        """Activations of one row consumed per K-slice."""
+        return self.v
+
+    @property
+    def slice_codes(self) -> int:
+        """Table entries of one output per K-slice."""
+        return self.centroids
+
+    def coding(self, codes: WeightCodes) -> Coding | None:
+        """Two's complement: a code q of `levels` counts as q - levels // 2; a beat has `lanes`."""
+        if codes.kind is not Kind.TABLE or codes.bits > self.weight_bits:
+            return None
+        planes = self.centroids // self.lanes
+        return Coding(planes=planes, mode=0, scale=1, origin=-(codes.levels // 2))
+
+    # Widths.
+
+    @property
+    def one_hot(self) -> bool:
+        """Table entries meet one-hot rows."""
+        return True
+
+    @property
+    def step_bits(self) -> int:
+        """Width of a table entry."""
+        return self.weight_bits
+
+    @property
+    def acc_bits(self) -> int:
+        """Width of a group's sum: the least that cannot overflow, where none is given."""
+        return self.accumulator_bits or super().acc_bits
+
+    @property
+    def exact(self) -> bool:
+        """Whether sums are exact."""
+        return self.overflow == "exact"
+
+    @property
+    def saturates(self) -> bool:
+        return self.overflow == "saturate"
+
+    @property
+    def distance_bits(self) -> int:
+        """Width of a distance, unsigned. Activations and centroids differ by less than 2^bits."""
+        most = (1 << self.activation_bits) - 1
+        if self.metric == "l1":
+            most *= self.v
+        elif self.metric == "l2":
+            most *= most * self.v
+        return most.bit_length()

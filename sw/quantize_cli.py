@@ -1,0 +1,111 @@
+"""`evolute quantize`: a checkpoint in codes, by name of the method."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from hw.cli import json_option, show
+from sw import quantized_file
+from sw.cli import (
+    COUNT,
+    chosen_text,
+    context_option,
+    load_model,
+    model_argument,
+    progress,
+)
+from sw.perplexity import default_context, read_text
+from sw.quantize import quantize_model
+from sw.quantizers.hessian import TOKENS, calibrate, default_calibration
+from sw.quantizers.methods import EXAMPLES, GRAMMAR, parse_method
+
+
+@click.command(
+    epilog="Example: evolute quantize evolute-tiny --method gptq-w3g64 -o out/tiny-w3; "
+    "evolute eval out/tiny-w3"
+)
+@model_argument
+@click.option(
+    "--method", "name", required=True, metavar="NAME", help=f"{GRAMMAR}. Such as {EXAMPLES}."
+)
+@click.option(
+    "-o",
+    "--out",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the quantized model; an interrupted run goes on from there.",
+)
+@click.option(
+    "--text",
+    "text_path",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text to calibrate with. "
+    "Default: the second half of the text that `evolute eval` predicts the beginning of.",
+)
+@click.option(
+    "--tokens", type=COUNT, default=TOKENS, show_default=True, help="Tokens to calibrate with."
+)
+@context_option
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--workers", type=COUNT, default=2, show_default=True, help="Processes; results are the same."
+)
+@click.option("--force", is_flag=True, help="Allow codebooks larger than what they encode.")
+@json_option
+def quantize(
+    model: str | None,
+    name: str,
+    folder: Path,
+    text_path: Path | None,
+    tokens: int,
+    context: int | None,
+    seed: int,
+    workers: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Quantize a model's linear layers, and say what each costs in bits and in accuracy."""
+    method = parse_method(name)  # refuse a slip before a model is fetched for it
+    loaded = load_model(model)
+    if text_path is None:
+        text = default_calibration(chosen_text(None, model or loaded.name))
+    else:
+        text = read_text(text_path)
+    window = context or default_context(loaded)
+    with progress("calibrating") as done:
+        calibration = calibrate(loaded, text, tokens, window, done)
+    began = time.perf_counter()
+    with progress("quantizing") as done:
+        _, document = quantize_model(
+            loaded, method, calibration, folder, seed, workers, force, done
+        )
+    record = {
+        **document,
+        "calibration": {"text": text.name, "tokens": calibration.tokens, "context": window},
+        "files": [str(folder / each) for each in quantized_file.FILES],
+        "seconds": time.perf_counter() - began,
+    }
+    show(as_json, record, lambda console: _render(console, record))
+
+
+def _render(console: Console, record: dict[str, Any]) -> None:
+    layers = Table("layer", "bits", "proxy error", "stages", box=None, pad_edge=False)
+    for layer in record["layers"]:
+        stages = ", ".join(f"{name} {error:.3g}" for name, error in layer["stages"].items())
+        bits = f"{layer['bits_total']:.3f}"
+        layers.add_row(layer["name"], bits, f"{layer['proxy_error']:.3g}", stages)
+    console.print(layers)
+    calibration = record["calibration"]
+    console.print(
+        f"{record['model']}, {record['method']}: {record['bits_total']:.3f} bits per weight, "
+        f"mean proxy error {record['proxy_error']:.3g}, {record['seconds']:.1f} s"
+    )
+    console.print(f"calibrated with {calibration['tokens']} tokens of {calibration['text']}")
+    console.print(f"wrote {', '.join(record['files'])}", soft_wrap=True)

@@ -1,0 +1,101 @@
+"""GPTQ: columns are rounded one after another, and what rounding one loses the later ones make up.
+
+Frantar et al. (arXiv 2210.17323), in the Cholesky form of their Algorithm 1. Columns go in the
+order of diag(H), the greatest first, through grids that are laid beforehand, so that column k keeps
+the grid k // group that a stored tensor gives it (AutoGPTQ's "static groups").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sw.quantizers.rounding import column_rounder
+from sw.tensor import QuantTensor
+
+_BLOCK = 64
+"""Columns after which an error reaches the columns of later blocks, all at once."""
+
+_LEAF = 64
+"""Order of a triangular matrix that is inverted without dividing it further."""
+
+
+def lower_inverse(lower: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The inverse of a lower triangular matrix [K, K], by halves."""
+    k = len(lower)
+    if k <= _LEAF:
+        return np.tril(np.linalg.inv(lower))
+    half = k // 2
+    first, last = lower_inverse(lower[:half, :half]), lower_inverse(lower[half:, half:])
+    found = np.zeros_like(lower)
+    found[:half, :half], found[half:, half:] = first, last
+    found[half:, :half] = -last @ (lower[half:, :half] @ first)
+    return found
+
+
+def inverse_factor(h: NDArray[np.float64]) -> NDArray[np.floating]:
+    """The upper triangular U [K, K] with U^T U = H^-1, for a positive definite H.
+
+    With H read from its end, H = L L^T, it is the inverse of L read from its end.
+    """
+    return lower_inverse(np.linalg.cholesky(h[::-1, ::-1]))[::-1, ::-1].copy()
+
+
+def act_order(second: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Columns by the mean square of their inputs, the greatest first; of equals the first."""
+    return np.argsort(-np.diag(second), kind="stable")
+
+
+def column_loop(
+    w: NDArray[np.floating],
+    factor: NDArray[np.floating],
+    choose: Callable[[int, NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Go through the columns of `w` [N, K] and let later ones make up for each one's error.
+
+    `factor` is `inverse_factor` of H in the same order. `choose` is given a column's place and what
+    it should be by then, and says what it is. Returns what they should have been, [K, N].
+    """
+    rest = w.T.astype(np.float64)  # a column of weights is a row here: contiguous
+    for start in range(0, len(rest), _BLOCK):
+        end = min(start + _BLOCK, len(rest))
+        errors = np.empty((end - start, rest.shape[1]))
+        for j in range(start, end):
+            error = (rest[j] - choose(j, rest[j])) / factor[j, j]
+            if j + 1 < end:
+                rest[j + 1 : end] -= factor[j, j + 1 : end, None] * error
+            errors[j - start] = error
+        rest[end:] -= factor[start:end, end:].T @ errors
+    return rest
+
+
+def gptq(
+    w: NDArray[np.float32], laid: Sequence[QuantTensor], h: NDArray[np.float64]
+) -> tuple[QuantTensor, ...]:
+    """The parts `laid` of `w` [N, K], side by side along K, with codes found column by column.
+
+    Their grids stay. `h` is damped, for the columns of `w`. Parts go one after another, the first
+    first, since what is stored best should make up for the least.
+    """
+    ends = np.cumsum([part.shape[1] for part in laid])
+    starts = [0, *ends[:-1].tolist()]
+    order = np.concatenate(
+        [
+            start + act_order(h[start:end, start:end])
+            for start, end in zip(starts, ends, strict=True)
+        ]
+    )
+    rounders = [column_rounder(part) for part in laid]
+    codes = [np.empty_like(part.codes) for part in laid]
+
+    def choose(place: int, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+        part = int(np.searchsorted(ends, order[place], side="right"))
+        column = int(order[place]) - starts[part]
+        codes[part][:, column], found = rounders[part](column, wanted)
+        return found
+
+    column_loop(w[:, order], inverse_factor(h[np.ix_(order, order)]), choose)
+    return tuple(replace(part, codes=each) for part, each in zip(laid, codes, strict=True))

@@ -1,0 +1,144 @@
+"""Weighted k-means (Lloyd, 1982), seeded: equal inputs give equal codebooks, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Init = Literal["spread", "random"]
+"""Where codewords begin: k-means++ (Arthur and Vassilvitskii, 2007), or points at random."""
+
+_BLOCK_BYTES = 1 << 22
+"""Memory of the distances that are held at once; near a CPU core's second-level cache."""
+
+_SPREAD_POINTS = 1 << 14
+"""Points of which k-means++ chooses; more cost time and change little."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """A codebook [entries, v], and for every point the index of its codeword."""
+
+    codebook: NDArray[np.float32]
+    index: NDArray[np.int64]
+    error: float
+    """Weighted sum of squared distances."""
+
+
+def nearest(points: NDArray[np.floating], codebook: NDArray[np.floating]) -> NDArray[np.int64]:
+    """For every point [P, v] the index of the nearest codeword, in float32; of equals the first.
+
+    One matrix product: that of least |p - c|^2 has the greatest p.c - |c|^2 / 2.
+    """
+    entries, v = codebook.shape
+    table = np.empty((v + 1, entries), np.float32)
+    table[:v] = codebook.T
+    table[v] = np.square(codebook, dtype=np.float32).sum(axis=1) * np.float32(-0.5)
+    found = np.empty(len(points), np.int64)
+    step = max(1, _BLOCK_BYTES // (4 * entries))
+    wide = np.ones((min(step, len(points)), v + 1), np.float32)
+    scores = np.empty((len(wide), entries), np.float32)
+    for start in range(0, len(points), step):
+        part = points[start : start + step]
+        wide[: len(part), :v] = part
+        near = np.matmul(wide[: len(part)], table, out=scores[: len(part)])
+        near.argmax(axis=1, out=found[start : start + step])
+    return found
+
+
+def kmeans(
+    points: NDArray[np.float32],
+    weights: NDArray[np.floating],
+    entries: int,
+    rng: np.random.Generator,
+    iterations: int = 100,
+    tolerance: float = 1e-4,
+    init: Init = "spread",
+) -> Clusters:
+    """A codebook of so many entries for points [P, v] that count as much as their weights [P] > 0.
+
+    Ends when an iteration lowers the error by less than `tolerance` of it. A codeword that no point
+    is nearest to takes the place of a point whose error weighs most. With fewer points than
+    entries, the entries left over are zero.
+    """
+    codebook = _start(points, weights, entries, rng, init)
+    weights64 = weights.astype(np.float64)
+    index, error = nearest(points, codebook), np.inf
+    for _ in range(iterations):
+        codebook = _centres(points, weights64, index, codebook)
+        index = nearest(points, codebook)
+        before, error = error, _error(points, weights64, index, codebook)
+        if error >= before * (1 - tolerance):
+            break
+    return Clusters(codebook, index, _error(points, weights64, index, codebook))
+
+
+def _errors(
+    points: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    index: NDArray[np.int64],
+    codebook: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    difference = points - codebook[index]
+    return np.einsum("pv,pv->p", difference, difference) * weights
+
+
+def _error(
+    points: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    index: NDArray[np.int64],
+    codebook: NDArray[np.float32],
+) -> float:
+    return float(_errors(points, weights, index, codebook).sum())
+
+
+def _centres(
+    points: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    index: NDArray[np.int64],
+    codebook: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """The weighted mean of every codeword's points; those without points go to the worst points."""
+    entries = len(codebook)
+    mass = np.bincount(index, weights, entries)
+    sums = [np.bincount(index, weights * points[:, t], entries) for t in range(points.shape[1])]
+    used = mass > 0
+    found = codebook.copy()
+    found[used] = np.stack(sums, axis=1)[used] / mass[used, None]
+    if not used.all():
+        empty = np.flatnonzero(~used)
+        worst = np.argsort(-_errors(points, weights, index, found), kind="stable")[: len(empty)]
+        found[empty[: len(worst)]] = points[worst]
+    return found
+
+
+def _start(
+    points: NDArray[np.float32],
+    weights: NDArray[np.floating],
+    entries: int,
+    rng: np.random.Generator,
+    init: Init,
+) -> NDArray[np.float32]:
+    found = np.zeros((entries, points.shape[1]), np.float32)
+    if len(points) <= entries:
+        found[: len(points)] = points
+        return found
+    if init == "random":
+        found[:] = points[np.sort(rng.choice(len(points), entries, replace=False))]
+        return found
+    if len(points) > max(_SPREAD_POINTS, 4 * entries):
+        chosen = rng.choice(len(points), max(_SPREAD_POINTS, 4 * entries), replace=False)
+        points, weights = points[np.sort(chosen)], weights[np.sort(chosen)]
+    left = weights.astype(np.float64)
+    distance = np.full(len(points), np.inf)
+    for entry in range(entries):
+        total = np.cumsum(left)
+        place = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
+        found[entry] = points[min(place, len(points) - 1)]
+        difference = points - found[entry]
+        np.minimum(distance, np.einsum("pv,pv->p", difference, difference), out=distance)
+        left = weights * distance
+    return found

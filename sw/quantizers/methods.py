@@ -1,0 +1,184 @@
+"""Ways to quantize a model, by name, and what one does to one layer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec.formats import WeightCodes
+from sw.quantizers.gptq import gptq
+from sw.quantizers.hessian import Moments, damped, proxy_error
+from sw.quantizers.rounding import Rounding, Scheme, quantize
+from sw.quantizers.vptq import Norm, Vptq, require_useful, to_tensor, vptq
+from sw.tensor import Coded, PartedTensor, QuantError
+from sw.weights import parse_weights
+
+OUTLIER_BITS = 8
+"""Width of codes in outlier columns."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rounding to grids, group by group."""
+
+    rounding: Rounding
+    feedback: bool = False
+    """Whether later columns make up for the error of earlier ones (GPTQ)."""
+    outliers: float = 0.0
+    """Percent of columns that are kept in 8 bits."""
+
+
+Quantizer: TypeAlias = Grid | Vptq
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to quantize a model."""
+
+    name: str
+    quantizer: Quantizer
+
+
+GRAMMAR = (
+    "rtn-FORMAT or gptq-FORMAT, where FORMAT is w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] or "
+    "t[g<group>], and may end in c (grids clipped to the least error) and o<percent> (outlier "
+    "columns in 8 bits); or vptq-v<outputs>k<entries>[r<residual entries>][g<groups>]"
+    "[o<percent>[v<outputs>k<entries>]][n|nr], where n is columns normalized and nr as released"
+)
+
+EXAMPLES = "rtn-w3g64, rtn-b3g128, gptq-w2g64c, gptq-w3g64o1, vptq-v8k256r256"
+
+_FORMAT = re.compile(
+    r"(?P<weights>[wbt][0-9]*(?:g[0-9]+)?[saf]?)(?P<clip>c?)(?:o(?P<out>[0-9.]+))?"
+)
+
+_VPTQ = re.compile(
+    r"v(\d{1,2})k(\d{1,5})(?:r(\d{1,5}))?(?:g(\d{1,3}))?"
+    r"(?:o([0-9.]+)(?:v(\d{1,2})k(\d{1,5}))?)?(nr?)?"
+)
+_NORMS: dict[str | None, Norm] = {None: "none", "n": "consistent", "nr": "released"}
+
+
+def parse_method(text: str) -> Method:
+    """The method that `text` names, as `GRAMMAR` says. Raises `QuantError`."""
+    how, _, rest = text.partition("-")
+    if how in ("rtn", "gptq"):
+        return Method(text, _grid(text, rest, how == "gptq"))
+    if how == "vptq":
+        return Method(text, _vptq(text, rest))
+    raise _strange(text)
+
+
+def _strange(text: str) -> QuantError:
+    return QuantError(f"method: must be {GRAMMAR}, such as {EXAMPLES}; got {text!r}")
+
+
+def _percent(text: str, number: str | None) -> float:
+    try:
+        found = float(number or 0)
+    except ValueError:
+        raise _strange(text) from None
+    if not 0 <= found <= 50:
+        raise QuantError(f"method: outliers must be 0 to 50 percent of the columns, got {text!r}")
+    return found
+
+
+def _grid(text: str, choice: str, feedback: bool) -> Grid:
+    match = _FORMAT.fullmatch(choice)
+    if not match:
+        raise _strange(text)
+    try:
+        rounding = parse_weights(match["weights"]).rounding
+    except QuantError:
+        raise _strange(text) from None
+    assert rounding is not None
+    rounding = replace(rounding, clip=bool(match["clip"]))
+    return Grid(rounding, feedback, _percent(text, match["out"]))
+
+
+def _vptq(text: str, choices: str) -> Vptq:
+    match = _VPTQ.fullmatch(choices)
+    if not match:
+        raise _strange(text)
+    v, entries, residual, groups, percent, outlier_v, outlier_entries, norm = match.groups()
+    plain = Vptq()
+    choice = Vptq(
+        v=int(v),
+        entries=int(entries),
+        residual_entries=int(residual or 0),
+        groups=int(groups or 1),
+        outliers=_percent(text, percent),
+        outlier_v=int(outlier_v or plain.outlier_v),
+        outlier_entries=int(outlier_entries or plain.outlier_entries),
+        norm=_NORMS[norm],
+    )
+    for name, size in (("k", choice.entries), ("r", choice.residual_entries or 2)):
+        if size & (size - 1) or not 2 <= size <= 1 << 15:
+            raise QuantError(f"method: {name} must be a power of two in 2..32768, got {text!r}")
+    if not (1 <= choice.v <= 16 and 1 <= choice.outlier_v <= 16 and choice.groups):
+        raise QuantError(f"method: v must be in 1..16 and groups at least 1, got {text!r}")
+    return choice
+
+
+def quantize_layer(
+    quantizer: Quantizer,
+    w: NDArray[np.float32],
+    moments: Moments,
+    rng: np.random.Generator,
+    force: bool = False,
+) -> tuple[Coded, dict[str, float]]:
+    """`w` [N, K] in codes, and the proxy error after each stage on the way.
+
+    Raises `QuantError`, also where codebooks are larger than what they encode, unless forced.
+    """
+    if isinstance(quantizer, Grid):
+        return _on_grids(quantizer, w, moments)
+    if not force:
+        require_useful(quantizer, *w.shape)
+    layer, stages = vptq(w, moments, quantizer, rng)
+    return to_tensor(layer), stages
+
+
+def salient_columns(
+    w: NDArray[np.float32], second: NDArray[np.floating], percent: float
+) -> NDArray[np.int64]:
+    """The columns [K] that weigh most in the outputs, so many percent of them but at least one.
+
+    What a column would take along if it were lost, its mean square times that of its input (PB-LLM,
+    arXiv 2310.00034, section 3.2, by whole columns).
+    """
+    weight = np.square(w, dtype=np.float64).sum(axis=0) * np.diag(second)
+    count = max(1, round(len(weight) * percent / 100))
+    return np.sort(np.argsort(-weight, kind="stable")[:count])
+
+
+def _on_grids(
+    choice: Grid, w: NDArray[np.float32], moments: Moments
+) -> tuple[Coded, dict[str, float]]:
+    h = damped(moments.second)
+    order, sizes, roundings = None, [w.shape[1]], [choice.rounding]
+    if choice.outliers:
+        first = salient_columns(w, moments.second, choice.outliers)
+        order = np.concatenate([first, np.delete(np.arange(w.shape[1]), first)])
+        sizes = [len(first), w.shape[1] - len(first)]
+        roundings = [Rounding(WeightCodes(OUTLIER_BITS), None, Scheme.ASYMMETRIC), choice.rounding]
+        h = h[np.ix_(order, order)]
+    stored = w if order is None else w[:, order]
+    ends = np.cumsum(sizes)
+    parts = tuple(
+        quantize(stored[:, end - size : end], rounding, np.diag(h)[end - size : end])
+        for end, size, rounding in zip(ends, sizes, roundings, strict=True)
+    )
+
+    def whole() -> Coded:
+        return parts[0] if order is None else PartedTensor(parts, order)
+
+    stages = {"rounded": proxy_error(w, whole().dequantize(), moments.second)}
+    if choice.feedback:
+        parts = gptq(stored, parts, h)
+        stages["feedback"] = proxy_error(w, whole().dequantize(), moments.second)
+    return whole(), stages

@@ -1,0 +1,423 @@
+"""VPTQ: vectors of v outputs in one column become indices into codebooks.
+
+Liu et al., EMNLP 2024 (arXiv 2409.17066), section 3: k-means weighted by diag(H), a loop over
+columns in which later ones make up for the error of earlier ones ("channel-independent
+second-order"), a residual codebook for what that loop leaves, outlier columns with a codebook of
+their own, and groups of columns with codebooks of their own. After each loop codebooks are fitted
+once more, to the least squared error of the outputs with the indices found; where the paper
+descends by gradient, the problem is a linear one and solved.
+
+Columns may be normalized: w = scale * v + bias. The objective in v is then that of S H S, with S
+the scales; the released quantizer keeps H, which serves to compare.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec.formats import Kind, WeightCodes
+from sim.golden.vq_codebook import Vectors, decode
+from sw.quantizers.gptq import act_order, column_loop, inverse_factor
+from sw.quantizers.hessian import Moments, damped, proxy_error
+from sw.quantizers.kmeans import kmeans, nearest
+from sw.tensor import ORDER_BITS, SCALE_BITS, Coded, PartedTensor, QuantError, QuantTensor
+
+Norm = Literal["none", "consistent", "released"]
+
+WEIGHT_BITS = 8
+"""Width of a weight that codewords add up to."""
+
+_CANDIDATES = 8
+"""Codewords of which each is tried with its best residual; the paper tries the nearest alone."""
+
+HALF_BITS = 16
+"""Width of a component in the published form."""
+
+
+@dataclass(frozen=True)
+class Vptq:
+    """Choices of VPTQ."""
+
+    v: int = 8
+    entries: int = 256
+    residual_entries: int = 0
+    """0 for no residual codebook."""
+    groups: int = 1
+    outliers: float = 0.0
+    """Percent of columns, those of the strongest inputs, with a codebook of their own."""
+    outlier_v: int = 2
+    outlier_entries: int = 256
+    norm: Norm = "none"
+    fits: int = 2
+    """How often codebooks are fitted to indices after the loop, and indices found again."""
+    half: bool = False
+    """Whether codewords are half-precision numbers, as published, and not integers."""
+
+    @property
+    def component_bits(self) -> int:
+        """Width of a codeword's component."""
+        return HALF_BITS if self.half else WEIGHT_BITS - bool(self.residual_entries)
+
+
+class Cut(NamedTuple):
+    """Columns of a layer: the outliers and the size of a group."""
+
+    outliers: int
+    group: int
+
+
+def cut(choice: Vptq, k: int) -> Cut:
+    """How K columns are cut; outliers are rounded up so that groups are equal.
+
+    Raises `QuantError` where groups have no columns.
+    """
+    outliers = -int(-k * choice.outliers // 100)
+    outliers += (k - outliers) % choice.groups
+    group = (k - outliers) // choice.groups
+    if not group:
+        raise QuantError(f"method: {choice.groups} groups of {k} columns leave no column to each")
+    return Cut(outliers, group)
+
+
+def stored_bits(choice: Vptq, n: int, k: int) -> dict[str, int]:
+    """Bits of a layer [N, K]: `indices` with padding, `codebooks`, `columns` (order and norm).
+
+    As published, every column has an order, a scale and a bias: 48 bits.
+    """
+    outliers, group = cut(choice, k)
+    rows = -(-n // choice.v)
+    main = _index_bits(choice.entries) + _index_bits(choice.residual_entries)
+    indices = rows * group * choice.groups * main
+    books = choice.groups * choice.v * (choice.entries + choice.residual_entries)
+    codebooks = books * choice.component_bits
+    if outliers:
+        indices += -(-n // choice.outlier_v) * outliers * _index_bits(choice.outlier_entries)
+        codebooks += (
+            choice.outlier_v * choice.outlier_entries * (HALF_BITS if choice.half else WEIGHT_BITS)
+        )
+    columns = 0
+    if choice.half or choice.norm != "none":
+        columns += 2 * SCALE_BITS
+    if choice.half or columns or outliers or choice.groups > 1:
+        columns += ORDER_BITS
+    return {"indices": indices, "codebooks": codebooks, "columns": k * columns}
+
+
+def _index_bits(entries: int) -> int:
+    return max(0, entries - 1).bit_length()
+
+
+def require_useful(choice: Vptq, n: int, k: int) -> None:
+    """Raise `QuantError` where the codebooks of a layer [N, K] exceed their indices."""
+    bits = stored_bits(choice, n, k)
+    if bits["codebooks"] > bits["indices"]:
+        raise QuantError(
+            f"method: codebooks of {bits['codebooks']:,} bits for indices of {bits['indices']:,} "
+            f"bits in a layer of {n} x {k}; choose fewer entries, or force it"
+        )
+
+
+@dataclass(eq=False)
+class _Part:
+    """Columns `columns` of the stored order with their codebooks, which change as they are fitted.
+
+    `index` is [rows, columns], `books` are float64 [entries, v] as they are stored.
+    """
+
+    columns: slice
+    v: int
+    books: list[NDArray[np.float64]]
+    index: list[NDArray[np.int64]]
+    unit: float = 1.0
+    """The scale of integer components."""
+
+    def values(self, n: int) -> NDArray[np.float64]:
+        """The weights [N, columns]."""
+        found = sum(book[index] for book, index in zip(self.books, self.index, strict=True))
+        assert isinstance(found, np.ndarray)
+        return found.transpose(0, 2, 1).reshape(-1, found.shape[1])[:n]
+
+
+@dataclass(frozen=True, eq=False)
+class VectorLayer:
+    """A quantized layer [N, K] in stored order, outliers first, and what is done to its columns.
+
+    w[n, order[c]] = scale[order[c]] * v[n, c] + bias[order[c]]; `scale` and `bias` are None where
+    columns are not normalized.
+    """
+
+    n: int
+    choice: Vptq
+    parts: tuple[_Part, ...]
+    order: NDArray[np.int64]
+    scale: NDArray[np.float32] | None
+    bias: NDArray[np.float32] | None
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The weights, float32 [N, K]."""
+        stored = np.concatenate([part.values(self.n) for part in self.parts], axis=1)
+        whole = np.empty(stored.shape, np.float32)
+        whole[:, self.order] = stored
+        if self.scale is not None and self.bias is not None:
+            whole = whole * self.scale + self.bias
+        return whole
+
+
+def vptq(
+    w: NDArray[np.float32],
+    moments: Moments,
+    choice: Vptq,
+    rng: np.random.Generator,
+) -> tuple[VectorLayer, dict[str, float]]:
+    """Quantize `w` [N, K]; also the proxy error after each stage. Raises `QuantError`."""
+    n, k = w.shape
+    outliers, group = cut(choice, k)
+    scale = bias = None
+    normal, second = w.astype(np.float64), moments.second.astype(np.float64)
+    if choice.norm != "none":
+        scale, bias = _norm(w, choice.norm)
+        normal = (normal - bias) / scale
+        if choice.norm == "consistent":
+            second = second * scale * scale[:, None].astype(np.float64)
+    first = act_order(moments.second)[:outliers]
+    rest = act_order(second)
+    order = np.concatenate([first, rest[~np.isin(rest, first)]])
+    h = damped(second[np.ix_(order, order)])
+    target, factor = normal[:, order], inverse_factor(h)
+    edges = [slice(0, outliers)] if outliers else []
+    edges += [slice(start, start + group) for start in range(outliers, k, group)]
+    parts = []
+    for columns in edges:
+        v, entries = choice.v, choice.entries
+        if columns.start < outliers:
+            v, entries = choice.outlier_v, choice.outlier_entries
+        vectors = _vectors(target[:, columns], v)
+        weights = np.tile(np.diag(h)[columns], len(vectors))
+        found = kmeans(vectors.reshape(-1, v).astype(np.float32), weights, entries, rng)
+        index = found.index.reshape(vectors.shape[:2])
+        parts.append(_Part(columns, v, [found.codebook.astype(np.float64)], [index]))
+    layer = VectorLayer(n, choice, tuple(parts), order, scale, bias)
+    stages: dict[str, float] = {}
+
+    def note(stage: str) -> None:
+        stages[stage] = proxy_error(w, layer.dequantize(), moments.second)
+
+    _round(parts, choice)
+    note("codebook")
+    wanted = _loop(target, factor, parts)
+    note("feedback")
+    if choice.residual_entries:
+        for part in parts:
+            if part.columns.start < outliers:
+                continue
+            left = wanted[:, part.columns] - part.values(n)
+            vectors = _vectors(left, part.v)
+            weights = np.tile(np.diag(h)[part.columns], len(vectors))
+            points = vectors.reshape(-1, part.v).astype(np.float32)
+            found = kmeans(points, weights, choice.residual_entries, rng)
+            part.books.append(found.codebook.astype(np.float64))
+            part.index.append(found.index.reshape(vectors.shape[:2]))
+        _round(parts, choice)
+        _loop(target, factor, parts)
+        note("residual")
+    for step in range(choice.fits):
+        before = [(part.books, part.index, part.unit) for part in parts]
+        if step:
+            _loop(target, factor, parts)
+        _fit(target, h, parts)
+        _round(parts, choice)
+        least = min(stages.values())
+        note(f"fit {step + 1}")
+        if stages[f"fit {step + 1}"] >= least:
+            for part, (books, index, unit) in zip(parts, before, strict=True):
+                part.books, part.index, part.unit = books, index, unit
+            del stages[f"fit {step + 1}"]
+            break
+    return layer, stages
+
+
+def _norm(w: NDArray[np.float32], norm: Norm) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and bias of columns in half precision: spread and mean, or range and minimum."""
+    if norm == "released":
+        bias, scale = w.min(axis=0), w.max(axis=0) - w.min(axis=0)
+    else:
+        bias, scale = w.mean(axis=0), w.std(axis=0)
+    scale, bias = (each.astype(np.float16).astype(np.float32) for each in (scale, bias))
+    if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
+        raise QuantError("a weight column is not finite or too large for a half-precision scale")
+    return np.where(scale > 0, scale, np.float32(1)), bias
+
+
+def _vectors(w: NDArray[np.float64], v: int) -> NDArray[np.float64]:
+    """[N, K] as vectors of v outputs, [ceil(N / v), K, v], the last filled with zeros."""
+    padded = np.pad(w, ((0, -len(w) % v), (0, 0)))
+    return padded.reshape(-1, v, w.shape[1]).transpose(0, 2, 1)
+
+
+def _round(parts: Sequence[_Part], choice: Vptq) -> None:
+    """Bring codebooks to the numbers in which they are stored.
+
+    Integers have a half-precision scale for the codebooks of a part together. That which loses
+    least of them is taken; it may cut off the outermost components.
+    """
+    for part in parts:
+        if choice.half:
+            part.books = [book.astype(np.float16).astype(np.float64) for book in part.books]
+            continue
+        most = (1 << (WEIGHT_BITS - 1 - (len(part.books) > 1))) - 1
+        values = np.concatenate([book.ravel() for book in part.books])
+        counts = np.concatenate(
+            [
+                np.repeat(np.bincount(index.ravel(), minlength=len(book)), part.v)
+                for book, index in zip(part.books, part.index, strict=True)
+            ]
+        )
+        largest = np.abs(values).max()
+        units = np.linspace(1, 0.4, 25) * largest / most
+        units = units.astype(np.float16).astype(np.float64)
+        units[units == 0] = np.finfo(np.float16).smallest_subnormal
+        if not np.isfinite(units).all():
+            raise QuantError("weights are not finite or too large for a half-precision scale")
+        errors = [
+            (counts * (_integers(values, unit, most) * unit - values) ** 2).sum() for unit in units
+        ]
+        part.unit = float(units[int(np.argmin(errors))])
+        part.books = [_integers(book, part.unit, most) * part.unit for book in part.books]
+
+
+def _integers(values: NDArray[np.float64], unit: float, most: int) -> NDArray[np.float64]:
+    return np.clip(np.rint(values / unit), -most, most)
+
+
+def _loop(
+    target: NDArray[np.float64], factor: NDArray[np.floating], parts: Sequence[_Part]
+) -> NDArray[np.float64]:
+    """Find all indices again, column by column with feedback; what columns should have been,
+    [N, K]."""
+    places = [part for part in parts for _ in range(part.columns.start, part.columns.stop)]
+    books = {id(part): [book.astype(np.float32) for book in part.books] for part in parts}
+    for part in parts:
+        part.index = [np.zeros_like(index) for index in part.index]
+
+    def choose(column: int, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+        part = places[column]
+        vectors = np.pad(wanted, (0, -len(wanted) % part.v)).reshape(-1, part.v)
+        found = _search(vectors, *books[id(part)])
+        for index, chosen in zip(part.index, found, strict=True):
+            index[:, column - part.columns.start] = chosen
+        values = sum(book[chosen] for book, chosen in zip(part.books, found, strict=True))
+        assert isinstance(values, np.ndarray)
+        return values.ravel()[: len(wanted)]
+
+    return column_loop(target, factor, choose).T
+
+
+def _search(
+    vectors: NDArray[np.float64],
+    book: NDArray[np.float32],
+    residual: NDArray[np.float32] | None = None,
+) -> list[NDArray[np.int64]]:
+    """The indices nearest to vectors [R, v]: with a residual codebook the best of what the
+    `_CANDIDATES` nearest codewords of the first allow."""
+    if residual is None:
+        return [nearest(vectors, book)]
+    wanted = vectors.astype(np.float32)
+    scores = wanted @ book.T - np.square(book).sum(axis=1) / 2
+    tried = min(_CANDIDATES, len(book))
+    main = np.argpartition(-scores, tried - 1, axis=1)[:, :tried]
+    main.sort(axis=1)  # of equals the first
+    left = wanted[:, None] - book[main]
+    added = nearest(left.reshape(-1, left.shape[2]), residual).reshape(main.shape)
+    errors = np.square(left - residual[added]).sum(axis=2)
+    rows, best = np.arange(len(main)), errors.argmin(axis=1)
+    return [main[rows, best], added[rows, best]]
+
+
+_RIDGE = 1e-6
+"""What keeps codewords without vectors where they are, as a part of the mean diagonal."""
+
+
+def _fit(target: NDArray[np.float64], h: NDArray[np.float64], parts: Sequence[_Part]) -> None:
+    """Move codebooks to the least tr(E H E^T), E being the weights' error with these indices.
+
+    With P [entries, K] the one-hot rows of a row of vectors, of both codebooks one below the other,
+    E is W - C^T P there: C solves (sum P H P^T) C = sum P H W^T. Parts are fitted one by one.
+    """
+    n = len(target)
+    for part in parts:
+        others = np.concatenate([each.values(n) for each in parts], axis=1)
+        others[:, part.columns] = 0
+        pull = _vectors(((target - others) @ h)[:, part.columns], part.v)
+        within = np.ascontiguousarray(h[part.columns, part.columns], np.float32)
+        starts = np.cumsum([0, *(len(book) for book in part.books)])
+        normal, right = np.zeros((starts[-1], starts[-1])), np.zeros((starts[-1], part.v))
+        for row in range(len(pull)):
+            runs = [
+                _runs(index[row], start) for index, start in zip(part.index, starts, strict=False)
+            ]
+            for run in runs:
+                right[run.codewords] += run.sums(pull[row])
+                summed = np.ascontiguousarray(run.sums(within).T)
+                for other in runs:
+                    normal[np.ix_(other.codewords, run.codewords)] += other.sums(summed)
+        books = np.concatenate(part.books)
+        ridge = _RIDGE * np.diag(normal).mean() + np.finfo(np.float64).tiny
+        normal[np.diag_indices(len(normal))] += ridge
+        fitted = np.linalg.solve(normal, right + ridge * books)
+        part.books = [fitted[start:end] for start, end in itertools.pairwise(starts)]
+
+
+class _Runs(NamedTuple):
+    """A row of indices in the order of their codewords."""
+
+    codewords: NDArray[np.int64]
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    def sums(self, rows: NDArray) -> NDArray:
+        """Of rows that belong to the indices, the sum for every codeword."""
+        return np.add.reduceat(rows[self.order], self.starts, axis=0)
+
+
+def _runs(index: NDArray[np.int64], first: int) -> _Runs:
+    order = np.argsort(index, kind="stable")
+    codewords, starts = np.unique(index[order], return_index=True)
+    return _Runs(codewords + first, order, starts)
+
+
+def to_tensor(layer: VectorLayer) -> Coded:
+    """A layer of integer codewords as engines take it: in parts only if it has several, or if its
+    columns are normalized; else indices go in the order of the inputs."""
+    tensors = []
+    for part in layer.parts:
+        books = [np.rint(book / part.unit).astype(np.int8) for book in part.books]
+        stored = list(zip(part.index, books, strict=True))
+        k = part.columns.stop - part.columns.start
+        if len(layer.parts) == 1 and layer.scale is None:
+            places = np.argsort(layer.order)
+            stored = [(index[:, places], book) for index, book in stored]
+        (index, book), *residual = stored
+        vectors = Vectors("outputs", index, book, residual[0] if residual else None)
+        scale = np.full((layer.n, 1), part.unit, np.float32)
+        tensors.append(
+            QuantTensor(
+                codes=(decode(vectors, (layer.n, k), k) + (1 << (WEIGHT_BITS - 1))).astype(
+                    np.uint8
+                ),
+                format=WeightCodes(WEIGHT_BITS, Kind.VECTOR),
+                group=k,
+                scale=scale,
+                minimum=-(1 << (WEIGHT_BITS - 1)) * scale,
+                group_bits=0,  # one scale for the whole codebook
+                vectors=vectors,
+            )
+        )
+    if len(tensors) == 1 and layer.scale is None:
+        return tensors[0]
+    return PartedTensor(tuple(tensors), layer.order, layer.scale, layer.bias)

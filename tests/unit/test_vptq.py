@@ -1,0 +1,190 @@
+"""VPTQ against plainer forms of its parts, and against published figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sw.quantizers import vptq as module
+from sw.quantizers.gptq import inverse_factor
+from sw.quantizers.hessian import Moments, damped
+from sw.quantizers.methods import parse_method
+from sw.quantizers.vptq import Vptq, cut, require_useful, stored_bits, to_tensor, vptq
+from sw.tensor import PartedTensor, QuantError, QuantTensor
+
+CHOICES = [
+    Vptq(v=4, entries=16),
+    Vptq(v=4, entries=16, residual_entries=8),
+    Vptq(v=4, entries=16, groups=3),
+    Vptq(v=4, entries=16, residual_entries=8, outliers=5, outlier_v=2, outlier_entries=16),
+    Vptq(v=5, entries=16, norm="consistent"),
+    Vptq(v=4, entries=16, norm="released", groups=2, outliers=2, outlier_entries=8),
+]
+
+
+def layer(n: int = 30, k: int = 48, seed: int = 0) -> tuple[np.ndarray, Moments]:
+    """Weights with columns of their own spread and mean, and inputs that are correlated."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(6 * k, k)) @ (np.eye(k) + 0.3 * rng.normal(size=(k, k)))
+    x *= rng.lognormal(size=k)
+    w = rng.normal(size=(n, k)) * rng.lognormal(sigma=0.5, size=k) + 0.3 * rng.normal(size=k)
+    second = (x.T @ x / len(x)).astype(np.float32)
+    return w.astype(np.float32), Moments(second, np.abs(x).max(axis=0).astype(np.float32))
+
+
+def run(choice: Vptq, w: np.ndarray, moments: Moments, seed: int = 0):
+    return vptq(w, moments, choice, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_integers_are_what_the_layer_is(choice: Vptq) -> None:
+    """What engines get dequantizes to the layer, up to float32; its bits are those foretold."""
+    w, moments = layer()
+    found, stages = run(choice, w, moments)
+    tensor = to_tensor(found)
+    np.testing.assert_allclose(tensor.dequantize(), found.dequantize(), rtol=0, atol=1e-5)
+    assert tensor.total_bits == sum(stored_bits(choice, *w.shape).values())
+    plain = choice.groups == 1 and not choice.outliers and choice.norm == "none"
+    assert isinstance(tensor, QuantTensor if plain else PartedTensor)
+    assert stages["feedback"] < stages["codebook"] < 1
+    assert min(stages.values()) == list(stages.values())[-1]
+
+
+def test_equal_seeds_give_equal_bits() -> None:
+    w, moments = layer()
+    runs = [run(CHOICES[3], w, moments, seed)[0].dequantize().tobytes() for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def part(choice: Vptq, v: int, k: int, books: list[np.ndarray], n: int) -> module._Part:
+    index = [np.zeros((-(-n // v), k), int) for _ in books]
+    return module._Part(slice(0, k), v, [book.astype(float) for book in books], index)
+
+
+def test_the_loop_equals_the_surgeon_step_by_step() -> None:
+    """Nearest codewords, column by column, the others moved by the inverse of what is left of H."""
+    rng, (w, moments) = np.random.default_rng(1), layer(10, 24)
+    h, book = damped(moments.second), rng.normal(size=(12, 5))
+    held = part(Vptq(v=5), 5, 24, [book], 10)
+    wanted = module._loop(w.astype(float), inverse_factor(h), [held])
+    rest = w.astype(float)
+    for j in range(24):
+        inverse = np.linalg.inv(h[j:, j:])
+        np.testing.assert_allclose(wanted[:, j], rest[:, j], atol=1e-6)
+        index = np.square(rest[:, j].reshape(2, 5)[:, None] - book).sum(axis=2).argmin(axis=1)
+        assert np.array_equal(held.index[0][:, j], index)
+        error = rest[:, j] - book[index].ravel()
+        rest[:, j:] -= error[:, None] / inverse[0, 0] * inverse[0]
+
+
+def test_two_codewords_are_searched_together() -> None:
+    """With all codewords as candidates, the best of all pairs."""
+    rng = np.random.default_rng(2)
+    vectors, books = rng.normal(size=(50, 3)), rng.normal(size=(2, 8, 3)).astype(np.float32)
+    assert module._CANDIDATES >= 8
+    main, added = module._search(vectors, books[0], books[1])
+    pairs = books[0][:, None] + books[1]
+    error = np.square(vectors[:, None, None] - pairs).sum(axis=3)
+    best = error.reshape(50, -1).min(axis=1)
+    np.testing.assert_allclose(error[np.arange(50), main, added], best, rtol=1e-5)
+
+
+def test_fitting_solves_the_least_squares() -> None:
+    """Against a dense system with one unknown per component: rows of the design are weights."""
+    rng, (w, moments) = np.random.default_rng(3), layer(8, 20)
+    h = damped(moments.second)
+    held = part(Vptq(v=4), 4, 20, [rng.normal(size=(5, 4)), rng.normal(size=(3, 4))], 8)
+    held.index = [rng.integers(0, 5, (2, 20)), rng.integers(0, 3, (2, 20))]
+    root = np.linalg.cholesky(h).T  # |root @ e|^2 = e H e^T
+    for t in range(4):
+        rows = [0 * 4 + t, 4 + t]
+        design = np.concatenate(
+            [
+                root @ np.hstack([np.eye(5)[held.index[0][r]], np.eye(3)[held.index[1][r]]])
+                for r in range(2)
+            ]
+        )
+        target = np.concatenate([root @ w[row] for row in rows])
+        held_t = np.linalg.lstsq(design, target, rcond=None)[0]
+        least = np.square(design @ held_t - target).sum()
+        trial = part(Vptq(v=4), 4, 20, held.books, 8)
+        trial.index = held.index
+        module._fit(w.astype(float), h, [trial])
+        found = np.concatenate(trial.books)[:, t]
+        assert np.square(design @ found - target).sum() == pytest.approx(least, rel=1e-4)
+
+
+def test_the_consistent_hessian_beats_the_released_norm() -> None:
+    for seed in range(3):
+        w, moments = layer(160, 64, seed)
+        errors = {
+            norm: list(run(Vptq(v=4, entries=16, norm=norm), w, moments)[1].values())[-1]
+            for norm in ("consistent", "released")
+        }
+        assert errors["consistent"] < 0.9 * errors["released"]
+
+
+def test_outliers_and_groups_pay_for_their_bits() -> None:
+    w, moments = layer(160, 64)
+    plain = Vptq(v=4, entries=16)
+    error = {
+        choice: list(run(choice, w, moments)[1].values())[-1]
+        for choice in (plain, replace(plain, groups=4), replace(plain, outliers=5))
+    }
+    assert all(each < error[plain] for choice, each in error.items() if choice != plain)
+
+
+def test_columns_are_cut_evenly() -> None:
+    assert cut(Vptq(groups=4, outliers=1), 4096) == (44, 1013)
+    assert cut(Vptq(outliers=1), 576) == (6, 570)
+    assert cut(Vptq(), 576) == (0, 576)
+    with pytest.raises(QuantError, match="leave no column"):
+        cut(Vptq(groups=9, outliers=50), 8)
+
+
+def test_a_codebook_larger_than_what_it_encodes_is_refused() -> None:
+    require_useful(Vptq(v=8, entries=256), 576, 576)
+    with pytest.raises(QuantError, match=r"codebooks of 3,145,728 bits for indices of 497,664"):
+        require_useful(Vptq(v=8, entries=4096, residual_entries=0, half=True, groups=6), 576, 576)
+
+
+LLAMA2_7B = [((4096, 4096), 4), ((11008, 4096), 2), ((4096, 11008), 1)]
+LLAMA2_13B = [((5120, 5120), 4), ((13824, 5120), 2), ((5120, 13824), 1)]
+LLAMA3_8B = [((4096, 4096), 2), ((1024, 4096), 2), ((14336, 4096), 2), ((4096, 14336), 1)]
+V6 = Vptq(v=6, entries=4096, half=True)
+V12 = Vptq(v=12, entries=4096, residual_entries=4096, outliers=1, outlier_v=4, half=True)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "choice", "published"),
+    [
+        (LLAMA2_7B, V6, 2.02),
+        (LLAMA2_13B, V6, 2.02),
+        (LLAMA2_7B, replace(V12, groups=4, outlier_entries=8192), 2.26),
+        (LLAMA3_8B, replace(V12, outlier_entries=4096), 2.08),
+    ],
+)
+def test_published_totals_are_reproduced(shapes, choice: Vptq, published: float) -> None:
+    """Bits per weight of whole models in the paper's tables, to their last digit."""
+    bits = sum(count * sum(stored_bits(choice, *shape).values()) for shape, count in shapes)
+    weights = sum(count * shape[0] * shape[1] for shape, count in shapes)
+    assert round(bits / weights, 2) == published
+
+
+def test_names_mean_what_they_say() -> None:
+    def named(text: str) -> Vptq:
+        found = parse_method(text).quantizer
+        assert isinstance(found, Vptq)
+        return found
+
+    assert named("vptq-v8k256r256") == Vptq(v=8, entries=256, residual_entries=256)
+    assert named("vptq-v4k16g2o1.5n") == Vptq(
+        v=4, entries=16, groups=2, outliers=1.5, norm="consistent"
+    )
+    full = named("vptq-v6k4096o1v3k64nr")
+    assert (full.outlier_v, full.outlier_entries, full.norm) == (3, 64, "released")
+    for text in ("vptq-v8", "vptq-v8k100", "vptq-v20k256", "vptq-v8k256x", "vptq-v8k256g0", "vq"):
+        with pytest.raises(QuantError, match="method: "):
+            parse_method(text)
