@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ACCEL ?= core-decode
 
-.PHONY: setup sim verify verilog dse report test check bench accuracy docs
+.PHONY: setup sim verify verilog dse report test check bench accuracy fuzz docs
 .DEFAULT_GOAL := sim
 
 setup: .venv/ready
@@ -50,6 +50,9 @@ accuracy: setup       ## perplexity against bits of engines and quantizers, into
 		$(BIN)/evolute eval evolute-tiny --accel lut-decode --weights $$weights --tokens 4088 --out out/accuracy; done
 	$(BIN)/python -m sw.accuracy --out out/accuracy
 	mv out/accuracy/records.jsonl reports/data/accuracy.jsonl
+
+fuzz: setup           ## damaged model files for ten minutes
+	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/unit/test_hostile_checkpoints.py
 
 docs: setup           ## docs/isa.md from the instruction set's definition
 	$(BIN)/python -m hw.isa_docs > docs/isa.md

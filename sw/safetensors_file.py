@@ -109,7 +109,8 @@ def member(folder: Path, name: object) -> Path:
     Raises `CheckpointError` where a name or a link leads elsewhere, except into the blobs that the
     Hugging Face cache keeps beside its snapshots.
     """
-    if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name:
+    plain = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
+    if not isinstance(name, str) or not plain or "\\" in name:
         raise CheckpointError(folder, f"{name!r:.80} is not a file name in this folder")
     path = folder / name
     try:

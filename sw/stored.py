@@ -60,7 +60,8 @@ class StoredTensors(Mapping[str, Tensor]):
         if found is not None:
             return found
         try:
-            tensor = stored.read()
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                tensor = stored.read()
         except ValueError as error:
             raise CheckpointError(self.path, f"tensor {name}: {error}") from None
         require_finite(self.path, name, tensor)

@@ -233,7 +233,7 @@ def parted(tensor: Coded) -> PartedTensor:
     return tensor if isinstance(tensor, PartedTensor) else PartedTensor((tensor,))
 
 
-def rows_of(tensor: Coded, rows: slice) -> Coded:
+def rows_of(tensor: Coded, rows: slice | NDArray[np.integer]) -> Coded:
     """Some rows of a tensor. Raises ValueError for vectors, of which one may serve many rows."""
     if isinstance(tensor, PartedTensor):
         cut = tuple(rows_of(part, rows) for part in tensor.parts)

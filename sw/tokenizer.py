@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ def byte_level_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: str) ->
     return library
 
 
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """What SentencePiece writes for a space."""
 
 
@@ -103,7 +104,7 @@ def score_bpe(
     scores: Sequence[float],
     pieces: Collection[int],
     *,
-    space: str = _SPACE,
+    space: str = SPACE,
     space_before: bool = True,
 ) -> Tokenizer:
     """A SentencePiece tokenizer: of all pairs that make a token the best-scored merges first.
@@ -149,6 +150,24 @@ def _built(
     except Exception as error:  # the library raises nothing narrower
         raise TokenizerError(str(error)) from None
     return library
+
+
+def split_name(library: Tokenizer) -> str | None:
+    """What GGUF calls the way in which a byte-level tokenizer splits text, if it has a name."""
+
+    def described(tokenizer: Tokenizer) -> tuple[str, bool]:
+        document = json.loads(tokenizer.to_str())
+        split, ignores = document["pre_tokenizer"], document["model"].get("ignore_merges", False)
+        for each in (split or {}).get("pretokenizers", [split or {}]):
+            each.pop("trim_offsets", None)  # which changes no token
+        return json.dumps(split, sort_keys=True), ignores
+
+    for name, split in _SPLITS.items():
+        known = Tokenizer(models.BPE(ignore_merges=split.ignores_merges))
+        known.pre_tokenizer = split.by
+        if described(known) == described(library):
+            return name
+    return None
 
 
 def from_json(text: str) -> Tokenizer:

