@@ -57,7 +57,7 @@ SUBJECTS = {
             *("vptq-v4k64", "vptq-v4k256", "vptq-v8k256r256"),
             *("vptq-v8k256r256n", "vptq-v8k256r256nr"),
         ),
-        tokens=4080,
+        tokens=3570,
         text_of="evolute-tiny",
     ),
     # As shipped it has 4-bit weights: what is lost is lost a second time.
