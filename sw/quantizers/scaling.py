@@ -9,6 +9,7 @@ where it folds into what makes the input.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -55,7 +56,7 @@ def input_scale(
     """By what to divide the inputs [K] of layers [N, K] that share them, so that their outputs lose
     least by rounding.
 
-    AWQ's form is a power of the inputs' root mean square; SmoothQuant+'s is one of their peak over
+    They are tried with grids that are not clipped. AWQ's form is a power of the inputs' root mean square; SmoothQuant+'s is one of their peak over
     the rest of a power of the weights' peak. Columns with equal `ties` [K] get equal scales.
     """
     groups = int(ties.max()) + 1
@@ -68,7 +69,7 @@ def input_scale(
         peaks = np.max([np.abs(w).max(axis=0) for w in weights.values()], axis=0)
         np.maximum.at(others, ties, peaks)
     live = (inputs > 0) & (others > 0)
-    best, least = np.ones(len(ties), np.float32), np.inf
+    best, least, whole = np.ones(len(ties), np.float32), np.inf, replace(rounding, clip=False)
     for exponent in _EXPONENTS:
         tried = np.ones(groups)
         tried[live] = inputs[live] ** exponent / others[live] ** (1 - exponent)
@@ -77,7 +78,7 @@ def input_scale(
         if exponent == 0 and scaling == "awq":
             scale = best
         lost = sum(
-            squared_error(quantize(w * scale, rounding).dequantize() / scale - w, moments.second)
+            squared_error(quantize(w * scale, whole).dequantize() / scale - w, moments.second)
             for w in weights.values()
         )
         if lost < least:
