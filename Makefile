@@ -42,12 +42,13 @@ check: setup          ## lint, format, types, layers
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-accuracy: setup       ## perplexity against bits, into the records that reports start from
+accuracy: setup       ## perplexity against bits of engines and quantizers, into reports' records
 	rm -rf out/accuracy
 	set -e; for weights in native w8g32 w4g32f w4g32 w4g128 w3g32 w2g32; do \
 		$(BIN)/evolute eval smollm2-135m --accel lut-decode --weights $$weights --out out/accuracy; done
 	set -e; for weights in w8g32 w6g32 w5g32 w4g32 w4g128 w3g32 w3g128 w2g32 w2g128; do \
 		$(BIN)/evolute eval evolute-tiny --accel lut-decode --weights $$weights --tokens 4088 --out out/accuracy; done
+	$(BIN)/python -m sw.accuracy --out out/accuracy
 	mv out/accuracy/records.jsonl reports/data/accuracy.jsonl
 
 fuzz: setup           ## damaged model files for ten minutes
@@ -57,4 +58,4 @@ docs: setup           ## docs/isa.md from the instruction set's definition
 	$(BIN)/python -m hw.isa_docs > docs/isa.md
 
 bench: setup          ## speeds as ratios to their limits
-	for name in golden forward cycles program evaluate rtl core; do $(BIN)/python -m benchmarks.$$name; done
+	for name in golden forward cycles program evaluate rtl core quantizers; do $(BIN)/python -m benchmarks.$$name; done

@@ -8,6 +8,8 @@ the cycle model that equals the RTL.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,18 +25,22 @@ from hw.spec import (
     ENGINES,
     BitSerial,
     Engine,
+    FloatLut,
+    FloatMac,
     LutDla,
     LutTensorCore,
     Mac,
     SpecError,
     VqCodebook,
+    engine_of,
     presets,
 )
 from hw.spec.base import RefusedError, require
+from hw.spec.floating import FP16, FloatEngine
 from hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
 from hw.synth import AsicResult, synthesize
 from sim.cycles import run_cycles
-from sim.golden import GOLDEN
+from sim.golden import GOLDEN, align, floating, integer
 from sim.memory import Platform, traffic
 from sim.schedule import plan
 from sim.workload import Linear
@@ -42,14 +48,17 @@ from sw.activations import quantize_activations
 from sw.decoder import Cache, forward, head
 from sw.linear import golden_total, host_linear, integer_total, linear_names
 from sw.model import LanguageModel, dequantized
+from sw.pack import weighed_run
 from sw.perplexity import Text, default_context, windows
 from sw.quantizers.rounding import quantize
+from sw.rescale import coded_grid
 from sw.tensor import QuantError, QuantTensor
 from sw.weights import NATIVE, Weights
 
 INSIDE = (
-    "operand registers, alignment of floating activations, table build, term decoders, lookups, "
-    "multipliers, adder trees, accumulators, sums of activations, sequencer, stream registers"
+    "operand registers, alignment of floating activations, table build, term decoders, "
+    "dequantization, lookups, multipliers, adder trees, accumulators, sums of activations, "
+    "sequencer, stream registers"
 )
 """What the area of an engine covers, as far as the engine has it."""
 
@@ -100,11 +109,12 @@ class Task:
 
     def engine(self, engine: type[Engine], **fields: Any) -> Engine:
         """An engine for the task; `fields` are choices of its kind. Raises `SpecError`."""
+        kind, bits = self.activations.format, self.activations.bits
         common = {
             "m": self.m,
             "n": self.n,
-            "activation_bits": self.activations.bits,
-            "activation_format": kind.name if (kind := self.activations.format) else "int",
+            "activation_bits": kind.bits if kind and issubclass(engine, FloatEngine) else bits,
+            "activation_format": kind.name if kind else "int",
             "weight_bits": self.codes.bits,
             "group_size": self.group,
         }
@@ -156,8 +166,11 @@ def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
         "planes": not floats,
         "booth": not floats and task.codes.bits > 1,
         "bitmod": floats or task.codes.bits >= 4,
+        "and": not floats,
+        "xnor": not floats,
     }
-    return {
+    skips = {"booth skips": {"k": task.slice_k, "terms": "booth", "skips": True}}
+    return (skips if not floats and task.codes.bits > 2 else {}) | {
         name: {"k": task.slice_k, "terms": name, "weight_bits": max(4, task.codes.bits)}
         if name == "bitmod"
         else {"k": task.slice_k, "terms": name}
@@ -185,6 +198,32 @@ CONTENDERS: dict[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]
 }
 """By the class of its spec, the variants of an engine that are worth comparing at a task, by name:
 the choices that make each what it is."""
+
+
+def _float_mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """Whole products of codes, of dequantized codes, and of weights that are floating."""
+    trees, bits = {"k": task.slice_k}, task.codes.bits
+    return {
+        f"FLOATxINT{bits}, FP16 sums": {**trees, "sums": "fp16"},
+        f"FLOATxINT{bits}, FP32 sums": {**trees, "sums": "fp32"},
+        f"FLOATxFP16 of INT{bits}, FP32 sums": {**trees, "sums": "fp32", "weights": "dequantized"},
+        "FLOATxFP16, FP32 sums": {**trees, "sums": "fp32", "weights": "fp16"},
+    }
+
+
+def _float_lut(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """The paper's tables, with as many as in others added by a tree, and one by one as there."""
+    kg = max(1, task.slice_k // 4)
+    return {
+        "K4, FP16 sums": {"kg": kg},
+        f"K4 N{task.n * kg}, FP16 sums": {"kg": 1, "n": task.n * kg},
+    }
+
+
+FLOAT_CONTENDERS: dict[
+    type[Engine], tuple[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]]
+] = {LutTensorCore: (FloatLut, _float_lut), Mac: (FloatMac, _float_mac)}
+"""By the class of an engine's spec, the baseline that sums floating numbers in its place."""
 
 
 @dataclass(frozen=True)
@@ -265,15 +304,23 @@ class Contender:
     refused: str | None = None
 
 
-def contenders(task: Task, engines: Collection[str], named: bool = False) -> list[Contender]:
-    """The variants of the engines, given by stem; if `named`, also all presets that fit the task.
+def contenders(
+    task: Task, engines: Collection[str], named: bool = False, floating: bool = False
+) -> list[Contender]:
+    """The variants of the engines, given by stem; if `named`, also all presets that fit the task,
+    and if `floating`, the baselines whose sums are floating.
 
     Presets have sizes of their own. Raises `RefusedError` where no engine is left.
     """
     found = []
-    for stem in engines:
-        kind = ENGINES[stem]
-        for variant, fields in CONTENDERS[kind](task).items():
+    kinds = [(stem, ENGINES[stem], CONTENDERS[ENGINES[stem]]) for stem in engines]
+    if floating:
+        rule = f"floating beside floating baselines: {', '.join(FLOATS)}"
+        require(task.activations.format is not None, "activations", rule, "integers")
+        baselines = [(stem, FLOAT_CONTENDERS.get(ENGINES[stem])) for stem in engines]
+        kinds += [(stem, *each) for stem, each in baselines if each is not None]
+    for stem, kind, variants in kinds:
+        for variant, fields in variants(task).items():
             name = f"{stem} {variant}"
             try:
                 found.append(Contender(name, task.engine(kind, **fields)))
@@ -346,8 +393,8 @@ class Exactness:
     """How far an engine's results are from a product in float64 of the same quantized weights."""
 
     max_abs_difference: float
-    """From that with the engine's own activations, in units of the activations' last place; 0
-    unless the engine rounds."""
+    """From that with the engine's own activations, in units of the activations' last place, if they
+    are integers; 0 unless the engine rounds."""
     max_rel_difference: float
     """The same over the largest magnitude of a result."""
     activation_error: float
@@ -355,8 +402,57 @@ class Exactness:
     results, over theirs."""
 
 
+def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64]) -> NDArray[Any]:
+    """The layer's outputs [tokens, N] for activations [tokens, K], groups scaled in float64."""
+    coding = spec.coding_of(tensor.format)
+    grid = coded_grid(tensor, coding)
+    scale, offset = grid.scale, grid.offset
+    if isinstance(spec, FloatLut):
+        planes = coding.planes
+        weights: NDArray[Any] = tensor.codes
+        sums = functools.partial(floating.lut_sums, spec, planes=planes)
+    else:
+        assert isinstance(spec, FloatMac)
+        sums = functools.partial(floating.mac_sums, spec)
+        if spec.weights == "fp16":
+            weights = align.decode(align.encode(tensor.rows(slice(None), np.float64), FP16), FP16)
+            scale, offset = np.ones_like(scale), np.zeros_like(offset)
+        else:
+            weights = integer.weights(spec, tensor.codes, tensor.format, tensor.group)
+        if spec.weights == "dequantized":
+            codes = align.encode(np.repeat(scale, tensor.group, axis=1), FP16)
+            weights = floating.dequantized(weights, codes[:, : weights.shape[1]])
+            scale = np.ones_like(scale)
+    part = plan(spec, _whole(tensor), 1).group_slices * spec.slice_k
+    total = np.zeros((len(x), tensor.shape[0]))
+    for g, start in enumerate(range(0, tensor.shape[1], tensor.group)):
+        inside = slice(start, start + tensor.group)
+        psum, row_sum = floating.group_by_group(sums, x[:, inside], weights[:, inside], part)
+        total += psum.sum(axis=1) * scale[:, g] + row_sum.sum(axis=1)[:, None] * offset[:, g]
+    return total
+
+
+def _whole(tensor: QuantTensor) -> Linear:
+    return Linear("", *tensor.shape, tensor.format, tensor.group, tensor.group_bits)
+
+
+def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
+    x = align.decode(align.encode(layer.inputs, spec.kind), spec.kind)
+    weights = layer.tensor.rows(slice(None), np.float64)
+    found, same = _float_total(spec, layer.tensor, x), x @ weights.T
+    ideal = layer.inputs.astype(np.float64) @ weights.T
+    largest = float(np.abs(found - same).max())
+    return Exactness(
+        max_abs_difference=largest,
+        max_rel_difference=largest / float(np.abs(same).max()),
+        activation_error=math.sqrt(((found - ideal) ** 2).mean() / (ideal**2).mean()),
+    )
+
+
 def exactness(spec: Engine, layer: Layer) -> Exactness:
     """Multiply the layer through the engine's golden model."""
+    if isinstance(spec, FloatEngine):
+        return _float_exactness(spec, layer)
     tensor = layer.tensor
     encoded = GOLDEN[type(spec)].encode(
         spec, tensor.codes, tensor.format, tensor.group, tensor.special
@@ -432,14 +528,17 @@ def row(
     spec, linear = contender.spec, layer.linear
     if spec is None or not isinstance(result, AsicResult):
         return {"name": contender.name, "refused": contender.refused or str(result)}
-    steps = spec.slice_steps(linear.format)
-    cycles = run_cycles(spec, [plan(spec, linear, rows)])
-    moved = traffic(spec, linear, rows, Platform())
+    run = weighed_run(spec, linear, layer.tensor.codes, rows)
+    steps = run.steps / (run.tiles * run.slices)
+    cycles = run_cycles(spec, [run])
+    whole = isinstance(spec, FloatMac) and spec.weights == "fp16"
+    without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
+    moved = traffic(spec, without_scales, rows, Platform())
     found = exactness(spec, layer)
     return {
         "name": contender.name,
         "refused": None,
-        "engine": next(stem for stem, kind in ENGINES.items() if kind is type(spec)),
+        "engine": engine_of(spec),
         "spec": spec.to_dict(),
         "digest": spec.digest,
         "max_abs_difference": found.max_abs_difference,

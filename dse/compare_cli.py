@@ -63,6 +63,9 @@ _GROUP = 128
     help="Size of all engines: rows, columns, and products that a step adds to each sum.",
 )
 @click.option("--engines", metavar="A,B", help=f"Some of {', '.join(ENGINES)}. Default: all.")
+@click.option(
+    "--floating", is_flag=True, help="Also baselines with floating sums, which take long to map."
+)
 @click.option("--presets", is_flag=True, help="Also the named engines, in sizes of their own.")
 @click.option(
     "--workers",
@@ -83,6 +86,7 @@ def compare(
     rows: int,
     shape: str,
     engines: str | None,
+    floating: bool,
     presets: bool,
     workers: int,
     text_path: Path | None,
@@ -103,7 +107,7 @@ def compare(
         chosen = layer_of(loaded, layer, choice, chosen_text(text_path, model or loaded.name))
     linear = chosen.linear
     task = Task(linear.format, linear.group, kind, m, n, slice_k)
-    found = contenders(task, stems, presets)
+    found = contenders(task, stems, presets, floating)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn())
     bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
     with bar:
@@ -253,7 +257,7 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
     for each in compared:
         table.add_row(
             each["name"],
-            f"{each['slice_steps']}",
+            f"{each['slice_steps']:.3g}",
             f"{each['cycles']:,}",
             f"{each['area_um2']:,.0f}",
             f"{each['area_ge']:,.0f}",

@@ -30,7 +30,9 @@ def build(records: Sequence[Record]) -> str:
         records, "compare", "model", "layer", "weights", "activations", "rows", "shape"
     )[::-1]
     measured = [*(found for run in runs[::-1] if (found := accuracy_of(run))), *records]
-    accuracies = latest(measured, "accuracy", *_SETTING, "weights", "spec.table_bits")
+    accuracies = latest(
+        measured, "accuracy", *_SETTING, "activations", "weights", "spec.table_bits"
+    )
     return environment.get_template("page.html").render(
         style=Markup(style),
         how=tables.HOW,
@@ -57,19 +59,21 @@ def _run(run: Record) -> dict[str, object]:
 
 
 def _accuracies(records: Sequence[Record]) -> list[dict[str, object]]:
-    """One section per model, text and length; only such figures may be compared."""
+    """One section per model, text, length and activations; only such figures may be compared."""
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
-        key = tuple(record[name] for name in _SETTING)
+        activations = record.optional("activations") or "as the accelerator takes them"
+        key = *(record[name] for name in _SETTING), activations
         groups.setdefault(key, []).append(record)
     return [
         {
             "title": f"{model} on {text}",
-            "setting": f"{tokens:,} predicted tokens in windows of {context:,}",
+            "setting": f"{tokens:,} predicted tokens in windows of {context:,}; activations "
+            f"{activations}",
             "plot": Markup(plots.perplexity_by_bits(members)) if len(members) > 1 else None,
             "table": tables.accuracy(members),
         }
-        for (model, text, tokens, context), members in sorted(
+        for (model, text, tokens, context, activations), members in sorted(
             groups.items(), key=lambda item: -len(item[1])
         )
     ]

@@ -235,7 +235,8 @@ def perplexity_by_bits(records: Sequence[Record]) -> str:
     values = [shipped, *(each.number("perplexity") for each in points)]
     room = max(1.4, (max(values) / min(values)) ** 0.13)
     _log_axis(axis, "y", min(values) / room, max(values) * 1.4)
-    axis.set_xlim(1, max(9.0, *(each.number("bits_total") + 0.9 for each in points), 0))
+    bits = [each.number("bits_total") for each in points]
+    axis.set_xlim(min([1.0, *(each - 0.2 for each in bits)]), max([2.0, *bits]) + 0.9)
     axis.grid(True)
     labels: list[tuple[str, float, float, str]] = []
     styles = zip(itertools.cycle(SERIES_COLORS), itertools.cycle(SERIES_MARKERS), strict=False)
@@ -267,7 +268,7 @@ def perplexity_by_bits(records: Sequence[Record]) -> str:
     )
     axis.set_xlabel("stored bits per weight, scales included")
     axis.set_ylabel("perplexity")
-    axis.legend(loc="upper right")
+    axis.legend(loc="upper right", ncols=1 + len(axis.get_lines()) // 8)
     _label_points(axis, labels)
     return _svg(figure, f"bits {records[0].origin}")
 

@@ -27,6 +27,7 @@ def run_cycles(spec: Engine, runs: Sequence[Run]) -> int:
     after the first waits until as many cycles after the one before as a result needs. A cycle
     goes by between a fill and what follows it, and before a multiplication whose operands are made
     of what a fill keeps; fills themselves wait for no operands. `runs` end with a multiplication.
+    Only engines with a period of 1 have steps that depend on weights, so that no group waits.
     """
     period = spec.result_period_cycles
     steps = sum(_cycles_apart(run, period) for run in runs) - _wait(_first_group(runs[0]), period)
@@ -50,6 +51,9 @@ def _wait(steps: int, period: int) -> int:
 
 def _cycles_apart(run: Run, period: int) -> int:
     """Cycles of a run's steps, every group of them taking `period` at least."""
+    if run.steps_of_beats:
+        assert period == 1
+        return run.steps
     full, rest = divmod(run.slices, run.group_slices)
     waits = full * _wait(_first_group(run), period)
     if rest:

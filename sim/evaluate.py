@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hw.spec.base import require
 from hw.spec.engine import Engine
 from sim.cycles import run_cycles
 from sim.memory import Platform, Traffic, traffic
@@ -134,7 +135,12 @@ class Metrics:
 
 
 def evaluate_layer(spec: Engine, linear: Linear, rows: int, platform: Platform) -> LayerMetrics:
-    """Time and traffic of one linear layer for `rows` rows of activations, fills included."""
+    """Time and traffic of one linear layer for `rows` rows of activations, fills included.
+
+    Raises `SpecError` where cycles depend on weights, which a layer does not hold.
+    """
+    rule = "one whose steps do not depend on weights (a workload has shapes alone)"
+    require(spec.steps_are_fixed, "engine", rule, type(spec).__name__)
     run = plan(spec, linear, rows)
     moved = traffic(spec, linear, rows, platform)
     cycles = run_cycles(spec, [*fills(spec), run])

@@ -58,7 +58,8 @@ def traffic(spec: Engine, linear: Linear, rows: int, platform: Platform) -> Traf
     fits half of the weight buffer (the other half loads the next); beats of fills once.
     Activations, floating ones with an exponent per row, and 16-bit results cross once.
     """
-    run, kind = plan(spec, linear, rows), spec.activations
+    run, bits = plan(spec, linear, rows), spec.activations.code_bits
+    shared_bits = spec.activations.exponent_bits if spec.aligns else 0
     row_tiles, column_tiles = -(-rows // spec.m), -(-linear.n // spec.n)
     beat_bytes = -(-layout.streams(spec).weight.bits // 8)
     tile_bytes = run.slices * run.planes * beat_bytes
@@ -67,7 +68,7 @@ def traffic(spec: Engine, linear: Linear, rows: int, platform: Platform) -> Traf
     return Traffic(
         weight_bytes=passes * column_tiles * tile_bytes + fill_bytes,
         scale_bytes=passes * -(-linear.n * linear.groups * linear.group_bits // 8),
-        activation_bytes=rows * -(-(linear.k * kind.code_bits + kind.exponent_bits) // 8),
+        activation_bytes=rows * -(-(linear.k * bits + shared_bits) // 8),
         result_bytes=rows * linear.n * 2,
     )
 

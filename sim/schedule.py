@@ -5,7 +5,7 @@ Loop order, outermost first: tile, scale group, K-slice, weight beat, step of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,8 @@ class Run:
     of which is used for `beat_steps` steps.
 
     Every `group_slices` slices of a tile end a group, and so does the tile. A `fill` takes no
-    activations and gives no results.
+    activations and gives no results. Where steps depend on weights, `steps_of_beats` are those of
+    every beat, tile by tile; else it is empty.
     """
 
     tiles: int
@@ -29,6 +30,7 @@ class Run:
     mode: int = 0
     beat_steps: int = 1
     fill: bool = False
+    steps_of_beats: tuple[int, ...] = ()
 
     @property
     def beats(self) -> int:
@@ -37,7 +39,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        return self.beats * self.beat_steps
+        return sum(self.steps_of_beats) if self.steps_of_beats else self.beats * self.beat_steps
 
     @property
     def results(self) -> int:
@@ -59,8 +61,9 @@ def plan(spec: Engine, linear: Linear, rows: int) -> Run:
     """The command that multiplies `rows` rows of activations by a linear layer's weights.
 
     Each scale group is padded to whole K-slices. A scale group longer than the engine's own is
-    read out in equal parts, whose sums add up to the group's. Raises `SpecError` where the engine
-    does not run the layer's weights.
+    read out in equal parts, whose sums add up to the group's. Where steps depend on weights, which
+    a layer does not hold, all beats take the most there are; see `weighed`. Raises `SpecError`
+    where the engine does not run the layer's weights.
     """
     per_group = -(-linear.group // spec.slice_k)
     full, rest = divmod(linear.k, linear.group)
@@ -73,6 +76,14 @@ def plan(spec: Engine, linear: Linear, rows: int) -> Run:
         mode=coding.mode,
         beat_steps=spec.beat_steps(coding.mode),
     )
+
+
+def weighed(run: Run, steps_of_beats: np.ndarray) -> Run:
+    """The run with its weights' own steps, those of the beats of all column tiles, in order, which
+    every tile of rows repeats."""
+    repeats, rest = divmod(run.beats, steps_of_beats.size)
+    assert not rest
+    return replace(run, steps_of_beats=tuple(np.tile(steps_of_beats.ravel(), repeats).tolist()))
 
 
 def fills(spec: Engine) -> list[Run]:
@@ -97,17 +108,17 @@ class Steps:
 
 def steps(run: Run) -> Steps:
     """The run's steps, one by one; arrays of `run.steps` elements."""
-    index = np.arange(run.steps)
-    slice_steps = run.planes * run.beat_steps
-    slice_index = index // slice_steps
+    each = np.array(run.steps_of_beats or [run.beat_steps] * run.beats)
+    beat = np.repeat(np.arange(run.beats), each)
+    ends_beat = np.diff(beat, append=-1) != 0
+    slice_index = beat // run.planes
     in_tile = slice_index % run.slices
-    ends_slice = index % slice_steps == slice_steps - 1
-    of_beat = index % run.beat_steps
+    ends_slice = ends_beat & (beat % run.planes == run.planes - 1)
     group_full = (in_tile % run.group_slices == run.group_slices - 1) | (in_tile == run.slices - 1)
     return Steps(
         slice_index=slice_index,
-        takes_beat=of_beat == 0,
-        ends_beat=of_beat == run.beat_steps - 1,
+        takes_beat=np.diff(beat, prepend=-1) != 0,
+        ends_beat=ends_beat,
         ends_slice=ends_slice,
         ends_group=ends_slice & group_full,
     )

@@ -16,7 +16,7 @@ from rich.table import Table
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
 from hw.spec import CoreSpec, Engine, presets
-from hw.spec.base import RefusedError
+from hw.spec.base import RefusedError, require
 from sw import zoo
 from sw.core import accelerated
 from sw.linear import (
@@ -155,6 +155,11 @@ def models(as_json: bool) -> None:
 @text_option
 @tokens_option
 @context_option
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="The model to compare with, such as the one that was quantized. Default: MODEL itself.",
+)
 @out_option
 @json_option
 def eval(  # the front door finds a command by its name
@@ -165,6 +170,7 @@ def eval(  # the front door finds a command by its name
     text_path: Path | None,
     tokens: int | None,
     context: int | None,
+    against: str | None,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -174,15 +180,20 @@ def eval(  # the front door finds a command by its name
         parse_weights(weights)  # refuse a slip before a model is fetched for it
     loaded = load_model(model)
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
+    original = loaded if against is None else load_model(against)
+    vocab = loaded.config.vocab
+    rule = f"a model of the same {vocab} tokens"
+    require(original.config.vocab == vocab, "against", rule, against)
     work, tokens = workload(loaded, choice, spec), tokens or default_tokens(spec)
     with working("preparing the weights"):
-        linear = reference = host_linears(loaded)
+        linear = host_linears(loaded)
+        reference = linear if original is loaded else host_linears(original)
         if choice != FLOAT:
             linear = accelerated(loaded, choice, spec, fast_backend(spec))
     window = context or default_context(loaded)
     began = time.perf_counter()
     with progress("predicting") as done:
-        accuracy = measure(loaded, linear, reference, text, tokens, window, done)
+        accuracy = measure(loaded, linear, reference, text, tokens, window, done, original)
     record = {
         "kind": "accuracy",
         "model": loaded.name,
@@ -194,6 +205,7 @@ def eval(  # the front door finds a command by its name
         "bits_index": work.bits_index,
         "bits_total": work.bits_total,
         **asdict(accuracy),
+        "against": original.name,
         "host": list(work.host),
         "seconds": time.perf_counter() - began,
         "provenance": provenance("SLM run on the golden model's integers", ("numpy",)),

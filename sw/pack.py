@@ -11,12 +11,15 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import VqCodebook, layout
+from hw.spec import BitSerial, VqCodebook, layout
 from hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from hw.spec.engine import Engine
 from hw.spec.layout import Beat
 from sim.golden.vq_codebook import Vectors
+from sim.schedule import Run, plan, weighed
+from sim.workload import Linear
 from sw.packers import PACKERS
+from sw.packers.bit_serial import needed_digits
 from sw.packers.vq_codebook import fill_beats, stored_index
 from sw.rescale import ScaledTensor
 
@@ -34,6 +37,20 @@ def places(engine: Engine, k: int, group: int) -> NDArray[np.int64]:
     found = np.where((inside < group) & (starts + inside < k), starts + inside, -1).reshape(-1)
     rest = -(-(k % group) // engine.slice_k) * engine.slice_k  # of a shorter last group
     return found[: k // group * padded + rest]
+
+
+def weighed_run(engine: Engine, linear: Linear, codes: NDArray[np.uint8], rows: int) -> Run:
+    """`plan`, with the steps that the layer's codes [N, K] take where they depend on them; padding
+    counts as 0 then."""
+    run = plan(engine, linear, rows)
+    if engine.steps_are_fixed:
+        return run
+    assert isinstance(engine, BitSerial)
+    at = places(engine, linear.k, linear.group)
+    padded = np.full((-(-linear.n // engine.n) * engine.n, len(at)), linear.format.levels // 2)
+    padded[: linear.n, at >= 0] = codes[:, at[at >= 0]]
+    needed = needed_digits(engine, padded.astype(np.uint8), linear.format)
+    return weighed(run, np.bitwise_count(needed).astype(int))
 
 
 def _gather(values: NDArray, at: NDArray[np.int64], rows: int) -> NDArray:

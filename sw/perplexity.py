@@ -103,13 +103,18 @@ def measure(
     tokens: int,
     context: int,
     progress: Callable[[float], None] = lambda done: None,
+    original: LanguageModel | None = None,
 ) -> Accuracy:
     """Predict `tokens` tokens of `text` through `linear` and through `reference`.
 
-    `progress` is called with the part done, 0..1. Raises what `windows` raises.
+    `reference` are layers of the model `original`, where that has other norms than `model` or
+    another head; both have the same tokens. `progress` is called with the part done, 0..1. Raises
+    what `windows` raises.
     """
     parts = windows(model, text, tokens, context)
-    pair = (linear,) if linear is reference else (linear, reference)
+    pair = [(model, linear)]
+    if linear is not reference:
+        pair.append((original or model, reference))
     done, steps = itertools.count(1), len(pair) * len(parts) * (len(linear_names(model)) - 1)
 
     def counted(inner: Linears) -> Linears:
@@ -124,14 +129,14 @@ def measure(
     for window in parts:
         targets = np.array(window[1:])
         hidden = [
-            forward(model, counted(each), window[:-1], Cache(model.config, len(targets)))
-            for each in pair
+            forward(whose, counted(each), window[:-1], Cache(whose.config, len(targets)))
+            for whose, each in pair
         ]
         for start in range(0, len(targets), _LOGIT_ROWS):
             rows = slice(start, start + _LOGIT_ROWS)
             logs = [
-                _log_softmax(head(model, each, part[rows]))
-                for each, part in zip(pair, hidden, strict=True)
+                _log_softmax(head(whose, each, part[rows]))
+                for (whose, each), part in zip(pair, hidden, strict=True)
             ]
             totals += _compare(logs[0], logs[-1], targets[rows])
     count = sum(len(window) - 1 for window in parts)

@@ -1,7 +1,8 @@
 """Quantizing a whole model: layers in worker processes, each kept as soon as it is done.
 
 Finished layers lie in the output folder until all are, under a digest of all that they depend on:
-model, method, calibration and seed. A second run with the same digest takes them from there.
+model, method, calibration and seed. A second run with the same digest takes them from there, or
+the whole model if it is finished.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import math
@@ -19,11 +21,11 @@ import shutil
 import signal
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import safetensors
@@ -31,9 +33,18 @@ from numpy.typing import NDArray
 
 from hw.files import FileError
 from sw import quantized_file
+from sw.linear import linear_names
 from sw.model import LanguageModel, dequantized
 from sw.quantizers.hessian import Calibration, model_digest
-from sw.quantizers.methods import Method, quantize_layer
+from sw.quantizers.methods import Grid, Method, quantize_layer
+from sw.quantizers.mixed import Candidate, cheapest
+from sw.quantizers.scaling import (
+    folds_into,
+    folds_into_rows,
+    input_scale,
+    scaled_moments,
+    tied_columns,
+)
 from sw.stored import CheckpointError, Tensor
 from sw.tensor import Coded, parted
 
@@ -84,34 +95,82 @@ def bits_of(tensor: Coded) -> Bits:
     return Bits(codes - padding, padding, codebooks, groups, whole.shape[1] * whole.column_bits)
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """Layers that share an input, and where they go when they are done."""
+@dataclass(frozen=True)
+class _Plan:
+    """What all layers of a model have in common."""
 
-    weights: Mapping[str, NDArray[np.float32]]
-    calibration: Calibration
     method: Method
+    calibration: Calibration
     seed: int
     force: bool
-    path: Path
+    folder: Path
+    """Of finished layers."""
     key: str
 
 
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """Layers that share an input."""
+
+    plan: _Plan
+    weights: Mapping[str, NDArray[np.float32]]
+    ties: NDArray[np.int64] | None
+    """Which inputs must be scaled alike; None where they are not scaled."""
+
+    @property
+    def first(self) -> str:
+        """The layer that the input is named after."""
+        return next(iter(self.weights))
+
+    @property
+    def path(self) -> Path:
+        """Where the layers go when they are done."""
+        return self.plan.folder / f"{self.first}.safetensors"
+
+
+def _choice(name: str, number: int) -> str:
+    """What one candidate's tensor is called in a file of finished layers."""
+    return f"{name}@{number}"
+
+
 def _work(task: _Task) -> None:
-    moments = task.calibration[next(iter(task.weights))]
+    plan, moments, weights = task.plan, task.plan.calibration[task.first], task.weights
     tensors: dict[str, Tensor] = {}
-    layers = {}
-    for name, w in task.weights.items():
-        # A layer's numbers do not depend on which others are quantized, or when.
-        rng = np.random.default_rng([task.seed, zlib.crc32(name.encode())])
-        quantizer = task.method.quantizer
-        tensors[name], layers[name] = quantize_layer(quantizer, w, moments, rng, task.force)
+    layers: dict[str, list[dict[str, Any]]] = {}
+    if task.ties is not None and plan.method.scaling is not None:
+        (choice,) = plan.method.candidates
+        assert isinstance(choice, Grid)
+        scale = input_scale(weights, moments, choice.rounding, plan.method.scaling, task.ties)
+        tensors[_SCALE] = scale
+        weights = {name: w * scale for name, w in weights.items()}
+        moments = scaled_moments(moments, scale)
+    for name, w in weights.items():
+        layers[name] = []
+        for number, quantizer in enumerate(plan.method.candidates):
+            # A layer's numbers do not depend on which others are quantized, or when.
+            rng = np.random.default_rng([plan.seed, zlib.crc32(name.encode()), number])
+            tensor, stages = quantize_layer(quantizer, w, moments, rng, plan.force)
+            tensors[_choice(name, number)] = tensor
+            bits = bits_of(tensor)
+            layers[name].append(
+                {
+                    "name": name,
+                    "shape": list(tensor.shape),
+                    "bits": bits.to_dict(),
+                    "bits_total": bits.total / math.prod(tensor.shape),
+                    "stages": stages,
+                    "proxy_error": list(stages.values())[-1],
+                }
+            )
     documents, arrays = quantized_file.stored(tensors)
-    metadata = {"key": task.key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
+    metadata = {"key": plan.key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
     quantized_file.write_arrays(task.path, arrays, metadata)
 
 
-def _finished(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+_SCALE = "input_scale"
+
+
+def _finished(path: Path, key: str) -> _Finished | None:
     """What `_work` left at `path`; None if it is not there or not whole."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -168,20 +227,29 @@ def quantize_model(
     Returns the quantized model, and what its document says of how it came about. `force` allows
     codebooks that are larger than what they encode. Raises `QuantError` and `FileError`.
     """
-    identity = [method.name, model_digest(model), calibration.digest, seed, quantized_file.VERSION]
+    version = importlib.metadata.version("evolute")
+    identity = [version, method.name, model_digest(model), calibration.digest, seed]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    unfinished = folder / UNFINISHED / key
-    tasks = _tasks(model, method, calibration, seed, force, unfinished, key)
-    steps = model.config.layers * len(model.config.shared_inputs)
+    if (folder / quantized_file.DOCUMENT).is_file():
+        document = quantized_file.read_document(folder).get("quantization")
+        if isinstance(document, dict) and document.get("key") == key:
+            return quantized_file.read_quantized(folder), document
+    plan = _Plan(method, calibration, seed, force, folder / UNFINISHED / key, key)
+    with _pool(workers) as pool:
+        made = _made(model, plan, pool, workers, progress)
+    reports = made.reports
+    chosen = dict.fromkeys(reports, 0)
+    if method.bits is not None:
+        chosen = _chosen(reports, method.bits)
     found: dict[str, Coded] = {}
-    layers = []
-    for done, (tensors_there, stages) in enumerate(_run(tasks, workers), 1):
-        for name, tensor in tensors_there.items():
+    for path in made.paths:
+        tensors, layers_there = _read_back(path, key)
+        for name in layers_there:
+            tensor = tensors[_choice(name, chosen[name])]
             assert isinstance(tensor, Coded)
             found[name] = tensor
-            layers.append(_layer(name, tensor, stages[name]))
-        progress(done / steps)
-    tensors = dict(model.tensors) | found
+    order = [name for name in linear_names(model) if name in found]
+    layers = [reports[name][chosen[name]] for name in order]
     weights = sum(math.prod(tensor.shape) for tensor in found.values())
     document = {
         "method": method.name,
@@ -193,65 +261,145 @@ def quantize_model(
         "proxy_error": float(np.mean([each["proxy_error"] for each in layers])),
         "layers": layers,
     }
-    quantized = replace(model, name=folder.resolve().name, tensors=tensors)
+    others = {
+        name: dequantized(tensor) / made.folded[name] if name in made.folded else tensor
+        for name, tensor in model.tensors.items()
+        if name not in found
+    }
+    quantized = replace(model, name=folder.resolve().name, tensors={**others, **found})
     quantized_file.write_quantized(folder, quantized, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return quantized, document
 
 
-def _layer(name: str, tensor: Coded, stages: Mapping[str, float]) -> dict[str, Any]:
-    bits = bits_of(tensor)
-    return {
-        "name": name,
-        "shape": list(tensor.shape),
-        "bits": bits.to_dict(),
-        "bits_total": bits.total / math.prod(tensor.shape),
-        "stages": dict(stages),
-        "proxy_error": list(stages.values())[-1],
-    }
+class _Made(NamedTuple):
+    """What came of a model's layers."""
+
+    reports: dict[str, list[dict[str, Any]]]
+    """By layer, of every candidate."""
+    paths: list[Path]
+    folded: dict[str, NDArray[np.float32]]
+    """By what elements of other tensors must be divided."""
+
+
+def _made(
+    model: LanguageModel,
+    plan: _Plan,
+    pool: concurrent.futures.Executor,
+    workers: int,
+    progress: Callable[[float], None],
+) -> _Made:
+    """Quantize all layers, as far as they are not there."""
+    inputs, config = model.config.shared_inputs, model.config
+    rounds = [inputs]
+    if plan.method.scaling:
+        # What a layer's rows are divided by is known when the layer that takes them is done.
+        last = tuple(shared for shared in inputs if folds_into_rows(config, shared[0]))
+        rounds = [last, tuple(shared for shared in inputs if shared not in last)]
+    made = _Made({}, [], {})
+    for each in rounds:
+        for task, (tensors, layers) in _run(_tasks(model, each, made.folded, plan), pool, workers):
+            made.reports.update(layers)
+            made.paths.append(task.path)
+            scale = tensors.get(_SCALE)
+            if task.ties is not None and isinstance(scale, np.ndarray):
+                layer, _, role = task.first.rpartition(".")
+                into, divisor = folds_into(config, role), _per_output(scale, task.ties)
+                made.folded[f"{layer}.{into}"] = made.folded[f"{layer}.{into}_bias"] = divisor
+            progress(len(made.paths) / (config.layers * len(inputs)))
+    return made
+
+
+def _per_output(scale: NDArray[np.float32], ties: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Of scales of inputs, those of what makes them."""
+    found = np.ones(int(ties.max()) + 1, np.float32)
+    found[ties] = scale
+    return found
+
+
+_LEAST_ERROR = 1e-12
+"""Below which a layer counts as exact."""
+
+
+def _chosen(reports: Mapping[str, list[dict[str, Any]]], bits: float) -> dict[str, int]:
+    """The candidate that each layer gets, of `bits` bits per weight on average.
+
+    Lost is the logarithm of the proxy error times the layer's weights. How much one layer's error
+    matters to the model compared with another's is not in their Hessians; as a factor it adds the
+    same to all logarithms of a layer, so the choice does not depend on it.
+    """
+    sizes = [math.prod(layer[0]["shape"]) for layer in reports.values()]
+    layers = [
+        [
+            Candidate(
+                each["bits"]["total"], size * math.log(max(each["proxy_error"], _LEAST_ERROR))
+            )
+            for each in layer
+        ]
+        for layer, size in zip(reports.values(), sizes, strict=True)
+    ]
+    return dict(zip(reports, cheapest(layers, bits * sum(sizes)), strict=True))
+
+
+_Finished: TypeAlias = tuple[dict[str, Tensor], dict[str, list[dict[str, Any]]]]
+"""Tensors of layers by candidate, and what is reported of each."""
 
 
 def _run(
-    tasks: Iterator[_Task], workers: int
-) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    tasks: Iterator[_Task], pool: concurrent.futures.Executor, workers: int
+) -> Iterator[tuple[_Task, _Finished]]:
     """What comes of each task, in order; those that were finished before are not run again."""
     # Of a large model only so many layers are held in float32 at once.
     pending: collections.deque[tuple[_Task, concurrent.futures.Future[None] | None]] = (
         collections.deque()
     )
-    with _pool(workers) as pool:
-        while True:
-            for task in itertools.islice(tasks, 2 * workers - len(pending)):
-                known = _finished(task.path, task.key) is not None
-                pending.append((task, None if known else pool.submit(_work, task)))
-            if not pending:
-                return
-            task, future = pending.popleft()
-            try:
-                if future is not None:
-                    future.result()
-            except BrokenProcessPool:
-                rule = "a worker process died; is there memory for so many --workers?"
-                raise FileError(rule) from None
-            done = _finished(task.path, task.key)
-            if done is None:
-                raise FileError(f"{task.path}: cannot be read back")
-            yield done
+    while True:
+        for task in itertools.islice(tasks, 2 * workers - len(pending)):
+            known = _finished(task.path, task.plan.key) is not None
+            pending.append((task, None if known else pool.submit(_work, task)))
+        if not pending:
+            return
+        task, future = pending.popleft()
+        try:
+            if future is not None:
+                future.result()
+        except BrokenProcessPool:
+            rule = "a worker process died; is there memory for so many --workers?"
+            raise FileError(rule) from None
+        yield task, _read_back(task.path, task.plan.key)
+
+
+def _read_back(path: Path, key: str) -> _Finished:
+    found = _finished(path, key)
+    if found is None:
+        raise FileError(f"{path}: cannot be read back")
+    return found
 
 
 def _tasks(
     model: LanguageModel,
-    method: Method,
-    calibration: Calibration,
-    seed: int,
-    force: bool,
-    unfinished: Path,
-    key: str,
+    inputs: Sequence[Sequence[str]],
+    folded: Mapping[str, NDArray[np.float32]],
+    plan: _Plan,
 ) -> Iterator[_Task]:
-    roles = model.config.layer_linears()
+    """Of every block the layers of these inputs; rows are divided by what is `folded` by then."""
     for layer in range(model.config.layers):
-        for shared in model.config.shared_inputs:
-            names = [f"{layer}.{role}" for role in shared if role in roles]
-            weights = {name: dequantized(model.tensors[name]) for name in names}
-            path = unfinished / f"{names[0]}.safetensors"
-            yield _Task(weights, calibration, method, seed, force, path, key)
+        for shared in inputs:
+            weights = {}
+            for name in (f"{layer}.{role}" for role in shared):
+                w = dequantized(model.tensors[name])
+                weights[name] = w / folded[name][:, None] if name in folded else w
+            ties = _ties(model, f"{layer}.{shared[0]}") if plan.method.scaling else None
+            yield _Task(plan, weights, ties)
+
+
+def _ties(model: LanguageModel, name: str) -> NDArray[np.int64] | None:
+    """For each input of the layer `name` the output, or the norm's element, that makes it; None if
+    nothing does that it could fold into."""
+    config, role = model.config, name.rpartition(".")[2]
+    into = folds_into(config, role)
+    if into is None:
+        return None
+    if into == "v":
+        return tied_columns(config.heads, config.kv_heads, config.head_dim)
+    return np.arange(config.layer_linears()[role][1])

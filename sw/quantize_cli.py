@@ -27,12 +27,13 @@ from sw.quantizers.methods import EXAMPLES, GRAMMAR, parse_method
 
 
 @click.command(
-    epilog="Example: evolute quantize evolute-tiny --method gptq-w3g64 -o out/tiny-w3; "
+    epilog=f"\b\nMethods:\n{GRAMMAR}\n\n"
+    "Example: evolute quantize evolute-tiny --method gptq-w3g64 -o out/tiny-w3; "
     "evolute eval out/tiny-w3"
 )
 @model_argument
 @click.option(
-    "--method", "name", required=True, metavar="NAME", help=f"{GRAMMAR}. Such as {EXAMPLES}."
+    "--method", "name", required=True, metavar="NAME", help=f"See below; such as {EXAMPLES}."
 )
 @click.option(
     "-o",

@@ -327,6 +327,15 @@ def read_document(folder: Path) -> dict[str, Any]:
     return document
 
 
+def source_of(folder: Path) -> str:
+    """The name of the model that the one in `folder` was made of; empty if there is none."""
+    if not (folder / DOCUMENT).is_file():
+        return ""
+    made = read_document(folder).get("quantization")
+    name = made.get("model") if isinstance(made, dict) else None
+    return name if isinstance(name, str) else ""
+
+
 def _config(settings: Mapping[str, Any]) -> ModelConfig:
     known = {each.name for each in fields(ModelConfig)}
     if strange := sorted(set(settings) - known):

@@ -12,6 +12,7 @@ from hw.spec.presets import UnknownNameError
 from sw.checkpoint import open_model
 from sw.model import LanguageModel
 from sw.perplexity import Text, python_prose, read_text
+from sw.quantized_file import source_of
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,9 @@ def load_default(notice: Callable[[str], None]) -> LanguageModel:
 
 
 def default_text(name: str) -> Text:
-    """What to predict with the model `name`: the held-out text beside it, else Python's prose."""
-    known = KNOWN.get(name)
+    """What to predict with the model `name`: the held-out text beside it, else Python's prose; with
+    a quantized model what it is for the one it was made of."""
+    known = KNOWN.get(name) or KNOWN.get(source_of(Path(name)))
     held_out = (known.path if known else Path(name)) / "heldout.txt"
     return read_text(held_out) if held_out.is_file() else python_prose()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hw.spec.bit_serial import TERMS, BitSerial, float_code
+from hw.spec.bit_serial import RADIX_BITS, TERMS, BitSerial, float_code
 from hw.spec.formats import Kind, WeightCodes
+from sim.golden import bit_serial as golden
 
 
 def weight_fields(
@@ -18,11 +19,45 @@ def weight_fields(
         table = np.array([[float_code(scale * value) for value in each] for each in values])
         code = table[special[..., None], codes]
     else:
-        code = codes - weight_format.levels // 2
+        code = codes if spec.has_pairs else codes - weight_format.levels // 2
     code = code.transpose(0, 2, 1, 3)[:, :, None]
     if spec.has_planes:
         code = code >> np.arange(weight_format.bits)[:, None, None] & 1
-    return {"code": code, "special": special.transpose(0, 2, 1)[:, :, None]}
+    fields = {"code": code, "special": special.transpose(0, 2, 1)[:, :, None]}
+    if spec.skips:
+        needed = has_terms(spec, codes, weight_format) << np.arange(spec.digits)
+        fields["needed"] = np.maximum(needed.sum(axis=2), 1)[:, :, None]
+    return fields
+
+
+def has_terms(spec: BitSerial, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
+    """Whether a weight beat has a term in each step, [tiles, slices, digits], by what golden takes
+    for terms, of codes [tiles, n, slices, slice_k]."""
+    flat = codes.reshape(len(codes) * spec.n, -1)
+    terms = golden.encode(spec, flat, weight_format, flat.shape[1]).terms
+    has = (terms.reshape(-1, *codes.shape) != 0).any(axis=(2, 4)).transpose(1, 2, 0)
+    return np.pad(has, ((0, 0), (0, 0), (0, spec.digits - len(terms)))).astype(int)
+
+
+def beat_steps(spec: BitSerial, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
+    """The steps of every weight beat, [tiles, slices]."""
+    return np.maximum(has_terms(spec, codes, weight_format).sum(axis=2), 1)
+
+
+def sparser(
+    rng: np.random.Generator, spec: BitSerial, codes: np.ndarray, weight_format: WeightCodes
+) -> np.ndarray:
+    """The codes [N, K] with fewer terms: of every K-slice's weights some low digits are cleared,
+    and most are small."""
+    half, found = weight_format.levels // 2, codes.copy()
+    for start in range(0, codes.shape[1], spec.k):
+        values = codes[:, start : start + spec.k].astype(int) - half
+        low = RADIX_BITS * int(rng.integers(0, spec.digits))
+        most = 1 << int(rng.integers(0, weight_format.bits + 1)) >> 1
+        lowest, highest = -min(most, half), min(most, weight_format.levels - 1 - half)
+        values = np.clip(values >> low << low, lowest, highest)
+        found[:, start : start + spec.k] = values + half
+    return found
 
 
 def random_spec(rng: np.random.Generator) -> BitSerial:
@@ -38,5 +73,9 @@ def random_spec(rng: np.random.Generator) -> BitSerial:
             weight_bits=int(rng.integers(4 if terms == "bitmod" else 1, 9)),
             group_size=int(rng.integers(1, 97)),
         )
+        if terms == "booth" and spec.weight_bits > 2 and rng.random() < 0.5:
+            spec = spec.evolve(skips=True)
+        if spec.has_pairs and spec.activation_bits > 9:
+            continue  # a slice would take too many steps
         if spec.macs_per_step * (1 if spec.has_planes else 4) <= 1200:
             return spec

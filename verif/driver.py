@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, layout
+from hw.spec.floating import FloatEngine
 from hw.spec.formats import FLOATS, WeightCodes
 from sim.golden import GOLDEN, align, integer
 from sim.golden.sums import GroupSums, group_bounds
 from sim.golden.vq_codebook import Vectors
-from sim.schedule import Run, fills, plan
+from sim.schedule import Run, fills, plan, weighed
 from sim.workload import Linear
-from verif import bit_serial, lut_dla, lut_tensor_core, mac, vq_codebook, words
+from verif import bit_serial, floating, lut_dla, lut_tensor_core, mac, vq_codebook, words
 from verif.vectors import Matmul, Shape, random_special
 
 DRIVERS: dict[type[Engine], ModuleType] = {
@@ -48,7 +49,11 @@ def _run(spec: Engine, shape: Shape, weight_format: WeightCodes) -> Run:
 
 def run_of(spec: Engine, matmul: Matmul) -> Run:
     """The command that computes `matmul`."""
-    return _run(spec, matmul.shape, matmul.weight_format)
+    run = _run(spec, matmul.shape, matmul.weight_format)
+    if isinstance(spec, BitSerial) and spec.skips:
+        whole = _padded_codes(spec, matmul, tiling(spec, matmul))
+        run = weighed(run, bit_serial.beat_steps(spec, whole, matmul.weight_format))
+    return run
 
 
 def runs_of(spec: Engine, matmul: Matmul) -> list[Run]:
@@ -72,7 +77,7 @@ class Tiling:
 
 def tiling(spec: Engine, matmul: Matmul) -> Tiling:
     """Each scale group is padded to whole slices; every `group_slices` of them give a result."""
-    group_slices = run_of(spec, matmul).group_slices
+    group_slices = _run(spec, matmul.shape, matmul.weight_format).group_slices
     positions, slice_groups, read_outs = [], [], []
     for group, (start, end) in enumerate(group_bounds(matmul.x.shape[1], matmul.group)):
         slices = -(-(end - start) // spec.slice_k)
@@ -124,19 +129,34 @@ def activation_words(spec: Engine, matmul: Matmul) -> np.ndarray:
     return words.pack(layout.streams(spec).activation, **fields)
 
 
+def _padded_codes(
+    spec: Engine, matmul: Matmul, cut: Tiling, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Codes [tiles, n, slices, codes of a slice].
+
+    What lies beyond N or a scale group is random, or, where that would change cycles, counts as 0.
+    """
+    # Of tables no entry is padding.
+    at = cut.positions if matmul.centroids is None else np.arange(matmul.codes.shape[1])
+    levels, size = matmul.weight_format.levels, (cut.column_tiles * spec.n, len(at))
+    if rng is None or not spec.steps_are_fixed:
+        codes = np.full(size, levels // 2)
+    else:
+        codes = rng.integers(0, levels, size)
+    codes[: len(matmul.codes), at >= 0] = matmul.codes[:, at[at >= 0]]
+    return codes.reshape(cut.column_tiles, spec.n, -1, spec.slice_codes)
+
+
 def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.ndarray:
     """The weight beats of a fill, where there is one, and of every tile; what lies beyond N or a
     scale group is random."""
     cut, weight_format = tiling(spec, matmul), matmul.weight_format
     columns = cut.column_tiles * spec.n
-    # Of tables no entry is padding.
-    at = cut.positions if matmul.centroids is None else np.arange(matmul.codes.shape[1])
-    codes = rng.integers(0, weight_format.levels, (columns, len(at)))
-    codes[: len(matmul.codes), at >= 0] = matmul.codes[:, at[at >= 0]]
-    special = rng.integers(0, max(1, len(weight_format.specials)), (columns, len(cut.slice_groups)))
+    whole = _padded_codes(spec, matmul, cut, rng)
+    most = 256 if isinstance(spec, FloatEngine) else max(1, len(weight_format.specials))
+    special = rng.integers(0, most, (columns, len(cut.slice_groups)))
     if matmul.special is not None:
         special[: len(matmul.codes)] = matmul.special[:, cut.slice_groups]
-    whole = codes.reshape(cut.column_tiles, spec.n, -1, spec.slice_codes)
     beside, filling = special.reshape(cut.column_tiles, spec.n, -1), []
     if isinstance(spec, VqCodebook):
         assert matmul.vectors is not None
@@ -144,7 +164,8 @@ def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.n
         filling += [vq_codebook.fill_words(spec, matmul.vectors, rng)] * matmul.fill
     if matmul.centroids is not None:
         beside = matmul.centroids.points
-    fields = DRIVERS[type(spec)].weight_fields(spec, whole, beside, weight_format)
+    filler: Any = floating if isinstance(spec, FloatEngine) else DRIVERS[type(spec)]
+    fields = filler.weight_fields(spec, whole, beside, weight_format)
     beat = layout.streams(spec).weight
     flat = {each.name: fields[each.name].reshape(-1, *each.shape) for each in beat.fields}
     return np.concatenate([*filling, np.tile(words.pack(beat, **flat), (cut.row_tiles, 1))])
@@ -158,6 +179,8 @@ def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
     """
     cut = tiling(spec, matmul)
     fields = words.unpack(layout.streams(spec).result, result_words)
+    if isinstance(spec, FloatEngine):
+        fields = {name: floating.values(codes) for name, codes in fields.items()}
     starts = np.flatnonzero(np.diff(cut.read_outs, prepend=-1))
 
     def whole_groups(values: np.ndarray) -> np.ndarray:
@@ -170,6 +193,8 @@ def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
         return values.reshape(-1, len(starts), values.shape[3] * values.shape[4])[: len(matmul.x)]
 
     psum = whole_groups(fields["psum"])[:, :, : len(matmul.codes)]
+    if "row_sum" not in fields:  # a sum without numbers, for every column tile
+        return GroupSums(psum, np.zeros((*psum.shape[:2], 0)))
     return GroupSums(psum, whole_groups(fields["row_sum"][:, :, None]))
 
 
@@ -243,14 +268,20 @@ def random_weights(
 def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
     """Adds what the engine needs beside codes.
 
-    That is table shifts where it rounds, the model's choice, or, half the time, any; and where
-    codes come from codebooks, vectors near them, with which come codes of their own; as they do
-    with centroids.
+    That is table shifts where it rounds, the model's choice, or, half the time, any; where codes
+    come from codebooks, vectors near them, with which come codes of their own, as they do with
+    centroids; and the scales of floating baselines. Where steps can be skipped, weights most often
+    have fewer terms.
     """
     if isinstance(spec, LutDla):
         x, levels = integers(spec, matmul), matmul.weight_format.levels
         centroids, codes = lut_dla.tables(spec, x, matmul.codes, levels, matmul.group, rng)
         return dataclasses.replace(matmul, codes=codes, centroids=centroids)
+    if isinstance(spec, BitSerial) and spec.skips and rng.random() < 0.7:
+        codes = bit_serial.sparser(rng, spec, matmul.codes, matmul.weight_format)
+        return dataclasses.replace(matmul, codes=codes)
+    if isinstance(spec, FloatEngine):
+        return dataclasses.replace(matmul, special=floating.random_scales(rng, matmul))
     if isinstance(spec, VqCodebook):
         codes, bits = matmul.codes, matmul.weight_format.bits
         values = codes.astype(int) - matmul.weight_format.levels // 2
@@ -302,6 +333,9 @@ def as_product(spec: Engine, matmul: Matmul) -> Matmul:
 
 def expected(spec: Engine, matmul: Matmul) -> GroupSums:
     """What golden says; where it is exact, once plain integer multiplication has said the same."""
+    if isinstance(spec, FloatEngine):
+        part = run_of(spec, matmul).group_slices * spec.slice_k
+        return floating.group_sums(spec, matmul, part, matmul.x)
     golden = GOLDEN[type(spec)]
     x = integers(spec, matmul)
     # Golden reads the leftover code of integers by itself.

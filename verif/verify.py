@@ -157,6 +157,7 @@ def _features(spec: Engine, case: Case) -> set[str]:
             "codebooks filled": matmul.fill,
             "tables by centroid": matmul.centroids is not None,
             "codebooks used again": matmul.vectors is not None and not matmul.fill,
+            "steps skipped": 0 < sum(run.steps_of_beats) < run.beats * run.beat_steps,
             "narrower than built": matmul.weight_format.bits < spec.weight_bits,
         }
         features |= {name for name, holds in facts.items() if holds}

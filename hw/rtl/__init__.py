@@ -6,7 +6,11 @@ from typing import Any
 from amaranth.lib import wiring
 
 from hw.rtl.core import Core
-from hw.rtl.engines import ENGINES
+from hw.rtl.engines import BASELINES, ENGINES
 from hw.spec import CoreSpec, Spec
 
-BUILD: dict[type[Spec], Callable[[Any], wiring.Component]] = {CoreSpec: Core, **ENGINES}
+BUILD: dict[type[Spec], Callable[[Any], wiring.Component]] = {
+    CoreSpec: Core,
+    **ENGINES,
+    **BASELINES,
+}

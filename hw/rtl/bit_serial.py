@@ -1,14 +1,14 @@
-"""Lanes that select, shift and add; `hw.spec.bit_serial` says what they compute.
+"""Lanes that select, shift and add, or compare bits; `hw.spec.bit_serial` says what they compute.
 
-No lane negates: activations are negated once for all columns, so that no carries of negations reach
-the adder trees.
+No lane negates: whole activations are negated once for all columns, so that no carries of negations
+reach the adder trees.
 """
 
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Mux, Value
 
-from hw.rtl.arith import named, negate_if, select, total_signed
+from hw.rtl.arith import any_of, named, negate_if, select, sum_modulo, total_signed
 from hw.rtl.engine import EngineComponent
 from hw.spec.bit_serial import RADIX_BITS, BitSerial
 
@@ -28,6 +28,24 @@ class BitSerialEngine(EngineComponent):
     """A complete bit-serial engine."""
 
     spec: BitSerial
+    _taken: list[Value]
+    """Which digit the step takes, one-hot, where steps are skipped."""
+    _last: Value
+    """How many digits it takes of its beat, less 1."""
+
+    def weights(self, m, arrives, held, sequencer):
+        """The beat's, of which the step takes the next digit that is needed."""
+        fields = super().weights(m, arrives, held, sequencer)
+        if self.spec.skips:
+            (needed,) = fields["needed"]
+            before: Value = Const(0, 1)
+            self._taken = []
+            for i, bit in enumerate(needed):
+                taken = bit & (before == sequencer.beat_step)
+                self._taken.append(named(m, f"takes_digit{i}", taken))
+                before = named(m, f"digits_to{i}", before + bit)
+            self._last = before - 1
+        return fields
 
     def operands(self, m, x, fields):
         """The activations; and, where digits have signs of their own, the same negated."""
@@ -42,6 +60,8 @@ class BitSerialEngine(EngineComponent):
         """A term per lane, and their sum per output."""
         spec, bits = self.spec, self.spec.activation_bits
         words = [operands.word_select(i, bits) for i in range(len(operands) // bits)]
+        if spec.has_pairs:
+            return self._pairs(m, words, weights, sequencer)
         count = spec.m * spec.k
         lanes = self._planes if spec.has_planes else self._digits
         terms = lanes(m, words[:count], words[count:], weights, sequencer)
@@ -66,6 +86,33 @@ class BitSerialEngine(EngineComponent):
         bits = weights["code"]
         return [bits[at].replicate(len(x[0])) & signed[i] for i, at in self._places()]
 
+    def _pairs(self, m, x, weights, sequencer) -> list[Value]:
+        """Per output, how many lanes are 1 in a plane of the activations and one of the weights."""
+        spec, counts = self.spec, []
+        bipolar = spec.terms == "xnor"
+        steps = [
+            named(m, f"step{i}", sequencer.beat_step == i) for i in range(spec.activation_planes)
+        ]
+        places = []
+        for i, each in enumerate(x):
+            # Of -1 and 1, x plus half of the range; and below it nothing but -1.
+            planes = [Const(0, 1), *each[:-1], ~each[-1]] if bipolar else list(each)
+            chosen = any_of(bit & step for bit, step in zip(planes, steps, strict=True))
+            places.append(named(m, f"bit{i}", chosen))
+        width = spec.step_bits
+        negative = named(m, "negative", sequencer.last_of_beat)
+        lanes = [
+            ~(places[i] ^ weights["code"][at]) if bipolar else places[i] & weights["code"][at]
+            for i, at in self._places()
+        ]
+        for number, start in enumerate(range(0, len(lanes), spec.k)):
+            ones = sum_modulo(m, f"ones{number}", lanes[start : start + spec.k], width)
+            if bipolar:
+                counts.append((ones + ones - spec.k)[:width].as_signed())
+            else:
+                counts.append((negate_if(ones, negative) + negative)[:width].as_signed())
+        return counts
+
     def _digits(self, m, x, minus, weights, sequencer) -> list[Value]:
         """Each activation times the digit of its weight."""
         digits = self._decoded(m, weights, sequencer)
@@ -84,6 +131,8 @@ class BitSerialEngine(EngineComponent):
         """The step's digit of every weight."""
         spec, digits = self.spec, []
         steps = [sequencer.beat_step == step for step in range(spec.digits)]
+        if spec.skips:
+            steps = self._taken
         specials = [
             _special_digit(m, column, special, sequencer.beat_step[0])
             for column, special in enumerate(weights.get("special", ()))
@@ -107,11 +156,27 @@ class BitSerialEngine(EngineComponent):
         return digits
 
     def shift(self, sequencer):
-        if self.spec.has_planes:
+        spec = self.spec
+        if spec.has_pairs:
+            step = sequencer.beat_step
+            below = step.any() if spec.terms == "xnor" else Const(0)
+            return sequencer.plane + step - below
+        if spec.has_planes:
             return sequencer.plane
-        return Cat(Const(0, RADIX_BITS - 1), sequencer.beat_step)
+        step = sequencer.beat_step
+        if spec.skips:
+            numbers = range((spec.digits - 1).bit_length())
+            step = Cat(
+                any_of(taken for i, taken in enumerate(self._taken) if i >> bit & 1)
+                for bit in numbers
+            )
+        return Cat(Const(0, RADIX_BITS - 1), step)
 
     def last_beat_step(self, mode):
+        if self.spec.has_pairs:
+            return Const(self.spec.activation_planes - 1)
+        if self.spec.skips:
+            return self._last
         return mode[: self.spec.digit_bits]
 
 

@@ -159,6 +159,17 @@ class EngineComponent(wiring.Component):
     ) -> list[Value]:
         """What the step adds to the sums [m][n], each in `step_bits`, before its shift."""
 
+    def taken(self, m: Module, x: Sequence[Value]) -> list[Value]:
+        """A beat's activations that need no alignment, as `operands` is given them.
+
+        The leftover code reads as the lowest value, so that a sum's negation has its width.
+        """
+        lowest = -self.spec.activations.maximum
+        return [
+            named(m, f"x{i}", Mux(value == lowest - 1, lowest, value).as_signed())
+            for i, value in enumerate(x)
+        ]
+
     def shift(self, sequencer: Sequencer) -> Value:
         """The left shift of the step's sums, one of the spec's `shifts`."""
         return Const(0)
@@ -183,12 +194,13 @@ class EngineComponent(wiring.Component):
         They stay until `release`. Where `in_force` is given, they are prepared while it is set.
         """
         spec, beat = self.spec, layout.streams(self.spec).activation
-        floating = spec.activations.format is not None
-        prepares = spec.operand_latency_cycles > 1 + floating
+        # Aligned or not, activations may have a second register of their own.
+        twice = spec.aligns or spec.operand_latency_cycles > 2
+        prepares = spec.operand_latency_cycles > 1 + twice
         held = Signal(beat.bits, name="held", reset_less=True)
         held_valid = Signal()
         moves = Signal(name="moves") if prepares else release
-        aligns = Signal(name="aligns") if floating else moves
+        aligns = Signal(name="aligns") if twice else moves
 
         def register(
             name: str, valid: Value, enters: Value, leaves: Value, *words: tuple[str, Value]
@@ -209,7 +221,7 @@ class EngineComponent(wiring.Component):
             return full, kept
 
         valid, fields = held_valid, unpack(held, beat)
-        if floating:
+        if spec.aligns:
             aligned = layout.aligned(spec)
             fields["x"] = self._align(m, fields)
             word = pack(aligned, **{each.name: fields[each.name] for each in aligned.fields})
@@ -217,12 +229,10 @@ class EngineComponent(wiring.Component):
             fields = unpack(kept[0], aligned)
             x = fields["x"]
         else:
-            lowest = -spec.activations.maximum
-            # The leftover code reads as the lowest value, so that a sum's negation has its width.
-            x = [
-                named(m, f"x{i}", Mux(value == lowest - 1, lowest, value).as_signed())
-                for i, value in enumerate(fields["x"])
-            ]
+            x = self.taken(m, fields["x"])
+            if twice:
+                taken = [(f"taken{i}", each) for i, each in enumerate(x)]
+                valid, x = register("taken", valid, aligns, moves, *taken)
         words, row_sums = self.operands(m, x, fields)
         sums = Cat(*(each[: spec.slice_sum_bits] for each in row_sums))
         if prepares:
@@ -294,6 +304,18 @@ class EngineComponent(wiring.Component):
         if spec.most_beat_steps > 1:
             m.d.comb += sequencer.last_beat_step.eq(self.last_beat_step(sequencer.mode))
         return m
+
+    def keep_results(self, m: Module, sequencer: Sequencer, ended: Value) -> Value:
+        """Offers sums that have registers of their own, from the cycle after `ended` until they
+        leave; whether the engine can take a step."""
+        # Some sum, from the step that ends it until the result leaves.
+        held = Signal()
+        leaves = named(m, "leaves", self.result.valid & self.result.ready)
+        m.d.sync += [
+            held.eq((self.step & sequencer.last) | (held & ~leaves)),
+            self.result.valid.eq(ended | (self.result.valid & ~leaves)),
+        ]
+        return ~(sequencer.last & held & ~leaves)
 
     def add_up(
         self, m: Module, operands: Value, sums: Value, weights: Fields, sequencer: Sequencer

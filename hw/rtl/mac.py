@@ -195,9 +195,6 @@ class MacEngine(EngineComponent):
         if spec.arrangement == "tree":
             return super().add_up(m, operands, sums, weights, sequencer)
         m.submodules.array = array = Array(spec)
-        # Some sum, from the step that ends it until the result leaves.
-        held = Signal()
-        leaves = named(m, "leaves", self.result.valid & self.result.ready)
         m.d.comb += [
             array.x.eq(operands & step.replicate(len(operands))),
             array.codes.eq(Cat(*weights["code"])),
@@ -205,8 +202,4 @@ class MacEngine(EngineComponent):
             array.last.eq(step & sequencer.last),
             self.result.payload.eq(Cat(array.psums, array.row_sums)),
         ]
-        m.d.sync += [
-            held.eq(array.last | (held & ~leaves)),
-            self.result.valid.eq(array.ended | (self.result.valid & ~leaves)),
-        ]
-        return ~(sequencer.last & held & ~leaves)
+        return self.keep_results(m, sequencer, array.ended)

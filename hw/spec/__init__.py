@@ -4,6 +4,7 @@ from hw.spec.base import Spec, SpecError
 from hw.spec.bit_serial import BitSerial
 from hw.spec.core import CoreSpec
 from hw.spec.engine import Engine
+from hw.spec.floating import FloatLut, FloatMac
 from hw.spec.lut_dla import LutDla
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
@@ -18,18 +19,25 @@ ENGINES: dict[str, type[Engine]] = {
 }
 """Every engine's spec class by its file stem, the one name it has in all folders."""
 
+BASELINES: dict[str, type[Engine]] = {"float_mac": FloatMac, "float_lut": FloatLut}
+"""What has an engine's streams but no place in a core, see `hw.spec.floating`, by its name."""
+
 
 def engine_of(spec: Spec) -> str:
-    """The file stem of an engine's spec, or of the engine in a core's."""
+    """The name of an engine's or a baseline's spec, or of the engine in a core's."""
     engine = spec.engine if isinstance(spec, CoreSpec) else spec
-    return next(stem for stem, kind in ENGINES.items() if isinstance(engine, kind))
+    kinds = {**ENGINES, **BASELINES}
+    return next(name for name, kind in kinds.items() if isinstance(engine, kind))
 
 
 __all__ = [
+    "BASELINES",
     "ENGINES",
     "BitSerial",
     "CoreSpec",
     "Engine",
+    "FloatLut",
+    "FloatMac",
     "LutDla",
     "LutTensorCore",
     "Mac",

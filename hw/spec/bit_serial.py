@@ -9,6 +9,17 @@ fewer steps. What differs is where the terms come from (`BitSerial.terms`):
 - `booth`: the radix-4 digits -2 .. 2 of two's complement codes (BitMoD, section III-B).
 - `bitmod`: these digits, and the two terms of FP3 and FP4 with a special value per group. Unlike
   the paper's, codes are rearranged offline, so that integer digits give most of the terms.
+- `and`: weights and activations bit by bit, a pair of planes a step, of which a lane is an AND and
+  an output a count of ones, as in ABQ-LLM (arXiv 2408.08554) and Loom (DAC 2018). Weights count
+  from 0; the top plane of the activations' two's complement is subtracted.
+- `xnor`: the same with planes of -1 and 1, a lane being an XNOR, as in AP-LLM (arXiv 2409.17870).
+  Such planes alone say odd integers 2 * u - (2^bits - 1): weights as they are, and of an activation
+  x the odd 2 * x + 1, so that a plane more, of -1 everywhere, makes that 2 * x.
+
+With `skips` a beat of Booth's digits also says which of them some weight of it has, and takes no
+step for the others: a step is skipped where all its terms are zero, so that cycles depend on the
+weights (`sim.schedule.Run.steps_of_beats`). That is for weights that are sparse together: in dense
+INT4 to INT8 layers of SmolLM2-135M some weight of 8 x 16 has every digit, and of 1 x 4 in 31 of 32.
 
 Sums are exact integers; a group's scale comes after its sum, as in `hw.spec.mac`.
 """
@@ -21,7 +32,7 @@ from hw.spec.base import require, require_range
 from hw.spec.engine import Coding, Engine
 from hw.spec.formats import Kind, WeightCodes
 
-TERMS = {"planes": 1, "booth": 2, "bitmod": 4}
+TERMS = {"planes": 1, "booth": 2, "bitmod": 4, "and": 1, "xnor": 1}
 """The largest magnitude of a term, before its step's shift, by where terms come from."""
 
 RADIX_BITS = 2
@@ -55,11 +66,17 @@ class BitSerial(Engine):
     k: int = 16
     """Lanes of an output: terms that its adder tree sums in one step."""
     terms: str = "booth"
-    """Where the terms of a weight come from: planes, booth or bitmod."""
+    """Where the terms of a weight come from: planes, booth, bitmod, and or xnor."""
+
+    skips: bool = False
+    """Whether digits that no weight of a beat has take no step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("k", self.k, 1, 128)
+        if self.skips:
+            require(self.terms == "booth", "terms", "booth where steps are skipped", self.terms)
+            require_range("weight_bits", self.weight_bits, RADIX_BITS + 1, 8)
         require(self.terms in TERMS, "terms", f"one of {', '.join(TERMS)}", self.terms)
         if self.has_floats:
             require_range("weight_bits", self.weight_bits, 4, 8)
@@ -69,7 +86,17 @@ class BitSerial(Engine):
     @property
     def has_planes(self) -> bool:
         """Whether weights come bit by bit; if not, a beat of whole codes serves all their steps."""
-        return self.terms == "planes"
+        return self.terms == "planes" or self.has_pairs
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether activations come bit by bit, too."""
+        return self.terms in ("and", "xnor")
+
+    @property
+    def activation_planes(self) -> int:
+        """Steps for which a plane of weights is used where planes come in pairs."""
+        return self.activation_bits + (self.terms == "xnor")
 
     @property
     def has_floats(self) -> bool:
@@ -80,6 +107,10 @@ class BitSerial(Engine):
     def slice_k(self) -> int:
         """Activations of one row consumed per K-slice."""
         return self.k
+
+    @property
+    def steps_are_fixed(self) -> bool:
+        return not self.skips
 
     @property
     def digits(self) -> int:
@@ -99,7 +130,8 @@ class BitSerial(Engine):
     def coding(self, codes: WeightCodes) -> Coding | None:
         """Two's complement: a code q of `levels` multiplies by q - levels // 2. That takes a plane
         for each of its bits, of which the top one is subtracted, even where it is the only one; or
-        one beat, and a step for each of its digits.
+        one beat, and a step for each of its digits. In pairs of planes it multiplies by q, or by
+        4 * q - 2 * (2^bits - 1).
 
         BitMoD's values count in halves, and FP3's twice over: then all are values of FP4, the
         special ones included.
@@ -111,13 +143,19 @@ class BitSerial(Engine):
             return Coding(1, self.float_mode | FLOAT_STEPS - 1, scale, origin=0)
         if not codes.is_plain or codes.bits > self.weight_bits:
             return None
+        if self.terms == "and":
+            return Coding(codes.bits, 0, scale=1, origin=0)
+        if self.terms == "xnor":
+            return Coding(codes.bits, 0, scale=4, origin=2 - (2 << codes.bits))
         origin = -(codes.levels // 2)
         if self.has_planes:
             return Coding(codes.bits, 0, scale=1, origin=origin)
         return Coding(1, -(-codes.bits // RADIX_BITS) - 1, scale=1, origin=origin)
 
     def beat_steps(self, mode: int) -> int:
-        """One step per digit."""
+        """One step per digit, of which `skips` may skip some, or per plane of the activations."""
+        if self.has_pairs:
+            return self.activation_planes
         return (mode & self.float_mode - 1) + 1
 
     # Sums.
@@ -125,9 +163,13 @@ class BitSerial(Engine):
     @property
     def step_bits(self) -> int:
         """Width of the sum of k terms' products."""
+        if self.has_pairs:
+            return self.k.bit_length() + 1
         return (self.k * TERMS[self.terms] * self.activations.maximum).bit_length() + 1
 
     @property
     def shifts(self) -> tuple[int, ...]:
-        """One per plane or digit."""
+        """One per plane, digit, or sum of two planes' places."""
+        if self.has_pairs:
+            return tuple(range(self.weight_bits + self.activation_bits - 1))
         return tuple(range(0, self.weight_bits, 1 if self.has_planes else RADIX_BITS))

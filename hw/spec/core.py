@@ -20,6 +20,7 @@ from functools import cached_property
 from hw.spec import layout
 from hw.spec.base import Spec, require, require_range
 from hw.spec.engine import Engine
+from hw.spec.floating import FloatEngine
 from hw.spec.layout import Beat, Field
 
 RESULT_BITS = 64
@@ -107,6 +108,10 @@ class CoreSpec(Spec):
         super().__post_init__()
         name = type(self.engine).__name__
         require(not self.engine.row_shifts, "engine", "without row shifts (scaling has none)", name)
+        integers = not isinstance(self.engine, FloatEngine)
+        require(integers, "engine", "one with integer sums (scaling multiplies them)", name)
+        rule = "one whose steps do not depend on weights (a core's programs are timed without them)"
+        require(self.engine.steps_are_fixed, "engine", rule, name)
         require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
                 self.bus_bits)  # fmt: skip
         require_range("address_bits", self.address_bits, 16, 48)

@@ -90,6 +90,11 @@ class Engine(Spec, abc.ABC):
         return Activations(self.activation_bits, FLOATS.get(self.activation_format))
 
     @property
+    def aligns(self) -> bool:
+        """Whether activations come floating and are aligned."""
+        return self.activations.format is not None
+
+    @property
     def group_slices(self) -> int:
         """Most K-slices in one group."""
         return -(-self.group_size // self.slice_k)
@@ -114,7 +119,7 @@ class Engine(Spec, abc.ABC):
         return coding
 
     def slice_steps(self, codes: WeightCodes) -> int:
-        """Cycles that a K-slice of such weights takes."""
+        """Cycles that a K-slice of such weights takes at most."""
         coding = self.coding_of(codes)
         return coding.planes * self.beat_steps(coding.mode)
 
@@ -204,7 +209,7 @@ class Engine(Spec, abc.ABC):
         """Cycles from an activation beat's transfer until a step can use it, as many registers:
         hold activations, hold them aligned where they are floating; an engine may add one for what
         it makes of them."""
-        return 1 if self.activations.format is None else 2
+        return 2 if self.aligns else 1
 
     @property
     def operands_are_filled(self) -> bool:
@@ -213,8 +218,13 @@ class Engine(Spec, abc.ABC):
         return False
 
     def beat_steps(self, mode: int) -> int:
-        """Cycles for which one weight beat is used."""
+        """Cycles for which one weight beat is used; the most if they depend on its weights."""
         return 1
+
+    @property
+    def steps_are_fixed(self) -> bool:
+        """Whether all weight beats of a mode take as many steps."""
+        return True
 
     @property
     def exact(self) -> bool:

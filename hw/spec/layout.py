@@ -14,6 +14,7 @@ from typing import Any
 
 from hw.spec.bit_serial import BitSerial
 from hw.spec.engine import Engine
+from hw.spec.floating import FP16, FloatLut, FloatMac
 from hw.spec.lut_dla import LutDla
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
@@ -84,13 +85,17 @@ def weight_beat(spec: Engine) -> Beat:
       all k are plain bits. In base 3, j = the sum of 3^i times weight i, -1 .. 1: below the top bit
       the magnitude of j, in the top bit whether j is negative (as TL2's codes, arXiv 2502.11880).
     - MAC: code[n][k], two's complement.
-    - Bit-serial: code[n][k], one bit of each weight's two's complement a plane; or all of it, of
+    - Bit-serial: code[n][k], one bit of each weight's two's complement a plane, or of its code in
+      pairs of planes; or all of it, of
       which a mode with few steps uses the low digits. For BitMoD codes are `float_code`s, and
-      special[n] names the special value of the group, of which there are four.
+      special[n] names the special value of the group, of which there are four. Where steps are
+      skipped, bit i of needed says whether to take the step of digit i; some step always is.
     - VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
       above it the residual's. See also `codewords`.
     - LUT-DLA: centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is
       to every output; both two's complement.
+    - Floating MAC: code[n][k], two's complement, with scale[n] of their groups where weights are
+      dequantized; or FP16 codes. Floating LUT Tensor Core: as that with mirrored tables.
     """
     return WEIGHTS[type(spec)](spec)
 
@@ -111,15 +116,17 @@ def streams(spec: Engine) -> EngineStreams:
     - `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
       row_sum[m] = sum of x. Where saturation is chosen, psum does after each slice. Of LUT-DLA
       x are one-hot rows in this place, and row_sum their number.
+      row_sum[m] = sum of x. Floating sums are codes of `hw.spec.floating.RESULT`.
     """
     mode = [Field("mode", spec.mode_bits)] if spec.mode_bits else []
     kind = spec.activations
     x = Field("x", kind.code_bits, (spec.m, spec.slice_k), signed=kind.format is None)
     activation = [x]
-    if kind.exponent_bits:
+    if spec.aligns:
         activation.append(Field("exponent", kind.exponent_bits, (spec.m,)))
     if isinstance(spec, LutTensorCore) and spec.table_shift_bits:
         activation.append(Field("table_shift", spec.table_shift_bits, (spec.m,)))
+    row_sum = [Field("row_sum", spec.row_sum_bits, (spec.m,), True)] if spec.row_sum_bits else []
     return EngineStreams(
         command=Beat(
             (
@@ -135,7 +142,7 @@ def streams(spec: Engine) -> EngineStreams:
         result=Beat(
             (
                 Field("psum", spec.acc_bits, (spec.m, spec.n), signed=True),
-                Field("row_sum", spec.row_sum_bits, (spec.m,), signed=True),
+                *row_sum,
             )
         ),
     )
@@ -164,7 +171,17 @@ def _bit_serial_beat(spec: BitSerial) -> Beat:
     if spec.has_planes:
         return Beat((Field("code", 1, (spec.n, spec.k)),))
     code = Field("code", spec.weight_bits, (spec.n, spec.k), signed=True)
+    if spec.skips:
+        return Beat((code, Field("needed", spec.digits)))
     return Beat((code, Field("special", 2, (spec.n,))) if spec.has_floats else (code,))
+
+
+def _float_mac_beat(spec: FloatMac) -> Beat:
+    if spec.weights == "fp16":
+        return Beat((Field("code", FP16.bits, (spec.n, spec.k)),))
+    code = Field("code", spec.weight_bits, (spec.n, spec.k), signed=True)
+    scale = [Field("scale", FP16.bits, (spec.n,))] if spec.weights == "dequantized" else []
+    return Beat((code, *scale))
 
 
 WEIGHTS: dict[type[Engine], Callable[[Any], Beat]] = {
@@ -180,5 +197,7 @@ WEIGHTS: dict[type[Engine], Callable[[Any], Beat]] = {
             Field("entry", spec.weight_bits, (spec.lanes, spec.n), signed=True),
         )
     ),
+    FloatMac: _float_mac_beat,
+    FloatLut: lambda spec: Beat((Field("code", spec.k, (spec.n, 1, spec.kg)),)),
 }
 """Beats of weights by the class of the engine's spec."""

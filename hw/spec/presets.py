@@ -147,6 +147,11 @@ PRESETS: dict[str, Preset] = {
             "BitMoD FP4, FP3 and INT4: two terms a weight, 8 columns x 15 activations",
         ),
         Preset(
+            "bs-pairs",
+            BitSerial(m=1, n=4, k=64, terms="and", weight_bits=4, group_size=128),
+            "weights and activations bit by bit: 4 columns x 64 ANDs and counts, 256 bits a beat",
+        ),
+        Preset(
             "core-mac",
             CoreSpec(engine=_MAC, accumulators=256),
             "a complete core of plain multipliers: mac-w8 behind a 256-bit AXI4 port",

@@ -21,7 +21,7 @@ from sim.golden.sums import GroupSums, symmetric
 @dataclass(frozen=True)
 class EncodedWeights:
     """Weights as terms, int8 [terms, N, K], in groups of `group` along K: a weight is the sum of
-    its terms, each times 2^shift."""
+    its terms, each times 2^shift; half of that of planes of -1 and 1."""
 
     group: int
     terms: np.ndarray
@@ -60,7 +60,12 @@ def encode(
 ) -> EncodedWeights:
     """The terms of weight codes, uint8 [N, K]. Raises `SpecError`."""
     values = integer.weights(spec, codes, weight_format, group, special)
-    if weight_format.kind is Kind.BITMOD:
+    if spec.has_pairs:
+        terms = [codes >> plane & 1 for plane in range(weight_format.bits)]
+        if spec.terms == "xnor":
+            terms = [2 * each.astype(np.int8) - 1 for each in terms]
+        shifts = tuple(range(len(terms)))
+    elif weight_format.kind is Kind.BITMOD:
         terms, shifts = _two_terms(values), (0, 0)
     elif spec.has_planes:
         terms = _bits(values, weight_format.bits)
@@ -79,9 +84,25 @@ def group_sums(
     The leftover code -2^(bits-1) is read as the lowest activation, as the hardware does.
     """
     x = symmetric(x, spec.activations.maximum)
+    if spec.has_pairs:
+        total = np.zeros((), np.int64)
+        for by_x, plane in _activation_planes(spec, x):
+            for by, terms in zip(weights.shifts, weights.terms, strict=True):
+                total = total + (integer.group_sums(plane, terms, weights.group).psum << by + by_x)
+        whole = integer.group_sums(x, weights.terms[0], weights.group)
+        return GroupSums(total, whole.row_sum)
     sums = [integer.group_sums(x, terms, weights.group) for terms in weights.terms]
     psum = sum(each.psum << by for each, by in zip(sums, weights.shifts, strict=True))
     return GroupSums(np.asarray(psum), sums[0].row_sum)
+
+
+def _activation_planes(spec: BitSerial, x: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Planes of activations with their shifts: bits of two's complement, or -1 and 1."""
+    bits = spec.activation_bits
+    if spec.terms == "and":
+        return list(enumerate(_bits(x, bits)))
+    above = x + (1 << bits - 1)
+    return [(0, -np.ones_like(x)), *((i, 2 * (above >> i & 1) - 1) for i in range(bits))]
 
 
 def _float_values(special: int) -> np.ndarray:
@@ -103,7 +124,10 @@ def slice_sums(
     if spec.has_planes:
         bits = codes.reshape(-1, planes, spec.n, spec.k)
         counts = 1 << np.arange(planes)
-        counts[-1] *= -1
+        if spec.terms == "xnor":
+            bits, counts = 2 * bits - 1, 2 * counts
+        elif not spec.has_pairs:
+            counts[-1] *= -1
         weights = np.einsum("p,spnk->snk", counts, bits)
     else:
         half = 1 << min(spec.weight_bits, RADIX_BITS * spec.beat_steps(mode)) - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.bit_serial import BitSerial, float_code
+from hw.spec.bit_serial import RADIX_BITS, BitSerial, float_code
 from hw.spec.formats import Kind, WeightCodes
 
 
@@ -32,13 +32,13 @@ def weight_beats(
     special: NDArray[np.uint8] | None,
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Bits of the weight beats: two's complement, by planes or whole."""
+    """Bits of the weight beats: two's complement, by planes or whole; or planes of codes."""
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
     if weight_format.kind is Kind.BITMOD:
         assert special is not None
         weights = _float_codes(engine, codes, special, weight_format).view(np.uint8)
     else:
-        origin = engine.coding_of(weight_format).origin
+        origin = 0 if engine.has_pairs else engine.coding_of(weight_format).origin
         weights = codes + np.uint8(origin % 256)  # wraps, as two's complement does
     columns = weights.reshape(tiles, engine.n, slices, engine.k).transpose(0, 2, 1, 3)
     if engine.has_planes:
@@ -53,7 +53,26 @@ def weight_beats(
             special = np.zeros((len(codes), slices), np.uint8)
         beside = special.reshape(tiles, engine.n, slices).transpose(0, 2, 1)
         bits = np.concatenate([bits, _bits(beside, 2)], axis=-1)
+    if engine.skips:
+        needed = needed_digits(engine, codes, weight_format)
+        bits = np.concatenate([bits, _bits(needed[..., None], engine.digits)], axis=-1)
     return bits
+
+
+def needed_digits(
+    engine: BitSerial, codes: NDArray[np.uint8], weight_format: WeightCodes
+) -> NDArray[np.uint8]:
+    """Which digits some weight of a beat has, uint8 [tiles, slices], bit i for digit i; the lowest
+    where none has any. A beat takes as many steps as bits are set."""
+    values = np.array(engine.coding_of(weight_format).values(weight_format))
+    table = np.zeros(len(values), np.uint8)
+    for digit in range(engine.digits):
+        # Of a digit that is zero, its own two bits and the one below are the same.
+        window = values << 1 >> RADIX_BITS * digit & 7
+        table |= ((window != 0) & (window != 7)).astype(np.uint8) << digit
+    tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
+    each = table[codes].reshape(tiles, engine.n, slices, engine.k)
+    return np.maximum(np.bitwise_or.reduce(each, axis=(1, 3)), 1)
 
 
 def _bits(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -80,49 +80,81 @@ def inputs_of(model: LanguageModel) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True)
 class Calibration:
-    """The moments of a model's inputs, by the first layer that has each, read from a file."""
+    """The moments of a model's inputs, by the first layer that has each, in files of a folder."""
 
-    def __init__(self, path: Path, digest: str, tokens: int):
-        self.path, self.digest, self.tokens = path, digest, tokens
+    folder: Path
+    digest: str
+    """Of the model and of the text."""
+    tokens: int
+
+    def path(self, name: str) -> Path:
+        """Where the moments of an input are."""
+        return self.folder / f"{name}.safetensors"
 
     def __getitem__(self, name: str) -> Moments:
+        path = self.path(name)
         try:
-            with safetensors.safe_open(self.path, "numpy") as file:
-                packed, peak = file.get_tensor(f"{name}.second"), file.get_tensor(f"{name}.peak")
+            with safetensors.safe_open(path, "numpy") as file:
+                packed, peak = file.get_tensor("second"), file.get_tensor("peak")
         except (OSError, safetensors.SafetensorError) as error:
-            raise FileError(f"{self.path}: {error}; delete it to calibrate again") from None
+            raise FileError(f"{path}: {error}; delete it to calibrate again") from None
         second = np.zeros((len(peak), len(peak)), np.float32)
         second[np.tril_indices(len(peak))] = packed
         second += np.tril(second, -1).T
         return Moments(second, peak)
 
+    def _keep(self, name: str, moments: Moments) -> None:
+        triangle = moments.second[np.tril_indices(len(moments.peak))]
+        with replacing(self.path(name)) as temporary:
+            save_file({"second": triangle, "peak": moments.peak}, temporary)
+
+
+_MOST_BYTES = 1 << 32
+"""Memory of the moments of one pass; a model that needs more takes several passes."""
+
+
+def _passes(model: LanguageModel, names: Sequence[str]) -> Iterator[list[str]]:
+    """The inputs whose moments each pass collects."""
+    shapes, size, part = model.config.shapes(), 0, []
+    for name in names:
+        each = 4 * shapes[name][1] ** 2
+        if part and size + each > _MOST_BYTES:
+            yield part
+            size, part = 0, []
+        size += each
+        part.append(name)
+    if part:
+        yield part
+
 
 def collect(
     model: LanguageModel,
+    names: Sequence[str],
     parts: Sequence[Sequence[int]],
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Moments]:
-    """The moments of every input of `inputs_of`, by one pass in float32 over windows of tokens."""
-    linear, wanted = host_linears(model), set(inputs_of(model))
+    """The moments of some of `inputs_of`, by a pass in float32 over windows of tokens."""
+    linear = host_linears(model)
     sums: dict[str, NDArray[np.float32]] = {}
     peaks: dict[str, NDArray[np.float32]] = {}
     steps = len(parts) * (len(linear_names(model)) - 1)
     count, done = sum(map(len, parts)), 0
 
-    def watched(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def watched(together: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         nonlocal done
-        name = names[0]
-        if name in wanted:
+        name = together[0]
+        if name in names:
             second, peak = x.T @ x, np.abs(x).max(axis=0)
             if name in sums:
                 sums[name] += second
                 np.maximum(peaks[name], peak, out=peaks[name])
             else:
                 sums[name], peaks[name] = second, peak
-        done += len(names)
+        done += len(together)
         progress(done / steps)
-        return linear(names, x)
+        return linear(together, x)
 
     for part in parts:
         forward(model, watched, part, Cache(model.config, len(part)))
@@ -138,7 +170,8 @@ def calibrate(
     context: int,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Calibration:
-    """The model's moments over the first `tokens` tokens of `text`, in windows of `context`.
+    """The model's moments over the first `tokens` predicted tokens of `text`, in windows of
+    `context`.
 
     They are kept in the cache directory, and collected once for a model, a text, and its length.
     Raises what `windows` raises, and `FileError`.
@@ -146,20 +179,18 @@ def calibrate(
     parts = windows(model, text, tokens, context)
     identity = [model_digest(model), parts]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    path = cache_directory() / "calibration" / f"{digest[:32]}.safetensors"
-    if not path.exists():
-        found = collect(model, parts, progress)
-        with replacing(path) as temporary:
-            save_file(_stored(found), temporary)
-    return Calibration(path, digest, sum(map(len, parts)))
+    folder = cache_directory() / "calibration" / digest[:32]
+    kept = Calibration(folder, digest, sum(map(len, parts)))
+    missing = [name for name in inputs_of(model) if not kept.path(name).exists()]
+    passes = list(_passes(model, missing))
+    for number, names in enumerate(passes):
 
+        def part_done(done: float, number: int = number) -> None:
+            progress((number + done) / len(passes))
 
-def _stored(moments: Mapping[str, Moments]) -> dict[str, NDArray[np.float32]]:
-    arrays = {}
-    for name, each in moments.items():
-        arrays[f"{name}.second"] = each.second[np.tril_indices(len(each.peak))]
-        arrays[f"{name}.peak"] = each.peak
-    return arrays
+        for name, moments in collect(model, names, parts, part_done).items():
+            kept._keep(name, moments)
+    return kept
 
 
 def damped(second: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -9,10 +9,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.formats import WeightCodes
+from hw.spec.formats import Kind, WeightCodes
 from sw.quantizers.gptq import gptq
 from sw.quantizers.hessian import Moments, damped, proxy_error
 from sw.quantizers.rounding import Rounding, Scheme, quantize
+from sw.quantizers.scaling import Scaling
 from sw.quantizers.vptq import Norm, Vptq, require_useful, to_tensor, vptq
 from sw.tensor import Coded, PartedTensor, QuantError
 from sw.weights import parse_weights
@@ -40,17 +41,56 @@ class Method:
     """A way to quantize a model."""
 
     name: str
-    quantizer: Quantizer
+    candidates: tuple[Quantizer, ...]
+    """What a layer may get; of several each gets the one that serves the model best."""
+    bits: float | None = None
+    """Bits per weight, all counted, that layers with several candidates may have on average."""
+    scaling: Scaling | None = None
+    """How inputs are scaled before, if they are."""
+
+    @property
+    def words(self) -> str:
+        """What is done, without widths, sizes and clipping."""
+        if self.bits is not None:
+            return "mixed"
+        (choice,) = self.candidates
+        if isinstance(choice, Vptq):
+            return "VPTQ" + _NORM_WORDS[choice.norm]
+        words = {None: "", "awq": "AWQ", "smooth": "SmoothQuant+"}[self.scaling]
+        if choice.feedback:
+            words += " and GPTQ" if words else "GPTQ"
+        kind = choice.rounding.format.kind
+        numbers = {Kind.TERNARY: ", ternary", Kind.BITMOD: ", BitMoD"}.get(kind, "")
+        return (words or "round to nearest") + numbers
 
 
-GRAMMAR = (
-    "rtn-FORMAT or gptq-FORMAT, where FORMAT is w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] or "
-    "t[g<group>], and may end in c (grids clipped to the least error) and o<percent> (outlier "
-    "columns in 8 bits); or vptq-v<outputs>k<entries>[r<residual entries>][g<groups>]"
-    "[o<percent>[v<outputs>k<entries>]][n|nr], where n is columns normalized and nr as released"
-)
+_NORM_WORDS: dict[Norm, str] = {
+    "none": "",
+    "consistent": ", columns normalized",
+    "released": ", columns normalized as released",
+}
 
-EXAMPLES = "rtn-w3g64, rtn-b3g128, gptq-w2g64c, gptq-w3g64o1, vptq-v8k256r256"
+
+GRAMMAR = """\
+rtn-FORMAT     rounding to nearest
+gptq-FORMAT    and the error made up for by later columns
+awq-FORMAT     rtn with inputs scaled for the strong ones; awq+gptq-FORMAT
+smooth-FORMAT  rtn with inputs' range shared with weights; smooth+gptq-FORMAT
+               FORMAT is w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] (BitMoD) or
+               t[g<group>] (ternary), then c for grids clipped to the least
+               error, then o<percent> for outlier columns in 8 bits
+vptq-v<outputs>k<entries>[r<residual entries>][g<groups>]
+               [o<percent>[v<outputs>k<entries>]][n|nr]
+               vectors of outputs, outlier columns, n for columns normalized,
+               nr for that as released
+mixed-<bits>[:METHOD,METHOD...]
+               the best of these for each layer within so many bits a weight
+"""
+
+EXAMPLES = "rtn-w3g64, gptq-w2g64c, awq-w4g128, vptq-v8k256r256, mixed-2.5"
+
+MIXED = "gptq-w2g64c,gptq-w3g64c,gptq-w4g64c"
+"""What `mixed` chooses from by itself."""
 
 _FORMAT = re.compile(
     r"(?P<weights>[wbt][0-9]*(?:g[0-9]+)?[saf]?)(?P<clip>c?)(?:o(?P<out>[0-9.]+))?"
@@ -66,15 +106,34 @@ _NORMS: dict[str | None, Norm] = {None: "none", "n": "consistent", "nr": "releas
 def parse_method(text: str) -> Method:
     """The method that `text` names, as `GRAMMAR` says. Raises `QuantError`."""
     how, _, rest = text.partition("-")
+    if how == "mixed":
+        number, _, names = rest.partition(":")
+        if not re.fullmatch(r"\d{1,2}(\.\d+)?", number):
+            raise _strange(text)
+        methods = [parse_method(each) for each in (names or MIXED).split(",")]
+        if any(each.bits or each.scaling for each in methods):
+            raise QuantError(f"method: mixed chooses among rtn, gptq and vptq, got {text!r}")
+        candidates = tuple(each.candidates[0] for each in methods)
+        return Method(text, candidates, float(number))
+    scaling, plus, plain = how.partition("+")
+    if scaling in ("awq", "smooth"):
+        if plain not in (("rtn", "gptq") if plus else ("",)):
+            raise _strange(text)
+        return Method(text, (_grid(text, rest, plain == "gptq"),), scaling=_SCALINGS[scaling])
     if how in ("rtn", "gptq"):
-        return Method(text, _grid(text, rest, how == "gptq"))
+        return Method(text, (_grid(text, rest, how == "gptq"),))
     if how == "vptq":
-        return Method(text, _vptq(text, rest))
+        return Method(text, (_vptq(text, rest),))
     raise _strange(text)
 
 
+_SCALINGS: dict[str, Scaling] = {"awq": "awq", "smooth": "smooth"}
+
+
 def _strange(text: str) -> QuantError:
-    return QuantError(f"method: must be {GRAMMAR}, such as {EXAMPLES}; got {text!r}")
+    return QuantError(
+        f"method: must be such as {EXAMPLES} (see evolute quantize --help); got {text!r}"
+    )
 
 
 def _percent(text: str, number: str | None) -> float:

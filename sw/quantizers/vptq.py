@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from sw.quantizers.gptq import act_order, column_loop, inverse_factor
 from sw.quantizers.hessian import Moments, damped, proxy_error
 from sw.quantizers.kmeans import kmeans, nearest
 from sw.tensor import ORDER_BITS, SCALE_BITS, Coded, PartedTensor, QuantError, QuantTensor
+from sw.vptq_file import Indices, pack_indices
 
 Norm = Literal["none", "consistent", "released"]
 
@@ -421,3 +422,53 @@ def to_tensor(layer: VectorLayer) -> Coded:
     if len(tensors) == 1 and layer.scale is None:
         return tensors[0]
     return PartedTensor(tuple(tensors), layer.order, layer.scale, layer.bias)
+
+
+def published(layer: VectorLayer) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """A layer of half-precision codewords as the `vptq` package 0.0.5.post1 stores it: its entry of
+    `config_for_layers`, and its tensors without the module's name (see `sw.vptq_file`).
+
+    Raises `QuantError` where codewords are integers, or where the package would misread them.
+    """
+    choice, k = layer.choice, len(layer.order)
+    if not choice.half:
+        raise QuantError("only layers of half-precision codewords have a published form")
+    if choice.residual_entries > choice.entries:
+        raise QuantError("the vptq package reads no more residual codewords than main ones")
+    outliers, group = cut(choice, k)
+    rest = layer.parts[bool(outliers) :]
+    books = list(zip(*(part.books for part in rest), strict=True))
+    main, *residual = (np.stack(each) for each in zip(*(part.index for part in rest), strict=True))
+    bits = _index_bits(choice.entries), _index_bits(choice.residual_entries)
+    tensors: dict[str, NDArray] = {
+        "indices": pack_indices(Indices(main, residual[0] if residual else None), *bits),
+        "perm": layer.order.astype(np.uint16).view(np.int16),
+    }
+    for name, each in zip(("centroids.weight", "res_centroids.weight"), books, strict=False):
+        tensors[name] = np.stack(each).astype(np.float16).reshape(choice.groups, -1)
+    if outliers:
+        (book,), (index,) = layer.parts[0].books, layer.parts[0].index
+        tensors["outlier_indices"] = index[None].astype(np.uint16).view(np.int16)
+        tensors["outlier_centroids.weight"] = book.astype(np.float16).reshape(1, -1)
+    if layer.scale is not None and layer.bias is not None:
+        tensors["weight_scale"] = layer.scale.astype(np.float16)
+        tensors["weight_bias"] = layer.bias.astype(np.float16)
+    off = -1
+    settings = {
+        "in_features": k,
+        "out_features": layer.n,
+        "vector_lens": [choice.outlier_v if outliers else off, choice.v],
+        "num_centroids": [choice.outlier_entries if outliers else off, choice.entries],
+        "num_res_centroids": [off, choice.residual_entries or off],
+        "group_num": choice.groups,
+        "group_size": group,
+        "outlier_size": outliers,
+        "enable_norm": layer.scale is not None,
+        "norm_dim": 0,
+        "enable_perm": True,
+        "bias": False,
+        "is_indice_packed": True,
+        "indices_as_float": False,
+        "vector_quant_dim": "out",
+    }
+    return settings, tensors

@@ -131,6 +131,9 @@ def test_an_interrupted_run_goes_on(
     _, document = quantize_model(MODEL, method, calibration, tmp_path)
     assert len(again) == 16 - len(kept) + 1 and kept[0].stem in again
     whole = (tmp_path / "weights.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_pool", None)  # a finished model is opened, not made again
+        assert quantize_model(MODEL, method, calibration, tmp_path)[1] == document
     _, fresh = quantize_model(MODEL, method, calibration, tmp_path / "fresh")
     assert fresh == document
     assert (tmp_path / "fresh" / "weights.safetensors").read_bytes() == whole
@@ -156,3 +159,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(layer["bits"]["total"] for layer in record["layers"])
     tensor = open_model(folder).tensors["3.down"]
     assert not isinstance(tensor, np.ndarray | PartedTensor)
+    # Measured as the model that it was made of is, and against it.
+    assert zoo.default_text(str(folder)) == TEXT
+    command = ["eval", str(folder), "--weights", "float", "--tokens", "100", "--json"]
+    command += ["--against", "evolute-tiny", "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["against"] == "evolute-tiny" and record["kl"] > 0
+    assert record["perplexity"] > record["reference_perplexity"]

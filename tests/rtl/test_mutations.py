@@ -15,8 +15,30 @@ from click.testing import CliRunner
 
 import evolute
 from hw.export import to_verilog
-from hw.rtl import BUILD, arith, bit_serial, engine, lut_dla, lut_tensor_core, mac, sequencer
-from hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, engine_of
+from hw.rtl import (
+    BUILD,
+    arith,
+    bit_serial,
+    engine,
+    float_engines,
+    floating,
+    lut_dla,
+    lut_tensor_core,
+    mac,
+    sequencer,
+)
+from hw.spec import (
+    BASELINES,
+    BitSerial,
+    Engine,
+    FloatLut,
+    FloatMac,
+    LutDla,
+    LutTensorCore,
+    Mac,
+    VqCodebook,
+    engine_of,
+)
 from verif.verify import verify
 
 SPEC = LutTensorCore(m=2, n=3, k=3, kg=2, activation_bits=5, weight_bits=3, group_size=13)
@@ -30,6 +52,10 @@ CENTROIDS = LutDla(
     m=2, n=3, v=3, centroids=8, lanes=4, activation_bits=4, weight_bits=4, group_size=13
 )
 FLOATS = PLANES.evolve(terms="bitmod", weight_bits=5)
+PAIRS = PLANES.evolve(terms="and")
+SKIPS = PLANES.evolve(terms="booth", skips=True, weight_bits=6)
+FLOAT_MAC = FloatMac(m=1, n=1, k=2, weights="fp16", weight_bits=3, group_size=13)
+FLOAT_LUT = FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13)
 
 
 @dataclass(frozen=True)
@@ -214,7 +240,7 @@ MUTANTS = (
     ),
     Mutant(
         "systolic: a group ends while results wait",
-        mac,
+        engine,
         "return ~(sequencer.last & held & ~leaves)",
         "return Const(1)",
         "before",
@@ -388,6 +414,78 @@ MUTANTS = (
         "psum",
         CENTROIDS.evolve(overflow="saturate", accumulator_bits=5),
     ),
+    Mutant(
+        "skipped steps: digits keep the places of those skipped",
+        bit_serial,
+        "any_of(taken for i, taken in enumerate(self._taken) if i >> bit & 1)",
+        "sequencer.beat_step[bit]",
+        "psum",
+        SKIPS,
+    ),
+    Mutant(
+        "skipped steps: none is",
+        bit_serial,
+        "self._last = before - 1",
+        "self._last = Const(self.spec.digits - 1)",
+        "moves in cycle",
+        SKIPS,
+    ),
+    Mutant(
+        "pairs: the sign plane of the activations is added",
+        bit_serial,
+        "(negate_if(ones, negative) + negative)",
+        "ones",
+        "psum",
+        PAIRS,
+    ),
+    Mutant(
+        "pairs: the planes of the activations weigh the same",
+        bit_serial,
+        "sequencer.plane + step - below",
+        "sequencer.plane",
+        "psum",
+        PAIRS,
+    ),
+    Mutant(
+        "pairs of signs: zero counts as one",
+        bit_serial,
+        "[Const(0, 1), *each[:-1], ~each[-1]]",
+        "[Const(1, 1), *each[:-1], ~each[-1]]",
+        "psum",
+        PAIRS.evolve(terms="xnor"),
+    ),
+    Mutant(
+        "floating sums: halves away from zero",
+        floating,
+        "half & (high[0] | below | bits[: -precision - 1].any())",
+        "half",
+        "psum",
+        FLOAT_MAC,
+    ),
+    Mutant(
+        "floating sums: what is shifted out is forgotten",
+        floating,
+        "lost = lost | (taken & shifted[:shift].any())",
+        "pass",
+        "psum",
+        FLOAT_MAC,
+    ),
+    Mutant(
+        "floating numbers: infinity stays one",
+        floating,
+        "Mux(magnitude <= kind.largest_code, magnitude, kind.largest_code)",
+        "magnitude",
+        "corner not finite",
+        FLOAT_LUT,
+    ),
+    Mutant(
+        "floating pipeline: steps that there are not",
+        float_engines,
+        "operands & step.replicate(len(operands))",
+        "operands",
+        "psum",
+        FLOAT_MAC,
+    ),
 )
 
 
@@ -397,8 +495,11 @@ def put_in(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     Fails if the RTL no longer has the place that the fault is for.
     """
     kind = type(mutant.spec)
-    stem = importlib.import_module(f"hw.rtl.{engine_of(mutant.spec)}")
-    for module in (arith, sequencer, engine, stem):  # each imports from those before it
+    if kind in BASELINES.values():
+        own = [floating, float_engines]
+    else:
+        own = [importlib.import_module(f"hw.rtl.{engine_of(mutant.spec)}")]
+    for module in (arith, sequencer, engine, *own):  # each imports from those before it
         source = inspect.getsource(module)
         if module is mutant.module:
             assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
@@ -444,7 +545,22 @@ def test_command_exits_with_1_and_names_what_differs(
 
 
 @pytest.mark.parametrize(
-    "spec", [SPEC, SUBSETS, DIGITS, MULTIPLIERS, SYSTOLIC, PLANES, FLOATS, CODEWORDS, CENTROIDS]
+    "spec",
+    [
+        SPEC,
+        SUBSETS,
+        DIGITS,
+        MULTIPLIERS,
+        SYSTOLIC,
+        PLANES,
+        FLOATS,
+        CODEWORDS,
+        CENTROIDS,
+        PAIRS,
+        SKIPS,
+        FLOAT_MAC,
+        FLOAT_LUT,
+    ],
 )
 def test_design_without_fault_passes(spec: Engine) -> None:
     assert not verify(spec, seed=1).differences

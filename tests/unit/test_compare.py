@@ -29,7 +29,7 @@ from dse.compare import (
 )
 from dse.compare_cli import compare
 from hw.files import FileError, read_records
-from hw.spec import ENGINES, Engine, LutTensorCore, Mac
+from hw.spec import ENGINES, BitSerial, Engine, FloatLut, FloatMac, LutTensorCore, Mac
 from hw.spec.base import RefusedError, SpecError
 from hw.spec.formats import FLOATS, FORMATS, Activations, Kind, WeightCodes
 from hw.spec.presets import UnknownNameError
@@ -42,6 +42,7 @@ from sim.schedule import plan
 from sw.decoder import Cache, forward, head
 from sw.linear import host_linears
 from sw.model import LanguageModel
+from sw.pack import weighed_run
 from sw.perplexity import windows
 from sw.tensor import QuantError
 from sw.weights import parse_weights
@@ -125,6 +126,20 @@ def test_presets_join_if_they_run_the_weights():
     assert "lut-paper" not in names  # up to 4
 
 
+def test_floating_baselines_join_where_activations_are_floating():
+    task = replace(TASK, activations=parse_activations("fp16"))
+    engines = ["mac", "lut_tensor_core", "bit_serial"]
+    plain = contenders(task, engines)
+    found = contenders(task, engines, floating=True)
+    assert found[: len(plain)] == plain
+    baselines = [each.spec for each in found[len(plain) :]]
+    assert {type(spec) for spec in baselines} == {FloatMac, FloatLut}
+    assert all(spec is not None and spec.macs_per_step == 32 for spec in baselines)
+    assert len({each.name for each in found}) == len(found)
+    with pytest.raises(SpecError, match="activations: must be floating beside floating baselines"):
+        contenders(TASK, engines, floating=True)
+
+
 # What of.
 
 
@@ -173,6 +188,65 @@ def test_floating_activations_cost_less_than_their_format_does(model):
         assert all(each.max_abs_difference == 0 for each in found)
         aligned, most = (each.activation_error for each in found)
         assert 0 < most <= aligned < 1.5 * most < 0.2, name
+
+
+@pytest.mark.parametrize("codes", ["w2g128", "w4g32f"])
+def test_floating_baselines_lose_what_their_sums_round(model, codes):
+    layer = layer_of(model, "0.gate", parse_weights(codes), default_text(TINY))
+    task = Task(layer.linear.format, layer.linear.group, parse_activations("fp16"), 1, 4, 8)
+    found = contenders(task, ["mac", "lut_tensor_core"], floating=True)
+    lost = {
+        each.name: exactness(each.spec, layer).max_rel_difference
+        for each in found
+        if each.spec is not None
+    }
+    aligned = {name for name, each in lost.items() if each == 0}
+    assert aligned == {each.name for each in contenders(task, ["mac", "lut_tensor_core"])}
+    # A chain of additions that each lose half of a last place at most, of sums that are at most 8
+    # times the largest result.
+    depth = layer.linear.group // task.slice_k + 4
+    for name, each in lost.items():
+        if "FP16 sums" in name:
+            assert 1e-4 < each < depth * 2.0**-11 * 8, name
+        elif "FP32 sums" in name and "xFP16" not in name:
+            assert 0 < each < depth * 2.0**-24 * 8, name
+        elif name not in aligned:  # weights that are rounded to FP16
+            assert 0 < each < 2.0**-11, name
+
+
+def test_whole_weights_bring_no_scales(layer):
+    task = replace(TASK, activations=parse_activations("fp16"))
+    kinds = {each.name: each for each in contenders(task, ["mac"], floating=True)}
+    codes, whole = (
+        row(kinds[name], toy_area(kinds[name].spec), layer, rows=1)
+        for name in ("mac FLOATxINT2, FP32 sums", "mac FLOATxFP16, FP32 sums")
+    )
+    assert whole["weight_bytes"] == 8 * codes["weight_bytes"]
+    assert codes["scale_bytes"] > whole["scale_bytes"] == 0
+    assert (codes["engine"], codes["slice_steps"]) == ("float_mac", 1)
+
+
+def test_skipped_steps_are_those_of_the_layers_own_weights(model):
+    layer = layer_of(model, "0.gate", parse_weights("w8g128"), default_text(TINY))
+    # Of most outputs weights of a quarter of the range: without the highest digit.
+    codes = layer.tensor.codes.copy()
+    codes[64:] = (codes[64:].astype(int) - 128) // 4 + 128
+    sparse = replace(layer, tensor=replace(layer.tensor, codes=codes))
+    task = replace(TASK, codes=WeightCodes(8))
+    fixed, skips = (
+        row(Contender("engine", spec), toy_area(spec), sparse, rows=2)
+        for spec in (
+            task.engine(BitSerial, k=8, terms="booth"),
+            task.engine(BitSerial, k=8, terms="booth", skips=True),
+        )
+    )
+    assert fixed["slice_steps"] == 4
+    assert 3 <= skips["slice_steps"] <= 3.2  # four of a fifth of the outputs at most
+    assert skips["cycles"] < 0.85 * fixed["cycles"]
+    assert skips["max_abs_difference"] == 0
+    spec = task.engine(BitSerial, k=8, terms="booth", skips=True)
+    run = weighed_run(spec, sparse.linear, codes, 2)
+    assert skips["cycles"] == fold(spec, [run]).cycles
 
 
 def test_narrower_activations_cost_accuracy(layer):
@@ -299,6 +373,14 @@ def test_rows_come_best_first_with_a_record_and_a_page(bits, tmp_path):
     page = build(load_records([tmp_path / "out" / "records.jsonl"]))
     assert all(each["name"] in page for each in rows)
     assert record["inside"] in page
+
+
+@pytest.mark.usefixtures("_toy")
+def test_floating_baselines_are_asked_for():
+    rows = json.loads(run("--activations", "fp16", "--floating", "--json").stdout)
+    assert {"float_mac", "float_lut"} < {each["engine"] for each in rows if not each["refused"]}
+    refused = CliRunner().invoke(compare, [TINY, "--floating"])
+    assert isinstance(refused.exception, SpecError)
 
 
 @pytest.mark.usefixtures("_toy")

@@ -12,7 +12,7 @@ import evolute
 from dse.compare import CONTENDERS
 from dse.space import SPACE
 from hw.rtl import BUILD
-from hw.spec import ENGINES, CoreSpec, LutDla, VqCodebook
+from hw.spec import BASELINES, ENGINES, CoreSpec, LutDla, VqCodebook
 from hw.spec.layout import WEIGHTS
 from hw.spec.presets import DEFAULT, PRESETS
 from sim.golden import GOLDEN
@@ -37,7 +37,8 @@ ROLES = {
 def test_a_role_knows_every_engine_and_no_other(role):
     # No rounding makes codebooks or tables, so that there are no weights to search over.
     absent = {VqCodebook, LutDla} if role == "SPACE" else set()
-    assert set(ROLES[role]) - {CoreSpec} == set(ENGINES.values()) - absent
+    baselines = set(BASELINES.values()) if role in ("BUILD", "WEIGHTS") else set()
+    assert set(ROLES[role]) - {CoreSpec} == set(ENGINES.values()) - absent | baselines
 
 
 def test_every_preset_can_be_built():

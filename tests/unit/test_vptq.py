@@ -11,8 +11,17 @@ from sw.quantizers import vptq as module
 from sw.quantizers.gptq import inverse_factor
 from sw.quantizers.hessian import Moments, damped
 from sw.quantizers.methods import parse_method
-from sw.quantizers.vptq import Vptq, cut, require_useful, stored_bits, to_tensor, vptq
+from sw.quantizers.vptq import (
+    Vptq,
+    cut,
+    published,
+    require_useful,
+    stored_bits,
+    to_tensor,
+    vptq,
+)
 from sw.tensor import PartedTensor, QuantError, QuantTensor
+from sw.vptq_file import column_order, join_groups, unpack_indices, with_outliers
 
 CHOICES = [
     Vptq(v=4, entries=16),
@@ -173,9 +182,70 @@ def test_published_totals_are_reproduced(shapes, choice: Vptq, published: float)
     assert round(bits / weights, 2) == published
 
 
+PUBLISHED = [
+    Vptq(v=6, entries=16, half=True),
+    Vptq(v=8, entries=16, residual_entries=16, groups=2, half=True),
+    Vptq(v=6, entries=32, residual_entries=8, outliers=4, outlier_v=4, norm="released", half=True),
+    Vptq(v=12, entries=16, outliers=4, outlier_v=4, groups=4, norm="consistent", half=True),
+]
+
+
+@pytest.mark.parametrize("choice", PUBLISHED)
+def test_the_published_form_stands_for_the_same_weights(choice: Vptq) -> None:
+    """Decoded with what reads published files, in float32, bit for bit."""
+    w, moments = layer(50, 64)
+    found, _ = run(choice, w, moments)
+    settings, tensors = published(found)
+    bits = [(size - 1).bit_length() for size in (choice.entries, choice.residual_entries or 1)]
+    indices = unpack_indices(tensors["indices"], settings["group_size"], *bits)
+    groups = choice.groups
+    books = tensors["centroids.weight"].astype(np.float32).reshape(groups, -1, choice.v)
+    parts = np.stack([book[index] for book, index in zip(books, indices.main, strict=True)])
+    if indices.residual is not None:
+        added = tensors["res_centroids.weight"].astype(np.float32).reshape(groups, -1, choice.v)
+        parts += np.stack([book[i] for book, i in zip(added, indices.residual, strict=True)])
+    stored = join_groups(parts, 50)
+    if settings["outlier_size"]:
+        book = tensors["outlier_centroids.weight"][0].reshape(-1, choice.outlier_v)
+        outliers = book.astype(np.float32)[tensors["outlier_indices"].view(np.uint16)]
+        stored = with_outliers(join_groups(outliers, 50), stored)
+    whole = np.empty_like(stored)
+    whole[:, column_order(tensors["perm"])] = stored
+    if settings["enable_norm"]:
+        whole = whole * tensors["weight_scale"].astype(np.float32)
+        whole = whole + tensors["weight_bias"].astype(np.float32)
+    assert np.array_equal(whole, found.dequantize())
+
+
+@pytest.mark.parametrize("choice", PUBLISHED)
+def test_the_published_package_dequantizes_the_same(choice: Vptq) -> None:
+    """Bit for bit, in float32, through a layer of the `vptq` package."""
+    vptq_package = pytest.importorskip("vptq")
+    torch = pytest.importorskip("torch")
+    w, moments = layer(50, 64)
+    found, _ = run(choice, w, moments)
+    settings, tensors = published(found)
+    del settings["norm_dim"]  # of its other branch
+    made = vptq_package.VQuantLinear(**settings, dtype=torch.float32, enable_proxy_error=False)
+    state = {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in tensors.items()}
+    state = {n: t.float() if t.dtype == torch.float16 else t for n, t in state.items()}
+    made.load_state_dict(state, strict=True)
+    whole = made(torch.eye(64)).detach().numpy().T  # a product with one factor is exact
+    assert np.array_equal(whole, found.dequantize())
+
+
+def test_integers_have_no_published_form() -> None:
+    w, moments = layer()
+    with pytest.raises(QuantError, match="half-precision codewords"):
+        published(run(CHOICES[0], w, moments)[0])
+    swapped = Vptq(v=4, entries=8, residual_entries=16, half=True)
+    with pytest.raises(QuantError, match="residual codewords"):
+        published(run(swapped, w, moments)[0])
+
+
 def test_names_mean_what_they_say() -> None:
     def named(text: str) -> Vptq:
-        found = parse_method(text).quantizer
+        (found,) = parse_method(text).candidates
         assert isinstance(found, Vptq)
         return found
 

@@ -1,0 +1,195 @@
+"""Baselines with true floating-point sums: multipliers, and lookups in tables, of floating numbers.
+
+Engines align floating activations to integers. These do not: they multiply, look up and add numbers
+with exponents of their own, as the designs do that engines are compared with. They take the same
+streams under the same control, but give sums that are rounded, in binary32, so that no core can
+hold them: they stand beside engines in comparisons, not in their place.
+
+Numbers inside have `significand_bits` bits from their leading one on, and exponents that can
+neither over- nor underflow. A product is exact, an addition is rounded once, to nearest, halves to
+even: so FP32 sums are those of IEEE 754 binary32, and FP16 sums those of binary16 wherever binary16
+neither overflows nor rounds a subnormal. Infinities and NaN among activations and scales count as
+the greatest finite number of their sign, and every zero is +0.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from hw.spec.base import require, require_range
+from hw.spec.engine import Coding, Engine
+from hw.spec.formats import FLOATS, FloatFormat, Kind, WeightCodes
+
+SUMS = {"fp16": 11, "fp32": 24}
+"""Bits of a significand, its leading one included, by the format of sums."""
+
+RESULT = FloatFormat("fp32", 8, 23)
+"""What sums are given as; all of them are numbers of this format."""
+
+FP16 = FLOATS["fp16"]
+"""What weights and scales come as where they are floating."""
+
+WEIGHTS = ("int", "fp16", "dequantized")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatEngine(Engine, abc.ABC):
+    """Choices that both baselines have. `activation_bits` are those of the format."""
+
+    activation_format: str = "fp16"
+    activation_bits: int = FP16.bits
+    sums: str = "fp16"
+    """What additions round to: fp16 or fp32."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [each.name for each in FLOATS.values() if each.exponent_bits <= FP16.exponent_bits]
+        rule = f"one of {', '.join(names)}, whose sums binary32 can hold"
+        require(self.activation_format in names, "activation_format", rule, self.activation_format)
+        bits = self.kind.bits
+        rule = f"{bits}, the width of {self.activation_format}"
+        require(self.activation_bits == bits, "activation_bits", rule, self.activation_bits)
+        require(self.sums in SUMS, "sums", f"one of {', '.join(SUMS)}", self.sums)
+
+    @property
+    def kind(self) -> FloatFormat:
+        """The format of activations."""
+        return FLOATS[self.activation_format]
+
+    @property
+    def aligns(self) -> bool:
+        return False
+
+    @property
+    def exact(self) -> bool:
+        return False
+
+    @property
+    def significand_bits(self) -> int:
+        """Precision of sums."""
+        return SUMS[self.sums]
+
+    @property
+    @abc.abstractmethod
+    def leaves(self) -> int:
+        """Numbers that a step adds to each sum, by a tree of adders: a power of two."""
+
+    @property
+    def levels(self) -> int:
+        """Levels of adders in the tree."""
+        return self.leaves.bit_length() - 1
+
+    @property
+    def acc_bits(self) -> int:
+        return RESULT.bits
+
+    @property
+    def row_sum_bits(self) -> int:
+        return RESULT.bits
+
+    @property
+    def step_bits(self) -> int:
+        return RESULT.bits
+
+    @property
+    def operand_latency_cycles(self) -> int:
+        """Hold activations, hold what steps use: them normalized, or their tables."""
+        return 2
+
+    @property
+    def step_latency_cycles(self) -> int:
+        """One for every level of the tree, the first of which includes what is added, or for that
+        where there is no tree; accumulate."""
+        return max(1, self.levels) + 1
+
+    @property
+    def keeps_results(self) -> bool:
+        """Pipelines never wait: what follows a result goes on."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatMac(FloatEngine):
+    """Choices of one array of floating multipliers."""
+
+    k: int = 16
+    """Products that a step adds to a sum."""
+    weights: str = "int"
+    """What activations are multiplied by: `int`, codes in two's complement, whose group's scale
+    comes after the sum; `dequantized`, such a code times its group's scale, rounded to the
+    precision of FP16 (one scale per column and beat); or `fp16`, weights that were dequantized
+    before."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        powers = (1, 2, 4, 8, 16, 32, 64)
+        require(self.k in powers, "k", f"one of {', '.join(map(str, powers))}", self.k)
+        names = ", ".join(WEIGHTS)
+        require(self.weights in WEIGHTS, "weights", f"one of {names}", self.weights)
+
+    @property
+    def slice_k(self) -> int:
+        return self.k
+
+    @property
+    def leaves(self) -> int:
+        return self.k
+
+    @property
+    def row_sum_bits(self) -> int:
+        """None where weights are whole: then no offset is left to multiply with."""
+        return 0 if self.weights == "fp16" else RESULT.bits
+
+    def coding(self, codes: WeightCodes) -> Coding | None:
+        """As `hw.spec.mac` counts them."""
+        if codes.kind in (Kind.BITMOD, Kind.VECTOR) or codes.bits > self.weight_bits:
+            return None
+        return Coding(planes=1, mode=0, scale=1, origin=-(codes.levels // 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatLut(FloatEngine):
+    """Choices of one LUT Tensor Core with floating tables, as its paper's artifact has them (Mo et
+    al., ISCA 2025, arXiv 2408.06003): entries made by floating adders and kept as sums are, half of
+    each table, one bit-plane a step, whose weight is added to the entry's exponent.
+
+    There `k` is 4 and `kg` 1. A table's entry is the sum of the sums of both halves of its signed
+    activations.
+    """
+
+    k: int = 4
+    """Activations per table."""
+    kg: int = 1
+    """Tables whose entries a step adds to a sum."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("k", self.k, 2, 6)
+        powers = (1, 2, 4, 8, 16, 32)
+        require(self.kg in powers, "kg", f"one of {', '.join(map(str, powers))}", self.kg)
+
+    @property
+    def slice_k(self) -> int:
+        return self.k * self.kg
+
+    @property
+    def leaves(self) -> int:
+        return self.kg
+
+    @property
+    def entries(self) -> int:
+        """Stored entries of one table."""
+        return 1 << (self.k - 1)
+
+    @property
+    def operand_latency_cycles(self) -> int:
+        """One more register: the sums of both halves of a table."""
+        return super().operand_latency_cycles + 1
+
+    def coding(self, codes: WeightCodes) -> Coding | None:
+        """Planes of signs, as `hw.spec.lut_tensor_core` has them (Eq. 2): a code q adds
+        (2*q - (2^bits - 1)) * x."""
+        if codes.kind in (Kind.BITMOD, Kind.VECTOR) or codes.bits > self.weight_bits:
+            return None
+        return Coding(codes.bits, 0, scale=2, origin=1 - (1 << codes.bits))

@@ -1,0 +1,103 @@
+"""Bits against perplexity for the quantizers, on models with a name: `python -m sw.accuracy`.
+
+Weights alone are quantized here; activations stay in float32, so that a row tells of its quantizer
+and not of an accelerator. Finished models stay in the output folder, and are not made again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from hw.cli import json_option, out_option, show
+from hw.files import RECORDS, append_record, provenance
+from sw import zoo
+from sw.cli import COUNT, progress
+from sw.linear import host_linears
+from sw.perplexity import default_context, measure
+from sw.quantize import quantize_model
+from sw.quantizers.hessian import TOKENS, calibrate, default_calibration
+from sw.quantizers.methods import parse_method
+
+_SMALL = (
+    *(f"rtn-w{bits}g32" for bits in (2, 3, 4)),
+    *(f"gptq-w{bits}g32c" for bits in (2, 3, 4)),
+    *("rtn-w2g32c", "rtn-b3g32", "rtn-b4g32", "gptq-b3g32", "rtn-tg32", "gptq-tg32c"),
+    *("awq-w3g32", "awq+gptq-w2g32c", "smooth-w3g32", "gptq-w2g32co2"),
+    *("vptq-v4k16", "vptq-v4k64", "vptq-v4k256", "vptq-v3k256", "vptq-v4k256n", "vptq-v4k256nr"),
+    *("mixed-2.5", "mixed-3"),
+)
+_LARGE = (
+    *("rtn-w2g64", "rtn-w3g64", "rtn-w4g64", "rtn-b3g64"),
+    *("gptq-w2g64c", "gptq-w3g64c", "gptq-w4g64c", "awq+gptq-w2g64c", "mixed-2.5"),
+    *("vptq-v8k256r256", "vptq-v4k256"),
+)
+
+PLAN = {
+    "evolute-tiny": _SMALL,
+    "smollm2-135m": _LARGE,
+}
+"""The methods of each model. Codebooks must be small where a model is."""
+
+LIMIT = {"evolute-tiny": 4088, "smollm2-135m": 1023}
+"""Predicted tokens; the calibration begins after them."""
+
+
+@click.command(epilog="Example: python -m sw.accuracy --model evolute-tiny --out out/accuracy")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(list(PLAN)),
+    help="May be repeated. Default: all of the plan.",
+)
+@click.option("--workers", type=COUNT, default=2, show_default=True)
+@out_option
+@json_option
+def main(models: tuple[str, ...], workers: int, out: Path, as_json: bool) -> None:
+    """Quantize models in every way of the plan, and measure each."""
+    records = [record for name in models or PLAN for record in _measure(name, workers, out)]
+    show(as_json, records, lambda console: console.print(f"{len(records)} records in {out}"))
+
+
+def _measure(name: str, workers: int, out: Path) -> list[dict[str, object]]:
+    model, text = zoo.load(name), zoo.default_text(name)
+    reference, context = host_linears(model), default_context(model)
+    with progress(f"calibrating {name}") as done:
+        calibration = calibrate(model, default_calibration(text), TOKENS, context, done)
+    records = []
+    for each in PLAN[name]:
+        method, folder, began = parse_method(each), out / name / each, time.perf_counter()
+        with progress(f"{name}, {each}") as done:
+            found, document = quantize_model(
+                model, method, calibration, folder, workers=workers, progress=done
+            )
+        seconds = time.perf_counter() - began
+        with progress(f"{name}, {each}, predicting") as done:
+            accuracy = measure(
+                found, host_linears(found), reference, text, LIMIT[name], context, done, model
+            )
+        record = {
+            "kind": "accuracy",
+            "model": name,
+            "weights": each,
+            "method": method.words,
+            "activations": "float32",
+            "bits_index": document["bits_index"],
+            "bits_total": document["bits_total"],
+            "proxy_error": document["proxy_error"],
+            "calibration_tokens": calibration.tokens,
+            **asdict(accuracy),
+            "seconds": seconds,
+            "provenance": provenance("weights quantized, run in float32", ("numpy",), seed=0),
+        }
+        append_record(out / RECORDS, record)
+        records.append(record)
+    return records
+
+
+if __name__ == "__main__":
+    main()
