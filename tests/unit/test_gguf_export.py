@@ -209,6 +209,7 @@ def test_codes_are_written_without_rounding(kind, weights, tmp_path):
     np.testing.assert_allclose(logits(again, ids), expected, rtol=0, atol=allowed)
 
 
+@pytest.mark.slow
 def test_a_gguf_file_is_written_back_byte_for_byte(tmp_path):
     known = zoo.KNOWN["smollm2-135m"]
     if not known.path.exists():
