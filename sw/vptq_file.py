@@ -62,10 +62,14 @@ def unpack_indices(
     width = main_bits + residual_bits
     most = words.shape[-1] * WORD_BITS // width
     require(columns <= most, "columns", f"at most {most} in {words.shape[-1]} words", columns)
-    stored = np.ascontiguousarray(words).view(np.uint32).astype(_WORD)
-    bits = np.unpackbits(stored.view(np.uint8), axis=-1, count=columns * width, bitorder="little")
-    fields = bits.reshape(*words.shape[:-1], columns, width).astype(np.int64)
-    fields = fields @ (np.int64(1) << np.arange(width))
+    # A field lies in a word and the next one, of which the last word has none.
+    stored = np.ascontiguousarray(words).view(np.uint32)
+    first, shift = np.divmod(np.arange(columns) * width, WORD_BITS)
+    second = np.minimum(first + 1, words.shape[-1] - 1)
+    both = stored[..., first].astype(np.uint64)
+    both |= stored[..., second].astype(np.uint64) << np.uint64(WORD_BITS)
+    both >>= shift.astype(np.uint64)
+    fields = (both & np.uint64((1 << width) - 1)).view(np.int64)
     main = fields & (1 << main_bits) - 1
     return Indices(main, fields >> main_bits if residual_bits else None)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from sw.checkpoint import open_model
+from sw.model import dequantized
 from sw.stored import CheckpointError
 
 VOCAB, HIDDEN = 270, 32
@@ -252,6 +254,46 @@ def test_claims_cost_no_memory(tmp_path):
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             assert peak < 16 << 20, name
+
+
+def test_a_large_model_is_not_read_to_open_it(tmp_path):
+    """1.5 billion weights, in a file that is empty on the disk: a matrix is read when asked for."""
+    hidden, layers, ffn, vocab = 1536, 28, 8960, 151_936
+    block = {
+        **{f"self_attn.{each}_proj": (hidden, hidden) for each in "qo"},
+        **{f"self_attn.{each}_proj": (256, hidden) for each in "kv"},
+        **{f"mlp.{each}_proj": (ffn, hidden) for each in ("gate", "up")},
+        "mlp.down_proj": (hidden, ffn),
+        **{f"{each}_layernorm": (hidden,) for each in ("input", "post_attention")},
+    }
+    shapes = {"model.embed_tokens.weight": (vocab, hidden), NORM: (hidden,)}
+    for layer in range(layers):
+        shapes |= {f"model.layers.{layer}.{n}.weight": shape for n, shape in block.items()}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
+    folder = write_folder(
+        tmp_path / "large",
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        intermediate_size=ffn,
+        vocab_size=vocab,
+    )
+    with (folder / WEIGHTS).open("wb") as file:
+        file.write(with_header(header, b""))
+        file.truncate(file.tell() + end)
+    tracemalloc.start()
+    model = open_model(folder)
+    _, opened = tracemalloc.get_traced_memory()
+    matrix = dequantized(model.tensors["3.gate"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert model.params == end // 2 > 1_500_000_000
+    assert opened < 16 << 20
+    assert peak < 2 * matrix.nbytes  # itself, and a mask of what is finite
 
 
 def test_large_documents_are_refused_unread(tmp_path):

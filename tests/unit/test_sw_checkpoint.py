@@ -49,21 +49,27 @@ GGUF_NAMES = {"embedding": "token_embd", "norm": "output_norm"}
 KINDS = {"q": Kind.Q4_1, "gate": Kind.Q4_0, "up": Kind.Q8_0, "down": Kind.Q5_0, "o": Kind.F16}
 
 
-def weights(name: str) -> np.ndarray:
+def weights(name: str, config: ModelConfig = CONFIG) -> np.ndarray:
     seed = sum(map(ord, name))
-    return np.random.default_rng(seed).normal(size=CONFIG.shapes()[name]).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=config.shapes()[name]).astype(np.float32)
 
 
 def names() -> list[str]:
     return [name for name in CONFIG.shapes() if name != "head"]
 
 
-def write_gguf(path: Path, **metadata) -> None:
+def write_gguf(
+    path: Path,
+    config: ModelConfig = CONFIG,
+    down: tuple[Kind, np.ndarray] | None = None,
+    **metadata,
+) -> None:
+    """`down` are blocks in the place of the tensors of that role."""
     writer = gguf.GGUFWriter(path, metadata.pop("arch", "llama"))
     writer.add_block_count(metadata.pop("layers", CONFIG.layers))
     writer.add_context_length(CONFIG.context)
     writer.add_embedding_length(CONFIG.hidden)
-    writer.add_feed_forward_length(CONFIG.ffn)
+    writer.add_feed_forward_length(config.ffn)
     writer.add_head_count(CONFIG.heads)
     writer.add_head_count_kv(CONFIG.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -80,7 +86,9 @@ def write_gguf(path: Path, **metadata) -> None:
         layer, _, role = name.rpartition(".")
         stem = f"blk.{layer}.{GGUF_BLOCK[role]}" if layer else GGUF_NAMES[name]
         kind = KINDS.get(role, Kind.F32)
-        data = gguf.quantize(weights(name), kind)
+        data = gguf.quantize(weights(name, config), kind)
+        if role == "down" and down is not None:
+            kind, data = down
         writer.add_tensor(f"{stem}.weight", data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -111,6 +119,34 @@ def test_gguf_codes_are_the_files_own(tmp_path, gguf_bytes):
         expected = gguf.dequantize(gguf.quantize(weights(name), kind), kind)
         found = dequantized(tensor)
         assert np.array_equal(found, expected.reshape(found.shape)), name
+
+
+READABLE = (Kind.F32, Kind.F16, *gguf.quants._type_traits)
+
+
+def row_of_blocks(kind: Kind) -> np.ndarray:
+    """A row of 256 weights in bytes that no quantizer need have written, if they are numbers."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        if kind is Kind.TQ2_0:  # of which not all bytes are ternary
+            return gguf.quantize(rng.normal(size=(1, 256)).astype(np.float32), kind)
+        blocks = rng.integers(0, 256, (1, 256 // block * size), np.uint8)
+        with np.errstate(all="ignore"):
+            values = gguf.dequantize(blocks, kind)
+        if np.isfinite(values).all() and np.abs(values).max() > 0:
+            return blocks
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("kind", READABLE, ids=lambda kind: kind.name)
+def test_every_type_that_the_gguf_package_dequantizes_is_read(kind, tmp_path):
+    config, row = replace(CONFIG, ffn=256), row_of_blocks(kind)
+    blocks = np.repeat(row, config.hidden, axis=0)
+    path = tmp_path / "one.gguf"
+    write_gguf(path, config=config, down=(kind, blocks))
+    found = dequantized(open_model(path).tensors["1.down"])
+    assert np.array_equal(found, gguf.dequantize(blocks, kind))
 
 
 def refusal(path: Path) -> str:
