@@ -230,7 +230,7 @@ def _read_vectors(
     books = []
     for number in range(_whole(document, "codebooks", 1, 2)):
         book = arrays(f"{name}.codebook{number}", ("I8",))
-        if book.ndim != 2 or not 2 <= len(book) <= 1 << 16 or not 1 <= book.shape[1] <= 64:
+        if book.ndim != 2 or not 2 <= len(book) <= 1 << 16 or not 1 <= book.shape[1] <= 16:
             raise _Broken(f"array {name}.codebook{number}: impossible shape {book.shape}")
         if books and book.shape[1] != books[0][1].shape[1]:
             raise _Broken(f"array {name}.codebook{number}: its codewords have another length")

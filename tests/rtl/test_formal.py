@@ -124,6 +124,89 @@ def lane_sum(m: Module, spec: BitSerial, x: Signal, weights: dict, mode: int, st
     return added
 
 
+@pytest.mark.filterwarnings("ignore:.*BitSerialEngine.* created but never used")
+@pytest.mark.parametrize(
+    ("terms", "bits"),
+    [
+        (terms, bits)
+        for terms in TERMS
+        if terms not in ("and", "xnor")
+        for bits in range(4 if terms == "bitmod" else 1, 9)
+    ],
+)
+def test_the_terms_of_an_integer_sum_to_its_product(terms, bits):
+    spec = BitSerial(m=1, n=1, k=1, terms=terms, activation_bits=4, weight_bits=bits)
+    x, code, special, m = Signal(signed(4)), Signal(signed(bits)), Signal(2), Module()
+    weights = {"code": code} | ({"special": special} if spec.has_floats else {})
+    coding = spec.coding_of(WeightCodes(bits))
+    steps = coding.planes * spec.beat_steps(coding.mode)
+    found = lane_sum(m, spec, x, weights, coding.mode, steps)
+    prove(m, [x, code, special], (x == -8) | (found == x * code))
+
+
+@pytest.mark.filterwarnings("ignore:.*BitSerialEngine.* created but never used")
+@pytest.mark.parametrize("bits", [4, 5, 8])
+def test_the_terms_of_every_special_value_and_code_sum_to_its_product(bits):
+    """All 16 codes of FP4 in groups of all 4 special values, times any activation."""
+    spec = BitSerial(m=1, n=1, k=1, terms="bitmod", activation_bits=5, weight_bits=bits)
+    weight_format = WeightCodes(4, Kind.BITMOD)
+    x, number, special, m = Signal(signed(5)), Signal(4), Signal(2), Module()
+    code, value = Signal(signed(bits)), Signal(signed(6))
+    with m.Switch(Cat(number, special)):
+        for each in range(4):
+            for i, counted in enumerate(weight_format.values(each)):
+                with m.Case(each << 4 | i):
+                    m.d.comb += [value.eq(counted), code.eq(float_code(counted))]
+    mode, weights = spec.coding_of(weight_format).mode, {"code": code, "special": special}
+    found = lane_sum(m, spec, x, weights, mode, FLOAT_STEPS)
+    prove(m, [x, number, special], (x == -16) | (found == x * value))
+
+
+def magnitude(difference: Value) -> Value:
+    return Mux(difference < 0, -difference, difference)
+
+
+@pytest.mark.parametrize("v", [1, 2, 3])
+def test_distances_are_sums_and_maxima_of_magnitudes(v):
+    x = [Signal(signed(4), name=f"x{i}") for i in range(v)]
+    y = [Signal(signed(4), name=f"y{i}") for i in range(v)]
+    each = [magnitude(a - b) for a, b in zip(x, y, strict=True)]
+    m = Module()
+    found = {metric: distance(m, metric, metric, x, y) for metric in ("l1", "chebyshev")}
+    among = Cat(found["chebyshev"] == part for part in each).any()
+    greatest = Cat(found["chebyshev"] >= part for part in each).all()
+    prove(m, [*x, *y], (found["l1"] == total(each)) & among & greatest)
+
+
+@pytest.mark.parametrize(("v", "bits"), [(1, 4), (2, 3)])
+def test_a_squared_distance_is_the_sum_of_squares(v, bits):
+    x = [Signal(signed(bits), name=f"x{i}") for i in range(v)]
+    y = [Signal(signed(bits), name=f"y{i}") for i in range(v)]
+    m = Module()
+    squares = total((a - b) * (a - b) for a, b in zip(x, y, strict=True))
+    prove(m, [*x, *y], distance(m, "l2", "l2", x, y) == squares)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_the_nearest_is_the_first_of_the_least(count):
+    distances, m = [Signal(3, name=f"d{i}") for i in range(count)], Module()
+    found = nearest(m, "nearest", distances)
+    holds = [Cat(found.distance <= each for each in distances).all()]
+    for i, taken in enumerate(found.one_hot):
+        nearer = [distances[i] < each for each in distances[:i]]
+        no_farther = [distances[i] <= each for each in distances[i + 1 :]]
+        first = Cat(*nearer, *no_farther, Const(1, 1)).all()
+        holds.append((taken == first) & (~taken | (found.distance == distances[i])))
+    prove(m, distances, Cat(*holds).all())
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_saturation_is_to_the_nearest_in_range(bits):
+    value, m, top = Signal(signed(7)), Module(), (1 << bits - 1) - 1
+    clamped = Mux(value > top, top, Mux(value < -top - 1, -top - 1, value))
+    prove(m, [value], saturated(value, bits) == clamped)
+
+
 def pair_sum(m: Module, spec: BitSerial, x: list[Signal], codes: list[Signal]) -> Value:
     """What the only output of a bit-serial engine adds up in all pairs of planes."""
     engine, added = BitSerialEngine(spec), Const(0)
