@@ -27,8 +27,11 @@ from sw.model import LanguageModel, Tensor, dequantized
 from sw.quantizers.hessian import inputs_of
 from sw.tensor import SCALE_BITS, QuantError, QuantTensor, inverse, met
 
-SAMPLES = 2048
+SAMPLES = 8192
 """Tokens whose inputs are looked at, at most."""
+
+_BLOCK_SAMPLES = 1024
+"""Samples that one-hot rows are held of at once."""
 
 ITERATIONS = 8
 """Rounds of k-means at most; it ends as soon as no sample changes its centroid."""
@@ -197,11 +200,15 @@ def fitted_tables(
     count = centroids.points.shape[1]
     pieces = subspaces(w, group, centroids.v)  # [N, subspaces, v]
     products = np.einsum("nsv,scv->nsc", pieces, means).reshape(len(w), -1)
-    meets = centroids.one_hot(x, group).astype(np.float32)
-    square = (meets.T @ meets).astype(np.float64)
+    square = np.zeros((products.shape[1], products.shape[1]))
+    missed = np.zeros((products.shape[1], len(w)))
+    for start in range(0, len(x), _BLOCK_SAMPLES):
+        part = x[start : start + _BLOCK_SAMPLES]
+        meets = centroids.one_hot(part, group).astype(np.float32)
+        square += meets.T @ meets  # counts, exact
+        outputs = part.astype(np.float64) @ w.astype(np.float64).T
+        missed += meets.T @ (outputs - meets @ products.T)
     square[np.diag_indices(len(square))] += RIDGE * len(x) / count
-    outputs = x.astype(np.float64) @ w.astype(np.float64).T
-    missed = meets.T.astype(np.float64) @ (outputs - meets @ products.T)
     return products + np.linalg.solve(square, missed).T
 
 

@@ -67,6 +67,19 @@ def test_tables_give_identical_logits_however_computed(model: LanguageModel) -> 
         assert np.corrcoef(found.reshape(-1), wanted.reshape(-1))[0, 1] > 0.9
 
 
+def test_the_host_computes_tables_as_shipped(model: LanguageModel) -> None:
+    """In float32, of sums that an engine has exactly."""
+    engine, tensor = CORES["core-dla"].engine, model.tensors["0.down"]
+    assert isinstance(tensor, QuantTensor) and tensor.centroids is not None
+    x = np.random.default_rng(1).normal(size=(3, TINY.config.ffn)).astype(np.float32)
+    (found,) = host_linears(model)(["0.down"], x)
+    (exact,) = engine_linears(model, NATIVE, engine)(["0.down"], x)
+    # One rounding of each entry, one for every sum of two, and one of the whole.
+    terms = len(tensor.centroids.points)
+    largest = np.abs(tensor.rows(slice(None), np.float64)).max() * np.abs(x).max() / 127
+    assert np.abs(found - exact).max() <= terms * largest * (terms + 2) * 2.0**-24
+
+
 def test_sums_that_wrap_are_golden_only(model: LanguageModel) -> None:
     """Where the width is enough they are those of the exact engine."""
     engine = CORES["core-dla"].engine
