@@ -141,6 +141,7 @@ def accuracy(records: Sequence[Record]) -> Table:
         Column("tables", how="exact"),
         Column("perplexity", how="measured"),
         Column("as shipped", how="measured"),
+        Column("divergence", "nats/token", "measured"),
     )
     ordered = sorted(records, key=lambda each: each.number("bits_total"))
     rows = tuple(
@@ -149,13 +150,22 @@ def accuracy(records: Sequence[Record]) -> Table:
             each.text("method"),
             quantity(each.number("bits_index"), 3),
             quantity(each.number("bits_total"), 3),
-            f"{each['spec.table_bits']} bits" if each.optional("spec.table_bits") else "full width",
+            _table_width(each),
             quantity(each.number("perplexity")),
             quantity(each.number("reference_perplexity")),
+            "" if each.optional("kl") is None else quantity(each.number("kl"), 3),
         )
         for each in ordered
     )
     return Table(columns, rows)
+
+
+def _table_width(record: Record) -> str:
+    """Of the lookup tables of the engine on which accuracy was measured, if there was one."""
+    if record.optional("spec") is None:
+        return "no engine"
+    bits = record.optional("spec.table_bits")
+    return f"{bits} bits" if bits else "full width"
 
 
 def front(study: Record) -> Table:

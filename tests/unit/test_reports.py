@@ -219,6 +219,10 @@ def test_figures_of_different_texts_are_not_drawn_together() -> None:
     page = build(records(*prose, *(each | {"text": "verse"} for each in prose)))
     assert "toy on prose" in page and "toy on verse" in page
     assert page.count("<svg") == 2
+    weights_alone = [each | {"activations": "float32", "kl": 0.0625} for each in prose]
+    page = build(records(*prose, *weights_alone))
+    assert page.count("<svg") == 2 and "activations float32" in page
+    assert page.count("no engine") == 4 and "0.0625" in page
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
