@@ -20,7 +20,7 @@ from reports.tables import TIMES
 PHASE_COLORS = {"prefill": "#0b6e99", "decode": "#c4501b"}
 COMPUTE, MEMORY = "#0b6e99", "#e0a030"
 SERIES_COLORS = ("#0b6e99", "#c4501b", "#3f7d20", "#8a3ea8", "#6b6b6b", "#b8860b")
-SERIES_MARKERS = ("o", "s", "^", "D", "v", "P")
+SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",

@@ -44,7 +44,8 @@ class Moments:
 
 def default_calibration(text: Text) -> Text:
     """The second half of a text whose beginning serves to measure accuracy."""
-    middle = text.content.find("\n", len(text.content) // 2) + 1
+    middle = len(text.content) // 2
+    middle = text.content.find("\n", middle) + 1 or middle
     return Text(f"second half of {text.name}", text.content[middle:])
 
 

@@ -9,6 +9,7 @@ where it folds into what makes the input.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from sw.quantizers.rounding import Rounding, quantize
 
 Scaling = Literal["awq", "smooth"]
 
-_EXPONENTS = np.linspace(0, 1, 21)[:-1]
+_EXPONENTS = np.linspace(0, 1, 20, endpoint=False)
 
 
 def folds_into(config: ModelConfig, role: str) -> str | None:
@@ -53,10 +54,11 @@ def input_scale(
     ties: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     """By what to divide the inputs [K] of layers [N, K] that share them, so that their outputs lose
-    least by rounding.
+    least by rounding; 1 if nothing tried helps.
 
     AWQ's form is a power of the inputs' root mean square; SmoothQuant+'s is one of their peak over
-    the rest of a power of the weights' peak. Columns with equal `ties` [K] get equal scales.
+    the rest of a power of the weights' peak. They are tried with grids that are not clipped.
+    Columns with equal `ties` [K] get equal scales.
     """
     groups = int(ties.max()) + 1
     if scaling == "awq":
@@ -68,21 +70,21 @@ def input_scale(
         peaks = np.max([np.abs(w).max(axis=0) for w in weights.values()], axis=0)
         np.maximum.at(others, ties, peaks)
     live = (inputs > 0) & (others > 0)
-    best, least = np.ones(len(ties), np.float32), np.inf
-    for exponent in _EXPONENTS:
+    tries = [np.ones(len(ties), np.float32)]
+    for exponent in _EXPONENTS if live.any() else ():
         tried = np.ones(groups)
         tried[live] = inputs[live] ** exponent / others[live] ** (1 - exponent)
         tried[live] /= np.exp(np.log(tried[live]).mean())
-        scale = tried.astype(np.float32)[ties]
-        if exponent == 0 and scaling == "awq":
-            scale = best
-        lost = sum(
-            squared_error(quantize(w * scale, rounding).dequantize() / scale - w, moments.second)
+        tries.append(tried.astype(np.float32)[ties])
+    whole = replace(rounding, clip=False)
+
+    def lost(scale: NDArray[np.float32]) -> float:
+        return sum(
+            squared_error(quantize(w * scale, whole).dequantize() / scale - w, moments.second)
             for w in weights.values()
         )
-        if lost < least:
-            best, least = scale, lost
-    return best
+
+    return min(tries, key=lost)
 
 
 def scaled_moments(moments: Moments, scale: NDArray[np.float32]) -> Moments:

@@ -105,7 +105,7 @@ def stored_bits(choice: Vptq, n: int, k: int) -> dict[str, int]:
     columns = 0
     if choice.half or choice.norm != "none":
         columns += 2 * SCALE_BITS
-    if choice.half or columns or outliers or choice.groups > 1:
+    if choice.half or outliers or choice.groups > 1:
         columns += ORDER_BITS
     return {"indices": indices, "codebooks": codebooks, "columns": k * columns}
 
@@ -393,35 +393,32 @@ def _runs(index: NDArray[np.int64], first: int) -> _Runs:
 
 
 def to_tensor(layer: VectorLayer) -> Coded:
-    """A layer of integer codewords as engines take it: in parts only if it has several, or if its
-    columns are normalized; else indices go in the order of the inputs."""
+    """A layer of integer codewords as engines take it; where it has one part, indices go in the
+    order of the inputs, and no order is stored."""
+    order = layer.order if len(layer.parts) > 1 else None
     tensors = []
     for part in layer.parts:
         books = [np.rint(book / part.unit).astype(np.int8) for book in part.books]
-        stored = list(zip(part.index, books, strict=True))
-        k = part.columns.stop - part.columns.start
-        if len(layer.parts) == 1 and layer.scale is None:
-            places = np.argsort(layer.order)
-            stored = [(index[:, places], book) for index, book in stored]
+        places = np.arange(part.index[0].shape[1]) if order is not None else np.argsort(layer.order)
+        stored = [(index[:, places], book) for index, book in zip(part.index, books, strict=True)]
         (index, book), *residual = stored
         vectors = Vectors("outputs", index, book, residual[0] if residual else None)
-        scale = np.full((layer.n, 1), part.unit, np.float32)
+        scale, k = np.full((layer.n, 1), part.unit, np.float32), len(places)
+        zero = 1 << (WEIGHT_BITS - 1)
         tensors.append(
             QuantTensor(
-                codes=(decode(vectors, (layer.n, k), k) + (1 << (WEIGHT_BITS - 1))).astype(
-                    np.uint8
-                ),
+                codes=(decode(vectors, (layer.n, k), k) + zero).astype(np.uint8),
                 format=WeightCodes(WEIGHT_BITS, Kind.VECTOR),
                 group=k,
                 scale=scale,
-                minimum=-(1 << (WEIGHT_BITS - 1)) * scale,
+                minimum=-zero * scale,
                 group_bits=0,  # one scale for the whole codebook
                 vectors=vectors,
             )
         )
-    if len(tensors) == 1 and layer.scale is None:
+    if order is None and layer.scale is None:
         return tensors[0]
-    return PartedTensor(tuple(tensors), layer.order, layer.scale, layer.bias)
+    return PartedTensor(tuple(tensors), order, layer.scale, layer.bias)
 
 
 def published(layer: VectorLayer) -> tuple[dict[str, Any], dict[str, NDArray]]:

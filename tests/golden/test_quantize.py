@@ -18,7 +18,7 @@ from sw.checkpoint import open_model
 from sw.core import on_accelerator
 from sw.decoder import Cache, forward, head
 from sw.linear import host_linears
-from sw.perplexity import windows
+from sw.perplexity import Text, windows
 from sw.quantize import UNFINISHED, bits_of, quantize_model
 from sw.quantizers.hessian import Calibration, calibrate, default_calibration, inputs_of
 from sw.quantizers.methods import parse_method
@@ -44,6 +44,7 @@ def test_moments_are_those_of_the_layers_inputs(calibration: Calibration) -> Non
     text, linear = default_calibration(TEXT), host_linears(MODEL)
     assert TEXT.content.endswith(text.content)
     assert 0.4 < len(text.content) / len(TEXT.content) < 0.5
+    assert default_calibration(Text("line", "abcd")).content == "cd"
     parts = windows(MODEL, text, 2000, 512)
     assert calibration.tokens == sum(map(len, parts))
     seen: dict[str, list[np.ndarray]] = {}
