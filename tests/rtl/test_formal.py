@@ -13,15 +13,17 @@ from hw.rtl.arith import (
     half_sums,
     negate_if,
     round_shift,
+    saturated,
     select,
     shift_left,
     total,
     total_signed,
 )
 from hw.rtl.bit_serial import BitSerialEngine
+from hw.rtl.lut_dla import distance, nearest
 from hw.rtl.mac import multiples, products, shifted
-from hw.spec.bit_serial import BitSerial
-from hw.spec.formats import WeightCodes
+from hw.spec.bit_serial import FLOAT_STEPS, TERMS, BitSerial, float_code
+from hw.spec.formats import Kind, WeightCodes
 from hw.tools import ToolError
 from verif.proof import prove
 
