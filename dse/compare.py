@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,9 @@ from hw.spec.floating import FP16, FloatEngine
 from hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
 from hw.synth import AsicResult, synthesize
 from sim.cycles import run_cycles
-from sim.golden import GOLDEN, align, floating, integer
+from sim.golden import align, floating, integer
 from sim.memory import Platform, traffic
-from sim.schedule import plan
+from sim.schedule import fills, plan
 from sim.workload import Linear
 from sw.activations import quantize_activations
 from sw.decoder import Cache, forward, head
@@ -50,8 +50,11 @@ from sw.linear import golden_total, host_linear, integer_total, linear_names
 from sw.model import LanguageModel, dequantized
 from sw.pack import weighed_run
 from sw.perplexity import Text, default_context, windows
+from sw.quantizers.hessian import Moments
+from sw.quantizers.lut_dla import Tables, learn_centroids, tables_of
 from sw.quantizers.rounding import quantize
-from sw.rescale import coded_grid
+from sw.quantizers.vptq import Vptq, to_tensor, vptq
+from sw.rescale import coded_grid, golden_weights
 from sw.tensor import QuantError, QuantTensor
 from sw.weights import NATIVE, Weights
 
@@ -68,6 +71,8 @@ OUTSIDE = "rounding of activations, scaling of groups, buffers, memory ports"
 TOKENS = 64
 """Tokens of text whose inputs to the layer are multiplied."""
 
+LEARNING_TOKENS = 448
+"""Tokens after these whose inputs codebooks and tables are learned from."""
 
 ACTIVATIONS = f"int4 to int16, or {', '.join(FLOATS)}, such as fp16 or fp16:12"
 
@@ -179,22 +184,10 @@ def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
-def _vq_codebook(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """None: no quantizer here makes codebooks."""
-    return {}
-
-
-def _lut_dla(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """None: its tables are no codes of weights, and hold for the activations they were made for."""
-    return {}
-
-
 CONTENDERS: dict[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]] = {
     LutTensorCore: _lut_tensor_core,
     Mac: _mac,
     BitSerial: _bit_serial,
-    VqCodebook: _vq_codebook,
-    LutDla: _lut_dla,
 }
 """By the class of its spec, the variants of an engine that are worth comparing at a task, by name:
 the choices that make each what it is."""
@@ -295,6 +288,20 @@ def peers(task: Task) -> list[dict[str, Any]]:
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One linear layer of a model: its weights as codes, and what it is given for a text."""
+
+    linear: Linear
+    tensor: QuantTensor
+    weights: NDArray[np.float32]
+    """[N, K], as shipped."""
+    inputs: NDArray[np.float32]
+    """[tokens, K], as the model computes them in float32 with its weights as shipped."""
+    more_inputs: NDArray[np.float32]
+    """The same of the tokens after these."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """An engine to compare, or the reason why there is none of that name."""
@@ -302,6 +309,8 @@ class Contender:
     name: str
     spec: Engine | None
     refused: str | None = None
+    layer: Layer | None = None
+    """The layer in a form of its own, where the engine takes no codes of single weights."""
 
 
 def contenders(
@@ -310,10 +319,14 @@ def contenders(
     """The variants of the engines, given by stem; if `named`, also all presets that fit the task,
     and if `floating`, the baselines whose sums are floating.
 
-    Presets have sizes of their own. Raises `RefusedError` where no engine is left.
+    Presets have sizes of their own.
     """
     found = []
-    kinds = [(stem, ENGINES[stem], CONTENDERS[ENGINES[stem]]) for stem in engines]
+    kinds = [
+        (stem, kind, CONTENDERS[kind])
+        for stem, kind in ((stem, ENGINES[stem]) for stem in engines)
+        if kind in CONTENDERS
+    ]
     if floating:
         rule = f"floating beside floating baselines: {', '.join(FLOATS)}"
         require(task.activations.format is not None, "activations", rule, "integers")
@@ -332,21 +345,79 @@ def contenders(
             for name, spec in presets.ENGINES.items()
             if spec.activations == task.activations and spec.accepts(task.codes)
         ]
+    return found
+
+
+def _vectors(task: Task, layer: Layer) -> Iterator[tuple[str, Mapping[str, Any], QuantTensor]]:
+    """Codewords of 16 along outputs that store as many bits as the task's codes do, in codebooks
+    that the quantizer of VPTQ finds."""
+    index_bits = 4
+    v, rest = divmod(index_bits, task.codes.bits)
+    if rest or v < 2:
+        return
+    x = layer.more_inputs
+    moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0))
+    choice = Vptq(v=v, entries=1 << index_bits)
+    found, _ = vptq(layer.weights, moments, choice, np.random.default_rng(0))
+    tensor = to_tensor(found)
+    assert isinstance(tensor, QuantTensor)
+    fields = {"v": v, "k": task.slice_k, "entries": choice.entries}
+    yield f"v{v} k{choice.entries}", fields, tensor
+
+
+def _tables(task: Task, layer: Layer) -> Iterator[tuple[str, Mapping[str, Any], QuantTensor]]:
+    """Tables of 8-bit entries by 16 centroids of 4 inputs."""
+    if task.activations.format is not None:
+        return
+    choice = Tables(group=layer.linear.group, activation_bits=task.activations.bits)
+    x = quantize_activations(layer.more_inputs, choice.activations).x
+    learned = learn_centroids(x, choice, np.random.default_rng(0))
+    tensor = tables_of(layer.weights, x, *learned, choice)
+    columns = task.n * task.slice_k // choice.v
+    fields = {"v": choice.v, "centroids": choice.centroids, "metric": choice.metric, "n": columns}
+    yield f"v{choice.v} c{choice.centroids} {choice.metric}", fields, tensor
+
+
+OWN_FORMS: dict[
+    type[Engine],
+    Callable[[Task, Layer], Iterator[tuple[str, Mapping[str, Any], QuantTensor]]],
+] = {VqCodebook: _vectors, LutDla: _tables}
+"""By the class of its spec, the variants of an engine that multiplies no codes of single weights:
+names, choices, and the layer as each takes it."""
+
+
+def in_own_forms(task: Task, engines: Collection[str], layer: Layer) -> list[Contender]:
+    """The variants of the engines, given by stem, that take the layer in forms of their own."""
+    found = []
+    for stem in engines:
+        kind = ENGINES[stem]
+        for variant, fields, tensor in OWN_FORMS.get(kind, lambda task, layer: ())(task, layer):
+            name, form = f"{stem} {variant}", _linear(layer.linear.name, tensor)
+            own = dataclasses.replace(
+                task, codes=tensor.format, group=min(task.group, tensor.group)
+            )
+            try:
+                spec = own.engine(kind, **fields)
+            except SpecError as error:
+                found.append(Contender(name, None, str(error)))
+            else:
+                held = dataclasses.replace(layer, linear=form, tensor=tensor)
+                found.append(Contender(name, spec, layer=held))
+    return found
+
+
+def require_any(task: Task, engines: Collection[str], found: Sequence[Contender]) -> None:
+    """Raise `RefusedError` where no engine is left to compare."""
     if all(each.spec is None for each in found):
         reasons = dict.fromkeys(each.refused for each in found if each.refused)
         reason = "; ".join(reasons) or f"none of {', '.join(engines)} for {task.codes.name}"
         raise RefusedError(f"no engine to compare: {reason}")
-    return found
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One linear layer of a model: its weights as codes, and what it is given for a text."""
-
-    linear: Linear
-    tensor: QuantTensor
-    inputs: NDArray[np.float32]
-    """[tokens, K], as the model computes them in float32 with its weights as shipped."""
+def _linear(name: str, tensor: QuantTensor) -> Linear:
+    vectors = None if tensor.format.is_direct else tensor.index_bits
+    shape = tensor.shape
+    return Linear(name, *shape, tensor.format, tensor.group, tensor.group_bits, vector_bits=vectors)
 
 
 def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> Layer:
@@ -360,14 +431,14 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> L
         near = [each for each in names if each.startswith(f"{int(block)}.")]
         raise presets.UnknownNameError("layer", name, [*near, names[-1]])
     tensor = model.matrix(name)
+    whole = dequantized(tensor)
     if weights.rounding is not None:
-        tensor = quantize(dequantized(tensor), weights.rounding)
+        tensor = quantize(whole, weights.rounding)
     elif weights != NATIVE or not isinstance(tensor, QuantTensor):
         raise QuantError(f"weights: {weights.name} gives no codes for layer {name}")
-    n, k = tensor.shape
-    linear = Linear(name, n, k, tensor.format, tensor.group, tensor.group_bits)
-    tokens = windows(model, text, TOKENS, default_context(model))[0][:TOKENS]
-    return Layer(linear, tensor, inputs_of(model, name, tokens))
+    most = TOKENS + LEARNING_TOKENS
+    inputs = inputs_of(model, name, windows(model, text, most, default_context(model))[0][:most])
+    return Layer(_linear(name, tensor), tensor, whole, inputs[:TOKENS], inputs[TOKENS:])
 
 
 def inputs_of(model: LanguageModel, name: str, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -399,7 +470,9 @@ class Exactness:
     """The same over the largest magnitude of a result."""
     activation_error: float
     """From that with the activations as they were before rounding: root mean square over all
-    results, over theirs."""
+    results, over theirs. Of tables, which hold no weights, that with the weights as shipped."""
+    layer_error: float
+    """From the layer as shipped, its weights and activations in float64, in the same measure."""
 
 
 def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64]) -> NDArray[Any]:
@@ -445,8 +518,17 @@ def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
     return Exactness(
         max_abs_difference=largest,
         max_rel_difference=largest / float(np.abs(same).max()),
-        activation_error=math.sqrt(((found - ideal) ** 2).mean() / (ideal**2).mean()),
+        activation_error=_error(found, ideal),
+        layer_error=_error(found, _shipped(layer)),
     )
+
+
+def _shipped(layer: Layer) -> NDArray[np.float64]:
+    return layer.inputs.astype(np.float64) @ layer.weights.astype(np.float64).T
+
+
+def _error(found: NDArray[np.float64], ideal: NDArray[np.float64]) -> float:
+    return math.sqrt(((found - ideal) ** 2).mean() / (ideal**2).mean())
 
 
 def exactness(spec: Engine, layer: Layer) -> Exactness:
@@ -454,19 +536,19 @@ def exactness(spec: Engine, layer: Layer) -> Exactness:
     if isinstance(spec, FloatEngine):
         return _float_exactness(spec, layer)
     tensor = layer.tensor
-    encoded = GOLDEN[type(spec)].encode(
-        spec, tensor.codes, tensor.format, tensor.group, tensor.special
-    )
     a = quantize_activations(layer.inputs, spec.activations)
-    found = golden_total(spec, tensor, encoded, a.x)
+    found = golden_total(spec, tensor, golden_weights(spec, tensor), a.x)
     same = integer_total(tensor, a.x)
-    ideal = layer.inputs.astype(np.float64) @ tensor.rows(slice(None), np.float64).T
+    ideal = shipped = _shipped(layer)
+    if tensor.centroids is None:
+        ideal = layer.inputs.astype(np.float64) @ tensor.rows(slice(None), np.float64).T
     largest = float(np.abs(found - same).max())
-    error = found * a.scale[:, None] - ideal
+    scaled = found * a.scale[:, None]
     return Exactness(
         max_abs_difference=largest,
         max_rel_difference=largest / float(np.abs(same).max()),
-        activation_error=math.sqrt((error**2).mean() / (ideal**2).mean()),
+        activation_error=_error(scaled, ideal),
+        layer_error=_error(scaled, shipped),
     )
 
 
@@ -525,12 +607,16 @@ def row(
 
     A refused one has `refused`, the reason, and nothing else than its name.
     """
+    layer = contender.layer or layer
     spec, linear = contender.spec, layer.linear
     if spec is None or not isinstance(result, AsicResult):
         return {"name": contender.name, "refused": contender.refused or str(result)}
+    if result.memory_bits:
+        reason = f"its memories of {result.memory_bits:,} bits have no area in standard cells"
+        return {"name": contender.name, "refused": reason}
     run = weighed_run(spec, linear, layer.tensor.codes, rows)
     steps = run.steps / (run.tiles * run.slices)
-    cycles = run_cycles(spec, [run])
+    cycles = run_cycles(spec, [*fills(spec), run])
     whole = isinstance(spec, FloatMac) and spec.weights == "fp16"
     without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
     moved = traffic(spec, without_scales, rows, Platform())
@@ -544,6 +630,7 @@ def row(
         "max_abs_difference": found.max_abs_difference,
         "max_rel_difference": found.max_rel_difference,
         "activation_error": found.activation_error,
+        "layer_error": found.layer_error,
         "slice_steps": steps,
         "cycles": cycles,
         "macs_per_cycle": spec.macs_per_step / steps,

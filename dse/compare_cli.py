@@ -19,10 +19,12 @@ from dse.compare import (
     Task,
     areas,
     contenders,
+    in_own_forms,
     layer_of,
     parse_activations,
     peers,
     ranked,
+    require_any,
     row,
 )
 from hw.cli import json_option, out_option, show
@@ -57,7 +59,7 @@ _GROUP = 128
 @click.option("--rows", type=COUNT, default=1, show_default=True, help="Tokens at once.")
 @click.option(
     "--shape",
-    default="1,32,16",
+    default="1,16,16",
     show_default=True,
     metavar="M,N,K",
     help="Size of all engines: rows, columns, and products that a step adds to each sum.",
@@ -108,6 +110,9 @@ def compare(
     linear = chosen.linear
     task = Task(linear.format, linear.group, kind, m, n, slice_k)
     found = contenders(task, stems, presets, floating)
+    with working("learning codebooks and tables"):
+        found += in_own_forms(task, stems, chosen)
+    require_any(task, stems, found)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn())
     bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
     with bar:
@@ -274,6 +279,7 @@ def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
     columns = _numbers(
         "difference\nfrom float64\nmeasured",
         "of rounded\nactivations\nmeasured",
+        "from the\nfloat layer\nmeasured",
         "weights\nbytes\nmodelled",
         "scales\nbytes\nmodelled",
         "activations\nbytes\nmodelled",
@@ -285,6 +291,7 @@ def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
             each["name"],
             f"{each['max_rel_difference']:.2g}",
             f"{each['activation_error']:.3%}",
+            f"{each['layer_error']:.2%}",
             *(f"{each[f'{what}_bytes']:,}" for what in ("weight", "scale", "activation", "result")),
         )
     console.print(table)

@@ -108,8 +108,8 @@ class Steps:
 
 def steps(run: Run) -> Steps:
     """The run's steps, one by one; arrays of `run.steps` elements."""
-    each = np.array(run.steps_of_beats or [run.beat_steps] * run.beats)
-    beat = np.repeat(np.arange(run.beats), each)
+    of_each = np.array(run.steps_of_beats) if run.steps_of_beats else run.beat_steps
+    beat = np.repeat(np.arange(run.beats), of_each)
     ends_beat = np.diff(beat, append=-1) != 0
     slice_index = beat // run.planes
     in_tile = slice_index % run.slices

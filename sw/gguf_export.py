@@ -39,6 +39,7 @@ from sw.tokenizer import SPACE, TextTokenizer, split_name
 
 TYPES = {
     "q4_0": Kind.Q4_0,
+    "q4_1": Kind.Q4_1,
     "q8_0": Kind.Q8_0,
     "tq1_0": Kind.TQ1_0,
     "tq2_0": Kind.TQ2_0,

@@ -186,14 +186,18 @@ def _shape(settings: Settings) -> dict[str, Any]:
         "vocab": settings["vocab_size"],
         "context": settings["max_position_embeddings"],
         "norm_eps": float(settings["rms_norm_eps"]),
-        "activation": _activation(settings.get("hidden_act", "silu")),
     }
 
 
 def _llama(settings: Settings) -> dict[str, Any]:
     attention = ("q", "k", "v", "o") if settings.get("attention_bias", False) else ()
     mlp = ("gate", "up", "down") if settings.get("mlp_bias", False) else ()
-    return {**_shape(settings), "biases": attention + mlp, **_rope(settings)}
+    return {
+        **_shape(settings),
+        **_rope(settings),
+        "activation": _activation(settings.get("hidden_act", "silu")),
+        "biases": attention + mlp,
+    }
 
 
 def _mistral(settings: Settings) -> dict[str, Any]:
@@ -214,21 +218,19 @@ def _qwen3(settings: Settings) -> dict[str, Any]:
 
 
 def _phi3(settings: Settings) -> dict[str, Any]:
-    return {**_shape(settings), **_rope(settings), **_windows(settings, lambda layer: True)}
+    plain = {**settings, "attention_bias": False, "mlp_bias": False}  # which it knows nothing of
+    return _mistral(plain)
 
 
 def _gemma(settings: Settings) -> dict[str, Any]:
     # The first release says "gelu" and means its approximation, which it was trained with.
     name = settings.get("hidden_activation") or settings.get("hidden_act", "gelu")
-    activation = _activation("gelu_pytorch_tanh" if name == "gelu" else name)
     _same(settings, attention_bias=False)
-    scale = math.sqrt(settings["hidden_size"])
-    named = {**settings, "hidden_act": "silu"}  # the name above counts, whatever this one says
     return {
-        **_shape(named),
+        **_shape(settings),
         **_rope(settings),
-        "activation": activation,
-        "embedding_scale": float(np.float32(scale)),
+        "activation": _activation("gelu_pytorch_tanh" if name == "gelu" else name),
+        "embedding_scale": float(np.float32(math.sqrt(settings["hidden_size"]))),
     }
 
 
@@ -270,7 +272,8 @@ def _gemma3(settings: Settings) -> dict[str, Any]:
 
 def _bitnet(settings: Settings) -> dict[str, Any]:
     norms = ("attention_norm", "o_norm", "ffn_norm", "down_norm")
-    return {**_llama({**settings, "mlp_bias": False}), "norms": norms}
+    usual = {"hidden_act": "relu2", "rope_theta": 500000.0}
+    return {**_llama({**usual, **settings, "mlp_bias": False}), "norms": norms}
 
 
 def _opt(settings: Settings) -> dict[str, Any]:

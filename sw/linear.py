@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hw.spec import CoreSpec, Engine, LutDla
 from sim.golden import GOLDEN, lut_dla
+from sim.golden.lut_dla import Centroids
 from sim.workload import Linear, Workload
 from sw.activations import QuantActivations, quantize_activations
 from sw.model import LanguageModel, dequantized
@@ -55,6 +56,19 @@ class HostLinear:
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return _product(x, self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class HostTables(HostLinear):
+    """A layer of tables by centroid in float32, [N, subspaces * c], in the place of weights."""
+
+    group: int
+    centroids: Centroids
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        a = quantize_activations(x, self.centroids.activations)
+        meets = self.centroids.one_hot(a.x, self.group).astype(np.float32)
+        return _product(meets, self.weight) * a.scale[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,5 +316,9 @@ def require_product(spec: Engine) -> None:
 
 
 def host_linear(model: LanguageModel, name: str) -> HostLinear:
-    """The layer `name` with its weights as shipped."""
-    return HostLinear(dequantized(model.matrix(name)))
+    """The layer `name` with its weights, or its tables, as shipped."""
+    tensor = model.matrix(name)
+    if isinstance(tensor, QuantTensor) and tensor.centroids is not None:
+        tables = tensor.rows(slice(None), np.float32)
+        return HostTables(tables, tensor.group, tensor.centroids)
+    return HostLinear(dequantized(tensor))

@@ -36,6 +36,7 @@ from sw import quantized_file
 from sw.linear import linear_names
 from sw.model import LanguageModel, dequantized
 from sw.quantizers.hessian import Calibration, model_digest
+from sw.quantizers.lut_dla import Tables, seen_inputs, tabulated
 from sw.quantizers.methods import Grid, Method, quantize_layer
 from sw.quantizers.mixed import Candidate, cheapest
 from sw.quantizers.scaling import (
@@ -81,7 +82,9 @@ def bits_of(tensor: Coded) -> Bits:
     for part in whole.parts:
         groups += part.scale.size * part.group_bits
         if part.vectors is None:
-            codes += part.index_bits
+            beside = 0 if part.centroids is None else part.centroids.stored_bits
+            codes += part.index_bits - beside
+            codebooks += beside
             continue
         books = sum(book.size for _, book in part.vectors.books)
         books *= part.format.bits - (part.vectors.residual is not None)
@@ -270,6 +273,51 @@ def quantize_model(
     quantized_file.write_quantized(folder, quantized, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return quantized, document
+
+
+def write_tables(
+    model: LanguageModel,
+    name: str,
+    choice: Tables,
+    parts: Sequence[Sequence[int]],
+    folder: Path,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Write `model` to `folder` with tables by centroid for its layers, all but the head, made from
+    what windows of tokens have for inputs. Returns what its document says of how it came about.
+
+    A layer's `proxy_error` is that of its outputs over these tokens. Raises `QuantError`.
+    """
+    inputs = seen_inputs(model, parts, lambda done: progress(done / 4))
+    made, errors = tabulated(model, choice, inputs, seed, lambda done: progress((1 + 3 * done) / 4))
+    layers, weights = [], 0
+    for each, error in errors.items():
+        tensor = made.tensors[each]
+        assert isinstance(tensor, Coded)
+        bits, size = bits_of(tensor), math.prod(tensor.shape)
+        weights += size
+        layers.append(
+            {
+                "name": each,
+                "shape": list(tensor.shape),
+                "bits": bits.to_dict(),
+                "bits_total": bits.total / size,
+                "stages": {"fitted": error},
+                "proxy_error": error,
+            }
+        )
+    document = {
+        "method": name,
+        "seed": seed,
+        "model": model.name,
+        "bits_index": sum(each["bits"]["codes"] for each in layers) / weights,
+        "bits_total": sum(each["bits"]["total"] for each in layers) / weights,
+        "proxy_error": float(np.mean(list(errors.values()))),
+        "layers": layers,
+    }
+    quantized_file.write_quantized(folder, made, document)
+    return document
 
 
 class _Made(NamedTuple):

@@ -20,14 +20,16 @@ from sw.cli import (
     model_argument,
     progress,
 )
-from sw.perplexity import default_context, read_text
-from sw.quantize import quantize_model
+from sw.perplexity import default_context, read_text, windows
+from sw.quantize import quantize_model, write_tables
+from sw.quantizers import lut_dla
 from sw.quantizers.hessian import TOKENS, calibrate, default_calibration
+from sw.quantizers.lut_dla import SAMPLES, parse_tables
 from sw.quantizers.methods import EXAMPLES, GRAMMAR, parse_method
 
 
 @click.command(
-    epilog=f"\b\nMethods:\n{GRAMMAR}\n\n"
+    epilog=f"\b\nMethods:\n{GRAMMAR}{lut_dla.GRAMMAR}\n\n"
     "Example: evolute quantize evolute-tiny --method gptq-w3g64 -o out/tiny-w3; "
     "evolute eval out/tiny-w3"
 )
@@ -73,23 +75,32 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Quantize a model's linear layers, and say what each costs in bits and in accuracy."""
-    method = parse_method(name)  # refuse a slip before a model is fetched for it
+    tables = parse_tables(name)  # refuse a slip before a model is fetched for it
+    method = None if tables else parse_method(name)
     loaded = load_model(model)
     if text_path is None:
         text = default_calibration(chosen_text(None, model or loaded.name))
     else:
         text = read_text(text_path)
     window = context or default_context(loaded)
-    with progress("calibrating") as done:
-        calibration = calibrate(loaded, text, tokens, window, done)
     began = time.perf_counter()
-    with progress("quantizing") as done:
-        _, document = quantize_model(
-            loaded, method, calibration, folder, seed, workers, force, done
-        )
+    if method is None:
+        assert tables is not None
+        parts = windows(loaded, text, min(tokens, SAMPLES), window)
+        count = sum(map(len, parts))
+        with progress("making tables") as done:
+            document = write_tables(loaded, name, tables, parts, folder, seed, done)
+    else:
+        with progress("calibrating") as done:
+            calibration = calibrate(loaded, text, tokens, window, done)
+        count, began = calibration.tokens, time.perf_counter()
+        with progress("quantizing") as done:
+            _, document = quantize_model(
+                loaded, method, calibration, folder, seed, workers, force, done
+            )
     record = {
         **document,
-        "calibration": {"text": text.name, "tokens": calibration.tokens, "context": window},
+        "calibration": {"text": text.name, "tokens": count, "context": window},
         "files": [str(folder / each) for each in quantized_file.FILES],
         "seconds": time.perf_counter() - began,
     }

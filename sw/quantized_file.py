@@ -21,7 +21,9 @@ from safetensors.numpy import save_file
 
 from hw.files import replacing, write_text
 from hw.spec.base import RefusedError
-from hw.spec.formats import Kind, WeightCodes
+from hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
+from hw.spec.lut_dla import METRICS
+from sim.golden.lut_dla import Centroids
 from sim.golden.vq_codebook import Vectors, decode
 from sw.model import LanguageModel, ModelConfig, checked
 from sw.stored import CheckpointError, Tensor, require_finite
@@ -102,7 +104,15 @@ def _part(name: str, part: QuantTensor, arrays: dict[str, NDArray]) -> dict[str,
     }
     if part.vectors is None:
         arrays[f"{name}.codes"] = pack_rows(part.codes, part.format.bits)
-        return document
+        if part.centroids is None:
+            return document
+        arrays[f"{name}.centroids"] = part.centroids.points.astype(np.int16)
+        kind = part.centroids.activations
+        return document | {
+            "metric": part.centroids.metric,
+            "activation_bits": kind.bits,
+            "activation_format": kind.format.name if kind.format else "int",
+        }
     for number, (index, book) in enumerate(part.vectors.books):
         arrays[f"{name}.codebook{number}"] = book.astype(np.int8)
         arrays[f"{name}.index{number}"] = pack_rows(index, _index_bits(len(book)))
@@ -237,6 +247,27 @@ def _read_vectors(
     return Vectors(along, index, book, books[1] if books[1:] else None)
 
 
+def _read_centroids(
+    document: Mapping[str, Any], name: str, k: int, group: int, arrays: _Arrays
+) -> Centroids:
+    metric, format_ = document["metric"], document["activation_format"]
+    if metric not in METRICS:
+        raise _Broken(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if format_ not in ("int", *FLOATS):
+        raise _Broken(f"activation_format must be int or floating, got {format_!r}")
+    kind = Activations(_whole(document, "activation_bits", 4, 16), FLOATS.get(format_))
+    points = arrays(f"{name}.centroids", ("I16",))
+    if points.ndim != 3 or not (2 <= points.shape[1] <= 64 and 1 <= points.shape[2] <= 16):
+        raise _Broken(f"array {name}.centroids: impossible shape {points.shape}")
+    found = Centroids(k, kind, metric, points.astype(np.int64))
+    spaces = sum(found.subspaces(min(group, k - start)) for start in range(0, k, group))
+    if len(points) != spaces:
+        raise _Broken(f"array {name}.centroids: of {len(points)} subspaces, must be of {spaces}")
+    if not -(1 << kind.bits - 1) <= points.min() <= points.max() < 1 << kind.bits - 1:
+        raise _Broken(f"array {name}.centroids: beyond {kind.bits} bits")
+    return found
+
+
 def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
     shape = tuple(document["shape"])
     if len(shape) != 2 or not all(type(n) is int and 1 <= n <= _MOST_SIDE for n in shape):
@@ -252,7 +283,11 @@ def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
         minimum = _spread(origin, (n, groups)) * scale * np.float32(-0.5)
     else:
         minimum = _spread(arrays(f"{name}.minimum", ("F16", "F32"), *once), (n, groups))
-    special = vectors = None
+    special = vectors = centroids = None
+    columns = k
+    if codes.kind is Kind.TABLE:
+        centroids = _read_centroids(document, name, k, group, arrays)
+        columns = centroids.points.shape[0] * centroids.points.shape[1]
     if codes.specials:
         bits = codes.special_bits
         packed = arrays(f"{name}.special", ("U8",), (n, -(-groups * bits // 8)))
@@ -263,13 +298,13 @@ def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
         if values.shape != (n, k):
             raise _Broken(f"tensor {name}: {values.shape[1]} columns of vectors, must be {k}")
     else:
-        packed = arrays(f"{name}.codes", ("U8",), (n, -(-k * codes.bits // 8)))
-        values = unpack_rows(packed, k, codes.bits)
+        packed = arrays(f"{name}.codes", ("U8",), (n, -(-columns * codes.bits // 8)))
+        values = unpack_rows(packed, columns, codes.bits)
     if values.min() < 0 or values.max() >= codes.levels:
         raise _Broken(f"tensor {name}: holds a code beyond {codes.levels - 1}")
     bits = _whole(document, "group_bits", 0, 64)
     held = values.astype(np.uint8)
-    return QuantTensor(held, codes, group, scale, minimum, bits, special, vectors)
+    return QuantTensor(held, codes, group, scale, minimum, bits, special, vectors, centroids)
 
 
 def _read_coded(document: Mapping[str, Any], name: str, arrays: _Arrays) -> Coded:

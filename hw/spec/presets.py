@@ -40,7 +40,7 @@ _FP16 = _DECODE.evolve(activation_format="fp16", activation_bits=13)
 _PAIRS = LutTensorCore(m=1, n=32, k=2, kg=16, mirrored=False, weight_bits=1, group_size=128)
 _VQ = VqCodebook(n=32, k=2, v=8, entries=256, residual_entries=256)
 _MAC = Mac(m=1, n=8, k=4, weight_bits=8, group_size=128)
-_DLA = LutDla(m=8, n=12, v=4, centroids=16, lanes=2, group_size=128)
+_DLA = LutDla(m=8, n=14, v=2, centroids=16, lanes=2, group_size=128)
 _FPGA = LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64)
 
 PRESETS: dict[str, Preset] = {
@@ -198,13 +198,18 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "core-dla",
-            CoreSpec(engine=_DLA, accumulators=256, activation_buffer_bytes=16384),
+            CoreSpec(
+                engine=_DLA,
+                accumulators=256,
+                scale_lanes=2,
+                activation_buffer_bytes=16384,
+            ),
             "a complete core of tables by centroid: dla-l1 behind a 256-bit AXI4 port",
         ),
         Preset(
             "dla-l1",
             _DLA,
-            "LUT-DLA for prompts: 4 inputs by 16 centroids, 2 entries x 12 columns in 256 bits",
+            "LUT-DLA for prompts: 2 inputs by 16 centroids, 2 entries x 14 columns in 256 bits",
         ),
         Preset(
             "dla-tree",

@@ -14,15 +14,15 @@ from sim.golden import integer
 from sim.golden.sums import GroupSums, group_bounds, read_outs, symmetric
 from sim.schedule import read_out_slices
 
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "l1": lambda difference: np.abs(difference).sum(axis=-1),
-    "l2": lambda difference: (difference**2).sum(axis=-1),
-    "chebyshev": lambda difference: np.abs(difference).max(axis=-1),
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "l1": lambda distance, part: distance + part,
+    "l2": lambda distance, part: distance + part * part,
+    "chebyshev": np.maximum,
 }
-"""Distances from differences [..., v], by the name of the metric."""
+"""What another magnitude of a difference makes of a distance, by the name of the metric."""
 
-_BLOCK_DIFFERENCES = 1 << 20
-"""Differences that are held at once."""
+_BLOCK_DISTANCES = 1 << 18
+"""Distances that are held at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +104,15 @@ def nearest(metric: str, x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     `x` is int [M, subspaces, v], `centroids` [subspaces, c, v].
     """
     found = np.empty(x.shape[:2], np.int64)
-    step = max(1, _BLOCK_DIFFERENCES // centroids.size)
+    _, count, v = centroids.shape
+    step = max(1, _BLOCK_DISTANCES // (x.shape[1] * count))
     for start in range(0, len(x), step):
-        part = x[start : start + step, :, None].astype(np.int64) - centroids
-        found[start : start + step] = METRICS[metric](part).argmin(axis=-1)
+        part = x[start : start + step, :, None].astype(np.int64)
+        distance = np.zeros((len(part), x.shape[1], count), np.int64)
+        for i in range(v):
+            magnitude = np.abs(part[..., i] - centroids[..., i])
+            distance = METRICS[metric](distance, magnitude)
+        found[start : start + step] = distance.argmin(axis=-1)
     return found
 
 

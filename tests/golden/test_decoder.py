@@ -57,8 +57,8 @@ needs_stories = pytest.mark.skipif(
 
 @cache
 def model(name: str) -> LanguageModel:
-    if name == "smollm2-135m" and not zoo.KNOWN[name].path.exists():
-        pytest.skip("smollm2-135m has not been fetched")
+    if name in zoo.KNOWN and not zoo.KNOWN[name].path.exists():
+        pytest.skip(f"{name} has not been fetched")
     return open_model(DATA / "stories260K.bin") if name == "stories260K" else zoo.load(name)
 
 
@@ -77,7 +77,9 @@ def tolerance(subject: LanguageModel, largest: float) -> float:
     return 4 * config.layers * math.sqrt(max(config.ffn, config.hidden)) * 2.0**-24 * largest
 
 
-@pytest.mark.parametrize("name", ["evolute-tiny", "smollm2-135m"])
+@pytest.mark.parametrize(
+    "name", ["evolute-tiny", "smollm2-135m", pytest.param("gemma-3-270m", marks=pytest.mark.slow)]
+)
 def test_same_as_transformers(name):
     subject, expected = model(name), REFERENCE[name]
     path = TINY.path / "model.safetensors" if name == TINY.name else zoo.KNOWN[name].path

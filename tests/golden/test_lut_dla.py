@@ -171,10 +171,10 @@ def test_a_spec_refuses(changes: dict, message: str) -> None:
 
 def test_a_beat_of_the_preset_is_a_bus_word() -> None:
     """Entries with their centroids, side by side."""
-    spec = LutDla(m=8, n=12, v=4, centroids=16, lanes=2)
-    assert layout.streams(spec).weight.bits == 2 * (4 * 8 + 12 * 8) == 256
+    spec = LutDla(m=8, n=14, v=2, centroids=16, lanes=2)
+    assert layout.streams(spec).weight.bits == 2 * (2 * 8 + 14 * 8) == 256
     assert spec.slice_steps(TABLE8) == 8
-    assert spec.acc_bits == 14  # 32 slices of up to 128 in magnitude, of either sign
+    assert spec.acc_bits == 15  # 64 slices of up to 128 in magnitude, of either sign
 
 
 def test_random_specs_draw_every_choice() -> None:

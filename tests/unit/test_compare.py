@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import dse.compare
 from dse.compare import (
+    LEARNING_TOKENS,
     TOKENS,
     Contender,
     Layer,
@@ -21,10 +22,12 @@ from dse.compare import (
     areas,
     contenders,
     exactness,
+    in_own_forms,
     inputs_of,
     layer_of,
     parse_activations,
     ranked,
+    require_any,
     row,
 )
 from dse.compare_cli import compare
@@ -88,10 +91,12 @@ def toy_area(spec: Engine) -> AsicResult:
 
 @pytest.mark.parametrize("codes", FORMATS, ids=lambda codes: codes.name)
 def test_contenders_have_one_size_and_run_the_weights(codes):
-    try:
-        found = contenders(replace(TASK, codes=codes), ENGINES)
-    except RefusedError:
+    task = replace(TASK, codes=codes)
+    found = contenders(task, ENGINES)
+    if not any(each.spec for each in found):
         assert codes.kind not in (Kind.INTEGER, Kind.TERNARY)
+        with pytest.raises(RefusedError, match="no engine to compare"):
+            require_any(task, ENGINES, found)
         return
     assert len({each.name for each in found}) == len(found)
     specs = [each.spec for each in found if each.spec is not None]
@@ -124,6 +129,55 @@ def test_presets_join_if_they_run_the_weights():
     names = [each.name for each in found]
     assert "lut-decode" in names  # up to 8 bits
     assert "lut-paper" not in names  # up to 4
+
+
+@pytest.mark.parametrize(("bits", "v"), [(1, 4), (2, 2), (3, None), (4, None)])
+def test_engines_without_codes_of_weights_take_the_layer_in_forms_of_their_own(bits, v):
+    layer = layer_of(load_model(TINY), "1.down", parse_weights(f"w{bits}g32s"), default_text(TINY))
+    task = replace(TASK, codes=layer.linear.format, group=32)
+    found = {each.name: each for each in in_own_forms(task, ENGINES, layer)}
+    tables = found.pop("lut_dla v4 c16 l1")
+    assert list(found) == ([f"vq_codebook v{v} k16"] if v else [])
+    for each in (*found.values(), tables):
+        assert each.spec is not None and each.layer is not None
+        assert each.spec.macs_per_step == 32
+        form = each.layer.tensor
+        assert form.shape == layer.tensor.shape and each.layer.linear.format == form.format
+        assert each.layer.linear.index_bits == form.index_bits
+        measured = exactness(each.spec, each.layer)
+        assert measured.max_abs_difference == 0
+        x = layer.inputs.astype(float) @ layer.weights.astype(float).T
+        assert 0 < measured.layer_error < 1
+        if form.vectors is not None:
+            assert len(form.vectors.codebook) == 16
+            own = layer.inputs.astype(float) @ form.dequantize().T.astype(float)
+            error = np.sqrt(((own - x) ** 2).mean() / (x**2).mean())
+            assert measured.layer_error == pytest.approx(error, rel=0.05)
+    floating = replace(task, activations=parse_activations("fp16"))
+    assert not in_own_forms(floating, ["lut_dla"], layer)
+
+
+def test_what_is_learned_is_not_measured_on_the_same_tokens():
+    layer = layer_of(load_model(TINY), "1.down", parse_weights("w2g128"), default_text(TINY))
+    assert len(layer.inputs) == TOKENS and len(layer.more_inputs) == LEARNING_TOKENS
+    one, same = replace(layer, inputs=layer.inputs[:1]), replace(layer, more_inputs=layer.inputs)
+    (found,) = in_own_forms(TASK, ["lut_dla"], layer)
+    (again,) = in_own_forms(TASK, ["lut_dla"], one)
+    (other,) = in_own_forms(TASK, ["lut_dla"], same)
+    assert found.layer and again.layer and other.layer
+    assert np.array_equal(found.layer.tensor.codes, again.layer.tensor.codes)
+    assert not np.array_equal(found.layer.tensor.codes, other.layer.tensor.codes)
+
+
+def test_a_memory_that_no_cells_hold_is_no_area():
+    layer = layer_of(load_model(TINY), "1.down", parse_weights("w2g128"), default_text(TINY))
+    spec = TASK.engine(Mac, k=8)
+    result = replace(toy_area(spec), memory_bits=12345)
+    found = row(Contender("engine", spec), result, layer, rows=1)
+    assert found == {
+        "name": "engine",
+        "refused": "its memories of 12,345 bits have no area in standard cells",
+    }
 
 
 def test_floating_baselines_join_where_activations_are_floating():
@@ -430,7 +484,7 @@ def test_what_is_refused_is_shown_with_the_reason():
         (["--shape", "1,32"], SpecError, "of the form M,N,K"),
         (["--shape", "0,4,8"], RefusedError, "in 1..64"),
         (["--engines", "mack"], UnknownNameError, "mean mac"),
-        (["--engines", "vq_codebook"], RefusedError, "none of vq_codebook for w2"),
+        (["--bits", "3", "--engines", "vq_codebook"], RefusedError, "none of vq_codebook for w3"),
         (["--layer", "0.gat"], UnknownNameError, "0.gate"),
         (["--layer", "gate"], UnknownNameError, "0.gate"),
         (["--layer", "9.gate"], UnknownNameError, "did you mean"),

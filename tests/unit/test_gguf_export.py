@@ -173,6 +173,7 @@ def test_families_read_back_as_they_were(family, tied, tmp_path):
     [
         ("q4_0", "w4g32s"),
         ("q4_0", "w3g64s"),
+        ("q4_1", "w4g32f"),
         ("q8_0", "w8g32s"),
         ("q8_0", "w6g32"),
         ("q8_0", "w4g64"),
@@ -206,6 +207,22 @@ def test_codes_are_written_without_rounding(kind, weights, tmp_path):
     expected = logits(model, ids)
     allowed = 16 * config.layers * math.sqrt(512) * 2.0**-24 * np.abs(expected).max()
     np.testing.assert_allclose(logits(again, ids), expected, rtol=0, atol=allowed)
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_written_back_byte_for_byte(tmp_path):
+    known = zoo.KNOWN["smollm2-135m"]
+    if not known.path.exists():
+        pytest.skip(f"{known.name} has not been fetched")
+    write_gguf(zoo.load(known.name), tmp_path / "model.gguf", Kind.Q4_1)
+    given, made = (
+        {each.name: each for each in gguf.GGUFReader(path).tensors}
+        for path in (known.path, tmp_path / "model.gguf")
+    )
+    assert set(made) == set(given)
+    for name, tensor in given.items():
+        assert made[name].tensor_type == tensor.tensor_type
+        assert np.array_equal(made[name].data, tensor.data), name
 
 
 @pytest.mark.parametrize("kind", list(CODES))

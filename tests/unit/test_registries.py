@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import evolute
-from dse.compare import CONTENDERS
+from dse.compare import CONTENDERS, OWN_FORMS
 from dse.space import SPACE
 from hw.rtl import BUILD
 from hw.spec import BASELINES, ENGINES, CoreSpec, LutDla, VqCodebook
@@ -23,7 +23,7 @@ from verif.driver import DRIVERS
 ROOT = Path(evolute.__file__).parent
 ROLES = {
     "BUILD": BUILD,
-    "CONTENDERS": CONTENDERS,
+    "CONTENDERS": {**CONTENDERS, **OWN_FORMS},
     "DRIVERS": DRIVERS,
     "GOLDEN": GOLDEN,
     "PACKERS": PACKERS,

@@ -1,0 +1,272 @@
+"""Tables by centroid for a model's layers, made from samples of their inputs (LUT-DLA, HPCA 2025,
+arXiv 2501.10658), without training.
+
+Centroids are found by k-means in every subspace of the integers that an engine is given, so that a
+token's own scale is in neither centroids nor tables. What a centroid counts for is not its product
+with the weights alone: the tables of a layer are fitted together, by least squares, to the outputs
+for all samples, towards the products with the means of what each centroid takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec.base import require, require_range
+from hw.spec.formats import Activations, Kind, WeightCodes
+from hw.spec.lut_dla import METRICS
+from sim.golden.lut_dla import Centroids, nearest, subspaces
+from sw.activations import quantize_activations
+from sw.decoder import Cache, forward
+from sw.linear import host_linears, linear_names
+from sw.model import LanguageModel, Tensor, dequantized
+from sw.quantizers.hessian import inputs_of
+from sw.tensor import SCALE_BITS, QuantError, QuantTensor, inverse, met
+
+SAMPLES = 8192
+"""Tokens whose inputs are looked at, at most."""
+
+_BLOCK_SAMPLES = 1024
+"""Samples that one-hot rows are held of at once."""
+
+ITERATIONS = 8
+"""Rounds of k-means at most; it ends as soon as no sample changes its centroid."""
+
+RIDGE = 0.1
+"""How much tables are held to the products with means, in samples per centroid."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """How tables are made: v inputs a subspace, so many centroids of it, entries of `bits`, and one
+    scale per output and `group` inputs; for integer activations of `activation_bits`."""
+
+    v: int = 4
+    centroids: int = 16
+    metric: str = "l1"
+    bits: int = 8
+    group: int = 128
+    activation_bits: int = 8
+
+    def __post_init__(self) -> None:
+        require_range("v", self.v, 1, 16)
+        require_range("centroids", self.centroids, 2, 64)
+        require(self.metric in METRICS, "metric", f"one of {', '.join(METRICS)}", self.metric)
+        require_range("bits", self.bits, 2, 8)
+        require_range("group", self.group, 1, 16384)
+        require_range("activation_bits", self.activation_bits, 4, 16)
+
+    @property
+    def activations(self) -> Activations:
+        return Activations(self.activation_bits)
+
+
+GRAMMAR = """\
+dla-v<inputs>c<centroids>[METRIC][b<bits>][g<group>]
+               tables by centroid, METRIC is l1, l2 or chebyshev
+"""
+
+_NAME = re.compile(r"dla-v(\d{1,2})c(\d{1,2})(l1|l2|chebyshev)?(?:b([2-8]))?(?:g(\d{1,5}))?")
+
+
+def parse_tables(text: str) -> Tables | None:
+    """What a name such as dla-v2c16 says, as `GRAMMAR` has it; None if it names something else.
+
+    Raises `QuantError` where it cannot be read, and `SpecError` for what no table can be.
+    """
+    if not text.startswith("dla-"):
+        return None
+    match = _NAME.fullmatch(text)
+    if match is None:
+        raise QuantError(f"method: must be {GRAMMAR.split()[0]}, such as dla-v2c16; got {text!r}")
+    v, centroids, metric, bits, group = match.groups()
+    plain = Tables()
+    return Tables(
+        v=int(v),
+        centroids=int(centroids),
+        metric=metric or plain.metric,
+        bits=int(bits or plain.bits),
+        group=int(group or plain.group),
+    )
+
+
+def seen_inputs(
+    model: LanguageModel,
+    parts: Sequence[Sequence[int]],
+    progress: Callable[[float], None] = lambda done: None,
+) -> dict[str, NDArray[np.float32]]:
+    """The inputs of a model's layers, float32 [tokens, K], over windows of tokens in float32.
+
+    They are by the first layer of those that share each, as `inputs_of` names it.
+    """
+    linear, wanted = host_linears(model), set(inputs_of(model))
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    steps, done = len(parts) * (len(linear_names(model)) - 1), 0
+
+    def watched(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        nonlocal done
+        if names[0] in wanted:
+            found.setdefault(names[0], []).append(x.copy())
+        done += len(names)
+        progress(done / steps)
+        return linear(names, x)
+
+    for part in parts:
+        forward(model, watched, part, Cache(model.config, len(part)))
+    return {name: np.concatenate(each) for name, each in found.items()}
+
+
+def learn_centroids(
+    x: NDArray[np.integer], choice: Tables, rng: np.random.Generator
+) -> tuple[Centroids, NDArray[np.float64]]:
+    """Centroids for integer activations [samples, K], and the means of what each of them takes,
+    [subspaces, c, v], 0 for what takes nothing.
+
+    Lloyd's algorithm in every subspace at once, from samples that are drawn far from each other
+    (k-means++). A centroid moves to where its samples' sum of distances is least, their means or,
+    in L1, their medians; in the Chebyshev metric to the middle of their range. One that has no
+    samples moves to that which is farthest from its own.
+    """
+    parts = subspaces(x.astype(np.int64), min(choice.group, x.shape[1]), choice.v)
+    points = _first_points(parts, choice, rng)
+    last: NDArray[np.int64] | None = None
+    for _ in range(ITERATIONS):
+        index = nearest(choice.metric, parts, points)
+        if last is not None and np.array_equal(index, last):
+            break
+        last = index
+        for s in range(parts.shape[1]):
+            _move(points[s], parts[:, s], index[:, s], choice.metric)
+    index, means = nearest(choice.metric, parts, points), np.zeros(points.shape)
+    for s in range(parts.shape[1]):
+        counts = np.bincount(index[:, s], minlength=choice.centroids)
+        np.add.at(means[s], index[:, s], parts[:, s])
+        means[s] *= inverse(counts.astype(np.float64))[:, None]
+    return Centroids(x.shape[1], choice.activations, choice.metric, points), means
+
+
+def _first_points(
+    parts: NDArray[np.int64], choice: Tables, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Samples of every subspace, each drawn by its squared distance from those before it."""
+    count, spaces, v = parts.shape
+    points = np.zeros((spaces, choice.centroids, v), np.int64)
+    for s in range(spaces):
+        points[s, 0] = parts[rng.integers(count), s]
+        left = ((parts[:, s] - points[s, 0]) ** 2).sum(axis=1)
+        for j in range(1, choice.centroids):
+            total = left.sum()
+            at = rng.choice(count, p=left / total) if total else rng.integers(count)
+            points[s, j] = parts[at, s]
+            np.minimum(left, ((parts[:, s] - points[s, j]) ** 2).sum(axis=1), out=left)
+    return points
+
+
+def _move(
+    points: NDArray[np.int64], x: NDArray[np.int64], index: NDArray[np.int64], metric: str
+) -> None:
+    """Move the centroids [c, v] of one subspace to the middles of their samples, in place."""
+    order = np.argsort(index, kind="stable")
+    groups = np.split(x[order], np.searchsorted(index[order], np.arange(1, len(points))))
+    far = np.abs(x - points[index]).sum(axis=1)
+    for j, group in enumerate(groups):
+        if not len(group):
+            farthest = int(far.argmax())
+            points[j], far[farthest] = x[farthest], 0
+        elif metric == "l1":
+            points[j] = np.rint(np.median(group, axis=0))
+        elif metric == "l2":
+            points[j] = np.rint(group.mean(axis=0))
+        else:
+            points[j] = (group.min(axis=0) + group.max(axis=0)) // 2
+
+
+def fitted_tables(
+    w: NDArray[np.floating],
+    x: NDArray[np.integer],
+    centroids: Centroids,
+    means: NDArray[np.float64],
+    group: int,
+) -> NDArray[np.float64]:
+    """What every centroid counts for, [N, subspaces * c], for weights [N, K] and samples [M, K].
+
+    It is least squares over the samples' outputs, drawn to the products of weights and means by a
+    ridge, so that what no sample tells apart stays such a product.
+    """
+    count = centroids.points.shape[1]
+    pieces = subspaces(w, group, centroids.v)  # [N, subspaces, v]
+    products = np.einsum("nsv,scv->nsc", pieces, means).reshape(len(w), -1)
+    square = np.zeros((products.shape[1], products.shape[1]))
+    missed = np.zeros((products.shape[1], len(w)))
+    for start in range(0, len(x), _BLOCK_SAMPLES):
+        part = x[start : start + _BLOCK_SAMPLES]
+        meets = centroids.one_hot(part, group).astype(np.float32)
+        square += meets.T @ meets  # counts, exact
+        outputs = part.astype(np.float64) @ w.astype(np.float64).T
+        missed += meets.T @ (outputs - meets @ products.T)
+    square[np.diag_indices(len(square))] += RIDGE * len(x) / count
+    return products + np.linalg.solve(square, missed).T
+
+
+def tables_of(
+    w: NDArray[np.float32],
+    x: NDArray[np.integer],
+    centroids: Centroids,
+    means: NDArray[np.float64],
+    choice: Tables,
+) -> QuantTensor:
+    """Weights [N, K] as tables of `centroids`: symmetric codes, a scale per output and group."""
+    codes, group = WeightCodes(choice.bits, Kind.TABLE), min(choice.group, w.shape[1])
+    tables = fitted_tables(w, x, centroids, means, group)
+    size = centroids.group_codes(group)
+    starts = np.arange(0, tables.shape[1], size)
+    zero = codes.levels // 2
+    largest = np.maximum.reduceat(np.abs(tables), starts, axis=1)
+    scale = (largest / (zero - 1)).astype(np.float16).astype(np.float32)
+    steps = np.repeat(inverse(scale.astype(np.float64)), size, axis=1)[:, : tables.shape[1]]
+    counted = np.clip(np.rint(tables * steps) + zero, 0, codes.levels - 1)
+    return QuantTensor(
+        codes=counted.astype(np.uint8),
+        format=codes,
+        group=group,
+        scale=scale,
+        minimum=-zero * scale,
+        group_bits=SCALE_BITS,
+        centroids=centroids,
+    )
+
+
+def tabulated(
+    model: LanguageModel,
+    choice: Tables,
+    inputs: Mapping[str, NDArray[np.float32]],
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda done: None,
+) -> tuple[LanguageModel, dict[str, float]]:
+    """The model with tables in the place of its linear layers, all but the head; and of each layer
+    the squared error of its outputs over the samples, as a part of their mean square.
+
+    `inputs` are those of `seen_inputs`. Layers that share an input share its centroids.
+    """
+    tensors: dict[str, Tensor] = dict(model.tensors)
+    shared: tuple[NDArray[np.int32], Centroids, NDArray[np.float64]] | None = None
+    names, errors = linear_names(model)[:-1], {}
+    for done, name in enumerate(names):
+        if name in inputs:
+            rng = np.random.default_rng((seed, done))
+            step = -(-len(inputs[name]) // SAMPLES)
+            x = quantize_activations(inputs[name][::step], choice.activations).x
+            shared = x, *learn_centroids(x, choice, rng)
+        assert shared is not None
+        x, centroids, means = shared
+        w = dequantized(tensors[name])
+        tensor = tensors[name] = tables_of(w, x, centroids, means, choice)
+        wanted = x.astype(np.float64) @ w.astype(np.float64).T
+        found = met(x, tensor.group, centroids) @ tensor.rows(slice(None), np.float64).T
+        errors[name] = float(((found - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-30))
+        progress((done + 1) / len(names))
+    return replace(model, tensors=tensors), errors
