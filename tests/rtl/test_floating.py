@@ -177,7 +177,7 @@ def test_fp16_operands_of_every_class():
 
 
 def test_no_core_holds_sums_that_are_rounded():
-    with pytest.raises(SpecError, match="engine: must be exact"):
+    with pytest.raises(SpecError, match="engine: must be one with integer sums"):
         CoreSpec(engine=SPECS["int"])
 
 
