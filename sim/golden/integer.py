@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from hw.spec.engine import Engine
 from hw.spec.formats import WeightCodes
-from sim.golden.sums import GroupSums, group_bounds
+from sim.golden.sums import GroupSums, group_bounds, symmetric
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedWeights:
+    """Weights as integers, int16 [N, K], in groups of `group` along K."""
+
+    group: int
+    values: np.ndarray
 
 
 def weights(
@@ -54,3 +64,13 @@ def group_sums(x: np.ndarray, weights: np.ndarray, group: int) -> GroupSums:
         psum[:, g] = x[:, start:end].astype(kind) @ weights[:, start:end].astype(kind).T
         row_sum[:, g] = x[:, start:end].sum(axis=1)
     return GroupSums(psum, row_sum)
+
+
+def encoded_sums(
+    spec: Engine, x: np.ndarray, weights: EncodedWeights, shift: np.ndarray | None = None
+) -> GroupSums:
+    """Multiply integer activations [M, K] by encoded weights; sums are int64.
+
+    The leftover code -2^(bits-1) is read as the lowest activation, as the hardware does.
+    """
+    return group_sums(symmetric(x, spec.activations.maximum), weights.values, weights.group)

@@ -11,7 +11,7 @@ from hw.spec.base import require
 from hw.spec.formats import WeightCodes
 from hw.spec.vq_codebook import VqCodebook
 from sim.golden import integer
-from sim.golden.sums import GroupSums, group_bounds, symmetric
+from sim.golden.sums import group_bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +67,6 @@ def decode(vectors: Vectors, shape: tuple[int, int], group: int) -> np.ndarray:
     return found[:n]
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedWeights:
-    """Weights as integers, int16 [N, K], in groups of `group` along K."""
-
-    group: int
-    values: np.ndarray
-
-
 def encode(
     spec: VqCodebook,
     codes: np.ndarray,
@@ -82,7 +74,7 @@ def encode(
     group: int,
     special: np.ndarray | None = None,
     vectors: Vectors | None = None,
-) -> EncodedWeights:
+) -> integer.EncodedWeights:
     """What the vectors behind the codes, uint8 [N, K], multiply by.
 
     Raises `SpecError` where the engine has no room for them, ValueError where they are not codes'.
@@ -104,18 +96,10 @@ def encode(
     origin = weight_format.levels // 2
     if not np.array_equal(values + origin, codes):
         raise ValueError("codes are not what their vectors stand for")
-    return EncodedWeights(group, values)
+    return integer.EncodedWeights(group, values)
 
 
-def group_sums(
-    spec: VqCodebook, x: np.ndarray, weights: EncodedWeights, shift: np.ndarray | None = None
-) -> GroupSums:
-    """Multiply integer activations [M, K] by encoded weights; sums are int64.
-
-    The leftover code -2^(bits-1) is read as the lowest activation, as the hardware does.
-    """
-    x = symmetric(x, spec.activations.maximum)
-    return integer.group_sums(x, weights.values, weights.group)
+group_sums = integer.encoded_sums
 
 
 def slice_sums(
