@@ -69,6 +69,14 @@ SUBJECTS = {
         ),
         tokens=1023,
     ),
+    # Most of its weights are shipped in 5 bits. Its head, as large as all layers, stays as it is.
+    "gemma-3-270m": Subject(
+        (
+            *("rtn-w2g64", "rtn-w3g64", "rtn-w4g64", "rtn-b3g64"),
+            *("gptq-w2g64c", "gptq-w3g64c", "gptq-w4g64c", "vptq-v8k256r256"),
+        ),
+        tokens=1023,
+    ),
 }
 
 

@@ -63,7 +63,7 @@ class Bits:
     """Of indices, what belongs to outputs that are not there."""
     codebooks: int
     groups: int
-    """Scales, minima or zero points, and special values."""
+    """Scales, minima or zero points, and special values; or one scale of a whole part."""
     columns: int
     """Orders, scales and biases of columns."""
 
@@ -80,7 +80,7 @@ def bits_of(tensor: Coded) -> Bits:
     whole = parted(tensor)
     codes = padding = codebooks = groups = 0
     for part in whole.parts:
-        groups += part.scale.size * part.group_bits
+        groups += part.scale_bits
         if part.vectors is None:
             beside = 0 if part.centroids is None else part.centroids.stored_bits
             codes += part.index_bits - beside

@@ -21,6 +21,9 @@ from sim.golden.vq_codebook import Vectors
 SCALE_BITS = 16
 """Stored width of a group's scale or minimum: IEEE half precision."""
 
+MATRIX_SCALE_BITS = 32
+"""Stored width of the one scale of a matrix whose groups have none."""
+
 
 class QuantError(RefusedError):
     """A choice of weights that does not exist, or numbers that no code can hold."""
@@ -119,9 +122,14 @@ class QuantTensor:
         return self.codes.size * self.format.bits + beside
 
     @property
+    def scale_bits(self) -> int:
+        """Bits of what groups store beside their codes, or of the one scale of all."""
+        return self.scale.size * self.group_bits or MATRIX_SCALE_BITS
+
+    @property
     def total_bits(self) -> int:
-        """Bits of all codes and of what their groups store beside them."""
-        return self.index_bits + self.scale.size * self.group_bits
+        """Bits of all codes and scales."""
+        return self.index_bits + self.scale_bits
 
     def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
         """The chosen rows dequantized, [rows, K], or of tables all entries, [rows, subspaces * c];

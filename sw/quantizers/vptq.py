@@ -26,7 +26,15 @@ from sim.golden.vq_codebook import Vectors, decode
 from sw.quantizers.gptq import act_order, column_loop, inverse_factor
 from sw.quantizers.hessian import Moments, damped, proxy_error
 from sw.quantizers.kmeans import kmeans, nearest
-from sw.tensor import ORDER_BITS, SCALE_BITS, Coded, PartedTensor, QuantError, QuantTensor
+from sw.tensor import (
+    MATRIX_SCALE_BITS,
+    ORDER_BITS,
+    SCALE_BITS,
+    Coded,
+    PartedTensor,
+    QuantError,
+    QuantTensor,
+)
 from sw.vptq_file import Indices, pack_indices
 
 Norm = Literal["none", "consistent", "released"]
@@ -87,7 +95,8 @@ def cut(choice: Vptq, k: int) -> Cut:
 
 
 def stored_bits(choice: Vptq, n: int, k: int) -> dict[str, int]:
-    """Bits of a layer [N, K]: `indices` with padding, `codebooks`, `columns` (order and norm).
+    """Bits of a layer [N, K]: `indices` with padding, `codebooks`, the `scales` that their integers
+    have, `columns` (order and norm).
 
     As published, every column has an order, a scale and a bias: 48 bits.
     """
@@ -107,7 +116,13 @@ def stored_bits(choice: Vptq, n: int, k: int) -> dict[str, int]:
         columns += 2 * SCALE_BITS
     if choice.half or outliers or choice.groups > 1:
         columns += ORDER_BITS
-    return {"indices": indices, "codebooks": codebooks, "columns": k * columns}
+    parts = choice.groups + (outliers > 0)
+    return {
+        "indices": indices,
+        "codebooks": codebooks,
+        "scales": 0 if choice.half else parts * MATRIX_SCALE_BITS,
+        "columns": k * columns,
+    }
 
 
 def _index_bits(entries: int) -> int:
