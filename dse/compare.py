@@ -46,10 +46,11 @@ from sim.schedule import fills, plan
 from sim.workload import Linear
 from sw.activations import quantize_activations
 from sw.decoder import Cache, forward, head
-from sw.linear import golden_total, host_linear, integer_total, linear_names
+from sw.linear import golden_total, host_linear, linear_names
 from sw.model import LanguageModel, dequantized
 from sw.pack import weighed_run
 from sw.perplexity import Text, default_context, windows
+from sw.products import product_of
 from sw.quantizers.hessian import Moments
 from sw.quantizers.lut_dla import Tables, learn_centroids, tables_of
 from sw.quantizers.rounding import quantize
@@ -538,7 +539,7 @@ def exactness(spec: Engine, layer: Layer) -> Exactness:
     tensor = layer.tensor
     a = quantize_activations(layer.inputs, spec.activations)
     found = golden_total(spec, tensor, golden_weights(spec, tensor), a.x)
-    same = integer_total(tensor, a.x)
+    same = product_of(tensor)(a.x)
     ideal = shipped = _shipped(layer)
     if tensor.centroids is None:
         ideal = layer.inputs.astype(np.float64) @ tensor.rows(slice(None), np.float64).T

@@ -32,14 +32,14 @@ from sw.linear import (
     layers_on,
     linear_names,
     part_of,
-    product_of_rows,
     require_product,
     workload,
 )
 from sw.model import LanguageModel
 from sw.place import Stage
+from sw.products import product_of
 from sw.rescale import ScaledTensor, golden_weights, rescale
-from sw.tensor import PartedTensor, QuantError, met
+from sw.tensor import PartedTensor, QuantError
 from sw.weights import Weights
 
 RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64 | np.float64]]]
@@ -179,14 +179,11 @@ def integer_stage(held: CoreModel) -> RunStage:
     Raises `QuantError` where that is not what the engine computes.
     """
     require_product(held.core.engine)
+    products = {name: product_of(tensor) for name, tensor in held.tensors.items()}
 
     def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.float64]]:
-        found = {}
-        for layer in stage.layers:
-            tensor = held.tensors[layer.linear.name]
-            x = met(a.x, tensor.group, tensor.centroids)
-            found[layer.linear.name] = product_of_rows(tensor.integers, tensor.shape[0], x)
-        return found
+        names = [layer.linear.name for layer in stage.layers]
+        return {name: products[name](a.x) for name in names}
 
     return run
 

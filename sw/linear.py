@@ -24,9 +24,10 @@ from sim.golden.lut_dla import Centroids
 from sim.workload import Linear, Workload
 from sw.activations import QuantActivations, quantize_activations
 from sw.model import LanguageModel, dequantized
+from sw.products import Product, matrix_product, product_of
 from sw.quantizers.rounding import quantize
 from sw.rescale import UNIT_BITS, coded_grid, golden_weights
-from sw.tensor import PartedTensor, QuantError, QuantTensor, met, most_met, parted
+from sw.tensor import PartedTensor, QuantError, QuantTensor, most_met, parted
 from sw.weights import FLOAT, NATIVE, Weights, parse_weights
 
 Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray[np.float32]]]
@@ -43,11 +44,6 @@ _BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a core's second-level cache."""
 
 
-def _product(x: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
-    """x @ weight.T. A single row goes as a vector: BLAS's matrix path is far slower for it."""
-    return (weight @ x[0])[None] if len(x) == 1 else x @ weight.T
-
-
 @dataclass(frozen=True, eq=False)
 class HostLinear:
     """A layer in float32, not on an engine."""
@@ -55,7 +51,7 @@ class HostLinear:
     weight: NDArray[np.float32]
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _product(x, self.weight)
+        return matrix_product(x, self.weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +64,7 @@ class HostTables(HostLinear):
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         a = quantize_activations(x, self.centroids.activations)
         meets = self.centroids.one_hot(a.x, self.group).astype(np.float32)
-        return _product(meets, self.weight) * a.scale[:, None]
+        return matrix_product(meets, self.weight) * a.scale[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +72,8 @@ class EngineLinear:
     """A layer on an engine."""
 
     tensor: PartedTensor
-    totals: Sequence[Callable[[NDArray[np.int32]], NDArray[np.float64]]]
-    """Of each part: integer activations [M, K] -> sum over k of w[n, k] * x[m, k], [M, N]."""
+    totals: Sequence[Product]
+    """Of each part."""
 
     def __call__(self, x: NDArray[np.float32], a: QuantActivations) -> NDArray[np.float32]:
         """The outputs for inputs x, which are `a` as the parts take them."""
@@ -105,27 +101,8 @@ def _require_exact(name: str, tensor: PartedTensor, spec: Engine) -> None:
         raise QuantError(f"layer {name}: weights too large for exact sums, up to {bound:.3g}")
 
 
-def integer_total(tensor: QuantTensor, x: NDArray[np.int32]) -> NDArray[np.float64]:
-    """What an engine with exact tables computes, as plain matrix products."""
-    meets = met(x, tensor.group, tensor.centroids)
-    return product_of_rows(lambda rows: tensor.rows(rows, np.float64), tensor.shape[0], meets)
-
-
-def product_of_rows(
-    rows: Callable[[slice], NDArray[np.float64]], n: int, x: NDArray[np.integer]
-) -> NDArray[np.float64]:
-    """x @ w.T for a w [N, K], of which `rows` gives some rows at a time."""
-    k = x.shape[1]
-    integers, total = x.astype(np.float64), np.empty((len(x), n))
-    step = max(1, _BLOCK_BYTES // (8 * k))
-    for start in range(0, n, step):
-        block = slice(start, start + step)
-        total[:, block] = _product(integers, rows(block))
-    return total
-
-
 def golden_total(
-    spec: Engine, tensor: QuantTensor, encoded: Any, x: NDArray[np.int32]
+    spec: Engine, tensor: QuantTensor, encoded: Any, x: NDArray[np.integer]
 ) -> NDArray[np.float64]:
     """What an engine computes, through its golden model."""
     golden = GOLDEN[type(spec)]
@@ -281,13 +258,14 @@ def engine_linears(
             continue
         tensor = codes_of(model, weights, name)
         _require_exact(name, tensor, spec)
+        totals: list[Product]
         if backend == "golden":
             totals = [
                 partial(golden_total, spec, part, golden_weights(spec, part))
                 for part in tensor.parts
             ]
         else:
-            totals = [partial(integer_total, part) for part in tensor.parts]
+            totals = [product_of(part) for part in tensor.parts]
         layers[name] = EngineLinear(tensor, totals)
 
     def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:

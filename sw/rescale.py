@@ -54,14 +54,27 @@ class ScaledTensor:
         n, k = self.codes.shape
         return n, k if self.centroids is None else self.centroids.k
 
+    @property
+    def group_codes(self) -> int:
+        """Codes of one output in a group."""
+        return group_codes(self.group, self.centroids)
+
+    @property
+    def table(self) -> NDArray[np.float64]:
+        """The integers that codes count as, [specials, levels]."""
+        return _coded_values(self.format, self.coding)
+
+    @property
+    def offsets(self) -> NDArray[np.float64]:
+        """What groups add to each of their weights, without the unit, [N, G]."""
+        return self.offset.astype(np.float64) * (1 << self.offset_shift)
+
     def integers(self, rows: slice) -> NDArray[np.float64]:
         """The chosen rows without their unit, [rows, K], or of tables all entries: integers, exact
         in float64."""
         special = None if self.special is None else self.special[rows]
-        table = _coded_values(self.format, self.coding)
-        values = counted(table, self.codes[rows], special, self.group)
-        offset = self.offset[rows].astype(np.float64) * (1 << self.offset_shift)
-        return spread(values, self.scale[rows], offset, group_codes(self.group, self.centroids))
+        values = counted(self.table, self.codes[rows], special, self.group)
+        return spread(values, self.scale[rows], self.offsets[rows], self.group_codes)
 
     def largest_sum(self, activations: Activations) -> int:
         """A magnitude that no sum over K, or over a part of it, exceeds; the least one where what

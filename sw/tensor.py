@@ -51,8 +51,8 @@ def spread(
 
 
 def counted(
-    values: NDArray[np.float64], codes: NDArray[np.uint8], special: NDArray | None, group: int
-) -> NDArray[np.float64]:
+    values: NDArray[Any], codes: NDArray[np.uint8], special: NDArray | None, group: int
+) -> NDArray[Any]:
     """What codes [N, K] count as: `values` [specials, levels] of their groups' special values."""
     if special is None:
         return values[0].take(codes)
@@ -131,15 +131,26 @@ class QuantTensor:
         """Bits of all codes and scales."""
         return self.index_bits + self.scale_bits
 
+    @property
+    def table(self) -> NDArray[np.float64]:
+        """The integers that codes count as, [specials, levels]: themselves, if none is special."""
+        if self.special is None:
+            return np.arange(self.format.levels, dtype=np.float64)[None]
+        specials = range(len(self.format.specials))
+        return np.array([self.format.values(each) for each in specials], np.float64)
+
+    @property
+    def offsets(self) -> NDArray[np.float64]:
+        """What groups add to each of their weights, [N, G]."""
+        return self.minimum.astype(np.float64)
+
     def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
         """The chosen rows dequantized, [rows, K], or of tables all entries, [rows, subspaces * c];
         exact in float64, rounded once in float32."""
         if self.special is None:  # every code counts as itself
             values = self.codes[rows].astype(np.float64)
         else:
-            specials = range(len(self.format.specials))
-            table = np.array([self.format.values(each) for each in specials], np.float64)
-            values = counted(table, self.codes[rows], self.special[rows], self.group)
+            values = counted(self.table, self.codes[rows], self.special[rows], self.group)
         found = spread(values, self.scale[rows], self.minimum[rows], self.group_codes)
         return found.astype(dtype, copy=False)
 
