@@ -19,6 +19,7 @@ from hw.spec import CoreSpec, Engine, presets
 from hw.spec.base import RefusedError, require
 from sw import zoo
 from sw.core import accelerated
+from sw.kv import FLOAT32, NAMES, parse_kv, token_bytes
 from sw.linear import (
     Accelerator,
     Backend,
@@ -61,6 +62,14 @@ tokens_option = click.option(
 )
 context_option = click.option(
     "--context", type=int, help="Window. Default: 1024 or the model's context."
+)
+kv_option = click.option(
+    "--kv",
+    "kv_name",
+    metavar="FORMAT",
+    default=FLOAT32.name,
+    show_default=True,
+    help=f"What the cache holds keys and values in: {NAMES}.",
 )
 
 
@@ -156,6 +165,13 @@ def models(as_json: bool) -> None:
 @tokens_option
 @context_option
 @click.option(
+    "--stride",
+    type=int,
+    help="Tokens from one window to the next, which then overlap; what two predict counts once. "
+    "Default: the window.",
+)
+@kv_option
+@click.option(
     "--against",
     metavar="MODEL",
     help="The model to compare with, such as the one that was quantized. Default: MODEL itself.",
@@ -170,6 +186,8 @@ def eval(  # the front door finds a command by its name
     text_path: Path | None,
     tokens: int | None,
     context: int | None,
+    stride: int | None,
+    kv_name: str,
     against: str | None,
     out: Path,
     as_json: bool,
@@ -178,6 +196,7 @@ def eval(  # the front door finds a command by its name
     spec = accelerator_from(accel, assignments)
     if weights is not None:
         parse_weights(weights)  # refuse a slip before a model is fetched for it
+    kv = parse_kv(kv_name)
     loaded = load_model(model)
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
     original = loaded if against is None else load_model(against)
@@ -190,10 +209,12 @@ def eval(  # the front door finds a command by its name
         reference = linear if original is loaded else host_linears(original)
         if choice != FLOAT:
             linear = accelerated(loaded, choice, spec, fast_backend(spec))
-    window = context or default_context(loaded)
+    window, kv_bytes = context or default_context(loaded), token_bytes(kv, loaded.config)
     began = time.perf_counter()
     with progress("predicting") as done:
-        accuracy = measure(loaded, linear, reference, text, tokens, window, done, original)
+        accuracy = measure(
+            loaded, linear, reference, text, tokens, window, done, original, stride, kv
+        )
     record = {
         "kind": "accuracy",
         "model": loaded.name,
@@ -205,6 +226,7 @@ def eval(  # the front door finds a command by its name
         "bits_index": work.bits_index,
         "bits_total": work.bits_total,
         **asdict(accuracy),
+        "kv_bytes_per_token": kv_bytes,
         "against": original.name,
         "host": list(work.host),
         "seconds": time.perf_counter() - began,
@@ -221,7 +243,9 @@ def eval(  # the front door finds a command by its name
         table.add_row("stored", f"{record['bits_total']:.3g} bits per weight")
         console.print(f"{loaded.name}, {choice.name} ({choice.method}) on {accel}")
         console.print(table)
-        console.print(f"{accuracy.tokens} tokens of {text.name}, windows of {window}")
+        strides = f" every {accuracy.stride}" if stride is not None else ""
+        console.print(f"{accuracy.tokens} tokens of {text.name}, windows of {window}{strides}")
+        console.print(f"attention in float32, keys and values as {kv.name}: {kv_bytes:,} B a token")
         if work.host:
             console.print(f"on the host in float32: {summary(work.host)}")
 

@@ -1,4 +1,5 @@
-"""The forward pass in NumPy float32; who multiplies the linear layers is the caller's choice.
+"""The forward pass in NumPy float32; who multiplies the linear layers is the caller's choice, and
+so is what the cache of keys and values can hold.
 
 Touvron et al., "LLaMA" (arXiv 2302.13971): RMSNorm before each half of a block, rotary positions,
 SwiGLU; with grouped-query attention (arXiv 2305.13245). Where families differ from it, such as OPT
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec.base import require
+from sw.kv import FLOAT32, KvFormat
 from sw.linear import Linears
 from sw.model import Activation, LanguageModel, ModelConfig, dequantized
 from sw.tensor import Coded
@@ -26,12 +28,14 @@ _QUERY_BLOCK = 256
 
 
 class Cache:
-    """Keys and values of the tokens so far, float32 [layers, kv_heads, capacity, head_dim].
+    """Keys and values of the tokens so far, float32 [layers, kv_heads, capacity, head_dim], rounded
+    to what `kv` can hold.
 
     Raises `SpecError` if `capacity`, in tokens, exceeds the model's context.
     """
 
-    def __init__(self, config: ModelConfig, capacity: int):
+    def __init__(self, config: ModelConfig, capacity: int, kv: KvFormat = FLOAT32):
+        self.kv = kv
         require(capacity <= config.context, "context", f"at most {config.context}", capacity)
         shape = (config.layers, config.kv_heads, capacity, config.head_dim)
         self.keys, self.values = np.empty(shape, np.float32), np.empty(shape, np.float32)
@@ -70,8 +74,8 @@ def forward(
         queries = normed("q_norm", _heads(queries, config.heads))
         keys = normed("k_norm", _heads(keys, config.kv_heads))
         queries = _turned(config, queries, angles)
-        cache.keys[layer, :, past:end] = _turned(config, keys, angles)
-        cache.values[layer, :, past:end] = _heads(values, config.kv_heads)
+        cache.keys[layer, :, past:end] = cache.kv.held(_turned(config, keys, angles))
+        cache.values[layer, :, past:end] = cache.kv.held(_heads(values, config.kv_heads))
         seen = cache.keys[layer, :, :end], cache.values[layer, :, :end]
         mixed = _attention(config, queries, *seen, config.window if local else None)
         (o,) = apply(normed("o_norm", mixed), "o")
@@ -98,6 +102,7 @@ def generate(
     prompt: Sequence[int],
     count: int,
     choose: Callable[[Floats], int],
+    kv: KvFormat = FLOAT32,
 ) -> Iterator[int]:
     """Up to `count` tokens after `prompt`, each chosen from the logits, float32 [vocab].
 
@@ -105,7 +110,7 @@ def generate(
     if the prompt is empty or leaves no room in the context.
     """
     require(len(prompt) > 0, "prompt", "at least one token", list(prompt))
-    cache, step = Cache(model.config, len(prompt) + count), list(prompt)
+    cache, step = Cache(model.config, len(prompt) + count, kv), list(prompt)
     for _ in range(count):
         last = forward(model, linear, step, cache)[-1:]
         token = choose(head(model, linear, last)[0])

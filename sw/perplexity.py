@@ -9,6 +9,7 @@ import pydoc_data.topics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from hw.files import FileError
 from hw.spec.base import RefusedError, require
 from sw.decoder import Cache, forward, head
+from sw.kv import FLOAT32, KvFormat
 from sw.linear import Linears, linear_names
 from sw.model import LanguageModel
 
@@ -52,7 +54,10 @@ def read_text(path: Path) -> Text:
 class Accuracy:
     """A model's predictions through some linear layers, next to those of a reference.
 
-    Averages over `tokens` predicted tokens, in windows of `context` tokens that do not overlap.
+    Averages over `tokens` predicted tokens, in windows of `context` tokens, each of which begins
+    `stride` tokens after the one before: a token that two windows predict counts in the first.
+    Attention is computed in float32, from keys and values as `kv` holds them; the reference's are
+    float32.
     """
 
     perplexity: float
@@ -63,6 +68,8 @@ class Accuracy:
     """How often both find the same token most likely, 0..1."""
     tokens: int
     context: int
+    stride: int
+    kv: str
     text: str
 
 
@@ -71,28 +78,48 @@ def default_context(model: LanguageModel) -> int:
     return min(1024, model.config.context)
 
 
-def windows(model: LanguageModel, text: Text, tokens: int, context: int) -> list[list[int]]:
-    """The first windows of `text`, with `tokens` predicted tokens in all, fewer if it is shorter.
+class Window(NamedTuple):
+    """Tokens, and how many of those after the first have been predicted before."""
 
-    Each begins with the tokenizer's prefix, and predicts all its tokens but the first. Raises
-    `SpecError` where the context does not fit the model, `RefusedError` where no token is left.
+    ids: list[int]
+    seen: int
+
+
+def strided(
+    model: LanguageModel, text: Text, tokens: int, context: int, stride: int | None
+) -> list[Window]:
+    """The first windows of `text`, with `tokens` new predicted tokens in all, fewer if it is short.
+
+    Each begins with the tokenizer's prefix, and predicts all its tokens but the first; it starts
+    `stride` tokens of the text after the one before, for None where that ended. Raises `SpecError`
+    where context or stride do not fit, `RefusedError` where no token is left.
     """
     prefix = list(model.tokenizer.prefix)
     least = len(prefix) + 2
     limit = model.config.context
     require(least <= context <= limit, "context", f"in {least}..{limit}", context)
     require(tokens >= 1, "tokens", "at least 1", tokens)
-    ids, found = model.tokenizer.encode(text.content), []
     step = context - len(prefix)
-    for start in range(0, len(ids), step):
-        window = (prefix + ids[start : start + step])[: tokens + 1]
-        if len(window) < 2:
+    stride = step if stride is None else stride
+    require(1 <= stride <= step, "stride", f"in 1..{step} with this context", stride)
+    ids, found = model.tokenizer.encode(text.content), []
+    end = 0
+    for start in range(0, len(ids), stride):
+        seen = max(0, end - start - 1 + len(prefix)) if start else 0
+        window = (prefix + ids[start : start + step])[: seen + tokens + 1]
+        if len(window) < seen + 2:
             break
-        found.append(window)
-        tokens -= len(window) - 1
+        found.append(Window(window, seen))
+        tokens -= len(window) - 1 - seen
+        end = start + step
     if not found:
         raise RefusedError(f"{text.name}: too short to predict anything")
     return found
+
+
+def windows(model: LanguageModel, text: Text, tokens: int, context: int) -> list[list[int]]:
+    """The tokens of windows that do not overlap, as `strided` has them."""
+    return [window.ids for window in strided(model, text, tokens, context, None)]
 
 
 def measure(
@@ -104,6 +131,8 @@ def measure(
     context: int,
     progress: Callable[[float], None] = lambda done: None,
     original: LanguageModel | None = None,
+    stride: int | None = None,
+    kv: KvFormat = FLOAT32,
 ) -> Accuracy:
     """Predict `tokens` tokens of `text` through `linear` and through `reference`.
 
@@ -111,10 +140,10 @@ def measure(
     another head; both have the same tokens. `progress` is called with the part done, 0..1. Raises
     what `windows` raises.
     """
-    parts = windows(model, text, tokens, context)
-    pair = [(model, linear)]
-    if linear is not reference:
-        pair.append((original or model, reference))
+    parts = strided(model, text, tokens, context, stride)
+    pair = [(model, linear, kv)]
+    if linear is not reference or kv != FLOAT32:
+        pair.append((original or model, reference, FLOAT32))
     done, steps = itertools.count(1), len(pair) * len(parts) * (len(linear_names(model)) - 1)
 
     def counted(inner: Linears) -> Linears:
@@ -126,20 +155,20 @@ def measure(
         return call
 
     totals = np.zeros(4)
-    for window in parts:
-        targets = np.array(window[1:])
+    for ids, seen in parts:
+        targets = np.array(ids[seen + 1 :])
         hidden = [
-            forward(whose, counted(each), window[:-1], Cache(whose.config, len(targets)))
-            for whose, each in pair
+            forward(whose, counted(each), ids[:-1], Cache(whose.config, len(ids) - 1, held))[seen:]
+            for whose, each, held in pair
         ]
         for start in range(0, len(targets), _LOGIT_ROWS):
             rows = slice(start, start + _LOGIT_ROWS)
             logs = [
                 _log_softmax(head(whose, each, part[rows]))
-                for (whose, each), part in zip(pair, hidden, strict=True)
+                for (whose, each, _), part in zip(pair, hidden, strict=True)
             ]
             totals += _compare(logs[0], logs[-1], targets[rows])
-    count = sum(len(window) - 1 for window in parts)
+    count = sum(len(ids) - 1 - seen for ids, seen in parts)
     loss, reference_loss, kl, agreements = (totals / count).tolist()
     if not max(loss, reference_loss) < 700:  # also where it is not a number
         raise RefusedError(f"{model.name}: its predictions are no probabilities")
@@ -150,6 +179,8 @@ def measure(
         top1=agreements,
         tokens=count,
         context=context,
+        stride=stride or context - len(model.tokenizer.prefix),
+        kv=kv.name,
         text=text.name,
     )
 

@@ -22,6 +22,7 @@ from sw.cli import (
     accel_option,
     accelerator_from,
     chosen_weights,
+    kv_option,
     load_model,
     model_argument,
     progress,
@@ -31,6 +32,7 @@ from sw.cli import (
 )
 from sw.core import core_linears, core_model, golden_stage, integer_stage
 from sw.image import phases
+from sw.kv import KvFormat, parse_kv
 from sw.linear import Linears, engine_linears, workload
 from sw.model import LanguageModel
 from sw.weights import Weights, parse_weights
@@ -50,6 +52,7 @@ class Job:
     tokens: int
     choose: Callable[[NDArray[np.float32]], int]
     timing: MemoryTiming
+    kv: KvFormat
     began: float = field(default_factory=time.perf_counter)
 
 
@@ -65,7 +68,9 @@ class Outcome:
 def _generate(job: Job, linear: Linears) -> list[int]:
     found: list[int] = []
     with progress("generating") as done:
-        for token in sw.decoder.generate(job.model, linear, job.prompt, job.tokens, job.choose):
+        for token in sw.decoder.generate(
+            job.model, linear, job.prompt, job.tokens, job.choose, job.kv
+        ):
             found.append(token)
             done(len(found) / job.tokens)
     return found
@@ -95,7 +100,9 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend) -> Outcome:
         on_core = on_rtl(held, native, prompt, decode, job.timing, lambda now: done(now / total))
         run_stage, account = stack.enter_context(on_core)
         linear = core_linears(held, run_stage)
-        found = list(sw.decoder.generate(job.model, linear, job.prompt, job.tokens, job.choose))
+        found = list(
+            sw.decoder.generate(job.model, linear, job.prompt, job.tokens, job.choose, job.kv)
+        )
     return Outcome(found, _measured(core, account), _lines(core, account))
 
 
@@ -147,6 +154,7 @@ def _lines(core: CoreSpec, account: Account) -> list[str]:
     show_default=True,
     help="The golden model, the equal plain integer product, which is faster, or a core's RTL.",
 )
+@kv_option
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
@@ -173,6 +181,7 @@ def run(
     accel: str,
     assignments: tuple[str, ...],
     backend: Backend,
+    kv_name: str,
     temperature: float,
     seed: int,
     latency: int,
@@ -188,13 +197,14 @@ def run(
         require_core("backend rtl", accel, spec)
     if weights is not None:
         parse_weights(weights)
+    kv = parse_kv(kv_name)
     loaded = load_model(model)
     choice = chosen_weights(weights, loaded)
     ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
     choose = sw.decoder.greedy
     if temperature > 0:
         choose = sw.decoder.sampler(temperature, np.random.default_rng(seed))
-    job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency))
+    job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency), kv)
     if isinstance(spec, CoreSpec):
         outcome = _on_core(job, spec, backend)
     else:
@@ -207,6 +217,7 @@ def run(
         "accelerator": accel,
         "weights": choice.name,
         "backend": backend,
+        "kv": kv.name,
         "prompt": prompt,
         "tokens": outcome.tokens,
         "text": loaded.tokenizer.decode(outcome.tokens),
