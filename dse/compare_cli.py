@@ -12,21 +12,17 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from dse.compare import (
+from dse.compare.contenders import (
     ACTIVATIONS,
-    INSIDE,
-    OUTSIDE,
     Task,
-    areas,
     contenders,
-    in_own_forms,
-    layer_of,
     parse_activations,
-    peers,
-    ranked,
     require_any,
-    row,
 )
+from dse.compare.layer import layer_of
+from dse.compare.own_forms import in_own_forms
+from dse.compare.peers import peers
+from dse.compare.rows import INSIDE, OUTSIDE, areas, ranked, row
 from hw.cli import json_option, out_option, show
 from hw.files import RECORDS, append_record, provenance
 from hw.spec import ENGINES

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import evolute
-from dse.compare import CONTENDERS, OWN_FORMS
+from dse.compare.contenders import CONTENDERS
+from dse.compare.own_forms import OWN_FORMS
 from dse.space import SPACE
 from hw.rtl import BUILD
 from hw.spec import BASELINES, ENGINES, CoreSpec, LutDla, VqCodebook

@@ -1,0 +1,225 @@
+"""Who is compared: variants of every engine at one size.
+
+A step of any contender takes part in as many multiply-accumulates, so that areas compare.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dse.compare.layer import Layer
+from hw.spec import (
+    ENGINES,
+    BitSerial,
+    Engine,
+    FloatLut,
+    FloatMac,
+    LutTensorCore,
+    Mac,
+    SpecError,
+    presets,
+)
+from hw.spec.base import RefusedError, require
+from hw.spec.floating import FloatEngine
+from hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
+
+ACTIVATIONS = f"int4 to int16, or {', '.join(FLOATS)}, such as fp16 or fp16:12"
+
+_GUARD_BITS = 4
+"""With so many, alignment moves results less than rounding to the floating format did."""
+
+
+def parse_activations(text: str) -> Activations:
+    """The activations that `text` names: `int8`, or `fp16:12` for those aligned to 12 bits.
+
+    Without a width these are as many as a sign, a significand and four guard bits take, up to the
+    most there are. Raises `SpecError`.
+    """
+    found = re.fullmatch(rf"int(\d{{1,2}})|({'|'.join(FLOATS)})(?::(\d{{1,2}}))?", text)
+    require(found is not None, "activations", ACTIVATIONS, text)
+    assert found is not None
+    integers, name, aligned = found.groups()
+    if name is None:
+        return Activations(int(integers))
+    kind = FLOATS[name]
+    return Activations(int(aligned or min(16, 2 + kind.mantissa_bits + _GUARD_BITS)), kind)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all contenders must be able to do, and their common size: a step of any takes part in
+    m * n * slice_k multiply-accumulates."""
+
+    codes: WeightCodes
+    group: int
+    activations: Activations
+    m: int
+    n: int
+    slice_k: int
+
+    @property
+    def macs_per_step(self) -> int:
+        return self.m * self.n * self.slice_k
+
+    def engine(self, engine: type[Engine], **fields: Any) -> Engine:
+        """An engine for the task; `fields` are choices of its kind. Raises `SpecError`."""
+        kind, bits = self.activations.format, self.activations.bits
+        common = {
+            "m": self.m,
+            "n": self.n,
+            "activation_bits": kind.bits if kind and issubclass(engine, FloatEngine) else bits,
+            "activation_format": kind.name if kind else "int",
+            "weight_bits": self.codes.bits,
+            "group_size": self.group,
+        }
+        spec = engine(**{**common, **fields})
+        rule = f"of {spec.macs_per_step} multiply-accumulates a step with these choices"
+        require(spec.macs_per_step == self.macs_per_step, "shape", rule, self.macs_per_step)
+        spec.coding_of(self.codes)
+        return spec
+
+
+def _lut_tensor_core(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """The paper's tables of four; `P2`, as many planes a step, where weights have them; `0/1`, the
+    least tables, of the sums of two activations' subsets; and tables of ternary digits."""
+
+    def tables(k: int, **fields: Any) -> dict[str, Any]:
+        return {"k": k, "kg": max(1, task.slice_k // k), **fields}
+
+    found = {"K4": tables(4)}
+    planes = next(each for each in (4, 2, 1) if task.codes.bits % each == 0)
+    together = f" P{planes}" if planes > 1 else ""
+    if planes > 1:
+        found[f"K4{together}"] = tables(4, planes_per_step=planes)
+    found[f"K2 0/1{together}"] = tables(2, mirrored=False, planes_per_step=planes)
+    if task.codes.kind is Kind.TERNARY:
+        found |= {f"K{k} ternary": tables(k, base=3) for k in (2, 3)}
+    return found
+
+
+def _mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """Multipliers of just the weights' width, in several arrangements, and others that are as wide
+    for weights as for activations. A systolic array has more rows, of one product each."""
+    x, bits = task.activations.bits, task.codes.bits
+    trees = {"k": task.slice_k}
+    found: dict[str, Mapping[str, Any]] = {f"INT{x}xINT{bits}": trees}
+    if bits > 1:
+        found[f"INT{x}xINT{bits} shift-add"] = {**trees, "multiplier": "shift_add"}
+    rows = {"k": 1, "m": task.m * task.slice_k}
+    found[f"INT{x}xINT{bits} systolic"] = {**rows, "arrangement": "systolic"}
+    if bits < (wide := min(8, x)):
+        found[f"INT{x}xINT{wide}"] = {**trees, "weight_bits": wide}
+    return found
+
+
+def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """Digits from two bits on: of one bit there is a plane. The lane for BitMoD's formats serves
+    integers just as well, from the width on that it is built for."""
+    floats = task.codes.kind is Kind.BITMOD
+    terms = {
+        "planes": not floats,
+        "booth": not floats and task.codes.bits > 1,
+        "bitmod": floats or task.codes.bits >= 4,
+        "and": not floats,
+        "xnor": not floats,
+    }
+    skips = {"booth skips": {"k": task.slice_k, "terms": "booth", "skips": True}}
+    return (skips if not floats and task.codes.bits > 2 else {}) | {
+        name: {"k": task.slice_k, "terms": name, "weight_bits": max(4, task.codes.bits)}
+        if name == "bitmod"
+        else {"k": task.slice_k, "terms": name}
+        for name, fits in terms.items()
+        if fits
+    }
+
+
+CONTENDERS: dict[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]] = {
+    LutTensorCore: _lut_tensor_core,
+    Mac: _mac,
+    BitSerial: _bit_serial,
+}
+"""By the class of its spec, the variants of an engine that are worth comparing at a task, by name:
+the choices that make each what it is."""
+
+
+def _float_mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """Whole products of codes, of dequantized codes, and of weights that are floating."""
+    trees, bits = {"k": task.slice_k}, task.codes.bits
+    return {
+        f"FLOATxINT{bits}, FP16 sums": {**trees, "sums": "fp16"},
+        f"FLOATxINT{bits}, FP32 sums": {**trees, "sums": "fp32"},
+        f"FLOATxFP16 of INT{bits}, FP32 sums": {**trees, "sums": "fp32", "weights": "dequantized"},
+        "FLOATxFP16, FP32 sums": {**trees, "sums": "fp32", "weights": "fp16"},
+    }
+
+
+def _float_lut(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """The paper's tables, with as many as in others added by a tree, and one by one as there."""
+    kg = max(1, task.slice_k // 4)
+    return {
+        "K4, FP16 sums": {"kg": kg},
+        f"K4 N{task.n * kg}, FP16 sums": {"kg": 1, "n": task.n * kg},
+    }
+
+
+FLOAT_CONTENDERS: dict[
+    type[Engine], tuple[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]]
+] = {LutTensorCore: (FloatLut, _float_lut), Mac: (FloatMac, _float_mac)}
+"""By the class of an engine's spec, the baseline that sums floating numbers in its place."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An engine to compare, or the reason why there is none of that name."""
+
+    name: str
+    spec: Engine | None
+    refused: str | None = None
+    layer: Layer | None = None
+    """The layer in a form of its own, where the engine takes no codes of single weights."""
+
+
+def contenders(
+    task: Task, engines: Collection[str], named: bool = False, floating: bool = False
+) -> list[Contender]:
+    """The variants of the engines, given by stem; if `named`, also all presets that fit the task,
+    and if `floating`, the baselines whose sums are floating.
+
+    Presets have sizes of their own.
+    """
+    found = []
+    kinds = [
+        (stem, kind, CONTENDERS[kind])
+        for stem, kind in ((stem, ENGINES[stem]) for stem in engines)
+        if kind in CONTENDERS
+    ]
+    if floating:
+        rule = f"floating beside floating baselines: {', '.join(FLOATS)}"
+        require(task.activations.format is not None, "activations", rule, "integers")
+        baselines = [(stem, FLOAT_CONTENDERS.get(ENGINES[stem])) for stem in engines]
+        kinds += [(stem, *each) for stem, each in baselines if each is not None]
+    for stem, kind, variants in kinds:
+        for variant, fields in variants(task).items():
+            name = f"{stem} {variant}"
+            try:
+                found.append(Contender(name, task.engine(kind, **fields)))
+            except SpecError as error:
+                found.append(Contender(name, None, str(error)))
+    if named:
+        found += [
+            Contender(name, spec)
+            for name, spec in presets.ENGINES.items()
+            if spec.activations == task.activations and spec.accepts(task.codes)
+        ]
+    return found
+
+
+def require_any(task: Task, engines: Collection[str], found: Sequence[Contender]) -> None:
+    """Raise `RefusedError` where no engine is left to compare."""
+    if all(each.spec is None for each in found):
+        reasons = dict.fromkeys(each.refused for each in found if each.refused)
+        reason = "; ".join(reasons) or f"none of {', '.join(engines)} for {task.codes.name}"
+        raise RefusedError(f"no engine to compare: {reason}")

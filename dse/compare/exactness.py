@@ -1,0 +1,111 @@
+"""How exact an engine is on a layer: values from the golden models, on the layer's real inputs."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dse.compare.layer import Layer, linear_of
+from hw.spec import Engine, FloatLut, FloatMac
+from hw.spec.floating import FP16, FloatEngine
+from sim.golden import align, floating, integer
+from sim.schedule import plan
+from sw.activations import quantize_activations
+from sw.linear import golden_total
+from sw.products import product_of
+from sw.rescale import coded_grid, golden_weights
+from sw.tensor import QuantTensor
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """How far an engine's results are from a product in float64 of the same quantized weights."""
+
+    max_abs_difference: float
+    """From that with the engine's own activations, in units of the activations' last place, if they
+    are integers; 0 unless the engine rounds."""
+    max_rel_difference: float
+    """The same over the largest magnitude of a result."""
+    activation_error: float
+    """From that with the activations as they were before rounding: root mean square over all
+    results, over theirs. Of tables, which hold no weights, that with the weights as shipped."""
+    layer_error: float
+    """From the layer as shipped, its weights and activations in float64, in the same measure."""
+
+
+def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64]) -> NDArray[Any]:
+    """The layer's outputs [tokens, N] for activations [tokens, K], groups scaled in float64."""
+    coding = spec.coding_of(tensor.format)
+    grid = coded_grid(tensor, coding)
+    scale, offset = grid.scale, grid.offset
+    if isinstance(spec, FloatLut):
+        planes = coding.planes
+        weights: NDArray[Any] = tensor.codes
+        sums = functools.partial(floating.lut_sums, spec, planes=planes)
+    else:
+        assert isinstance(spec, FloatMac)
+        sums = functools.partial(floating.mac_sums, spec)
+        if spec.weights == "fp16":
+            weights = align.decode(align.encode(tensor.rows(slice(None), np.float64), FP16), FP16)
+            scale, offset = np.ones_like(scale), np.zeros_like(offset)
+        else:
+            weights = integer.weights(spec, tensor.codes, tensor.format, tensor.group)
+        if spec.weights == "dequantized":
+            codes = align.encode(np.repeat(scale, tensor.group, axis=1), FP16)
+            weights = floating.dequantized(weights, codes[:, : weights.shape[1]])
+            scale = np.ones_like(scale)
+    part = plan(spec, linear_of("", tensor), 1).group_slices * spec.slice_k
+    total = np.zeros((len(x), tensor.shape[0]))
+    for g, start in enumerate(range(0, tensor.shape[1], tensor.group)):
+        inside = slice(start, start + tensor.group)
+        psum, row_sum = floating.group_by_group(sums, x[:, inside], weights[:, inside], part)
+        total += psum.sum(axis=1) * scale[:, g] + row_sum.sum(axis=1)[:, None] * offset[:, g]
+    return total
+
+
+def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
+    x = align.decode(align.encode(layer.inputs, spec.kind), spec.kind)
+    weights = layer.tensor.rows(slice(None), np.float64)
+    found, same = _float_total(spec, layer.tensor, x), x @ weights.T
+    ideal = layer.inputs.astype(np.float64) @ weights.T
+    largest = float(np.abs(found - same).max())
+    return Exactness(
+        max_abs_difference=largest,
+        max_rel_difference=largest / float(np.abs(same).max()),
+        activation_error=_error(found, ideal),
+        layer_error=_error(found, _shipped(layer)),
+    )
+
+
+def _shipped(layer: Layer) -> NDArray[np.float64]:
+    return layer.inputs.astype(np.float64) @ layer.weights.astype(np.float64).T
+
+
+def _error(found: NDArray[np.float64], ideal: NDArray[np.float64]) -> float:
+    return math.sqrt(((found - ideal) ** 2).mean() / (ideal**2).mean())
+
+
+def exactness(spec: Engine, layer: Layer) -> Exactness:
+    """Multiply the layer through the engine's golden model."""
+    if isinstance(spec, FloatEngine):
+        return _float_exactness(spec, layer)
+    tensor = layer.tensor
+    a = quantize_activations(layer.inputs, spec.activations)
+    found = golden_total(spec, tensor, golden_weights(spec, tensor), a.x)
+    same = product_of(tensor)(a.x)
+    ideal = shipped = _shipped(layer)
+    if tensor.centroids is None:
+        ideal = layer.inputs.astype(np.float64) @ tensor.rows(slice(None), np.float64).T
+    largest = float(np.abs(found - same).max())
+    scaled = found * a.scale[:, None]
+    return Exactness(
+        max_abs_difference=largest,
+        max_rel_difference=largest / float(np.abs(same).max()),
+        activation_error=_error(scaled, ideal),
+        layer_error=_error(scaled, shipped),
+    )

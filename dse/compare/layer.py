@@ -1,0 +1,85 @@
+"""What is multiplied: one linear layer of a model, with the inputs that a text gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.spec import presets
+from sim.workload import Linear
+from sw.decoder import Cache, forward, head
+from sw.linear import host_linear, linear_names
+from sw.model import LanguageModel, dequantized
+from sw.perplexity import Text, default_context, windows
+from sw.quantizers.rounding import quantize
+from sw.tensor import QuantError, QuantTensor
+from sw.weights import NATIVE, Weights
+
+TOKENS = 64
+"""Tokens of text whose inputs to the layer are multiplied."""
+
+LEARNING_TOKENS = 448
+"""Tokens after these whose inputs codebooks and tables are learned from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One linear layer of a model: its weights as codes, and what it is given for a text."""
+
+    linear: Linear
+    tensor: QuantTensor
+    weights: NDArray[np.float32]
+    """[N, K], as shipped."""
+    inputs: NDArray[np.float32]
+    """[tokens, K], as the model computes them in float32 with its weights as shipped."""
+    more_inputs: NDArray[np.float32]
+    """The same of the tokens after these."""
+
+
+def linear_of(name: str, tensor: QuantTensor) -> Linear:
+    """The layer's size, and what its weights take, without the weights."""
+    vectors = None if tensor.format.is_direct else tensor.index_bits
+    shape = tensor.shape
+    return Linear(name, *shape, tensor.format, tensor.group, tensor.group_bits, vector_bits=vectors)
+
+
+def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> Layer:
+    """The layer `name` in the chosen weights, with its inputs for the first tokens of `text`.
+
+    Raises `UnknownNameError` with the near names, and `QuantError` where there are no codes.
+    """
+    names = linear_names(model)
+    if name not in names:
+        block = name.partition(".")[0] if name.partition(".")[0].isdecimal() else "0"
+        near = [each for each in names if each.startswith(f"{int(block)}.")]
+        raise presets.UnknownNameError("layer", name, [*near, names[-1]])
+    tensor = model.matrix(name)
+    whole = dequantized(tensor)
+    if weights.rounding is not None:
+        tensor = quantize(whole, weights.rounding)
+    elif weights != NATIVE or not isinstance(tensor, QuantTensor):
+        raise QuantError(f"weights: {weights.name} gives no codes for layer {name}")
+    most = TOKENS + LEARNING_TOKENS
+    inputs = inputs_of(model, name, windows(model, text, most, default_context(model))[0][:most])
+    return Layer(linear_of(name, tensor), tensor, whole, inputs[:TOKENS], inputs[TOKENS:])
+
+
+def inputs_of(model: LanguageModel, name: str, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """What the layer `name` is given when the model, as shipped, reads `tokens`; [tokens, K]."""
+
+    class Reached(Exception):
+        """Ends the forward pass where the layer begins."""
+
+    def linear(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        if name in names:
+            raise Reached(x)
+        return [host_linear(model, each)(x) for each in names]
+
+    try:
+        head(model, linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
+    except Reached as reached:
+        return reached.args[0]
+    raise AssertionError(f"no forward pass uses {name}")

@@ -1,0 +1,78 @@
+"""Published designs beside which a comparison can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dse.compare.contenders import Task
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A published design with its area per multiply-accumulate a cycle.
+
+    The areas are our own, of the published Verilog in the library that engines are stated in, with
+    Yosys 0.70 and without sizing of gates. Their boundaries differ, see `what`.
+    """
+
+    name: str
+    what: str
+    source: str
+    activations: str
+    um2_per_mac_per_cycle: Mapping[str, float]
+    """By the name of the weights' format."""
+
+
+_LUT_TENSOR_CORE = "Mo et al., LUT Tensor Core, ISCA 2025 (arXiv 2408.06003), its artifact"
+_BITMOD = "Chen et al., BitMoD, HPCA 2025 (arXiv 2411.11745), its Verilog"
+
+PEERS = (
+    Peer(
+        "LUT Tensor Core M2 N64 K4",
+        "FP16 tables and adders; without the tables' registers and build",
+        _LUT_TENSOR_CORE,
+        "fp16",
+        {"w1": 227, "w2": 459, "w4": 928},
+    ),
+    Peer(
+        "BitMoD PE",
+        "four bit-serial lanes, group accumulator and scaling",
+        _BITMOD,
+        "fp16",
+        {"bitmod3": 1856, "bitmod4": 1856, "w6": 2784, "w8": 3711},
+    ),
+    Peer(
+        "dual FMA",
+        "FP16 fused multiply-add for one INT8 or two 4-bit weights, which it decodes in part",
+        _BITMOD,
+        "fp16",
+        {"bitmod3": 1582, "bitmod4": 1582, "w4": 1582},
+    ),
+    Peer(
+        "FP16 x INT8 FMA",
+        "fused multiply-add with registers",
+        _BITMOD,
+        "fp16",
+        {f"w{bits}": 1941 for bits in range(4, 9)},
+    ),
+)
+"""Only those whose figures are in the same library."""
+
+
+def peers(task: Task) -> list[dict[str, Any]]:
+    """The published designs for such weights and activations, JSON-serializable."""
+    kind = task.activations.format
+    return [
+        {
+            "name": each.name,
+            "what": each.what,
+            "source": each.source,
+            "area_um2_per_mac_per_cycle": each.um2_per_mac_per_cycle[task.codes.name],
+        }
+        for each in PEERS
+        if kind is not None
+        and each.activations == kind.name
+        and task.codes.name in each.um2_per_mac_per_cycle
+    ]

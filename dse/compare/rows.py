@@ -1,0 +1,145 @@
+"""The facts of every contender on the layer.
+
+Area is that of the whole engine, see `INSIDE` and `OUTSIDE`; values come from the golden model,
+cycles from the cycle model that equals the RTL.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dse.compare.contenders import Contender
+from dse.compare.exactness import exactness
+from dse.compare.layer import Layer
+from dse.study import executor
+from hw.files import FileError
+from hw.spec import Engine, FloatMac, engine_of
+from hw.spec.base import RefusedError
+from hw.synth import AsicResult, synthesize
+from sim.cycles import run_cycles
+from sim.memory import Platform, traffic
+from sim.schedule import fills
+from sw.pack import weighed_run
+
+INSIDE = (
+    "operand registers, alignment of floating activations, table build, term decoders, "
+    "dequantization, lookups, multipliers, adder trees, accumulators, sums of activations, "
+    "sequencer, stream registers"
+)
+"""What the area of an engine covers, as far as the engine has it."""
+
+OUTSIDE = "rounding of activations, scaling of groups, buffers, memory ports"
+"""What every engine needs as much of as any other, and no area here covers."""
+
+
+def area(spec: Engine) -> AsicResult:
+    """The engine in standard cells. Raises `FileError` where the machine is at fault, else
+    `RefusedError`; both cross processes."""
+    try:
+        return synthesize(spec, "asic")
+    except FileError as error:
+        raise FileError(str(error)) from None
+    except RefusedError as error:
+        raise RefusedError(str(error)) from None
+
+
+def areas(
+    found: Sequence[Contender],
+    workers: int,
+    advance: Callable[[list[str], int], None] = lambda running, done: None,
+) -> dict[str, AsicResult | RefusedError]:
+    """The engines in standard cells by name, `workers` at a time; or why a tool gave none.
+
+    `advance` is told who is being synthesized and how many are done. Raises `FileError`.
+    """
+    waiting = [each for each in found if each.spec is not None]
+    workers = min(workers, len(waiting))
+    results: dict[str, AsicResult | RefusedError] = {}
+    if not waiting:
+        return results
+    with executor(workers) as pool:
+        running: dict[concurrent.futures.Future[AsicResult], str] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                chosen = waiting.pop(0)
+                advance([*running.values(), chosen.name], len(results))
+                assert chosen.spec is not None
+                running[pool.submit(area, chosen.spec)] = chosen.name
+            done, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                name = running.pop(future)
+                try:
+                    results[name] = future.result()
+                except FileError:
+                    raise
+                except RefusedError as error:
+                    results[name] = error
+            advance(list(running.values()), len(results))
+    return results
+
+
+def row(
+    contender: Contender, result: AsicResult | RefusedError | None, layer: Layer, rows: int
+) -> dict[str, Any]:
+    """All facts of one contender on the layer, with units in the names; JSON-serializable.
+
+    A refused one has `refused`, the reason, and nothing else than its name.
+    """
+    layer = contender.layer or layer
+    spec, linear = contender.spec, layer.linear
+    if spec is None or not isinstance(result, AsicResult):
+        return {"name": contender.name, "refused": contender.refused or str(result)}
+    if result.memory_bits:
+        reason = f"its memories of {result.memory_bits:,} bits have no area in standard cells"
+        return {"name": contender.name, "refused": reason}
+    run = weighed_run(spec, linear, layer.tensor.codes, rows)
+    steps = run.steps / (run.tiles * run.slices)
+    cycles = run_cycles(spec, [*fills(spec), run])
+    whole = isinstance(spec, FloatMac) and spec.weights == "fp16"
+    without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
+    moved = traffic(spec, without_scales, rows, Platform())
+    found = exactness(spec, layer)
+    return {
+        "name": contender.name,
+        "refused": None,
+        "engine": engine_of(spec),
+        "spec": spec.to_dict(),
+        "digest": spec.digest,
+        "max_abs_difference": found.max_abs_difference,
+        "max_rel_difference": found.max_rel_difference,
+        "activation_error": found.activation_error,
+        "layer_error": found.layer_error,
+        "slice_steps": steps,
+        "cycles": cycles,
+        "macs_per_cycle": spec.macs_per_step / steps,
+        "area_um2": result.area_um2,
+        "area_ge": result.area_ge,
+        "cells": sum(result.cells.values()),
+        "delay_ns": result.delay_ns,
+        "area_um2_per_mac_per_cycle": result.area_um2 * steps / spec.macs_per_step,
+        "area_cycles_um2": result.area_um2 * cycles,
+        "area_time_um2_ns": result.area_um2 * cycles * result.delay_ns,
+        "weight_bytes": moved.weight_bytes,
+        "scale_bytes": moved.scale_bytes,
+        "activation_bytes": moved.activation_bytes,
+        "result_bytes": moved.result_bytes,
+        "moved_bytes": moved.total_bytes,
+        "library": result.library,
+        "tool": result.tool,
+    }
+
+
+def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `area_cycles_of_best`, that of the best exact engine being 1; best first,
+    refused ones last."""
+    compared = [each for each in rows if each["refused"] is None]
+    exact = [each for each in compared if each["max_abs_difference"] == 0] or compared
+    best = min((each["area_cycles_um2"] for each in exact), default=1.0)
+    compared.sort(key=lambda each: each["area_cycles_um2"])
+    found = [{**each, "area_cycles_of_best": each["area_cycles_um2"] / best} for each in compared]
+    return [*found, *(each for each in rows if each["refused"] is not None)]

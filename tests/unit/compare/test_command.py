@@ -1,0 +1,125 @@
+"""The command `evolute compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import dse.compare.rows
+from dse.compare_cli import compare
+from hw.files import read_records
+from hw.spec import ENGINES
+from hw.spec.base import RefusedError, SpecError
+from hw.spec.presets import UnknownNameError
+from reports.page import build
+from reports.records import load as load_records
+from sw.tensor import QuantError
+
+TINY = "evolute-tiny"
+
+
+@pytest.fixture
+def _toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy_area) -> None:
+    monkeypatch.setattr(dse.compare.rows, "synthesize", lambda spec, target: toy_area(spec))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str) -> Result:
+    command = [TINY, "--shape", "1,4,8", "--workers", "1", *arguments]
+    return CliRunner().invoke(compare, command, catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("_toy")
+@pytest.mark.parametrize("bits", ["1", "2", "t"])
+def test_rows_come_best_first_with_a_record_and_a_page(bits, tmp_path):
+    rows = json.loads(run("--bits", bits, "--json").stdout)
+    compared = [each for each in rows if each["refused"] is None]
+    stems = {each["engine"] for each in compared}
+    assert {"lut_tensor_core", "mac"} <= stems <= set(ENGINES)
+    costs = [each["area_cycles_um2"] for each in compared]
+    assert costs == sorted(costs)
+    assert compared[0]["area_cycles_of_best"] == 1
+    for each in rows:
+        assert (each["model"], each["layer"], each["rows"]) == (TINY, "0.gate", 1)
+    (record,) = read_records(tmp_path / "out" / "records.jsonl")
+    assert record["kind"] == "compare"
+    assert [each["name"] for each in record["results"]] == [each["name"] for each in rows]
+    page = build(load_records([tmp_path / "out" / "records.jsonl"]))
+    assert all(each["name"] in page for each in rows)
+    assert record["inside"] in page
+
+
+@pytest.mark.usefixtures("_toy")
+def test_floating_baselines_are_asked_for():
+    rows = json.loads(run("--activations", "fp16", "--floating", "--json").stdout)
+    assert {"float_mac", "float_lut"} < {each["engine"] for each in rows if not each["refused"]}
+    refused = CliRunner().invoke(compare, [TINY, "--floating"])
+    assert isinstance(refused.exception, SpecError)
+
+
+@pytest.mark.usefixtures("_toy")
+def test_the_table_fits_its_width_and_states_boundary_and_winner(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = run("--bits", "2").stdout
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 100 and "…" not in shown
+    text = " ".join(shown.split())
+    for word in ("Inside the area", "table build", "Outside", "toy cells", "toy tool"):
+        assert word in text
+    assert lines[-2].startswith("Least area x cycles: ")
+    assert lines[-1].startswith("Least area x cycles x path: ")
+
+
+@pytest.mark.usefixtures("_toy")
+def test_published_figures_stand_apart_and_only_beside_what_they_compare_with(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "Published" not in run("--bits", "2").stdout
+    shown = run("--bits", "2", "--activations", "fp16:12").stdout
+    table, _, published = shown.partition("Least area x cycles")
+    assert "459" in published and "ISCA 2025" in " ".join(published.split())
+    assert "M2 N64 K4" not in table
+
+
+@pytest.mark.usefixtures("_toy")
+def test_what_is_refused_is_shown_with_the_reason():
+    shown = run("--shape", "1,4,6").stdout
+    assert "refused: lut_tensor_core K4: shape: must be of 16 multiply-accumulates" in shown
+    assert "mac INT8xINT2" in shown
+
+
+@pytest.mark.usefixtures("_toy")
+@pytest.mark.parametrize(
+    ("arguments", "refusal", "says"),
+    [
+        (["--bits", "9"], QuantError, "bits: must be 1 to 8, t, b3 or b4"),
+        (["--bits", "x"], QuantError, "bits: must be"),
+        (["--bits", "2", "--weights", "w2g32"], QuantError, "one of the two"),
+        (["--weights", "w2h32"], QuantError, "weights: must be"),
+        (["--weights", "float"], SpecError, "no floats"),
+        (["--weights", "native"], QuantError, "no codes"),
+        (["--activations", "int"], SpecError, "activations: must be int4 to int16, or fp16"),
+        (["--activations", "fp32"], SpecError, "activations: must be"),
+        (["--activations", "fp16:17"], RefusedError, "in 4..16"),
+        (["--activations", "int3"], RefusedError, "in 4..16"),
+        (["--shape", "1,32"], SpecError, "of the form M,N,K"),
+        (["--shape", "0,4,8"], RefusedError, "in 1..64"),
+        (["--engines", "mack"], UnknownNameError, "mean mac"),
+        (["--bits", "3", "--engines", "vq_codebook"], RefusedError, "none of vq_codebook for w3"),
+        (["--layer", "0.gat"], UnknownNameError, "0.gate"),
+        (["--layer", "gate"], UnknownNameError, "0.gate"),
+        (["--layer", "9.gate"], UnknownNameError, "did you mean"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused_in_one_line(arguments, refusal, says, tmp_path):
+    with pytest.raises(refusal, match=says) as refused:
+        run(*arguments)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_toy")
+def test_a_comparison_is_the_same_every_time():
+    assert run("--json").stdout == run("--json").stdout

