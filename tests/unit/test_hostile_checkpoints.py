@@ -13,6 +13,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
+from hw.spec.formats import Activations, WeightCodes
+from hw.spec.formats import Kind as Coded
+from sim.golden.lut_dla import Centroids
+from sim.golden.vq_codebook import Vectors, decode
+from sw import quantized_file
 from sw.checkpoint import open_model
 from sw.model import dequantized
+from sw.quantized_file import write_quantized
+from sw.quantizers.rounding import quantize
 from sw.stored import CheckpointError
+from sw.tensor import PartedTensor, QuantTensor
+from sw.weights import parse_weights
 
 VOCAB, HIDDEN = 270, 32
 SETTINGS = {
@@ -131,6 +141,36 @@ def write_llama2c(path: Path) -> Path:
     words = (struct.pack("<fi", 0.0, len(piece)) + piece for piece in pieces)
     path.with_name("tokenizer.bin").write_bytes(struct.pack("<i", 4) + b"".join(words))
     return path
+
+
+def write_quantized_folder(folder: Path, source: Path) -> Path:
+    """The model in the folder `source` with a layer of every kind of codes."""
+    model, rng = open_model(source), np.random.default_rng(0)
+
+    def rounded(name: str, columns: int = HIDDEN) -> QuantTensor:
+        rounding = parse_weights(name).rounding
+        assert rounding is not None
+        return quantize(rng.normal(size=(HIDDEN, columns)).astype(np.float32), rounding)
+
+    books = [(rng.integers(0, 8, (8, HIDDEN)), rng.integers(-60, 60, (8, 4))) for _ in range(2)]
+    held = Vectors("outputs", *books[0], books[1])
+    scale = np.full((HIDDEN, 1), 0.25, np.float32)
+    codes = (decode(held, (HIDDEN, HIDDEN), HIDDEN) + 128).astype(np.uint8)
+    vectors = QuantTensor(
+        codes, WeightCodes(8, Coded.VECTOR), HIDDEN, scale, -128 * scale, 0, vectors=held
+    )
+    points = rng.integers(-128, 128, (HIDDEN // 4, 8, 4))
+    centroids = Centroids(HIDDEN, Activations(8), "l1", points)
+    entries = rng.integers(0, 256, (HIDDEN, HIDDEN // 4 * 8)).astype(np.uint8)
+    tables = QuantTensor(
+        entries, WeightCodes(8, Coded.TABLE), HIDDEN, scale, -128 * scale, 16, centroids=centroids
+    )
+    parts = PartedTensor((rounded("w8", 5), rounded("w2g8", HIDDEN - 5)), rng.permutation(HIDDEN))
+    layers = {"0.q": rounded("w3g16"), "0.k": rounded("b3g16"), "0.v": parts}
+    changed = {**dict(model.tensors), **layers, "0.o": vectors, "0.up": tables}
+    folder.mkdir(exist_ok=True)
+    write_quantized(folder, replace(model, tensors=changed), {"method": "several"})
+    return folder
 
 
 def read_all(path: Path) -> None:
@@ -429,6 +469,7 @@ def test_gguf_tensors_that_overlap(tmp_path):
 FILES = ("model.gguf", "model.bin", "tokenizer.bin")
 FOLDER = (WEIGHTS, "config.json", "tokenizer.json")
 SHARDED = (INDEX, "part-0.safetensors")
+QUANTIZED = quantized_file.FILES[:2]
 
 
 @pytest.fixture(scope="module")
@@ -438,6 +479,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_llama2c(root / "model.bin")
     write_folder(root / "one")
     write_folder(root / "two", 2)
+    write_quantized_folder(root / "quantized", root / "one")
     return root
 
 
@@ -445,7 +487,8 @@ def target(root: Path, name: str) -> tuple[Path, Path]:
     """The file that is damaged, and the model that it is part of."""
     if name in FILES:
         return root / name, root / ("model.bin" if name == "tokenizer.bin" else name)
-    folder = root / ("two" if name in SHARDED else "one")
+    folders = {"two": SHARDED, "quantized": QUANTIZED, "one": FOLDER}
+    folder = root / next(each for each, names in folders.items() if name in names)
     return folder / name, folder
 
 
@@ -464,7 +507,7 @@ def survives(root: Path, name: str, damage: Callable[[bytearray], bytearray]) ->
         file.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", [*FILES, *FOLDER, *SHARDED])
+@pytest.mark.parametrize("name", [*FILES, *FOLDER, *SHARDED, *QUANTIZED])
 @settings(
     max_examples=150,
     deadline=None,
@@ -492,7 +535,7 @@ def test_fuzz(originals):
     seconds = float(os.environ.get("EVOLUTE_FUZZ_SECONDS", "60"))
     seed = int(os.environ.get("EVOLUTE_FUZZ_SEED", str(time.time_ns())))
     rng, end, tries, read = np.random.default_rng(seed), time.monotonic() + seconds, 0, 0
-    names = [*FILES, *FOLDER, *SHARDED]
+    names = [*FILES, *FOLDER, *SHARDED, *QUANTIZED]
 
     def damage(content: bytearray) -> bytearray:
         for _ in range(rng.integers(1, 6)):
