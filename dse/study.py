@@ -8,13 +8,8 @@ results are told to the sampler in the order in which trials were asked.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
-import contextlib
-import multiprocessing
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dse.space import Candidate
 from hw.files import FileError
+from hw.processes import executor
 from hw.spec.base import RefusedError, SpecError
 
 Direction = Literal["minimize", "maximize"]
@@ -201,42 +197,3 @@ def front(study: optuna.Study) -> list[FrozenTrial]:
 def feasible(trial: FrozenTrial) -> bool:
     """Whether a completed trial keeps every constraint."""
     return all(excess <= 0 for excess in trial.constraints.values())
-
-
-class _Here(Executor):
-    """Runs each task in this process when it is submitted."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def _become_worker() -> None:
-    """Leave interrupts to the parent, and end through every `finally` when it says so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-
-
-@contextlib.contextmanager
-def executor(workers: int) -> Iterator[Executor]:
-    """Runs tasks here if there is one worker, else in that many processes, ended on an error."""
-    if workers == 1:
-        yield _Here()
-        return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        initializer=_become_worker,
-    )
-    try:
-        yield pool
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextlib
 import hashlib
 import importlib.metadata
 import itertools
 import json
 import math
-import multiprocessing
-import os
 import shutil
-import signal
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +27,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from hw.files import FileError
+from hw.processes import processes
 from sw import quantized_file
 from sw.linear import linear_names
 from sw.model import LanguageModel, dequantized
@@ -186,35 +182,6 @@ def _finished(path: Path, key: str) -> _Finished | None:
         return None
 
 
-def _become_worker() -> None:
-    """Leave interrupts to the parent, and end through every `finally` when it says so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """Processes whose matrix products have one thread each: their results do not depend on how
-    many cores there are, and together they use as many as there are of them."""
-    name = "OPENBLAS_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_become_worker)
-    try:
-        yield pool
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 def quantize_model(
     model: LanguageModel,
     method: Method,
@@ -238,7 +205,7 @@ def quantize_model(
         if isinstance(document, dict) and document.get("key") == key:
             return quantized_file.read_quantized(folder), document
     plan = _Plan(method, calibration, seed, force, folder / UNFINISHED / key, key)
-    with _pool(workers) as pool:
+    with processes(workers) as pool:
         made = _made(model, plan, pool, workers, progress)
     reports = made.reports
     chosen = dict.fromkeys(reports, 0)

@@ -14,8 +14,8 @@ from typing import Any
 from dse.compare.contenders import Contender
 from dse.compare.exactness import exactness
 from dse.compare.layer import Layer
-from dse.study import executor
 from hw.files import FileError
+from hw.processes import executor
 from hw.spec import Engine, FloatMac, engine_of
 from hw.spec.base import RefusedError
 from hw.synth import AsicResult, synthesize

@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on(
     assert len(again) == 16 - len(kept) + 1 and kept[0].stem in again
     whole = (tmp_path / "weights.safetensors").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_pool", None)  # a finished model is opened, not made again
+        patch.setattr(module, "processes", None)  # a finished model is opened, not made again
         assert quantize_model(MODEL, method, calibration, tmp_path)[1] == document
     _, fresh = quantize_model(MODEL, method, calibration, tmp_path / "fresh")
     assert fresh == document

@@ -1,0 +1,83 @@
+"""Work in other processes, which end with the one that began them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Any
+
+_THREADS = "OPENBLAS_NUM_THREADS"
+
+_PATIENCE_S = 2
+"""What a task gets to clean up after itself when there is nobody to wait for it."""
+
+
+class _Here(Executor):
+    """Runs each task at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _become_worker() -> None:
+    """Leave interrupts to the parent; end through every `finally` when it says so, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        while True:  # the first ends a task, as an error of it; the next one the wait for more
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_PATIENCE_S)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[Executor]:
+    """So many processes, ended at once on an error.
+
+    Their matrix products have one thread each: results do not depend on how many CPU cores there
+    are, and together the processes use as many as there are of them.
+    """
+    before = os.environ.get(_THREADS)
+    os.environ[_THREADS] = "1"
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_become_worker)
+    try:
+        yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if before is None:
+            del os.environ[_THREADS]
+        else:
+            os.environ[_THREADS] = before
+
+
+@contextlib.contextmanager
+def executor(workers: int) -> Iterator[Executor]:
+    """Runs tasks here if there is one worker, else in that many `processes`."""
+    if workers == 1:
+        yield _Here()
+        return
+    with processes(workers) as pool:
+        yield pool
