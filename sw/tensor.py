@@ -19,10 +19,8 @@ from sim.golden.lut_dla import Centroids
 from sim.golden.vq_codebook import Vectors
 
 SCALE_BITS = 16
-"""Stored width of a group's scale or minimum: IEEE half precision."""
-
-MATRIX_SCALE_BITS = 32
-"""Stored width of the one scale of a matrix whose groups have none."""
+"""Stored width of a group's scale or minimum: IEEE half precision; and of the one scale of a matrix
+whose groups have none, which may be BF16 as well."""
 
 
 class QuantError(RefusedError):
@@ -124,7 +122,7 @@ class QuantTensor:
     @property
     def scale_bits(self) -> int:
         """Bits of what groups store beside their codes, or of the one scale of all."""
-        return self.scale.size * self.group_bits or MATRIX_SCALE_BITS
+        return self.scale.size * self.group_bits or SCALE_BITS
 
     @property
     def total_bits(self) -> int:

@@ -27,7 +27,6 @@ from sw.quantizers.gptq import act_order, column_loop, inverse_factor
 from sw.quantizers.hessian import Moments, damped, proxy_error
 from sw.quantizers.kmeans import kmeans, nearest
 from sw.tensor import (
-    MATRIX_SCALE_BITS,
     ORDER_BITS,
     SCALE_BITS,
     Coded,
@@ -120,7 +119,7 @@ def stored_bits(choice: Vptq, n: int, k: int) -> dict[str, int]:
     return {
         "indices": indices,
         "codebooks": codebooks,
-        "scales": 0 if choice.half else parts * MATRIX_SCALE_BITS,
+        "scales": 0 if choice.half else parts * SCALE_BITS,
         "columns": k * columns,
     }
 
