@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hw.spec.base import require
 from hw.spec.engine import Engine
 from sim.cycles import run_cycles
 from sim.memory import Platform, Traffic, traffic
-from sim.schedule import fills, plan
+from sim.schedule import fills, plan, weighed
 from sim.workload import Linear, Workload
 
 
@@ -134,25 +138,32 @@ class Metrics:
         }
 
 
-def evaluate_layer(spec: Engine, linear: Linear, rows: int, platform: Platform) -> LayerMetrics:
+def evaluate_layer(
+    spec: Engine,
+    linear: Linear,
+    rows: int,
+    platform: Platform,
+    beat_steps: NDArray[np.integer] | None = None,
+) -> LayerMetrics:
     """Time and traffic of one linear layer for `rows` rows of activations, fills included.
 
-    Raises `SpecError` where cycles depend on weights, which a layer does not hold.
+    `beat_steps` are those of its weight beats, int [column tiles, beats], where steps depend on
+    weights. Raises `SpecError` where they do and none are given: a layer holds shapes alone.
     """
-    rule = "one whose steps do not depend on weights (a workload has shapes alone)"
-    require(spec.steps_are_fixed, "engine", rule, type(spec).__name__)
     run = plan(spec, linear, rows)
+    if not spec.steps_are_fixed:
+        rule = "one whose steps do not depend on weights (a workload has shapes alone)"
+        require(beat_steps is not None, "engine", rule, type(spec).__name__)
+        assert beat_steps is not None
+        run = weighed(run, beat_steps)
     moved = traffic(spec, linear, rows, platform)
     cycles = run_cycles(spec, [*fills(spec), run])
+    slice_steps = run.steps / (run.tiles * run.slices)
     return LayerMetrics(
         linear=linear,
         rows=rows,
         cycles=cycles,
-        ideal_cycles=rows
-        * linear.n
-        * linear.k
-        * spec.slice_steps(linear.format)
-        / spec.macs_per_step,
+        ideal_cycles=rows * linear.n * linear.k * slice_steps / spec.macs_per_step,
         traffic=moved,
         compute_seconds=cycles / platform.frequency_hz,
         memory_seconds=moved.total_bytes / platform.bandwidth_bytes_per_s,
@@ -165,12 +176,23 @@ def evaluate(
     platform: Platform,
     prefill_tokens: int = 128,
     decode_tokens: int = 32,
+    layer_steps: Mapping[str, NDArray[np.integer]] | None = None,
 ) -> Metrics:
-    """Time and traffic of a model's linear layers: a prompt at once, then tokens one by one."""
+    """Time and traffic of a model's linear layers: a prompt at once, then tokens one by one.
+
+    `layer_steps` are the `beat_steps` of `evaluate_layer` by the layers' names. Raises `SpecError`
+    as that does.
+    """
 
     def phase(tokens: int, rows: int, steps: int) -> PhaseMetrics:
         layers = tuple(
-            evaluate_layer(spec, linear, 1 if linear.last_token_only else rows, platform)
+            evaluate_layer(
+                spec,
+                linear,
+                1 if linear.last_token_only else rows,
+                platform,
+                None if layer_steps is None else layer_steps[linear.name],
+            )
             for linear in workload.linears
         )
         return PhaseMetrics(tokens, steps, layers)

@@ -12,12 +12,16 @@ import functools
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hw import isa
 from hw.isa import DeadlockError, Instruction, IsaError, Unit
+from hw.spec.base import require
 from hw.spec.core import CoreSpec
 from sim.cycles import FILL_LATENCY_CYCLES
 from sim.memory import MemoryTiming
@@ -32,9 +36,23 @@ class Sync:
     resumed_cycle: int
 
 
+BeatSteps = Mapping[int, NDArray[np.integer]]
+"""Of engines whose steps depend on weights: the steps of every weight beat of a row tile, int
+[beats], for each matrix multiplication by its index in the program."""
+
+
+@dataclass(frozen=True)
+class ComputeCycles:
+    """The engine's steps and the compute unit's cycles of a matrix multiplication or a fill."""
+
+    steps: int
+    cycles: int
+
+
 @dataclass(frozen=True)
 class ProgramCycles:
-    """What the core's counters hold after a program (`hw.registers.COUNTERS`), and its syncs."""
+    """What the core's counters hold after a program (`hw.registers.COUNTERS`), its syncs, and what
+    each of its multiplications and fills takes, in their order."""
 
     cycles: int
     read_beats: int
@@ -43,6 +61,7 @@ class ProgramCycles:
     compute_cycles: int
     dispatched: int
     syncs: tuple[Sync, ...]
+    computes: tuple[ComputeCycles, ...]
 
     @property
     def bus_utilization(self) -> float:
@@ -63,19 +82,73 @@ class ProgramCycles:
 
 
 def program_cycles(
-    core: CoreSpec, program: Sequence[Instruction], memory: MemoryTiming, address: int = 0
+    core: CoreSpec,
+    program: Sequence[Instruction],
+    memory: MemoryTiming,
+    address: int = 0,
+    beat_steps: BeatSteps | None = None,
 ) -> ProgramCycles:
     """Run `program`, which lies at byte `address`, to its halt.
 
-    Raises `IsaError` for a program that the core cannot run, with the index of the instruction, and
-    its subclass `DeadlockError` for one that never ends.
+    `beat_steps` are needed where they depend on weights. Raises `SpecError` where they are needed
+    and not given; `IsaError` for a program that the core cannot run, with the index of the
+    instruction, and its subclass `DeadlockError` for one that never ends.
     """
     isa.check_program(core, program, address)
-    return _Machine(core, program, memory).run()
+    if not core.engine.steps_are_fixed:
+        rule = "given for an engine whose steps depend on weights"
+        require(beat_steps is not None, "beat_steps", rule, beat_steps)
+    return _Machine(core, program, memory, beat_steps).run()
 
 
-def matmul_cycles(core: CoreSpec, matmul: Instruction) -> int:
-    """Cycles from a matrix multiplication's issue until its last sums are written."""
+def matmul_cycles(
+    core: CoreSpec, matmul: Instruction, beat_steps: NDArray[np.integer] | None
+) -> ComputeCycles:
+    """Steps of a matrix multiplication, and cycles from its issue until its last sums are written.
+
+    `beat_steps` are as in `BeatSteps`, None where steps do not depend on weights.
+    """
+    engine = core.engine
+    fill = core.stream_latency_cycles + engine.operand_latency_cycles
+    drain = core.scale_latency_cycles + core.scale_steps - 1
+    if beat_steps is None:
+        steps, results = _fixed_steps(core, matmul)
+    else:
+        steps, results = _weighed_steps(core, matmul, beat_steps)
+    return ComputeCycles(steps, fill + results + engine.step_latency_cycles - 1 + drain)
+
+
+def _weighed_steps(
+    core: CoreSpec, matmul: Instruction, beat_steps: NDArray[np.integer]
+) -> tuple[int, int]:
+    """Steps of row tiles that each have the same, and cycles of those with the waits between."""
+    assert len(beat_steps) == matmul["slices"] * matmul["planes"]
+    starts = np.arange(0, len(beat_steps), matmul["group_slices"] * matmul["planes"])
+    groups = np.add.reduceat(beat_steps.astype(np.int64), starts)
+    steps = matmul["row_tiles"] * int(groups.sum())
+    period = core.result_period_cycles
+    if groups.min() >= period:
+        return steps, steps
+    each = itertools.chain.from_iterable(itertools.repeat(groups.tolist(), matmul["row_tiles"]))
+    return steps, _waiting(each, core.engine.step_latency_cycles, period)
+
+
+def _waiting(groups: Iterable[int], drain: int, period: int) -> int:
+    """Cycles of groups of so many steps, results being `period` apart at the soonest.
+
+    A result leaves `drain` cycles after the step that ends its group. Until it has left, one step
+    more can be taken, whose product waits before the accumulators.
+    """
+    ended, left, before = 0, -period, -period
+    for group in groups:
+        first = max(ended + 1, before)
+        ended = first if group == 1 else max(first + group - 1, left + group - 2)
+        before, left = left, max(ended + drain, left + period)
+    return left - drain
+
+
+def _fixed_steps(core: CoreSpec, matmul: Instruction) -> tuple[int, int]:
+    """Steps where every weight beat takes as many, and cycles of those with the waits between."""
     engine = core.engine
     slice_steps = matmul["planes"] * engine.beat_steps(matmul["mode"])
     slices, group_slices = matmul["slices"], min(matmul["slices"], matmul["group_slices"])
@@ -90,9 +163,7 @@ def matmul_cycles(core: CoreSpec, matmul: Instruction) -> int:
     if engine.keeps_results:
         groups = (full, first, rest * slice_steps)
         results = _overlapped(matmul["row_tiles"], groups, engine.step_latency_cycles, period)
-    fill = core.stream_latency_cycles + engine.operand_latency_cycles
-    drain = core.scale_latency_cycles + core.scale_steps - 1
-    return fill + results + engine.step_latency_cycles - 1 + drain
+    return matmul["row_tiles"] * slices * slice_steps, results
 
 
 @functools.cache
@@ -112,18 +183,10 @@ def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period
     return left - drain
 
 
-def fill_cycles(core: CoreSpec, fill: Instruction) -> int:
-    """Cycles from a fill's issue until its last beat is in its place."""
+def fill_cycles(core: CoreSpec, fill: Instruction) -> ComputeCycles:
+    """Cycles from a fill's issue until its last beat is in its place; it takes no steps."""
     beats = fill["slices"] * fill["planes"]
-    return core.stream_latency_cycles + FILL_LATENCY_CYCLES + beats - 1
-
-
-def compute_cycles(core: CoreSpec, instruction: Instruction) -> int:
-    """Cycles that the compute unit takes for an instruction of its own."""
-    return COMPUTE_CYCLES[instruction.operation.name](core, instruction)
-
-
-COMPUTE_CYCLES = {"matmul": matmul_cycles, "fill": fill_cycles}
+    return ComputeCycles(0, core.stream_latency_cycles + FILL_LATENCY_CYCLES + beats - 1)
 
 
 def _bursts(core: CoreSpec, transfer: Instruction) -> list[int]:
@@ -191,14 +254,21 @@ def _job(index: int, instruction: Instruction) -> _Job:
 class _Machine:
     """Fetch, dispatch, the three units, their tokens and the memory, between two cycles."""
 
-    def __init__(self, core: CoreSpec, program: Sequence[Instruction], timing: MemoryTiming):
-        self.core, self.timing = core, timing
+    def __init__(
+        self,
+        core: CoreSpec,
+        program: Sequence[Instruction],
+        timing: MemoryTiming,
+        beat_steps: BeatSteps | None,
+    ):
+        self.core, self.timing, self.beat_steps = core, timing, beat_steps
         self.server = _Server(timing, core.bus_bytes)
         self.events: list[tuple[int, int, Callable[[Any], None], Any]] = []
         self.scheduled = 0
 
         # What is counted.
-        self.read_beats = self.write_beats = self.steps = self.compute_cycles = 0
+        self.read_beats = self.write_beats = 0
+        self.computes: list[ComputeCycles] = []
         self.syncs: list[Sync] = []
 
         # Fetch.
@@ -244,10 +314,11 @@ class _Machine:
             cycles=cycle + 1,
             read_beats=self.read_beats,
             write_beats=self.write_beats,
-            steps=self.steps,
-            compute_cycles=self.compute_cycles,
+            steps=sum(each.steps for each in self.computes),
+            compute_cycles=sum(each.cycles for each in self.computes),
             dispatched=self.next + 1,
             syncs=tuple(self.syncs),
+            computes=tuple(self.computes),
         )
 
     def _at(self, cycle: int, action: Callable[[Any], None], argument: Any) -> None:
@@ -365,15 +436,15 @@ class _Machine:
         self._at(sync.resumed_cycle + 1, self._finish, job)
 
     def _start_matmul(self, cycle: int, job: _Job) -> None:
-        matmul = job.instruction
-        slice_steps = matmul["planes"] * self.core.engine.beat_steps(matmul["mode"])
-        self.steps += matmul["row_tiles"] * matmul["slices"] * slice_steps
-        self._start_compute(cycle, job)
+        steps = None if self.beat_steps is None else self.beat_steps[job.index]
+        self._start_compute(cycle, job, matmul_cycles(self.core, job.instruction, steps))
 
-    def _start_compute(self, cycle: int, job: _Job) -> None:
-        cycles = compute_cycles(self.core, job.instruction)
-        self.compute_cycles += cycles
-        self._at(cycle + cycles + 1, self._finish, job)
+    def _start_fill(self, cycle: int, job: _Job) -> None:
+        self._start_compute(cycle, job, fill_cycles(self.core, job.instruction))
+
+    def _start_compute(self, cycle: int, job: _Job, compute: ComputeCycles) -> None:
+        self.computes.append(compute)
+        self._at(cycle + compute.cycles + 1, self._finish, job)
 
     def _start_store(self, cycle: int, job: _Job) -> None:
         """Words leave at a steady pace; the memory accepts a burst with its last word."""
@@ -424,7 +495,7 @@ START: dict[str, Callable[[_Machine, int, _Job], None]] = {
     "load": _Machine._start_load,
     "sync": _Machine._start_sync,
     "matmul": _Machine._start_matmul,
-    "fill": _Machine._start_compute,
+    "fill": _Machine._start_fill,
     "store": _Machine._start_store,
 }
 """What an instruction does in the cycle in which it leaves its queue."""

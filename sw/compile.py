@@ -13,14 +13,17 @@ import functools
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hw import isa
 from hw.isa import Instruction, Unit, instruction
 from hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
 from hw.spec.engine import Fill
-from sim.program import compute_cycles
+from sim.program import BeatSteps
 from sw.place import Batch, Layer, PlaceError, Stage, aligned, batch
 
 _WEIGHT, _ACTIVATION, _SCALE = range(len(isa.BUFFERS))
@@ -43,8 +46,18 @@ class Work:
 
     bus_words: int
     """Words that its loads and stores move."""
-    compute_cycles: int
-    """Cycles of its matmuls and fills."""
+    computes: int
+    """How many matmuls and fills it has."""
+
+
+@dataclass(frozen=True)
+class TilePart:
+    """Weight beats of one column tile that a matmul takes."""
+
+    layer: str
+    """The layer's name."""
+    tile: int
+    beats: slice
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,17 @@ class Program:
     """Of each stage."""
     end: int
     """First byte after inputs, results and instructions."""
+    parts: Mapping[int, TilePart]
+    """What every matmul takes, by its index."""
+
+    def beat_steps(self, layers: Mapping[str, NDArray[np.integer]] | None) -> BeatSteps | None:
+        """The steps of every matmul's beats, from those of the layers by name, int [column tiles,
+        beats]; None for None, where steps do not depend on weights."""
+        if layers is None:
+            return None
+        return {
+            index: layers[part.layer][part.tile, part.beats] for index, part in self.parts.items()
+        }
 
     @functools.cached_property
     def code(self) -> bytes:
@@ -83,7 +107,8 @@ def compile_stages(core: CoreSpec, stages: Sequence[Stage], rows: int, address: 
     end = first + len(instructions) * isa.INSTRUCTION_BYTES
     if (over := end - (1 << core.address_bits)) > 0:
         raise PlaceError(f"memory: {over} bytes too small for the program, address_bits is short")
-    return Program(core, first, instructions, tuple(batches), builder.work(instructions), end)
+    work, parts = builder.work(), builder.parts(instructions)
+    return Program(core, first, instructions, tuple(batches), work, end, parts)
 
 
 # Blocks and runs of row tiles.
@@ -245,6 +270,7 @@ class _Sync(_Step):
 @dataclass(eq=False)
 class _Matmul(_Step):
     layer: Layer
+    part: TilePart
     weight: _Place
     activation: _Place
     scale: _Place
@@ -398,7 +424,7 @@ class _Builder:
             for run in runs:
                 accumulator = self._sums(run)
                 tile_memory = layer.fill_end(core) + tile * layer.tile_words * core.bus_bytes
-                part_memory = memory
+                part_memory, beats = memory, 0
                 for part, slices in enumerate(stage.parts):
                     start, end = (words[part] * at // row_tiles for at in (row, row + run))
                     activation = _Place(inputs[part].data, inputs[part].offset + start)
@@ -413,9 +439,11 @@ class _Builder:
                         tile_memory += layer.scale_words[part] * core.bus_bytes
                     for place in (weights[part], activation, scales[part]):
                         place.data.last = len(self.matmuls)
+                    taken = slices * layer.planes
                     self.matmuls.append(
                         _Matmul(
                             layer=layer,
+                            part=TilePart(layer.linear.name, tile, slice(beats, beats + taken)),
                             weight=weights[part],
                             activation=activation,
                             scale=scales[part],
@@ -426,6 +454,7 @@ class _Builder:
                             filling=len(self.stores) - 1,
                         )
                     )
+                    beats += taken
                 self.stores[-1].after = len(self.matmuls) - 1
                 row += run
 
@@ -474,15 +503,21 @@ class _Builder:
         self.result += stored * core.bus_bytes
         return accumulator
 
-    def work(self, instructions: Sequence[Instruction]) -> tuple[Work, ...]:
-        """Of each stage, of the finished program."""
-        own = (each for each in instructions if each.operation.unit is Unit.COMPUTE)
-        cycles = [compute_cycles(self.core, each) for each in own]
-        bounds = itertools.pairwise([*self.firsts, len(cycles)])
+    def work(self) -> tuple[Work, ...]:
+        """Of each stage."""
+        bounds = itertools.pairwise([*self.firsts, len(self.matmuls)])
         return tuple(
-            Work(words, sum(cycles[start:end]))
-            for words, (start, end) in zip(self.words, bounds, strict=True)
+            Work(words, end - start) for words, (start, end) in zip(self.words, bounds, strict=True)
         )
+
+    def parts(self, instructions: Sequence[Instruction]) -> dict[int, TilePart]:
+        """What every matmul of the finished program takes, by its index."""
+        own = (i for i, each in enumerate(instructions) if each.operation.unit is Unit.COMPUTE)
+        return {
+            index: matmul.part
+            for index, matmul in zip(own, self.matmuls, strict=True)
+            if isinstance(matmul, _Matmul)
+        }
 
     # Order and tokens.
 

@@ -7,9 +7,9 @@ gives the same bits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from sw.linear import (
     workload,
 )
 from sw.model import LanguageModel
+from sw.pack import layer_steps
 from sw.place import Stage
 from sw.products import product_of
 from sw.rescale import ScaledTensor, golden_weights, rescale
@@ -103,6 +104,15 @@ class CoreModel:
     def end(self) -> int:
         """First byte after all weights."""
         return max((stage.end for stage in self.stages), default=0)
+
+    @functools.cached_property
+    def beat_steps(self) -> dict[str, NDArray[np.int64]] | None:
+        """Steps of the weight beats of every tensor, int64 [column tiles, beats], where they depend
+        on weights; else None."""
+        engine = self.core.engine
+        if engine.steps_are_fixed:
+            return None
+        return {name: layer_steps(engine, tensor) for name, tensor in self.tensors.items()}
 
 
 def core_model(
@@ -239,8 +249,12 @@ def on_accelerator(
     Raises what `engine_linears` or `core_model` raise, an engine's when a backend is chosen.
     """
     if not isinstance(spec, CoreSpec):
-        return partial(engine_linears, model, weights, spec)
-    held = core_model(model, weights, spec)
+        return functools.partial(engine_linears, model, weights, spec)
+    return core_backends(core_model(model, weights, spec))
+
+
+def core_backends(held: CoreModel) -> Callable[[Backend], Linears]:
+    """The model's layers on the core, as each backend computes them."""
     return lambda backend: core_linears(held, _STAGES[backend](held))
 
 

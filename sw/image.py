@@ -44,7 +44,8 @@ def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase
         nonlocal place
         program = compile_stages(core, stages, count, place)
         place = program.end
-        model = program_cycles(core, program.instructions, timing, program.address)
+        steps = program.beat_steps(held.beat_steps)
+        model = program_cycles(core, program.instructions, timing, program.address, steps)
         return Phase(name, count, program, model)
 
     decode = phase("decode", held.stages, 1)

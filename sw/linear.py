@@ -206,7 +206,8 @@ def default_weights(model: LanguageModel) -> Weights:
 
 
 def workload(model: LanguageModel, weights: Weights, spec: Accelerator) -> Workload:
-    """What one token asks of the accelerator; layers equal in shape and codes are counted together.
+    """What one token asks of the accelerator; layers equal in shape and codes are counted together,
+    unless their steps depend on weights.
 
     Raises `SpecError` where the chosen bits exceed the engine's, and `QuantError` where `native`
     is chosen and the checkpoint has no codes that the engine accepts.
@@ -215,7 +216,9 @@ def workload(model: LanguageModel, weights: Weights, spec: Accelerator) -> Workl
     host = []
     for name in linear_names(model):
         layers = layers_on(model, weights, spec, name)
-        counts.update(replace(layer, name=layer.name.rpartition(".")[2]) for layer in layers)
+        if engine_in(spec).steps_are_fixed:
+            layers = tuple(replace(each, name=each.name.rpartition(".")[2]) for each in layers)
+        counts.update(layers)
         if not layers:
             host.append(name)
     if weights == NATIVE and not counts:

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from hw.spec import BitSerial, VqCodebook, layout
 from hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from hw.spec.engine import Engine
+from hw.spec.formats import Kind, WeightCodes
 from hw.spec.layout import Beat
 from sim.golden.vq_codebook import Vectors
 from sim.schedule import Run, plan, weighed
 from sim.workload import Linear
 from sw.packers import PACKERS
-from sw.packers.bit_serial import needed_digits
+from sw.packers.bit_serial import beat_steps
 from sw.packers.vq_codebook import fill_beats, stored_index
 from sw.rescale import ScaledTensor
+from sw.tensor import QuantTensor
 
 Bytes = NDArray[np.uint8]
 
@@ -39,23 +41,51 @@ def places(engine: Engine, k: int, group: int) -> NDArray[np.int64]:
     return found[: k // group * padded + rest]
 
 
-def weighed_run(engine: Engine, linear: Linear, codes: NDArray[np.uint8], rows: int) -> Run:
-    """`plan`, with the steps that the layer's codes [N, K] take where they depend on them; padding
+def zero_code(weight_format: WeightCodes) -> int:
+    """A code that adds nothing, up to a group's offset."""
+    return 0 if weight_format.kind is Kind.BITMOD else weight_format.levels // 2
+
+
+def _codes(
+    engine: Engine,
+    tensor: QuantTensor | ScaledTensor,
+    at: NDArray[np.int64],
+    tiles: slice,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Codes of column tiles at the places `at`, and the special values of their slices.
+
+    Beyond the layer's outputs and inputs codes are zero, or count as zero where steps depend on
+    weights.
+    """
+    rows = slice(tiles.start * engine.n, min(len(tensor.codes), tiles.stop * engine.n))
+    padded = (tiles.stop - tiles.start) * engine.n
+    blank = 0 if engine.steps_are_fixed else zero_code(tensor.format)
+    codes = _gather(tensor.codes[rows], at, padded, blank)
+    if tensor.special is None:
+        return codes, None
+    return codes, _gather(tensor.special[rows], at[:: engine.slice_k] // tensor.group, padded)
+
+
+def layer_steps(engine: Engine, tensor: QuantTensor | ScaledTensor) -> NDArray[np.int64]:
+    """Steps of a layer's weight beats, int64 [column tiles, beats], of an engine where they depend
+    on weights."""
+    assert isinstance(engine, BitSerial)
+    n, k = tensor.shape
+    tiles = slice(0, -(-n // engine.n))
+    codes, special = _codes(engine, tensor, places(engine, k, tensor.group), tiles)
+    return beat_steps(engine, codes, special, tensor.format)
+
+
+def weighed_run(engine: Engine, linear: Linear, tensor: QuantTensor, rows: int) -> Run:
+    """`plan`, with the steps that the layer's weights take where they depend on them; padding
     counts as 0 then."""
     run = plan(engine, linear, rows)
-    if engine.steps_are_fixed:
-        return run
-    assert isinstance(engine, BitSerial)
-    at = places(engine, linear.k, linear.group)
-    padded = np.full((-(-linear.n // engine.n) * engine.n, len(at)), linear.format.levels // 2)
-    padded[: linear.n, at >= 0] = codes[:, at[at >= 0]]
-    needed = needed_digits(engine, padded.astype(np.uint8), linear.format)
-    return weighed(run, np.bitwise_count(needed).astype(int))
+    return run if engine.steps_are_fixed else weighed(run, layer_steps(engine, tensor))
 
 
-def _gather(values: NDArray, at: NDArray[np.int64], rows: int) -> NDArray:
-    """Columns of `values` at the places `at`, zero for padding, and zero rows up to `rows`."""
-    found = np.zeros((rows, len(at)), values.dtype)
+def _gather(values: NDArray, at: NDArray[np.int64], rows: int, blank: int = 0) -> NDArray:
+    """Columns of `values` at the places `at`, `blank` for padding and in more rows up to `rows`."""
+    found = np.full((rows, len(at)), blank, values.dtype)
     if np.array_equal(at, np.arange(values.shape[1])):
         found[: len(values)] = values
     else:
@@ -117,7 +147,7 @@ def tile_words(
 
     A tile has for each part of K, in `parts` slices, its weights and then its scales, which are
     read out every `group_slices` slices. Beyond the layer's outputs scales and offsets are zero,
-    beyond its inputs codes are.
+    beyond its inputs codes are, or count as zero where steps depend on them.
     """
     engine = core.engine
     n, k = tensor.shape
@@ -131,10 +161,7 @@ def tile_words(
         codes = _gather(tensor.codes[rows], np.arange(tensor.codes.shape[1]), padded)
         beside = tensor.centroids.points
     else:
-        codes = _gather(tensor.codes[rows], at, padded)
-    if tensor.special is not None:
-        of_slice = at[:: engine.slice_k] // tensor.group
-        beside = _gather(tensor.special[rows], of_slice, padded)
+        codes, beside = _codes(engine, tensor, at, tiles)
     weights = PACKERS[type(engine)](engine, codes, beside, tensor.format)
     counts = np.minimum(tensor.group, k - np.arange(0, k, tensor.group))
     repeats = -(-counts // (engine.slice_k * group_slices))

@@ -2,15 +2,20 @@
 
 A prompt takes one program per block and one for the head, which sees the last token alone; every
 further token takes a single program. Blocks of equal layers take equal programs, so that a prompt
-costs one program per kind of block. The host's own work is not in any of these cycles.
+costs one program per kind of block; where steps depend on weights, each block its own. The host's
+own work is not in any of these cycles.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hw.spec import CoreSpec
 from hw.spec.base import require
@@ -18,7 +23,7 @@ from sim.memory import MemoryTiming
 from sim.program import ProgramCycles, program_cycles
 from sim.workload import Linear
 from sw import place
-from sw.compile import Program, Work, compile_stages
+from sw.compile import Program, compile_stages
 
 REFRESH_INTERVAL_S, REFRESH_S = 7.8e-6, 350e-9
 """Average interval and length of an all-bank refresh of 8-Gbit DDR4 (JESD79-4, tREFI and tRFC1)."""
@@ -46,29 +51,31 @@ class CorePlatform:
         )
 
 
+LayerSteps = Mapping[str, NDArray[np.integer]]
+"""Where steps depend on weights, those of all layers' beats by name, int [column tiles, beats]."""
+
+
 @dataclass(frozen=True)
 class StageCost:
-    """Layers with one input, of which the model has `count`.
+    """Layers with one input, of which the model has `count`; totals are of all of them.
 
-    `cycles` are those of all of them: of their parts of programs up to the call of the host, in
-    which weights of the next part may already be loaded. `work` is that of one.
+    `cycles` are those of their parts of programs up to the call of the host, in which weights of
+    the next part may already be loaded; `compute_cycles` those of their matmuls and fills, and
+    `step_macs` their multiply-accumulates, each counted as often as the engine has steps for it.
     """
 
     linears: tuple[Linear, ...]
     count: int
     rows: int
     cycles: int
-    work: Work
+    bus_words: int
+    compute_cycles: int
+    step_macs: float
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one."""
         return self.rows * sum(linear.n * linear.k for linear in self.linears)
-
-    def step_macs(self, core: CoreSpec) -> int:
-        """The same, each counted as often as the engine has steps for it."""
-        steps = core.engine.slice_steps
-        return self.rows * sum(each.n * each.k * steps(each.format) for each in self.linears)
 
 
 @dataclass(frozen=True)
@@ -101,10 +108,10 @@ class PhaseCost:
     def seconds(self) -> float:
         return self.cycles / self.platform.frequency_hz
 
-    def _utilization(self, step_macs: int, cycles: int) -> float:
+    def _utilization(self, step_macs: float, cycles: int) -> float:
         return step_macs / self.core.engine.macs_per_step / cycles
 
-    def _bound(self, compute_cycles: int, words: int) -> dict[str, Any]:
+    def _bound(self, compute_cycles: float, words: float) -> dict[str, Any]:
         compute = compute_cycles / self.platform.frequency_hz
         rate = min(self.platform.timing().bytes_per_cycle, self.core.bus_bytes)
         memory = words * self.core.bus_bytes / rate / self.platform.frequency_hz
@@ -115,7 +122,7 @@ class PhaseCost:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        used = self.steps * sum(stage.count * stage.step_macs(self.core) for stage in self.stages)
+        used = self.steps * sum(stage.step_macs for stage in self.stages)
         return {
             "tokens": self.tokens,
             "cycles": self.cycles,
@@ -141,12 +148,10 @@ class PhaseCost:
             "weights": ", ".join(dict.fromkeys(each.format.name for each in stage.linears)),
             "group": first.group,
             "cycles": round(stage.cycles / stage.count),
-            "utilization": self._utilization(
-                stage.count * stage.step_macs(self.core), stage.cycles
-            ),
+            "utilization": self._utilization(stage.step_macs, stage.cycles),
             "macs": stage.macs,
-            "dram_bytes": stage.work.bus_words * self.core.bus_bytes,
-            **self._bound(stage.work.compute_cycles, stage.work.bus_words),
+            "dram_bytes": stage.bus_words // stage.count * self.core.bus_bytes,
+            **self._bound(stage.compute_cycles / stage.count, stage.bus_words / stage.count),
         }
 
 
@@ -179,30 +184,35 @@ def cost(
     platform: CorePlatform,
     prefill_tokens: int,
     decode_tokens: int,
+    layer_steps: LayerSteps | None = None,
 ) -> Cost:
     """Cycles and traffic of a prompt at once, then of tokens one by one.
 
     `blocks` ends with that of the head; some, but not all, may have no layer. Raises `PlaceError`
-    where a layer does not fit the core.
+    where a layer does not fit the core, and `SpecError` where steps depend on weights and
+    `layer_steps` are not given.
     """
-    *body, head = map(_unnumbered, blocks)
+    if layer_steps is None:
+        blocks = [tuple(map(_unnumbered, block)) for block in blocks]
+    *body, head = blocks
     kinds = collections.Counter(body)
     prompt = [(block, prefill_tokens, count) for block, count in kinds.items()]
     token = tuple(stage for block in (*body, head) for stage in block)
+
+    def phase(tokens: int, steps: int, programs: Sequence[tuple[Block, int, int]]) -> PhaseCost:
+        return _phase(core, platform, tokens, steps, programs, layer_steps)
+
     return Cost(
         core,
         platform,
-        prefill=_phase(core, platform, prefill_tokens, 1, [*prompt, (head, 1, 1)]),
-        decode=_phase(core, platform, decode_tokens, decode_tokens, [(token, 1, 1)]),
+        prefill=phase(prefill_tokens, 1, [*prompt, (head, 1, 1)]),
+        decode=phase(decode_tokens, decode_tokens, [(token, 1, 1)]),
     )
 
 
-def _unnumbered(block: Block) -> Block:
-    """The block without its number in the layers' names."""
-    return tuple(
-        tuple(replace(linear, name=linear.name.rpartition(".")[2]) for linear in stage)
-        for stage in block
-    )
+def _unnumbered(linears: tuple[Linear, ...]) -> tuple[Linear, ...]:
+    """Layers without their block's number in their names."""
+    return tuple(replace(linear, name=linear.name.rpartition(".")[2]) for linear in linears)
 
 
 def _phase(
@@ -211,6 +221,7 @@ def _phase(
     tokens: int,
     steps: int,
     programs: Sequence[tuple[Block, int, int]],
+    layer_steps: LayerSteps | None,
 ) -> PhaseCost:
     """`programs` are layers, the rows they run on, and how many such programs a step has."""
     found: list[tuple[ProgramCycles, int]] = []
@@ -218,18 +229,37 @@ def _phase(
     for block, rows, count in programs:
         if not block:
             continue
-        program, cycles = _program(core, block, rows, platform.timing())
+        program, cycles = _program(core, block, rows, platform.timing(), layer_steps)
         found.append((cycles, count))
+        computes = iter(cycles.computes)
         for linears, part, work in zip(block, cycles.stage_cycles, program.work, strict=True):
-            before = stages.get(linears, StageCost(linears, 0, rows, 0, work))
-            stages[linears] = replace(
-                before, count=before.count + count, cycles=before.cycles + count * part
+            own = itertools.islice(computes, work.computes)
+            kind = _unnumbered(linears)
+            before = stages.get(kind, StageCost(kind, 0, rows, 0, 0, 0, 0))
+            stages[kind] = replace(
+                before,
+                count=before.count + count,
+                cycles=before.cycles + count * part,
+                bus_words=before.bus_words + count * work.bus_words,
+                compute_cycles=before.compute_cycles + count * sum(each.cycles for each in own),
+                step_macs=before.step_macs
+                + count * rows * sum(_step_macs(core, each, layer_steps) for each in linears),
             )
     return PhaseCost(core, platform, tokens, steps, tuple(found), tuple(stages.values()))
 
 
+def _step_macs(core: CoreSpec, linear: Linear, layer_steps: LayerSteps | None) -> float:
+    """Multiply-accumulates of a layer for one row, each counted as often as there are steps for it;
+    where they depend on weights, for all in the mean."""
+    steps: float = core.engine.slice_steps(linear.format)
+    if layer_steps is not None:
+        beats = layer_steps[linear.name]
+        steps = beats.mean() * core.engine.coding_of(linear.format).planes
+    return linear.n * linear.k * steps
+
+
 def _program(
-    core: CoreSpec, block: Block, rows: int, timing: MemoryTiming
+    core: CoreSpec, block: Block, rows: int, timing: MemoryTiming, layer_steps: LayerSteps | None
 ) -> tuple[Program, ProgramCycles]:
     """Compile layers for so many rows and run them on the cycle model."""
     stages, address = [], 0
@@ -237,4 +267,6 @@ def _program(
         stages.append(place.stage(core, place.stage_name(linears), linears, address))
         address = stages[-1].end
     program = compile_stages(core, stages, rows, address)
-    return program, program_cycles(core, program.instructions, timing, program.address)
+    steps = program.beat_steps(layer_steps)
+    cycles = program_cycles(core, program.instructions, timing, program.address, steps)
+    return program, cycles

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hw.spec import CoreSpec
+from hw.spec import CoreSpec, Engine
 from sim.evaluate import Metrics, evaluate
 from sim.memory import Platform
 from sim.workload import Workload
-from sw.core import on_accelerator, stages_of
+from sw.core import core_backends, core_model, stages_of
 from sw.decoder import Cache, forward, head
-from sw.linear import Accelerator, Backend, Linears, fast_backend, host_linears, workload
+from sw.linear import (
+    Accelerator,
+    Backend,
+    Linears,
+    codes_of,
+    engine_linears,
+    fast_backend,
+    host_linears,
+    layers_on,
+    linear_names,
+    part_name,
+    workload,
+)
 from sw.model import LanguageModel
+from sw.pack import layer_steps
 from sw.perplexity import Accuracy, Text, measure, windows
 from sw.price import CorePlatform, Cost, cost
 from sw.tensor import QuantError
@@ -95,12 +110,16 @@ def simulate(
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
     if isinstance(spec, CoreSpec):
         assert isinstance(platform, CorePlatform)
-        blocks = stages_of(model, weights, spec)
-        metrics = cost(spec, blocks, platform, prefill_tokens, decode_tokens)
+        held = core_model(model, weights, spec)
+        backends = core_backends(held)
+        blocks, steps = stages_of(model, weights, spec), held.beat_steps
+        metrics = cost(spec, blocks, platform, prefill_tokens, decode_tokens, steps)
     else:
         assert isinstance(platform, Platform)
-        metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens)
-    backend, backends = fast_backend(spec), on_accelerator(model, weights, spec)
+        backends = functools.partial(engine_linears, model, weights, spec)
+        steps = _engine_steps(model, weights, spec)
+        metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens, steps)
+    backend = fast_backend(spec)
     linear = backends(backend)
     accuracy = measure(model, linear, host_linears(model), text, tokens, context, progress)
     tables_equal = None
@@ -109,6 +128,24 @@ def simulate(
         tables = backends("golden")
         tables_equal = np.array_equal(_logits(model, linear, start), _logits(model, tables, start))
     return Simulation(work, metrics, accuracy, backend, tables_equal)
+
+
+def _engine_steps(
+    model: LanguageModel, weights: Weights, spec: Engine
+) -> dict[str, NDArray[np.int64]] | None:
+    """The steps of every layer's weight beats where they depend on weights, by its parts' names."""
+    if spec.steps_are_fixed:
+        return None
+    tensors = {
+        name: codes_of(model, weights, name)
+        for name in linear_names(model)
+        if layers_on(model, weights, spec, name)
+    }
+    return {
+        part_name(tensor, name, i): layer_steps(spec, part)
+        for name, tensor in tensors.items()
+        for i, part in enumerate(tensor.parts)
+    }
 
 
 def _logits(model: LanguageModel, linear: Linears, tokens: list[int]) -> np.ndarray:

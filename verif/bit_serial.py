@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from hw.spec.bit_serial import RADIX_BITS, TERMS, BitSerial, float_code
+from hw.spec.bit_serial import TERMS, BitSerial, float_code
 from hw.spec.formats import Kind, WeightCodes
 from sim.golden import bit_serial as golden
 
@@ -25,34 +27,51 @@ def weight_fields(
         code = code >> np.arange(weight_format.bits)[:, None, None] & 1
     fields = {"code": code, "special": special.transpose(0, 2, 1)[:, :, None]}
     if spec.skips:
-        needed = has_terms(spec, codes, weight_format) << np.arange(spec.digits)
-        fields["needed"] = np.maximum(needed.sum(axis=2), 1)[:, :, None]
+        needed = has_terms(spec, codes, special, weight_format) << np.arange(spec.digits)
+        fields["needed"] = needed.sum(axis=2)[:, :, None]
     return fields
 
 
-def has_terms(spec: BitSerial, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
+def has_terms(
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray | None, weight_format: WeightCodes
+) -> np.ndarray:
     """Whether a weight beat has a term in each step, [tiles, slices, digits], by what golden takes
-    for terms, of codes [tiles, n, slices, slice_k]."""
+    for terms, of codes [tiles, n, slices, slice_k] with special values [tiles, n, slices]."""
     flat = codes.reshape(len(codes) * spec.n, -1)
-    terms = golden.encode(spec, flat, weight_format, flat.shape[1]).terms
+    if special is not None:
+        special = special.reshape(len(flat), -1)
+    terms = golden.encode(spec, flat, weight_format, spec.k, special).terms
     has = (terms.reshape(-1, *codes.shape) != 0).any(axis=(2, 4)).transpose(1, 2, 0)
     return np.pad(has, ((0, 0), (0, 0), (0, spec.digits - len(terms)))).astype(int)
 
 
-def beat_steps(spec: BitSerial, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
+def beat_steps(
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray | None, weight_format: WeightCodes
+) -> np.ndarray:
     """The steps of every weight beat, [tiles, slices]."""
-    return np.maximum(has_terms(spec, codes, weight_format).sum(axis=2), 1)
+    return np.maximum(has_terms(spec, codes, special, weight_format).sum(axis=2), 1)
+
+
+def taken_steps(fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The steps of beats given by their fields, int64 [beats]."""
+    return np.maximum(np.bitwise_count(fields["needed"].reshape(-1)), 1).astype(np.int64)
 
 
 def sparser(
     rng: np.random.Generator, spec: BitSerial, codes: np.ndarray, weight_format: WeightCodes
 ) -> np.ndarray:
-    """The codes [N, K] with fewer terms: of every K-slice's weights some low digits are cleared,
-    and most are small."""
+    """The codes [N, K] with fewer terms: of every K-slice's weights some low bits are cleared, and
+    most are small; or their BitMoD values are of some magnitudes alone, none of them special."""
     half, found = weight_format.levels // 2, codes.copy()
     for start in range(0, codes.shape[1], spec.k):
-        values = codes[:, start : start + spec.k].astype(int) - half
-        low = RADIX_BITS * int(rng.integers(0, spec.digits))
+        part = codes[:, start : start + spec.k]
+        if weight_format.kind is Kind.BITMOD:
+            few = rng.choice(half, int(rng.integers(1, half + 1)), replace=False)
+            allowed = np.concatenate([few, few[few > 0] + half])
+            found[:, start : start + spec.k] = rng.choice(allowed, part.shape)
+            continue
+        values = part.astype(int) - half
+        low = int(rng.integers(0, weight_format.bits))
         most = 1 << int(rng.integers(0, weight_format.bits + 1)) >> 1
         lowest, highest = -min(most, half), min(most, weight_format.levels - 1 - half)
         values = np.clip(values >> low << low, lowest, highest)
@@ -73,7 +92,7 @@ def random_spec(rng: np.random.Generator) -> BitSerial:
             weight_bits=int(rng.integers(4 if terms == "bitmod" else 1, 9)),
             group_size=int(rng.integers(1, 97)),
         )
-        if terms == "booth" and spec.weight_bits > 2 and rng.random() < 0.5:
+        if not spec.has_pairs and spec.weight_bits > spec.radix_bits and rng.random() < 0.5:
             spec = spec.evolve(skips=True)
         if spec.has_pairs and spec.activation_bits > 9:
             continue  # a slice would take too many steps

@@ -18,10 +18,11 @@ from hw.spec import Engine
 from hw.spec.core import CoreSpec
 from sim.golden.align import integers
 from sim.memory import MemoryTiming
-from sim.program import program_cycles
+from sim.program import BeatSteps, program_cycles
 from sim.workload import Linear
 from sw.compile import compile_stages
 from sw.core import golden_result
+from sw.pack import layer_steps
 from sw.place import PlaceError, images, stage
 from sw.rescale import ScaledTensor, golden_weights
 from sw.tensor import met
@@ -62,12 +63,16 @@ def check_compiled(bench: Bench, rng: np.random.Generator) -> None:
     for i in range(6):
         rows = int(rng.integers(1, 3 * core.engine.m + 2)) if i else 1
         try:
-            program, wanted = _compiled(bench, rng, rows)
+            program, wanted, steps = _compiled(bench, rng, rows)
         except PlaceError:  # a core too small for this layer
             bench.tally.coverage["refused by the compiler"] += 1
             continue
         expected = program.expected()
         case = f"compiled {i}"
+        for index, found in (expected.beat_steps or {}).items():
+            predicted = [] if steps is None else steps[index].tolist()
+            bench.check(case, f"steps of matmul {index}", found.tolist(), predicted)
+            bench.tally.coverage["steps of weights"] += 1
         with bench.session(waves=None if i else bench.waves) as session:
             bench.play(session, case, program, expected, known[i % len(known)])
             _compare_results(bench, case, wanted, session.memory)
@@ -108,8 +113,11 @@ class _Wanted:
     sums: dict[str, NDArray]
 
 
-def _compiled(bench: Bench, rng: np.random.Generator, rows: int) -> tuple[Program, list[_Wanted]]:
-    """Two stages of one to three layers, packed and compiled, with random inputs."""
+def _compiled(
+    bench: Bench, rng: np.random.Generator, rows: int
+) -> tuple[Program, list[_Wanted], BeatSteps | None]:
+    """Two stages of one to three layers, packed and compiled, with random inputs; and the steps of
+    their weights, where they depend on those."""
     core, engine = bench.core, bench.core.engine
     memory = np.zeros(MEMORY_BYTES, np.uint8)
     stages, tensors, place = [], {}, 0
@@ -150,7 +158,12 @@ def _compiled(bench: Bench, rng: np.random.Generator, rows: int) -> tuple[Progra
         memory,
         host=lambda sync, where: put(where, *inputs[sync + 1]),
     )
-    return program, wanted
+    steps = None
+    if not engine.steps_are_fixed:
+        steps = compiled.beat_steps(
+            {name: layer_steps(engine, tensor) for name, tensor in tensors.items()}
+        )
+    return program, wanted, steps
 
 
 def _sums(
@@ -186,7 +199,10 @@ def check_resets(bench: Bench, rng: np.random.Generator) -> None:
     with bench.session() as session:
         for i in range(12):
             program = bench.random_program(rng)
-            cycles = program_cycles(bench.core, program.instructions, timing, program.address)
+            expected = program.expected()
+            cycles = program_cycles(
+                bench.core, program.instructions, timing, program.address, expected.beat_steps
+            )
             session.memory[:] = program.image
             session.set_timing(timing)
             if i % 3 == 0:
@@ -196,7 +212,7 @@ def check_resets(bench: Bench, rng: np.random.Generator) -> None:
             bench.check(f"reset {i}", "busy after a reset", session.busy, False)
             bench.check(f"reset {i}", "status after a reset", session.get("status"), 0)
             bench.tally.coverage["reset in mid-flight"] += 1
-            bench.play(session, f"reset {i}", program, program.expected(), timing)
+            bench.play(session, f"reset {i}", program, expected, timing)
 
 
 KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from hw.isa import BUFFERS, Instruction, instruction
 from hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
 from sim.golden.core import execute
 from sim.memory import MemoryTiming
-from sim.program import ProgramCycles, program_cycles
+from sim.program import BeatSteps, ProgramCycles, program_cycles
+from verif.bit_serial import taken_steps
 from verif.core_programs import DATA_BYTES, random_program
 from verif.core_session import Event, Session
 
@@ -67,6 +68,15 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What the golden model says of a program: the memory after it, whose byte 0 is address 0, and
+    the steps of the weight beats that it saw, where they depend on weights."""
+
+    memory: NDArray[np.uint8]
+    beat_steps: BeatSteps | None
+
+
+@dataclass(frozen=True)
 class Program:
     """Instructions at bus address `address`, and the memory they find, which lies at `base`."""
 
@@ -84,8 +94,8 @@ class Program:
     def _write(self, memory: NDArray[np.uint8], instructions: Sequence[Instruction]) -> None:
         put(memory, self.address - self.base, isa.to_bytes(instructions))
 
-    def expected(self) -> NDArray[np.uint8]:
-        """The memory after the program, by the golden model, whose byte 0 is address 0."""
+    def expected(self) -> Expected:
+        """What the golden model makes of the program."""
         memory, moved = self.image.copy(), [self._moved(each) for each in self.instructions]
         self._write(memory, moved)
         calls = iter(range(len(moved)))
@@ -94,9 +104,17 @@ class Program:
             if self.host is not None:
                 self.host(next(calls), memory)
 
-        execute(self.core, memory, self.address - self.base, len(moved), host)
+        steps: dict[int, NDArray[np.int64]] | None = None
+        if not self.core.engine.steps_are_fixed:
+            steps = {}
+
+        def watch(index: int, fields: Mapping[str, NDArray]) -> None:
+            if steps is not None:
+                steps[index] = taken_steps(fields)
+
+        execute(self.core, memory, self.address - self.base, len(moved), host, watch=watch)
         self._write(memory, self.instructions)
-        return memory
+        return Expected(memory, steps)
 
     def _moved(self, each: Instruction) -> Instruction:
         names = [field.name for field in each.operation.fields]
@@ -168,7 +186,7 @@ class Bench:
         session: Session,
         case: str,
         program: Program,
-        expected: NDArray[np.uint8],
+        expected: Expected,
         time: MemoryTiming | int,
     ) -> None:
         """Run a program in exact time, or in random time of that seed, and compare."""
@@ -178,7 +196,9 @@ class Bench:
         model = None
         if isinstance(time, MemoryTiming):
             session.set_timing(time)
-            model = program_cycles(self.core, program.instructions, time, program.address)
+            model = program_cycles(
+                self.core, program.instructions, time, program.address, expected.beat_steps
+            )
         else:
             session.set_random(time)
         raised, event = run(session, program)
@@ -190,7 +210,7 @@ class Bench:
                 session.reset()
             self.differ(case, f"{outcome(event)} in cycle {event.cycle}, must be done")
             return
-        self._compare_memory(case, program, session.memory, expected)
+        self._compare_memory(case, program, session.memory, expected.memory)
         counters = session.counters()
         self.check(case, "cycles counted", counters["cycles"], event.cycle)
         self.check(case, "words read", counters["read_beats"], event.read_beats)

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hw import isa
 from hw.isa import BUFFERS, OPERATIONS, Fault, Instruction, IsaError, Unit, instruction
 from hw.registers import WATCHDOG_DEFAULT
 from hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
 from sim.memory import MemoryTiming
-from verif.core_bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, Program, put
+from verif.core_bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, Expected, Program, put
 from verif.core_session import DECERR, SLVERR, Session
 
 
@@ -344,9 +343,7 @@ def _check_fault(
     bench.tally.coverage[f"fault {wrong.fault.name}"] += 1
 
 
-def _check_patience(
-    bench: Bench, session: Session, good: Program, expected: NDArray[np.uint8]
-) -> None:
+def _check_patience(bench: Bench, session: Session, good: Program, expected: Expected) -> None:
     """What the watchdog must let pass, and a bus that never answers again."""
     core, case = bench.core, "watchdog"
     session.set("watchdog", 300)

@@ -15,7 +15,7 @@ import numpy as np
 
 from hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, layout
 from hw.spec.floating import FloatEngine
-from hw.spec.formats import FLOATS, WeightCodes
+from hw.spec.formats import FLOATS, Kind, WeightCodes
 from sim.golden import GOLDEN, align, integer
 from sim.golden.sums import GroupSums, group_bounds
 from sim.golden.vq_codebook import Vectors
@@ -51,8 +51,14 @@ def run_of(spec: Engine, matmul: Matmul) -> Run:
     """The command that computes `matmul`."""
     run = _run(spec, matmul.shape, matmul.weight_format)
     if isinstance(spec, BitSerial) and spec.skips:
-        whole = _padded_codes(spec, matmul, tiling(spec, matmul))
-        run = weighed(run, bit_serial.beat_steps(spec, whole, matmul.weight_format))
+        cut = tiling(spec, matmul)
+        whole, special = _padded_codes(spec, matmul, cut), None
+        if matmul.special is not None:
+            special = matmul.special[:, cut.slice_groups]
+            beyond = cut.column_tiles * spec.n - len(special)  # where no code is that of a special
+            special = np.pad(special, ((0, beyond), (0, 0)))
+            special = special.reshape(cut.column_tiles, spec.n, -1)
+        run = weighed(run, bit_serial.beat_steps(spec, whole, special, matmul.weight_format))
     return run
 
 
@@ -140,7 +146,7 @@ def _padded_codes(
     at = cut.positions if matmul.centroids is None else np.arange(matmul.codes.shape[1])
     levels, size = matmul.weight_format.levels, (cut.column_tiles * spec.n, len(at))
     if rng is None or not spec.steps_are_fixed:
-        codes = np.full(size, levels // 2)
+        codes = np.full(size, 0 if matmul.weight_format.kind is Kind.BITMOD else levels // 2)
     else:
         codes = rng.integers(0, levels, size)
     codes[: len(matmul.codes), at >= 0] = matmul.codes[:, at[at >= 0]]
@@ -258,6 +264,8 @@ def random_weights(
         x, levels = rng.integers(-most, most + 1, (1, shape.k)), weight_format.levels
         centroids, codes = lut_dla.tables(spec, x, codes, levels, shape.group, rng)
         return {"codes": codes, "centroids": centroids}
+    if isinstance(spec, BitSerial) and spec.skips and rng.random() < 0.7:
+        codes = bit_serial.sparser(rng, spec, codes, weight_format)
     if not isinstance(spec, VqCodebook):
         return {"codes": codes, "special": special}
     matmul = Matmul(np.zeros((1, shape.k), int), codes, weight_format, shape.group)

@@ -97,7 +97,7 @@ def row(
     if result.memory_bits:
         reason = f"its memories of {result.memory_bits:,} bits have no area in standard cells"
         return {"name": contender.name, "refused": reason}
-    run = weighed_run(spec, linear, layer.tensor.codes, rows)
+    run = weighed_run(spec, linear, layer.tensor, rows)
     steps = run.steps / (run.tiles * run.slices)
     cycles = run_cycles(spec, [*fills(spec), run])
     whole = isinstance(spec, FloatMac) and spec.weights == "fp16"

@@ -10,7 +10,14 @@ from amaranth.hdl import Cat, Const, Module, Mux, Value
 
 from hw.rtl.arith import any_of, named, negate_if, select, sum_modulo, total_signed
 from hw.rtl.engine import EngineComponent
-from hw.spec.bit_serial import RADIX_BITS, BitSerial
+from hw.spec.bit_serial import (
+    RADIX_BITS,
+    SPECIAL_CODE,
+    BitSerial,
+    float_code,
+    float_terms,
+)
+from hw.spec.formats import Kind, WeightCodes
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,12 @@ class BitSerialEngine(EngineComponent):
 
     spec: BitSerial
     _taken: list[Value]
-    """Which digit the step takes, one-hot, where steps are skipped."""
+    """Which digit or plane the step takes, one-hot or none, where steps are skipped."""
     _last: Value
-    """How many digits it takes of its beat, less 1."""
+    """How many of them it takes of its beat, less 1, or 0."""
 
     def weights(self, m, arrives, held, sequencer):
-        """The beat's, of which the step takes the next digit that is needed."""
+        """The beat's, of which the step takes the next digit or plane that is needed."""
         fields = super().weights(m, arrives, held, sequencer)
         if self.spec.skips:
             (needed,) = fields["needed"]
@@ -44,7 +51,7 @@ class BitSerialEngine(EngineComponent):
                 taken = bit & (before == sequencer.beat_step)
                 self._taken.append(named(m, f"takes_digit{i}", taken))
                 before = named(m, f"digits_to{i}", before + bit)
-            self._last = before - 1
+            self._last = Mux(before == 0, 0, before - 1)
         return fields
 
     def operands(self, m, x, fields):
@@ -52,7 +59,7 @@ class BitSerialEngine(EngineComponent):
         spec = self.spec
         rows = [x[start : start + spec.k] for start in range(0, len(x), spec.k)]
         words: list[Value] = list(x)
-        if not spec.has_planes:
+        if spec.terms in ("booth", "bitmod"):
             words += [named(m, f"minus{i}", (-each)[: len(each)]) for i, each in enumerate(x)]
         return Cat(*words), [total_signed(row) for row in rows]
 
@@ -63,7 +70,7 @@ class BitSerialEngine(EngineComponent):
         if spec.has_pairs:
             return self._pairs(m, words, weights, sequencer)
         count = spec.m * spec.k
-        lanes = self._planes if spec.has_planes else self._digits
+        lanes = self._planes if spec.terms == "planes" else self._digits
         terms = lanes(m, words[:count], words[count:], weights, sequencer)
         return [total_signed(terms[i : i + spec.k]) for i in range(0, len(terms), spec.k)]
 
@@ -79,11 +86,16 @@ class BitSerialEngine(EngineComponent):
 
     def _planes(self, m, x, _minus, weights, sequencer) -> list[Value]:
         """Each activation where its weight's bit is set, negated in the top plane."""
-        top = sequencer.last_of_slice
+        top, bits = sequencer.last_of_slice, weights["code"]
+        if self.spec.skips:
+            top = any_of(taken & (sequencer.mode == i) for i, taken in enumerate(self._taken))
+            top = named(m, "top", top)
+            bits = [
+                named(m, f"bit{i}", (code & Cat(self._taken)).any()) for i, code in enumerate(bits)
+            ]
         signed = [
             named(m, f"x{i}", (negate_if(each, top) + top)[: len(each)]) for i, each in enumerate(x)
         ]
-        bits = weights["code"]
         return [bits[at].replicate(len(x[0])) & signed[i] for i, at in self._places()]
 
     def _pairs(self, m, x, weights, sequencer) -> list[Value]:
@@ -136,13 +148,27 @@ class BitSerialEngine(EngineComponent):
         specials = [
             _special_digit(m, column, special, sequencer.beat_step[0])
             for column, special in enumerate(weights.get("special", ()))
+            if not spec.skips
         ]
         for i, code in enumerate(weights["code"]):
             # A digit's own two bits and the one below; a sign above codes of an odd width.
             bits = Cat(Const(0, 1), code, code[-1])
             windows = [bits[RADIX_BITS * step :][:3] for step in range(spec.digits)]
             digit = _integer_digit(named(m, f"window{i}", select(windows, steps)))
-            if spec.has_floats:
+            if spec.has_floats and spec.skips:
+                is_float, special = sequencer.mode[spec.digit_bits], weights["special"][i // spec.k]
+                own = _own_float_digit(m, i, code, special, steps)
+                digit = Digit(
+                    Mux(is_float, own.plus, digit.plus),
+                    Mux(is_float, own.minus, digit.minus),
+                    tuple(
+                        Mux(is_float, of_float, of_integer)
+                        for of_float, of_integer in zip(
+                            own.magnitude, (*digit.magnitude, Const(0)), strict=True
+                        )
+                    ),
+                )
+            elif spec.has_floats:
                 is_float = sequencer.mode[spec.digit_bits]
                 special, upper = specials[i // spec.k], sequencer.beat_step[0]
                 digit = _float_digit(m, i, code, is_float, special, upper, digit)
@@ -170,7 +196,7 @@ class BitSerialEngine(EngineComponent):
                 any_of(taken for i, taken in enumerate(self._taken) if i >> bit & 1)
                 for bit in numbers
             )
-        return Cat(Const(0, RADIX_BITS - 1), step)
+        return Cat(Const(0, spec.radix_bits - 1), step)
 
     def last_beat_step(self, mode):
         if self.spec.has_pairs:
@@ -224,3 +250,28 @@ def _float_digit(
         Mux(is_special, special.minus, integer.minus),
         (by_1, ~by_1 & ~by_4, by_4),
     )
+
+
+def _own_float_digit(m: Module, i: int, code: Value, special: Value, steps: list[Value]) -> Digit:
+    """The lower or the upper of a BitMoD value's `float_terms`, as `steps` take the first or the
+    second."""
+    whole = code[:4]
+    plus: list[Value] = []
+    minus: list[Value] = []
+    magnitudes: tuple[list[Value], ...] = ([], [], [])
+
+    def has(condition: Value, value: int) -> None:
+        for step, term in zip(steps, float_terms(value), strict=False):
+            if term:
+                taken = condition & step
+                (plus if term > 0 else minus).append(taken)
+                magnitudes[abs(term).bit_length() - 1].append(taken)
+
+    fp4 = WeightCodes(4, Kind.BITMOD)
+    for value in set(fp4.values()) - {*fp4.specials, 0}:
+        is_value = whole == float_code(value) % 16
+        has(named(m, f"is{value % 32}_{i}", is_value), value)
+    for number, value in enumerate(fp4.specials):
+        is_value = (whole == SPECIAL_CODE % 16) & (special == number)
+        has(named(m, f"is_special{number}_{i}", is_value), value)
+    return Digit(any_of(plus), any_of(minus), tuple(map(any_of, magnitudes)))

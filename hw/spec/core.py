@@ -110,8 +110,6 @@ class CoreSpec(Spec):
         require(not self.engine.row_shifts, "engine", "without row shifts (scaling has none)", name)
         integers = not isinstance(self.engine, FloatEngine)
         require(integers, "engine", "one with integer sums (scaling multiplies them)", name)
-        rule = "one whose steps do not depend on weights (a core's programs are timed without them)"
-        require(self.engine.steps_are_fixed, "engine", rule, name)
         require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
                 self.bus_bits)  # fmt: skip
         require_range("address_bits", self.address_bits, 16, 48)

@@ -86,10 +86,10 @@ def weight_beat(spec: Engine) -> Beat:
       the magnitude of j, in the top bit whether j is negative (as TL2's codes, arXiv 2502.11880).
     - MAC: code[n][k], two's complement.
     - Bit-serial: code[n][k], one bit of each weight's two's complement a plane, or of its code in
-      pairs of planes; or all of it, of
-      which a mode with few steps uses the low digits. For BitMoD codes are `float_code`s, and
-      special[n] names the special value of the group, of which there are four. Where steps are
-      skipped, bit i of needed says whether to take the step of digit i; some step always is.
+      pairs of planes; or all of it, of which a mode with few steps uses the low digits. For BitMoD
+      codes are `float_code`s, and special[n] names the special value of the group, of which there
+      are four. Where steps are skipped, bit i of needed says whether to take the step of digit, or
+      plane, i; of a beat without any it is one step, which adds nothing.
     - VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
       above it the residual's. See also `codewords`.
     - LUT-DLA: centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is
@@ -171,9 +171,9 @@ def _bit_serial_beat(spec: BitSerial) -> Beat:
     if spec.has_planes:
         return Beat((Field("code", 1, (spec.n, spec.k)),))
     code = Field("code", spec.weight_bits, (spec.n, spec.k), signed=True)
-    if spec.skips:
-        return Beat((code, Field("needed", spec.digits)))
-    return Beat((code, Field("special", 2, (spec.n,))) if spec.has_floats else (code,))
+    special = [Field("special", 2, (spec.n,))] if spec.has_floats else []
+    needed = [Field("needed", spec.digits)] if spec.skips else []
+    return Beat((code, *special, *needed))
 
 
 def _float_mac_beat(spec: FloatMac) -> Beat:

@@ -36,6 +36,7 @@ _DECODE = LutTensorCore(m=1, n=32, k=4, kg=2, weight_bits=8, group_size=128)
 
 _PREFILL = _DECODE.evolve(m=8, n=16, kg=4)
 _BITMOD = BitSerial(m=1, n=8, k=15, terms="bitmod", weight_bits=4, group_size=128)
+_SKIP = _BITMOD.evolve(m=4, n=2, k=7, skips=True)
 _FP16 = _DECODE.evolve(activation_format="fp16", activation_bits=13)
 _PAIRS = LutTensorCore(m=1, n=32, k=2, kg=16, mirrored=False, weight_bits=1, group_size=128)
 _VQ = VqCodebook(n=32, k=2, v=8, entries=256, residual_entries=256)
@@ -145,6 +146,16 @@ PRESETS: dict[str, Preset] = {
             "bs-bitmod",
             _BITMOD,
             "BitMoD FP4, FP3 and INT4: two terms a weight, 8 columns x 15 activations",
+        ),
+        Preset(
+            "core-skip",
+            CoreSpec(engine=_SKIP, bus_bits=64, accumulators=128, scale_lanes=2),
+            "a complete core for BitMoD's 3-bit weights: bs-skip behind a 64-bit AXI4 port",
+        ),
+        Preset(
+            "bs-skip",
+            _SKIP,
+            "bs-bitmod without the steps that no weight needs: 4 rows x 2 columns x 7 activations",
         ),
         Preset(
             "bs-pairs",

@@ -2,7 +2,8 @@
 
 Terms come from definitions: bits and Booth's digits from the two's complement code, BitMoD's from
 the magnitude of a value in halves (HPCA 2025, section III-B): the leading one, if it counts a whole
-or more, and the one that is left.
+or more, and the one that is left. Where steps are skipped, a value that is a power of two is one
+term, in the first step if it is at most 4.
 """
 
 from __future__ import annotations
@@ -51,6 +52,15 @@ def _two_terms(halves: np.ndarray) -> list[np.ndarray]:
     return [np.sign(halves) * (magnitude - upper), np.sign(halves) * upper]
 
 
+def _skippable_terms(halves: np.ndarray) -> list[np.ndarray]:
+    """Of each value the term of the first step, 1, 2 or 4, and a quarter of that of the second."""
+    magnitude, sign = np.abs(halves), np.sign(halves)
+    leading = np.where(magnitude, 1 << np.maximum(0, np.frexp(magnitude)[1] - 1), 0)
+    leading = np.where(magnitude == 3, 4, leading)  # and 1 less
+    upper = np.where((magnitude > 4) | (magnitude == 3), leading, 0)
+    return [sign * (magnitude - upper), sign * (upper >> 2)]
+
+
 def encode(
     spec: BitSerial,
     codes: np.ndarray,
@@ -65,9 +75,11 @@ def encode(
         if spec.terms == "xnor":
             terms = [2 * each.astype(np.int8) - 1 for each in terms]
         shifts = tuple(range(len(terms)))
+    elif weight_format.kind is Kind.BITMOD and spec.skips:
+        terms, shifts = _skippable_terms(values), (0, RADIX_BITS)
     elif weight_format.kind is Kind.BITMOD:
         terms, shifts = _two_terms(values), (0, 0)
-    elif spec.has_planes:
+    elif spec.terms == "planes":
         terms = _bits(values, weight_format.bits)
         shifts = tuple(range(len(terms)))
     else:
@@ -118,7 +130,8 @@ def slice_sums(
 ) -> np.ndarray:
     """Sums of every slice, int64 [rows, slices, n], from the fields of weight beats.
 
-    Of a code the low bits count that belong to the digits of `mode`.
+    Of a code the low bits count that belong to the digits of `mode`; where steps are skipped, of
+    all its terms those that the beat says are needed.
     """
     codes = fields["code"].astype(np.int64)
     if spec.has_planes:
@@ -129,11 +142,28 @@ def slice_sums(
         elif not spec.has_pairs:
             counts[-1] *= -1
         weights = np.einsum("p,spnk->snk", counts, bits)
+        return np.einsum("rsk,snk->rsn", x, weights)
+    codes = codes.reshape(-1, spec.n, spec.k)
+    is_float = spec.has_floats and mode & spec.float_mode
+    if is_float:
+        table = np.stack([_float_values(special) for special in range(4)])
+        special = fields["special"].reshape(-1, spec.n)
+        codes = table[special[:, :, None], (codes + 8 & 15)]
+    if spec.skips:
+        if is_float:
+            terms = _skippable_terms(codes)
+        elif spec.terms == "planes":
+            terms = [codes >> plane & 1 for plane in range(spec.weight_bits)]
+            terms[mode] *= -1
+        else:
+            terms = _booth_digits(codes, spec.weight_bits)
+        needed = fields["needed"].reshape(-1, 1, 1)
+        weights = sum(
+            (needed >> i & 1) * each << spec.radix_bits * i for i, each in enumerate(terms)
+        )
+    elif is_float:
+        weights = codes
     else:
         half = 1 << min(spec.weight_bits, RADIX_BITS * spec.beat_steps(mode)) - 1
-        weights = (codes.reshape(-1, spec.n, spec.k) + half & 2 * half - 1) - half
-        if spec.has_floats and mode & spec.float_mode:
-            table = np.stack([_float_values(special) for special in range(4)])
-            special = fields["special"].reshape(-1, spec.n)
-            weights = table[special[:, :, None], weights + 8]
+        weights = (codes + half & 2 * half - 1) - half
     return np.einsum("rsk,snk->rsn", x, weights)

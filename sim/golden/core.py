@@ -8,7 +8,7 @@ depend on the order lacks a token.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -33,18 +33,20 @@ def execute(
     instructions: int,
     host: Callable[[], None] | None = None,
     rng: np.random.Generator | None = None,
+    watch: Callable[[int, Mapping[str, np.ndarray]], None] | None = None,
 ) -> None:
     """Run the program at `program_address` of `memory`, uint8 [bytes], which it changes.
 
-    `host` is called at every sync, and may change memory too. With `rng` the units take turns in
-    random order and buffers begin with noise, to expose a program that lacks a token or a load.
-    Raises `IsaError` for a program that the core cannot run or that reaches beyond the image, with
-    the index of the instruction, and its subclass `DeadlockError` for one that never ends.
+    `host` is called at every sync, and may change memory too; `watch` at every matrix
+    multiplication, with its index and the fields of its weight beats. With `rng` the units take
+    turns in random order and buffers begin with noise, to expose a program that lacks a token or a
+    load. Raises `IsaError` for a program that the core cannot run or that reaches beyond the image,
+    with the index of the instruction, and its subclass `DeadlockError` for one that never ends.
     """
     end = program_address + instructions * isa.INSTRUCTION_BYTES
     program = isa.from_bytes(memory[program_address:end].tobytes())
     isa.check_program(core, program, program_address)
-    _Machine(core, memory, program, host, rng).run()
+    _Machine(core, memory, program, host, rng, watch).run()
 
 
 def unpack(beat: Beat, bits: np.ndarray) -> dict[str, np.ndarray]:
@@ -84,8 +86,10 @@ class _Machine:
         program: list[Instruction],
         host: Callable[[], None] | None,
         rng: np.random.Generator | None,
+        watch: Callable[[int, Mapping[str, np.ndarray]], None] | None,
     ):
         self.core, self.memory, self.program, self.host, self.rng = core, memory, program, host, rng
+        self.watch = watch
         self.buffers = [
             np.zeros((each.bus_words, core.bus_bytes), np.uint8) for each in core.buffers
         ]
@@ -155,7 +159,7 @@ class _Machine:
         if instruction.operation.name == "fill":
             self._fill(instruction)
         else:
-            self._matmul(instruction)
+            self._matmul(index, instruction)
         self._signal(index)
         return True
 
@@ -231,7 +235,7 @@ class _Machine:
         fields = self._beats(0, fill["weight"], beats, layout.codewords(engine))
         vq_codebook.fill(engine, fields["component"], self.contents)
 
-    def _matmul(self, matmul: Instruction) -> None:
+    def _matmul(self, index: int, matmul: Instruction) -> None:
         """Sum slices as the engine does, then groups of them, scale those, sum the groups."""
         core, engine = self.core, self.core.engine
         streams = layout.streams(engine)
@@ -240,6 +244,8 @@ class _Machine:
         starts = np.arange(0, slices, matmul["group_slices"])
 
         weights = self._beats(0, matmul["weight"], slices * planes, streams.weight)
+        if self.watch is not None:
+            self.watch(index, weights)
         beats = self._beats(1, matmul["activation"], row_tiles * slices, streams.activation)
         exponent = beats["exponent"][:, :, None] if "exponent" in beats else None
         x = integers(beats["x"], exponent, engine.activations)

@@ -1,11 +1,11 @@
-"""Planes of bits, or whole codes with the special values of their groups."""
+"""Planes of bits, or whole codes with the special values of their groups; and what they skip."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.bit_serial import RADIX_BITS, BitSerial, float_code
+from hw.spec.bit_serial import BitSerial, float_code, float_terms
 from hw.spec.formats import Kind, WeightCodes
 
 
@@ -22,8 +22,15 @@ def _float_codes(
         [[float_code(value) for value in coding.values(weight_format, each)] for each in specials],
         np.int8,
     )
+    return _of_groups(engine, table, codes, special)
+
+
+def _of_groups(
+    engine: BitSerial, table: NDArray, codes: NDArray[np.uint8], special: NDArray[np.uint8]
+) -> NDArray:
+    """What a table, [specials, levels], has for codes with the special values of their slices."""
     of_code = np.repeat(special, engine.k, axis=1)
-    return table.reshape(-1).take(of_code.astype(np.int16) * weight_format.levels + codes)
+    return table.reshape(-1).take(of_code.astype(np.int16) * table.shape[1] + codes)
 
 
 def weight_beats(
@@ -54,25 +61,62 @@ def weight_beats(
         beside = special.reshape(tiles, engine.n, slices).transpose(0, 2, 1)
         bits = np.concatenate([bits, _bits(beside, 2)], axis=-1)
     if engine.skips:
-        needed = needed_digits(engine, codes, weight_format)
+        needed = needed_steps(engine, codes, special, weight_format)
         bits = np.concatenate([bits, _bits(needed[..., None], engine.digits)], axis=-1)
     return bits
 
 
-def needed_digits(
-    engine: BitSerial, codes: NDArray[np.uint8], weight_format: WeightCodes
+def needed_steps(
+    engine: BitSerial,
+    codes: NDArray[np.uint8],
+    special: NDArray[np.uint8] | None,
+    weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Which digits some weight of a beat has, uint8 [tiles, slices], bit i for digit i; the lowest
-    where none has any. A beat takes as many steps as bits are set."""
-    values = np.array(engine.coding_of(weight_format).values(weight_format))
-    table = np.zeros(len(values), np.uint8)
-    for digit in range(engine.digits):
-        # Of a digit that is zero, its own two bits and the one below are the same.
-        window = values << 1 >> RADIX_BITS * digit & 7
-        table |= ((window != 0) & (window != 7)).astype(np.uint8) << digit
+    """Which digits or planes some weight of a beat has, uint8 [tiles, slices], bit i for step i.
+
+    `special` are those of slices, as a packer takes them.
+    """
+    coding = engine.coding_of(weight_format)
+    if weight_format.kind is Kind.BITMOD:
+        assert special is not None
+        tables = [
+            [_float_steps(value) for value in coding.values(weight_format, each)]
+            for each in range(len(weight_format.specials))
+        ]
+        needed = _of_groups(engine, np.array(tables, np.uint8), codes, special)
+    else:
+        values = coding.values(weight_format)
+        steps = _plane_steps if engine.terms == "planes" else _digit_steps
+        table = np.array([steps(value, engine.beat_steps(coding.mode)) for value in values])
+        needed = table.astype(np.uint8)[codes]
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
-    each = table[codes].reshape(tiles, engine.n, slices, engine.k)
-    return np.maximum(np.bitwise_or.reduce(each, axis=(1, 3)), 1)
+    each = needed.reshape(tiles, engine.n, slices, engine.k)
+    return np.bitwise_or.reduce(each, axis=(1, 3))
+
+
+def _float_steps(value: int) -> int:
+    return sum(1 << i for i, term in enumerate(float_terms(value)) if term)
+
+
+def _plane_steps(value: int, count: int) -> int:
+    return value & (1 << count) - 1
+
+
+def _digit_steps(value: int, count: int) -> int:
+    # Of a digit that is zero, its own two bits and the one below are the same.
+    windows = [value << 1 >> 2 * digit & 7 for digit in range(count)]
+    return sum(1 << digit for digit, window in enumerate(windows) if window not in (0, 7))
+
+
+def beat_steps(
+    engine: BitSerial,
+    codes: NDArray[np.uint8],
+    special: NDArray[np.uint8] | None,
+    weight_format: WeightCodes,
+) -> NDArray[np.int64]:
+    """Steps that each weight beat takes where they are skipped, int64 [tiles, slices]."""
+    needed = needed_steps(engine, codes, special, weight_format)
+    return np.maximum(np.bitwise_count(needed), 1).astype(np.int64)
 
 
 def _bits(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from hw.spec import BitSerial, CoreSpec, SpecError
-from hw.spec.bit_serial import SPECIAL_CODE, float_code
+from hw.spec import BitSerial, SpecError
+from hw.spec.bit_serial import SPECIAL_CODE, float_code, float_terms
 from hw.spec.formats import FORMATS, Kind, WeightCodes
 from sim.cycles import fold, run_cycles
 from sim.evaluate import evaluate_layer
@@ -16,8 +16,9 @@ from sim.golden import bit_serial as golden
 from sim.memory import Platform
 from sim.schedule import plan
 from sim.workload import Linear
-from sw.pack import weighed_run
-from sw.packers.bit_serial import needed_digits
+from sw.pack import layer_steps, weighed_run
+from sw.packers.bit_serial import needed_steps
+from sw.tensor import QuantTensor
 from verif.bit_serial import beat_steps, sparser
 
 FP3, FP4 = WeightCodes(3, Kind.BITMOD), WeightCodes(4, Kind.BITMOD)
@@ -122,41 +123,88 @@ def test_planes_of_signs_count_as_published():
         assert [each // 2 for each in values] == list(range(-top, top + 1, 2))
 
 
-@pytest.mark.parametrize("bits", [3, 4, 5, 8])
-def test_steps_that_no_weight_needs_are_skipped(bits):
+@pytest.mark.parametrize("value", [0, 1, 2, 3, 4, 6, 8, 10, 12, 16])
+def test_the_terms_of_a_value_are_two_powers_of_two(value):
+    """Where steps are skipped: two terms only where one will not do, and golden's are the same."""
+    for sign in (1, -1):
+        lower, upper = float_terms(sign * value)
+        assert lower + 4 * upper == sign * value
+        assert {abs(lower), abs(upper)} <= {0, 1, 2, 4}
+        assert bool(lower) + bool(upper) == (2 if value & value - 1 else bool(value))
+        assert not (value <= 4 and value != 3) or not upper
+    spec = SPECS[2].evolve(skips=True)
+    for weight_format in (FP3, FP4):
+        encoded, values = every_code(spec, weight_format)
+        assert encoded.shifts == (0, 2)
+        own = [[float_terms(each) for each in row] for row in values.tolist()]
+        assert np.array_equal(encoded.terms.transpose(1, 2, 0), own)
+
+
+def test_only_special_values_of_fp3_need_a_second_step():
+    spec = SPECS[2].evolve(skips=True)
+    encoded, values = every_code(spec, FP3)
+    assert np.array_equal(encoded.terms[1] != 0, np.isin(np.abs(values), (3, 6)))
+    assert spec.coding_of(FP3).scale == 1 and spec.coding_of(FP3).mode == spec.coding_of(FP4).mode
+
+
+SKIPPING = [
+    *((terms, WeightCodes(bits)) for terms in ("booth", "planes") for bits in (3, 4, 5, 8)),
+    ("planes", WeightCodes(2, Kind.TERNARY)),
+    ("bitmod", WeightCodes(6)),
+    ("bitmod", FP3),
+    ("bitmod", FP4),
+]
+
+
+@pytest.mark.parametrize(
+    ("terms", "weight_format"), SKIPPING, ids=[f"{terms}-{each.name}" for terms, each in SKIPPING]
+)
+def test_steps_that_no_weight_needs_are_skipped(terms, weight_format):
     """Two ways to find them: from the bits of codes, and from the terms that golden multiplies."""
-    spec = BitSerial(n=2, k=3, terms="booth", weight_bits=8, skips=True)
-    rng, weight_format = np.random.default_rng(bits), WeightCodes(bits)
-    codes = rng.integers(0, 1 << bits, (4, 60), dtype=np.uint8)
+    spec = BitSerial(n=2, k=3, terms=terms, weight_bits=8, skips=True)
+    rng = np.random.default_rng(weight_format.bits)
+    codes = rng.integers(0, weight_format.levels, (4, 60), dtype=np.uint8)
     codes[:, :30] = sparser(rng, spec, codes[:, :30], weight_format)
-    needed = needed_digits(spec, codes, weight_format)
-    terms = golden.encode(spec, codes, weight_format, 60).terms
-    steps = np.maximum((terms.reshape(-1, 2, 2, 20, 3) != 0).any(axis=(2, 4)).sum(axis=0), 1)
-    assert np.array_equal(np.bitwise_count(needed), steps)
+    special = rng.integers(0, 4, (4, 20), dtype=np.uint8) if weight_format.specials else None
+    found = needed_steps(spec, codes, special, weight_format)
+    terms_of = golden.encode(spec, codes, weight_format, 3, special).terms
+    has = (terms_of.reshape(-1, 2, 2, 20, 3) != 0).any(axis=(2, 4))
+    assert np.array_equal(found, (has << np.arange(len(has))[:, None, None]).sum(axis=0))
+    steps = np.maximum(has.sum(axis=0), 1)
     whole = codes.reshape(2, 2, 20, 3)
-    assert np.array_equal(beat_steps(spec, whole, weight_format), steps)
-    assert steps.min() == 1 < steps.max() == -(-bits // 2)
+    beside = None if special is None else special.reshape(2, 2, 20)
+    assert np.array_equal(beat_steps(spec, whole, beside, weight_format), steps)
+    assert steps.min() == 1 < steps.max() == spec.slice_steps(weight_format)
+
+
+def tensor_of(codes, weight_format, group):
+    scale = np.ones((len(codes), -(-codes.shape[1] // group)), np.float32)
+    return QuantTensor(codes, weight_format, group, scale, scale, group_bits=16)
 
 
 def test_steps_of_a_layer_by_hand():
     """One tile of two outputs by three slices of two: 5 = 4 + 1, 16, and 6 = 8 - 2; and nothing."""
     spec = BitSerial(n=2, k=2, terms="booth", weight_bits=8, skips=True)
     values = np.array([[5, 0, 0, 16, 0, 0], [0, 0, 16, 6, 0, 0]])
-    codes = (values + 128).astype(np.uint8)
+    tensor = tensor_of((values + 128).astype(np.uint8), WeightCodes(8), 6)
     linear = Linear("by hand", 2, 6, WeightCodes(8), group=6, group_bits=16)
     # Digits 0 and 1; 0, 1 and 2; and the one that is always taken.
-    found = weighed_run(spec, linear, codes, rows=2)
+    found = weighed_run(spec, linear, tensor, rows=2)
     assert found.steps_of_beats == (2, 3, 1) * 2
     assert found.steps == 12 < plan(spec, linear, 2).steps == 24
     assert fold(spec, [found]).cycles == run_cycles(spec, [found])
     fixed = spec.evolve(skips=False)
-    assert weighed_run(fixed, linear, codes, 2) == plan(fixed, linear, 2)
+    assert weighed_run(fixed, linear, tensor, 2) == plan(fixed, linear, 2)
+    # Planes of the same: 5 is 101 and 16 alone, with 6 three planes; and what is padding is none.
+    planes = spec.evolve(terms="planes", n=3, k=4)
+    assert layer_steps(planes, tensor).tolist() == [[4, 1]]
+    metrics = evaluate_layer(spec, linear, 2, Platform(), layer_steps(spec, tensor))
+    assert metrics.cycles == run_cycles(spec, [found])
+    assert metrics.ideal_cycles == 2 * 12 * 2 / 4  # two steps of a beat in the mean
 
 
 def test_cycles_that_depend_on_weights_are_not_told_without_them():
     spec = BitSerial(terms="booth", weight_bits=8, skips=True)
-    with pytest.raises(SpecError, match="engine: must be one whose steps do not depend on weights"):
-        CoreSpec(engine=spec)
     linear = Linear("shape", 2, 6, WeightCodes(8), group=6, group_bits=16)
     with pytest.raises(SpecError, match="a workload has shapes alone"):
         evaluate_layer(spec, linear, 1, Platform())
@@ -173,14 +221,16 @@ def test_refusals():
         BitSerial(terms="bitmod", weight_bits=3)
     with pytest.raises(SpecError, match="terms: must be one of planes, booth, bitmod, and, xnor"):
         BitSerial(terms="digits")
-    with pytest.raises(SpecError, match="terms: must be booth where steps are skipped"):
-        BitSerial(terms="planes", skips=True)
+    with pytest.raises(SpecError, match="terms: must be planes, booth or bitmod where"):
+        BitSerial(terms="and", skips=True)
     with pytest.raises(SpecError, match=r"weight_bits: must be in 3\.\.8"):
         BitSerial(terms="booth", weight_bits=2, skips=True)
+    with pytest.raises(SpecError, match=r"weight_bits: must be in 2\.\.8"):
+        BitSerial(terms="planes", weight_bits=1, skips=True)
 
 
 def test_every_engine_runs_what_its_terms_can_say():
-    for spec in SPECS:
+    for spec in (*SPECS, *(each.evolve(skips=True) for each in SPECS[:3])):
         kinds = {Kind.INTEGER, Kind.TERNARY} | ({Kind.BITMOD} if spec.has_floats else set())
         assert set(spec.formats) == {each for each in FORMATS if each.kind in kinds}
         assert spec.mode_bits <= 3

@@ -19,6 +19,7 @@ from sim.workload import Linear
 from sw.activations import QuantActivations, quantize_activations
 from sw.compile import Program, compile_stages
 from sw.core import golden_result
+from sw.pack import layer_steps
 from sw.place import PlaceError, Stage, images, share_input, stage
 from sw.rescale import ScaledTensor, golden_weights
 from sw.tensor import group_codes, met
@@ -161,7 +162,11 @@ def test_random_layers_on_random_cores(seed, kind):
         for a, found in zip(inputs, results, strict=True):
             for name, values in found.items():
                 assert np.array_equal(values, summed(core, tensors[name], a.x)), (core, name, order)
-    cycles = program_cycles(core, program.instructions, MemoryTiming(), program.address)
+    layers = None
+    if not core.engine.steps_are_fixed:
+        layers = {name: layer_steps(core.engine, tensor) for name, tensor in tensors.items()}
+    steps = program.beat_steps(layers)
+    cycles = program_cycles(core, program.instructions, MemoryTiming(), program.address, steps)
     assert len(cycles.syncs) == len(stages) - 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from hw.spec import CoreSpec, SpecError
@@ -12,7 +13,7 @@ from sim.program import program_cycles
 from sim.workload import Linear
 from sw.compile import Program, compile_stages
 from sw.place import stage
-from sw.price import CorePlatform, cost
+from sw.price import CorePlatform, Cost, cost
 
 SHAPES = (
     (("q", 576, 576), ("k", 192, 576), ("v", 192, 576)),
@@ -70,7 +71,8 @@ def test_work_of_the_stages_adds_up_to_the_programs():
         fetched = -(-len(compiled.code) // core.bus_bytes)
         words = sum(work.bus_words for work in compiled.work)
         assert found.read_beats + found.write_beats == words + fetched
-        assert found.compute_cycles == sum(work.compute_cycles for work in compiled.work)
+        assert len(found.computes) == sum(work.computes for work in compiled.work)
+        assert found.compute_cycles == sum(each.cycles for each in found.computes)
 
 
 PLATFORM = CorePlatform(200e6, 6.4e9, 60, False)
@@ -102,6 +104,36 @@ def test_a_prompt_takes_a_program_per_block_and_a_token_one_for_all():
         assert record[phase]["macs"] == macs * (5 if phase == "decode" else 1)
     assert record["decode"]["dram_bytes"] == 5 * 32 * (token.read_beats + token.write_beats)
     assert record["decode"]["bound"] == "memory"
+
+
+def test_steps_that_depend_on_weights_are_priced_by_the_weights():
+    """Where all are needed, as where none can be skipped; and else less, block by block."""
+    core, blocks = CORES["core-skip"], [block(0), block(1), ()]
+    with pytest.raises(SpecError, match="beat_steps: must be given"):
+        cost(core, blocks, PLATFORM, 9, 1)
+
+    def priced(core: CoreSpec, *steps: int) -> Cost:
+        """With so many steps a beat in each block."""
+        given = {
+            each.name: np.full((each.n // 2, -(-each.k // each.group) * 5), count)
+            for layers, count in zip(blocks, steps, strict=False)
+            for stage in layers
+            for each in stage
+        }
+        return cost(core, blocks, PLATFORM, 9, 1, given if steps else None)
+
+    fixed = priced(core.evolve(engine=core.engine.evolve(skips=False))).to_dict()
+    whole, half = priced(core, 2, 2), priced(core, 2, 1)
+    for name in ("prefill", "decode"):
+        assert whole.to_dict()[name] == fixed[name]
+    ones, twos = sorted(cycles.cycles for cycles, _ in half.prefill.programs)
+    assert ones < twos == whole.prefill.programs[0][0].cycles
+    assert half.decode.cycles < whole.decode.cycles
+    record = half.to_dict()["prefill"]
+    assert [each["count"] for each in record["layers"]] == [2] * 4
+    steps = sum(cycles.steps for cycles, _ in half.prefill.programs)
+    assert record["engine_utilization"] == steps / half.prefill.cycles
+    assert record["utilization"] < record["engine_utilization"]
 
 
 def test_padding_is_no_useful_work():

@@ -15,11 +15,11 @@ import pytest
 from hw import isa
 from hw.isa import DeadlockError, IsaError, Unit, instruction
 from hw.registers import COUNTERS
-from hw.spec import LutTensorCore, Mac, SpecError
+from hw.spec import BitSerial, LutTensorCore, Mac, SpecError
 from hw.spec.core import CoreSpec
 from sim.golden.core import execute
 from sim.memory import MemoryTiming
-from sim.program import _Server, program_cycles
+from sim.program import _Server, matmul_cycles, program_cycles
 from verif.driver import DRIVERS
 
 LOAD, COMPUTE, STORE = Unit
@@ -74,19 +74,43 @@ def cut(core, first, words):
     return lengths
 
 
-def slice_steps(core, matmul):
-    return matmul["planes"] * core.engine.beat_steps(matmul["mode"])
+def group_steps(core, matmul, beat_steps):
+    """Steps of every group of a matmul; `beat_steps` are those of a row tile's beats, or None."""
+    if beat_steps is None:
+        steps = core.engine.beat_steps(matmul["mode"])
+        beat_steps = np.full(matmul["slices"] * matmul["planes"], steps)
+    slices = beat_steps.reshape(matmul["slices"], -1).sum(axis=1)
+    size = matmul["group_slices"]
+    tile = [int(slices[start : start + size].sum()) for start in range(0, len(slices), size)]
+    return tile * matmul["row_tiles"]
 
 
-def compute_cycles(core, matmul):
+def last_result(groups, period):
+    """The cycle of the last result's transfer, the first step being in cycle 0: registers for a
+    product and for a result, cycle by cycle."""
+    ends = np.cumsum(groups) - 1
+    product = result = None  # the step whose product, or the group whose sum, is held
+    cycle, taken, left, read = 0, 0, -period, 0
+    while True:
+        leaves = result is not None and cycle - left >= period
+        if leaves:
+            left, read = cycle, read + 1
+            if read == len(groups):
+                return cycle
+        moves = product is not None and (result is None or leaves)
+        steps = taken < sum(groups) and (product is None or moves)
+        result = None if leaves else result
+        if moves:
+            result = True if product in ends else result
+            product = None
+        if steps:
+            product, taken = taken, taken + 1
+        cycle += 1
+
+
+def compute_cycles(core, matmul, beat_steps):
     """From a matmul's issue to its end, result by result."""
-    groups = []
-    for _ in range(matmul["row_tiles"]):
-        slices = matmul["slices"]
-        while slices:
-            taken = min(slices, matmul["group_slices"])
-            groups.append(taken * slice_steps(core, matmul))
-            slices -= taken
+    groups = group_steps(core, matmul, beat_steps)
     taken = core.stream_latency_cycles + core.engine.operand_latency_cycles
     latency, period = core.engine.step_latency_cycles, core.result_period_cycles
     if core.engine.keeps_results:
@@ -98,6 +122,8 @@ def compute_cycles(core, matmul):
                     step += 1
             left = max(step + latency - 1, left + period)
         taken = left + 1
+    elif beat_steps is not None:
+        taken += last_result(groups, period)
     else:
         taken += groups[0] + latency - 1
         for steps in groups[1:]:
@@ -105,7 +131,7 @@ def compute_cycles(core, matmul):
     return taken + core.scale_latency_cycles + core.scale_steps - 1
 
 
-def walk(core, program, timing, patience=5000):
+def walk(core, program, timing, beat_steps, patience=5000):
     """Counters of `program`, or None once nothing has moved for `patience` cycles."""
     memory = Memory(timing, core.bus_bytes)
     per_word, parts = max(1, core.bus_bits // 128), max(1, 128 // core.bus_bits)
@@ -237,10 +263,12 @@ def walk(core, program, timing, patience=5000):
             if now.compute["end"] == cycle:
                 signals.append(now.compute["instruction"])
                 new.compute = None
-        _, current = pop(COMPUTE, now.compute is not None)
+        index, current = pop(COMPUTE, now.compute is not None)
         if current is not None:
-            new.compute = {"instruction": current, "end": cycle + compute_cycles(core, current)}
-            new.steps += current["row_tiles"] * current["slices"] * slice_steps(core, current)
+            own = None if beat_steps is None else beat_steps[index]
+            end = cycle + compute_cycles(core, current, own)
+            new.compute = {"instruction": current, "end": end}
+            new.steps += sum(group_steps(core, current, own))
         _, current = pop(STORE, now.store is not None)
         if current is not None:
             first = cycle + core.store_latency_cycles
@@ -363,17 +391,31 @@ def random_program(core, rng, reckless):
     return [*program, instruction("halt")]
 
 
+def random_steps(core, program, rng):
+    """Steps of every matmul's beats where an engine's depend on weights."""
+    if core.engine.steps_are_fixed:
+        return None
+    return {
+        index: rng.integers(
+            1, core.engine.beat_steps(each["mode"]) + 1, each["slices"] * each["planes"]
+        )
+        for index, each in enumerate(program)
+        if each.operation.name == "matmul"
+    }
+
+
 def compare(core, program, timing, seed):
     """Whether the program ends; raises if model and walk differ."""
     lines = "\n".join(map(isa.disassemble, program))
     context = f"seed {seed}\n{core}\n{timing}\n{lines}"
-    walked = walk(core, program, timing)
+    steps = random_steps(core, program, np.random.default_rng(seed))
+    walked = walk(core, program, timing, steps)
     if walked is None:
         with pytest.raises(DeadlockError):
-            program_cycles(core, program, timing)
+            program_cycles(core, program, timing, 0, steps)
         return False
     counters, syncs = walked
-    found = program_cycles(core, program, timing)
+    found = program_cycles(core, program, timing, 0, steps)
     assert {name: getattr(found, name) for name in COUNTERS} == counters, context
     assert [vars(each) for each in found.syncs] == syncs, context
     return True
@@ -524,13 +566,39 @@ def test_counts_bound_the_cycles():
         rng = np.random.default_rng(seed)
         core, timing = random_core(rng), random_timing(rng)
         program = random_program(core, rng, reckless=False)
-        found = program_cycles(core, program, timing)
+        found = program_cycles(core, program, timing, 0, random_steps(core, program, rng))
         words = found.read_beats + found.write_beats
         rate = min(1, timing.bytes_per_cycle / core.bus_bytes)
         assert found.bus_utilization == words / found.cycles
         assert words - 1 <= rate * found.cycles  # the last word crosses as its time begins
         assert found.engine_utilization < 1
         assert found.steps <= found.compute_cycles < found.cycles
+
+
+def test_groups_of_any_steps_wait_for_results_as_registers_do():
+    """Short groups between long ones, on cores whose scaling takes up to 16 cycles."""
+    rng, waited = np.random.default_rng(5), 0
+    engine = BitSerial(m=2, n=8, k=2, terms="booth", weight_bits=8, group_size=6, skips=True)
+    for lanes in (1, 2, 4, 8):
+        core = CoreSpec(engine=engine, scale_lanes=lanes, sum_bits=48)
+        for _ in range(60):
+            slices, size = int(rng.integers(1, 12)), int(rng.integers(1, 4))
+            rows = int(rng.integers(1, 3))
+            one = matmul(slices=slices, row_tiles=rows, group_slices=size, planes=1, mode=3)
+            steps = rng.choice([1, 1, 2, 4], slices)
+            found = matmul_cycles(core, one, steps)
+            groups = group_steps(core, one, steps)
+            assert found.cycles == compute_cycles(core, one, steps)
+            assert found.steps == sum(groups)
+            free = matmul_cycles(core, matmul(slices=1, planes=1, mode=3), steps[:1]).cycles
+            waited += found.cycles - free > found.steps - int(steps[0])
+    assert waited > 60
+
+
+def test_steps_that_depend_on_weights_must_be_given():
+    core = CoreSpec(engine=BitSerial(n=8, terms="booth", weight_bits=8, skips=True))
+    with pytest.raises(SpecError, match="beat_steps: must be given for an engine whose steps"):
+        program_cycles(core, [HALT], MemoryTiming())
 
 
 # Refusals.

@@ -1,9 +1,11 @@
 """Numbers that users have seen. They change only with a reason, given in the commit."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hw.spec import layout
@@ -12,7 +14,9 @@ from hw.spec.presets import CORES, ENGINES
 from sim.evaluate import evaluate
 from sim.memory import Platform
 from sim.workload import Linear, Workload
+from sw.pack import layer_steps
 from sw.price import CorePlatform, cost
+from sw.tensor import QuantTensor
 
 PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text())
 
@@ -31,12 +35,27 @@ def codes_on(engine):
     return WeightCodes(4) if engine.accepts(WeightCodes(4)) else engine.formats[-1]
 
 
+def steps_on(engine, linears):
+    """Where steps depend on weights, those of some, the same ones always: most are small."""
+    if engine.steps_are_fixed:
+        return None
+    steps = {}
+    for each in linears:
+        rng, groups = np.random.default_rng(1), -(-each.k // each.group)
+        codes = rng.binomial(15, 0.5, (each.n, each.k)).astype(np.uint8)
+        scale = np.ones((each.n, groups), np.float32)
+        tensor = QuantTensor(codes, each.format, each.group, scale, scale, group_bits=16)
+        steps[each.name] = layer_steps(engine, tensor)
+    return steps
+
+
 def numbers(spec):
     """What is pinned of one engine."""
     codes = codes_on(spec)
     linears = tuple(replace(each, format=codes) for each in WORKLOAD.linears)
     workload = replace(WORKLOAD, linears=linears)
-    metrics = evaluate(spec, workload, Platform(), prefill_tokens=128, decode_tokens=1)
+    steps = steps_on(spec, linears)
+    metrics = evaluate(spec, workload, Platform(), 128, 1, steps)
     return {
         "digest": spec.digest,
         "result_bits": layout.streams(spec).result.bits,
@@ -60,7 +79,8 @@ def core_numbers(core):
     platform = CorePlatform(
         core.clock_mhz * 1e6, core.clock_mhz * 1e6 * core.bus_bytes, 60, refresh=True
     )
-    found = cost(core, (block, head), platform, prefill_tokens=64, decode_tokens=1)
+    steps = steps_on(core.engine, itertools.chain(*block, *head))
+    found = cost(core, (block, head), platform, 64, 1, steps)
     return {
         "digest": core.digest,
         "prefill_cycles": found.prefill.cycles,

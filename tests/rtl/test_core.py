@@ -61,6 +61,7 @@ def passes(core: CoreSpec, seed: int) -> set[str]:
         "refused",
     }
     covered |= {"last group shorter"} if core.engine.group_slices > 1 else set()
+    covered |= set() if core.engine.steps_are_fixed else {"steps of weights"}
     assert covered <= set(report.coverage)
     return set(report.coverage) - covered
 

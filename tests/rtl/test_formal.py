@@ -117,6 +117,7 @@ def lane_sum(m: Module, spec: BitSerial, x: Signal, weights: dict, mode: int, st
             mode=Const(mode, spec.mode_bits),
             last_of_slice=Const(int(step == steps - 1)),
         )
+        engine._taken = [Const(int(i == step)) for i in range(spec.digits)]
         beat = {name: [value] for name, value in weights.items()}
         if spec.has_planes:
             beat["code"] = [weights["code"][step]]
@@ -128,16 +129,17 @@ def lane_sum(m: Module, spec: BitSerial, x: Signal, weights: dict, mode: int, st
 
 @pytest.mark.filterwarnings("ignore:.*BitSerialEngine.* created but never used")
 @pytest.mark.parametrize(
-    ("terms", "bits"),
+    ("terms", "bits", "skips"),
     [
-        (terms, bits)
+        (terms, bits, skips)
         for terms in TERMS
         if terms not in ("and", "xnor")
-        for bits in range(4 if terms == "bitmod" else 1, 9)
+        for skips in (False, True)
+        for bits in range(4 if terms == "bitmod" else 3 if skips else 1, 9)
     ],
 )
-def test_the_terms_of_an_integer_sum_to_its_product(terms, bits):
-    spec = BitSerial(m=1, n=1, k=1, terms=terms, activation_bits=4, weight_bits=bits)
+def test_the_terms_of_an_integer_sum_to_its_product(terms, bits, skips):
+    spec = BitSerial(m=1, n=1, k=1, terms=terms, activation_bits=4, weight_bits=bits, skips=skips)
     x, code, special, m = Signal(signed(4)), Signal(signed(bits)), Signal(2), Module()
     weights = {"code": code} | ({"special": special} if spec.has_floats else {})
     coding = spec.coding_of(WeightCodes(bits))
@@ -147,11 +149,13 @@ def test_the_terms_of_an_integer_sum_to_its_product(terms, bits):
 
 
 @pytest.mark.filterwarnings("ignore:.*BitSerialEngine.* created but never used")
-@pytest.mark.parametrize("bits", [4, 5, 8])
-def test_the_terms_of_every_special_value_and_code_sum_to_its_product(bits):
+@pytest.mark.parametrize(
+    ("bits", "skips"), [(4, False), (5, False), (8, False), (4, True), (8, True)]
+)
+def test_the_terms_of_every_special_value_and_code_sum_to_its_product(bits, skips):
     """All 16 codes of FP4 in groups of all 4 special values, times any activation."""
-    spec = BitSerial(m=1, n=1, k=1, terms="bitmod", activation_bits=5, weight_bits=bits)
-    weight_format = WeightCodes(4, Kind.BITMOD)
+    spec = BitSerial(m=1, n=1, k=1, terms="bitmod", weight_bits=bits, skips=skips)
+    spec, weight_format = spec.evolve(activation_bits=5), WeightCodes(4, Kind.BITMOD)
     x, number, special, m = Signal(signed(5)), Signal(4), Signal(2), Module()
     code, value = Signal(signed(bits)), Signal(signed(6))
     with m.Switch(Cat(number, special)):

@@ -425,10 +425,26 @@ MUTANTS = (
     Mutant(
         "skipped steps: none is",
         bit_serial,
-        "self._last = before - 1",
+        "self._last = Mux(before == 0, 0, before - 1)",
         "self._last = Const(self.spec.digits - 1)",
         "moves in cycle",
         SKIPS,
+    ),
+    Mutant(
+        "skipped planes: the one that is subtracted is the widest code's",
+        bit_serial,
+        "taken & (sequencer.mode == i)",
+        "taken & (i == self.spec.digits - 1)",
+        "psum",
+        PLANES.evolve(skips=True),
+    ),
+    Mutant(
+        "skipped steps of floats: terms of the other step",
+        bit_serial,
+        "zip(steps, float_terms(value), strict=False)",
+        "zip(steps[1::-1], float_terms(value), strict=False)",
+        "psum",
+        FLOATS.evolve(skips=True),
     ),
     Mutant(
         "pairs: the sign plane of the activations is added",

@@ -68,6 +68,18 @@ def test_sim_prices_what_the_rtl_takes(tmp_path: Path) -> None:
     assert cycles == record("--backend", "rtl")["cycles"]["rtl"]
 
 
+def test_steps_that_no_weight_needs_take_no_cycles() -> None:
+    """BitMoD-3 with and without them: the same text, and on RTL the cycles that its weights say."""
+    weights = ("--weights", "b3g128")
+    found = json.loads(run("--backend", "rtl", *weights, "--json", accel="core-skip").stdout)
+    assert (found["layers"], found["mismatches"], found["differences"]) == (3 * LAYERS, 0, [])
+    assert found["cycles"]["rtl"] == found["cycles"]["model"] > 0
+    every = run("--set", "engine.skips=false", *weights, "--json", accel="core-skip")
+    fixed = json.loads(every.stdout)
+    assert fixed["text"] == found["text"]
+    assert found["cycles"]["rtl"] < 0.8 * fixed["cycles"]["model"]
+
+
 def test_text_comes_with_what_was_measured() -> None:
     result = run("--backend", "rtl")
     assert result.exit_code == 0

@@ -13,7 +13,7 @@ from hw.spec.presets import CORES
 from sim.golden.core import execute
 from sim.memory import MemoryTiming
 from sim.program import program_cycles
-from verif.core_bench import MEMORY_BYTES, put
+from verif.core_bench import MEMORY_BYTES, Program, put
 from verif.core_programs import DATA_BYTES, random_core, random_program
 
 RANDOM = {f"random {seed}": random_core(np.random.default_rng(seed)) for seed in range(8)}
@@ -30,12 +30,12 @@ def test_every_order_that_the_tokens_allow_gives_the_same(core: CoreSpec) -> Non
         memory = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
         put(memory, 0, isa.to_bytes(program))
         orders = []
-        for seed in (None, 1, 2, 3):
+        for seed in (1, 2, 3):
             orders.append(memory.copy())
-            order = None if seed is None else np.random.default_rng(seed)
-            execute(core, orders[-1], 0, len(program), rng=order)
-        assert all(np.array_equal(orders[0], each) for each in orders[1:])
-        cycles = program_cycles(core, program, MemoryTiming())
+            execute(core, orders[-1], 0, len(program), rng=np.random.default_rng(seed))
+        expected = Program(core, program, 0, memory).expected()
+        assert all(np.array_equal(expected.memory, each) for each in orders)
+        cycles = program_cycles(core, program, MemoryTiming(), 0, expected.beat_steps)
         assert cycles.dispatched == len(program)
 
 

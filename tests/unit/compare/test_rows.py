@@ -67,7 +67,7 @@ def test_skipped_steps_are_those_of_the_layers_own_weights(model, task, toy_area
     assert skips["cycles"] < 0.85 * fixed["cycles"]
     assert skips["max_abs_difference"] == 0
     spec = task.engine(BitSerial, k=8, terms="booth", skips=True)
-    run = weighed_run(spec, sparse.linear, codes, 2)
+    run = weighed_run(spec, sparse.linear, sparse.tensor, 2)
     assert skips["cycles"] == fold(spec, [run]).cycles
 
 
