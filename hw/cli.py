@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hw.files import RECORDS
-from hw.spec import CoreSpec, Spec, engine_of
+from hw.spec import UNITS, CoreSpec, Spec, engine_of
 from hw.spec.presets import DEFAULT, PRESETS, preset
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -45,14 +45,20 @@ def show(as_json: bool, document: Any, render: Callable[[Console], None]) -> Non
         render(Console(highlight=False))
 
 
+def _kind(spec: Spec) -> str:
+    if isinstance(spec, CoreSpec):
+        return "core"
+    return "unit" if type(spec) in UNITS.values() else "engine"
+
+
 @click.command(epilog="Example: evolute accels --json")
 @json_option
 def accels(as_json: bool) -> None:
-    """List the named accelerators, engines and complete cores, the default first."""
+    """List the named accelerators, engines, units and complete cores, the default first."""
     rows = [
         {
             "name": each.name,
-            "kind": "core" if isinstance(each.spec, CoreSpec) else "engine",
+            "kind": _kind(each.spec),
             "engine": engine_of(each.spec),
             "description": each.description,
             "spec": each.spec.to_dict(),

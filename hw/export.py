@@ -83,7 +83,8 @@ def to_verilog(spec: Spec) -> str:
     """The engine or core as self-contained Verilog-2005; byte-identical for equal specs.
 
     The top module is `module_name(spec)`; every other module's name starts with it. An engine has
-    clock `clk`, synchronous active-high reset `rst` and the streams of `hw.spec.layout`; a core has
+    clock `clk`, synchronous active-high reset `rst` and the streams of `hw.spec.layout`, a unit
+    also a clock `encoder_clk` with its reset; a core has
     `aclk`, synchronous active-low `aresetn` and the AXI interfaces of `hw.sidecar.ports`, whose
     ports carry the attributes by which Vivado knows them.
     """
@@ -218,7 +219,8 @@ def _sidecar(spec: Spec, component: wiring.Component, target: Target) -> dict[st
     """What the exported module is and what its ports mean, for programs."""
     around = sidecar.ports(spec)
     # Amaranth adds an engine's clock and reset; a core has them among its own ports.
-    ports = dict.fromkeys((around.clock, around.reset), _port("input", 1))
+    clocks = (around.clock, around.reset), *around.more_clocks
+    ports = dict.fromkeys((name for pair in clocks for name in pair), _port("input", 1))
     for name, (direction, signal) in _signals(component).items():
         ports[name] = _port(direction, len(signal))
     return {
@@ -232,6 +234,11 @@ def _sidecar(spec: Spec, component: wiring.Component, target: Target) -> dict[st
             "target_mhz": clock_mhz(spec, target),
         },
         "reset": {"port": around.reset, "level": around.reset_level, "synchronous": True},
+        **(
+            {"more_clocks": [{"port": clock, "reset": reset} for clock, reset in clocks[1:]]}
+            if around.more_clocks
+            else {}
+        ),
         "ports": ports,
         **sidecar.meaning(spec),
         "tools": {
@@ -251,16 +258,23 @@ def _port(direction: str, width: int) -> dict[str, Any]:
 
 
 def _constraints(spec: Spec, target: Target) -> str:
-    """The clock target alone: pins belong to the design around the module."""
-    mhz, clock = clock_mhz(spec, target), sidecar.ports(spec).clock
-    create_clock = f"create_clock -name {clock} -period {1000 / mhz:.3f} [get_ports {clock}]"
-    line = {
-        "lpf": f'FREQUENCY PORT "{clock}" {mhz}.0 MHZ;',
-        "pcf": f"set_frequency {clock} {mhz}",
-        "xdc": create_clock,
-        "sdc": create_clock,
-    }[target.constraints]
-    return f"# {module_name(spec)} {spec.digest}: {mhz} MHz\n{line}\n"
+    """The clock targets alone: pins belong to the design around the module."""
+    mhz, around = clock_mhz(spec, target), sidecar.ports(spec)
+    clocks = [around.clock, *(clock for clock, _ in around.more_clocks)]
+    found = []
+    for clock in clocks:
+        create_clock = f"create_clock -name {clock} -period {1000 / mhz:.3f} [get_ports {clock}]"
+        line = {
+            "lpf": f'FREQUENCY PORT "{clock}" {mhz}.0 MHZ;',
+            "pcf": f"set_frequency {clock} {mhz}",
+            "xdc": create_clock,
+            "sdc": create_clock,
+        }
+        found.append(line[target.constraints])
+    if len(clocks) > 1 and target.constraints in ("xdc", "sdc"):
+        groups = " ".join(f"-group {clock}" for clock in clocks)
+        found.append(f"set_clock_groups -asynchronous {groups}")
+    return "\n".join((f"# {module_name(spec)} {spec.digest}: {mhz} MHz", *found, ""))
 
 
 def _yosys_script(name: str, target: Target) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hw import isa, registers
-from hw.spec import CoreSpec, Spec, layout
+from hw.spec import CoreSpec, LutStationary, Spec, layout
 from hw.spec.core import RESULT_BITS
-from hw.spec.layout import Beat, EngineStreams
+from hw.spec.layout import Beat, EngineStreams, StationaryStreams
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,14 @@ class Ports:
     reset_level: int
     interrupt: str | None = None
     buses: tuple[Bus, ...] = ()
+    more_clocks: tuple[tuple[str, str], ...] = ()
+    """Further clocks, apart from the first, each with its reset."""
 
 
 def ports(spec: Spec) -> Ports:
     """What surrounds the spec's data ports."""
+    if isinstance(spec, LutStationary):
+        return Ports("clk", "rst", 1, more_clocks=(("encoder_clk", "encoder_rst"),))
     if not isinstance(spec, CoreSpec):
         return Ports(clock="clk", reset="rst", reset_level=1)
     stored_words = spec.bank_words * spec.scale_lanes * RESULT_BITS // spec.bus_bits
@@ -75,10 +79,14 @@ def meaning(spec: Spec) -> dict[str, Any]:
     latencies = {name: getattr(spec, name) for name in dir(type(spec)) if name.endswith("_cycles")}
     if isinstance(spec, CoreSpec):
         return {**_core(spec), "latencies": latencies}
-    beats = _beats(layout.streams(spec))
+    if isinstance(spec, LutStationary):
+        beats = _beats(layout.stationary_streams(spec))
+        text = inspect.cleandoc(layout.stationary_streams.__doc__ or "")
+    else:
+        beats, text = _beats(layout.streams(spec)), _meaning_of_streams()
     return {
         "payloads": {f"{name}__payload": _ranges(beat) for name, beat in beats.items()},
-        "meaning": _meaning_of_streams(),
+        "meaning": text,
         "latencies": latencies,
     }
 
@@ -88,8 +96,9 @@ def _meaning_of_streams() -> str:
     return "\n\n".join(inspect.cleandoc(each or "") for each in documents)
 
 
-def _beats(streams: EngineStreams) -> dict[str, Beat]:
-    return {name: getattr(streams, name) for name in EngineStreams.__dataclass_fields__}
+def _beats(streams: EngineStreams | StationaryStreams) -> dict[str, Beat]:
+    found = {each.name: getattr(streams, each.name) for each in fields(streams)}
+    return {name: beat for name, beat in found.items() if beat is not None}
 
 
 def _ranges(beat: Beat) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ class Transfers:
         return int(self.result[-1]) + 1
 
 
-class _Free:
+class Free:
     """The first cycle at or after a given one in which a stream's partner does not pause."""
 
     def __init__(self, pause: np.ndarray | None):
@@ -98,7 +98,7 @@ def fold(
     """
     pauses = pauses or {}
     command_free, activation_free, weight_free, result_free = (
-        _Free(pauses.get(name)) for name in ("command", "activation", "weight", "result")
+        Free(pauses.get(name)) for name in ("command", "activation", "weight", "result")
     )
     commands: list[int] = []
     activations: list[int] = []

@@ -92,9 +92,13 @@ def chosen_weights(text: str | None, model: LanguageModel) -> Weights:
 
 
 def accelerator_from(name: str, assignments: tuple[str, ...]) -> Accelerator:
-    """The engine or core `name` with `field=value` changes applied."""
+    """The engine or core `name` with `field=value` changes applied.
+
+    Raises `RefusedError` for a unit, which has streams that no program of a model feeds.
+    """
     spec = spec_from(name, assignments)
-    assert isinstance(spec, Engine | CoreSpec)
+    if not isinstance(spec, Engine | CoreSpec):
+        raise RefusedError(f"{name} is a unit: it can be exported, synthesized and verified alone")
     return spec
 
 

@@ -65,10 +65,11 @@ class Recording:
         return int(self.result[-1]) + 1 if len(self.result) else 0
 
 
-Record = TypeVar("Record", Stimulus, Recording)
+Record = TypeVar("Record")
+"""A dataclass of arrays and numbers."""
 
 
-def save(path: Path, records: Sequence[Record]) -> None:
+def save(path: Path, records: Sequence[Any]) -> None:
     """Write records of arrays to one .npz file."""
     arrays = {}
     for i, record in enumerate(records):
@@ -90,7 +91,18 @@ def load(path: Path, kind: type[Record]) -> list[Record]:
 
 
 def play(build: Build, stimuli: Sequence[Stimulus], waves: Path | None = None) -> list[Recording]:
-    """Play every stimulus on a freshly reset design, all in one run of the simulator.
+    """Play every stimulus on a freshly reset design; see `play_with`."""
+    return play_with("verif.tb_stream_engine", Recording, build, stimuli, waves)
+
+
+def play_with(
+    module: str,
+    kind: type[Record],
+    build: Build,
+    stimuli: Sequence[Any],
+    waves: Path | None = None,
+) -> list[Record]:
+    """Let the bench `module` play every stimulus, all in one run of the simulator; its recordings.
 
     `waves` takes the waveform, of a build with waves. Raises `SimulatorError` when the simulator
     or the bench itself breaks down.
@@ -98,7 +110,7 @@ def play(build: Build, stimuli: Sequence[Stimulus], waves: Path | None = None) -
     with tempfile.TemporaryDirectory(prefix="evolute-bench-") as name:
         folder = Path(name)
         save(folder / STIMULI_FILE, stimuli)
-        launch(build, "verif.tb_stream_engine", folder)
+        launch(build, module, folder)
         recordings = folder / RECORDINGS_FILE
         if not recordings.exists():
             failure = ElementTree.parse(folder / RESULTS_FILE).find(".//failure")
@@ -107,4 +119,4 @@ def play(build: Build, stimuli: Sequence[Stimulus], waves: Path | None = None) -
         if waves is not None:
             with replacing(waves) as temporary:
                 shutil.copyfile(folder / WAVES_FILE, temporary)
-        return load(recordings, Recording)
+        return load(recordings, kind)

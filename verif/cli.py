@@ -17,10 +17,10 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
-from hw.spec import ENGINES, CoreSpec, Spec
+from hw.spec import ENGINES, CoreSpec, LutStationary, Spec
 from hw.spec.base import RefusedError
 from hw.spec.presets import PRESETS
-from verif import core
+from verif import core, lut_stationary
 from verif import verify as engine
 from verif.core_programs import random_core
 from verif.driver import DRIVERS, random_spec
@@ -30,6 +30,7 @@ from verif.verify import Report
 VERIFY: dict[type[Spec], Callable[..., Report]] = {
     CoreSpec: core.verify,
     **dict.fromkeys(ENGINES.values(), engine.verify),
+    LutStationary: lut_stationary.verify,
 }
 """How a kind of spec is verified."""
 

@@ -46,7 +46,8 @@ class Source:
                 self._payload.value = self._beats[len(self.transfers)]
                 self._offering = True
             elif self._driven:
-                self._payload.value = self._beats[len(self.transfers) - 1] ^ self._mask
+                last = self._beats[len(self.transfers) - 1] if self._beats else 0
+                self._payload.value = last ^ self._mask
         if self._offering != self._driven:
             self._valid.value = int(self._offering)
             self._driven = self._offering
@@ -56,6 +57,23 @@ class Source:
         if self._offering and int(self._ready.value):
             self.transfers.append(cycle)
             self._offering = False
+
+
+class Memory(Source):
+    """Offers what is asked for, in order, each answer no sooner than a cycle that is given."""
+
+    def load(self, beats: Sequence[int], pause: Sequence[bool]) -> None:
+        super().load([], pause)
+        self._answers: list[tuple[int, Sequence[int]]] = []
+
+    def answer(self, cycle: int, beats: Sequence[int]) -> None:
+        """Offer `beats` from `cycle` on, after all that was asked for before."""
+        self._answers.append((cycle, beats))
+
+    def drive(self, cycle: int) -> None:
+        while self._answers and self._answers[0][0] <= cycle:
+            self._beats = [*self._beats, *self._answers.pop(0)[1]]
+        super().drive(cycle)
 
 
 class Monitor:

@@ -7,10 +7,12 @@ from amaranth.lib import wiring
 
 from hw.rtl.core import Core
 from hw.rtl.engines import BASELINES, ENGINES
-from hw.spec import CoreSpec, Spec
+from hw.rtl.lut_stationary import LutStationaryUnit
+from hw.spec import CoreSpec, LutStationary, Spec
 
 BUILD: dict[type[Spec], Callable[[Any], wiring.Component]] = {
     CoreSpec: Core,
     **ENGINES,
     **BASELINES,
+    LutStationary: LutStationaryUnit,
 }

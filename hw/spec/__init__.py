@@ -6,6 +6,7 @@ from hw.spec.core import CoreSpec
 from hw.spec.engine import Engine
 from hw.spec.floating import FloatLut, FloatMac
 from hw.spec.lut_dla import LutDla
+from hw.spec.lut_stationary import LutStationary
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
 from hw.spec.vq_codebook import VqCodebook
@@ -23,22 +24,28 @@ BASELINES: dict[str, type[Engine]] = {"float_mac": FloatMac, "float_lut": FloatL
 """What has an engine's streams but no place in a core, see `hw.spec.floating`, by its name."""
 
 
+UNITS: dict[str, type[Spec]] = {"lut_stationary": LutStationary}
+"""What has streams and clocks of its own, by its name."""
+
+
 def engine_of(spec: Spec) -> str:
-    """The name of an engine's or a baseline's spec, or of the engine in a core's."""
+    """The name of an engine's, a baseline's or a unit's spec, or of the engine in a core's."""
     engine = spec.engine if isinstance(spec, CoreSpec) else spec
-    kinds = {**ENGINES, **BASELINES}
+    kinds: dict[str, type[Spec]] = {**ENGINES, **BASELINES, **UNITS}
     return next(name for name, kind in kinds.items() if isinstance(engine, kind))
 
 
 __all__ = [
     "BASELINES",
     "ENGINES",
+    "UNITS",
     "BitSerial",
     "CoreSpec",
     "Engine",
     "FloatLut",
     "FloatMac",
     "LutDla",
+    "LutStationary",
     "LutTensorCore",
     "Mac",
     "Spec",

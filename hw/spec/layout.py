@@ -16,6 +16,7 @@ from hw.spec.bit_serial import BitSerial
 from hw.spec.engine import Engine
 from hw.spec.floating import FP16, FloatLut, FloatMac
 from hw.spec.lut_dla import LutDla
+from hw.spec.lut_stationary import LutStationary
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
 from hw.spec.vq_codebook import VqCodebook
@@ -75,6 +76,18 @@ class EngineStreams:
     activation: Beat
     weight: Beat
     result: Beat
+
+
+@dataclass(frozen=True)
+class StationaryStreams:
+    """The streams of `LutStationary`; `centroid` and `activation` are of the encoder's clock."""
+
+    command: Beat
+    centroid: Beat
+    activation: Beat
+    table: Beat
+    result: Beat
+    request: Beat | None
 
 
 def weight_beat(spec: Engine) -> Beat:
@@ -145,6 +158,43 @@ def streams(spec: Engine) -> EngineStreams:
                 *row_sum,
             )
         ),
+    )
+
+
+@lru_cache(maxsize=64)
+def stationary_streams(spec: LutStationary) -> StationaryStreams:
+    """The streams of the machine that `spec` describes.
+
+    Column tiles are outermost, then subspaces, then rows.
+
+    - `command`, one per matrix multiplication: rows - 1, subspaces - 1, column tiles - 1.
+    - `centroid`, of the encoder's clock: x[v], one centroid; all of a subspace, in the order of
+      their indices, before its rows, again for every column tile.
+    - `activation`, of the encoder's clock: x[v], one row's activations of the subspace, and `last`,
+      whether the row is the last one. Again for every column tile.
+    - `table`: entry[beat_entries]. Of the stream, all rows of a subspace's table in the order of
+      their indices, each n / beat_entries beats; of a gather, only the rows asked for, in order.
+    - `request`, of a gather: `row`, the number of the table row that is wanted, index in the lowest
+      bits and above it column tile * subspaces + subspace. With `dedup` none is asked for twice.
+    - `result`, one per row and column tile: psum[n].
+    """
+    x = Field("x", spec.activation_bits, (spec.v,), signed=True)
+    space_bits = (spec.subspaces - 1).bit_length()
+    index_bits = (spec.centroids - 1).bit_length()
+    row = Field("row", index_bits + space_bits + COUNT_BITS)
+    return StationaryStreams(
+        command=Beat(
+            (
+                Field("rows_minus_1", (spec.m - 1).bit_length()),
+                *([Field("subspaces_minus_1", space_bits)] if space_bits else []),
+                Field("tiles_minus_1", COUNT_BITS),
+            )
+        ),
+        centroid=Beat((x,)),
+        activation=Beat((x, Field("last", 1))),
+        table=Beat((Field("entry", spec.weight_bits, (spec.beat_entries,), signed=True),)),
+        result=Beat((Field("psum", spec.acc_bits, (spec.n,), signed=True),)),
+        request=Beat((row,)) if spec.gathers else None,
     )
 
 

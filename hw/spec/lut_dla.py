@@ -33,6 +33,28 @@ OVERFLOWS = ("exact", "saturate", "wrap")
 _MOST_PLANES = 8
 
 
+def distance_bits(metric: str, v: int, bits: int) -> int:
+    """Width of an unsigned distance of v activations, which differ by less than 2^bits each."""
+    most = (1 << bits) - 1
+    if metric == "l1":
+        most *= v
+    elif metric == "l2":
+        most *= most * v
+    return most.bit_length()
+
+
+def require_sums(overflow: str, accumulator_bits: int | None, weight_bits: int) -> None:
+    """Raise `SpecError` unless sums of table entries can do so in the bits that are given."""
+    require(overflow in OVERFLOWS, "overflow", f"one of {', '.join(OVERFLOWS)}", overflow)
+    if overflow == "exact":
+        rule = "none where sums are exact"
+        require(accumulator_bits is None, "accumulator_bits", rule, accumulator_bits)
+    else:
+        rule = f"in {weight_bits}..32 where sums {overflow}"
+        inside = accumulator_bits is not None and weight_bits <= accumulator_bits <= 32
+        require(inside, "accumulator_bits", rule, accumulator_bits)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LutDla(Engine):
     """Choices of one engine for tables by centroid. A table entry has up to `weight_bits`."""
@@ -58,22 +80,15 @@ class LutDla(Engine):
         super().__post_init__()
         require_range("weight_bits", self.weight_bits, 2, 8)
         require_range("v", self.v, 1, 16)
-        for name, values in (("metric", METRICS), ("overflow", OVERFLOWS)):
-            value = getattr(self, name)
-            require(value in values, name, f"one of {', '.join(values)}", value)
+        metrics = f"one of {', '.join(METRICS)}"
+        require(self.metric in METRICS, "metric", metrics, self.metric)
         for name in ("centroids", "lanes"):
             value = getattr(self, name)
             require(value > 0 and value & (value - 1) == 0, name, "a power of two", value)
         require_range("centroids", self.centroids, 2, 64)
         least = -(-self.centroids // _MOST_PLANES)
         require_range("lanes", self.lanes, least, self.centroids)
-        given = self.accumulator_bits
-        if self.overflow == "exact":
-            require(given is None, "accumulator_bits", "none where sums are exact", given)
-        else:
-            rule = f"in {self.weight_bits}..32 where sums {self.overflow}"
-            inside = given is not None and self.weight_bits <= given <= 32
-            require(inside, "accumulator_bits", rule, given)
+        require_sums(self.overflow, self.accumulator_bits, self.weight_bits)
 
     @property
     def slice_k(self) -> int:
@@ -120,10 +135,5 @@ class LutDla(Engine):
 
     @property
     def distance_bits(self) -> int:
-        """Width of a distance, unsigned. Activations and centroids differ by less than 2^bits."""
-        most = (1 << self.activation_bits) - 1
-        if self.metric == "l1":
-            most *= self.v
-        elif self.metric == "l2":
-            most *= most * self.v
-        return most.bit_length()
+        """Width of a distance, unsigned."""
+        return distance_bits(self.metric, self.v, self.activation_bits)

@@ -10,6 +10,7 @@ from hw.spec.bit_serial import BitSerial
 from hw.spec.core import CoreSpec
 from hw.spec.engine import Engine
 from hw.spec.lut_dla import LutDla
+from hw.spec.lut_stationary import LutStationary
 from hw.spec.lut_tensor_core import LutTensorCore
 from hw.spec.mac import Mac
 from hw.spec.vq_codebook import VqCodebook
@@ -42,6 +43,7 @@ _PAIRS = LutTensorCore(m=1, n=32, k=2, kg=16, mirrored=False, weight_bits=1, gro
 _VQ = VqCodebook(n=32, k=2, v=8, entries=256, residual_entries=256)
 _MAC = Mac(m=1, n=8, k=4, weight_bits=8, group_size=128)
 _DLA = LutDla(m=8, n=14, v=2, centroids=16, lanes=2, group_size=128)
+_STATIONARY = LutStationary(m=64, n=32, v=4, centroids=16, beat_entries=32, subspaces=256)
 _FPGA = LutTensorCore(m=1, n=8, k=4, kg=4, weight_bits=4, group_size=64)
 
 PRESETS: dict[str, Preset] = {
@@ -226,6 +228,16 @@ PRESETS: dict[str, Preset] = {
             "dla-tree",
             LutDla(m=1, n=8, v=4, centroids=16, lanes=16, metric="l2", group_size=128),
             "LUT-DLA for one token: all 16 centroids of 4 inputs at once, by squares",
+        ),
+        Preset(
+            "dla-stationary",
+            _STATIONARY,
+            "LUT-DLA as published: a chain of 16 distances, two banks of tables, 64 rows of sums",
+        ),
+        Preset(
+            "dla-gather",
+            _STATIONARY.evolve(m=8, tables="gather", dedup=True),
+            "LUT-DLA for few tokens: asks for the table rows that indices name, each once",
         ),
     )
 }

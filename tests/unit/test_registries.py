@@ -13,7 +13,7 @@ from dse.compare.contenders import CONTENDERS
 from dse.compare.own_forms import OWN_FORMS
 from dse.space import SPACE
 from hw.rtl import BUILD
-from hw.spec import BASELINES, ENGINES, CoreSpec, LutDla, VqCodebook
+from hw.spec import BASELINES, ENGINES, UNITS, CoreSpec, LutDla, VqCodebook
 from hw.spec.layout import WEIGHTS
 from hw.spec.presets import DEFAULT, PRESETS
 from sim.golden import GOLDEN
@@ -39,7 +39,8 @@ def test_a_role_knows_every_engine_and_no_other(role):
     # No rounding makes codebooks or tables, so that there are no weights to search over.
     absent = {VqCodebook, LutDla} if role == "SPACE" else set()
     baselines = set(BASELINES.values()) if role in ("BUILD", "WEIGHTS") else set()
-    assert set(ROLES[role]) - {CoreSpec} == set(ENGINES.values()) - absent | baselines
+    units = set(UNITS.values()) if role in ("BUILD", "VERIFY") else set()
+    assert set(ROLES[role]) - {CoreSpec} == set(ENGINES.values()) - absent | baselines | units
 
 
 def test_every_preset_can_be_built():
@@ -52,6 +53,15 @@ def test_every_preset_can_be_built():
     "folder", ["hw/spec", "hw/rtl", "sim/golden", "sw/packers", "verif", "tests/golden"]
 )
 def test_an_engine_has_one_file_stem_in_every_role(stem, folder):
+    name = f"test_{stem}.py" if folder.startswith("tests") else f"{stem}.py"
+    assert (ROOT / folder / name).is_file()
+
+
+@pytest.mark.parametrize("stem", UNITS)
+@pytest.mark.parametrize(
+    "folder", ["hw/spec", "hw/rtl", "sim/golden", "sim", "verif", "tests/golden", "tests/rtl"]
+)
+def test_a_unit_has_one_file_stem_in_every_role(stem, folder):
     name = f"test_{stem}.py" if folder.startswith("tests") else f"{stem}.py"
     assert (ROOT / folder / name).is_file()
 
@@ -75,8 +85,9 @@ def test_accels_lists_the_default_first_and_says_what_is_a_core():
     assert rows[0]["name"] == DEFAULT and [row["name"] for row in rows] == list(PRESETS)
     for row in rows:
         spec = PRESETS[row["name"]].spec
-        assert row["kind"] == ("core" if isinstance(spec, CoreSpec) else "engine")
-        assert row["engine"] in ENGINES
+        kinds = {**dict.fromkeys(UNITS.values(), "unit"), CoreSpec: "core"}
+        assert row["kind"] == kinds.get(type(spec), "engine")
+        assert row["engine"] in {**ENGINES, **UNITS}
         assert row["digest"] == spec.digest
     shown = CliRunner().invoke(evolute.cli, ["accels"], catch_exceptions=False).stdout
     assert f"{DEFAULT} (default)" in shown

@@ -1,0 +1,489 @@
+"""The encoder, the matcher and what is between them; `hw.spec.lut_stationary` says what they do.
+
+    centroid, activation -> encoder -> [queue] -> matcher -> result
+                    encoder's clock       |        ^- table
+                                          request -> (a memory)
+
+Nothing in the encoder waits once a row is in it: a row enters when the queue has room for its
+index. Registers in the matcher are the addressed words of both memories, then the result.
+"""
+
+from typing import NamedTuple
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out
+
+from hw.rtl.arith import any_of, decode, log2, named, saturated, select
+from hw.rtl.buffer import NO_COLLISION
+from hw.rtl.crossing import Crossing
+from hw.rtl.lut_dla import distance, nearest
+from hw.rtl.words import pack, unpack
+from hw.spec import layout
+from hw.spec.lut_stationary import LutStationary
+
+ENCODER = "encoder"
+"""The domain of the encoder's clock, whose ports are `encoder_clk` and `encoder_rst`."""
+
+
+class Encoder(wiring.Component):
+    """Indices of nearest centroids, in the order of the rows. All by the encoder's clock.
+
+    Members
+    -------
+    centroid, activation : streams of `layout.stationary_streams`.
+    room, reserve : the queue has room for an index, and a row takes it.
+    write, index : an index, `encoder_latency_cycles` after its row.
+    """
+
+    centroid: stream.Interface
+    activation: stream.Interface
+    room: Signal
+    reserve: Signal
+    write: Signal
+    index: Signal
+
+    def __init__(self, spec: LutStationary):
+        self.spec = spec
+        streams = layout.stationary_streams(spec)
+        super().__init__(
+            {
+                "centroid": In(stream.Signature(streams.centroid.bits)),
+                "activation": In(stream.Signature(streams.activation.bits)),
+                "room": In(1),
+                "reserve": Out(1),
+                "write": Out(1),
+                "index": Out(range(spec.centroids)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        spec = self.spec
+        fields = unpack(self.activation.payload, layout.stationary_streams(spec).activation)
+        # Centroids come before a subspace's rows, and again after its last one.
+        loads = Signal(init=1)
+        loaded, row, free = Signal(), Signal(), Signal()
+        slot = Signal(range(spec.centroids))
+        m.d.comb += [
+            self.centroid.ready.eq(loads & free),
+            self.activation.ready.eq(~loads & free & self.room),
+            loaded.eq(self.centroid.valid & self.centroid.ready),
+            row.eq(self.activation.valid & self.activation.ready),
+            self.reserve.eq(row),
+        ]
+        last = fields["last"][0]
+        with m.If(loaded):
+            m.d.encoder += [slot.eq(slot + 1), loads.eq(slot != spec.centroids - 1)]
+        with m.If(row & last):
+            m.d.encoder += loads.eq(1)
+        if spec.encoder == "chain":
+            m.d.comb += free.eq(1)
+            self._chain(m, loaded, row)
+        else:
+            m.d.comb += free.eq(self._tree(m, loaded, slot, row))
+        return m
+
+    def _vector(self, word: Value) -> list[Value]:
+        bits = self.spec.activation_bits
+        return [word.word_select(i, bits).as_signed() for i in range(self.spec.v)]
+
+    def _chain(self, m: Module, loaded: Value, row: Value) -> None:
+        """One unit per centroid. What passes through all of them is a row, or a centroid for the
+        first unit that is open, as all are at first, and each again behind a row.
+
+        A unit's distance is compared a cycle later, when the least one before it has arrived.
+        """
+        spec = self.spec
+        bits = spec.v * spec.activation_bits
+        x = Signal(bits, name="x0", reset_less=True)
+        is_row, is_centroid = Signal(name="is_row0"), Signal(name="is_centroid0")
+        m.d.encoder += [
+            x.eq(Mux(loaded, self.centroid.payload, self.activation.payload[:bits])),
+            is_row.eq(row),
+            is_centroid.eq(loaded),
+        ]
+        least: Value = Const(0)
+        index: Value = Const(0)
+        for j in range(spec.centroids):
+            held = Signal(bits, name=f"centroid{j}", reset_less=True)
+            opened = Signal(name=f"open{j}", init=1)
+            with m.If(is_centroid & opened):
+                m.d.encoder += [held.eq(x), opened.eq(0)]
+            with m.If(is_row):
+                m.d.encoder += opened.eq(1)
+            found = distance(m, f"distance{j}", spec.metric, self._vector(x), self._vector(held))[
+                : spec.distance_bits
+            ]
+            d = Signal(spec.distance_bits, name=f"distance{j}_kept", reset_less=True)
+            m.d.encoder += d.eq(found)
+            after_least = Signal(spec.distance_bits, name=f"least{j}", reset_less=True)
+            after_index = Signal(log2(spec.centroids), name=f"index{j}", reset_less=True)
+            nearer = named(m, f"nearer{j}", d < least) if j else Const(1)
+            m.d.encoder += [
+                after_least.eq(Mux(nearer, d, least)),
+                after_index.eq(Mux(nearer, j, index)),
+            ]
+            least, index = after_least, after_index
+            after_row = Signal(name=f"is_row{j + 1}")
+            m.d.encoder += after_row.eq(is_row)
+            if j + 1 < spec.centroids:
+                after = Signal(bits, name=f"x{j + 1}", reset_less=True)
+                after_centroid = Signal(name=f"is_centroid{j + 1}")
+                m.d.encoder += [
+                    after.eq(x),
+                    after_centroid.eq(is_centroid & ~opened),
+                ]
+                x, is_centroid = after, after_centroid
+            is_row = after_row
+        m.d.encoder += self.write.eq(is_row)
+        m.d.comb += self.index.eq(index)
+
+    def _tree(self, m: Module, loaded: Value, slot: Value, row: Value) -> Value:
+        """All distances, or `lanes` of them in turn with the nearest so far; whether what is here
+        can be replaced."""
+        spec = self.spec
+        bits, turns = spec.v * spec.activation_bits, spec.encoder_period_cycles
+        x = Signal(bits, reset_less=True)
+        busy = Signal()
+        held = []
+        for j in range(spec.centroids):
+            each = Signal(bits, name=f"centroid{j}", reset_less=True)
+            with m.If(loaded & (slot == j)):
+                m.d.encoder += each.eq(self.centroid.payload)
+            held.append(each)
+        turn = Signal(log2(turns))
+        with m.If(busy):
+            m.d.encoder += turn.eq(turn + 1)
+        last = turn == turns - 1
+        free = ~busy | last
+        with m.If(free):
+            m.d.encoder += [busy.eq(row), x.eq(self.activation.payload[:bits])]
+        distances = []
+        at_turn = [turn == i for i in range(turns)]
+        for lane in range(spec.lanes):
+            words = [held[i * spec.lanes + lane] for i in range(turns)]
+            y = named(m, f"compared{lane}", select(words, at_turn))
+            found = distance(m, f"distance{lane}", spec.metric, self._vector(x), self._vector(y))
+            d = Signal(spec.distance_bits, name=f"distance{lane}_kept", reset_less=True)
+            m.d.encoder += d.eq(found[: spec.distance_bits])
+            distances.append(d)
+        compares, ends, begins = Signal(), Signal(), Signal()
+        m.d.encoder += [
+            compares.eq(busy),
+            ends.eq(busy & last),
+            begins.eq(at_turn[0]),
+        ]
+        best = nearest(m, "nearest", distances)
+        lane_index = Cat(
+            *(
+                any_of(each for lane, each in enumerate(best.one_hot) if lane >> bit & 1)
+                for bit in range(log2(spec.lanes))
+            )
+        )
+        index = Signal(log2(spec.centroids), reset_less=True)
+        if turns == 1:
+            m.d.encoder += index.eq(lane_index)
+        else:
+            least = Signal(spec.distance_bits, reset_less=True)
+            compared_turn = Signal(log2(turns), reset_less=True)
+            m.d.encoder += compared_turn.eq(turn)
+            nearer = named(m, "nearer", compares & (begins | (best.distance < least)))
+            with m.If(nearer):
+                m.d.encoder += [
+                    least.eq(best.distance),
+                    index.eq(Cat(lane_index, compared_turn)),
+                ]
+        m.d.encoder += self.write.eq(ends)
+        m.d.comb += self.index.eq(index)
+        return free
+
+
+class Place(NamedTuple):
+    """Where a loop over a command's column tiles, subspaces and rows is."""
+
+    row: Value
+    first: Value
+    """It is in a tile's first subspace."""
+    last: Value
+    """It is in a tile's last subspace."""
+    ends_rows: Value
+    """It is at the last row of a subspace."""
+    ends: Value
+    """It is at the command's last row."""
+
+
+class Matcher(wiring.Component):
+    """Sums of the table rows that indices name.
+
+    Members
+    -------
+    command, table, result : streams of `layout.stationary_streams`; and request, of a gather.
+    there, index, read : the first index in the queue, which `read` removes.
+
+    No port: `free` is set where the register before the sums can be filled.
+    """
+
+    command: stream.Interface
+    table: stream.Interface
+    result: stream.Interface
+    request: stream.Interface
+    there: Signal
+    index: Signal
+    read: Signal
+
+    def __init__(self, spec: LutStationary):
+        self.spec = spec
+        self.free = Signal()
+        streams = layout.stationary_streams(spec)
+        requests = streams.request
+        super().__init__(
+            {
+                "command": In(stream.Signature(streams.command.bits)),
+                "table": In(stream.Signature(streams.table.bits)),
+                "result": Out(stream.Signature(streams.result.bits)),
+                **({"request": Out(stream.Signature(requests.bits))} if requests else {}),
+                "there": In(1),
+                "index": In(range(spec.centroids)),
+                "read": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        spec = self.spec
+        beat = layout.stationary_streams(spec).command
+        current = Signal(beat.bits, reset_less=True)
+        fields = {name: value[0] for name, value in unpack(current, beat).items()}
+        rows_minus_1 = fields["rows_minus_1"]
+        active = Signal()
+
+        # The register between the memories and the sums.
+        entered, taken, free = Signal(), Signal(), self.free
+        place = self._loop(m, "sums", fields, entered)
+        kept_row = Signal.like(place.row, name="kept_row", reset_less=True)
+        kept_first, kept_last = Signal(reset_less=True), Signal(reset_less=True)
+        leaves = named(m, "leaves", ~kept_last | ~self.result.valid | self.result.ready)
+        m.d.comb += free.eq(~taken | leaves)
+        with m.If(free):
+            m.d.sync += taken.eq(entered)
+        with m.If(entered):
+            m.d.sync += [
+                kept_row.eq(place.row),
+                kept_first.eq(place.first),
+                kept_last.eq(place.last),
+            ]
+        # A row's sum is written in the cycle after the one in which it could be read again.
+        collides = named(m, "collides", taken & (rows_minus_1 == 0))
+
+        may_enter = named(m, "may_enter", active & free & ~collides)
+        if spec.gathers:
+            entries = self._gathered(m, fields, active, may_enter, entered)
+        else:
+            entries = self._banked(m, may_enter, entered, place)
+
+        m.submodules.scratchpad = scratchpad = memory.Memory(
+            shape=spec.n * spec.acc_bits, depth=spec.m, init=[], attrs=NO_COLLISION
+        )
+        read, write = scratchpad.read_port(), scratchpad.write_port()
+        sums = []
+        for i in range(spec.n):
+            before = Mux(kept_first, 0, read.data.word_select(i, spec.acc_bits)).as_signed()
+            after = before + entries.word_select(i, spec.weight_bits).as_signed()
+            if spec.saturates:
+                after = saturated(named(m, f"after{i}", after), spec.acc_bits)
+            sums.append(named(m, f"sum{i}", after[: spec.acc_bits]))
+        word = pack(layout.stationary_streams(spec).result, psum=sums)
+        m.d.comb += [
+            read.addr.eq(place.row),
+            read.en.eq(entered),
+            write.addr.eq(kept_row),
+            write.data.eq(word),
+            write.en.eq(taken & ~kept_last),
+        ]
+        with m.If(~self.result.valid | self.result.ready):
+            m.d.sync += self.result.valid.eq(taken & kept_last)
+            with m.If(taken & kept_last):
+                m.d.sync += self.result.payload.eq(word)
+
+        m.d.comb += self.command.ready.eq(~active | (entered & place.ends))
+        with m.If(self.command.ready):
+            m.d.sync += [active.eq(self.command.valid), current.eq(self.command.payload)]
+        return m
+
+    def _loop(self, m: Module, name: str, fields: dict[str, Value], advance: Value) -> Place:
+        """Counts the rows that `advance`, row by row, subspace by subspace, tile by tile."""
+
+        def counter(field: str, step: Value) -> tuple[Value, Value]:
+            if field not in fields:
+                return Const(0, 1), Const(1)
+            limit = fields[field]
+            count = Signal(len(limit), name=f"{name}_{field.removesuffix('s_minus_1')}")
+            full = named(m, f"{count.name}_is_last", count == limit)
+            with m.If(step):
+                m.d.sync += count.eq(Mux(full, 0, count + 1))
+            return count, full
+
+        row, ends_rows = counter("rows_minus_1", advance)
+        space, last = counter("subspaces_minus_1", advance & ends_rows)
+        _, last_tile = counter("tiles_minus_1", advance & ends_rows & last)
+        ends = named(m, f"{name}_end", ends_rows & last & last_tile)
+        return Place(row, space == 0, last, ends_rows, ends)
+
+    def _banked(self, m: Module, may_enter: Value, entered: Signal, place: Place) -> Value:
+        """The table row of the index that entered. One of two banks is filled meanwhile."""
+        spec = self.spec
+        m.submodules.tables = tables = memory.Memory(
+            shape=spec.n * spec.weight_bits, depth=spec.table_words, init=[], attrs=NO_COLLISION
+        )
+        granularity = spec.beat_entries * spec.weight_bits
+        read, write = tables.read_port(), tables.write_port(granularity=granularity)
+        full = [Signal(name=f"full{bank}") for bank in range(2)]
+        reads, writes = Signal(), Signal()  # the bank that is read, and the one that is written
+        moves = named(m, "moves", self.table.valid & self.table.ready)
+        part, last_part = self._part(m, moves)
+        row = Signal(log2(spec.centroids))
+        m.d.comb += [
+            self.table.ready.eq(~Mux(writes, full[1], full[0])),
+            self.read.eq(entered),
+            entered.eq(may_enter & self.there & Mux(reads, full[1], full[0])),
+            read.addr.eq(Cat(self.index, reads)),
+            read.en.eq(entered),
+            write.addr.eq(Cat(row, writes)),
+            write.data.eq(self.table.payload.replicate(spec.row_beats)),
+            write.en.eq(Cat(moves & each for each in part)),
+        ]
+        filled = named(m, "filled", moves & last_part & (row == spec.centroids - 1))
+        drained = named(m, "drained", entered & place.ends_rows)
+        with m.If(moves & last_part):
+            m.d.sync += row.eq(row + 1)
+        m.d.sync += [writes.eq(writes ^ filled), reads.eq(reads ^ drained)]
+        for bank, each in enumerate(full):
+            ends, begins = drained & (reads == bank), filled & (writes == bank)
+            m.d.sync += each.eq(begins | (each & ~ends))
+        return read.data
+
+    def _part(self, m: Module, moves: Value) -> tuple[list[Value], Value]:
+        """Which beat of a table row the next one is, one-hot, and whether it is the last."""
+        beats = self.spec.row_beats
+        if beats == 1:
+            return [Const(1, 1)], Const(1, 1)
+        part = Signal(range(beats))
+        last = named(m, "last_part", part == beats - 1)
+        with m.If(moves):
+            m.d.sync += part.eq(Mux(last, 0, part + 1))
+        return [named(m, f"at_part{i}", part == i) for i in range(beats)], last
+
+    def _gathered(
+        self,
+        m: Module,
+        fields: dict[str, Value],
+        active: Value,
+        may_enter: Value,
+        entered: Signal,
+    ) -> Value:
+        """The table row that came, or came before for another row. Indices are asked for by a loop
+        of their own, which is ahead of the sums within a command."""
+        spec = self.spec
+        asked, asked_all = Signal(), Signal()
+        place = self._loop(m, "asks", fields, asked)
+        step = Signal(self.request.payload.shape().width - log2(spec.centroids))
+        with m.If(asked & place.ends_rows):
+            m.d.sync += step.eq(Mux(place.ends, 0, step + 1))
+        with m.If(self.command.ready):
+            m.d.sync += asked_all.eq(0)
+        with m.Elif(asked & place.ends):
+            m.d.sync += asked_all.eq(1)
+        asks = named(m, "asks", active & ~asked_all & self.there)
+
+        moves = named(m, "moves", self.table.valid & self.table.ready)
+        part, last_part = self._part(m, moves)
+        comes = named(m, "comes", moves & last_part)
+        row_bits = spec.beat_entries * spec.weight_bits
+        came = Signal(spec.n * spec.weight_bits, reset_less=True)
+        for i, each in enumerate(part):
+            with m.If(moves & each):
+                m.d.sync += came.word_select(i, row_bits).eq(self.table.payload)
+        # The register of what came is refilled once the sums have taken it.
+        takes = Mux(last_part, may_enter, active & self.free)
+        m.d.comb += [self.request.payload.eq(Cat(self.index, step)), self.read.eq(asked)]
+        if not spec.dedup:
+            m.d.comb += [
+                self.request.valid.eq(asks),
+                asked.eq(asks & self.request.ready),
+                self.table.ready.eq(takes),
+                entered.eq(comes),
+            ]
+            return came
+
+        # Rows of the tile wait here for what they asked for, or for what one before them did.
+        m.submodules.waiting = waiting = SyncFIFO(width=log2(spec.centroids) + 1, depth=spec.queue)
+        known = Signal(spec.centroids)
+        wanted = named(m, "wanted", Cat(decode(self.index)))
+        new = named(m, "new", ~(known & wanted).any())
+        with m.If(asked):
+            m.d.sync += known.eq(Mux(place.ends_rows, 0, known | wanted))
+        first, first_new = waiting.r_data[:-1], waiting.r_data[-1]
+        m.submodules.tables = tables = memory.Memory(
+            shape=len(came), depth=spec.table_words, init=[], attrs=NO_COLLISION
+        )
+        read, write = tables.read_port(), tables.write_port()
+        kept_new = Signal(reset_less=True)
+        again = named(m, "again", may_enter & waiting.r_rdy & ~first_new)
+        with m.If(entered):
+            m.d.sync += kept_new.eq(first_new)
+        m.d.comb += [
+            self.request.valid.eq(asks & new & waiting.w_rdy),
+            asked.eq(asks & waiting.w_rdy & (~new | self.request.ready)),
+            waiting.w_data.eq(Cat(self.index, new)),
+            waiting.w_en.eq(asked),
+            self.table.ready.eq(takes & waiting.r_rdy & first_new),
+            entered.eq(comes | again),
+            waiting.r_en.eq(entered),
+            write.addr.eq(first),
+            write.data.eq(Cat(came[: len(came) - row_bits], self.table.payload)),
+            write.en.eq(comes),
+            read.addr.eq(first),
+            read.en.eq(again),
+        ]
+        return Mux(kept_new, came, read.data)
+
+
+class LutStationaryUnit(wiring.Component):
+    """The machine, with the streams of `layout.stationary_streams`."""
+
+    def __init__(self, spec: LutStationary):
+        self.spec = spec
+        streams = layout.stationary_streams(spec)
+        outputs = {"result": streams.result, "request": streams.request}
+        super().__init__(
+            {
+                name: In(stream.Signature(getattr(streams, name).bits))
+                for name in ("command", "centroid", "activation", "table")
+            }
+            | {name: Out(stream.Signature(each.bits)) for name, each in outputs.items() if each}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        spec = self.spec
+        m.submodules.encoder = encoder = Encoder(spec)
+        m.submodules.indices = indices = Crossing(log2(spec.centroids), spec.queue, writes=ENCODER)
+        m.submodules.matcher = matcher = Matcher(spec)
+        for part, names in ((encoder, ("centroid", "activation")), (matcher, ("command", "table"))):
+            for name in names:
+                wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(part, name))
+        for name in ("result", "request"):
+            if name in self.signature.members:
+                wiring.connect(m, getattr(matcher, name), wiring.flipped(getattr(self, name)))
+        m.d.comb += [
+            encoder.room.eq(indices.room),
+            indices.reserve.eq(encoder.reserve),
+            indices.write.eq(encoder.write),
+            indices.written.eq(encoder.index),
+            matcher.there.eq(indices.there),
+            matcher.index.eq(indices.word),
+            indices.read.eq(matcher.read),
+        ]
+        return m

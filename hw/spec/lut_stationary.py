@@ -1,0 +1,151 @@
+"""LUT-DLA in its paper's arrangement: encoder and matcher apart, tables that stay while rows pass.
+
+`hw.spec.lut_dla` has the arithmetic, and an engine that matches table entries while they stream.
+This is the machine as published (Li et al., HPCA 2025, arXiv 2501.10658), a unit of its own, with
+its own streams and two clocks, so that no core can hold it:
+
+- An encoder finds the nearest centroid of every row's subspace: a systolic `chain` of one distance
+  unit per centroid, which holds it and passes rows on with the least distance so far, or a `tree`
+  of comparators over all distances, or over `lanes` of them at a time (folded). Of equal distances
+  the first wins.
+- A queue takes the indices from the encoder's clock to the matcher's. Neither has to be a multiple
+  of the other.
+- The matcher keeps the sums of m rows by n columns in a scratchpad, and adds a table row to one row
+  of them per cycle, in the LUT-stationary order: column tile, subspace, row. Of two banks of tables
+  one is filled from the table stream while indices look up in the other.
+
+Two ways are not in the paper, for decoding. With `tables` = `gather` indices leave first, as a
+stream of row numbers, and only the table rows that they name come back, in that order: c times less
+than the whole table for one token. With `dedup`, a row that several tokens choose alike is asked
+for once. One bank of tables is left then, for rows that may be looked up again, or none.
+
+What a table's beats carry, and what a command and the results are, is in `hw.spec.layout`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hw.spec.base import Spec, require, require_range
+from hw.spec.lut_dla import METRICS, distance_bits, require_sums
+
+ENCODERS = ("chain", "tree")
+TABLES = ("stream", "gather")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LutStationary(Spec):
+    """Choices of one machine."""
+
+    m: int = 64
+    """Most rows (tokens) of a tile, whose sums the scratchpad has room for."""
+    n: int = 32
+    """Columns (outputs) of a tile, which an index is looked up for at once."""
+    v: int = 4
+    """Activations of one row in a subspace."""
+    centroids: int = 16
+    """Centroids of a subspace, a power of two."""
+    subspaces: int = 256
+    """Most subspaces that a sum goes over."""
+    activation_bits: int = 8
+    """Width of activations and of centroids' components, two's complement."""
+    weight_bits: int = 8
+    """Width of a table entry, two's complement."""
+    metric: str = "l1"
+    """Distance, as in `hw.spec.lut_dla`."""
+    encoder: str = "chain"
+    """`chain` or `tree`, see above."""
+    lanes: int = 16
+    """Distances per cycle of the encoder's clock: all centroids', or, in a tree, fewer."""
+    queue: int = 32
+    """Indices that the queue between the clocks holds, a power of two."""
+    tables: str = "stream"
+    """`stream`: whole tables come in order. `gather`: rows come as they are asked for."""
+    dedup: bool = False
+    """Whether a row that is asked for is kept for the other rows of the tile."""
+    beat_entries: int = 8
+    """Table entries per beat of the table stream."""
+    overflow: str = "exact"
+    """What a sum does that exceeds its width, as in `hw.spec.lut_dla`."""
+    accumulator_bits: int | None = None
+    """Width of a sum; None where it is `exact`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("m", self.m, 2, 1024)
+        require_range("n", self.n, 1, 1024)
+        require_range("v", self.v, 1, 16)
+        require_range("subspaces", self.subspaces, 1, 4096)
+        require_range("activation_bits", self.activation_bits, 4, 16)
+        require_range("weight_bits", self.weight_bits, 2, 16)
+        for name in ("centroids", "lanes", "queue"):
+            value = getattr(self, name)
+            require(value > 0 and value & (value - 1) == 0, name, "a power of two", value)
+        require_range("centroids", self.centroids, 2, 64)
+        require_range("queue", self.queue, 2, 1024)
+        for name, values in (("metric", METRICS), ("encoder", ENCODERS), ("tables", TABLES)):
+            value = getattr(self, name)
+            require(value in values, name, f"one of {', '.join(values)}", value)
+        least = self.centroids if self.encoder == "chain" else 1
+        require_range("lanes", self.lanes, least, self.centroids)
+        gathers = self.tables == "gather"
+        require(gathers or not self.dedup, "dedup", "false where tables stream", self.dedup)
+        parts = self.beat_entries > 0 and self.n % self.beat_entries == 0
+        require(parts, "beat_entries", f"a divisor of n = {self.n}", self.beat_entries)
+        require_sums(self.overflow, self.accumulator_bits, self.weight_bits)
+
+    @property
+    def distance_bits(self) -> int:
+        """Width of a distance, unsigned."""
+        return distance_bits(self.metric, self.v, self.activation_bits)
+
+    @property
+    def acc_bits(self) -> int:
+        """Width of a sum: the least that cannot overflow, where none is given."""
+        exact = ((1 << self.weight_bits - 1) * self.subspaces).bit_length() + 1
+        return self.accumulator_bits or exact
+
+    @property
+    def saturates(self) -> bool:
+        """Whether sums stop at the ends of their range; else they count modulo 2^acc_bits."""
+        return self.overflow == "saturate"
+
+    @property
+    def gathers(self) -> bool:
+        """Whether table rows are asked for."""
+        return self.tables == "gather"
+
+    @property
+    def row_beats(self) -> int:
+        """Beats of the table stream in a table row of n entries."""
+        return self.n // self.beat_entries
+
+    # Times, in cycles of the encoder's clock.
+
+    @property
+    def encoder_period_cycles(self) -> int:
+        """From one row's transfer to the next at the soonest, and to that of a centroid."""
+        return self.centroids // self.lanes
+
+    @property
+    def encoder_latency_cycles(self) -> int:
+        """From a row's transfer to the cycle in which the queue takes its index: hold the row,
+        distances, and of a chain one comparison per centroid."""
+        stages = self.centroids if self.encoder == "chain" else self.encoder_period_cycles
+        return stages + 2
+
+    # Memories.
+
+    @property
+    def table_words(self) -> int:
+        """Rows of n entries that the unit keeps: two banks, one, or none."""
+        banks = int(self.dedup) if self.gathers else 2
+        return banks * self.centroids
+
+    @property
+    def table_memory_bits(self) -> int:
+        return self.table_words * self.n * self.weight_bits
+
+    @property
+    def scratchpad_bits(self) -> int:
+        return self.m * self.n * self.acc_bits

@@ -1,0 +1,345 @@
+"""Compares the RTL of `hw.spec.lut_stationary` with golden, value by value, and with the cycle
+model, transfer by transfer; and what is played to that end.
+
+How operands fill beats is written from `hw.spec.layout` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hw.export import module_name, to_verilog
+from hw.spec import layout
+from hw.spec.lut_stationary import LutStationary
+from sim.golden import lut_stationary as golden
+from sim.golden.lut_stationary import Product
+from sim.lut_stationary import Clocks, Transfers, command_of, fold
+from verif import bench, simulators, words
+from verif.stationary_bench import SINKS, SOURCES, Recording, Stimulus
+from verif.vectors import PAUSES
+from verif.verify import Report
+
+CLOCKS = (Clocks(1, 1), Clocks(1, 2), Clocks(2, 1), Clocks(1, 3), Clocks(2, 3), Clocks(5, 3))
+"""Periods of the encoder's and of the matcher's clock."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Commands issued back to back after one reset, the clocks, and how partners pause.
+
+    `pauses` holds booleans per cycle of the stream's own clock for the streams named in it.
+    """
+
+    name: str
+    products: tuple[Product, ...]
+    clocks: Clocks = CLOCKS[0]
+    pauses: dict[str, np.ndarray] = field(default_factory=dict)
+    memory_latency_cycles: int = 1
+    reset_after_cycles: int = 0
+    probe: bool = False
+
+
+def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
+    """Words of the streams that one command takes; of a gather, `table` is what the memory holds.
+
+    Tables are [tiles][subspaces][c][beats], as the row numbers of requests count them.
+    """
+    streams = layout.stationary_streams(spec)
+    rows, subspaces = operands.rows, operands.subspaces
+    tiles = operands.table.shape[2] // spec.n
+    command = {"rows_minus_1": rows - 1, "tiles_minus_1": tiles - 1}
+    if subspaces > 1 or spec.subspaces > 1:
+        command["subspaces_minus_1"] = subspaces - 1
+    x = np.tile(operands.x.transpose(1, 0, 2), (tiles, 1, 1))
+    last = np.tile(np.arange(rows) == rows - 1, tiles * subspaces)
+    table = operands.table.reshape(subspaces, spec.centroids, tiles, -1).transpose(2, 0, 1, 3)
+    return {
+        "command": words.pack(
+            streams.command, **{name: np.array([each]) for name, each in command.items()}
+        ),
+        "centroid": words.pack(streams.centroid, x=np.tile(operands.centroids, (tiles, 1, 1))),
+        "activation": words.pack(streams.activation, x=x, last=last),
+        "table": words.pack(streams.table, entry=table.reshape(-1, spec.beat_entries)),
+    }
+
+
+def results(spec: LutStationary, operands: Product, found: np.ndarray) -> np.ndarray:
+    """The sums [rows, columns] of a command from its result words."""
+    psum = words.unpack(layout.stationary_streams(spec).result, found)["psum"]
+    return psum.reshape(-1, operands.rows, spec.n).transpose(1, 0, 2).reshape(operands.rows, -1)
+
+
+def random_product(
+    spec: LutStationary,
+    rng: np.random.Generator,
+    rows: int | None = None,
+    extreme: bool = False,
+) -> Product:
+    """Operands of any shape that the machine takes, K and N multiples of nothing.
+
+    Half of the subspaces have centroids of which several are equal, or equal to rows. Where
+    `extreme`, activations, centroids and entries are the lowest and highest there are.
+    """
+    rows = rows or int(rng.integers(1, spec.m + 1))
+    most = min(spec.subspaces, 5)
+    k = int(rng.integers(1, most * spec.v + 1))
+    n = int(rng.integers(1, 2 * spec.n + 2))
+
+    def values(bits: int, *size: int) -> np.ndarray:
+        low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+        return rng.choice([low, high], size) if extreme else rng.integers(low, high + 1, size)
+
+    x = values(spec.activation_bits, rows, k)
+    subspaces = -(-k // spec.v)
+    centroids = values(spec.activation_bits, subspaces, spec.centroids, spec.v)
+    padded = np.pad(x, ((0, 0), (0, -k % spec.v))).reshape(rows, subspaces, spec.v)
+    for space in np.flatnonzero(rng.random(subspaces) < 0.5):
+        taken = rng.integers(0, spec.centroids, spec.centroids)
+        centroids[space] = centroids[space, taken]
+        centroids[space, rng.integers(spec.centroids)] = padded[rng.integers(rows), space]
+    table = values(spec.weight_bits, subspaces, spec.centroids, n)
+    return golden.product(spec, x, centroids, table)
+
+
+def _uniform(spec: LutStationary, entry: int) -> Product:
+    """All distances equal, and the largest machine's sums of one entry only."""
+    k = spec.subspaces * spec.v
+    x = np.zeros((spec.m, k), int)
+    centroids = np.full((spec.subspaces, spec.centroids, spec.v), 3)
+    table = np.full((spec.subspaces, spec.centroids, spec.n), -entry - 1)
+    table[:, 0] = entry
+    return golden.product(spec, x, centroids, table)
+
+
+def _streams(spec: LutStationary) -> tuple[str, ...]:
+    return (*SOURCES, *SINKS) if spec.gathers else (*SOURCES, "result")
+
+
+def _several(spec: LutStationary, rng: np.random.Generator) -> tuple[Product, ...]:
+    return tuple(random_product(spec, rng) for _ in range(rng.integers(1, 4)))
+
+
+def _pauses(
+    spec: LutStationary, rng: np.random.Generator, patterns: dict[str, str]
+) -> dict[str, np.ndarray]:
+    beats = 40 * (spec.m + spec.centroids) * max(1, spec.row_beats // 2)
+    return {stream: PAUSES[name](rng, beats) for stream, name in patterns.items()}
+
+
+def _clocks(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+    """Every ratio of the clocks, while everything flows."""
+    return [
+        Case(f"clocks {each.encoder}:{each.matcher}", _several(spec, rng), each) for each in CLOCKS
+    ]
+
+
+def _corners(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+    top = (1 << spec.weight_bits - 1) - 1
+    bursts = _pauses(spec, rng, {"table": "bursts", "activation": "bursts"})
+    one_row = tuple(random_product(spec, rng, 1) for _ in range(4))
+    return [
+        # Of what waited meanwhile, one sum follows another as fast as it can.
+        Case("one row in bursts", one_row, Clocks(1, 3), bursts),
+        Case("one row", (random_product(spec, rng, 1), random_product(spec, rng, 1))),
+        Case("two rows", (random_product(spec, rng, 2),), Clocks(1, 2)),
+        Case("extremes", (random_product(spec, rng, extreme=True),)),
+        Case("equal distances", (_uniform(spec, top), _uniform(spec, -top - 1))),
+    ]
+
+
+def _stalls(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+    """Every stream pausing alone, then all of them, in every pattern."""
+    cases, names = [], list(PAUSES)
+    for i, stream in enumerate(_streams(spec)):
+        clocks = CLOCKS[rng.integers(len(CLOCKS))]
+        pauses = _pauses(spec, rng, {stream: names[i % len(names)]})
+        cases.append(Case(f"stall {stream}", _several(spec, rng), clocks, pauses))
+    for name in names:
+        clocks = CLOCKS[rng.integers(len(CLOCKS))]
+        pauses = _pauses(spec, rng, dict.fromkeys(_streams(spec), name))
+        latency = int(rng.integers(1, 12))
+        cases.append(Case(f"stall all {name}", _several(spec, rng), clocks, pauses, latency))
+    return cases
+
+
+def _resets(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+    """Reset in mid-flight, then a full run; by clocks whose ratio is no integer, too."""
+    return [
+        Case(
+            f"reset {clocks.encoder}:{clocks.matcher}",
+            _several(spec, rng),
+            clocks,
+            reset_after_cycles=int(rng.integers(5, 60)),
+        )
+        for clocks in (CLOCKS[0], CLOCKS[4])
+    ]
+
+
+def _probes(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+    sinks = [each for each in _streams(spec) if each in SINKS]
+    pauses = _pauses(spec, rng, dict.fromkeys(sinks, "scattered"))
+    return [Case("probe", _several(spec, rng), CLOCKS[1], pauses, probe=True)]
+
+
+KINDS: dict[str, Callable[[LutStationary, np.random.Generator], list[Case]]] = {
+    "clocks": _clocks,
+    "corners": _corners,
+    "stalls": _stalls,
+    "resets": _resets,
+    "probes": _probes,
+}
+"""The battery: every kind of case there is."""
+
+
+def _stimulus(spec: LutStationary, case: Case, model: Transfers) -> Stimulus:
+    silent = np.zeros(0, bool)
+    of_each = [sources(spec, each) for each in case.products]
+    pauses = {f"pause_{s}": case.pauses.get(s, silent) for s in (*SOURCES, *SINKS)}
+    return Stimulus(
+        **{name: np.concatenate([each[name] for each in of_each]) for name in SOURCES},
+        **pauses,
+        table_first=np.cumsum([0, *(len(each["table"]) for each in of_each)]),
+        encoder_period=case.clocks.encoder,
+        matcher_period=case.clocks.matcher,
+        row_beats=spec.row_beats,
+        memory_latency_cycles=case.memory_latency_cycles,
+        results=len(model.result),
+        limit_cycles=2 * model.cycles + 100,
+        reset_after_cycles=case.reset_after_cycles,
+        probe=case.probe,
+    )
+
+
+def model_of(spec: LutStationary, case: Case) -> Transfers:
+    """What the cycle model says of a case."""
+    commands = [command_of(spec, each) for each in case.products]
+    return fold(spec, commands, case.clocks, case.pauses, case.memory_latency_cycles)
+
+
+def play(
+    spec: LutStationary,
+    cases: Sequence[Case],
+    models: Sequence[Transfers],
+    build: simulators.Build,
+    waves: Path | None = None,
+) -> list[Recording]:
+    """Play every case on a built machine; the models say how much it has to give."""
+    stimuli = [_stimulus(spec, case, model) for case, model in zip(cases, models, strict=True)]
+    return bench.play_with("verif.tb_lut_stationary", Recording, build, stimuli, waves)
+
+
+def _compare(what: str, ours: np.ndarray, theirs: np.ndarray) -> list[str]:
+    """The first of several numbers that is not what it should be."""
+    if ours.shape != theirs.shape:
+        return [f"{what}: {theirs.shape} of them, expected {ours.shape}"]
+    wrong = np.argwhere(ours != theirs)
+    if not len(wrong):
+        return []
+    at = tuple(wrong[0])
+    place = ", ".join(map(str, at))
+    return [f"{what} {place} is {theirs[at]}, expected {ours[at]} ({len(wrong)} differ)"]
+
+
+def _compare_values(spec: LutStationary, case: Case, rtl: Recording) -> tuple[int, list[str]]:
+    """How many numbers were compared, and the first wrong ones."""
+    counts = [each.rows * (each.table.shape[2] // spec.n) for each in case.products]
+    if len(rtl.result_words) != sum(counts):
+        return 0, [f"{len(rtl.result_words)} results, golden has {sum(counts)}"]
+    differences, elements, start = [], 0, 0
+    for i, (operands, count) in enumerate(zip(case.products, counts, strict=True)):
+        found = results(spec, operands, rtl.result_words[start : start + count])
+        differences += _compare(f"command {i}: sum", golden.sums(spec, operands), found)
+        start += count
+        elements += found.size
+    if spec.gathers:
+        beat = layout.stationary_streams(spec).request
+        assert beat is not None
+        wanted = np.concatenate([golden.requests(spec, each) for each in case.products])
+        found = words.unpack(beat, rtl.request_words)["row"]
+        differences += _compare("request", wanted, found)
+        elements += found.size
+    return elements, differences
+
+
+def _features(spec: LutStationary, case: Case) -> set[str]:
+    """What a case covers, in words."""
+    features = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
+    features.add(f"clocks {case.clocks.encoder}:{case.clocks.matcher}")
+    facts = {
+        "commands back to back": len(case.products) > 1,
+        "reset in mid-flight": case.reset_after_cycles > 0,
+        "ready probed": case.probe,
+        "memory latency": case.memory_latency_cycles > 1,
+        f"corner {case.name}": case.name in ("extremes", "equal distances"),
+    }
+    for operands in case.products:
+        exact = dataclasses.replace(spec, overflow="exact", accumulator_bits=None)
+        index = golden.indices(spec, operands)
+        facts |= {
+            name: facts.get(name, False) or holds
+            for name, holds in {
+                "M = 1": operands.rows == 1,
+                "several tiles": operands.table.shape[2] > spec.n,
+                "rows chosen alike": any(len(set(each)) < len(each) for each in index.T.tolist()),
+                "sums beyond their width": not np.array_equal(
+                    golden.sums(spec, operands), golden.sums(exact, operands)
+                ),
+            }.items()
+        }
+    return features | {name for name, holds in facts.items() if holds}
+
+
+def verify(
+    spec: LutStationary,
+    *,
+    seed: int,
+    name: str = "",
+    simulator: str = simulators.SIMULATORS[0],
+    kinds: Collection[str] = tuple(KINDS),
+    waves: Path | None = None,
+    verilog: str | None = None,
+) -> Report:
+    """Play the battery on the machine's RTL and compare every value and every transfer's cycle, by
+    both clocks; parameters and errors as of `verif.verify.verify`."""
+    cases: list[Case] = []
+    for i, (kind, make) in enumerate(KINDS.items()):
+        if kind in kinds:
+            cases += make(spec, np.random.default_rng((seed, i)))
+    started = time.perf_counter()
+    text = to_verilog(spec) if verilog is None else verilog
+    build = simulators.build(text, module_name(spec), simulator, waves=waves is not None)
+    built = time.perf_counter()
+    models = [model_of(spec, case) for case in cases]
+    recordings = play(spec, cases, models, build, waves)
+    differences: list[str] = []
+    elements = 0
+    for case, model, rtl in zip(cases, models, recordings, strict=True):
+        compared, found = _compare_values(spec, case, rtl)
+        elements += compared
+        for stream in (*SOURCES, *SINKS):
+            cycles = np.array(getattr(model, stream), int)
+            found += _compare(f"cycle of {stream}", cycles, getattr(rtl, stream))
+        where = f"spec {spec.digest} seed {seed} case {case.name!r}"
+        differences += [f"{where}: {each}" for each in (*rtl.violations.tolist(), *found)]
+    return Report(
+        name=name,
+        spec=spec,
+        simulator=simulator,
+        seed=seed,
+        cases=len(cases),
+        transactions=sum(len(getattr(r, s)) for r in recordings for s in (*SOURCES, *SINKS)),
+        elements=elements,
+        rtl_cycles=sum(int(rtl.result[-1]) + 1 for rtl in recordings if len(rtl.result)),
+        model_cycles=sum(model.cycles for model in models),
+        differences=tuple(differences),
+        coverage=dict(sorted(Counter(f for case in cases for f in _features(spec, case)).items())),
+        build_seconds=round(built - started, 3),
+        run_seconds=round(time.perf_counter() - built, 3),
+    )
