@@ -131,7 +131,7 @@ class _Replay:
         asked = iter(command.asked)
         one_row = int(command.rows == 1)
         for turn in range(command.steps):
-            for _ in range(self.spec.centroids):
+            for _ in range(self.spec.centroid_beats):
                 self.encodes = self.take("centroid", self.encodes) + 1
             filled = 0 if self.spec.gathers else self.fill()
             for _ in range(command.rows):
@@ -203,7 +203,7 @@ class StepCycles:
 def step_cycles(spec: LutStationary, rows: int, clocks: Clocks = Clocks()) -> StepCycles:
     """What a subspace of so many rows takes each part, if no stream waits for its partner. One row
     takes two lookups' time, since its sum is read again."""
-    encode = spec.centroids + rows * spec.encoder_period_cycles
+    encode = spec.centroid_beats + rows * spec.encoder_period_cycles
     return StepCycles(
         load=Fraction(spec.centroids * spec.row_beats),
         look_up=Fraction(max(rows, 2)),

@@ -65,7 +65,7 @@ class Encoder(wiring.Component):
         # Centroids come before a subspace's rows, and again after its last one.
         loads = Signal(init=1)
         loaded, row, free = Signal(), Signal(), Signal()
-        slot = Signal(range(spec.centroids))
+        slot = Signal(log2(spec.centroid_beats))
         m.d.comb += [
             self.centroid.ready.eq(loads & free),
             self.activation.ready.eq(~loads & free & self.room),
@@ -75,7 +75,7 @@ class Encoder(wiring.Component):
         ]
         last = fields["last"][0]
         with m.If(loaded):
-            m.d.encoder += [slot.eq(slot + 1), loads.eq(slot != spec.centroids - 1)]
+            m.d.encoder += [slot.eq(slot + 1), loads.eq(slot != spec.centroid_beats - 1)]
         with m.If(row & last):
             m.d.encoder += loads.eq(1)
         if spec.encoder == "chain":
@@ -150,8 +150,9 @@ class Encoder(wiring.Component):
         held = []
         for j in range(spec.centroids):
             each = Signal(bits, name=f"centroid{j}", reset_less=True)
-            with m.If(loaded & (slot == j)):
-                m.d.encoder += each.eq(self.centroid.payload)
+            at_slot, place = divmod(j, spec.beat_centroids)
+            with m.If(loaded & (slot == at_slot)):
+                m.d.encoder += each.eq(self.centroid.payload.word_select(place, bits))
             held.append(each)
         turn = Signal(log2(turns))
         with m.If(busy):

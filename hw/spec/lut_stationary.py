@@ -57,6 +57,8 @@ class LutStationary(Spec):
     """`chain` or `tree`, see above."""
     lanes: int = 16
     """Distances per cycle of the encoder's clock: all centroids', or, in a tree, fewer."""
+    beat_centroids: int = 1
+    """Centroids per beat of their stream; a chain takes one after another."""
     queue: int = 32
     """Indices that the queue between the clocks holds, a power of two."""
     tables: str = "stream"
@@ -78,7 +80,7 @@ class LutStationary(Spec):
         require_range("subspaces", self.subspaces, 1, 4096)
         require_range("activation_bits", self.activation_bits, 4, 16)
         require_range("weight_bits", self.weight_bits, 2, 16)
-        for name in ("centroids", "lanes", "queue"):
+        for name in ("centroids", "lanes", "beat_centroids", "queue"):
             value = getattr(self, name)
             require(value > 0 and value & (value - 1) == 0, name, "a power of two", value)
         require_range("centroids", self.centroids, 2, 64)
@@ -88,6 +90,8 @@ class LutStationary(Spec):
             require(value in values, name, f"one of {', '.join(values)}", value)
         least = self.centroids if self.encoder == "chain" else 1
         require_range("lanes", self.lanes, least, self.centroids)
+        most = 1 if self.encoder == "chain" else self.centroids
+        require_range("beat_centroids", self.beat_centroids, 1, most)
         gathers = self.tables == "gather"
         require(gathers or not self.dedup, "dedup", "false where tables stream", self.dedup)
         parts = self.beat_entries > 0 and self.n % self.beat_entries == 0
@@ -114,6 +118,11 @@ class LutStationary(Spec):
     def gathers(self) -> bool:
         """Whether table rows are asked for."""
         return self.tables == "gather"
+
+    @property
+    def centroid_beats(self) -> int:
+        """Beats of the centroid stream in a subspace."""
+        return self.centroids // self.beat_centroids
 
     @property
     def row_beats(self) -> int:

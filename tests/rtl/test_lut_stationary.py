@@ -43,8 +43,8 @@ SPECS = {
     "chain chebyshev saturates": SMALL.evolve(
         metric="chebyshev", overflow="saturate", accumulator_bits=5, n=6
     ),
-    "tree l2": TREE.evolve(metric="l2", beat_entries=4),
-    "folded": FOLDED.evolve(overflow="wrap", accumulator_bits=4, queue=2),
+    "tree l2": TREE.evolve(metric="l2", beat_entries=4, beat_centroids=4),
+    "folded": FOLDED.evolve(beat_centroids=2, overflow="wrap", accumulator_bits=4, queue=2),
     "one by one": TREE.evolve(lanes=1, subspaces=1),
     "gather": GATHER,
     "gather whole rows": GATHER.evolve(beat_entries=4, queue=4, v=1),
@@ -101,6 +101,7 @@ def test_random_specs(seed: int) -> None:
         metric=str(rng.choice(["l1", "l2", "chebyshev"])),
         encoder="chain" if chain else "tree",
         lanes=centroids if chain else int(rng.choice([1, 2, centroids])),
+        beat_centroids=1 if chain else int(rng.choice([1, 2, centroids])),
         queue=int(rng.choice([2, 4, 16, 32])),
         tables="gather" if gathers else "stream",
         dedup=gathers and bool(rng.random() < 0.5),
@@ -183,6 +184,7 @@ def test_presets_are_pinned_to_what_their_words_say() -> None:
     assert isinstance(published, LutStationary) and isinstance(gathers, LutStationary)
     assert published.encoder == "chain" and published.tables == "stream"
     assert published.table_words == 2 * published.centroids
+    assert gathers.encoder_period_cycles == gathers.centroid_beats == 1
     assert gathers.dedup and gathers.table_words == gathers.centroids
 
 
