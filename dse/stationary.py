@@ -74,9 +74,9 @@ def arrangements(task: Task, layer: Layer, rows: int) -> list[Arrangement]:
     """Machines whose lookup of one index takes part in as many multiply-accumulates as a step of an
     engine for the task; none where the layer has no tables for the task's activations."""
     found = []
-    for variant, fields, tensor in OWN_FORMS[LutDla](task, layer):
+    for _, fields, tensor in OWN_FORMS[LutDla](task, layer):
         for name, choices in VARIANTS.items():
-            label = f"lut_stationary {variant}, {name}"
+            label = f"lut_stationary {name}"
             try:
                 spec = LutStationary(
                     m=min(_MOST_ROWS, max(2, rows)),

@@ -12,7 +12,7 @@ import pytest
 
 from dse.compare import layer_of
 from hw.export import module_name, to_verilog
-from hw.rtl import BUILD, crossing, lut_stationary
+from hw.rtl import BUILD, crossing, encoder, lut_stationary
 from hw.spec import LutDla, LutStationary
 from hw.spec.presets import PRESETS
 from sim.golden import lut_dla as engine_golden
@@ -204,28 +204,28 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "chain: the last of equals wins",
-        lut_stationary,
+        encoder,
         'named(m, f"nearer{j}", d < least)',
         'named(m, f"nearer{j}", d <= least)',
         "sum",
     ),
     Mutant(
         "chain: a unit never opens again",
-        lut_stationary,
+        encoder,
         "with m.If(is_row):",
         "with m.If(Const(0)):",
         "sum",
     ),
     Mutant(
         "chain: a centroid goes on to all units",
-        lut_stationary,
+        encoder,
         "is_centroid & ~opened",
         "is_centroid",
         "sum",
     ),
     Mutant(
         "folded: the last of equals wins",
-        lut_stationary,
+        encoder,
         "best.distance < least",
         "best.distance <= least",
         "sum",
@@ -233,7 +233,7 @@ MUTANTS = (
     ),
     Mutant(
         "folded: the nearest of the row before is kept",
-        lut_stationary,
+        encoder,
         "begins | (best.distance < least)",
         "best.distance < least",
         "sum",
@@ -354,7 +354,7 @@ def broken(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> str:
 
     Fails if the RTL no longer has the place that the fault is for.
     """
-    for module in (crossing, lut_stationary):
+    for module in (crossing, encoder, lut_stationary):
         source = inspect.getsource(module)
         if module is mutant.module:
             assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"

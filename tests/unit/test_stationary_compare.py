@@ -88,5 +88,6 @@ def test_command_shows_units_apart_from_engines(tmp_path: Path) -> None:
     assert len(units) == len(VARIANTS)
     assert all(each["logic_ge"] > 0 and each["cycles"] > 0 for each in units)
     assert not any("area_cycles_of_best" in each for each in units)
-    shown = CliRunner().invoke(compare, arguments, catch_exceptions=False).stdout
+    wide = CliRunner(env={"COLUMNS": "160"})
+    shown = wide.invoke(compare, arguments, catch_exceptions=False).stdout
     assert "not ranked" in shown and all(each["name"] in shown for each in units)
