@@ -22,12 +22,13 @@ from sw.activations import quantize_activations
 from sw.tensor import QuantTensor
 
 _TREE = {"encoder": "tree", "beat_centroids": 16}
+_GATHER = {**_TREE, "tables": "gather", "keeps_indices": True}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "chain, two banks": {},
     "tree, two banks": _TREE,
-    "tree, gather": {**_TREE, "tables": "gather"},
-    "tree, gather once": {**_TREE, "tables": "gather", "dedup": True},
+    "tree, gather": _GATHER,
+    "tree, gather once": {**_GATHER, "dedup": True},
 }
 """Arrangements worth a look, by name: choices of `hw.spec.lut_stationary`."""
 
@@ -71,8 +72,8 @@ class Arrangement:
 
 
 def arrangements(task: Task, layer: Layer, rows: int) -> list[Arrangement]:
-    """Machines whose lookup of one index takes part in as many multiply-accumulates as a step of an
-    engine for the task; none where the layer has no tables for the task's activations."""
+    """Machines of as many columns as the streaming engine has for the task, with a scratchpad for
+    the rows; none where the layer has no tables for the task's activations."""
     found = []
     for _, fields, tensor in OWN_FORMS[LutDla](task, layer):
         for name, choices in VARIANTS.items():

@@ -57,14 +57,15 @@ def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
     command = {"rows_minus_1": rows - 1, "tiles_minus_1": tiles - 1}
     if subspaces > 1 or spec.subspaces > 1:
         command["subspaces_minus_1"] = subspaces - 1
-    x = np.tile(operands.x.transpose(1, 0, 2), (tiles, 1, 1))
-    last = np.tile(np.arange(rows) == rows - 1, tiles * subspaces)
+    encoded = 1 if spec.keeps_indices else tiles
+    x = np.tile(operands.x.transpose(1, 0, 2), (encoded, 1, 1))
+    last = np.tile(np.arange(rows) == rows - 1, encoded * subspaces)
     table = operands.table.reshape(subspaces, spec.centroids, tiles, -1).transpose(2, 0, 1, 3)
     return {
         "command": words.pack(
             streams.command, **{name: np.array([each]) for name, each in command.items()}
         ),
-        "centroid": words.pack(streams.centroid, x=np.tile(operands.centroids, (tiles, 1, 1))),
+        "centroid": words.pack(streams.centroid, x=np.tile(operands.centroids, (encoded, 1, 1))),
         "activation": words.pack(streams.activation, x=x, last=last),
         "table": words.pack(streams.table, entry=table.reshape(-1, spec.beat_entries)),
     }

@@ -154,6 +154,40 @@ class Matcher(wiring.Component):
         ends = named(m, f"{name}_end", ends_rows & last & last_tile)
         return Place(row, space == 0, last, ends_rows, ends)
 
+    def _indices(self, m: Module, place: Place, take: Value) -> tuple[Value, Value]:
+        """Whether the next index is there, and it: from the queue, or, where they are kept, of
+        column tiles after the first from memory. `take` takes it, for `place`."""
+        spec = self.spec
+        if not spec.keeps_indices:
+            m.d.comb += self.read.eq(take)
+            return self.there, self.index
+        m.submodules.indices = store = memory.Memory(
+            shape=len(self.index), depth=spec.m * spec.subspaces, init=[], attrs=NO_COLLISION
+        )
+        read, write = store.read_port(), store.write_port()
+        again, held = Signal(name="again"), Signal(name="index_held")
+        address = Signal(range(spec.m * spec.subspaces), name="index_address")
+        last = Signal.like(address, name="last_index", reset_less=True)
+        fetch = named(m, "fetch_index", again & (~held | take))
+        ends_tile = named(m, "ends_tile", take & place.ends_rows & place.last)
+        m.d.comb += [
+            self.read.eq(take & ~again),
+            write.addr.eq(address),
+            write.data.eq(self.index),
+            write.en.eq(take & ~again),
+            read.addr.eq(address),
+            read.en.eq(fetch),
+        ]
+        with m.If(take & ~again):
+            m.d.sync += address.eq(address + 1)
+        with m.If(fetch):
+            m.d.sync += [held.eq(1), address.eq(Mux(address == last, 0, address + 1))]
+        with m.If(ends_tile & ~again):
+            m.d.sync += [last.eq(address), address.eq(0), again.eq(1)]
+        with m.If(take & place.ends):
+            m.d.sync += [again.eq(0), held.eq(0), address.eq(0)]
+        return Mux(again, held, self.there), Mux(again, read.data, self.index)
+
     def _banked(self, m: Module, may_enter: Value, entered: Signal, place: Place) -> Value:
         """The table row of the index that entered. One of two banks is filled meanwhile."""
         spec = self.spec
@@ -162,6 +196,7 @@ class Matcher(wiring.Component):
         )
         granularity = spec.beat_entries * spec.weight_bits
         read, write = tables.read_port(), tables.write_port(granularity=granularity)
+        there, index = self._indices(m, place, entered)
         full = [Signal(name=f"full{bank}") for bank in range(2)]
         reads, writes = Signal(), Signal()  # the bank that is read, and the one that is written
         moves = named(m, "moves", self.table.valid & self.table.ready)
@@ -169,9 +204,8 @@ class Matcher(wiring.Component):
         row = Signal(log2(spec.centroids))
         m.d.comb += [
             self.table.ready.eq(~Mux(writes, full[1], full[0])),
-            self.read.eq(entered),
-            entered.eq(may_enter & self.there & Mux(reads, full[1], full[0])),
-            read.addr.eq(Cat(self.index, reads)),
+            entered.eq(may_enter & there & Mux(reads, full[1], full[0])),
+            read.addr.eq(Cat(index, reads)),
             read.en.eq(entered),
             write.addr.eq(Cat(row, writes)),
             write.data.eq(self.table.payload.replicate(spec.row_beats)),
@@ -211,6 +245,7 @@ class Matcher(wiring.Component):
         spec = self.spec
         asked, asked_all = Signal(), Signal()
         place = self._loop(m, "asks", fields, asked)
+        there, index = self._indices(m, place, asked)
         step = Signal(self.request.payload.shape().width - log2(spec.centroids))
         with m.If(asked & place.ends_rows):
             m.d.sync += step.eq(Mux(place.ends, 0, step + 1))
@@ -218,7 +253,7 @@ class Matcher(wiring.Component):
             m.d.sync += asked_all.eq(0)
         with m.Elif(asked & place.ends):
             m.d.sync += asked_all.eq(1)
-        asks = named(m, "asks", active & ~asked_all & self.there)
+        asks = named(m, "asks", active & ~asked_all & there)
 
         moves = named(m, "moves", self.table.valid & self.table.ready)
         part, last_part = self._part(m, moves)
@@ -230,7 +265,7 @@ class Matcher(wiring.Component):
                 m.d.sync += came.word_select(i, row_bits).eq(self.table.payload)
         # The register of what came is refilled once the sums have taken it.
         takes = Mux(last_part, may_enter, active & self.free)
-        m.d.comb += [self.request.payload.eq(Cat(self.index, step)), self.read.eq(asked)]
+        m.d.comb += self.request.payload.eq(Cat(index, step))
         if not spec.dedup:
             m.d.comb += [
                 self.request.valid.eq(asks),
@@ -243,7 +278,7 @@ class Matcher(wiring.Component):
         # Rows of the tile wait here for what they asked for, or for what one before them did.
         m.submodules.waiting = waiting = SyncFIFO(width=log2(spec.centroids) + 1, depth=spec.queue)
         known = Signal(spec.centroids)
-        wanted = named(m, "wanted", Cat(decode(self.index)))
+        wanted = named(m, "wanted", Cat(decode(index)))
         new = named(m, "new", ~(known & wanted).any())
         with m.If(asked):
             m.d.sync += known.eq(Mux(place.ends_rows, 0, known | wanted))
@@ -253,22 +288,22 @@ class Matcher(wiring.Component):
         )
         read, write = tables.read_port(), tables.write_port()
         kept_new = Signal(reset_less=True)
-        again = named(m, "again", may_enter & waiting.r_rdy & ~first_new)
+        known_comes = named(m, "known_comes", may_enter & waiting.r_rdy & ~first_new)
         with m.If(entered):
             m.d.sync += kept_new.eq(first_new)
         m.d.comb += [
             self.request.valid.eq(asks & new & waiting.w_rdy),
             asked.eq(asks & waiting.w_rdy & (~new | self.request.ready)),
-            waiting.w_data.eq(Cat(self.index, new)),
+            waiting.w_data.eq(Cat(index, new)),
             waiting.w_en.eq(asked),
             self.table.ready.eq(takes & waiting.r_rdy & first_new),
-            entered.eq(comes | again),
+            entered.eq(comes | known_comes),
             waiting.r_en.eq(entered),
             write.addr.eq(first),
             write.data.eq(Cat(came[: len(came) - row_bits], self.table.payload)),
             write.en.eq(comes),
             read.addr.eq(first),
-            read.en.eq(again),
+            read.en.eq(known_comes),
         ]
         return Mux(kept_new, came, read.data)
 

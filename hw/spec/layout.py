@@ -169,9 +169,9 @@ def stationary_streams(spec: LutStationary) -> StationaryStreams:
 
     - `command`, one per matrix multiplication: rows - 1, subspaces - 1, column tiles - 1.
     - `centroid`, of the encoder's clock: x[beat_centroids][v]; all of a subspace, in the order of
-      their indices, before its rows, again for every column tile.
+      their indices, before its rows, again for every column tile unless indices are kept.
     - `activation`, of the encoder's clock: x[v], one row's activations of the subspace, and `last`,
-      whether the row is the last one. Again for every column tile.
+      whether the row is the last one. Again as centroids are.
     - `table`: entry[beat_entries]. Of the stream, all rows of a subspace's table in the order of
       their indices, each n / beat_entries beats; of a gather, only the rows asked for, in order.
     - `request`, of a gather: `row`, the number of the table row that is wanted, index in the lowest

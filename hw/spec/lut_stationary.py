@@ -8,6 +8,7 @@ its own streams and two clocks, so that no core can hold it:
   unit per centroid, which holds it and passes rows on with the least distance so far, or a `tree`
   of comparators over all distances, or over `lanes` of them at a time (folded). Of equal distances
   the first wins.
+  Rows are encoded again for every column tile, unless their indices are kept.
 - A queue takes the indices from the encoder's clock to the matcher's. Neither has to be a multiple
   of the other.
 - The matcher keeps the sums of m rows by n columns in a scratchpad, and adds a table row to one row
@@ -61,6 +62,9 @@ class LutStationary(Spec):
     """Centroids per beat of their stream; a chain takes one after another."""
     queue: int = 32
     """Indices that the queue between the clocks holds, a power of two."""
+    keeps_indices: bool = False
+    """Whether the indices of all subspaces are kept for a command's other column tiles, so that
+    rows and centroids come for the first one alone."""
     tables: str = "stream"
     """`stream`: whole tables come in order. `gather`: rows come as they are asked for."""
     dedup: bool = False
@@ -154,6 +158,11 @@ class LutStationary(Spec):
     @property
     def table_memory_bits(self) -> int:
         return self.table_words * self.n * self.weight_bits
+
+    @property
+    def index_memory_bits(self) -> int:
+        kept = self.m * self.subspaces if self.keeps_indices else 0
+        return kept * (self.centroids - 1).bit_length()
 
     @property
     def scratchpad_bits(self) -> int:

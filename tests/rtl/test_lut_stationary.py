@@ -48,8 +48,9 @@ SPECS = {
     "one by one": TREE.evolve(lanes=1, subspaces=1),
     "gather": GATHER,
     "gather whole rows": GATHER.evolve(beat_entries=4, queue=4, v=1),
+    "kept indices": SMALL.evolve(keeps_indices=True, n=3, beat_entries=3),
     "dedup": DEDUP,
-    "dedup short queue": DEDUP.evolve(beat_entries=4, queue=2, encoder="tree"),
+    "dedup short queue": DEDUP.evolve(keeps_indices=True, beat_entries=4, queue=2, encoder="tree"),
 }
 SLOW = ("one by one", "gather whole rows")
 
@@ -103,6 +104,7 @@ def test_random_specs(seed: int) -> None:
         lanes=centroids if chain else int(rng.choice([1, 2, centroids])),
         beat_centroids=1 if chain else int(rng.choice([1, 2, centroids])),
         queue=int(rng.choice([2, 4, 16, 32])),
+        keeps_indices=bool(rng.random() < 0.5),
         tables="gather" if gathers else "stream",
         dedup=gathers and bool(rng.random() < 0.5),
         beat_entries=int(rng.choice([each for each in range(1, n + 1) if n % each == 0])),
@@ -319,6 +321,22 @@ MUTANTS = (
         "step.eq(step + 1)",
         "request",
         GATHER,
+    ),
+    Mutant(
+        "kept indices: the queue is read again",
+        lut_stationary,
+        "self.read.eq(take & ~again)",
+        "self.read.eq(take)",
+        "cycle of",
+        SMALL.evolve(keeps_indices=True),
+    ),
+    Mutant(
+        "kept indices: those of the command before",
+        lut_stationary,
+        "again.eq(0), held.eq(0)",
+        "again.eq(0)",
+        "sum",
+        SMALL.evolve(keeps_indices=True),
     ),
     Mutant(
         "dedup: what was asked for is not forgotten with its subspace",
