@@ -110,9 +110,9 @@ def random_product(
 
 
 def _uniform(spec: LutStationary, entry: int) -> Product:
-    """All distances equal, and the largest machine's sums of one entry only."""
+    """All distances equal, and the longest sums there are, of one entry only."""
     k = spec.subspaces * spec.v
-    x = np.zeros((spec.m, k), int)
+    x = np.zeros((2, k), int)
     centroids = np.full((spec.subspaces, spec.centroids, spec.v), 3)
     table = np.full((spec.subspaces, spec.centroids, spec.n), -entry - 1)
     table[:, 0] = entry
