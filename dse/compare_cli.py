@@ -23,6 +23,7 @@ from dse.compare.layer import layer_of
 from dse.compare.own_forms import in_own_forms
 from dse.compare.peers import peers
 from dse.compare.rows import INSIDE, OUTSIDE, areas, ranked, row
+from dse.compare.stationary import arrangements, stationary_row
 from hw.cli import json_option, out_option, show
 from hw.files import RECORDS, append_record, provenance
 from hw.spec import ENGINES
@@ -64,6 +65,9 @@ _GROUP = 128
 @click.option(
     "--floating", is_flag=True, help="Also baselines with floating sums, which take long to map."
 )
+@click.option(
+    "--units", is_flag=True, help="Also LUT-DLA as published, whose memories have no area."
+)
 @click.option("--presets", is_flag=True, help="Also the named engines, in sizes of their own.")
 @click.option(
     "--workers",
@@ -85,6 +89,7 @@ def compare(
     shape: str,
     engines: str | None,
     floating: bool,
+    units: bool,
     presets: bool,
     workers: int,
     text_path: Path | None,
@@ -121,6 +126,13 @@ def compare(
         results = areas(found, workers, advance)
     with working("multiplying the layer"):
         compared = ranked([row(each, results.get(each.name), chosen, rows) for each in found])
+    apart = []
+    if units:
+        with working("synthesizing and replaying the units"):
+            apart = [
+                stationary_row(each, task, chosen, rows)
+                for each in arrangements(task, chosen, rows)
+            ]
     setting = {
         "model": loaded.name,
         "layer": layer,
@@ -141,6 +153,7 @@ def compare(
         "inside": INSIDE,
         "outside": OUTSIDE,
         "results": compared,
+        "units": apart,
         "published": peers(task),
         "provenance": provenance(
             "values from golden models, cycles as the RTL's, area synthesized",
@@ -148,7 +161,7 @@ def compare(
         ),
     }
     append_record(out / RECORDS, record)
-    document = [{**setting, **each} for each in compared]
+    document = [{**setting, **each} for each in (*compared, *apart)]
     show(as_json, document, lambda console: _render(console, record))
 
 
@@ -229,6 +242,9 @@ def _render(console: Console, record: dict[str, Any]) -> None:
     if compared:
         for title, cost in _COSTS:
             _paragraph(console, _verdict(compared, title, cost))
+    if record["units"]:
+        console.print()
+        _render_units(console, record["units"])
     if record["published"]:
         console.print()
         _render_published(console, record["published"])
@@ -291,6 +307,42 @@ def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
             *(f"{each[f'{what}_bytes']:,}" for what in ("weight", "scale", "activation", "result")),
         )
     console.print(table)
+
+
+def _render_units(console: Console, units: list[dict[str, Any]]) -> None:
+    compared = [each for each in units if each["refused"] is None]
+    tokens = "".join(f" for {each['tokens']} tokens" for each in compared[:1])
+    _paragraph(
+        console,
+        f"LUT-DLA as published{tokens}, not ranked: area is that of its logic and of memories of "
+        "at most 4,096 bits, and no area is stated for the bits of the others. Cycles are as the "
+        "RTL's, with both clocks alike and with the encoder's twice as fast.",
+    )
+    columns = _numbers(
+        "cycles\n\nexact",
+        "encoder\nat 2:1\nexact",
+        "logic\nGE\nsynth.",
+        "memory\nbits\n",
+        "path\nns\nsynth.",
+        "tables\nbytes\nexact",
+        "centroids\nbytes\nexact",
+    )
+    table = Table("unit", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for each in compared:
+        table.add_row(
+            each["name"],
+            f"{each['cycles']:,}",
+            f"{each['cycles_fast_encoder']:,}",
+            f"{each['logic_ge']:,.0f}",
+            f"{each['memory_bits']:,}",
+            f"{each['delay_ns']:.2f}",
+            f"{each['table_bytes']:,}",
+            f"{each['centroid_bytes']:,}",
+        )
+    console.print(table)
+    for each in units:
+        if each["refused"] is not None:
+            console.print(f"refused: {each['name']}: {each['refused']}", soft_wrap=True)
 
 
 def _render_published(console: Console, published: list[dict[str, Any]]) -> None:

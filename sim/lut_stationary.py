@@ -105,6 +105,8 @@ class _Replay:
         """The first cycle in which the encoder can take a row or a centroid."""
         self.removed: list[int] = []
         """When each index left the queue between the clocks."""
+        self.taken: list[int] = []
+        """When each index was used to look up or to ask, from the queue or as one that was kept."""
         self.entered: list[int] = [-1]
         """When each row's table row went to the sums; the first one stands for reset."""
         self.leaves = -1
@@ -131,16 +133,23 @@ class _Replay:
         asked = iter(command.asked)
         one_row = int(command.rows == 1)
         for turn in range(command.steps):
-            for _ in range(self.spec.centroids):
+            kept = self.spec.keeps_indices and turn >= command.subspaces
+            for _ in range(0 if kept else self.spec.centroid_beats):
                 self.encodes = self.take("centroid", self.encodes) + 1
             filled = 0 if self.spec.gathers else self.fill()
-            for _ in range(command.rows):
-                there = max(self.encode(), start)
+            for row in range(command.rows):
+                if kept:
+                    # What was kept last is written before the first is looked up.
+                    there = self.taken[-1] + (2 if turn == command.subspaces and row == 0 else 1)
+                else:
+                    there = max(self.encode(), start)
                 if self.spec.gathers:
                     enters = self.gather(there, next(asked), one_row)
                 else:
                     enters = max(there, filled, self.leaves + one_row)
-                    self.removed.append(enters)
+                    self.taken.append(enters)
+                if not kept:
+                    self.removed.append(self.taken[-1])
                 self.entered.append(enters)
                 self.leaves = enters + 1
                 if turn % command.subspaces == command.subspaces - 1:
@@ -171,14 +180,14 @@ class _Replay:
         the row waits in front."""
         spec = self.spec
         leaves = self.leaves
-        ready = max(there, self.removed[-1] + 1 if self.removed else 0)
-        if spec.dedup and len(self.removed) >= spec.queue:
-            ready = max(ready, self.entered[1 + len(self.removed) - spec.queue] + 1)
-        self.removed.append(self.give("request", ready) if asks else ready)
-        waits = self.removed[-1] + 1
+        ready = max(there, self.taken[-1] + 1 if self.taken else 0)
+        if spec.dedup and len(self.taken) >= spec.queue:
+            ready = max(ready, self.entered[1 + len(self.taken) - spec.queue] + 1)
+        self.taken.append(self.give("request", ready) if asks else ready)
+        waits = self.taken[-1] + 1
         if not asks:
             return max(waits, leaves + one_row)
-        comes = self.removed[-1] + self.latency
+        comes = self.taken[-1] + self.latency
         for beat in range(spec.row_beats):
             last = beat == spec.row_beats - 1
             self.take("table", max(waits, leaves + (one_row if last else 0)), comes)
@@ -203,7 +212,7 @@ class StepCycles:
 def step_cycles(spec: LutStationary, rows: int, clocks: Clocks = Clocks()) -> StepCycles:
     """What a subspace of so many rows takes each part, if no stream waits for its partner. One row
     takes two lookups' time, since its sum is read again."""
-    encode = spec.centroids + rows * spec.encoder_period_cycles
+    encode = spec.centroid_beats + rows * spec.encoder_period_cycles
     return StepCycles(
         load=Fraction(spec.centroids * spec.row_beats),
         look_up=Fraction(max(rows, 2)),

@@ -57,14 +57,15 @@ def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
     command = {"rows_minus_1": rows - 1, "tiles_minus_1": tiles - 1}
     if subspaces > 1 or spec.subspaces > 1:
         command["subspaces_minus_1"] = subspaces - 1
-    x = np.tile(operands.x.transpose(1, 0, 2), (tiles, 1, 1))
-    last = np.tile(np.arange(rows) == rows - 1, tiles * subspaces)
+    encoded = 1 if spec.keeps_indices else tiles
+    x = np.tile(operands.x.transpose(1, 0, 2), (encoded, 1, 1))
+    last = np.tile(np.arange(rows) == rows - 1, encoded * subspaces)
     table = operands.table.reshape(subspaces, spec.centroids, tiles, -1).transpose(2, 0, 1, 3)
     return {
         "command": words.pack(
             streams.command, **{name: np.array([each]) for name, each in command.items()}
         ),
-        "centroid": words.pack(streams.centroid, x=np.tile(operands.centroids, (tiles, 1, 1))),
+        "centroid": words.pack(streams.centroid, x=np.tile(operands.centroids, (encoded, 1, 1))),
         "activation": words.pack(streams.activation, x=x, last=last),
         "table": words.pack(streams.table, entry=table.reshape(-1, spec.beat_entries)),
     }
@@ -109,9 +110,9 @@ def random_product(
 
 
 def _uniform(spec: LutStationary, entry: int) -> Product:
-    """All distances equal, and the largest machine's sums of one entry only."""
+    """All distances equal, and the longest sums there are, of one entry only."""
     k = spec.subspaces * spec.v
-    x = np.zeros((spec.m, k), int)
+    x = np.zeros((2, k), int)
     centroids = np.full((spec.subspaces, spec.centroids, spec.v), 3)
     table = np.full((spec.subspaces, spec.centroids, spec.n), -entry - 1)
     table[:, 0] = entry

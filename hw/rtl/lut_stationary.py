@@ -4,8 +4,7 @@
                     encoder's clock       |        ^- table
                                           request -> (a memory)
 
-Nothing in the encoder waits once a row is in it: a row enters when the queue has room for its
-index. Registers in the matcher are the addressed words of both memories, then the result.
+Registers in the matcher are the addressed words of both memories, then the result.
 """
 
 from typing import NamedTuple
@@ -15,189 +14,13 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from hw.rtl.arith import any_of, decode, log2, named, saturated, select
+from hw.rtl.arith import decode, log2, named, saturated
 from hw.rtl.buffer import NO_COLLISION
 from hw.rtl.crossing import Crossing
-from hw.rtl.lut_dla import distance, nearest
+from hw.rtl.encoder import ENCODER, Encoder
 from hw.rtl.words import pack, unpack
 from hw.spec import layout
 from hw.spec.lut_stationary import LutStationary
-
-ENCODER = "encoder"
-"""The domain of the encoder's clock, whose ports are `encoder_clk` and `encoder_rst`."""
-
-
-class Encoder(wiring.Component):
-    """Indices of nearest centroids, in the order of the rows. All by the encoder's clock.
-
-    Members
-    -------
-    centroid, activation : streams of `layout.stationary_streams`.
-    room, reserve : the queue has room for an index, and a row takes it.
-    write, index : an index, `encoder_latency_cycles` after its row.
-    """
-
-    centroid: stream.Interface
-    activation: stream.Interface
-    room: Signal
-    reserve: Signal
-    write: Signal
-    index: Signal
-
-    def __init__(self, spec: LutStationary):
-        self.spec = spec
-        streams = layout.stationary_streams(spec)
-        super().__init__(
-            {
-                "centroid": In(stream.Signature(streams.centroid.bits)),
-                "activation": In(stream.Signature(streams.activation.bits)),
-                "room": In(1),
-                "reserve": Out(1),
-                "write": Out(1),
-                "index": Out(range(spec.centroids)),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        spec = self.spec
-        fields = unpack(self.activation.payload, layout.stationary_streams(spec).activation)
-        # Centroids come before a subspace's rows, and again after its last one.
-        loads = Signal(init=1)
-        loaded, row, free = Signal(), Signal(), Signal()
-        slot = Signal(range(spec.centroids))
-        m.d.comb += [
-            self.centroid.ready.eq(loads & free),
-            self.activation.ready.eq(~loads & free & self.room),
-            loaded.eq(self.centroid.valid & self.centroid.ready),
-            row.eq(self.activation.valid & self.activation.ready),
-            self.reserve.eq(row),
-        ]
-        last = fields["last"][0]
-        with m.If(loaded):
-            m.d.encoder += [slot.eq(slot + 1), loads.eq(slot != spec.centroids - 1)]
-        with m.If(row & last):
-            m.d.encoder += loads.eq(1)
-        if spec.encoder == "chain":
-            m.d.comb += free.eq(1)
-            self._chain(m, loaded, row)
-        else:
-            m.d.comb += free.eq(self._tree(m, loaded, slot, row))
-        return m
-
-    def _vector(self, word: Value) -> list[Value]:
-        bits = self.spec.activation_bits
-        return [word.word_select(i, bits).as_signed() for i in range(self.spec.v)]
-
-    def _chain(self, m: Module, loaded: Value, row: Value) -> None:
-        """One unit per centroid. What passes through all of them is a row, or a centroid for the
-        first unit that is open, as all are at first, and each again behind a row.
-
-        A unit's distance is compared a cycle later, when the least one before it has arrived.
-        """
-        spec = self.spec
-        bits = spec.v * spec.activation_bits
-        x = Signal(bits, name="x0", reset_less=True)
-        is_row, is_centroid = Signal(name="is_row0"), Signal(name="is_centroid0")
-        m.d.encoder += [
-            x.eq(Mux(loaded, self.centroid.payload, self.activation.payload[:bits])),
-            is_row.eq(row),
-            is_centroid.eq(loaded),
-        ]
-        least: Value = Const(0)
-        index: Value = Const(0)
-        for j in range(spec.centroids):
-            held = Signal(bits, name=f"centroid{j}", reset_less=True)
-            opened = Signal(name=f"open{j}", init=1)
-            with m.If(is_centroid & opened):
-                m.d.encoder += [held.eq(x), opened.eq(0)]
-            with m.If(is_row):
-                m.d.encoder += opened.eq(1)
-            found = distance(m, f"distance{j}", spec.metric, self._vector(x), self._vector(held))[
-                : spec.distance_bits
-            ]
-            d = Signal(spec.distance_bits, name=f"distance{j}_kept", reset_less=True)
-            m.d.encoder += d.eq(found)
-            after_least = Signal(spec.distance_bits, name=f"least{j}", reset_less=True)
-            after_index = Signal(log2(spec.centroids), name=f"index{j}", reset_less=True)
-            nearer = named(m, f"nearer{j}", d < least) if j else Const(1)
-            m.d.encoder += [
-                after_least.eq(Mux(nearer, d, least)),
-                after_index.eq(Mux(nearer, j, index)),
-            ]
-            least, index = after_least, after_index
-            after_row = Signal(name=f"is_row{j + 1}")
-            m.d.encoder += after_row.eq(is_row)
-            if j + 1 < spec.centroids:
-                after = Signal(bits, name=f"x{j + 1}", reset_less=True)
-                after_centroid = Signal(name=f"is_centroid{j + 1}")
-                m.d.encoder += [
-                    after.eq(x),
-                    after_centroid.eq(is_centroid & ~opened),
-                ]
-                x, is_centroid = after, after_centroid
-            is_row = after_row
-        m.d.encoder += self.write.eq(is_row)
-        m.d.comb += self.index.eq(index)
-
-    def _tree(self, m: Module, loaded: Value, slot: Value, row: Value) -> Value:
-        """All distances, or `lanes` of them in turn with the nearest so far; whether what is here
-        can be replaced."""
-        spec = self.spec
-        bits, turns = spec.v * spec.activation_bits, spec.encoder_period_cycles
-        x = Signal(bits, reset_less=True)
-        busy = Signal()
-        held = []
-        for j in range(spec.centroids):
-            each = Signal(bits, name=f"centroid{j}", reset_less=True)
-            with m.If(loaded & (slot == j)):
-                m.d.encoder += each.eq(self.centroid.payload)
-            held.append(each)
-        turn = Signal(log2(turns))
-        with m.If(busy):
-            m.d.encoder += turn.eq(turn + 1)
-        last = turn == turns - 1
-        free = ~busy | last
-        with m.If(free):
-            m.d.encoder += [busy.eq(row), x.eq(self.activation.payload[:bits])]
-        distances = []
-        at_turn = [turn == i for i in range(turns)]
-        for lane in range(spec.lanes):
-            words = [held[i * spec.lanes + lane] for i in range(turns)]
-            y = named(m, f"compared{lane}", select(words, at_turn))
-            found = distance(m, f"distance{lane}", spec.metric, self._vector(x), self._vector(y))
-            d = Signal(spec.distance_bits, name=f"distance{lane}_kept", reset_less=True)
-            m.d.encoder += d.eq(found[: spec.distance_bits])
-            distances.append(d)
-        compares, ends, begins = Signal(), Signal(), Signal()
-        m.d.encoder += [
-            compares.eq(busy),
-            ends.eq(busy & last),
-            begins.eq(at_turn[0]),
-        ]
-        best = nearest(m, "nearest", distances)
-        lane_index = Cat(
-            *(
-                any_of(each for lane, each in enumerate(best.one_hot) if lane >> bit & 1)
-                for bit in range(log2(spec.lanes))
-            )
-        )
-        index = Signal(log2(spec.centroids), reset_less=True)
-        if turns == 1:
-            m.d.encoder += index.eq(lane_index)
-        else:
-            least = Signal(spec.distance_bits, reset_less=True)
-            compared_turn = Signal(log2(turns), reset_less=True)
-            m.d.encoder += compared_turn.eq(turn)
-            nearer = named(m, "nearer", compares & (begins | (best.distance < least)))
-            with m.If(nearer):
-                m.d.encoder += [
-                    least.eq(best.distance),
-                    index.eq(Cat(lane_index, compared_turn)),
-                ]
-        m.d.encoder += self.write.eq(ends)
-        m.d.comb += self.index.eq(index)
-        return free
 
 
 class Place(NamedTuple):
@@ -331,6 +154,40 @@ class Matcher(wiring.Component):
         ends = named(m, f"{name}_end", ends_rows & last & last_tile)
         return Place(row, space == 0, last, ends_rows, ends)
 
+    def _indices(self, m: Module, place: Place, take: Value) -> tuple[Value, Value]:
+        """Whether the next index is there, and it: from the queue, or, where they are kept, of
+        column tiles after the first from memory. `take` takes it, for `place`."""
+        spec = self.spec
+        if not spec.keeps_indices:
+            m.d.comb += self.read.eq(take)
+            return self.there, self.index
+        m.submodules.indices = store = memory.Memory(
+            shape=len(self.index), depth=spec.m * spec.subspaces, init=[], attrs=NO_COLLISION
+        )
+        read, write = store.read_port(), store.write_port()
+        again, held = Signal(name="again"), Signal(name="index_held")
+        address = Signal(range(spec.m * spec.subspaces), name="index_address")
+        last = Signal.like(address, name="last_index", reset_less=True)
+        fetch = named(m, "fetch_index", again & (~held | take))
+        ends_tile = named(m, "ends_tile", take & place.ends_rows & place.last)
+        m.d.comb += [
+            self.read.eq(take & ~again),
+            write.addr.eq(address),
+            write.data.eq(self.index),
+            write.en.eq(take & ~again),
+            read.addr.eq(address),
+            read.en.eq(fetch),
+        ]
+        with m.If(take & ~again):
+            m.d.sync += address.eq(address + 1)
+        with m.If(fetch):
+            m.d.sync += [held.eq(1), address.eq(Mux(address == last, 0, address + 1))]
+        with m.If(ends_tile & ~again):
+            m.d.sync += [last.eq(address), address.eq(0), again.eq(1)]
+        with m.If(take & place.ends):
+            m.d.sync += [again.eq(0), held.eq(0), address.eq(0)]
+        return Mux(again, held, self.there), Mux(again, read.data, self.index)
+
     def _banked(self, m: Module, may_enter: Value, entered: Signal, place: Place) -> Value:
         """The table row of the index that entered. One of two banks is filled meanwhile."""
         spec = self.spec
@@ -339,6 +196,7 @@ class Matcher(wiring.Component):
         )
         granularity = spec.beat_entries * spec.weight_bits
         read, write = tables.read_port(), tables.write_port(granularity=granularity)
+        there, index = self._indices(m, place, entered)
         full = [Signal(name=f"full{bank}") for bank in range(2)]
         reads, writes = Signal(), Signal()  # the bank that is read, and the one that is written
         moves = named(m, "moves", self.table.valid & self.table.ready)
@@ -346,9 +204,8 @@ class Matcher(wiring.Component):
         row = Signal(log2(spec.centroids))
         m.d.comb += [
             self.table.ready.eq(~Mux(writes, full[1], full[0])),
-            self.read.eq(entered),
-            entered.eq(may_enter & self.there & Mux(reads, full[1], full[0])),
-            read.addr.eq(Cat(self.index, reads)),
+            entered.eq(may_enter & there & Mux(reads, full[1], full[0])),
+            read.addr.eq(Cat(index, reads)),
             read.en.eq(entered),
             write.addr.eq(Cat(row, writes)),
             write.data.eq(self.table.payload.replicate(spec.row_beats)),
@@ -388,6 +245,7 @@ class Matcher(wiring.Component):
         spec = self.spec
         asked, asked_all = Signal(), Signal()
         place = self._loop(m, "asks", fields, asked)
+        there, index = self._indices(m, place, asked)
         step = Signal(self.request.payload.shape().width - log2(spec.centroids))
         with m.If(asked & place.ends_rows):
             m.d.sync += step.eq(Mux(place.ends, 0, step + 1))
@@ -395,7 +253,7 @@ class Matcher(wiring.Component):
             m.d.sync += asked_all.eq(0)
         with m.Elif(asked & place.ends):
             m.d.sync += asked_all.eq(1)
-        asks = named(m, "asks", active & ~asked_all & self.there)
+        asks = named(m, "asks", active & ~asked_all & there)
 
         moves = named(m, "moves", self.table.valid & self.table.ready)
         part, last_part = self._part(m, moves)
@@ -407,7 +265,7 @@ class Matcher(wiring.Component):
                 m.d.sync += came.word_select(i, row_bits).eq(self.table.payload)
         # The register of what came is refilled once the sums have taken it.
         takes = Mux(last_part, may_enter, active & self.free)
-        m.d.comb += [self.request.payload.eq(Cat(self.index, step)), self.read.eq(asked)]
+        m.d.comb += self.request.payload.eq(Cat(index, step))
         if not spec.dedup:
             m.d.comb += [
                 self.request.valid.eq(asks),
@@ -420,7 +278,7 @@ class Matcher(wiring.Component):
         # Rows of the tile wait here for what they asked for, or for what one before them did.
         m.submodules.waiting = waiting = SyncFIFO(width=log2(spec.centroids) + 1, depth=spec.queue)
         known = Signal(spec.centroids)
-        wanted = named(m, "wanted", Cat(decode(self.index)))
+        wanted = named(m, "wanted", Cat(decode(index)))
         new = named(m, "new", ~(known & wanted).any())
         with m.If(asked):
             m.d.sync += known.eq(Mux(place.ends_rows, 0, known | wanted))
@@ -430,22 +288,22 @@ class Matcher(wiring.Component):
         )
         read, write = tables.read_port(), tables.write_port()
         kept_new = Signal(reset_less=True)
-        again = named(m, "again", may_enter & waiting.r_rdy & ~first_new)
+        known_comes = named(m, "known_comes", may_enter & waiting.r_rdy & ~first_new)
         with m.If(entered):
             m.d.sync += kept_new.eq(first_new)
         m.d.comb += [
             self.request.valid.eq(asks & new & waiting.w_rdy),
             asked.eq(asks & waiting.w_rdy & (~new | self.request.ready)),
-            waiting.w_data.eq(Cat(self.index, new)),
+            waiting.w_data.eq(Cat(index, new)),
             waiting.w_en.eq(asked),
             self.table.ready.eq(takes & waiting.r_rdy & first_new),
-            entered.eq(comes | again),
+            entered.eq(comes | known_comes),
             waiting.r_en.eq(entered),
             write.addr.eq(first),
             write.data.eq(Cat(came[: len(came) - row_bits], self.table.payload)),
             write.en.eq(comes),
             read.addr.eq(first),
-            read.en.eq(again),
+            read.en.eq(known_comes),
         ]
         return Mux(kept_new, came, read.data)
 

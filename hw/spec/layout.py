@@ -8,7 +8,7 @@ starts at (i*J + j)*b above the field's own offset.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -168,10 +168,10 @@ def stationary_streams(spec: LutStationary) -> StationaryStreams:
     Column tiles are outermost, then subspaces, then rows.
 
     - `command`, one per matrix multiplication: rows - 1, subspaces - 1, column tiles - 1.
-    - `centroid`, of the encoder's clock: x[v], one centroid; all of a subspace, in the order of
-      their indices, before its rows, again for every column tile.
+    - `centroid`, of the encoder's clock: x[beat_centroids][v]; all of a subspace, in the order of
+      their indices, before its rows, again for every column tile unless indices are kept.
     - `activation`, of the encoder's clock: x[v], one row's activations of the subspace, and `last`,
-      whether the row is the last one. Again for every column tile.
+      whether the row is the last one. Again as centroids are.
     - `table`: entry[beat_entries]. Of the stream, all rows of a subspace's table in the order of
       their indices, each n / beat_entries beats; of a gather, only the rows asked for, in order.
     - `request`, of a gather: `row`, the number of the table row that is wanted, index in the lowest
@@ -190,7 +190,7 @@ def stationary_streams(spec: LutStationary) -> StationaryStreams:
                 Field("tiles_minus_1", COUNT_BITS),
             )
         ),
-        centroid=Beat((x,)),
+        centroid=Beat((replace(x, shape=(spec.beat_centroids, spec.v)),)),
         activation=Beat((x, Field("last", 1))),
         table=Beat((Field("entry", spec.weight_bits, (spec.beat_entries,), signed=True),)),
         result=Beat((Field("psum", spec.acc_bits, (spec.n,), signed=True),)),

@@ -8,6 +8,7 @@ its own streams and two clocks, so that no core can hold it:
   unit per centroid, which holds it and passes rows on with the least distance so far, or a `tree`
   of comparators over all distances, or over `lanes` of them at a time (folded). Of equal distances
   the first wins.
+  Rows are encoded again for every column tile, unless their indices are kept.
 - A queue takes the indices from the encoder's clock to the matcher's. Neither has to be a multiple
   of the other.
 - The matcher keeps the sums of m rows by n columns in a scratchpad, and adds a table row to one row
@@ -57,8 +58,13 @@ class LutStationary(Spec):
     """`chain` or `tree`, see above."""
     lanes: int = 16
     """Distances per cycle of the encoder's clock: all centroids', or, in a tree, fewer."""
+    beat_centroids: int = 1
+    """Centroids per beat of their stream; a chain takes one after another."""
     queue: int = 32
     """Indices that the queue between the clocks holds, a power of two."""
+    keeps_indices: bool = False
+    """Whether the indices of all subspaces are kept for a command's other column tiles, so that
+    rows and centroids come for the first one alone."""
     tables: str = "stream"
     """`stream`: whole tables come in order. `gather`: rows come as they are asked for."""
     dedup: bool = False
@@ -78,7 +84,7 @@ class LutStationary(Spec):
         require_range("subspaces", self.subspaces, 1, 4096)
         require_range("activation_bits", self.activation_bits, 4, 16)
         require_range("weight_bits", self.weight_bits, 2, 16)
-        for name in ("centroids", "lanes", "queue"):
+        for name in ("centroids", "lanes", "beat_centroids", "queue"):
             value = getattr(self, name)
             require(value > 0 and value & (value - 1) == 0, name, "a power of two", value)
         require_range("centroids", self.centroids, 2, 64)
@@ -88,6 +94,8 @@ class LutStationary(Spec):
             require(value in values, name, f"one of {', '.join(values)}", value)
         least = self.centroids if self.encoder == "chain" else 1
         require_range("lanes", self.lanes, least, self.centroids)
+        most = 1 if self.encoder == "chain" else self.centroids
+        require_range("beat_centroids", self.beat_centroids, 1, most)
         gathers = self.tables == "gather"
         require(gathers or not self.dedup, "dedup", "false where tables stream", self.dedup)
         parts = self.beat_entries > 0 and self.n % self.beat_entries == 0
@@ -114,6 +122,11 @@ class LutStationary(Spec):
     def gathers(self) -> bool:
         """Whether table rows are asked for."""
         return self.tables == "gather"
+
+    @property
+    def centroid_beats(self) -> int:
+        """Beats of the centroid stream in a subspace."""
+        return self.centroids // self.beat_centroids
 
     @property
     def row_beats(self) -> int:
@@ -145,6 +158,11 @@ class LutStationary(Spec):
     @property
     def table_memory_bits(self) -> int:
         return self.table_words * self.n * self.weight_bits
+
+    @property
+    def index_memory_bits(self) -> int:
+        kept = self.m * self.subspaces if self.keeps_indices else 0
+        return kept * (self.centroids - 1).bit_length()
 
     @property
     def scratchpad_bits(self) -> int:

@@ -236,7 +236,14 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "dla-gather",
-            _STATIONARY.evolve(m=8, tables="gather", dedup=True),
+            _STATIONARY.evolve(
+                m=8,
+                encoder="tree",
+                beat_centroids=16,
+                keeps_indices=True,
+                tables="gather",
+                dedup=True,
+            ),
             "LUT-DLA for few tokens: asks for the table rows that indices name, each once",
         ),
     )

@@ -112,6 +112,7 @@ def test_a_gather_asks_for_what_indices_name_in_order(dedup: bool) -> None:
         ({"m": 1}, "m: must be in 2..1024, got 1"),
         ({"lanes": 2}, "lanes: must be in 4..4, got 2"),
         ({"encoder": "tree", "lanes": 8}, "lanes: must be in 1..4, got 8"),
+        ({"beat_centroids": 2}, "beat_centroids: must be in 1..1, got 2"),
         ({"encoder": "ring"}, "encoder: must be one of chain, tree, got 'ring'"),
         ({"tables": "keep"}, "tables: must be one of stream, gather, got 'keep'"),
         ({"dedup": True}, "dedup: must be false where tables stream, got True"),

@@ -23,6 +23,7 @@ SPEC = LutStationary(m=64, n=16, v=2, centroids=8, lanes=8, subspaces=64, queue=
         ({"beat_entries": 16}, 64, Clocks(1, 1), "encode"),
         ({"beat_entries": 16}, 40, Clocks(2, 1), "encode"),
         ({"beat_entries": 16, "encoder": "tree", "lanes": 2}, 20, Clocks(1, 1), "encode"),
+        ({"beat_entries": 16, "encoder": "tree", "beat_centroids": 8}, 20, Clocks(1, 1), "encode"),
         ({"beat_entries": 16, "encoder": "tree", "lanes": 2}, 30, Clocks(1, 5), "look_up"),
     ],
 )

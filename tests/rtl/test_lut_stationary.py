@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from dse.compare import layer_of
+from dse.compare.layer import layer_of
 from hw.export import module_name, to_verilog
-from hw.rtl import BUILD, crossing, lut_stationary
+from hw.rtl import BUILD, crossing, encoder, lut_stationary
 from hw.spec import LutDla, LutStationary
 from hw.spec.presets import PRESETS
 from sim.golden import lut_dla as engine_golden
@@ -43,13 +43,14 @@ SPECS = {
     "chain chebyshev saturates": SMALL.evolve(
         metric="chebyshev", overflow="saturate", accumulator_bits=5, n=6
     ),
-    "tree l2": TREE.evolve(metric="l2", beat_entries=4),
-    "folded": FOLDED.evolve(overflow="wrap", accumulator_bits=4, queue=2),
+    "tree l2": TREE.evolve(metric="l2", beat_entries=4, beat_centroids=4),
+    "folded": FOLDED.evolve(beat_centroids=2, overflow="wrap", accumulator_bits=4, queue=2),
     "one by one": TREE.evolve(lanes=1, subspaces=1),
     "gather": GATHER,
     "gather whole rows": GATHER.evolve(beat_entries=4, queue=4, v=1),
+    "kept indices": SMALL.evolve(keeps_indices=True, n=3, beat_entries=3),
     "dedup": DEDUP,
-    "dedup short queue": DEDUP.evolve(beat_entries=4, queue=2, encoder="tree"),
+    "dedup short queue": DEDUP.evolve(keeps_indices=True, beat_entries=4, queue=2, encoder="tree"),
 }
 SLOW = ("one by one", "gather whole rows")
 
@@ -101,7 +102,9 @@ def test_random_specs(seed: int) -> None:
         metric=str(rng.choice(["l1", "l2", "chebyshev"])),
         encoder="chain" if chain else "tree",
         lanes=centroids if chain else int(rng.choice([1, 2, centroids])),
+        beat_centroids=1 if chain else int(rng.choice([1, 2, centroids])),
         queue=int(rng.choice([2, 4, 16, 32])),
+        keeps_indices=bool(rng.random() < 0.5),
         tables="gather" if gathers else "stream",
         dedup=gathers and bool(rng.random() < 0.5),
         beat_entries=int(rng.choice([each for each in range(1, n + 1) if n % each == 0])),
@@ -183,6 +186,7 @@ def test_presets_are_pinned_to_what_their_words_say() -> None:
     assert isinstance(published, LutStationary) and isinstance(gathers, LutStationary)
     assert published.encoder == "chain" and published.tables == "stream"
     assert published.table_words == 2 * published.centroids
+    assert gathers.encoder_period_cycles == gathers.centroid_beats == 1
     assert gathers.dedup and gathers.table_words == gathers.centroids
 
 
@@ -202,28 +206,28 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "chain: the last of equals wins",
-        lut_stationary,
+        encoder,
         'named(m, f"nearer{j}", d < least)',
         'named(m, f"nearer{j}", d <= least)',
         "sum",
     ),
     Mutant(
         "chain: a unit never opens again",
-        lut_stationary,
+        encoder,
         "with m.If(is_row):",
         "with m.If(Const(0)):",
         "sum",
     ),
     Mutant(
         "chain: a centroid goes on to all units",
-        lut_stationary,
+        encoder,
         "is_centroid & ~opened",
         "is_centroid",
         "sum",
     ),
     Mutant(
         "folded: the last of equals wins",
-        lut_stationary,
+        encoder,
         "best.distance < least",
         "best.distance <= least",
         "sum",
@@ -231,7 +235,7 @@ MUTANTS = (
     ),
     Mutant(
         "folded: the nearest of the row before is kept",
-        lut_stationary,
+        encoder,
         "begins | (best.distance < least)",
         "best.distance < least",
         "sum",
@@ -319,6 +323,22 @@ MUTANTS = (
         GATHER,
     ),
     Mutant(
+        "kept indices: the queue is read again",
+        lut_stationary,
+        "self.read.eq(take & ~again)",
+        "self.read.eq(take)",
+        "cycle of",
+        SMALL.evolve(keeps_indices=True),
+    ),
+    Mutant(
+        "kept indices: those of the command before",
+        lut_stationary,
+        "again.eq(0), held.eq(0)",
+        "again.eq(0)",
+        "sum",
+        SMALL.evolve(keeps_indices=True),
+    ),
+    Mutant(
         "dedup: what was asked for is not forgotten with its subspace",
         lut_stationary,
         "Mux(place.ends_rows, 0, known | wanted)",
@@ -352,7 +372,7 @@ def broken(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> str:
 
     Fails if the RTL no longer has the place that the fault is for.
     """
-    for module in (crossing, lut_stationary):
+    for module in (crossing, encoder, lut_stationary):
         source = inspect.getsource(module)
         if module is mutant.module:
             assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"

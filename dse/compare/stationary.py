@@ -1,0 +1,148 @@
+"""LUT-DLA as published beside the engines of a comparison, on the same layer.
+
+Its tables and sums are in memories for which a standard-cell library has no area, so that it has no
+place in a ranking by area: what is stated is the area of its logic, and the bits of its memories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dse.compare.contenders import Task
+from dse.compare.layer import Layer
+from dse.compare.own_forms import OWN_FORMS
+from hw.spec import LutDla, LutStationary, SpecError
+from hw.spec.layout import stationary_streams
+from hw.synth import synthesize
+from sim.golden import lut_stationary as golden
+from sim.golden.sums import group_bounds
+from sim.lut_stationary import Clocks, Transfers, command_of, fold
+from sw.activations import quantize_activations
+from sw.tensor import QuantTensor
+
+_TREE = {"encoder": "tree", "beat_centroids": 16}
+_GATHER = {**_TREE, "tables": "gather", "keeps_indices": True}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "chain, two banks": {},
+    "tree, two banks": _TREE,
+    "tree, gather": _GATHER,
+    "tree, gather once": {**_GATHER, "dedup": True},
+}
+"""Arrangements worth a look, by name: choices of `hw.spec.lut_stationary`."""
+
+FAST = Clocks(encoder=1, matcher=2)
+"""An encoder of twice the matcher's clock."""
+
+_MOST_ROWS = 64
+
+
+def products(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> list[list[golden.Product]]:
+    """The commands for rows [M, K] of integers: of every scale group those of all tiles of rows,
+    since each group's sums are scaled on their own."""
+    assert tensor.centroids is not None
+    points = tensor.centroids.points
+    entries = tensor.codes.astype(np.int64) - tensor.format.levels // 2
+    table = entries.reshape(len(entries), len(points), -1).transpose(1, 2, 0)
+    found, first = [], 0
+    for start, end in group_bounds(x.shape[1], tensor.group):
+        spaces = slice(first, first + -(-(end - start) // spec.v))
+        first = spaces.stop
+        found.append(
+            [
+                golden.product(
+                    spec, x[row : row + spec.m, start:end], points[spaces], table[spaces]
+                )
+                for row in range(0, len(x), spec.m)
+            ]
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """One machine for a layer, or the reason why there is none of that name."""
+
+    name: str
+    spec: LutStationary | None
+    refused: str | None = None
+    tensor: QuantTensor | None = None
+    """The layer in tables."""
+
+
+def arrangements(task: Task, layer: Layer, rows: int) -> list[Arrangement]:
+    """Machines of as many columns as the streaming engine has for the task, with a scratchpad for
+    the rows; none where the layer has no tables for the task's activations."""
+    found = []
+    for _, fields, tensor in OWN_FORMS[LutDla](task, layer):
+        for name, choices in VARIANTS.items():
+            label = f"lut_stationary {name}"
+            try:
+                spec = LutStationary(
+                    m=min(_MOST_ROWS, max(2, rows)),
+                    n=fields["n"],
+                    v=fields["v"],
+                    centroids=fields["centroids"],
+                    lanes=fields["centroids"],
+                    metric=fields["metric"],
+                    subspaces=-(-min(tensor.group, tensor.shape[1]) // fields["v"]),
+                    activation_bits=task.activations.bits,
+                    weight_bits=tensor.format.bits,
+                    beat_entries=fields["n"],
+                    **choices,
+                )
+            except SpecError as error:
+                found.append(Arrangement(label, None, str(error)))
+            else:
+                found.append(Arrangement(label, spec, tensor=tensor))
+    return found
+
+
+def stationary_row(each: Arrangement, task: Task, layer: Layer, rows: int) -> dict[str, Any]:
+    """All facts of one arrangement on the layer for the first `rows` tokens, of those there are,
+    with units in the names; JSON-serializable. One without a spec has `refused`, the reason, and
+    nothing else than its name. Raises as `hw.synth.synthesize`."""
+    if each.spec is None or each.tensor is None:
+        return {"name": each.name, "refused": each.refused}
+    x = quantize_activations(layer.inputs[:rows], task.activations).x
+    result = synthesize(each.spec, "asic")
+    return {
+        "name": each.name,
+        "refused": None,
+        **timed(each.spec, each.tensor, x),
+        "logic_um2": result.area_um2,
+        "logic_ge": result.area_ge,
+        "delay_ns": result.delay_ns,
+        "memory_bits": result.memory_bits,
+        "library": result.library,
+        "tool": result.tool,
+    }
+
+
+def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, Any]:
+    """Cycles and bytes of the layer for rows [M, K] of integers, while no stream waits for its
+    partner."""
+    commands = [command_of(spec, each) for group in products(spec, tensor, x) for each in group]
+    moved = fold(spec, commands)
+    return {
+        "spec": spec.to_dict(),
+        "digest": spec.digest,
+        "tokens": len(x),
+        "cycles": moved.cycles,
+        "cycles_fast_encoder": fold(spec, commands, FAST).cycles,
+        "macs_per_cycle": spec.n * spec.v,
+        **moved_bytes(spec, moved),
+    }
+
+
+def moved_bytes(spec: LutStationary, moved: Transfers) -> dict[str, int]:
+    """Bytes that crossed the streams, whole beats of whole bytes."""
+    streams = stationary_streams(spec)
+    return {
+        f"{name}_bytes": len(getattr(moved, name)) * -(-beat.bits // 8)
+        for name in ("table", "centroid", "activation", "request", "result")
+        if (beat := getattr(streams, name)) is not None
+    }
