@@ -129,7 +129,7 @@ def core_model(
             for linear in linears:
                 name, part = part_of(linear.name)
                 if name not in layers:
-                    layers[name] = codes_of(model, weights, name)
+                    layers[name] = codes_of(model, weights, core, name)
                 codes = layers[name].parts[part]
                 coding = core.engine.coding_of(codes.format)
                 tensor = rescale(codes, coding, core.scale_bits, core.offset_bits)

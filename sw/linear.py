@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import CoreSpec, Engine, LutDla
+from hw.spec import CoreSpec, Engine, LutDla, VqCodebook
+from hw.spec.formats import Kind, WeightCodes
 from sim.golden import GOLDEN, lut_dla
 from sim.golden.lut_dla import Centroids
 from sim.workload import Linear, Workload
@@ -146,7 +147,7 @@ def layers_on(
     elif weights == FLOAT or (tensor := model.codes(name)) is None:
         return ()
     else:
-        whole = parted(tensor)
+        whole = on_engine(parted(tensor), engine)
         layers = [
             Linear(
                 name=part_name(whole, name, i),
@@ -186,13 +187,25 @@ def part_of(name: str) -> tuple[str, int]:
     return layer, int(part or 0)
 
 
-def codes_of(model: LanguageModel, weights: Weights, name: str) -> PartedTensor:
+def on_engine(tensor: PartedTensor, engine: Engine) -> PartedTensor:
+    """The tensor with the formats that its codewords have on the engine: it may take short ones."""
+
+    def named(part: QuantTensor) -> QuantTensor:
+        if part.vectors is None or not isinstance(engine, VqCodebook):
+            return part
+        kind = Kind.SHORT if part.vectors.v == engine.short_v else Kind.VECTOR
+        return replace(part, format=WeightCodes(part.format.bits, kind))
+
+    return replace(tensor, parts=tuple(map(named, tensor.parts)))
+
+
+def codes_of(model: LanguageModel, weights: Weights, spec: Accelerator, name: str) -> PartedTensor:
     """The codes of a layer that `layers_on` places on an accelerator."""
     if weights.rounding is not None and name != "head":
         return parted(quantize(dequantized(model.matrix(name)), weights.rounding))
     tensor = model.codes(name)
     assert tensor is not None
-    return parted(tensor)
+    return on_engine(parted(tensor), engine_in(spec))
 
 
 def fast_backend(spec: Accelerator) -> Backend:
@@ -259,7 +272,7 @@ def engine_linears(
         if not layers_on(model, weights, spec, name):
             host[name] = host_linear(model, name)
             continue
-        tensor = codes_of(model, weights, name)
+        tensor = codes_of(model, weights, spec, name)
         _require_exact(name, tensor, spec)
         totals: list[Product]
         if backend == "golden":

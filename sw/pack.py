@@ -190,6 +190,7 @@ def _indices(
     """What stands for the codewords of column tiles, zero for padding; `at` are their `places`."""
     assert isinstance(engine, VqCodebook)
     columns, depth = engine.index_shape
+    columns *= engine.v // vectors.v
     inside = at[:: engine.slice_k // depth] >= 0  # where a codeword begins
     which = np.where(inside, np.cumsum(inside) - 1, -1)
     rows = slice(tiles.start * columns, tiles.stop * columns)

@@ -276,6 +276,8 @@ def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
     group = _whole(document, "group", 1, k)
     groups = -(-k // group)
     codes = WeightCodes(_whole(document, "bits", 1, 8), Kind[str(document["kind"]).upper()])
+    if codes.kind is Kind.SHORT:
+        raise _Broken(f"tensor {name}: short is no kind of codes in a file")
     once = (1, 1), (n, groups)
     scale = _spread(arrays(f"{name}.scale", ("F16", "F32"), *once), (n, groups))
     if f"{name}.origin" in arrays:

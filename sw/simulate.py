@@ -137,7 +137,7 @@ def _engine_steps(
     if spec.steps_are_fixed:
         return None
     tensors = {
-        name: codes_of(model, weights, name)
+        name: codes_of(model, weights, spec, name)
         for name in linear_names(model)
         if layers_on(model, weights, spec, name)
     }

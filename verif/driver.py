@@ -293,7 +293,10 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
     if isinstance(spec, VqCodebook):
         codes, bits = matmul.codes, matmul.weight_format.bits
         values = codes.astype(int) - matmul.weight_format.levels // 2
-        vectors = vq_codebook.near(spec, values, bits, matmul.group, rng)
+        v = spec.short_v if matmul.weight_format.kind is Kind.SHORT else spec.v
+        vectors = vq_codebook.near(spec, values, bits, matmul.group, rng, v)
+        if rng.random() < 0.2:
+            vectors = dataclasses.replace(vectors, residual=None)
         return _of_vectors(matmul, vectors, fill=True)
     if not isinstance(spec, LutTensorCore) or spec.exact:
         return matmul

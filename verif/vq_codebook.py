@@ -16,16 +16,21 @@ from verif import words
 def weight_fields(
     spec: VqCodebook, index: np.ndarray, special: np.ndarray, weight_format: WeightCodes
 ) -> dict[str, np.ndarray]:
-    """Fields [tiles, slices, planes, *shape] of indices [tiles, lanes of n, slices, lanes of k]."""
-    return {"index": index.transpose(0, 2, 1, 3)[:, :, None]}
+    """Fields [tiles, slices, planes, *shape] of indices [tiles, lanes of n, planes, slices, lanes
+    of k]."""
+    return {"index": index.transpose(0, 3, 2, 1, 4)}
 
 
 def fill_words(spec: VqCodebook, vectors: Vectors, rng: np.random.Generator) -> np.ndarray:
-    """The weight beats of a fill; what codebooks or beats have no use for is random."""
+    """The weight beats of a fill; what codebooks or beats have no use for is random, but for a
+    residual codebook that there is not, which is zero."""
     beat, found = layout.codewords(spec), []
-    for size, (_, book) in zip(spec.codebooks, vectors.books, strict=True):
+    books = [book for _, book in vectors.books]
+    books += [np.zeros((size, vectors.v), int) for size in spec.codebooks[len(books) :]]
+    for size, book in zip(spec.codebooks, books, strict=True):
         whole = rng.integers(-(1 << spec.entry_bits - 1), 1 << spec.entry_bits - 1, (size, spec.v))
-        whole[: len(book)] = book
+        for start in range(0, spec.v, vectors.v):
+            whole[: len(book), start : start + vectors.v] = book
         found.append(words.pack(beat, component=whole.reshape(-1, *beat.fields[0].shape)))
     used = np.concatenate(found)
     bits = np.unpackbits(used, axis=1, count=beat.bits, bitorder="little")
@@ -37,20 +42,23 @@ def fill_words(spec: VqCodebook, vectors: Vectors, rng: np.random.Generator) -> 
 def index_table(
     spec: VqCodebook, vectors: Vectors, tiles: int, positions: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """What stands for each codeword of whole tiles, [tiles, lanes of n, slices, lanes of k].
+    """What stands for each codeword of whole tiles, [tiles, lanes of n, planes, slices, lanes of
+    k].
 
     `positions` are the places of the padded K; what stands for no codeword is random.
     """
     columns, depth = spec.index_shape
+    planes = spec.v // vectors.v
     inside = positions.reshape(-1, spec.slice_k // depth)[:, 0] >= 0
-    found = np.zeros((tiles * columns, len(inside)), np.int64)
+    found = np.zeros((tiles * columns * planes, len(inside)), np.int64)
     low = 0
-    for size, (index, _) in zip(spec.codebooks, vectors.books, strict=True):
+    for i, size in enumerate(spec.codebooks):
         whole = rng.integers(0, size, found.shape)
+        index = vectors.books[i][0] if i < len(vectors.books) else 0 * vectors.index
         whole[: len(index), inside] = index
         found |= whole << low
         low += size.bit_length() - 1
-    return found.reshape(tiles, columns, -1, depth)
+    return found.reshape(tiles, columns, planes, -1, depth)
 
 
 def cut(along: str, v: int, values: np.ndarray, group: int) -> np.ndarray:
@@ -80,26 +88,33 @@ def joined(along: str, parts: np.ndarray, shape: tuple[int, int], group: int) ->
 
 
 def near(
-    spec: VqCodebook, values: np.ndarray, bits: int, group: int, rng: np.random.Generator
+    spec: VqCodebook,
+    values: np.ndarray,
+    bits: int,
+    group: int,
+    rng: np.random.Generator,
+    v: int | None = None,
 ) -> Vectors:
-    """Vectors near the integers [N, K]: some of theirs, in random places of the codebooks.
+    """Vectors of v, or of the engine's own, near the integers [N, K]: some of theirs, in random
+    places of the codebooks.
 
     The codebooks hold components of any size that `bits` allow; the first and the last of all
     vectors in order are among those taken, so that what consists of extremes stays it.
     """
-    wanted = cut(spec.along, spec.v, values, group)
+    v = spec.v if v is None else v
+    wanted = cut(spec.along, v, values, group)
     found, rest = [], wanted
     for i, size in enumerate(spec.codebooks):
         bound = 1 << bits - bool(spec.residual_entries) - 1
         # Of two codebooks each takes a half, the first rounded down, so that both are in range.
         last = i == len(spec.codebooks) - 1
         aimed = np.clip(rest if last else rest >> 1, -bound, bound - 1)
-        book = rng.integers(-bound, bound, (size, spec.v))
-        each = np.unique(aimed.reshape(-1, spec.v), axis=0)
+        book = rng.integers(-bound, bound, (size, v))
+        each = np.unique(aimed.reshape(-1, v), axis=0)
         inner = rng.permutation(np.arange(1, max(1, len(each) - 1)))
         taken = np.unique([0, len(each) - 1, *inner[: size - 2]])[:size]
         book[rng.permutation(size)[: len(taken)]] = each[taken]
-        flat = aimed.reshape(-1, 1, spec.v)
+        flat = aimed.reshape(-1, 1, v)
         distance = np.concatenate(
             [((part - book) ** 2).sum(axis=2) for part in np.array_split(flat, 1 + len(flat) // 64)]
         )
@@ -139,6 +154,9 @@ def random_spec(rng: np.random.Generator) -> VqCodebook:
                 weight_bits=int(rng.integers(3 if residual else 2, 9)),
                 group_size=int(rng.integers(1, 97)),
             )
+            if spec.form == "gather" and along == "outputs" and v > 1 and rng.random() < 0.5:
+                shorter = [each for each in range(1, v) if v % each == 0]
+                spec = spec.evolve(short_v=int(rng.choice(shorter)))
         except SpecError:
             continue
         if spec.form == "gather":

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory
 
 from hw.rtl.arith import booth_products, decode, log2, named, select, sum_modulo, total
@@ -11,7 +11,7 @@ from hw.rtl.engine import EngineComponent, Fields, Weights
 from hw.rtl.sequencer import Sequencer
 from hw.rtl.words import unpack
 from hw.spec import layout
-from hw.spec.vq_codebook import VqCodebook
+from hw.spec.vq_codebook import SHORT_MODE, VqCodebook
 
 
 def product(x: Value, weight: Value) -> list[Value]:
@@ -159,7 +159,10 @@ class VqCodebookEngine(EngineComponent):
         """Every lane's part of the sums: codeword times activations, or what a table says of it."""
         spec = self.spec
         psums = []
-        values = self._added(m) if spec.form == "gather" else self._looked_up(m, operands, weights)
+        if spec.form == "gather":
+            values = self._added(m, sequencer)
+        else:
+            values = self._looked_up(m, operands, weights)
         for row in range(spec.m):
             terms: list[list[Value]] = [[] for _ in range(spec.n)]
             for lane in range(spec.lanes):
@@ -182,14 +185,22 @@ class VqCodebookEngine(EngineComponent):
             ]
         return psums
 
-    def _added(self, m: Module) -> list[list[Value]]:
-        """Of every lane the components, those of both codebooks added."""
-        found = []
+    def _added(self, m: Module, sequencer: Sequencer) -> list[list[Value]]:
+        """Of every lane the components, those of both codebooks added; of short codewords those
+        whose turn it is."""
+        spec, found = self.spec, []
+        used: list[Value] = []
+        if spec.short_v:
+            whole = sequencer.mode != SHORT_MODE
+            for part in range(spec.short_planes):
+                turn = named(m, f"part{part}", whole | (sequencer.plane == part))
+                used += [turn] * spec.short_v
         for lane, words in enumerate(zip(*self.codewords, strict=True)):
             parts = zip(*(self._components(word) for word in words), strict=True)
-            found.append(
-                [named(m, f"weight{lane}_{i}", total(each)) for i, each in enumerate(parts)]
-            )
+            weights = [total(each) for each in parts]
+            if used:
+                weights = [Mux(turn, each, 0) for turn, each in zip(used, weights, strict=True)]
+            found.append([named(m, f"weight{lane}_{i}", each) for i, each in enumerate(weights)])
         return found
 
     def _looked_up(self, m: Module, operands: Value, weights: Fields) -> list[list[Value]]:

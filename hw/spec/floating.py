@@ -143,7 +143,7 @@ class FloatMac(FloatEngine):
 
     def coding(self, codes: WeightCodes) -> Coding | None:
         """As `hw.spec.mac` counts them."""
-        if codes.kind in (Kind.BITMOD, Kind.VECTOR) or codes.bits > self.weight_bits:
+        if codes.kind in (Kind.BITMOD, Kind.VECTOR, Kind.SHORT) or codes.bits > self.weight_bits:
             return None
         return Coding(planes=1, mode=0, scale=1, origin=-(codes.levels // 2))
 
@@ -190,6 +190,6 @@ class FloatLut(FloatEngine):
     def coding(self, codes: WeightCodes) -> Coding | None:
         """Planes of signs, as `hw.spec.lut_tensor_core` has them (Eq. 2): a code q adds
         (2*q - (2^bits - 1)) * x."""
-        if codes.kind in (Kind.BITMOD, Kind.VECTOR) or codes.bits > self.weight_bits:
+        if codes.kind in (Kind.BITMOD, Kind.VECTOR, Kind.SHORT) or codes.bits > self.weight_bits:
             return None
         return Coding(codes.bits, 0, scale=2, origin=1 - (1 << codes.bits))

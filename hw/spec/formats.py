@@ -108,6 +108,9 @@ class Kind(enum.Enum):
     BITMOD = "b"
     """Sign and magnitude, and one special value per scale group in place of minus zero: FP3 and FP4
     with extra resolution or extra asymmetry (BitMoD, HPCA 2025, section III-A)."""
+    SHORT = "s"
+    """As VECTOR, of codewords shorter than those that an engine takes in one beat. Files do not
+    know it: which codewords are short, an engine says (`hw.spec.vq_codebook`)."""
     VECTOR = "v"
     """Code q in 0 .. 2^bits - 1 counts as q, and is a component of a codeword: what is stored are
     indices into codebooks (VPTQ, EMNLP 2024), see `hw.spec.vq_codebook`."""
@@ -120,6 +123,7 @@ _WIDTHS = {
     Kind.INTEGER: range(1, 9),
     Kind.TERNARY: range(2, 3),
     Kind.BITMOD: range(3, 5),
+    Kind.SHORT: range(2, 9),
     Kind.VECTOR: range(2, 9),
     Kind.TABLE: range(2, 9),
 }

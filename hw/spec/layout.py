@@ -104,7 +104,8 @@ def weight_beat(spec: Engine) -> Beat:
       are four. Where steps are skipped, bit i of needed says whether to take the step of digit, or
       plane, i; of a beat without any it is one step, which adds nothing.
     - VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
-      above it the residual's. See also `codewords`.
+      above it the residual's. Of short codewords plane i has those of the i-th part of every n/v
+      outputs. See also `codewords`.
     - LUT-DLA: centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is
       to every output; both two's complement.
     - Floating MAC: code[n][k], two's complement, with scale[n] of their groups where weights are
@@ -203,7 +204,8 @@ def codewords(spec: VqCodebook) -> Beat:
     whole codewords, [fill_codewords][v], or of one part of a codeword, [1][v / fill_planes].
 
     A fill goes through the codebook and then the residual one, index by index; of each codeword,
-    plane by plane, through its parts from the first component on.
+    plane by plane, through its parts from the first component on. Of short codewords each is there
+    as often as one of v weights has them.
     """
     shape = (spec.fill_codewords, spec.v // spec.fill_planes)
     return Beat((Field("component", spec.entry_bits, shape, signed=True),))

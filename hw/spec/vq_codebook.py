@@ -18,6 +18,12 @@ Each form has its use for either:
   `entries` * v * k of them. So it pays with few entries and many outputs.
 
 Codebooks come in band, by a command of their own (`Engine.fills`).
+
+VPTQ's outlier columns have a codebook of their own, whose codewords are shorter (section 3.3). With
+`short_v` a gather takes such, too: in as many beats as one of v has of them, each of which looks
+the next one up for every lane, while all other components of the lane count as 0. A short codeword
+lies in its entry as often as it fits, so that its components are wherever a beat needs them. That
+takes v / short_v cycles where a codebook of short codewords alone would take more memories.
 """
 
 from __future__ import annotations
@@ -34,6 +40,9 @@ FORMS = ("gather", "table")
 
 FILL_MODE = 1
 """What a command calls the fill of the codebooks; a multiplication is mode 0."""
+
+SHORT_MODE = 2
+"""What a command calls a multiplication by short codewords."""
 
 _MOST_ENTRIES = 1 << 15
 _MOST_PLANES = 8
@@ -62,6 +71,8 @@ class VqCodebook(Engine):
     """Codewords of the codebook, a power of two."""
     residual_entries: int = 0
     """Codewords of the residual codebook, a power of two, or 0 for none."""
+    short_v: int = 0
+    """Weights of a short codeword, a divisor of v below it, or 0 where there are none."""
     form: str = "gather"
     """Whether codewords are gathered and multiplied, or looked up in a table of their products."""
 
@@ -81,6 +92,12 @@ class VqCodebook(Engine):
         for each, size in sizes.items():
             require_range(each, size, 2, _MOST_ENTRIES)
             require(_is_power_of_two(size), each, "a power of two", size)
+        if self.short_v:
+            rule = f"0, or for a gather along outputs a divisor of v = {self.v} below it"
+            plain = self.form == "gather" and self.along == "outputs"
+            divides = 0 < self.short_v < self.v and self.v % self.short_v == 0
+            require(plain and divides, "short_v", rule, self.short_v)
+            require_range("v / short_v", self.short_planes, 2, _MOST_PLANES)
         most = self.fill_planes * self.beat_bits
         rule = f"wide enough for a codeword of {self.codeword_bits} bits in {_MOST_PLANES} beats"
         require(most >= self.codeword_bits, "weight beat", rule, self.beat_bits)
@@ -128,11 +145,21 @@ class VqCodebook(Engine):
         """Width of a weight beat."""
         return self.lanes * self.index_bits
 
+    @property
+    def short_planes(self) -> int:
+        """Weight beats per K-slice of short codewords."""
+        return self.v // self.short_v
+
     def coding(self, codes: WeightCodes) -> Coding | None:
         """Components are what weights multiply by: a code q of `levels` by q - levels // 2."""
-        if codes.kind is not Kind.VECTOR or codes.bits > self.weight_bits:
+        origin = -(codes.levels // 2)
+        if codes.bits > self.weight_bits:
             return None
-        return Coding(planes=1, mode=0, scale=1, origin=-(codes.levels // 2))
+        if codes.kind is Kind.VECTOR:
+            return Coding(planes=1, mode=0, scale=1, origin=origin)
+        if codes.kind is Kind.SHORT and self.short_v:
+            return Coding(planes=self.short_planes, mode=SHORT_MODE, scale=1, origin=origin)
+        return None
 
     # Filling.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hw.spec.base import require
-from hw.spec.formats import WeightCodes
-from hw.spec.vq_codebook import VqCodebook
+from hw.spec.formats import Kind, WeightCodes
+from hw.spec.vq_codebook import SHORT_MODE, VqCodebook
 from sim.golden import integer
 from sim.golden.sums import group_bounds
 
@@ -83,7 +83,9 @@ def encode(
     if vectors is None:
         raise ValueError("codes without the vectors that they come from")
     require(vectors.along == spec.along, "along", f"{vectors.along} for these vectors", spec.along)
-    require(vectors.v == spec.v, "v", f"{vectors.v} for these vectors", spec.v)
+    short = weight_format.kind is Kind.SHORT
+    own, v = ("short_v", spec.short_v) if short else ("v", spec.v)
+    require(vectors.v == v, own, f"{vectors.v} for these vectors", v)
     sizes = tuple(len(book) for _, book in vectors.books)
     fits = len(sizes) <= len(spec.codebooks) and all(
         size <= most for size, most in zip(sizes, spec.codebooks, strict=False)
@@ -107,11 +109,16 @@ def slice_sums(
 ) -> np.ndarray:
     """Sums of every slice, int64 [rows, slices, n], from the fields of weight beats and the
     codebooks of the fill before them, `book0` and `book1`, int [entries, v]."""
-    index, low = fields["index"].reshape(-1, *spec.index_shape), 0
+    index, low = fields["index"].reshape(-1, planes, *spec.index_shape), 0
     weights = np.zeros((*index.shape, spec.v), np.int64)
     for i, size in enumerate(spec.codebooks):
         weights += fields[f"book{i}"][index >> low & size - 1]
         low += size.bit_length() - 1
+    if mode == SHORT_MODE:  # each component by the plane whose turn it is
+        turn = np.arange(spec.v) // spec.short_v
+        weights = weights[:, turn, :, :, np.arange(spec.v)].transpose(1, 2, 3, 0)
+    else:
+        weights = weights.sum(axis=1)
     if spec.along == "outputs":
         weights = weights.transpose(0, 1, 3, 2)
     return np.einsum("rsk,snk->rsn", x, weights.reshape(-1, spec.n, spec.k))

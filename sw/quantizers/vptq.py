@@ -279,13 +279,15 @@ def _round(parts: Sequence[_Part], choice: Vptq) -> None:
     """Bring codebooks to the numbers in which they are stored.
 
     Integers have a half-precision scale for the codebooks of a part together. That which loses
-    least of them is taken; it may cut off the outermost components.
+    least of them is taken; it may cut off the outermost components. Those of outliers are as wide
+    as the others, since an engine keeps either in the same memories.
     """
+    width = WEIGHT_BITS - any(len(part.books) > 1 for part in parts)
     for part in parts:
         if choice.half:
             part.books = [book.astype(np.float16).astype(np.float64) for book in part.books]
             continue
-        most = (1 << (WEIGHT_BITS - 1 - (len(part.books) > 1))) - 1
+        most = (1 << (width - 1)) - 1
         values = np.concatenate([book.ravel() for book in part.books])
         counts = np.concatenate(
             [

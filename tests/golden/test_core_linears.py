@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hw.spec import VqCodebook
+from hw.spec import SpecError, VqCodebook
 from hw.spec.formats import Activations, Kind, WeightCodes
 from hw.spec.presets import CORES
 from sim.golden.core import execute
@@ -270,6 +270,45 @@ def vector_quantized(engine: VqCodebook) -> LanguageModel:
             of_vectors, codes, w.shape[1], scale, minimum, 16, vectors=vectors
         )
     return replace(TINY, tensors=tensors)
+
+
+def with_short_outliers(engine: VqCodebook, outliers: int) -> LanguageModel:
+    """The shipped model with codewords of two outputs in some columns and of eight in the others,
+    the first of them without a residual codebook."""
+    rng, tensors = np.random.default_rng(5), dict(TINY.tensors)
+    codes = WeightCodes(engine.weight_bits, Kind.VECTOR)
+    for name in linear_names(TINY)[:-1]:
+        w = dequantized(tensors[name])
+        order, parts = rng.permutation(w.shape[1]), []
+        for columns, v in ((order[:outliers], engine.short_v), (order[outliers:], engine.v)):
+            part = w[:, columns]
+            scale = halves(np.abs(part).max(axis=1, keepdims=True) / 60)
+            values, k = np.rint(part / scale).astype(int), len(columns)
+            vectors = near(engine, values, engine.weight_bits, k, rng, v)
+            vectors = replace(vectors, residual=vectors.residual if v == engine.v else None)
+            found = codes_of(vectors, codes, part.shape, k)
+            minimum = np.zeros_like(scale)
+            parts.append(QuantTensor(found, codes, k, scale, minimum, 16, vectors=vectors))
+        tensors[name] = PartedTensor(tuple(parts), order)
+    return replace(TINY, tensors=tensors)
+
+
+def test_short_outliers_beside_codewords_give_identical_logits_however_computed():
+    """VPTQ, section 3.3: outlier columns with a codebook of their own, on one engine."""
+    core, native = CORES["core-vq"], parse_weights("native")
+    assert isinstance(core.engine, VqCodebook)
+    model, ids = with_short_outliers(core.engine, 3), TINY.tokenizer.encode(STORY)[:3]
+    held = core_model(model, native, core)
+    assert list(held.host) == ["head"]
+    formats = [stage.layers[0].linear.format.name for stage in held.stages[:2]]
+    assert formats == ["short8", "vector8"]
+    found = [
+        logits(model, held, run(held), ids) for run in (integer_stage, golden_stage, program_stage)
+    ]
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    whole = core.evolve(engine=core.engine.evolve(short_v=0))
+    with pytest.raises(SpecError, match="v: must be 2 for these vectors, got 8"):
+        golden_stage(core_model(model, native, whole))
 
 
 def test_codewords_give_identical_logits_however_computed():

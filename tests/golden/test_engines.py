@@ -52,10 +52,15 @@ def stored(spec: Engine, matmul: Matmul) -> np.ndarray:
     return stored_index(spec, matmul.vectors)
 
 
-def codebooks(matmul: Matmul) -> dict[str, np.ndarray]:
+def codebooks(spec: Engine, matmul: Matmul) -> dict[str, np.ndarray]:
     """What a fill has brought before the weights."""
-    books = () if matmul.vectors is None else matmul.vectors.books
-    return {f"book{i}": book for i, (_, book) in enumerate(books)}
+    if matmul.vectors is None:
+        return {}
+    assert isinstance(spec, VqCodebook)
+    found = {f"book{i}": np.zeros((size, spec.v), int) for i, size in enumerate(spec.codebooks)}
+    for i, (_, book) in enumerate(matmul.vectors.books):
+        found[f"book{i}"][: len(book)] = np.tile(book, spec.v // book.shape[1])
+    return found
 
 
 @each_engine
@@ -92,7 +97,7 @@ def test_beats_of_weights_are_what_golden_multiplies_by(kind: type[Engine]) -> N
         for matmul in whole(spec, rng):
             coding = spec.coding_of(matmul.weight_format)
             beats = driver.weight_words(spec, matmul, rng)[: 3 * coding.planes]
-            fields = words.unpack(layout.streams(spec).weight, beats) | codebooks(matmul)
+            fields = words.unpack(layout.streams(spec).weight, beats) | codebooks(spec, matmul)
             x = np.maximum(matmul.x, -spec.activations.maximum).reshape(2, 3, spec.slice_k)
             found = golden.slice_sums(spec, fields, x, coding.planes, coding.mode)
             product = driver.as_product(spec, matmul)

@@ -15,7 +15,9 @@ from hw.spec.formats import Kind, WeightCodes
 from sim.cycles import fold, run_cycles
 from sim.golden import vq_codebook as golden
 from sim.golden.vq_codebook import Vectors
-from sim.schedule import Run, fills
+from sim.schedule import Run, fills, plan
+from sim.workload import Linear
+from sw.packers import PACKERS
 from sw.packers.vq_codebook import fill_beats, stored_index
 from verif import driver, vq_codebook, words
 from verif.vectors import Shape, random_matmul
@@ -111,6 +113,11 @@ def test_refusals() -> None:
         ({"form": "lut"}, "form: must be one of gather, table"),
         ({"n": 4, "k": 1, "entries": 2}, "weight beat: must be wide enough"),
         ({"weight_bits": 2, "residual_entries": 4}, r"weight_bits: must be in 3\.\.8"),
+        ({"short_v": 3}, "short_v: must be 0, or for a gather along outputs a divisor of v = 4"),
+        ({"short_v": 4}, "short_v: must be 0, or"),
+        ({"short_v": 2, "form": "table"}, "short_v: must be 0, or"),
+        ({"short_v": 2, "along": "inputs"}, "short_v: must be 0, or"),
+        ({"short_v": 1, "v": 16}, r"v / short_v: must be in 2\.\.8"),
     ],
 )
 def test_impossible_specs_are_refused(changes: dict, message: str) -> None:
@@ -138,6 +145,53 @@ def test_a_fill_brings_the_codebooks(seed: int) -> None:
     golden.fill(spec, words.unpack(beat, sent)["component"], held)
     for found, wanted in zip(held.values(), books, strict=True):
         assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_short_codewords_by_hand(residual: bool) -> None:
+    """Two of 2 in the place of one of 4: each a beat, and in both halves of its entry."""
+    spec = VqCodebook(n=8, k=3, v=4, short_v=2, entries=16, residual_entries=8)
+    short, rng = WeightCodes(8, Kind.SHORT), np.random.default_rng(3)
+    vectors = random_vectors(rng, "outputs", 2, 8, 6, 6, residual)
+    weights = np.array([[weight(vectors, n, k, 6) for k in range(6)] for n in range(8)])
+    coding = spec.coding_of(short)
+    assert (coding.planes, coding.mode) == (2, 2) and spec.modes == {0: range(1, 2), 2: range(2, 3)}
+    linear = Linear("short", 8, 6, short, 6, 0)
+    assert plan(spec, linear, 1).steps == 2 * plan(spec, replace(linear, format=CODES), 1).steps
+
+    held = golden.empty_books(spec)
+    beats = words.unpack(
+        layout.codewords(spec), np.packbits(fill_beats(spec, vectors), axis=1, bitorder="little")
+    )["component"]
+    golden.fill(spec, beats, held)
+    assert np.array_equal(held["book0"], np.tile(vectors.codebook, 2))
+    assert residual or not held["book1"].any()
+    bits = PACKERS[VqCodebook](spec, stored_index(spec, vectors), None, short)
+    fields = words.unpack(
+        layout.streams(spec).weight,
+        np.packbits(bits.reshape(-1, bits.shape[2]), axis=1, bitorder="little"),
+    )
+    x = rng.integers(-127, 128, (2, 6))
+    found = golden.slice_sums(spec, fields | held, x.reshape(2, 2, 3), 2, coding.mode)
+    assert np.array_equal(found.sum(axis=1), x @ weights.T)
+    encoded = golden.encode(spec, (weights + 128).astype(np.uint8), short, 6, vectors=vectors)
+    assert np.array_equal(golden.group_sums(spec, x, encoded).psum[:, 0], x @ weights.T)
+    with pytest.raises(SpecError, match="v: must be 2 for these vectors, got 4"):
+        golden.encode(spec, (weights + 128).astype(np.uint8), CODES, 6, vectors=vectors)
+
+
+def test_what_a_fill_has_no_room_for_is_refused() -> None:
+    vectors = random_vectors(np.random.default_rng(1), "outputs", 2, 8, 2, 2, residual=True)
+    spec = VqCodebook(n=8, k=4, v=4, short_v=2, entries=16, residual_entries=8)
+    fill_beats(spec, vectors)
+    for changes, message in (
+        ({"short_v": 0}, "v: must be 2 for these vectors, got 4"),
+        ({"entries": 8}, "entries: must be at least 16, got 8"),
+        ({"residual_entries": 0}, "residual_entries: must be at least 8, got 0"),
+        ({"weight_bits": 7}, "entry_bits: must be wide enough for every component, got 6"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            fill_beats(spec.evolve(**changes), vectors)
 
 
 def test_the_residuals_index_is_above() -> None:
@@ -180,6 +234,7 @@ def test_random_specs_cover_every_choice() -> None:
     assert {(s.along, s.form, bool(s.residual_entries)) for s in specs} == set(
         itertools.product(("outputs", "inputs"), ("gather", "table"), (False, True))
     )
+    assert any(s.short_v for s in specs) and any(s.short_planes > 2 for s in specs if s.short_v)
     assert any(s.fill_planes > 1 for s in specs) and any(s.fill_codewords > 1 for s in specs)
 
 

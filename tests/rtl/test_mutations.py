@@ -26,6 +26,7 @@ from hw.rtl import (
     lut_tensor_core,
     mac,
     sequencer,
+    vq_codebook,
 )
 from hw.spec import (
     BASELINES,
@@ -205,6 +206,14 @@ MUTANTS = (
         "high & ~middle & ~below",
         "psum",
         CODEWORDS,
+    ),
+    Mutant(
+        "short codewords: in their first part at every turn",
+        vq_codebook,
+        "whole | (sequencer.plane == part)",
+        "whole | (sequencer.plane == 0 * part)",
+        "psum",
+        CODEWORDS.evolve(short_v=1),
     ),
     Mutant(
         "multipliers: every row takes the first row's activations",

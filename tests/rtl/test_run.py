@@ -80,6 +80,23 @@ def test_steps_that_no_weight_needs_take_no_cycles() -> None:
     assert found["cycles"]["rtl"] < 0.8 * fixed["cycles"]["model"]
 
 
+@pytest.mark.slow
+def test_vptq_with_short_outliers_runs_on_rtl(tmp_path: Path) -> None:
+    """Columns of vectors of 2 beside those of 8, as VPTQ publishes them, on one core."""
+    method = ["--method", "vptq-v8k256r256o2v2k256", "--tokens", "512", "--workers", "1"]
+    arguments = ["quantize", "evolute-tiny", *method, "--force", "--out", str(tmp_path)]
+    assert CliRunner().invoke(evolute.cli, arguments).exit_code == 0
+    asked = ["--prompt", "One day", "--tokens", "3", "--accel", "core-vq", "--json"]
+    rtl, golden = (
+        CliRunner().invoke(evolute.cli, ["run", str(tmp_path), *asked, "--backend", backend])
+        for backend in ("rtl", "golden")
+    )
+    found = json.loads(rtl.stdout)
+    assert (found["layers"], found["mismatches"]) == (3 * 2 * LAYERS, 0)  # two parts each
+    assert found["cycles"]["rtl"] == found["cycles"]["model"] > 0
+    assert json.loads(golden.stdout)["text"] == found["text"]
+
+
 def test_text_comes_with_what_was_measured() -> None:
     result = run("--backend", "rtl")
     assert result.exit_code == 0
