@@ -91,8 +91,7 @@ def matmul_cycles(core: CoreSpec, matmul: Instruction) -> int:
         groups = (full, first, rest * slice_steps)
         results = _overlapped(matmul["row_tiles"], groups, engine.step_latency_cycles, period)
     fill = core.stream_latency_cycles + engine.operand_latency_cycles
-    drain = core.scale_latency_cycles + core.scale_steps - 1
-    return fill + results + engine.step_latency_cycles - 1 + drain
+    return fill + results + engine.step_latency_cycles - 1 + core.scale_drain_cycles
 
 
 @functools.cache

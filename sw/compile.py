@@ -157,8 +157,7 @@ def _matmul_overhead(core: CoreSpec) -> int:
     """Cycles between the last step of a matmul and the first of the next at the soonest."""
     engine = core.engine
     fill = core.stream_latency_cycles + engine.operand_latency_cycles
-    drain = engine.step_latency_cycles + core.scale_latency_cycles + core.scale_steps - 2
-    return fill + drain + 1
+    return fill + engine.step_latency_cycles + core.scale_drain_cycles
 
 
 # Steps of a program, before their order and tokens are known. Matmuls, and fills among them, are
