@@ -23,6 +23,7 @@ from dse.compare.layer import layer_of
 from dse.compare.own_forms import in_own_forms
 from dse.compare.peers import peers
 from dse.compare.rows import INSIDE, OUTSIDE, areas, ranked, row
+from dse.compare.scaling import with_scaling
 from dse.compare.stationary import arrangements, stationary_row
 from hw.cli import json_option, out_option, show
 from hw.files import RECORDS, append_record, provenance
@@ -98,7 +99,8 @@ def compare(
 ) -> None:
     """Compare engines of one size on one layer: exactness, cycles, area, data moved.
 
-    Every engine is synthesized whole, which takes seconds to minutes the first time and is kept.
+    Every engine is synthesized whole, with scaling that keeps up with it, which takes seconds to
+    minutes the first time and is kept.
     Values come from its golden model, on the layer's real inputs.
     """
     choice = _weights(bits, weights)
@@ -113,6 +115,7 @@ def compare(
     found = contenders(task, stems, presets, floating)
     with working("learning codebooks and tables"):
         found += in_own_forms(task, stems, chosen)
+    found = with_scaling(found, chosen, rows)
     require_any(task, stems, found)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn())
     bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
@@ -226,8 +229,11 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         for text in (
             f"Inside the area, as far as an engine has it: {record['inside']}.",
             f"Outside, the same for all: {record['outside']}.",
+            "scaling: the smallest that never makes the engine wait on this layer, with whole "
+            f"products or bit by bit; the latter for {_serial(compared)}.",
             "exact: equal to the RTL's, fill and drain included.",
-            f"synth.: of the whole mapped engine before layout; {first['library']}, "
+            "synth.: of the whole mapped engine, and of its scaling, before layout; "
+            f"{first['library']}, "
             f"{first['tool']}.",
             f"measured: through the golden model on the layer's inputs for {record['tokens']} "
             "tokens of text. The difference is the largest from a float64 product of the same "
@@ -250,6 +256,12 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         _render_published(console, record["published"])
 
 
+def _serial(compared: list[dict[str, Any]]) -> str:
+    """The engines whose least scaling multiplies bit by bit."""
+    names = [each["name"] for each in compared if each["scalings"][0]["multiplier"] == "serial"]
+    return ", ".join(names) or "none"
+
+
 def _paragraph(console: Console, text: str) -> None:
     console.print(textwrap.fill(text, min(100, console.width), break_long_words=False))
 
@@ -262,9 +274,9 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
     columns = _numbers(
         "steps a\nslice\nexact",
         "cycles\n\nexact",
-        "area\num2\nsynth.",
-        "area\nGE\nsynth.",
-        "cells\n\nsynth.",
+        "engine\num2\nsynth.",
+        "scaling\num2\nsynth.",
+        "in all\num2\nsynth.",
         "path\nns\nsynth.",
         "per MAC a\ncycle um2\nsynth.",
         "area x\nmm2 cycles\nsynth.",
@@ -276,9 +288,9 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
             each["name"],
             f"{each['slice_steps']:.3g}",
             f"{each['cycles']:,}",
+            f"{each['engine_um2']:,.0f}",
+            f"{each['scaling_um2']:,.0f}",
             f"{each['area_um2']:,.0f}",
-            f"{each['area_ge']:,.0f}",
-            f"{each['cells']:,}",
             f"{each['delay_ns']:.2f}",
             f"{each['area_um2_per_mac_per_cycle']:.1f}",
             f"{each['area_cycles_um2'] / 1e6:,.1f}",

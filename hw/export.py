@@ -21,6 +21,7 @@ from hw.fpga import FAMILIES
 from hw.rtl import BUILD
 from hw.spec import CoreSpec, Spec, engine_of
 from hw.spec.base import RefusedError
+from hw.spec.scaling import Scaling
 
 _SOURCE = r'\(\* src = "([^"]*)" \*\)'
 _INTERNAL = re.compile(r"^ *\(\* +(generator|top|amaranth\.\w+) .*\*\)\n", re.MULTILINE)
@@ -70,7 +71,9 @@ TARGETS: dict[str, Target] = {
 
 
 def module_name(spec: Spec) -> str:
-    """The Verilog module of the spec's engine, or of its core."""
+    """The Verilog module of the spec's engine, of its core, or of what scales its results."""
+    if isinstance(spec, Scaling):
+        return "evolute_scaling"
     return "evolute_core" if isinstance(spec, CoreSpec) else "evolute_" + engine_of(spec)
 
 

@@ -20,6 +20,7 @@ from functools import cached_property
 
 from hw.spec.base import RefusedError
 from hw.spec.core import INSTRUCTION_BITS, MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
+from hw.spec.scaling import OFFSET_SHIFT_BITS
 
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
@@ -161,7 +162,7 @@ OPERATIONS: dict[str, Operation] = {
                 Field("planes", 3, "weight beats per K-slice", less_one=True),
                 Field("mode", MODE_BITS, "how the engine reads the weights"),
                 Field("accumulate", 1, "0 starts sums, 1 adds to those there"),
-                Field("offset_shift", 4, "left shift of every offset"),
+                Field("offset_shift", OFFSET_SHIFT_BITS, "left shift of every offset"),
             ),
         ),
         Operation(

@@ -110,12 +110,13 @@ def matmul_cycles(
     """
     engine = core.engine
     fill = core.stream_latency_cycles + engine.operand_latency_cycles
-    drain = core.scale_latency_cycles + core.scale_steps - 1
     if beat_steps is None:
         steps, results = _fixed_steps(core, matmul)
     else:
         steps, results = _weighed_steps(core, matmul, beat_steps)
-    return ComputeCycles(steps, fill + results + engine.step_latency_cycles - 1 + drain)
+    return ComputeCycles(
+        steps, fill + results + engine.step_latency_cycles - 1 + core.scale_drain_cycles
+    )
 
 
 def _weighed_steps(

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,24 @@ from numpy.typing import NDArray
 from hw import isa
 from hw.isa import Instruction, Unit, instruction
 from hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
-from hw.spec.engine import Fill
 from sim.program import BeatSteps
+from sw.blocks import blocks, divisible, equal_parts, matmul_overhead, resident, run_tiles
 from sw.place import Batch, Layer, PlaceError, Stage, aligned, batch
+from sw.steps import (
+    Data,
+    FillStep,
+    LoadStep,
+    MatmulStep,
+    Place,
+    Ring,
+    StoreStep,
+    SyncStep,
+    TilePart,
+    places,
+)
 
 _WEIGHT, _ACTIVATION, _SCALE = range(len(isa.BUFFERS))
 
-_MOST_ROW_TILES = 1 << 8
-"""Row tiles that a matmul can have."""
 _MOST_WORDS = 1 << 16
 """Bus words that a load can have."""
 
@@ -48,16 +58,6 @@ class Work:
     """Words that its loads and stores move."""
     computes: int
     """How many matmuls and fills it has."""
-
-
-@dataclass(frozen=True)
-class TilePart:
-    """Weight beats of one column tile that a matmul takes."""
-
-    layer: str
-    """The layer's name."""
-    tile: int
-    beats: slice
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def compile_stages(core: CoreSpec, stages: Sequence[Stage], rows: int, address: 
     assert stages and rows >= 1
     builder, batches, place = _Builder(core), [], address
     for stage in stages:
-        batches.append(batch(core, stage, rows, _blocks(core, stage, rows), place))
+        batches.append(batch(core, stage, rows, blocks(core, stage, rows), place))
         place = batches[-1].end
         builder.add(batches[-1])
     first = aligned(place, MEMORY_PAGE_BYTES)
@@ -111,262 +111,16 @@ def compile_stages(core: CoreSpec, stages: Sequence[Stage], rows: int, address: 
     return Program(core, first, instructions, tuple(batches), work, end, parts)
 
 
-# Blocks and runs of row tiles.
-
-
-def _equal(total: int, most: int) -> tuple[int, ...]:
-    """`total` in the fewest parts of at most `most`, about equal."""
-    count = -(-total // most)
-    return tuple(total * (i + 1) // count - total * i // count for i in range(count))
-
-
-def _run_tiles(core: CoreSpec) -> int:
-    """Row tiles in a run at most."""
-    return min(core.bank_words // core.scale_steps, _MOST_ROW_TILES)
-
-
-def _resident(core: CoreSpec, stage: Stage) -> bool:
-    """Whether the activation buffer holds a row tile's whole K; if not, it holds parts of it."""
-    words = sum(map(core.activation_buffer.words, stage.parts))
-    return words <= core.activation_buffer.bus_words
-
-
-def _divisible(core: CoreSpec, stage: Stage) -> bool:
-    """Whether the row tiles of a block can go in several runs: each begins a bus word, and all
-    parts of a column tile fit the buffers until the last run."""
-    per_word = core.activation_buffer.beats_per_word
-    return all(part % per_word == 0 for part in stage.parts) and all(
-        sum(layer.weight_words) <= core.weight_buffer.bus_words
-        and sum(layer.scale_words) <= core.scale_buffer.bus_words
-        for layer in stage.layers
-    )
-
-
-def _blocks(core: CoreSpec, stage: Stage, rows: int) -> tuple[int, ...]:
-    """Row tiles of each block: about equal, with the least estimate, of those the fewest blocks."""
-    row_tiles = -(-rows // core.engine.m)
-    cuts = dict.fromkeys(_equal(row_tiles, most) for most in range(row_tiles, 0, -1))
-    fitting = [blocks for blocks in cuts if _fits(core, stage, max(blocks))]
-    return min(fitting, key=lambda blocks: _estimate(core, stage, blocks))
-
-
-def _fits(core: CoreSpec, stage: Stage, row_tiles: int) -> bool:
-    """Whether blocks can have so many row tiles; one they always can."""
-    buffer = core.activation_buffer
-    words = [buffer.words(row_tiles * part) for part in stage.parts]
-    if row_tiles > _run_tiles(core) and not (_resident(core, stage) and _divisible(core, stage)):
-        return False
-    needed = sum(words) if _resident(core, stage) else 2 * max(words)
-    return needed <= buffer.bus_words
-
-
-def _estimate(core: CoreSpec, stage: Stage, blocks: tuple[int, ...]) -> float:
-    """Cycles of the bus or of the engine, whichever has more, and of loads that nothing covers."""
-    buffer, period = core.activation_buffer, core.result_period_cycles
-    block_words = sum(buffer.words(max(blocks) * part) for part in stage.parts)
-    weight_words = sum(layer.words for layer in stage.layers)
-    bus = len(blocks) * weight_words
-    bus += len(blocks) * block_words * (1 if _resident(core, stage) else stage.column_tiles)
-    bus += sum(blocks) * stage.column_tiles * core.tile_store_words
-    matmuls = len(stage.parts) * sum(len(_equal(block, _run_tiles(core))) for block in blocks)
-    engine = 0
-    for layer in stage.layers:
-        steps = layer.group_slices * core.engine.slice_steps(layer.linear.format)
-        row_tile = max(sum(stage.parts) / layer.group_slices, 1) * max(steps, period)
-        engine += layer.column_tiles * (sum(blocks) * row_tile + matmuls * _matmul_overhead(core))
-    covered = 2 * block_words <= buffer.bus_words
-    return max(bus, engine) + block_words * (1 if covered else len(blocks))
-
-
-def _matmul_overhead(core: CoreSpec) -> int:
-    """Cycles between the last step of a matmul and the first of the next at the soonest."""
-    engine = core.engine
-    fill = core.stream_latency_cycles + engine.operand_latency_cycles
-    drain = engine.step_latency_cycles + core.scale_latency_cycles + core.scale_steps - 2
-    return fill + drain + 1
-
-
-# Steps of a program, before their order and tokens are known. Matmuls, and fills among them, are
-# numbered in their order.
-
-
-@dataclass(eq=False)
-class _Data:
-    """Bus words that some matmuls need together in a buffer."""
-
-    buffer: int
-    words: int
-    first: int = -1
-    """The first matmul that needs them."""
-    last: int = -1
-    address: int = -1
-    after: int = -1
-    """The last matmul that needs what lay there before."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A place within some data."""
-
-    data: _Data
-    offset: int
-
-    @property
-    def address(self) -> int:
-        return self.data.address + self.offset
-
-
-@dataclass(eq=False)
-class _Step:
-    """An instruction to be: what it waits for and signals is found last."""
-
-    waits: set[Unit] = field(default_factory=set, init=False)
-    signals: set[Unit] = field(default_factory=set, init=False)
-
-    def _make(self, name: str, **values: int) -> Instruction:
-        return instruction(name, wait=self.waits, signal=self.signals, **values)
-
-
-@dataclass(eq=False)
-class _Load(_Step):
-    """Fills a place."""
-
-    place: _Place
-    words: int
-    memory: int
-    needed: int
-    """The first matmul that needs these words."""
-
-    @property
-    def after(self) -> int:
-        """The last matmul that must come before."""
-        return self.place.data.after
-
-    def instruction(self) -> Instruction:
-        return self._make(
-            "load",
-            buffer=self.place.data.buffer,
-            address=self.place.address,
-            words=self.words,
-            memory=self.memory,
-        )
-
-
-@dataclass(eq=False)
-class _Sync(_Step):
-    """Waits for the host after the matmul `after`.
-
-    `needed` is the first one that takes what the host gives: a fill needs no input, and a sync's
-    token would tell it nothing of the loads that are still under way.
-    """
-
-    after: int
-    needed: int
-
-    def instruction(self) -> Instruction:
-        return self._make("sync")
-
-
-@dataclass(eq=False)
-class _Matmul(_Step):
-    layer: Layer
-    part: TilePart
-    weight: _Place
-    activation: _Place
-    scale: _Place
-    accumulator: int
-    slices: int
-    row_tiles: int
-    accumulate: bool
-    filling: int
-    """Which filling of a bank its sums belong to."""
-
-    def instruction(self) -> Instruction:
-        return self._make(
-            "matmul",
-            weight=self.weight.address,
-            activation=self.activation.address,
-            scale=self.scale.address,
-            accumulator=self.accumulator,
-            slices=self.slices,
-            row_tiles=self.row_tiles,
-            group_slices=self.layer.group_slices,
-            planes=self.layer.planes,
-            mode=self.layer.mode,
-            accumulate=self.accumulate,
-            offset_shift=self.layer.offset_shift,
-        )
-
-
-@dataclass(eq=False)
-class _Fill(_Step):
-    """Fills the engine's own memories with what a layer needs there."""
-
-    fill: Fill
-    weight: _Place
-    filling: int = 0
-    """None of a bank's, whatever came before."""
-
-    def instruction(self) -> Instruction:
-        return self._make(
-            "fill",
-            weight=self.weight.address,
-            slices=self.fill.slices,
-            planes=self.fill.planes,
-            mode=self.fill.mode,
-        )
-
-
-@dataclass(eq=False)
-class _Store(_Step):
-    """Writes one filling of a bank."""
-
-    accumulator: int
-    memory: int
-    words: int = 0
-    after: int = -1
-    """The last matmul of the filling."""
-
-    def instruction(self) -> Instruction:
-        return self._make(
-            "store", accumulator=self.accumulator, words=self.words, memory=self.memory
-        )
-
-
-class _Ring:
-    """The room in a buffer, given out and taken back in the same order."""
-
-    def __init__(self, words: int):
-        self.words, self.head = words, 0
-        self.given: deque[_Data] = deque()
-
-    def give(self, data: _Data) -> None:
-        """Set the address of `data`, and after which matmul the room is free for it."""
-        if self.head + data.words > self.words:
-            self._take_back(data, self.words)
-            self.head = 0
-        data.address, self.head = self.head, self.head + data.words
-        self._take_back(data, self.head)
-        self.given.append(data)
-        assert data.after < data.first, "what does not fit must have been refused"
-
-    def _take_back(self, data: _Data, end: int) -> None:
-        """Free the room from the head to `end`, whose data are always the oldest."""
-        start = self.head if data.address < 0 else data.address
-        while self.given and start <= self.given[0].address < end:
-            data.after = max(data.after, self.given.popleft().last)
-
-
 class _Builder:
     """The steps of stage after stage, and at last the program."""
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        self.matmuls: list[_Matmul | _Fill] = []
+        self.matmuls: list[MatmulStep | FillStep] = []
         self.filled: Layer | None = None  # whose contents the engine's own memories hold
-        self.loads: list[_Load | _Sync] = []
-        self.stores: list[_Store] = []
-        self.rings = [_Ring(buffer.bus_words) for buffer in core.buffers]
+        self.loads: list[LoadStep | SyncStep] = []
+        self.stores: list[StoreStep] = []
+        self.rings = [Ring(buffer.bus_words) for buffer in core.buffers]
         self.firsts: list[int] = []  # each stage's first matmul
         self.words: list[int] = []  # bus words that each stage moves
         self.room = 0  # words left in the bank that is being filled
@@ -387,13 +141,13 @@ class _Builder:
             free = list(itertools.takewhile(lambda load: load.after < first, weights))
             early = free[: math.ceil(len(free) * _AHEAD)]
             chosen = set(map(id, early))
-            multiplies = (isinstance(step, _Matmul) for step in self.matmuls[first:])
+            multiplies = (isinstance(step, MatmulStep) for step in self.matmuls[first:])
             needed = first + next(i for i, does in enumerate(multiplies) if does)
-            self.loads += [*early, _Sync(first - 1, needed)]
+            self.loads += [*early, SyncStep(first - 1, needed)]
             loads = [load for load in loads if id(load) not in chosen]
         self.loads += loads
 
-    def _batch(self, run: Batch) -> Iterator[_Load]:
+    def _batch(self, run: Batch) -> Iterator[LoadStep]:
         """Append the stage's matmuls and stores; yields the loads in the order needed."""
         memory, buffer = run.input_address, self.core.activation_buffer
         for row_tiles in run.blocks:
@@ -403,21 +157,21 @@ class _Builder:
 
     def _block(
         self, stage: Stage, row_tiles: int, words: list[int], memory: int
-    ) -> Iterator[_Load]:
+    ) -> Iterator[LoadStep]:
         """One block, whose parts of K have so many `words` each and lie at `memory`."""
         core = self.core
-        resident = _resident(core, stage)
-        inputs: list[_Place] = []
+        stays = resident(core, stage)
+        inputs: list[Place] = []
         tiles = [(layer, tile) for layer in stage.layers for tile in range(layer.column_tiles)]
         for index, (layer, tile) in enumerate(tiles):
-            fresh = index == 0 or not resident
-            runs = _equal(row_tiles, _run_tiles(core))
+            fresh = index == 0 or not stays
+            runs = equal_parts(row_tiles, run_tiles(core))
             if fresh:
-                inputs = _places(_ACTIVATION, words, resident)
-                if _divisible(core, stage) and resident:
+                inputs = places(_ACTIVATION, words, stays)
+                if divisible(core, stage) and stays:
                     runs = self._first_runs(row_tiles, sum(words))
-            weights = _places(_WEIGHT, layer.weight_words, len(runs) > 1)
-            scales = _places(_SCALE, layer.scale_words, len(runs) > 1)
+            weights = places(_WEIGHT, layer.weight_words, len(runs) > 1)
+            scales = places(_SCALE, layer.scale_words, len(runs) > 1)
             if self.filled is not layer:
                 yield from self._fill(layer)
             row = 0
@@ -427,7 +181,7 @@ class _Builder:
                 part_memory, beats = memory, 0
                 for part, slices in enumerate(stage.parts):
                     start, end = (words[part] * at // row_tiles for at in (row, row + run))
-                    activation = _Place(inputs[part].data, inputs[part].offset + start)
+                    activation = Place(inputs[part].data, inputs[part].offset + start)
                     if fresh:
                         place = part_memory + start * core.bus_bytes
                         yield from self._load(activation, end - start, place)
@@ -441,7 +195,7 @@ class _Builder:
                         place.data.last = len(self.matmuls)
                     taken = slices * layer.planes
                     self.matmuls.append(
-                        _Matmul(
+                        MatmulStep(
                             layer=layer,
                             part=TilePart(layer.linear.name, tile, slice(beats, beats + taken)),
                             weight=weights[part],
@@ -458,15 +212,15 @@ class _Builder:
                 self.stores[-1].after = len(self.matmuls) - 1
                 row += run
 
-    def _fill(self, layer: Layer) -> Iterator[_Load]:
+    def _fill(self, layer: Layer) -> Iterator[LoadStep]:
         """Bring what the layer needs in the engine's own memories."""
         buffer, memory = self.core.weight_buffer, layer.address
         for fill in self.core.engine.fills:
             words = buffer.words(fill.slices * fill.planes)
-            place = _Place(_Data(_WEIGHT, words), 0)
+            place = Place(Data(_WEIGHT, words), 0)
             yield from self._load(place, words, memory)
             place.data.last = len(self.matmuls)
-            self.matmuls.append(_Fill(fill, place))
+            self.matmuls.append(FillStep(fill, place))
             memory += words * self.core.bus_bytes
         self.filled = layer
 
@@ -475,26 +229,26 @@ class _Builder:
 
         In c runs, the first waits for 1/c of the block's words, and the others cost their overhead.
         """
-        count = math.isqrt(words // _matmul_overhead(self.core))
+        count = math.isqrt(words // matmul_overhead(self.core))
         most = -(-row_tiles // max(1, count))
-        return _equal(row_tiles, min(most, _run_tiles(self.core)))
+        return equal_parts(row_tiles, min(most, run_tiles(self.core)))
 
-    def _load(self, place: _Place, words: int, memory: int) -> Iterator[_Load]:
+    def _load(self, place: Place, words: int, memory: int) -> Iterator[LoadStep]:
         """Loads of so many words for the next matmul."""
         needed = len(self.matmuls)
         if place.data.first < 0:
             place.data.first = needed
         for start in range(0, words, _MOST_WORDS):
-            part = _Place(place.data, place.offset + start)
+            part = Place(place.data, place.offset + start)
             count = min(words - start, _MOST_WORDS)
-            yield _Load(part, count, memory + start * self.core.bus_bytes, needed)
+            yield LoadStep(part, count, memory + start * self.core.bus_bytes, needed)
 
     def _sums(self, row_tiles: int) -> int:
         """Room for the sums of so many row tiles, in the other bank if this one is full."""
         core, words = self.core, row_tiles * self.core.scale_steps
         if words > self.room:
             bank = len(self.stores) % 2
-            self.stores.append(_Store(bank * core.bank_words, self.result))
+            self.stores.append(StoreStep(bank * core.bank_words, self.result))
             self.room = core.bank_words
         store, stored = self.stores[-1], row_tiles * core.tile_store_words
         accumulator = store.accumulator + core.bank_words - self.room
@@ -516,7 +270,7 @@ class _Builder:
         return {
             index: matmul.part
             for index, matmul in zip(own, self.matmuls, strict=True)
-            if isinstance(matmul, _Matmul)
+            if isinstance(matmul, MatmulStep)
         }
 
     # Order and tokens.
@@ -560,7 +314,7 @@ class _Builder:
         """A load waits for the last matmul that needs what it replaces, a store for its own."""
         free = -1
         for load in self.loads:
-            if isinstance(load, _Load) and load.after > free:
+            if isinstance(load, LoadStep) and load.after > free:
                 load.waits.add(Unit.COMPUTE)
                 self.matmuls[load.after].signals.add(Unit.LOAD)
             free = max(free, load.after)
@@ -572,7 +326,7 @@ class _Builder:
         """A sync waits for the stage's last store, a matmul for that of the bank's last filling."""
         last = {store.after: store for store in self.stores}
         for load in self.loads:
-            if isinstance(load, _Sync):
+            if isinstance(load, SyncStep):
                 load.waits.add(Unit.STORE)
                 last[load.after].signals.add(Unit.LOAD)
         filling = 1
@@ -581,11 +335,3 @@ class _Builder:
                 filling = matmul.filling
                 matmul.waits.add(Unit.STORE)
                 self.stores[filling - 2].signals.add(Unit.COMPUTE)
-
-
-def _places(buffer: int, words: Sequence[int], together: bool) -> list[_Place]:
-    """Places of so many words each: in one piece of data if they are needed together."""
-    if not together:
-        return [_Place(_Data(buffer, count), 0) for count in words]
-    data = _Data(buffer, sum(words))
-    return [_Place(data, start) for start in itertools.accumulate(words[:-1], initial=0)]

@@ -20,6 +20,7 @@ from hw.isa import Instruction, Unit, instruction
 from hw.spec.base import SpecError
 from hw.spec.core import RESULT_BITS, CoreSpec
 from hw.spec.engine import Engine
+from hw.spec.scaling import MULTIPLIERS
 from verif.driver import DRIVERS, random_spec
 
 DATA_BYTES = 1 << 18
@@ -67,7 +68,7 @@ def random_core(rng: np.random.Generator, kind: type[Engine] | None = None) -> C
             for fill in engine.fills
         )
         if room and core.weight_buffer.bus_bits * core.weight_buffer.words_per_beat <= 4096:
-            return core
+            return core.evolve(scale_multiplier=str(rng.choice(MULTIPLIERS)))
 
 
 @dataclass

@@ -25,6 +25,7 @@ from hw.spec import (
 from hw.spec.base import RefusedError, require
 from hw.spec.floating import FloatEngine
 from hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
+from hw.spec.scaling import Scaling
 
 ACTIVATIONS = f"int4 to int16, or {', '.join(FLOATS)}, such as fp16 or fp16:12"
 
@@ -180,6 +181,8 @@ class Contender:
     refused: str | None = None
     layer: Layer | None = None
     """The layer in a form of its own, where the engine takes no codes of single weights."""
+    scalings: tuple[Scaling, ...] = ()
+    """What can scale its results as fast as they come, see `dse.compare.scaling`."""
 
 
 def contenders(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dse.compare.layer import Layer, linear_of
 from hw.spec import Engine, FloatLut, FloatMac
 from hw.spec.floating import FP16, FloatEngine
+from hw.spec.scaling import FloatScaling
 from sim.golden import align, floating, integer
 from sim.schedule import plan
 from sw.activations import quantize_activations
@@ -39,10 +40,10 @@ class Exactness:
 
 
 def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64]) -> NDArray[Any]:
-    """The layer's outputs [tokens, N] for activations [tokens, K], groups scaled in float64."""
+    """The layer's outputs [tokens, N] for activations [tokens, K], scaled and added up with the
+    roundings of `FloatScaling`."""
     coding = spec.coding_of(tensor.format)
     grid = coded_grid(tensor, coding)
-    scale, offset = grid.scale, grid.offset
     if isinstance(spec, FloatLut):
         planes = coding.planes
         weights: NDArray[Any] = tensor.codes
@@ -52,20 +53,26 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
         sums = functools.partial(floating.mac_sums, spec)
         if spec.weights == "fp16":
             weights = align.decode(align.encode(tensor.rows(slice(None), np.float64), FP16), FP16)
-            scale, offset = np.ones_like(scale), np.zeros_like(offset)
         else:
             weights = integer.weights(spec, tensor.codes, tensor.format, tensor.group)
         if spec.weights == "dequantized":
-            codes = align.encode(np.repeat(scale, tensor.group, axis=1), FP16)
+            codes = align.encode(np.repeat(grid.scale, tensor.group, axis=1), FP16)
             weights = floating.dequantized(weights, codes[:, : weights.shape[1]])
-            scale = np.ones_like(scale)
     part = plan(spec, linear_of("", tensor), 1).group_slices * spec.slice_k
-    total = np.zeros((len(x), tensor.shape[0]))
+    psums, row_sums, groups = [], [], []
     for g, start in enumerate(range(0, tensor.shape[1], tensor.group)):
         inside = slice(start, start + tensor.group)
         psum, row_sum = floating.group_by_group(sums, x[:, inside], weights[:, inside], part)
-        total += psum.sum(axis=1) * scale[:, g] + row_sum.sum(axis=1)[:, None] * offset[:, g]
-    return total
+        psums.append(psum)
+        row_sums.append(row_sum)
+        groups += [g] * psum.shape[1]
+    factors = {each.name for each in FloatScaling(engine=spec, scale_lanes=1).beat.fields}
+    scale, offset = (
+        floating.numbers(align.encode(each[:, groups], FP16), FP16) if name in factors else None
+        for name, each in (("scale", grid.scale), ("offset", grid.offset))
+    )
+    parts = np.concatenate(psums, axis=1), np.concatenate(row_sums, axis=1)
+    return floating.scaled_sums(*parts, scale, offset, spec.significand_bits)
 
 
 def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:

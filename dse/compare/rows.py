@@ -1,7 +1,7 @@
 """The facts of every contender on the layer.
 
-Area is that of the whole engine, see `INSIDE` and `OUTSIDE`; values come from the golden model,
-cycles from the cycle model that equals the RTL.
+Area is that of the whole engine and its scaling, see `INSIDE` and `OUTSIDE`; values come from the
+golden model, cycles from the cycle model that equals the RTL.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dse.compare.contenders import Contender
@@ -18,6 +19,7 @@ from hw.files import FileError
 from hw.processes import executor
 from hw.spec import Engine, FloatMac, engine_of
 from hw.spec.base import RefusedError
+from hw.spec.scaling import IntegerScaling, Scaling
 from hw.synth import AsicResult, synthesize
 from sim.cycles import run_cycles
 from sim.memory import Platform, traffic
@@ -27,19 +29,40 @@ from sw.pack import weighed_run
 INSIDE = (
     "operand registers, alignment of floating activations, table build, term decoders, "
     "dequantization, lookups, multipliers, adder trees, accumulators, sums of activations, "
-    "sequencer, stream registers"
+    "sequencer, stream registers; scaling of groups, as fast as results come: their registers, "
+    "multipliers of psums by scales and of sums of activations by offsets, adders, and those of "
+    "the sums over groups"
 )
-"""What the area of an engine covers, as far as the engine has it."""
+"""What the area of an engine with its scaling covers, as far as it has it."""
 
-OUTSIDE = "rounding of activations, scaling of groups, buffers, memory ports"
+OUTSIDE = (
+    "rounding of activations; memories of activations, weights, scales and sums over groups, with "
+    "their ports and addresses"
+)
 """What every engine needs as much of as any other, and no area here covers."""
 
 
-def area(spec: Engine) -> AsicResult:
-    """The engine in standard cells. Raises `FileError` where the machine is at fault, else
-    `RefusedError`; both cross processes."""
+@dataclass(frozen=True)
+class Areas:
+    """An engine in standard cells, and what can scale its results."""
+
+    engine: AsicResult
+    scalings: tuple[tuple[Scaling, AsicResult], ...]
+    """The one with the least area first."""
+
+    @property
+    def parts(self) -> tuple[AsicResult, AsicResult]:
+        """The engine and its least scaling."""
+        return self.engine, self.scalings[0][1]
+
+
+def area(engine: Engine, scalings: Sequence[Scaling]) -> Areas:
+    """Raises `FileError` where the machine is at fault, else `RefusedError`; both cross
+    processes."""
     try:
-        return synthesize(spec, "asic")
+        found = [(each, synthesize(each, "asic")) for each in scalings]
+        found.sort(key=lambda each: each[1].area_um2)
+        return Areas(synthesize(engine, "asic"), tuple(found))
     except FileError as error:
         raise FileError(str(error)) from None
     except RefusedError as error:
@@ -50,24 +73,25 @@ def areas(
     found: Sequence[Contender],
     workers: int,
     advance: Callable[[list[str], int], None] = lambda running, done: None,
-) -> dict[str, AsicResult | RefusedError]:
-    """The engines in standard cells by name, `workers` at a time; or why a tool gave none.
+) -> dict[str, Areas | RefusedError]:
+    """The engines and their scalings in standard cells by name, `workers` at a time; or why a tool
+    gave none.
 
     `advance` is told who is being synthesized and how many are done. Raises `FileError`.
     """
     waiting = [each for each in found if each.spec is not None]
     workers = min(workers, len(waiting))
-    results: dict[str, AsicResult | RefusedError] = {}
+    results: dict[str, Areas | RefusedError] = {}
     if not waiting:
         return results
     with executor(workers) as pool:
-        running: dict[concurrent.futures.Future[AsicResult], str] = {}
+        running: dict[concurrent.futures.Future[Areas], str] = {}
         while waiting or running:
             while waiting and len(running) < workers:
                 chosen = waiting.pop(0)
                 advance([*running.values(), chosen.name], len(results))
                 assert chosen.spec is not None
-                running[pool.submit(area, chosen.spec)] = chosen.name
+                running[pool.submit(area, chosen.spec, chosen.scalings)] = chosen.name
             done, _ = concurrent.futures.wait(
                 running, return_when=concurrent.futures.FIRST_COMPLETED
             )
@@ -84,7 +108,7 @@ def areas(
 
 
 def row(
-    contender: Contender, result: AsicResult | RefusedError | None, layer: Layer, rows: int
+    contender: Contender, result: Areas | RefusedError | None, layer: Layer, rows: int
 ) -> dict[str, Any]:
     """All facts of one contender on the layer, with units in the names; JSON-serializable.
 
@@ -92,14 +116,20 @@ def row(
     """
     layer = contender.layer or layer
     spec, linear = contender.spec, layer.linear
-    if spec is None or not isinstance(result, AsicResult):
+    if spec is None or not isinstance(result, Areas):
         return {"name": contender.name, "refused": contender.refused or str(result)}
-    if result.memory_bits:
-        reason = f"its memories of {result.memory_bits:,} bits have no area in standard cells"
+    if result.engine.memory_bits:
+        reason = (
+            f"its memories of {result.engine.memory_bits:,} bits have no area in standard cells"
+        )
         return {"name": contender.name, "refused": reason}
     run = weighed_run(spec, linear, layer.tensor, rows)
     steps = run.steps / (run.tiles * run.slices)
-    cycles = run_cycles(spec, [*fills(spec), run])
+    scaling, parts = result.scalings[0][0], result.parts
+    # Scaling never makes the engine wait; it only ends later than the engine does.
+    cycles = run_cycles(spec, [*fills(spec), run]) + scaling.drain_cycles
+    area_um2 = sum(each.area_um2 for each in parts)
+    delay_ns = max(each.delay_ns for each in parts)
     whole = isinstance(spec, FloatMac) and spec.weights == "fp16"
     without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
     moved = traffic(spec, without_scales, rows, Platform())
@@ -117,20 +147,34 @@ def row(
         "slice_steps": steps,
         "cycles": cycles,
         "macs_per_cycle": spec.macs_per_step / steps,
-        "area_um2": result.area_um2,
-        "area_ge": result.area_ge,
-        "cells": sum(result.cells.values()),
-        "delay_ns": result.delay_ns,
-        "area_um2_per_mac_per_cycle": result.area_um2 * steps / spec.macs_per_step,
-        "area_cycles_um2": result.area_um2 * cycles,
-        "area_time_um2_ns": result.area_um2 * cycles * result.delay_ns,
+        "engine_um2": parts[0].area_um2,
+        "scaling_um2": parts[1].area_um2,
+        "area_um2": area_um2,
+        "area_ge": sum(each.area_ge for each in parts),
+        "cells": sum(sum(each.cells.values()) for each in parts),
+        "delay_ns": delay_ns,
+        "scalings": [_scaling(*each) for each in result.scalings],
+        "area_um2_per_mac_per_cycle": area_um2 * steps / spec.macs_per_step,
+        "area_cycles_um2": area_um2 * cycles,
+        "area_time_um2_ns": area_um2 * cycles * delay_ns,
         "weight_bytes": moved.weight_bytes,
         "scale_bytes": moved.scale_bytes,
         "activation_bytes": moved.activation_bytes,
         "result_bytes": moved.result_bytes,
         "moved_bytes": moved.total_bytes,
-        "library": result.library,
-        "tool": result.tool,
+        "library": parts[0].library,
+        "tool": parts[0].tool,
+    }
+
+
+def _scaling(scaling: Scaling, result: AsicResult) -> dict[str, Any]:
+    kind = scaling.scale_multiplier if isinstance(scaling, IntegerScaling) else "float"
+    return {
+        "multiplier": kind,
+        "lanes": scaling.scale_lanes,
+        "period_cycles": scaling.period_cycles,
+        "area_um2": result.area_um2,
+        "delay_ns": result.delay_ns,
     }
 
 

@@ -29,7 +29,7 @@ class Compute(wiring.Component):
     load_write, load_word, load_data : fill the buffer of each bit of `load_write`.
     store_* : to the sums, see `Accumulators`.
     step : the engine takes a step.
-    moved : it takes a step or a beat of a fill.
+    moved : it takes a step or a beat of a fill, or sums are written.
     bounds : an operand or a sum lies outside its buffer.
     """
 
@@ -124,7 +124,7 @@ class Compute(wiring.Component):
                 reader.ready.eq(operand.ready),
             ]
         moved = engine.step | engine.fill if core.engine.fills else engine.step
-        m.d.comb += [self.step.eq(engine.step), self.moved.eq(moved)]
+        m.d.comb += [self.step.eq(engine.step), self.moved.eq(moved | scaler.write)]
 
         command = layout.streams(core.engine).command
         # A row tile of the instruction is a tile of the engine's command.

@@ -277,3 +277,13 @@ def encoded(value: Number, kind: FloatFormat) -> Value:
     raised = Const(lowest, kind.exponent_bits) & value.nonzero.replicate(kind.exponent_bits)
     exponent = (value.exponent + raised)[: kind.exponent_bits]
     return Cat(mantissa, exponent, value.negative)
+
+
+def from_code(m: Module, name: str, code: Value, kind: FloatFormat, range_: Range) -> Number:
+    """The number of a code that `encoded` made of one in this range."""
+    mantissa, above = code[: kind.mantissa_bits], code[kind.mantissa_bits : -1]
+    nonzero = named(m, f"{name}_nonzero", above.any())
+    exponent = (above - (range_.unit + kind.bias))[: range_.exponent_bits]
+    exponent = exponent & nonzero.replicate(range_.exponent_bits)
+    significand = Cat(mantissa[kind.mantissa_bits + 1 - range_.bits :], nonzero)
+    return kept(m, f"{name}_number", Number(code[-1], exponent, significand, range_))

@@ -8,7 +8,7 @@ from hw.isa import OPERATIONS, Unit
 from hw.rtl.arith import choose, log2, named
 from hw.rtl.buffer import NO_COLLISION
 from hw.rtl.queues import field, unit_bits
-from hw.rtl.words import unpack
+from hw.rtl.scale_lanes import lanes_of
 from hw.spec import layout
 from hw.spec.core import CoreSpec
 
@@ -89,8 +89,8 @@ class Accumulators(wiring.Component):
 class Scaler(wiring.Component):
     """Takes the engine's results and adds each, scaled, to its sums.
 
-    A result is taken, then walked in `scale_steps` steps, each through five stages, one cycle
-    apart: look scales up, hold them, multiply, add products up, accumulate.
+    What scales is in `hw.rtl.scale_lanes`; here are the loops that say which scales and sums belong
+    to a result.
 
     Members
     -------
@@ -165,39 +165,13 @@ class Scaler(wiring.Component):
         m.d.comb += last_group.eq(left_minus_1 <= group_minus_1)
 
         # The result being walked.
-        beat = layout.streams(engine).result
-        psums = Signal(beat.field("psum").total_bits, reset_less=True)
-        row_sums = Signal(beat.field("row_sum").total_bits, reset_less=True)
         walk_scale, walk_tile = Signal.like(scale), Signal.like(tile)
         walk_first, walk_last = Signal(), Signal()
-        stepping = Signal()
-        step, chunk = Signal(range(max(2, core.scale_steps))), Signal(range(max(2, chunks)))
-        wait = Signal(range(core.result_period_cycles))
-        take, last_step, last_chunk = Signal(), Signal(), Signal()
-        m.d.comb += [
-            self.result.ready.eq(wait == 0),
-            take.eq(self.result.valid & self.result.ready),
-            last_step.eq(step == core.scale_steps - 1),
-            last_chunk.eq(chunk == chunks - 1),
-        ]
-        with m.If(wait != 0):
-            m.d.sync += wait.eq(wait - 1)
-        with m.If(stepping):
+        # Along with a step go its word of sums and whether it is the last of all.
+        m.submodules.lanes = lanes = lanes_of(core.scaling, tag_bits=len(tile) + 3)
+        wiring.connect(m, wiring.flipped(self.result), lanes.result)
+        with m.If(lanes.taken):
             m.d.sync += [
-                stepping.eq(~last_step),
-                step.eq(Mux(last_step, 0, step + 1)),
-                chunk.eq(Mux(last_chunk, 0, chunk + 1)),
-                psums.eq(psums >> core.scale_lanes * engine.acc_bits),
-            ]
-            with m.If(last_chunk):
-                m.d.sync += row_sums.eq(row_sums >> engine.row_sum_bits)
-        with m.If(take):
-            offsets = beat.offsets
-            m.d.sync += [
-                wait.eq(core.result_period_cycles - 1),
-                stepping.eq(1),
-                psums.eq(self.result.payload[offsets["psum"] :][: len(psums)]),
-                row_sums.eq(self.result.payload[offsets["row_sum"] :][: len(row_sums)]),
                 walk_scale.eq(scale),
                 walk_tile.eq(tile),
                 walk_first.eq(first_group & ~accumulate),
@@ -233,60 +207,26 @@ class Scaler(wiring.Component):
                 first_group.eq(1),
             ]
 
-        # Look scales up.
-        place = named(m, "place", walk_scale + chunk)
-        word = named(m, "word", walk_tile + step)
-        m.d.comb += [self.scale_read.eq(stepping), self.scale_beat.eq(place)]
-        lanes = range(core.scale_lanes)
-        psum = [psums.word_select(i, engine.acc_bits).as_signed() for i in lanes]
-        row_sum = row_sums[: engine.row_sum_bits].as_signed()
-
-        # Hold what was looked up: a memory's output comes late in its cycle.
-        psum = [_register(m, f"psum{i}", psum[i]) for i in lanes]
-        row_sum = _register(m, "row_sum", row_sum)
-        tags = _tags(m, "hold", stepping, word, walk_first, walk_last & last_step)
-
-        # Multiply.
-        psum = [_register(m, f"held_psum{i}", psum[i]) for i in lanes]
-        row_sum = _register(m, "held_row_sum", row_sum)
-        tags = _tags(m, "multiply", *tags)
-        fields = unpack(_register(m, "held_scales", self.scales), core.scale_beat)
-        scaled = [psum[i] * fields["scale"][i] for i in lanes]
-        offset = [row_sum * fields["offset"][i] for i in lanes]
-
-        # Add products up.
-        scaled = [_register(m, f"scaled{i}", scaled[i]) for i in lanes]
-        offset = [_register(m, f"offset{i}", offset[i]) for i in lanes]
-        tags = _tags(m, "add", *tags)
-        terms = [(scaled[i] + (offset[i] << shift))[: core.sum_bits].as_signed() for i in lanes]
-        m.d.comb += [self.read.eq(tags[0]), self.read_word.eq(tags[1])]
-
-        # Accumulate.
-        terms = [_register(m, f"term{i}", terms[i]) for i in lanes]
-        valid, word, first, last = _tags(m, "accumulate", *tags)
-        before = [Mux(first, 0, self.value.word_select(i, core.sum_bits)) for i in lanes]
+        # Its steps, and the sums they belong to.
+        place = named(m, "place", walk_scale + lanes.chunk)
+        word = named(m, "word", walk_tile + lanes.step)
+        write_word, write_last = lanes.write_tag[1:-1], lanes.write_tag[-1]
         m.d.comb += [
-            self.write.eq(valid),
-            self.write_word.eq(word),
-            self.data.eq(Cat((before[i] + terms[i])[: core.sum_bits] for i in lanes)),
-            self.done.eq(valid & last),
+            lanes.shift.eq(shift),
+            self.scale_read.eq(lanes.look),
+            self.scale_beat.eq(place),
+            lanes.scales.eq(self.scales),
+            lanes.tag.eq(Cat(walk_first, word, walk_last & lanes.last)),
+            self.read.eq(lanes.read),
+            self.read_word.eq(lanes.read_tag[1:-1]),
+            lanes.value.eq(self.value),
+            self.write.eq(lanes.write),
+            self.write_word.eq(write_word),
+            self.data.eq(lanes.data),
+            self.done.eq(lanes.write & write_last),
             self.bounds.eq(
-                (stepping & (place >= buffer.beats))
-                | (valid & (word >> log2(core.bank_words) != bank))
+                (lanes.look & (place >= buffer.beats))
+                | (lanes.write & (write_word >> log2(core.bank_words) != bank))
             ),
         ]
         return m
-
-
-def _register(m: Module, name: str, value: Value) -> Signal:
-    """`value`, a cycle later."""
-    register = Signal(value.shape(), name=name, reset_less=True)
-    m.d.sync += register.eq(value)
-    return register
-
-
-def _tags(m: Module, stage: str, valid: Value, *tags: Value) -> tuple[Signal, ...]:
-    """The tags of a step in its next stage; only `valid` is reset."""
-    register = Signal(name=f"{stage}_valid")
-    m.d.sync += register.eq(valid)
-    return register, *(_register(m, f"{stage}_tag{i}", tag) for i, tag in enumerate(tags))

@@ -20,11 +20,8 @@ from functools import cached_property
 from hw.spec import layout
 from hw.spec.base import Spec, require, require_range
 from hw.spec.engine import Engine
-from hw.spec.floating import FloatEngine
-from hw.spec.layout import Beat, Field
-
-RESULT_BITS = 64
-"""Width of one result in memory, sign-extended."""
+from hw.spec.layout import Beat
+from hw.spec.scaling import RESULT_BITS, IntegerScaling
 
 INSTRUCTION_BITS = 128
 """Width of an instruction, see `hw.isa`."""
@@ -98,7 +95,9 @@ class CoreSpec(Spec):
     offset_bits: int = 8
     """Width of a group's signed offset, which multiplies the sum of its activations."""
     scale_lanes: int = 4
-    """Sums scaled per cycle."""
+    """Sums scaled at once."""
+    scale_multiplier: str = "array"
+    """How they are multiplied, see `hw.spec.scaling`: `array`, in a cycle, or `serial`."""
     sum_bits: int = 40
     """Width of a sum over all groups."""
     clock_mhz: int = 200
@@ -107,9 +106,7 @@ class CoreSpec(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = type(self.engine).__name__
-        require(not self.engine.row_shifts, "engine", "without row shifts (scaling has none)", name)
-        integers = not isinstance(self.engine, FloatEngine)
-        require(integers, "engine", "one with integer sums (scaling multiplies them)", name)
+        _ = self.scaling  # which has rules of its own
         require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
                 self.bus_bits)  # fmt: skip
         require_range("address_bits", self.address_bits, 16, 48)
@@ -121,18 +118,7 @@ class CoreSpec(Spec):
             self.burst_beats,
         )
         require_range("outstanding_reads", self.outstanding_reads, 1, 64)
-        require_range("scale_bits", self.scale_bits, 2, 16)
-        require_range("offset_bits", self.offset_bits, 2, 16)
-        require_range("sum_bits", self.sum_bits, self.engine.acc_bits, RESULT_BITS)
         require_range("clock_mhz", self.clock_mhz, 1, 4000)
-        require(
-            self.scale_lanes > 0
-            and self.engine.n % self.scale_lanes == 0
-            and self.scale_lanes & (self.scale_lanes - 1) == 0,
-            "scale_lanes",
-            f"a power of two that divides the engine's n ({self.engine.n})",
-            self.scale_lanes,
-        )
         tile = self.engine.m * self.engine.n
         require(
             tile * RESULT_BITS % self.bus_bits == 0,
@@ -166,17 +152,24 @@ class CoreSpec(Spec):
     def bus_bytes(self) -> int:
         return self.bus_bits // 8
 
+    @cached_property
+    def scaling(self) -> IntegerScaling:
+        """What scales the engine's results."""
+        return IntegerScaling(
+            engine=self.engine,
+            scale_lanes=self.scale_lanes,
+            scale_multiplier=self.scale_multiplier,
+            scale_bits=self.scale_bits,
+            offset_bits=self.offset_bits,
+            sum_bits=self.sum_bits,
+        )
+
     # Buffers.
 
     @property
     def scale_beat(self) -> Beat:
         """Scales and offsets of `scale_lanes` neighbouring outputs."""
-        return Beat(
-            (
-                Field("scale", self.scale_bits, (self.scale_lanes,)),
-                Field("offset", self.offset_bits, (self.scale_lanes,), signed=True),
-            )
-        )
+        return self.scaling.beat
 
     def _buffer(self, name: str, size_bytes: int, beat: Beat) -> Buffer:
         return Buffer(name, size_bytes // self.bus_bytes, self.bus_bits, beat.bits)
@@ -204,8 +197,8 @@ class CoreSpec(Spec):
 
     @property
     def scale_steps(self) -> int:
-        """Words of sums, and cycles of scaling, per result of the engine."""
-        return self.engine.m * self.engine.n // self.scale_lanes
+        """Words of sums, and steps of scaling, per result of the engine."""
+        return self.scaling.steps
 
     @property
     def accumulator_words(self) -> int:
@@ -247,19 +240,18 @@ class CoreSpec(Spec):
 
     @property
     def scale_latency_cycles(self) -> int:
-        """Cycles from a result's transfer until its first sums are written: look scales up, hold
-        them, multiply, add up, accumulate."""
-        return 5
+        """Cycles from a result's transfer until its first sums are written."""
+        return self.scaling.latency_cycles
 
     @property
-    def accumulate_cycles(self) -> int:
-        """Cycles from looking a sum up until it can be looked up again: look up, write."""
-        return 2
+    def scale_drain_cycles(self) -> int:
+        """Cycles from a result's transfer until its last sums are written."""
+        return self.scaling.drain_cycles
 
     @property
     def result_period_cycles(self) -> int:
         """Cycles from one result's transfer to the next at the soonest."""
-        return max(self.scale_steps, self.accumulate_cycles, self.engine.result_period_cycles)
+        return self.scaling.period_cycles
 
     @property
     def stream_latency_cycles(self) -> int:

@@ -135,6 +135,11 @@ PRESETS: dict[str, Preset] = {
             "a complete core for BitMoD's 4-bit weights: bs-bitmod behind a 256-bit AXI4 port",
         ),
         Preset(
+            "core-bitmod-serial",
+            CoreSpec(engine=_BITMOD, scale_multiplier="serial"),
+            "core-bitmod with BitMoD's bit-serial scaling, behind the sums of the next group",
+        ),
+        Preset(
             "bs-planes",
             BitSerial(m=1, n=16, k=16, terms="planes", weight_bits=8, group_size=128),
             "weights bit by bit, any width: 16 columns x 16 activations, a 256-bit word a cycle",

@@ -115,3 +115,27 @@ def group_by_group(
     found = [sums(x[:, a:b], weights[:, a:b]) for a, b in group_bounds(x.shape[1], group)]
     psums, row_sums = zip(*found, strict=True)
     return np.stack(psums, axis=1), np.stack(row_sums, axis=1)
+
+
+def scaled_sums(
+    psum: Floats,
+    row_sum: Floats,
+    scale: Floats | None,
+    offset: Floats | None,
+    precision: int,
+) -> Floats:
+    """The sums over all groups, [M, N], of psum [M, G, N] times scale and of row_sum [M, G] times
+    offset, both [N, G], group by group; every product and every sum is rounded.
+
+    Factors that are None are left out (`hw.spec.scaling.FloatScaling`).
+    """
+    total = np.zeros((psum.shape[0], psum.shape[2]))
+    for g in range(psum.shape[1]):
+        term = psum[:, g]
+        if scale is not None:
+            term = nearest(term * scale[:, g], precision)
+        if offset is not None:
+            product = nearest(row_sum[:, g, None] * offset[:, g], precision)
+            term = add(term, product, precision)
+        total = add(total, term, precision)
+    return total

@@ -17,6 +17,9 @@ from hw.isa import DeadlockError, IsaError, Unit, instruction
 from hw.registers import COUNTERS
 from hw.spec import BitSerial, LutTensorCore, Mac, SpecError
 from hw.spec.core import CoreSpec
+from hw.spec.formats import Kind, WeightCodes
+from hw.spec.presets import CORES
+from hw.spec.scaling import MULTIPLIERS
 from sim.golden.core import execute
 from sim.memory import MemoryTiming
 from sim.program import _Server, matmul_cycles, program_cycles
@@ -128,7 +131,10 @@ def compute_cycles(core, matmul, beat_steps):
         taken += groups[0] + latency - 1
         for steps in groups[1:]:
             taken += max(steps, period)
-    return taken + core.scale_latency_cycles + core.scale_steps - 1
+    per_step = 1
+    if core.scale_multiplier == "serial":
+        per_step = max(core.scale_bits, core.offset_bits)
+    return taken + core.scale_latency_cycles + (core.scale_steps - 1) * per_step
 
 
 def walk(core, program, timing, beat_steps, patience=5000):
@@ -312,6 +318,7 @@ def random_core(rng):
                 scale_buffer_bytes=2048,
                 accumulators=int(rng.choice([64, 128, 256])),
                 scale_lanes=lanes,
+                scale_multiplier=str(rng.choice(MULTIPLIERS)),
                 sum_bits=48,
             )
         except SpecError:
@@ -527,6 +534,33 @@ def test_a_matmul():
     core = CORE.evolve(engine=Mac(m=1, n=32, k=8), accumulators=512, scale_lanes=32)
     done = core.scale_latency_cycles
     assert cycles(matmul(planes=1), core=core) == 66 + 1 + 4 + 1 + 4 + done + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"),
+    [("core-bitmod", WeightCodes(4, Kind.BITMOD)), ("core-decode", WeightCodes(4))],
+)
+@pytest.mark.parametrize("row_tiles", [1, 3])
+def test_serial_scaling_hides_behind_the_next_group(name, codes, row_tiles):
+    """With groups of as many cycles as its steps have bits, only the last result's scaling shows:
+    eight cycles instead of two in the multiplier, and for each step after the first."""
+    array = CORES[name]
+    serial = array.evolve(scale_multiplier="serial")
+    walk = array.scale_steps * 8
+    group = array.engine.group_slices
+    coding, steps = array.engine.coding_of(codes), array.engine.slice_steps(codes)
+    operands = {"mode": coding.mode, "planes": coding.planes}
+    operands |= {"row_tiles": row_tiles, "slices": 3 * group}
+
+    def longer(group_slices):
+        drawn = matmul(**operands, group_slices=group_slices)
+        return cycles(drawn, core=serial) - cycles(drawn, core=array)
+
+    tail = (8 - 2) + (array.scale_steps - 1) * (8 - 1)
+    assert group * steps >= walk and longer(group) == tail
+    # Of shorter groups each result but the first waits for the one before.
+    waits = row_tiles * 3 * group - 1
+    assert longer(1) == tail + waits * (walk - max(steps, array.result_period_cycles))
 
 
 def test_a_store():

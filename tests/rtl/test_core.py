@@ -13,7 +13,7 @@ import pytest
 
 from hw.export import to_verilog
 from hw.isa import Fault
-from hw.rtl import compute, control, dispatch, load, queues, scale, store
+from hw.rtl import compute, control, dispatch, load, queues, scale, scale_lanes, store
 from hw.rtl import core as rtl
 from hw.spec import CoreSpec, Engine, LutTensorCore
 from hw.spec.presets import CORES, DEFAULT
@@ -38,6 +38,7 @@ SMALL = CoreSpec(
     scale_lanes=4,
     sum_bits=40,
 )
+SERIAL = SMALL.evolve(scale_multiplier="serial", scale_bits=5, offset_bits=7)
 
 
 def passes(core: CoreSpec, seed: int) -> set[str]:
@@ -108,6 +109,7 @@ class Mutant:
     found_in: str
     """Words that the account of some difference must contain."""
     slow: bool = False
+    core: CoreSpec = SMALL
 
 
 MUTANTS = (
@@ -181,10 +183,36 @@ MUTANTS = (
     ),
     Mutant(
         "scale: offsets not shifted",
-        scale,
-        "(offset[i] << shift)",
-        "offset[i]",
+        scale_lanes,
+        "(offset << self.shift)",
+        "offset",
         "golden says",
+    ),
+    Mutant(
+        "serial scale: a negative offset counts positive",
+        scale_lanes,
+        "top & offset",
+        "top & 0",
+        "golden says",
+        core=SERIAL,
+    ),
+    Mutant(
+        "serial scale: products begin with the one before",
+        scale_lanes,
+        "Mux(top, 0, term << 1)",
+        "term << 1",
+        "golden says",
+        slow=True,
+        core=SERIAL,
+    ),
+    Mutant(
+        "serial scale: a cycle too long",
+        scale_lanes,
+        'wrap(m, "bit", bits, at.valid)',
+        'wrap(m, "bit", bits + 1, at.valid)',
+        "model says",
+        slow=True,
+        core=SERIAL,
     ),
     Mutant(
         "scale: sums never start anew",
@@ -237,7 +265,7 @@ def mutate(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(mutant, monkeypatch)
-    report = verify(SMALL, seed=1)
+    report = verify(mutant.core, seed=1)
     assert any(mutant.found_in in difference for difference in report.differences)
 
 
@@ -245,7 +273,7 @@ def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None
     "latency",
     [
         "stream_latency_cycles",
-        "scale_latency_cycles",
+        "scale_drain_cycles",
         "store_latency_cycles",
         "store_word_cycles",
         "queue_instructions",
@@ -259,8 +287,9 @@ def test_wrong_latency_is_found(latency: str, monkeypatch: pytest.MonkeyPatch) -
     assert all("model says" in difference for difference in report.differences)
 
 
-def test_core_without_fault_passes() -> None:
-    passes(SMALL, seed=1)
+@pytest.mark.parametrize("core", [SMALL, SERIAL], ids=["array", "serial"])
+def test_core_without_fault_passes(core: CoreSpec) -> None:
+    passes(core, seed=1)
 
 
 # The session.

@@ -22,6 +22,7 @@ from hw.rtl.arith import (
 from hw.rtl.bit_serial import BitSerialEngine
 from hw.rtl.lut_dla import distance, nearest
 from hw.rtl.mac import multiples, products, shifted
+from hw.rtl.scale_lanes import bit_products
 from hw.spec.bit_serial import FLOAT_STEPS, TERMS, BitSerial, float_code
 from hw.spec.formats import Kind, WeightCodes
 from hw.tools import ToolError
@@ -248,6 +249,18 @@ def test_pairs_of_planes_sum_to_the_product(terms, bits):
     )
     symmetric = Cat(value != -8 for value in x).all()
     prove(m, [*x, *codes], ~symmetric | (pair_sum(m, spec, x, codes) == expected))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5])
+def test_bits_of_scale_and_offset_sum_to_both_products(bits):
+    psum, row_sum = Signal(signed(4), name="psum"), Signal(signed(3), name="row_sum")
+    scale, offset, m = Signal(bits, name="scale"), Signal(signed(bits), name="offset"), Module()
+    added: Value = Const(0)
+    for bit in reversed(range(bits)):
+        top = Const(int(bit == bits - 1), 1)
+        parts = bit_products(m, str(bit), psum, scale[bit], row_sum, offset[bit], top)
+        added = (added << 1) + total(parts)
+    prove(m, [psum, row_sum, scale, offset], added == psum * scale + row_sum * offset)
 
 
 def test_a_wrong_claim_is_not_proved():

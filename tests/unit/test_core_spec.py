@@ -42,6 +42,10 @@ CORE = CoreSpec(engine=ENGINE, accumulators=16, scale_lanes=2, bus_bits=128)
         ({"burst_beats": 512}, "burst_beats: must be a power of two in 4..256"),
         ({"bus_bits": 512, "burst_beats": 128}, "burst_beats: must be a power of two in 4..64"),
         ({"outstanding_reads": 0}, "outstanding_reads: must be in 1..64, got 0"),
+        (
+            {"scale_multiplier": "booth"},
+            "scale_multiplier: must be one of array, serial, got 'booth'",
+        ),
         ({"scale_bits": 1}, "scale_bits: must be in 2..16, got 1"),
         ({"offset_bits": 17}, "offset_bits: must be in 2..16, got 17"),
         ({"sum_bits": ENGINE.acc_bits - 1}, f"sum_bits: must be in {ENGINE.acc_bits}..64, got"),
@@ -133,6 +137,7 @@ def test_every_choice_shows_in_the_digest() -> None:
         "scale_bits": 6,
         "offset_bits": 6,
         "scale_lanes": 4,
+        "scale_multiplier": "serial",
         "sum_bits": 48,
         "clock_mhz": 100,
     }

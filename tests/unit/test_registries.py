@@ -16,6 +16,7 @@ from hw.rtl import BUILD
 from hw.spec import BASELINES, ENGINES, UNITS, CoreSpec, LutDla, VqCodebook
 from hw.spec.layout import WEIGHTS
 from hw.spec.presets import DEFAULT, PRESETS
+from hw.spec.scaling import FloatScaling, IntegerScaling
 from sim.golden import GOLDEN
 from sw.packers import PACKERS
 from verif.cli import VERIFY
@@ -40,7 +41,8 @@ def test_a_role_knows_every_engine_and_no_other(role):
     absent = {VqCodebook, LutDla} if role == "SPACE" else set()
     baselines = set(BASELINES.values()) if role in ("BUILD", "WEIGHTS") else set()
     units = set(UNITS.values()) if role in ("BUILD", "VERIFY") else set()
-    assert set(ROLES[role]) - {CoreSpec} == set(ENGINES.values()) - absent | baselines | units
+    parts = {CoreSpec, IntegerScaling, FloatScaling}
+    assert set(ROLES[role]) - parts == set(ENGINES.values()) - absent | baselines | units
 
 
 def test_every_preset_can_be_built():

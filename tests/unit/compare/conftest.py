@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from dse.compare.contenders import Task
+from dse.compare.contenders import Contender, Task
 from dse.compare.layer import Layer, layer_of
-from hw.spec import Engine
+from dse.compare.rows import Areas, row
+from dse.compare.scaling import with_scaling
+from hw.spec import Engine, Spec
 from hw.spec.formats import Activations, WeightCodes
+from hw.spec.scaling import Scaling
 from hw.synth import AsicResult
 from sw.model import LanguageModel
 from sw.weights import parse_weights
@@ -35,13 +39,30 @@ def layer(model: LanguageModel) -> Layer:
 
 
 @pytest.fixture(scope="session")
-def toy_area() -> Callable[[Engine], AsicResult]:
+def toy_area() -> Callable[[Spec], AsicResult]:
     return made_up
 
 
-def made_up(spec: Engine) -> AsicResult:
-    """In place of synthesis: an area that grows with the engine."""
-    area_um2 = 10.0 * spec.macs_per_step * (1 + spec.weight_bits)
+@pytest.fixture(scope="session")
+def toy_row() -> Callable[..., dict[str, Any]]:
+    """The row of a contender with its scaling, in made-up areas."""
+
+    def found(contender: Contender, layer: Layer, rows: int) -> dict[str, Any]:
+        (scaled,) = with_scaling([contender], layer, rows)
+        assert scaled.spec is not None
+        scalings = tuple((each, made_up(each)) for each in scaled.scalings)
+        return row(scaled, Areas(made_up(scaled.spec), scalings), layer, rows)
+
+    return found
+
+
+def made_up(spec: Spec) -> AsicResult:
+    """In place of synthesis: an area that grows with the engine, or with the lanes."""
+    if isinstance(spec, Scaling):
+        area_um2 = 25.0 * spec.scale_lanes
+    else:
+        assert isinstance(spec, Engine)
+        area_um2 = 10.0 * spec.macs_per_step * (1 + spec.weight_bits)
     return AsicResult(
         target="asic",
         area_um2=area_um2,

