@@ -83,7 +83,7 @@ STREAMED = LutStationary(
 UNITS = {
     "unit": STREAMED,
     "unit with a folded tree": STREAMED.evolve(encoder="tree", lanes=2, subspaces=1),
-    "unit that gathers": STREAMED.evolve(tables="gather", dedup=True),
+    "unit that gathers": STREAMED.evolve(tables="gather", dedup=True, keeps_indices=True),
 }
 SPECS: dict[str, Spec] = {**ENGINES, **CORES, **UNITS}
 
