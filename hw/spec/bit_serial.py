@@ -31,7 +31,9 @@ beat, measured on all layers of blocks 3 and 15 of SmolLM2-135M in groups of 128
     INT8, planes    4.01  7.36  8.00  8.00  8.00  8.00    8
     ternary, planes 1.34  1.81  2.00  2.00  2.00  2.00    2
 
-So it is for FP3, and else for few lanes or for weights that are sparse together.
+So it is for FP3, and else for few lanes or for weights that are sparse together. All of that model
+in FP3 on `core-skip` takes 11,296,073 cycles a token, and 17,260,192 with `engine.skips=false`, by
+the cycle model with 6.4 GB/s at 200 MHz.
 
 Sums are exact integers; a group's scale comes after its sum, as in `hw.spec.mac`.
 """
