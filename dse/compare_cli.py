@@ -30,6 +30,7 @@ from hw.files import RECORDS, append_record, provenance
 from hw.spec import ENGINES
 from hw.spec.base import require
 from hw.spec.presets import UnknownNameError
+from hw.spec.scaling import IntegerScaling
 from sw.cli import COUNT, chosen_text, load_model, model_argument, text_option, working
 from sw.tensor import QuantError
 from sw.weights import FLOAT, GRAMMAR, Weights, parse_weights
@@ -236,7 +237,9 @@ def _render(console: Console, record: dict[str, Any]) -> None:
             f"{first['library']}, "
             f"{first['tool']}.",
             f"measured: through the golden model on the layer's inputs for {record['tokens']} "
-            "tokens of text. The difference is the largest from a float64 product of the same "
+            "tokens of text, with scales as stored: those of integer engines become integers of "
+            f"{IntegerScaling.scale_bits} bits in a core, which is not in these figures. "
+            "The difference is the largest from a float64 product of the same "
             "codes and rounded activations, over the largest result; that of rounding is the root "
             "mean square from activations as they were, over that of the results.",
             "modelled: whole beats, padding included.",

@@ -49,6 +49,12 @@ def parse_activations(text: str) -> Activations:
     return Activations(int(aligned or min(16, 2 + kind.mantissa_bits + _GUARD_BITS)), kind)
 
 
+def activations_name(activations: Activations) -> str:
+    """The text that `parse_activations` reads them from."""
+    kind, bits = activations.format, activations.bits
+    return f"int{bits}" if kind is None else f"{kind.name}:{bits}"
+
+
 @dataclass(frozen=True)
 class Task:
     """What all contenders must be able to do, and their common size: a step of any takes part in
@@ -188,10 +194,10 @@ class Contender:
 def contenders(
     task: Task, engines: Collection[str], named: bool = False, floating: bool = False
 ) -> list[Contender]:
-    """The variants of the engines, given by stem; if `named`, also all presets that fit the task,
-    and if `floating`, the baselines whose sums are floating.
+    """The variants of the engines, given by stem; if `named`, also all presets, and if `floating`,
+    the baselines whose sums are floating.
 
-    Presets have sizes of their own.
+    Presets have sizes of their own. What does not fit the task has the reason in its place.
     """
     found = []
     kinds = [
@@ -212,12 +218,19 @@ def contenders(
             except SpecError as error:
                 found.append(Contender(name, None, str(error)))
     if named:
-        found += [
-            Contender(name, spec)
-            for name, spec in presets.ENGINES.items()
-            if spec.activations == task.activations and spec.accepts(task.codes)
-        ]
+        found += [_preset(task, name, spec) for name, spec in presets.ENGINES.items()]
     return found
+
+
+def _preset(task: Task, name: str, spec: Engine) -> Contender:
+    """A named engine as it is, if it takes what the task gives."""
+    try:
+        own, given = activations_name(spec.activations), activations_name(task.activations)
+        require(own == given, "activations", f"{own} for this preset", given)
+        spec.coding_of(task.codes)
+    except SpecError as error:
+        return Contender(name, None, str(error))
+    return Contender(name, spec)
 
 
 def require_any(task: Task, engines: Collection[str], found: Sequence[Contender]) -> None:

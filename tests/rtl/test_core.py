@@ -200,7 +200,7 @@ MUTANTS = (
         "serial scale: products begin with the one before",
         scale_lanes,
         "Mux(top, 0, term << 1)",
-        "term << 1",
+        "(term << 1)",
         "golden says",
         slow=True,
         core=SERIAL,

@@ -167,7 +167,7 @@ def codes_of(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", FLOATS)
 def test_floating_numbers(name):
     scaling = FLOATS[name]
-    engine, rng, groups = scaling.engine, np.random.default_rng(5), 12
+    engine, rng, groups = scaling.engine, np.random.default_rng(5), 7
     bits, names = engine.significand_bits, {each.name for each in scaling.beat.fields}
 
     def numbers(*shape):

@@ -42,6 +42,10 @@ def test_rows_come_best_first_with_a_record_and_a_page(bits, tmp_path):
     costs = [each["area_cycles_um2"] for each in compared]
     assert costs == sorted(costs)
     assert compared[0]["area_cycles_of_best"] == 1
+    for each in compared:
+        assert each["area_um2"] == each["engine_um2"] + each["scaling_um2"]
+        sizes = [one["area_um2"] for one in each["scalings"]]
+        assert sizes and min(sizes) == sizes[0] == each["scaling_um2"] > 0
     for each in rows:
         assert (each["model"], each["layer"], each["rows"]) == (TINY, "0.gate", 1)
     (record,) = read_records(tmp_path / "out" / "records.jsonl")
@@ -69,6 +73,9 @@ def test_the_table_fits_its_width_and_states_boundary_and_winner(monkeypatch):
     text = " ".join(shown.split())
     for word in ("Inside the area", "table build", "Outside", "toy cells", "toy tool"):
         assert word in text
+    inside, outside = text.split("Inside the area")[1].split("Outside")
+    assert "scaling of groups" in inside and "scaling" not in outside.split(".")[0]
+    assert "scaling: the smallest that never makes the engine wait" in text
     assert lines[-2].startswith("Least area x cycles: ")
     assert lines[-1].startswith("Least area x cycles x path: ")
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dse.compare.contenders import contenders, parse_activations, require_any
+from dse.compare.contenders import activations_name, contenders, parse_activations, require_any
 from dse.compare.exactness import exactness
 from dse.compare.layer import LEARNING_TOKENS, TOKENS, layer_of
 from dse.compare.own_forms import in_own_forms
 from hw.spec import ENGINES, FloatLut, FloatMac
 from hw.spec.base import RefusedError, SpecError
 from hw.spec.formats import FORMATS, Kind, WeightCodes
+from hw.spec.presets import ENGINES as ENGINE_PRESETS
 from sw.weights import parse_weights
 from sw.zoo import default_text
 from sw.zoo import load as load_model
@@ -56,11 +57,22 @@ def test_a_shape_that_an_engine_cannot_have_is_refused_for_it_alone(task):
     assert any(each.spec for each in found)
 
 
-def test_presets_join_if_they_run_the_weights(task):
-    found = contenders(replace(task, codes=WeightCodes(8)), ["mac"], named=True)
-    names = [each.name for each in found]
-    assert "lut-decode" in names  # up to 8 bits
-    assert "lut-paper" not in names  # up to 4
+@pytest.mark.parametrize(("bits", "activations"), [(1, "int8"), (2, "fp16:13"), (8, "int8")])
+def test_every_preset_is_compared_or_says_why_not(task, bits, activations):
+    task = replace(task, codes=WeightCodes(bits), activations=parse_activations(activations))
+    found = {each.name: each for each in contenders(task, [], named=True)}
+    assert list(found) == list(ENGINE_PRESETS)
+    for name, spec in ENGINE_PRESETS.items():
+        fits = spec.activations == task.activations and spec.accepts(task.codes)
+        assert found[name].spec == (spec if fits else None)
+        assert bool(found[name].refused) != fits
+    assert found["lut-decode"].spec or found["lut-fp16"].spec
+    assert "weights: must be one of vector2" in str(found["vq-outputs"].refused) or bits == 2
+
+
+@pytest.mark.parametrize("text", ["int8", "int16", "fp16:13", "bf16:16", "fp8e4m3:8"])
+def test_activations_have_a_name(text):
+    assert activations_name(parse_activations(text)) == text
 
 
 @pytest.mark.parametrize(("bits", "v"), [(1, 4), (2, 2), (3, None), (4, None)])
