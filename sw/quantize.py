@@ -11,6 +11,7 @@ import collections
 import concurrent.futures
 import hashlib
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import math
@@ -32,7 +33,15 @@ from sw import quantized_file
 from sw.linear import linear_names
 from sw.model import LanguageModel, dequantized
 from sw.quantizers.hessian import Calibration, model_digest
-from sw.quantizers.lut_dla import Tables, seen_inputs, tabulated
+from sw.quantizers.lut_dla import (
+    SAMPLES,
+    Tables,
+    layers_by_input,
+    output_error,
+    samples_of,
+    seen_inputs,
+    tables_of_input,
+)
 from sw.quantizers.methods import Grid, Method, quantize_layer
 from sw.quantizers.mixed import Candidate, cheapest
 from sw.quantizers.scaling import (
@@ -43,7 +52,7 @@ from sw.quantizers.scaling import (
     tied_columns,
 )
 from sw.stored import CheckpointError, Tensor
-from sw.tensor import Coded, parted
+from sw.tensor import Coded, QuantError, QuantTensor, parted
 
 UNFINISHED = ".unfinished"
 """Folder of finished layers of an unfinished model."""
@@ -200,10 +209,8 @@ def quantize_model(
     version = importlib.metadata.version("evolute")
     identity = [version, method.name, model_digest(model), calibration.digest, seed]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    if (folder / quantized_file.DOCUMENT).is_file():
-        document = quantized_file.read_document(folder).get("quantization")
-        if isinstance(document, dict) and document.get("key") == key:
-            return quantized_file.read_quantized(folder), document
+    if (finished := _document_of(folder, key)) is not None:
+        return quantized_file.read_quantized(folder), finished
     plan = _Plan(method, calibration, seed, force, folder / UNFINISHED / key, key)
     with processes(workers) as pool:
         made = _made(model, plan, pool, workers, progress)
@@ -242,6 +249,12 @@ def quantize_model(
     return quantized, document
 
 
+def require_training() -> None:
+    """Raise `QuantError` where tables cannot be trained because PyTorch is missing."""
+    if importlib.util.find_spec("torch") is None:
+        raise QuantError("method: training needs PyTorch; pip install evolute[train]")
+
+
 def write_tables(
     model: LanguageModel,
     name: str,
@@ -254,12 +267,52 @@ def write_tables(
     """Write `model` to `folder` with tables by centroid for its layers, all but the head, made from
     what windows of tokens have for inputs. Returns what its document says of how it came about.
 
-    A layer's `proxy_error` is that of its outputs over these tokens. Raises `QuantError`.
+    Tables are fitted to the first windows, up to `SAMPLES` tokens; training draws from all.
+    Finished layers, and steps of training, are taken from an interrupted run, and a finished model
+    as it is. A layer's `proxy_error` is that of its outputs over these tokens. Raises `QuantError`
+    and `FileError`.
     """
-    inputs = seen_inputs(model, parts, lambda done: progress(done / 4))
-    made, errors = tabulated(model, choice, inputs, seed, lambda done: progress((1 + 3 * done) / 4))
+    versions = [importlib.metadata.version("evolute")]
+    if choice.steps:
+        require_training()
+        versions.append(importlib.metadata.version("torch"))
+    identity = [*versions, name, model_digest(model), [list(part) for part in parts], seed]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    if (document := _document_of(folder, key)) is not None:
+        return document
+    part_done = 0.2 if choice.steps else 1.0  # of the whole, before training
+    before = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    seen = [part for part, tokens in zip(parts, before, strict=True) if tokens < SAMPLES]
+    inputs = seen_inputs(model, seen, lambda done: progress(part_done * done / 4))
+    unfinished, stages = folder / UNFINISHED / key, {}
+    tensors: dict[str, Tensor] = dict(model.tensors)
+    shared = layers_by_input(model)
+    for done, (first, names) in enumerate(shared.items()):
+        path = unfinished / f"{first}.safetensors"
+        if _finished(path, key) is None:
+            _keep_tables(path, key, tables_of_input(model, choice, names, inputs[first], seed))
+        found, layers_there = _read_back(path, key)
+        tensors |= found
+        stages |= {each: layers_there[each][0]["stages"] for each in names}
+        progress(part_done * (1 + 3 * (done + 1) / len(shared)) / 4)
+    made = replace(model, name=folder.resolve().name, tensors=tensors)
+    if choice.steps:
+        from sw.quantizers.lut_boost import boosted  # PyTorch is an extra
+
+        state = unfinished / "training.safetensors"
+
+        def trained(done: float) -> None:
+            progress(part_done + (1 - part_done) * done)
+
+        made = boosted(model, made, choice, parts, state, key, seed, trained)
+        for first, names in shared.items():
+            x = samples_of(inputs[first], choice)
+            for each in names:
+                tensor = made.tensors[each]
+                assert isinstance(tensor, QuantTensor)
+                stages[each]["trained"] = output_error(tensor, dequantized(model.tensors[each]), x)
     layers, weights = [], 0
-    for each, error in errors.items():
+    for each, errors in stages.items():
         tensor = made.tensors[each]
         assert isinstance(tensor, Coded)
         bits, size = bits_of(tensor), math.prod(tensor.shape)
@@ -270,21 +323,39 @@ def write_tables(
                 "shape": list(tensor.shape),
                 "bits": bits.to_dict(),
                 "bits_total": bits.total / size,
-                "stages": {"fitted": error},
-                "proxy_error": error,
+                "stages": errors,
+                "proxy_error": list(errors.values())[-1],
             }
         )
     document = {
         "method": name,
         "seed": seed,
         "model": model.name,
+        "key": key,
         "bits_index": sum(each["bits"]["codes"] for each in layers) / weights,
         "bits_total": sum(each["bits"]["total"] for each in layers) / weights,
-        "proxy_error": float(np.mean(list(errors.values()))),
+        "proxy_error": float(np.mean([each["proxy_error"] for each in layers])),
         "layers": layers,
     }
     quantized_file.write_quantized(folder, made, document)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return document
+
+
+def _keep_tables(path: Path, key: str, made: Mapping[str, tuple[QuantTensor, float]]) -> None:
+    """Leave the tables of layers that share an input where `_finished` finds them."""
+    layers = {name: [{"stages": {"fitted": error}}] for name, (_, error) in made.items()}
+    documents, arrays = quantized_file.stored({name: each for name, (each, _) in made.items()})
+    metadata = {"key": key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
+    quantized_file.write_arrays(path, arrays, metadata)
+
+
+def _document_of(folder: Path, key: str) -> dict[str, Any] | None:
+    """How the finished model in `folder` came about; None if it is not there or another."""
+    if not (folder / quantized_file.DOCUMENT).is_file():
+        return None
+    document = quantized_file.read_document(folder).get("quantization")
+    return document if isinstance(document, dict) and document.get("key") == key else None
 
 
 class _Made(NamedTuple):

@@ -21,7 +21,7 @@ from sw.cli import (
     progress,
 )
 from sw.perplexity import default_context, read_text, windows
-from sw.quantize import quantize_model, write_tables
+from sw.quantize import quantize_model, require_training, write_tables
 from sw.quantizers import lut_dla
 from sw.quantizers.hessian import TOKENS, calibrate, default_calibration
 from sw.quantizers.lut_dla import SAMPLES, parse_tables
@@ -77,6 +77,8 @@ def quantize(
     """Quantize a model's linear layers, and say what each costs in bits and in accuracy."""
     tables = parse_tables(name)  # refuse a slip before a model is fetched for it
     method = None if tables else parse_method(name)
+    if tables is not None and tables.steps:
+        require_training()
     loaded = load_model(model)
     if text_path is None:
         text = default_calibration(chosen_text(None, model or loaded.name))
@@ -86,7 +88,8 @@ def quantize(
     began = time.perf_counter()
     if method is None:
         assert tables is not None
-        parts = windows(loaded, text, min(tokens, SAMPLES), window)
+        most = tokens if tables.steps else min(tokens, SAMPLES)
+        parts = windows(loaded, text, most, window)
         count = sum(map(len, parts))
         with progress("making tables") as done:
             document = write_tables(loaded, name, tables, parts, folder, seed, done)

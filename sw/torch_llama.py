@@ -1,4 +1,4 @@
-"""A Llama in PyTorch, only for making `evolute-tiny`: its teacher and itself are both one."""
+"""A Llama in PyTorch, for making `evolute-tiny` and for training tables by centroid."""
 
 # PyTorch is no dependency of this package, so it may be absent where types are checked.
 # pyright: reportMissingImports=false
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, track
 
 from hw.files import FileError
-from sw.model import LanguageModel, ModelConfig
+from sw.model import LanguageModel, ModelConfig, dequantized
 
 LEARNING_RATE = 1.2e-2  # of both optimizers, whose steps have the same root mean square
 PROGRESS = Console(stderr=True)
@@ -25,17 +25,28 @@ PROGRESS = Console(stderr=True)
 Weights: TypeAlias = Mapping[str, torch.Tensor]
 """Tensors by the names of `ModelConfig.shapes`, the head being the embedding."""
 
+Linears: TypeAlias = Callable[[Sequence[str], torch.Tensor], list[torch.Tensor]]
+"""Linear layers by name, those together that share an input: [batch, position, K] -> of each
+[batch, position, N]."""
+
 
 def torch_weights(model: LanguageModel) -> Weights:
     """A model's tensors, float32; rows of query and key are put in half-split order."""
     weights = {}
     for name, tensor in model.tensors.items():
-        array = np.asarray(tensor)
-        if model.config.rope_pairs == "interleaved" and name.endswith((".q", ".k")):
-            pairs = array.reshape(-1, model.config.head_dim // 2, 2, array.shape[1])
-            array = pairs.swapaxes(1, 2).reshape(array.shape)
-        weights[name] = torch.from_numpy(np.array(array))
+        array = dequantized(tensor)
+        weights[name] = torch.from_numpy(
+            np.array(array[half_split(model.config, name, len(array))])
+        )
     return weights
+
+
+def half_split(config: ModelConfig, name: str, rows: int) -> np.ndarray:
+    """Which row of the tensor `name` comes where so that elements of a head turn in halves."""
+    order = np.arange(rows)
+    if config.rope_pairs == "interleaved" and name.endswith((".q", ".k")):
+        order = order.reshape(-1, config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
+    return order
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ def forward(
     ids: torch.Tensor,
     cache: Cache | None = None,
     start: int = 0,
+    linear: Linears | None = None,
 ) -> torch.Tensor:
     """Logits, float32 [batch, position, vocab], of token ids [batch, position].
 
@@ -94,8 +106,11 @@ def forward(
     angle = torch.outer(torch.arange(start, start + length), config.rope_theta**-exponent)
     cosine, sine = angle.cos(), angle.sin()
 
-    def heads(x: torch.Tensor, name: str) -> torch.Tensor:
-        return F.linear(x, weights[name]).view(batch, length, -1, config.head_dim).transpose(1, 2)
+    def plain(names: Sequence[str], x: torch.Tensor) -> list[torch.Tensor]:
+        return [F.linear(x, weights[name]) for name in names]
+
+    def heads(x: torch.Tensor) -> torch.Tensor:
+        return x.view(batch, length, -1, config.head_dim).transpose(1, 2)
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
         a, b = x.float().chunk(2, dim=-1)
@@ -106,12 +121,13 @@ def forward(
         scaled = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config.norm_eps)
         return (scaled * weights[name]).to(table.dtype)
 
+    apply = linear or plain
     table = weights["embedding"]
     x = F.embedding(ids, table).float()
     for layer in range(config.layers):
         h = norm(x, f"{layer}.attention_norm")
-        query = rotate(heads(h, f"{layer}.q"))
-        key, value = rotate(heads(h, f"{layer}.k")), heads(h, f"{layer}.v")
+        query, key, value = map(heads, apply([f"{layer}.{role}" for role in "qkv"], h))
+        query, key = rotate(query), rotate(key)
         if cache is not None:
             cache.keys[layer, :, :, start : start + 1] = key
             cache.values[layer, :, :, start : start + 1] = value
@@ -121,11 +137,10 @@ def forward(
         else:
             mixed = causal_attention(query, key, value)
         mixed = mixed.transpose(1, 2).reshape(batch, length, -1)
-        x = x + F.linear(mixed, weights[f"{layer}.o"])
+        x = x + apply([f"{layer}.o"], mixed)[0]
         h = norm(x, f"{layer}.ffn_norm")
-        gate = F.silu(F.linear(h, weights[f"{layer}.gate"]))
-        up = F.linear(h, weights[f"{layer}.up"])
-        x = x + F.linear(gate * up, weights[f"{layer}.down"])
+        gate, up = apply([f"{layer}.gate", f"{layer}.up"], h)
+        x = x + apply([f"{layer}.down"], F.silu(gate) * up)[0]
     return F.linear(norm(x, "norm"), table).float()
 
 

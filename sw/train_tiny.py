@@ -1,7 +1,7 @@
 """How `evolute-tiny` is made: stories sampled from a 15 M teacher, a tokenizer, a 0.8 M Llama.
 
 The teacher is stories15M of llama2.c, fetched as `sw.zoo` says. From the repository root, with
-`pip install torch==2.13.0`:
+the extra `train` (PyTorch):
 
     python -m sw.train_tiny sample build/tiny
     python -m sw.train_tiny train build/tiny

@@ -1,5 +1,5 @@
 """Tables by centroid for a model's layers, made from samples of their inputs (LUT-DLA, HPCA 2025,
-arXiv 2501.10658), without training.
+arXiv 2501.10658), without training; `sw.quantizers.lut_boost` goes on from there.
 
 Centroids are found by k-means in every subspace of the integers that an engine is given, so that a
 token's own scale is in neither centroids nor tables. What a centroid counts for is not its product
@@ -51,6 +51,8 @@ class Tables:
     bits: int = 8
     group: int = 128
     activation_bits: int = 8
+    steps: int = 0
+    """Of training, after which tables are as `sw.quantizers.lut_boost` leaves them."""
 
     def __post_init__(self) -> None:
         require_range("v", self.v, 1, 16)
@@ -59,6 +61,7 @@ class Tables:
         require_range("bits", self.bits, 2, 8)
         require_range("group", self.group, 1, 16384)
         require_range("activation_bits", self.activation_bits, 4, 16)
+        require_range("steps", self.steps, 0, 99_999)
 
     @property
     def activations(self) -> Activations:
@@ -66,11 +69,14 @@ class Tables:
 
 
 GRAMMAR = """\
-dla-v<inputs>c<centroids>[METRIC][b<bits>][g<group>]
-               tables by centroid, METRIC is l1, l2 or chebyshev
+dla-v<inputs>c<centroids>[METRIC][b<bits>][g<group>][t<steps>]
+               tables by centroid, METRIC is l1, l2 or chebyshev; t trains them
+               for so many steps, which needs PyTorch (the extra `train`)
 """
 
-_NAME = re.compile(r"dla-v(\d{1,2})c(\d{1,2})(l1|l2|chebyshev)?(?:b([2-8]))?(?:g(\d{1,5}))?")
+_NAME = re.compile(
+    r"dla-v(\d{1,2})c(\d{1,2})(l1|l2|chebyshev)?(?:b([2-8]))?(?:g(\d{1,5}))?(?:t(\d{1,5}))?"
+)
 
 
 def parse_tables(text: str) -> Tables | None:
@@ -83,7 +89,7 @@ def parse_tables(text: str) -> Tables | None:
     match = _NAME.fullmatch(text)
     if match is None:
         raise QuantError(f"method: must be {GRAMMAR.split()[0]}, such as dla-v2c16; got {text!r}")
-    v, centroids, metric, bits, group = match.groups()
+    v, centroids, metric, bits, group, steps = match.groups()
     plain = Tables()
     return Tables(
         v=int(v),
@@ -91,6 +97,7 @@ def parse_tables(text: str) -> Tables | None:
         metric=metric or plain.metric,
         bits=int(bits or plain.bits),
         group=int(group or plain.group),
+        steps=int(steps or plain.steps),
     )
 
 
@@ -219,15 +226,23 @@ def tables_of(
     means: NDArray[np.float64],
     choice: Tables,
 ) -> QuantTensor:
-    """Weights [N, K] as tables of `centroids`: symmetric codes, a scale per output and group."""
-    codes, group = WeightCodes(choice.bits, Kind.TABLE), min(choice.group, w.shape[1])
-    tables = fitted_tables(w, x, centroids, means, group)
+    """Weights [N, K] as tables of `centroids`, fitted to samples [M, K], in codes."""
+    tables = fitted_tables(w, x, centroids, means, min(choice.group, w.shape[1]))
+    return coded_tables(tables.astype(np.float32), centroids, choice)
+
+
+def coded_tables(tables: NDArray[np.float32], centroids: Centroids, choice: Tables) -> QuantTensor:
+    """Tables [N, subspaces * c] in symmetric codes, a scale per output and group.
+
+    All is done in float32, one operation after the other, so that training can do the same.
+    """
+    codes, group = WeightCodes(choice.bits, Kind.TABLE), min(choice.group, centroids.k)
     size = centroids.group_codes(group)
     starts = np.arange(0, tables.shape[1], size)
     zero = codes.levels // 2
     largest = np.maximum.reduceat(np.abs(tables), starts, axis=1)
-    scale = (largest / (zero - 1)).astype(np.float16).astype(np.float32)
-    steps = np.repeat(inverse(scale.astype(np.float64)), size, axis=1)[:, : tables.shape[1]]
+    scale = (largest / np.float32(zero - 1)).astype(np.float16).astype(np.float32)
+    steps = np.repeat(inverse(scale), size, axis=1)[:, : tables.shape[1]]
     counted = np.clip(np.rint(tables * steps) + zero, 0, codes.levels - 1)
     return QuantTensor(
         codes=counted.astype(np.uint8),
@@ -238,6 +253,48 @@ def tables_of(
         group_bits=SCALE_BITS,
         centroids=centroids,
     )
+
+
+def samples_of(x: NDArray[np.float32], choice: Tables) -> NDArray[np.int32]:
+    """Inputs [tokens, K] as an engine takes them, at most `SAMPLES` of them."""
+    return quantize_activations(x[:: -(-len(x) // SAMPLES)], choice.activations).x
+
+
+def output_error(tensor: QuantTensor, w: NDArray[np.float32], x: NDArray[np.integer]) -> float:
+    """The squared error of a layer's outputs over integer samples [M, K], as a part of their mean
+    square."""
+    wanted = x.astype(np.float64) @ w.astype(np.float64).T
+    found = met(x, tensor.group, tensor.centroids) @ tensor.rows(slice(None), np.float64).T
+    return float(((found - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-30))
+
+
+def tables_of_input(
+    model: LanguageModel,
+    choice: Tables,
+    names: Sequence[str],
+    inputs: NDArray[np.float32],
+    seed: int,
+) -> dict[str, tuple[QuantTensor, float]]:
+    """The tables of layers that share an input, [tokens, K], and so its centroids; and of each the
+    `output_error`. Numbers do not depend on which other layers are made, or when."""
+    rng = np.random.default_rng((seed, linear_names(model).index(names[0])))
+    x = samples_of(inputs, choice)
+    centroids, means = learn_centroids(x, choice, rng)
+    found = {}
+    for name in names:
+        w = dequantized(model.tensors[name])
+        tensor = tables_of(w, x, centroids, means, choice)
+        found[name] = tensor, output_error(tensor, w, x)
+    return found
+
+
+def layers_by_input(model: LanguageModel) -> dict[str, tuple[str, ...]]:
+    """The layers of each of `inputs_of`, without the head."""
+    together = [roles for _ in range(model.config.layers) for roles in model.config.shared_inputs]
+    return {
+        first: tuple(f"{first.partition('.')[0]}.{role}" for role in roles)
+        for first, roles in zip(inputs_of(model), together, strict=True)
+    }
 
 
 def tabulated(
@@ -253,20 +310,11 @@ def tabulated(
     `inputs` are those of `seen_inputs`. Layers that share an input share its centroids.
     """
     tensors: dict[str, Tensor] = dict(model.tensors)
-    shared: tuple[NDArray[np.int32], Centroids, NDArray[np.float64]] | None = None
-    names, errors = linear_names(model)[:-1], {}
-    for done, name in enumerate(names):
-        if name in inputs:
-            rng = np.random.default_rng((seed, done))
-            step = -(-len(inputs[name]) // SAMPLES)
-            x = quantize_activations(inputs[name][::step], choice.activations).x
-            shared = x, *learn_centroids(x, choice, rng)
-        assert shared is not None
-        x, centroids, means = shared
-        w = dequantized(tensors[name])
-        tensor = tensors[name] = tables_of(w, x, centroids, means, choice)
-        wanted = x.astype(np.float64) @ w.astype(np.float64).T
-        found = met(x, tensor.group, centroids) @ tensor.rows(slice(None), np.float64).T
-        errors[name] = float(((found - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-30))
-        progress((done + 1) / len(names))
+    errors: dict[str, float] = {}
+    shared = layers_by_input(model)
+    for done, (first, names) in enumerate(shared.items()):
+        found = tables_of_input(model, choice, names, inputs[first], seed)
+        for name, (tensor, error) in found.items():
+            tensors[name], errors[name] = tensor, error
+        progress((done + 1) / len(shared))
     return replace(model, tensors=tensors), errors

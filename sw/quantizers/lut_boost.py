@@ -1,0 +1,308 @@
+"""Tables by centroid trained in the model (LUTBoost, of LUT-DLA, HPCA 2025, arXiv 2501.10658).
+
+It begins with what `sw.quantizers.lut_dla` finds. Through the first quarter of the steps weights
+are frozen and centroids alone are trained, then both. A table is the products of its centroids with
+the weights, and a rest, which stays as it was fitted. The loss of a step is the divergence of the
+predictions from the model's own, and of every layer, with s its outputs by weights and q those by
+tables, mean((sg(q) - s)^2) + mean((q - sg(s))^2) over the mean square of s; sg passes no gradient.
+The forward pass has q, its inputs get the gradient of s (straight-through estimator).
+
+Activations, centroids and table entries are rounded in every step as an engine has them. Equal
+versions of PyTorch on an equal CPU give equal results: one thread, and windows that are drawn from
+seed and step alone, so that a run can go on from what it last kept.
+"""
+
+# PyTorch is no dependency of this package, so it may be absent where types are checked.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from hw.spec.formats import Kind, WeightCodes
+from sim.golden.lut_dla import Centroids, nearest, subspaces
+from sw.activations import quantize_activations
+from sw.model import LanguageModel, ModelConfig
+from sw.quantized_file import write_arrays
+from sw.quantizers.lut_dla import Tables, coded_tables, layers_by_input
+from sw.stored import Tensor
+from sw.tensor import QuantError, QuantTensor
+from sw.torch_llama import Linears, forward, half_split, torch_weights
+
+POINT_RATE = 0.3
+"""Adam's greatest step of a centroid, in the integers that activations are."""
+
+WEIGHT_RATE = 2e-3
+"""Adam's greatest step of a weight."""
+
+RECONSTRUCTION = 0.01
+"""What the loss of every layer counts beside the divergence."""
+
+FROZEN = 0.25
+"""The part of the steps through which weights are frozen."""
+
+WARM = 0.1
+"""The part of a stage through which steps grow; then they shrink by a cosine, to zero."""
+
+KEEP_EVERY = 25
+"""Steps after which the state is kept."""
+
+
+def require_trainable(model: LanguageModel) -> None:
+    """Raise `QuantError` unless `model` is a plain Llama with a tied head, as training knows it."""
+    needed = {
+        each.name: getattr(model.config, each.name)
+        for each in fields(ModelConfig)
+        if each.name in _SIZES
+    }
+    llama = ModelConfig(**needed)
+    if model.config != llama or llama.rope_pairs is None or "head" in model.tensors:
+        raise QuantError(f"method: training knows only a Llama with a tied head, not {model.name}")
+
+
+_SIZES = (
+    *("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context"),
+    *("rope_theta", "norm_eps", "rope_pairs"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training moves, and what it needs for that, by the names of layers.
+
+    `points` is float32 [subspaces, c, v] by the first of the layers that share an input, the
+    centroids before they are rounded; `weights` float32 [N, K] and `rests` [subspaces * c, N], rows
+    of query and key as `half_split` has them.
+    """
+
+    choice: Tables
+    config: ModelConfig
+    shared: Mapping[str, tuple[str, ...]]
+    points: Mapping[str, torch.Tensor]
+    weights: Mapping[str, torch.Tensor]
+    rests: Mapping[str, torch.Tensor]
+
+    def group(self, first: str) -> int:
+        return min(self.choice.group, self.weights[first].shape[1])
+
+    def centroids(self, first: str) -> Centroids:
+        """The centroids of an input as an engine has them."""
+        kind = self.choice.activations
+        bound = kind.maximum
+        rounded = self.points[first].detach().round().clamp(-bound, bound)
+        found = rounded.numpy().astype(np.int64)
+        return Centroids(self.weights[first].shape[1], kind, self.choice.metric, found)
+
+    def tables(self, name: str, first: str) -> torch.Tensor:
+        """Entries before they are rounded, [subspaces * c, N]."""
+        weight, points = self.weights[name], self.points[first]
+        places = subspaces(
+            np.arange(1, weight.shape[1] + 1)[None], self.group(first), points.shape[2]
+        )
+        columns = torch.from_numpy(places.reshape(-1) - 1)
+        if (columns < 0).any():  # what fills a subspace up
+            weight = F.pad(weight, (0, 1))
+        pieces = weight[:, columns].T.view(*points.shape[::2], -1)
+        return self.rests[name] + torch.bmm(points, pieces).flatten(0, 1)
+
+    def rounded(self, tables: torch.Tensor, first: str) -> torch.Tensor:
+        """Entries as `coded_tables` leaves them; gradients pass straight through."""
+        zero = WeightCodes(self.choice.bits, Kind.TABLE).levels // 2
+        size = -(-self.group(first) // self.choice.v) * self.choice.centroids
+        found = []
+        for each in tables.split(size):
+            with torch.no_grad():
+                scale = (each.abs().amax(0) / (zero - 1)).half().float()
+                steps = torch.where(scale > 0, 1 / scale, 0)
+                counted = (each * steps).round().clamp(-zero, zero - 1) * scale
+            found.append(counted + (each - each.detach()))
+        return torch.cat(found)
+
+
+def begin(model: LanguageModel, made: LanguageModel, choice: Tables) -> Trained:
+    """What training begins with: `model`, and what `tabulated` made of it."""
+    shared, config = layers_by_input(model), model.config
+    dense = torch_weights(model)
+    points, weights, rests = {}, {}, {}
+    for first, names in shared.items():
+        tensor = made.tensors[first]
+        assert isinstance(tensor, QuantTensor) and tensor.centroids is not None
+        points[first] = torch.from_numpy(tensor.centroids.points.astype(np.float32))
+        for name in names:
+            tensor = made.tensors[name]
+            assert isinstance(tensor, QuantTensor)
+            order = half_split(config, name, tensor.shape[0])
+            entries = tensor.rows(slice(None), np.float32)[order].T
+            weights[name], rests[name] = dense[name], torch.from_numpy(entries.copy())
+    start = Trained(choice, config, shared, points, weights, rests)
+    products = {
+        name: start.tables(name, first) - rests[name]
+        for first, names in shared.items()
+        for name in names
+    }
+    return replace(start, rests={name: rests[name] - products[name] for name in rests})
+
+
+def linears(trained: Trained, losses: list[torch.Tensor]) -> Linears:
+    """The layers by their tables; to `losses` that of each is added."""
+
+    def apply(names: Sequence[str], x: torch.Tensor) -> list[torch.Tensor]:
+        first, flat = names[0], x.flatten(0, -2)
+        centroids, group = trained.centroids(first), trained.group(first)
+        a = quantize_activations(flat.detach().numpy(), centroids.activations)
+        index = nearest(centroids.metric, subspaces(a.x, group, centroids.v), centroids.points)
+        count = centroids.points.shape[1]
+        entries = torch.from_numpy(index + count * np.arange(index.shape[1]))
+        scale, found = torch.from_numpy(a.scale)[:, None], []
+        for name in names:
+            tables = trained.rounded(trained.tables(name, first), first)
+            q = F.embedding_bag(entries, tables, mode="sum") * scale
+            s = F.linear(flat, trained.weights[name])
+            fixed = s.detach()
+            size = fixed.square().mean().clamp_min(1e-30)
+            losses.append(((q.detach() - s).square().mean() + (q - fixed).square().mean()) / size)
+            found.append((q + (s - fixed)).unflatten(0, x.shape[:-1]))
+        return found
+
+    return apply
+
+
+def tables_in(trained: Trained, made: LanguageModel) -> LanguageModel:
+    """`made` with the tables as they are now, as an engine has them."""
+    tensors: dict[str, Tensor] = dict(made.tensors)
+    with torch.no_grad():
+        for first, names in trained.shared.items():
+            centroids = trained.centroids(first)
+            for name in names:
+                halves = trained.tables(name, first).T.numpy()
+                tables = np.empty_like(halves)
+                tables[half_split(trained.config, name, len(halves))] = halves
+                tensors[name] = coded_tables(tables, centroids, trained.choice)
+    return replace(made, tensors=tensors)
+
+
+def window(parts: Sequence[Sequence[int]], prefix: int, seed: int, step: int) -> NDArray[np.int64]:
+    """The token ids [1, length] of a step: as many in a row as a window of `parts` has, from
+    anywhere in their text, after the prefix that each of them begins with."""
+    text = np.concatenate([part[prefix:] for part in parts])
+    length = min(len(parts[0]) - prefix, len(text))
+    start = int(np.random.default_rng((seed, step)).integers(len(text) - length + 1))
+    return np.concatenate([parts[0][:prefix], text[start : start + length]])[None].astype(np.int64)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Of a stage's step, the part of the greatest rate."""
+    warm = min(1.0, (step + 1) / max(1.0, WARM * steps))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@contextlib.contextmanager
+def _reproducibly() -> Iterator[None]:
+    """One thread, whose order of sums does not depend on how many cores there are."""
+    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(exact)
+
+
+def _state(named: Mapping[str, torch.Tensor], adam: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    """All that a step changes, by name; a parameter without a step so far has no moments."""
+    found = {}
+    for name, tensor in named.items():
+        found[name] = tensor.detach()
+        found |= {f"{name}/{what}": each for what, each in adam.state[tensor].items()}
+    return found
+
+
+def _resume(path: Path, key: str, named: Mapping[str, torch.Tensor], adam: torch.optim.Adam) -> int:
+    """Take the state at `path` if it is there, whole and of this run; the steps that are done."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
+                return 0
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            done = int(metadata["steps"])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError):
+        return 0
+    with torch.no_grad():
+        for name, tensor in named.items():
+            tensor.copy_(torch.from_numpy(arrays[name]))
+            state = {
+                what: torch.from_numpy(arrays[f"{name}/{what}"])
+                for what in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}/{what}" in arrays
+            }
+            if state:
+                adam.state[tensor] = state
+    return done
+
+
+def boosted(
+    model: LanguageModel,
+    made: LanguageModel,
+    choice: Tables,
+    parts: Sequence[Sequence[int]],
+    path: Path,
+    key: str,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda done: None,
+) -> LanguageModel:
+    """`made`, the tables of `model`, trained for `choice.steps` steps on windows of tokens.
+
+    The state is kept at `path` under `key`, and taken from there. Raises `QuantError` for a model
+    that is no plain Llama, and `FileError`.
+    """
+    require_trainable(model)
+    with _reproducibly():
+        trained = begin(model, made, choice)
+        points, weights = list(trained.points.values()), list(trained.weights.values())
+        frozen = math.ceil(FROZEN * choice.steps)
+        teacher = {**torch_weights(model)}
+        adam = torch.optim.Adam([{"params": points}, {"params": weights}], betas=(0.9, 0.95))
+        named = {f"points/{name}": each for name, each in trained.points.items()}
+        named |= {f"weights/{name}": each for name, each in trained.weights.items()}
+        done = _resume(path, key, named, adam)
+        prefix = len(model.tokenizer.prefix)
+        for step in range(done, choice.steps):
+            stage, steps = (0, frozen) if step < frozen else (frozen, choice.steps - frozen)
+            rate = _rate(step - stage, steps)
+            for group, most in zip(adam.param_groups, (POINT_RATE, WEIGHT_RATE), strict=True):
+                group["lr"] = most * rate
+            for each in points:
+                each.requires_grad_()
+            for each in weights:
+                each.requires_grad_(step >= frozen)
+            ids = torch.from_numpy(window(parts, prefix, seed, step))
+            with torch.no_grad():
+                wanted = forward(model.config, teacher, ids).log_softmax(-1)
+            losses: list[torch.Tensor] = []
+            logits = forward(model.config, teacher, ids, linear=linears(trained, losses))
+            divergence = F.kl_div(
+                logits.log_softmax(-1).flatten(0, 1),
+                wanted.flatten(0, 1),
+                log_target=True,
+                reduction="batchmean",
+            )
+            (divergence + RECONSTRUCTION * torch.stack(losses).sum()).backward()
+            adam.step()
+            adam.zero_grad()
+            if (step + 1) % KEEP_EVERY == 0 or step + 1 == choice.steps:
+                arrays = {name: each.numpy() for name, each in _state(named, adam).items()}
+                write_arrays(path, arrays, {"key": key, "steps": str(step + 1)})
+            progress((step + 1) / choice.steps)
+        return tables_in(trained, made)
