@@ -8,11 +8,14 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from sw import quantize as module
+from sw.decoder import Cache, head
+from sw.decoder import forward as run
 from sw.linear import host_linears
 from sw.model import LanguageModel
 from sw.quantize import UNFINISHED, require_training, write_tables
@@ -67,14 +70,17 @@ def test_without_pytorch_training_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_torch
-def test_training_computes_what_the_host_does(made: LanguageModel) -> None:
+@pytest.mark.parametrize("pairs", ["halves", "interleaved"])
+def test_training_computes_what_the_host_does(pairs: Literal["halves", "interleaved"]) -> None:
     """Every layer, for the inputs that it has in training; table entries to the last bit."""
     import torch
 
     from sw.quantizers import lut_boost
     from sw.torch_llama import forward, torch_weights
 
-    trained = lut_boost.begin(TINY, made, CHOICE)
+    model = replace(TINY, config=replace(TINY.config, rope_pairs=pairs))
+    made = tabulated(model, CHOICE, seen_inputs(model, PARTS))[0]
+    trained = lut_boost.begin(model, made, CHOICE)
     generator = torch.Generator().manual_seed(1)
     for each in (*trained.points.values(), *trained.weights.values()):
         each += 0.05 * each.abs().mean() * torch.randn(each.shape, generator=generator)
@@ -88,7 +94,7 @@ def test_training_computes_what_the_host_does(made: LanguageModel) -> None:
             tensor = moved.tensors[name]
             assert isinstance(tensor, QuantTensor) and tensor.centroids is not None
             tables = trained.rounded(trained.tables(name, names[0]), names[0]).T.numpy()
-            order = lut_boost.half_split(TINY.config, name, len(tables))
+            order = lut_boost.half_split(model.config, name, len(tables))
             assert np.array_equal(tensor.rows(order, np.float32), tables)
             terms = len(tensor.centroids.points)
             largest = np.abs(tables).max() * float(x.abs().max()) / 127
@@ -99,8 +105,10 @@ def test_training_computes_what_the_host_does(made: LanguageModel) -> None:
         return found
 
     with torch.no_grad():
-        forward(TINY.config, torch_weights(TINY), torch.tensor([IDS]), linear=watched)
+        logits = forward(model.config, torch_weights(model), torch.tensor([IDS]), linear=watched)
     assert len(seen) == 28
+    whole = head(moved, host, run(moved, host, IDS, Cache(moved.config, len(IDS))))
+    assert np.abs(logits[0].numpy() - whole).max() < 0.05 < whole.std()
 
 
 @needs_torch
