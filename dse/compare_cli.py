@@ -269,6 +269,11 @@ def _paragraph(console: Console, text: str) -> None:
     console.print(textwrap.fill(text, min(100, console.width), break_long_words=False))
 
 
+def _name(title: str) -> Column:
+    """A column of names, in which an engine's own stays whole on a narrow terminal."""
+    return Column(title, min_width=max(map(len, ENGINES)))
+
+
 def _numbers(*titles: str) -> tuple[Column, ...]:
     return tuple(Column(title, justify="right") for title in titles)
 
@@ -282,10 +287,9 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
         "in all\num2\nsynth.",
         "path\nns\nsynth.",
         "per MAC a\ncycle um2\nsynth.",
-        "area x\nmm2 cycles\nsynth.",
-        "cycles\nof best\n",
+        "area x\ncycles\nof best",
     )
-    table = Table("engine", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for each in compared:
         table.add_row(
             each["name"],
@@ -296,7 +300,6 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
             f"{each['area_um2']:,.0f}",
             f"{each['delay_ns']:.2f}",
             f"{each['area_um2_per_mac_per_cycle']:.1f}",
-            f"{each['area_cycles_um2'] / 1e6:,.1f}",
             f"{each['area_cycles_of_best']:.2f}",
         )
     console.print(table)
@@ -304,15 +307,15 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
 
 def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
     columns = _numbers(
-        "difference\nfrom float64\nmeasured",
-        "of rounded\nactivations\nmeasured",
-        "from the\nfloat layer\nmeasured",
+        "off\nfloat64\nmeasured",
+        "by input\nrounding\nmeasured",
+        "off float\nlayer\nmeasured",
         "weights\nbytes\nmodelled",
         "scales\nbytes\nmodelled",
-        "activations\nbytes\nmodelled",
+        "inputs\nbytes\nmodelled",
         "results\nbytes\nmodelled",
     )
-    table = Table("engine", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for each in compared:
         table.add_row(
             each["name"],
@@ -342,7 +345,7 @@ def _render_units(console: Console, units: list[dict[str, Any]]) -> None:
         "tables\nbytes\nexact",
         "centroids\nbytes\nexact",
     )
-    table = Table("unit", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(_name("unit"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for each in compared:
         table.add_row(
             each["name"],
