@@ -108,11 +108,11 @@ class IntegerScaling(Scaling):
     """Width of a sum over all groups."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         name = type(self.engine).__name__
-        require(not self.engine.row_shifts, "engine", "without row shifts (scaling has none)", name)
         integers = not isinstance(self.engine, FloatEngine)
         require(integers, "engine", "one with integer sums (scaling multiplies them)", name)
+        super().__post_init__()
+        require(not self.engine.row_shifts, "engine", "without row shifts (scaling has none)", name)
         names = ", ".join(MULTIPLIERS)
         known = self.scale_multiplier in MULTIPLIERS
         require(known, "scale_multiplier", f"one of {names}", self.scale_multiplier)

@@ -290,8 +290,8 @@ MUTANTS = (
     Mutant(
         "planes: the top one is added",
         bit_serial,
-        "top = sequencer.last_of_slice",
-        "top = Const(0)",
+        "top, bits = sequencer.last_of_slice",
+        "top, bits = Const(0)",
         "psum",
         PLANES,
     ),
