@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from reports import plots, tables
 from reports.records import PHASES, Record, accuracy_of, latest
 
 _SETTING = ("model", "text", "tokens", "context")
+_FORMATS = ("stride", "activations", "kv")
 """What two perplexities must agree in to be compared."""
 
 
@@ -30,9 +32,7 @@ def build(records: Sequence[Record]) -> str:
         records, "compare", "model", "layer", "weights", "activations", "rows", "shape"
     )[::-1]
     measured = [*(found for run in runs[::-1] if (found := accuracy_of(run))), *records]
-    accuracies = latest(
-        measured, "accuracy", *_SETTING, "activations", "weights", "spec.table_bits"
-    )
+    accuracies = latest(measured, "accuracy", *_SETTING, *_FORMATS, "weights", "spec.table_bits")
     return environment.get_template("page.html").render(
         style=Markup(style),
         how=tables.HOW,
@@ -59,21 +59,25 @@ def _run(run: Record) -> dict[str, object]:
 
 
 def _accuracies(records: Sequence[Record]) -> list[dict[str, object]]:
-    """One section per model, text, length and activations; only such figures may be compared."""
-    groups: dict[tuple[object, ...], list[Record]] = {}
+    """One section per model, text, length and formats; only such figures may be compared."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        activations = record.optional("activations") or "as the accelerator takes them"
-        key = *(record[name] for name in _SETTING), activations
-        groups.setdefault(key, []).append(record)
+        formats = (record.optional(name) for name in _FORMATS)
+        groups.setdefault((*(record[name] for name in _SETTING), *formats), []).append(record)
+    methods = list(dict.fromkeys(each.text("method") for each in records))
     return [
         {
             "title": f"{model} on {text}",
-            "setting": f"{tokens:,} predicted tokens in windows of {context:,}; activations "
-            f"{activations}",
-            "plot": Markup(plots.perplexity_by_bits(members)) if len(members) > 1 else None,
+            "setting": f"{tokens:,} predicted tokens in windows of {context:,}"
+            + (f" every {stride:,}" if stride else "")
+            + f"; activations {activations or 'as the accelerator takes them'}"
+            + f", keys and values {kv or 'float32'}",
+            "plot": Markup(plots.perplexity_by_bits(members, methods))
+            if len(members) > 1
+            else None,
             "table": tables.accuracy(members),
         }
-        for (model, text, tokens, context, activations), members in sorted(
+        for (model, text, tokens, context, stride, activations, kv), members in sorted(
             groups.items(), key=lambda item: -len(item[1])
         )
     ]

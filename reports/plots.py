@@ -223,12 +223,13 @@ def _time_unit(layers: Sequence[Record]) -> tuple[str, float]:
 
 
 @mpl.rc_context(_STYLE)
-def perplexity_by_bits(records: Sequence[Record]) -> str:
+def perplexity_by_bits(records: Sequence[Record], methods: Sequence[str]) -> str:
     """Perplexity against stored bits per weight, of records that share model, text and length.
 
+    Each of `methods` has its own color and marker, whatever others a plot has beside it.
     The model as shipped is a level to compare with, not a point: its bits are not the engine's.
     """
-    figure = _figure(7.4, 3.7)
+    figure = _figure(9.2, 3.7)
     axis = figure.axes[0]
     shipped = records[0].number("reference_perplexity")
     points = [each for each in records if each.text("weights") != "float"]
@@ -240,10 +241,11 @@ def perplexity_by_bits(records: Sequence[Record]) -> str:
     axis.grid(True)
     labels: list[tuple[str, float, float, str]] = []
     styles = zip(itertools.cycle(SERIES_COLORS), itertools.cycle(SERIES_MARKERS), strict=False)
-    for method in dict.fromkeys(each.text("method") for each in points):
+    for method, (color, marker) in zip(methods, styles, strict=False):
         mine = [each for each in points if each.text("method") == method]
+        if not mine:
+            continue
         mine.sort(key=lambda each: each.number("bits_total"))
-        color, marker = next(styles)
         axis.plot(
             [each.number("bits_total") for each in mine],
             [each.number("perplexity") for each in mine],
@@ -268,7 +270,7 @@ def perplexity_by_bits(records: Sequence[Record]) -> str:
     )
     axis.set_xlabel("stored bits per weight, scales included")
     axis.set_ylabel("perplexity")
-    axis.legend(loc="upper right", ncols=1 + len(axis.get_lines()) // 8)
+    figure.legend(loc="outside right upper")
     _label_points(axis, labels)
     return _svg(figure, f"bits {records[0].origin}")
 

@@ -182,12 +182,16 @@ def test_a_run_says_whether_its_rtl_was_verified(verified: int | None, sentence:
     assert sentence in tables.setting(records(run)[0])
 
 
+def methods(found: list[Record]) -> list[str]:
+    return [each.text("method") for each in found]
+
+
 @pytest.mark.parametrize(
     "plot",
     [
         lambda found: plots.roofline(found[0]),
         lambda found: plots.layer_time(found[0]),
-        lambda found: plots.perplexity_by_bits(found[1:3]),
+        lambda found: plots.perplexity_by_bits(found[1:3], methods(found[1:3])),
         lambda found: plots.explored(found[3]),
     ],
 )
@@ -210,7 +214,7 @@ def test_a_run_adds_a_point_to_the_perplexity_plot() -> None:
     point = accuracy_of(records(sim_record())[0])
     assert point is not None
     assert point["perplexity"] == 17.75 and point["reference_perplexity"] == 17.25
-    svg = plots.perplexity_by_bits([point])
+    svg = plots.perplexity_by_bits([point], methods([point]))
     assert "as shipped: 17.25" in svg and "simulated on lut-decode" in svg
 
 
@@ -223,6 +227,9 @@ def test_figures_of_different_texts_are_not_drawn_together() -> None:
     page = build(records(*prose, *weights_alone))
     assert page.count("<svg") == 2 and "activations float32" in page
     assert page.count("no engine") == 4 and "0.0625" in page
+    others = {"kv": "int8"}, {"stride": 64}
+    page = build(records(*prose, *(each | other for each in prose for other in others)))
+    assert page.count("<svg") == 3 and "keys and values int8" in page and "every 64" in page
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
