@@ -38,7 +38,7 @@ from sw.linear import (
 from sw.model import LanguageModel
 from sw.pack import layer_steps
 from sw.place import Stage
-from sw.products import product_of
+from sw.products import BLOCK_BYTES, product_of
 from sw.rescale import ScaledTensor, golden_weights, rescale
 from sw.tensor import PartedTensor, QuantError
 from sw.weights import Weights
@@ -46,9 +46,6 @@ from sw.weights import Weights
 RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64 | np.float64]]]
 """Computes a stage: activations [M, K] -> each layer's results [M, N] by name, integers that are
 the caller's to change."""
-
-_BLOCK_BYTES = 1 << 22
-"""Memory of one block of an intermediate array; near a CPU core's second-level cache."""
 
 
 def stages_of(
@@ -221,7 +218,7 @@ def golden_result(
     scale = tensor.scale.T.astype(np.int64)
     offset = tensor.offset.T.astype(np.int64) << tensor.offset_shift
     found = np.empty((len(x), tensor.shape[0]), np.int64)
-    step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
+    step = max(1, BLOCK_BYTES // (8 * tensor.scale.size))
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         sums = golden.group_sums(engine, x[rows], encoded)

@@ -25,7 +25,7 @@ from sim.golden.lut_dla import Centroids
 from sim.workload import Linear, Workload
 from sw.activations import QuantActivations, quantize_activations
 from sw.model import LanguageModel, dequantized
-from sw.products import Product, matrix_product, product_of
+from sw.products import BLOCK_BYTES, Product, matrix_product, product_of
 from sw.quantizers.rounding import quantize
 from sw.rescale import UNIT_BITS, coded_grid, golden_weights
 from sw.tensor import PartedTensor, QuantError, QuantTensor, most_met, parted
@@ -40,9 +40,6 @@ Accelerator: TypeAlias = Engine | CoreSpec
 
 Backend = Literal["integer", "golden"]
 """How an accelerator is computed: as plain integer matrix products, or as its golden model does."""
-
-_BLOCK_BYTES = 1 << 22
-"""Memory of one block of an intermediate array; near a core's second-level cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +106,7 @@ def golden_total(
     golden = GOLDEN[type(spec)]
     grid = coded_grid(tensor, spec.coding_of(tensor.format))
     total = np.zeros((len(x), tensor.shape[0]))
-    step = max(1, _BLOCK_BYTES // (8 * tensor.scale.size))
+    step = max(1, BLOCK_BYTES // (8 * tensor.scale.size))
     for start in range(0, len(x), step):
         rows = x[start : start + step]
         shift = golden.table_shift(spec, rows, tensor.group) if spec.row_shifts else None

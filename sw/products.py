@@ -31,7 +31,7 @@ from sw.tensor import QuantTensor, counted, met
 _OUTPUTS, _QUAD = 16, 4
 """Neighbouring outputs, and codes along K, of one word of `native/group_products.cpp`."""
 
-_BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a core's second-level cache."""
 
 _LARGEST_CODE = {1: 128, 2: 255}
@@ -67,7 +67,7 @@ def _plain(tensor: QuantTensor | ScaledTensor, x: NDArray[np.integer]) -> NDArra
     """x @ w.T for what codes meet, x [M, K]."""
     n, k = tensor.codes.shape
     integers, total = x.astype(np.float64), np.empty((len(x), n))
-    step = max(1, _BLOCK_BYTES // (8 * k))
+    step = max(1, BLOCK_BYTES // (8 * k))
     for start in range(0, n, step):
         block = slice(start, start + step)
         if isinstance(tensor, ScaledTensor):
