@@ -70,7 +70,7 @@ _GROUP = 128
 @click.option(
     "--units", is_flag=True, help="Also LUT-DLA as published, whose memories have no area."
 )
-@click.option("--presets", is_flag=True, help="Also the named engines, in sizes of their own.")
+@click.option("--presets", is_flag=True, help="Also presets, in sizes of their own.")
 @click.option(
     "--workers",
     type=click.IntRange(1),
@@ -115,7 +115,7 @@ def compare(
     task = Task(linear.format, linear.group, kind, m, n, slice_k)
     found = contenders(task, stems, presets, floating)
     with working("learning codebooks and tables"):
-        found += in_own_forms(task, stems, chosen)
+        found += in_own_forms(task, stems, chosen, presets)
     found = with_scaling(found, chosen, rows)
     require_any(task, stems, found)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn())
@@ -135,7 +135,7 @@ def compare(
         with working("synthesizing and replaying the units"):
             apart = [
                 stationary_row(each, task, chosen, rows)
-                for each in arrangements(task, chosen, rows)
+                for each in arrangements(task, chosen, rows, presets)
             ]
     setting = {
         "model": loaded.name,
@@ -233,6 +233,7 @@ def _render(console: Console, record: dict[str, Any]) -> None:
             "scaling: the smallest that never makes the engine wait on this layer, with whole "
             f"products or bit by bit; the latter for {_serial(compared)}.",
             "exact: equal to the RTL's, fill and drain included.",
+            *_beside(compared),
             "synth.: of the whole mapped engine, and of its scaling, before layout; "
             f"{first['library']}, "
             f"{first['tool']}.",
@@ -248,9 +249,10 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         console.print()
     for each in refused:
         console.print(f"refused: {each['name']}: {each['refused']}", soft_wrap=True)
-    if compared:
+    whole = [each for each in compared if not each["memory_bits"]]
+    if whole:
         for title, cost in _COSTS:
-            _paragraph(console, _verdict(compared, title, cost))
+            _paragraph(console, _verdict(whole, title, cost))
     if record["units"]:
         console.print()
         _render_units(console, record["units"])
@@ -263,6 +265,19 @@ def _serial(compared: list[dict[str, Any]]) -> str:
     """The engines whose least scaling multiplies bit by bit."""
     names = [each["name"] for each in compared if each["scalings"][0]["multiplier"] == "serial"]
     return ", ".join(names) or "none"
+
+
+def _beside(compared: list[dict[str, Any]]) -> list[str]:
+    """What is not in the areas of engines with large memories."""
+    found = [
+        f"{each['name']} ({each['memory_bits']:,})" for each in compared if each["memory_bits"]
+    ]
+    if not found:
+        return []
+    return [
+        "-: not ranked, since of the bits in memories that are no cells, and of their access, no "
+        f"area and no delay is stated: {', '.join(found)}."
+    ]
 
 
 def _paragraph(console: Console, text: str) -> None:
@@ -299,10 +314,15 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
             f"{each['scaling_um2']:,.0f}",
             f"{each['area_um2']:,.0f}",
             f"{each['delay_ns']:.2f}",
-            f"{each['area_um2_per_mac_per_cycle']:.1f}",
-            f"{each['area_cycles_of_best']:.2f}",
+            _cost(each["area_um2_per_mac_per_cycle"], ".1f"),
+            _cost(each["area_cycles_of_best"], ".2f"),
         )
     console.print(table)
+
+
+def _cost(value: float | None, form: str) -> str:
+    """A cost in area, if it has one."""
+    return "-" if value is None else format(value, form)
 
 
 def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:

@@ -215,8 +215,10 @@ def compared(record: Record) -> Table:
             quantity(each.number("area_ge")),
             quantity(each.number("cells")),
             quantity(each.number("delay_ns"), 3),
-            quantity(each.number("area_um2_per_mac_per_cycle")),
-            quantity(each.number("area_cycles_of_best"), 3),
+            *(
+                "" if each.optional(name) is None else quantity(each.number(name), digits)
+                for name, digits in (("area_um2_per_mac_per_cycle", 4), ("area_cycles_of_best", 3))
+            ),
             quantity(each.number("max_rel_difference"), 2),
             f"{each.number('activation_error'):.3%}",
             size(each.number("weight_bytes")),
@@ -238,6 +240,12 @@ def comparison_setting(record: Record) -> str:
         "in all",
         f"Inside the area, as far as an engine has it: {record.text('inside')}",
         f"Outside, the same for all: {record.text('outside')}",
+    ]
+    sentences += [
+        f"The area of {each.text('name')} leaves out memories of "
+        f"{quantity(each.number('memory_bits'))} bits"
+        for each in record.parts("results")
+        if each.optional("memory_bits")
     ]
     sentences += [
         f"Refused: {each.text('name')} ({each.text('refused')})"

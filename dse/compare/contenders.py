@@ -5,6 +5,7 @@ A step of any contender takes part in as many multiply-accumulates, so that area
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,17 @@ class Task:
         spec.coding_of(self.codes)
         return spec
 
+    def preset(self, spec: Engine) -> Engine:
+        """A named engine as it is. Raises `SpecError` unless it takes what the task gives."""
+        self.require_activations(spec.activations)
+        spec.coding_of(self.codes)
+        return spec
+
+    def require_activations(self, of_preset: Activations) -> None:
+        """Raise `SpecError` unless a preset that takes these takes the task's."""
+        own, given = activations_name(of_preset), activations_name(self.activations)
+        require(own == given, "activations", f"{own} for this preset", given)
+
 
 def _lut_tensor_core(task: Task) -> Mapping[str, Mapping[str, Any]]:
     """The paper's tables of four; `P2`, as many planes a step, where weights have them; `0/1`, the
@@ -133,14 +145,15 @@ def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
         "and": not floats,
         "xnor": not floats,
     }
-    skips = {"booth skips": {"k": task.slice_k, "terms": "booth", "skips": True}}
-    return (skips if not floats and task.codes.bits > 2 else {}) | {
-        name: {"k": task.slice_k, "terms": name, "weight_bits": max(4, task.codes.bits)}
-        if name == "bitmod"
-        else {"k": task.slice_k, "terms": name}
-        for name, fits in terms.items()
-        if fits
+    found: dict[str, dict[str, Any]] = {
+        name: {"k": task.slice_k, "terms": name} for name, fits in terms.items() if fits
     }
+    if "bitmod" in found:
+        found["bitmod"]["weight_bits"] = max(4, task.codes.bits)
+    if task.codes.bits > 2:
+        kept = "bitmod" if floats else "booth"
+        found[f"{kept} skips"] = {**found[kept], "skips": True}
+    return found
 
 
 CONTENDERS: dict[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]] = {
@@ -194,43 +207,42 @@ class Contender:
 def contenders(
     task: Task, engines: Collection[str], named: bool = False, floating: bool = False
 ) -> list[Contender]:
-    """The variants of the engines, given by stem; if `named`, also all presets, and if `floating`,
-    the baselines whose sums are floating.
+    """The variants of the engines, given by stem; if `floating`, also the baselines whose sums are
+    floating, and if `named`, the engines' presets.
 
     Presets have sizes of their own. What does not fit the task has the reason in its place.
     """
-    found = []
-    kinds = [
-        (stem, kind, CONTENDERS[kind])
-        for stem, kind in ((stem, ENGINES[stem]) for stem in engines)
-        if kind in CONTENDERS
-    ]
+    chosen = [(stem, ENGINES[stem]) for stem in engines if ENGINES[stem] in CONTENDERS]
+    kinds = [(stem, kind, CONTENDERS[kind]) for stem, kind in chosen]
     if floating:
         rule = f"floating beside floating baselines: {', '.join(FLOATS)}"
         require(task.activations.format is not None, "activations", rule, "integers")
-        baselines = [(stem, FLOAT_CONTENDERS.get(ENGINES[stem])) for stem in engines]
-        kinds += [(stem, *each) for stem, each in baselines if each is not None]
-    for stem, kind, variants in kinds:
-        for variant, fields in variants(task).items():
-            name = f"{stem} {variant}"
-            try:
-                found.append(Contender(name, task.engine(kind, **fields)))
-            except SpecError as error:
-                found.append(Contender(name, None, str(error)))
+        kinds += [
+            (stem, *FLOAT_CONTENDERS[kind]) for stem, kind in chosen if kind in FLOAT_CONTENDERS
+        ]
+    builds = {
+        f"{stem} {variant}": functools.partial(task.engine, kind, **fields)
+        for stem, kind, variants in kinds
+        for variant, fields in variants(task).items()
+    }
     if named:
-        found += [_preset(task, name, spec) for name, spec in presets.ENGINES.items()]
+        builds |= presets_of(task, [kind for _, kind in chosen])
+    found = []
+    for name, build in builds.items():
+        try:
+            found.append(Contender(name, build()))
+        except SpecError as error:
+            found.append(Contender(name, None, str(error)))
     return found
 
 
-def _preset(task: Task, name: str, spec: Engine) -> Contender:
-    """A named engine as it is, if it takes what the task gives."""
-    try:
-        own, given = activations_name(spec.activations), activations_name(task.activations)
-        require(own == given, "activations", f"{own} for this preset", given)
-        spec.coding_of(task.codes)
-    except SpecError as error:
-        return Contender(name, None, str(error))
-    return Contender(name, spec)
+def presets_of(task: Task, kinds: Collection[type[Engine]]) -> dict[str, Callable[[], Engine]]:
+    """What gives the named engines of these kinds, or raises `SpecError`, by name."""
+    return {
+        name: functools.partial(task.preset, spec)
+        for name, spec in presets.ENGINES.items()
+        if type(spec) in kinds
+    }
 
 
 def require_any(task: Task, engines: Collection[str], found: Sequence[Contender]) -> None:

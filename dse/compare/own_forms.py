@@ -1,76 +1,126 @@
-"""Engines that multiply no codes of single weights: variants, each with the layer in its form."""
+"""Engines that multiply no codes of single weights: each with the layer in the form it takes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dse.compare.contenders import Contender, Task
+from dse.compare.contenders import Contender, Task, presets_of
 from dse.compare.layer import Layer, linear_of
-from hw.spec import ENGINES, Engine, LutDla, SpecError, VqCodebook
+from hw.spec import ENGINES, Engine, LutDla, LutStationary, SpecError, VqCodebook
+from hw.spec.base import require
+from hw.spec.formats import Kind, WeightCodes
 from sw.activations import quantize_activations
 from sw.quantizers.hessian import Moments
 from sw.quantizers.lut_dla import Tables, learn_centroids, tables_of
-from sw.quantizers.vptq import Vptq, to_tensor, vptq
+from sw.quantizers.vptq import WEIGHT_BITS, Vptq, to_tensor, vptq
 from sw.tensor import QuantTensor
 
 
-def _vectors(task: Task, layer: Layer) -> Iterator[tuple[str, Mapping[str, Any], QuantTensor]]:
-    """Codewords of 16 along outputs that store as many bits as the task's codes do, in codebooks
-    that the quantizer of VPTQ finds."""
+def _vectors(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """Codewords of 16 along outputs that store as many bits as the task's codes do."""
     index_bits = 4
     v, rest = divmod(index_bits, task.codes.bits)
     if rest or v < 2:
-        return
+        return {}
+    entries = 1 << index_bits
+    return {f"v{v} k{entries}": {"v": v, "k": task.slice_k, "entries": entries}}
+
+
+def tables(task: Task) -> Mapping[str, Mapping[str, Any]]:
+    """Tables of 8-bit entries by 16 centroids of 4 inputs; none for floating activations."""
+    if task.activations.format is not None:
+        return {}
+    plain = Tables()
+    columns = task.n * task.slice_k // plain.v
+    fields = {"v": plain.v, "centroids": plain.centroids, "metric": plain.metric, "n": columns}
+    return {f"v{plain.v} c{plain.centroids} {plain.metric}": fields}
+
+
+def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
+    """Codebooks of the engine's size, as the quantizer of VPTQ finds them."""
+    require(spec.along == "outputs", "along", "outputs, for which codebooks are found", spec.along)
     x = layer.more_inputs
     moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0))
-    choice = Vptq(v=v, entries=1 << index_bits)
+    choice = Vptq(v=spec.v, entries=spec.entries, residual_entries=spec.residual_entries)
     found, _ = vptq(layer.weights, moments, choice, np.random.default_rng(0))
     tensor = to_tensor(found)
     assert isinstance(tensor, QuantTensor)
-    fields = {"v": v, "k": task.slice_k, "entries": choice.entries}
-    yield f"v{v} k{choice.entries}", fields, tensor
+    return tensor
 
 
-def _tables(task: Task, layer: Layer) -> Iterator[tuple[str, Mapping[str, Any], QuantTensor]]:
-    """Tables of 8-bit entries by 16 centroids of 4 inputs."""
-    if task.activations.format is not None:
-        return
-    choice = Tables(group=layer.linear.group, activation_bits=task.activations.bits)
+def fitted(spec: LutDla | LutStationary, group: int, layer: Layer) -> QuantTensor:
+    """Centroids and tables of the machine's size in groups of so many inputs."""
+    choice = Tables(
+        v=spec.v,
+        centroids=spec.centroids,
+        metric=spec.metric,
+        bits=spec.weight_bits,
+        group=group,
+        activation_bits=spec.activation_bits,
+    )
     x = quantize_activations(layer.more_inputs, choice.activations).x
-    learned = learn_centroids(x, choice, np.random.default_rng(0))
-    tensor = tables_of(layer.weights, x, *learned, choice)
-    columns = task.n * task.slice_k // choice.v
-    fields = {"v": choice.v, "centroids": choice.centroids, "metric": choice.metric, "n": columns}
-    yield f"v{choice.v} c{choice.centroids} {choice.metric}", fields, tensor
+    return tables_of(
+        layer.weights, x, *learn_centroids(x, choice, np.random.default_rng(0)), choice
+    )
 
 
-OWN_FORMS: dict[
-    type[Engine],
-    Callable[[Task, Layer], Iterator[tuple[str, Mapping[str, Any], QuantTensor]]],
-] = {VqCodebook: _vectors, LutDla: _tables}
-"""By the class of its spec, the variants of an engine that multiplies no codes of single weights:
-names, choices, and the layer as each takes it."""
+def _of_engine(spec: LutDla, layer: Layer) -> QuantTensor:
+    return fitted(spec, min(spec.group_size, layer.linear.group), layer)
 
 
-def in_own_forms(task: Task, engines: Collection[str], layer: Layer) -> list[Contender]:
-    """The variants of the engines, given by stem, that take the layer in forms of their own."""
+@dataclass(frozen=True)
+class Form:
+    """What a kind of engine takes in the place of codes of single weights."""
+
+    codes: WeightCodes
+    one_scale: bool
+    """Whether the layer has one scale, so that a sum may go through all of K."""
+    variants: Callable[[Task], Mapping[str, Mapping[str, Any]]]
+    """The variants worth comparing at a task, by name: the choices that make each what it is."""
+    learned: Callable[[Any, Layer], QuantTensor]
+    """The layer as an engine takes it, from its weights and from other inputs than are measured.
+    Raises `SpecError` where nothing finds that form."""
+
+
+OWN_FORMS: dict[type[Engine], Form] = {
+    VqCodebook: Form(WeightCodes(WEIGHT_BITS, Kind.VECTOR), True, _vectors, _codebooks),
+    LutDla: Form(WeightCodes(Tables().bits, Kind.TABLE), False, tables, _of_engine),
+}
+"""By the class of its spec, the form of an engine that multiplies no codes of single weights."""
+
+
+def in_own_forms(
+    task: Task, engines: Collection[str], layer: Layer, named: bool = False
+) -> list[Contender]:
+    """The variants of the engines, given by stem, that take the layer in forms of their own; if
+    `named`, also their presets. What does not fit the task has the reason in its place."""
     found = []
     for stem in engines:
-        kind = ENGINES[stem]
-        for variant, fields, tensor in OWN_FORMS.get(kind, lambda task, layer: ())(task, layer):
-            name, form = f"{stem} {variant}", linear_of(layer.linear.name, tensor)
-            own = dataclasses.replace(
-                task, codes=tensor.format, group=min(task.group, tensor.group)
-            )
+        form = OWN_FORMS.get(kind := ENGINES[stem])
+        if form is None:
+            continue
+        group = layer.linear.k if form.one_scale else task.group
+        own = dataclasses.replace(task, codes=form.codes, group=group)
+        builds: dict[str, Callable[[], Engine]] = {
+            f"{stem} {variant}": functools.partial(own.engine, kind, **fields)
+            for variant, fields in form.variants(task).items()
+        }
+        if named:
+            builds |= presets_of(own, [kind])
+        for name, build in builds.items():
             try:
-                spec = own.engine(kind, **fields)
+                spec = build()
+                tensor = form.learned(spec, layer)
             except SpecError as error:
                 found.append(Contender(name, None, str(error)))
             else:
-                held = dataclasses.replace(layer, linear=form, tensor=tensor)
+                linear = linear_of(layer.linear.name, tensor)
+                held = dataclasses.replace(layer, linear=linear, tensor=tensor)
                 found.append(Contender(name, spec, layer=held))
     return found

@@ -112,17 +112,13 @@ def row(
 ) -> dict[str, Any]:
     """All facts of one contender on the layer, with units in the names; JSON-serializable.
 
-    A refused one has `refused`, the reason, and nothing else than its name.
+    A refused one has `refused`, the reason, and nothing else than its name. Areas leave out
+    memories of `memory_bits`, which no cells hold; costs in area are None where there are such.
     """
     layer = contender.layer or layer
     spec, linear = contender.spec, layer.linear
     if spec is None or not isinstance(result, Areas):
         return {"name": contender.name, "refused": contender.refused or str(result)}
-    if result.engine.memory_bits:
-        reason = (
-            f"its memories of {result.engine.memory_bits:,} bits have no area in standard cells"
-        )
-        return {"name": contender.name, "refused": reason}
     run = weighed_run(spec, linear, layer.tensor, rows)
     steps = run.steps / (run.tiles * run.slices)
     scaling, parts = result.scalings[0][0], result.parts
@@ -130,6 +126,11 @@ def row(
     cycles = run_cycles(spec, [*fills(spec), run]) + scaling.drain_cycles
     area_um2 = sum(each.area_um2 for each in parts)
     delay_ns = max(each.delay_ns for each in parts)
+    memory_bits = sum(each.memory_bits for each in parts)
+
+    def cost(value: float) -> float | None:
+        return None if memory_bits else value
+
     whole = isinstance(spec, FloatMac) and spec.weights == "fp16"
     without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
     moved = traffic(spec, without_scales, rows, Platform())
@@ -154,9 +155,10 @@ def row(
         "cells": sum(sum(each.cells.values()) for each in parts),
         "delay_ns": delay_ns,
         "scalings": [_scaling(*each) for each in result.scalings],
-        "area_um2_per_mac_per_cycle": area_um2 * steps / spec.macs_per_step,
-        "area_cycles_um2": area_um2 * cycles,
-        "area_time_um2_ns": area_um2 * cycles * delay_ns,
+        "memory_bits": memory_bits,
+        "area_um2_per_mac_per_cycle": cost(area_um2 * steps / spec.macs_per_step),
+        "area_cycles_um2": cost(area_um2 * cycles),
+        "area_time_um2_ns": cost(area_um2 * cycles * delay_ns),
         "weight_bytes": moved.weight_bytes,
         "scale_bytes": moved.scale_bytes,
         "activation_bytes": moved.activation_bytes,
@@ -179,11 +181,17 @@ def _scaling(scaling: Scaling, result: AsicResult) -> dict[str, Any]:
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with `area_cycles_of_best`, that of the best exact engine being 1; best first,
-    refused ones last."""
+    """The rows with `area_cycles_of_best`, that of the best exact engine being 1; best first, then
+    those whose memories have no area, in the order of their cycles, and refused ones last."""
     compared = [each for each in rows if each["refused"] is None]
-    exact = [each for each in compared if each["max_abs_difference"] == 0] or compared
+    whole = [each for each in compared if each["area_cycles_um2"] is not None]
+    exact = [each for each in whole if each["max_abs_difference"] == 0] or whole
     best = min((each["area_cycles_um2"] for each in exact), default=1.0)
-    compared.sort(key=lambda each: each["area_cycles_um2"])
-    found = [{**each, "area_cycles_of_best": each["area_cycles_um2"] / best} for each in compared]
-    return [*found, *(each for each in rows if each["refused"] is not None)]
+    whole.sort(key=lambda each: each["area_cycles_um2"])
+    parts = [each for each in compared if each["area_cycles_um2"] is None]
+    parts.sort(key=lambda each: each["cycles"])
+    return [
+        *({**each, "area_cycles_of_best": each["area_cycles_um2"] / best} for each in whole),
+        *({**each, "area_cycles_of_best": None} for each in parts),
+        *(each for each in rows if each["refused"] is not None),
+    ]

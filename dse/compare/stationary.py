@@ -6,6 +6,8 @@ place in a ranking by area: what is stated is the area of its logic, and the bit
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +15,9 @@ import numpy as np
 
 from dse.compare.contenders import Task
 from dse.compare.layer import Layer
-from dse.compare.own_forms import OWN_FORMS
-from hw.spec import LutDla, LutStationary, SpecError
+from dse.compare.own_forms import fitted, tables
+from hw.spec import LutStationary, SpecError, presets
+from hw.spec.formats import Activations
 from hw.spec.layout import stationary_streams
 from hw.synth import synthesize
 from sim.golden import lut_stationary as golden
@@ -73,32 +76,46 @@ class Arrangement:
     """The layer in tables."""
 
 
-def arrangements(task: Task, layer: Layer, rows: int) -> list[Arrangement]:
+def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> list[Arrangement]:
     """Machines of as many columns as the streaming engine has for the task, with a scratchpad for
-    the rows; none where the layer has no tables for the task's activations."""
-    found = []
-    for _, fields, tensor in OWN_FORMS[LutDla](task, layer):
+    the rows, none where activations are floating; if `named`, also the presets."""
+    builds: dict[str, Callable[[], LutStationary]] = {}
+    for fields in tables(task).values():
         for name, choices in VARIANTS.items():
-            label = f"lut_stationary {name}"
-            try:
-                spec = LutStationary(
-                    m=min(_MOST_ROWS, max(2, rows)),
-                    n=fields["n"],
-                    v=fields["v"],
-                    centroids=fields["centroids"],
-                    lanes=fields["centroids"],
-                    metric=fields["metric"],
-                    subspaces=-(-min(tensor.group, tensor.shape[1]) // fields["v"]),
-                    activation_bits=task.activations.bits,
-                    weight_bits=tensor.format.bits,
-                    beat_entries=fields["n"],
-                    **choices,
-                )
-            except SpecError as error:
-                found.append(Arrangement(label, None, str(error)))
-            else:
-                found.append(Arrangement(label, spec, tensor=tensor))
+            builds[f"lut_stationary {name}"] = functools.partial(
+                LutStationary,
+                **fields,
+                m=min(_MOST_ROWS, max(2, rows)),
+                lanes=fields["centroids"],
+                subspaces=-(-min(task.group, layer.linear.k) // fields["v"]),
+                activation_bits=task.activations.bits,
+                beat_entries=fields["n"],
+                **choices,
+            )
+    if named:
+        builds |= {
+            name: functools.partial(_preset, task, spec) for name, spec in presets.UNITS.items()
+        }
+    found: list[Arrangement] = []
+    learned: dict[tuple[Any, ...], QuantTensor] = {}
+    for name, build in builds.items():
+        try:
+            spec = build()
+            group = min(layer.linear.group, spec.subspaces * spec.v)
+            key = spec.v, spec.centroids, spec.metric, spec.weight_bits, group
+            if key not in learned:
+                learned[key] = fitted(spec, group, layer)
+        except SpecError as error:
+            found.append(Arrangement(name, None, str(error)))
+        else:
+            found.append(Arrangement(name, spec, tensor=learned[key]))
     return found
+
+
+def _preset(task: Task, spec: LutStationary) -> LutStationary:
+    """A named machine as it is. Raises `SpecError` unless it takes the task's activations."""
+    task.require_activations(Activations(spec.activation_bits))
+    return spec
 
 
 def stationary_row(each: Arrangement, task: Task, layer: Layer, rows: int) -> dict[str, Any]:

@@ -256,6 +256,7 @@ PRESETS: dict[str, Preset] = {
 
 CORES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, CoreSpec)}
 ENGINES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, Engine)}
+UNITS = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, LutStationary)}
 
 DEFAULT = next(iter(PRESETS))
 DEFAULT_ENGINE = next(iter(ENGINES))

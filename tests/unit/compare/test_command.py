@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from click.testing import CliRunner, Result
 import dse.compare.rows
 from dse.compare_cli import compare
 from hw.files import read_records
-from hw.spec import ENGINES
+from hw.spec import ENGINES, Spec, VqCodebook
 from hw.spec.base import RefusedError, SpecError
 from hw.spec.presets import UnknownNameError
+from hw.synth import AsicResult
 from reports.page import build
 from reports.records import load as load_records
 from sw.tensor import QuantError
@@ -54,6 +56,25 @@ def test_rows_come_best_first_with_a_record_and_a_page(bits, tmp_path):
     page = build(load_records([tmp_path / "out" / "records.jsonl"]))
     assert all(each["name"] in page for each in rows)
     assert record["inside"] in page
+
+
+def test_memories_without_area_are_named_and_not_ranked(monkeypatch, tmp_path, toy_area):
+    def toy(spec: Spec, target: str) -> AsicResult:
+        bits = 54321 if isinstance(spec, VqCodebook) else 0
+        return replace(toy_area(spec), memory_bits=bits)
+
+    monkeypatch.setattr(dse.compare.rows, "synthesize", toy)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = " ".join(run("--engines", "vq_codebook,lut_dla", "--presets").stdout.split())
+    assert "vq-outputs (54,321)" in shown and "dla-l1 (" not in shown
+    assert "Least area x cycles: vq" not in shown and "Least area x cycles: " in shown
+    assert "refused: vq-inputs-table: along" in shown
+    (record,) = load_records([tmp_path / "out" / "records.jsonl"])
+    page = build([record])
+    assert "The area of vq-outputs leaves out memories of 54,321 bits" in page
+    alone = run("--engines", "vq_codebook").stdout
+    assert "Least" not in alone and "54,321" in alone
 
 
 @pytest.mark.usefixtures("_toy")

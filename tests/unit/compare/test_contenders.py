@@ -7,11 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dse.compare.contenders import activations_name, contenders, parse_activations, require_any
+from dse.compare.contenders import (
+    CONTENDERS,
+    activations_name,
+    contenders,
+    parse_activations,
+    require_any,
+)
 from dse.compare.exactness import exactness
 from dse.compare.layer import LEARNING_TOKENS, TOKENS, layer_of
 from dse.compare.own_forms import in_own_forms
-from hw.spec import ENGINES, FloatLut, FloatMac
+from hw.spec import ENGINES, FloatLut, FloatMac, LutDla, VqCodebook
 from hw.spec.base import RefusedError, SpecError
 from hw.spec.formats import FORMATS, Kind, WeightCodes
 from hw.spec.presets import ENGINES as ENGINE_PRESETS
@@ -58,16 +64,42 @@ def test_a_shape_that_an_engine_cannot_have_is_refused_for_it_alone(task):
 
 
 @pytest.mark.parametrize(("bits", "activations"), [(1, "int8"), (2, "fp16:13"), (8, "int8")])
-def test_every_preset_is_compared_or_says_why_not(task, bits, activations):
+def test_presets_of_the_engines_are_compared_or_say_why_not(task, bits, activations):
     task = replace(task, codes=WeightCodes(bits), activations=parse_activations(activations))
-    found = {each.name: each for each in contenders(task, [], named=True)}
-    assert list(found) == list(ENGINE_PRESETS)
-    for name, spec in ENGINE_PRESETS.items():
-        fits = spec.activations == task.activations and spec.accepts(task.codes)
-        assert found[name].spec == (spec if fits else None)
-        assert bool(found[name].refused) != fits
-    assert found["lut-decode"].spec or found["lut-fp16"].spec
-    assert "weights: must be one of vector2" in str(found["vq-outputs"].refused) or bits == 2
+    for stem, kind in ENGINES.items():
+        found = {each.name: each for each in contenders(task, [stem], named=True)}
+        named = [name for name in found if " " not in name]
+        of_kind = [name for name, spec in ENGINE_PRESETS.items() if type(spec) is kind]
+        assert of_kind and named == (of_kind if kind in CONTENDERS else [])
+        for name in named:
+            spec = ENGINE_PRESETS[name]
+            fits = spec.activations == task.activations and spec.accepts(task.codes)
+            assert found[name].spec == (spec if fits else None)
+            assert bool(found[name].refused) != fits
+
+
+def test_presets_of_other_forms_have_the_layer_learned_for_them(task, layer):
+    found = {each.name: each for each in in_own_forms(task, ENGINES, layer, named=True)}
+    named = {name: spec for name, spec in ENGINE_PRESETS.items() if type(spec) not in CONTENDERS}
+    assert [name for name in found if name in ENGINE_PRESETS] == list(named)
+    assert {each for each in named if found[each].refused} == {"vq-inputs-table"}
+    assert "along: must be outputs" in str(found["vq-inputs-table"].refused)
+    for name, spec in named.items():
+        own = found[name].layer
+        assert found[name].spec == (None if own is None else spec)
+        if own is None:
+            continue
+        assert exactness(spec, own).max_abs_difference == 0
+        vectors, centroids = own.tensor.vectors, own.tensor.centroids
+        if isinstance(spec, LutDla):
+            assert centroids is not None and centroids.points.shape[1:] == (spec.centroids, spec.v)
+        else:
+            assert isinstance(spec, VqCodebook) and vectors is not None
+            assert vectors.codebook.shape == (spec.entries, spec.v)
+            assert (vectors.residual is None) == (spec.residual_entries == 0)
+    floating = replace(task, activations=parse_activations("fp16"))
+    refused = in_own_forms(floating, ["lut_dla"], layer, named=True)
+    assert all("activations: must be int8 for this preset" in str(each.refused) for each in refused)
 
 
 @pytest.mark.parametrize("text", ["int8", "int16", "fp16:13", "bf16:16", "fp8e4m3:8"])

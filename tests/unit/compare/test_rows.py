@@ -23,21 +23,27 @@ from sim.schedule import plan
 from sw.pack import weighed_run
 from sw.weights import parse_weights
 from sw.zoo import default_text
-from sw.zoo import load as load_model
 
 TINY = "evolute-tiny"
 
 
-def test_a_memory_that_no_cells_hold_is_no_area(task, toy_area):
-    layer = layer_of(load_model(TINY), "1.down", parse_weights("w2g128"), default_text(TINY))
+def test_a_memory_that_no_cells_hold_is_no_area_and_no_rank(task, layer, toy_area):
     spec = task.engine(Mac, k=8)
     scaling = IntegerScaling(engine=spec)
-    result = Areas(replace(toy_area(spec), memory_bits=12345), ((scaling, toy_area(scaling)),))
-    found = row(Contender("engine", spec), result, layer, rows=1)
-    assert found == {
-        "name": "engine",
-        "refused": "its memories of 12,345 bits have no area in standard cells",
-    }
+    logic = toy_area(spec)
+    plain, held = (
+        row(Contender(name, spec), Areas(each, ((scaling, toy_area(scaling)),)), layer, rows=1)
+        for name, each in (("plain", logic), ("held", replace(logic, memory_bits=12345)))
+    )
+    assert (plain["memory_bits"], held["memory_bits"]) == (0, 12345)
+    costs = ("area_um2_per_mac_per_cycle", "area_cycles_um2", "area_time_um2_ns")
+    same = set(plain) - {"name", "memory_bits", *costs}
+    assert {each: held[each] for each in same} == {each: plain[each] for each in same}
+    assert all(held[each] is None and plain[each] > 0 for each in costs)
+    refused = {"name": "refused", "refused": "why"}
+    found = ranked([refused, held, plain])
+    assert [each["name"] for each in found] == ["plain", "held", "refused"]
+    assert [each.get("area_cycles_of_best") for each in found] == [1.0, None, None]
 
 
 def test_whole_weights_bring_no_scales(layer, task, toy_row):
