@@ -211,7 +211,7 @@ _COSTS = (
 
 def _render(console: Console, record: dict[str, Any]) -> None:
     shape = record["shape"]
-    tokens = f"{record['rows']} token{'s' * (record['rows'] > 1)} at once"
+    tokens = f"{_tokens(record['rows'])} at once"
     console.print(
         f"{record['model']}, layer {record['layer']} ({record['n']} x {record['k']}) in "
         f"{record['weights']} weights and {record['activations']} activations, {tokens}\n"
@@ -265,6 +265,10 @@ def _serial(compared: list[dict[str, Any]]) -> str:
     """The engines whose least scaling multiplies bit by bit."""
     names = [each["name"] for each in compared if each["scalings"][0]["multiplier"] == "serial"]
     return ", ".join(names) or "none"
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'s' * (count > 1)}"
 
 
 def _beside(compared: list[dict[str, Any]]) -> list[str]:
@@ -349,7 +353,7 @@ def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
 
 def _render_units(console: Console, units: list[dict[str, Any]]) -> None:
     compared = [each for each in units if each["refused"] is None]
-    tokens = "".join(f" for {each['tokens']} tokens" for each in compared[:1])
+    tokens = "".join(f" for {_tokens(each['tokens'])}" for each in compared[:1])
     _paragraph(
         console,
         f"LUT-DLA as published{tokens}, not ranked: area is that of its logic and of memories of "
