@@ -18,9 +18,10 @@ from hw.registers import COUNTERS
 from hw.spec import BitSerial, SpecError
 from hw.spec.core import CoreSpec
 from hw.spec.scaling import MULTIPLIERS
+from sim.compute_cycles import matmul_cycles
 from sim.golden.core import execute
 from sim.memory import MemoryTiming
-from sim.program import _Server, matmul_cycles, program_cycles
+from sim.program import _Server, program_cycles
 from verif.driver import DRIVERS
 
 LOAD, COMPUTE, STORE = Unit
