@@ -23,8 +23,9 @@ from sw.weights import parse_weights
 from sw.zoo import default_text
 from sw.zoo import load as load_model
 from verif import mutants, simulators
-from verif.lut_stationary import Case, model_of, play, results, verify
+from verif.lut_stationary import Case, model_of, play, results
 from verif.simulators import available
+from verif.verify import verify
 
 SMALL = LutStationary(
     m=6, n=4, v=3, centroids=4, lanes=4, subspaces=5, activation_bits=5, weight_bits=4,

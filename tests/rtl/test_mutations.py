@@ -141,7 +141,7 @@ MUTANTS = (
         engine,
         "self.weight.ready.eq(~code_valid | used)",
         "self.weight.ready.eq(~code_valid)",
-        "moves in cycle",
+        "cycle of",
     ),
     Mutant(
         "activations: taken without valid",
@@ -178,7 +178,7 @@ MUTANTS = (
         engine,
         'moves = Signal(name="moves") if prepares else release',
         'moves = Signal(name="moves") if prepares else release & ~self.activation.valid',
-        "moves in cycle",
+        "cycle of",
         MULTIPLIERS,
     ),
     Mutant(
@@ -266,7 +266,7 @@ MUTANTS = (
         mac,
         "self.ended.eq(last)  # the last of these assignments holds",
         "self.ended.eq(columns[0][2])",
-        "golden",
+        "psum",
         SYSTOLIC,
     ),
     Mutant(
@@ -298,7 +298,7 @@ MUTANTS = (
         bit_serial,
         "mode[: self.spec.digit_bits]",
         "Const(self.spec.digits - 1)",
-        "moves in cycle",
+        "cycle of",
         FLOATS,
     ),
     Mutant(
@@ -426,7 +426,7 @@ MUTANTS = (
         bit_serial,
         "self._last = Mux(before == 0, 0, before - 1)",
         "self._last = Const(self.spec.digits - 1)",
-        "moves in cycle",
+        "cycle of",
         SKIPS,
     ),
     Mutant(
@@ -531,7 +531,7 @@ def test_wrong_latency_is_found(latency: str, error: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(LutTensorCore, latency, property(lambda _: wrong))
     report = verify(SPEC, seed=1, kinds=["corners"], verilog=built)
     assert report.rtl_cycles != report.model_cycles
-    assert any("moves in cycle" in difference for difference in report.differences)
+    assert any("cycle of" in difference for difference in report.differences)
 
 
 def test_command_exits_with_1_and_names_what_differs(
