@@ -17,20 +17,19 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
-from hw.spec import ENGINES, CoreSpec, LutStationary, Spec
+from hw.spec import ENGINES, UNITS, CoreSpec, Spec
 from hw.spec.base import RefusedError
 from hw.spec.presets import PRESETS
-from verif import core, lut_stationary
-from verif import verify as engine
+from verif import core
 from verif.core_programs import random_core
 from verif.driver import DRIVERS, random_spec
 from verif.simulators import SIMULATORS, SimulatorError
 from verif.verify import Report
+from verif.verify import verify as verify_streams
 
 VERIFY: dict[type[Spec], Callable[..., Report]] = {
     CoreSpec: core.verify,
-    **dict.fromkeys(ENGINES.values(), engine.verify),
-    LutStationary: lut_stationary.verify,
+    **dict.fromkeys((*ENGINES.values(), *UNITS.values()), verify_streams),
 }
 """How a kind of spec is verified."""
 

@@ -30,6 +30,7 @@ from verif import core_session
 from verif.core_bench import MEMORY_BYTES, Bench, Enough, Program, put, run, timings
 from verif.core_faults import check_faults, check_words
 from verif.core_registers import check_registers
+from verif.differences import SUMS, wrong_values
 from verif.driver import random_weights
 from verif.simulators import SimulatorError
 from verif.vectors import Shape, random_activations, random_exponents
@@ -183,14 +184,9 @@ def _compare_results(
     for each in wanted:
         found = each.results(memory)
         for name, sums in each.sums.items():
-            wrong = np.argwhere(found[name] != sums)
-            if len(wrong) and np.abs(sums).max() < 1 << 53:
-                row, column = wrong[0]
-                bench.differ(
-                    case,
-                    f"layer {name}: row {row}, column {column} is {found[name][row, column]}, "
-                    f"must be {int(sums[row, column])} ({len(wrong)} of {sums.size} differ)",
-                )
+            if np.abs(sums).max() < 1 << 53:
+                for wrong in wrong_values(f"layer {name}:", found[name], sums, SUMS):
+                    bench.differ(case, wrong)
 
 
 def check_resets(bench: Bench, rng: np.random.Generator) -> None:

@@ -24,6 +24,7 @@ from sw.image import Phase, contents
 from sw.place import Stage, aligned
 from verif.core_bench import LIMIT_CYCLES, outcome, put
 from verif.core_session import Event, Session
+from verif.differences import SUMS, wrong_values
 from verif.simulators import SimulatorError
 
 
@@ -123,13 +124,8 @@ class _Runner:
     ) -> None:
         for name, wanted in self.integers(stage, a).items():
             self.found.layers += 1
-            wrong = np.argwhere(found[name] != wanted)
-            if len(wrong):
-                row, column = wrong[0]
-                self._differ(
-                    f"layer {name}: row {row}, column {column} is {found[name][row, column]}, "
-                    f"must be {wanted[row, column]} ({len(wrong)} of {wanted.size} differ)"
-                )
+            for wrong in wrong_values(f"layer {name}:", found[name], wanted, SUMS):
+                self._differ(wrong)
 
     def _compare_sync(self, phase: Phase, event: Event) -> None:
         wanted = phase.model.syncs[self.place - 1].raised_cycle

@@ -1,5 +1,5 @@
-"""Compares the RTL of `hw.spec.lut_stationary` with golden, value by value, and with the cycle
-model, transfer by transfer; and what is played to that end.
+"""What a verification of `hw.spec.lut_stationary` plays, by cases of each kind; and how what came
+back is compared with golden.
 
 How operands fill beats is written from `hw.spec.layout` alone.
 """
@@ -7,24 +7,24 @@ How operands fill beats is written from `hw.spec.layout` alone.
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from hw.export import module_name, to_verilog
 from hw.spec import layout
 from hw.spec.lut_stationary import LutStationary
 from sim.golden import lut_stationary as golden
 from sim.golden.lut_stationary import Product
 from sim.lut_stationary import Clocks, Transfers, command_of, fold
-from verif import bench, simulators, words
+from verif import bench, words
+from verif.differences import SUMS, wrong_cycles, wrong_values
+from verif.simulators import Build
 from verif.stationary_bench import SINKS, SOURCES, Recording, Stimulus
 from verif.vectors import PAUSES
-from verif.verify import Report
+
+STREAMS = (*SOURCES, *SINKS)
 
 CLOCKS = (Clocks(1, 1), Clocks(1, 2), Clocks(2, 1), Clocks(1, 3), Clocks(2, 3), Clocks(5, 3))
 """Periods of the encoder's and of the matcher's clock."""
@@ -120,7 +120,7 @@ def _uniform(spec: LutStationary, entry: int) -> Product:
 
 
 def _streams(spec: LutStationary) -> tuple[str, ...]:
-    return (*SOURCES, *SINKS) if spec.gathers else (*SOURCES, "result")
+    return STREAMS if spec.gathers else (*SOURCES, "result")
 
 
 def _several(spec: LutStationary, rng: np.random.Generator) -> tuple[Product, ...]:
@@ -202,7 +202,7 @@ KINDS: dict[str, Callable[[LutStationary, np.random.Generator], list[Case]]] = {
 def _stimulus(spec: LutStationary, case: Case, model: Transfers) -> Stimulus:
     silent = np.zeros(0, bool)
     of_each = [sources(spec, each) for each in case.products]
-    pauses = {f"pause_{s}": case.pauses.get(s, silent) for s in (*SOURCES, *SINKS)}
+    pauses = {f"pause_{s}": case.pauses.get(s, silent) for s in STREAMS}
     return Stimulus(
         **{name: np.concatenate([each[name] for each in of_each]) for name in SOURCES},
         **pauses,
@@ -228,24 +228,13 @@ def play(
     spec: LutStationary,
     cases: Sequence[Case],
     models: Sequence[Transfers],
-    build: simulators.Build,
+    build: Build,
+    seed: int = 0,
     waves: Path | None = None,
 ) -> list[Recording]:
-    """Play every case on a built machine; the models say how much it has to give."""
+    """As `verif.stream_engine.play`; all words of these streams count, so that none are drawn."""
     stimuli = [_stimulus(spec, case, model) for case, model in zip(cases, models, strict=True)]
     return bench.play_with("verif.tb_lut_stationary", Recording, build, stimuli, waves)
-
-
-def _compare(what: str, ours: np.ndarray, theirs: np.ndarray) -> list[str]:
-    """The first of several numbers that is not what it should be."""
-    if ours.shape != theirs.shape:
-        return [f"{what}: {theirs.shape} of them, expected {ours.shape}"]
-    wrong = np.argwhere(ours != theirs)
-    if not len(wrong):
-        return []
-    at = tuple(wrong[0])
-    place = ", ".join(map(str, at))
-    return [f"{what} {place} is {theirs[at]}, expected {ours[at]} ({len(wrong)} differ)"]
 
 
 def _compare_values(spec: LutStationary, case: Case, rtl: Recording) -> tuple[int, list[str]]:
@@ -256,7 +245,8 @@ def _compare_values(spec: LutStationary, case: Case, rtl: Recording) -> tuple[in
     differences, elements, start = [], 0, 0
     for i, (operands, count) in enumerate(zip(case.products, counts, strict=True)):
         found = results(spec, operands, rtl.result_words[start : start + count])
-        differences += _compare(f"command {i}: sum", golden.sums(spec, operands), found)
+        wanted = golden.sums(spec, operands)
+        differences += wrong_values(f"command {i}: sum of", found, wanted, SUMS)
         start += count
         elements += found.size
     if spec.gathers:
@@ -264,15 +254,25 @@ def _compare_values(spec: LutStationary, case: Case, rtl: Recording) -> tuple[in
         assert beat is not None
         wanted = np.concatenate([golden.requests(spec, each) for each in case.products])
         found = words.unpack(beat, rtl.request_words)["row"]
-        differences += _compare("request", wanted, found)
+        if len(found) != len(wanted):
+            return elements, [*differences, f"{len(found)} requests, golden has {len(wanted)}"]
+        differences += wrong_values("row of", found, wanted, ("request",))
         elements += found.size
     return elements, differences
 
 
-def _features(spec: LutStationary, case: Case) -> set[str]:
+def compare(
+    spec: LutStationary, case: Case, model: Transfers, rtl: Recording
+) -> tuple[int, list[str]]:
+    """How many numbers were compared, and what differs from golden and from the cycle model."""
+    elements, differences = _compare_values(spec, case, rtl)
+    return elements, differences + wrong_cycles(rtl, model, STREAMS)
+
+
+def features(spec: LutStationary, case: Case) -> set[str]:
     """What a case covers, in words."""
-    features = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
-    features.add(f"clocks {case.clocks.encoder}:{case.clocks.matcher}")
+    found = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
+    found.add(f"clocks {case.clocks.encoder}:{case.clocks.matcher}")
     facts = {
         "commands back to back": len(case.products) > 1,
         "reset in mid-flight": case.reset_after_cycles > 0,
@@ -294,53 +294,4 @@ def _features(spec: LutStationary, case: Case) -> set[str]:
                 ),
             }.items()
         }
-    return features | {name for name, holds in facts.items() if holds}
-
-
-def verify(
-    spec: LutStationary,
-    *,
-    seed: int,
-    name: str = "",
-    simulator: str = simulators.SIMULATORS[0],
-    kinds: Collection[str] = tuple(KINDS),
-    waves: Path | None = None,
-    verilog: str | None = None,
-) -> Report:
-    """Play the battery on the machine's RTL and compare every value and every transfer's cycle, by
-    both clocks; parameters and errors as of `verif.verify.verify`."""
-    cases: list[Case] = []
-    for i, (kind, make) in enumerate(KINDS.items()):
-        if kind in kinds:
-            cases += make(spec, np.random.default_rng((seed, i)))
-    started = time.perf_counter()
-    text = to_verilog(spec) if verilog is None else verilog
-    build = simulators.build(text, module_name(spec), simulator, waves=waves is not None)
-    built = time.perf_counter()
-    models = [model_of(spec, case) for case in cases]
-    recordings = play(spec, cases, models, build, waves)
-    differences: list[str] = []
-    elements = 0
-    for case, model, rtl in zip(cases, models, recordings, strict=True):
-        compared, found = _compare_values(spec, case, rtl)
-        elements += compared
-        for stream in (*SOURCES, *SINKS):
-            cycles = np.array(getattr(model, stream), int)
-            found += _compare(f"cycle of {stream}", cycles, getattr(rtl, stream))
-        where = f"spec {spec.digest} seed {seed} case {case.name!r}"
-        differences += [f"{where}: {each}" for each in (*rtl.violations.tolist(), *found)]
-    return Report(
-        name=name,
-        spec=spec,
-        simulator=simulator,
-        seed=seed,
-        cases=len(cases),
-        transactions=sum(len(getattr(r, s)) for r in recordings for s in (*SOURCES, *SINKS)),
-        elements=elements,
-        rtl_cycles=sum(int(rtl.result[-1]) + 1 for rtl in recordings if len(rtl.result)),
-        model_cycles=sum(model.cycles for model in models),
-        differences=tuple(differences),
-        coverage=dict(sorted(Counter(f for case in cases for f in _features(spec, case)).items())),
-        build_seconds=round(built - started, 3),
-        run_seconds=round(time.perf_counter() - built, 3),
-    )
+    return found | {name for name, holds in facts.items() if holds}

@@ -56,3 +56,8 @@ class Recording:
     result_words: np.ndarray
     request_words: np.ndarray
     violations: np.ndarray
+
+    @property
+    def cycles(self) -> int:
+        """The matcher's cycles up to and including the last result's transfer."""
+        return int(self.result[-1]) + 1 if len(self.result) else 0

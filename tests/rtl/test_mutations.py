@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +14,6 @@ from click.testing import CliRunner
 import evolute
 from hw.export import to_verilog
 from hw.rtl import (
-    BUILD,
     arith,
     bit_serial,
     engine,
@@ -40,6 +37,7 @@ from hw.spec import (
     VqCodebook,
     engine_of,
 )
+from verif import mutants
 from verif.verify import verify
 
 SPEC = LutTensorCore(m=2, n=3, k=3, kg=2, activation_bits=5, weight_bits=3, group_size=13)
@@ -60,15 +58,7 @@ FLOAT_LUT = FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13)
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A fault: a piece of RTL source and what takes its place."""
-
-    name: str
-    module: ModuleType
-    old: str
-    new: str
-    found_in: str
-    """Words that the account of some difference must contain."""
+class Mutant(mutants.Mutant):
     spec: Engine = SPEC
 
 
@@ -151,7 +141,7 @@ MUTANTS = (
         engine,
         "self.weight.ready.eq(~code_valid | used)",
         "self.weight.ready.eq(~code_valid)",
-        "moves in cycle",
+        "cycle of",
     ),
     Mutant(
         "activations: taken without valid",
@@ -188,7 +178,7 @@ MUTANTS = (
         engine,
         'moves = Signal(name="moves") if prepares else release',
         'moves = Signal(name="moves") if prepares else release & ~self.activation.valid',
-        "moves in cycle",
+        "cycle of",
         MULTIPLIERS,
     ),
     Mutant(
@@ -276,7 +266,7 @@ MUTANTS = (
         mac,
         "self.ended.eq(last)  # the last of these assignments holds",
         "self.ended.eq(columns[0][2])",
-        "golden",
+        "psum",
         SYSTOLIC,
     ),
     Mutant(
@@ -308,7 +298,7 @@ MUTANTS = (
         bit_serial,
         "mode[: self.spec.digit_bits]",
         "Const(self.spec.digits - 1)",
-        "moves in cycle",
+        "cycle of",
         FLOATS,
     ),
     Mutant(
@@ -436,7 +426,7 @@ MUTANTS = (
         bit_serial,
         "self._last = Mux(before == 0, 0, before - 1)",
         "self._last = Const(self.spec.digits - 1)",
-        "moves in cycle",
+        "cycle of",
         SKIPS,
     ),
     Mutant(
@@ -514,31 +504,19 @@ MUTANTS = (
 )
 
 
-def put_in(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build the spec's engine from sources of which one has the fault.
-
-    Fails if the RTL no longer has the place that the fault is for.
-    """
-    kind = type(mutant.spec)
-    if kind in BASELINES.values():
+def modules_of(spec: Engine) -> list[ModuleType]:
+    """What an engine is made of, each after those that it imports from."""
+    if type(spec) in BASELINES.values():
         own = [floating, float_engines]
     else:
-        own = [importlib.import_module(f"hw.rtl.{engine_of(mutant.spec)}")]
-    for module in (arith, sequencer, engine, *own):  # each imports from those before it
-        source = inspect.getsource(module)
-        if module is mutant.module:
-            assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
-            source = source.replace(mutant.old, mutant.new)
-        made = ModuleType(module.__name__)
-        exec(compile(source, mutant.name, "exec"), vars(made))
-        monkeypatch.setitem(sys.modules, module.__name__, made)
-    monkeypatch.setitem(BUILD, kind, getattr(made, BUILD[kind].__name__))
+        own = [importlib.import_module(f"hw.rtl.{engine_of(spec)}")]
+    return [arith, sequencer, engine, *own]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = to_verilog(mutant.spec)
-    put_in(mutant, monkeypatch)
+    mutants.put_in(mutant, type(mutant.spec), modules_of(mutant.spec), monkeypatch)
     broken = to_verilog(mutant.spec)
     assert broken != sound
     report = verify(mutant.spec, seed=1, verilog=broken)
@@ -553,7 +531,7 @@ def test_wrong_latency_is_found(latency: str, error: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(LutTensorCore, latency, property(lambda _: wrong))
     report = verify(SPEC, seed=1, kinds=["corners"], verilog=built)
     assert report.rtl_cycles != report.model_cycles
-    assert any("moves in cycle" in difference for difference in report.differences)
+    assert any("cycle of" in difference for difference in report.differences)
 
 
 def test_command_exits_with_1_and_names_what_differs(

@@ -22,8 +22,8 @@ from sim.golden import integer
 from sim.golden.lut_tensor_core import plane_shifts
 from verif import bench, driver, lut_tensor_core, simulators, words
 from verif.bench import Recording, Stimulus
-from verif.cases import KINDS, STREAMS
 from verif.cli import random_jobs
+from verif.stream_engine import KINDS, STREAMS
 from verif.streams import Monitor, Sink, Source
 from verif.vectors import CORNERS, PAUSES, Matmul
 from verif.verify import Report

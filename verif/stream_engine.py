@@ -1,16 +1,22 @@
-"""What a verification plays: cases by kind, for any engine that has a driver."""
+"""What a verification of an engine plays, for any that has a driver: cases by kind; and how what
+came back is compared with golden."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from hw.spec.engine import Engine
 from hw.spec.formats import WeightCodes
-from verif import driver
-from verif.bench import SINK, SOURCES
+from sim.cycles import Transfers, fold, run_cycles
+from sim.schedule import Run
+from verif import bench, driver
+from verif.bench import SINK, SOURCES, Recording, Stimulus
+from verif.differences import wrong_cycles, wrong_values
+from verif.simulators import Build
 from verif.vectors import PAUSES, Matmul, corner_matmul, random_matmul
 from verif.vectors import corners as corners_of
 
@@ -145,3 +151,102 @@ KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "mixtures": mixtures,
 }
 """The battery: every kind of case there is."""
+
+
+def model_of(spec: Engine, case: Case) -> Transfers:
+    """What the cycle model says of a case."""
+    return fold(spec, _runs(spec, case), case.pauses)
+
+
+def _runs(spec: Engine, case: Case) -> list[Run]:
+    return [run for matmul in case.matmuls for run in driver.runs_of(spec, matmul)]
+
+
+def _stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
+    silent = np.zeros(0, bool)
+    return Stimulus(
+        command=np.concatenate([driver.command_words(spec, each) for each in case.matmuls]),
+        activation=np.concatenate([driver.activation_words(spec, each) for each in case.matmuls]),
+        weight=np.concatenate([driver.weight_words(spec, each, rng) for each in case.matmuls]),
+        **{f"pause_{stream}": case.pauses.get(stream, silent) for stream in STREAMS},
+        results=len(model.result),
+        limit_cycles=2 * model.cycles + 100,
+        reset_after_cycles=case.reset_after_cycles,
+        probe=case.probe,
+    )
+
+
+def play(
+    spec: Engine,
+    cases: Sequence[Case],
+    models: Sequence[Transfers],
+    build: Build,
+    seed: int = 0,
+    waves: Path | None = None,
+) -> list[Recording]:
+    """Play every case on a built engine.
+
+    The models say how much it has to give; by `seed` is drawn what counts for nothing in its words.
+    """
+    rng = np.random.default_rng(seed)
+    stimuli = [_stimulus(spec, case, model, rng) for case, model in zip(cases, models, strict=True)]
+    return bench.play(build, stimuli, waves)
+
+
+def _compare_values(spec: Engine, case: Case, rtl: Recording) -> tuple[int, list[str]]:
+    """How many numbers were compared, and the first wrong one of each command."""
+    counts = [driver.run_of(spec, matmul).results for matmul in case.matmuls]
+    if len(rtl.words) != sum(counts):
+        return 0, [f"{len(rtl.words)} results, golden has {sum(counts)}"]
+    differences, elements = [], 0
+    starts = np.cumsum([0, *counts])
+    for i, matmul in enumerate(case.matmuls):
+        sums = driver.sums(spec, matmul, rtl.words[starts[i] : starts[i + 1]])
+        golden = driver.expected(spec, matmul)
+        # Every column tile repeats the row sums.
+        row_sum = np.broadcast_to(golden.row_sum[:, :, None], sums.row_sum.shape)
+        found = wrong_values("psum of", sums.psum, golden.psum, ("row", "group", "column"))
+        found += wrong_values("row_sum of", sums.row_sum, row_sum, ("row", "group", "tile"))
+        differences += [f"command {i}: {each}" for each in found]
+        elements += sums.psum.size + sums.row_sum.size
+    return elements, differences
+
+
+def compare(spec: Engine, case: Case, model: Transfers, rtl: Recording) -> tuple[int, list[str]]:
+    """How many numbers were compared, and what differs from golden and from the cycle model, or
+    between its fold and its closed form."""
+    elements, differences = _compare_values(spec, case, rtl)
+    differences += wrong_cycles(rtl, model, STREAMS)
+    if not case.pauses and (closed := run_cycles(spec, _runs(spec, case))) != model.cycles:
+        differences.append(f"closed form gives {closed} cycles, fold {model.cycles}")
+    return elements, differences
+
+
+def features(spec: Engine, case: Case) -> set[str]:
+    """What a case covers, in words."""
+    found = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
+    found |= {"commands back to back"} if len(case.matmuls) > 1 else set()
+    found |= {"reset in mid-flight"} if case.reset_after_cycles else set()
+    found |= {"ready probed"} if case.probe else set()
+    found |= {case.name} if case.name.startswith("corner") else set()
+    for matmul in case.matmuls:
+        shape, run = matmul.shape, driver.run_of(spec, matmul)
+        facts = {
+            matmul.weight_format.name: True,
+            "M = 1": shape.m == 1,
+            "M not a multiple of the tile": shape.m % spec.m > 0,
+            "N not a multiple of the tile": shape.n % spec.n > 0,
+            "K not a multiple of the slice": shape.k % spec.slice_k > 0,
+            "scale group not a multiple of the slice": min(shape.group, shape.k) % spec.slice_k > 0,
+            "last scale group shorter": shape.k % shape.group > 0,
+            "scale group read out in parts": shape.group > run.group_slices * spec.slice_k,
+            "several tiles": run.tiles > 1,
+            "codebooks filled": matmul.fill,
+            "tables by centroid": matmul.centroids is not None,
+            "codebooks used again": matmul.vectors is not None and not matmul.fill,
+            "steps skipped": 0 < sum(run.steps_of_beats) < run.beats * run.beat_steps,
+            "narrower than built": matmul.weight_format.bits < spec.weight_bits,
+        }
+        found |= {name for name, holds in facts.items() if holds}
+        found |= driver.float_features(spec, matmul)
+    return found
