@@ -8,11 +8,9 @@ core sees it: a change made in one cycle is seen in the next.
 
 from __future__ import annotations
 
-import functools
 import heapq
-import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +21,7 @@ from hw import isa
 from hw.isa import DeadlockError, Instruction, IsaError, Unit
 from hw.spec.base import require
 from hw.spec.core import CoreSpec
-from sim.cycles import FILL_LATENCY_CYCLES
+from sim.compute_cycles import ComputeCycles, fill_cycles, matmul_cycles
 from sim.memory import MemoryTiming
 
 
@@ -39,14 +37,6 @@ class Sync:
 BeatSteps = Mapping[int, NDArray[np.integer]]
 """Of engines whose steps depend on weights: the steps of every weight beat of a row tile, int
 [beats], for each matrix multiplication by its index in the program."""
-
-
-@dataclass(frozen=True)
-class ComputeCycles:
-    """The engine's steps and the compute unit's cycles of a matrix multiplication or a fill."""
-
-    steps: int
-    cycles: int
 
 
 @dataclass(frozen=True)
@@ -99,95 +89,6 @@ def program_cycles(
         rule = "given for an engine whose steps depend on weights"
         require(beat_steps is not None, "beat_steps", rule, beat_steps)
     return _Machine(core, program, memory, beat_steps).run()
-
-
-def matmul_cycles(
-    core: CoreSpec, matmul: Instruction, beat_steps: NDArray[np.integer] | None
-) -> ComputeCycles:
-    """Steps of a matrix multiplication, and cycles from its issue until its last sums are written.
-
-    `beat_steps` are as in `BeatSteps`, None where steps do not depend on weights.
-    """
-    engine = core.engine
-    fill = core.stream_latency_cycles + engine.operand_latency_cycles
-    if beat_steps is None:
-        steps, results = _fixed_steps(core, matmul)
-    else:
-        steps, results = _weighed_steps(core, matmul, beat_steps)
-    return ComputeCycles(
-        steps, fill + results + engine.step_latency_cycles - 1 + core.scale_drain_cycles
-    )
-
-
-def _weighed_steps(
-    core: CoreSpec, matmul: Instruction, beat_steps: NDArray[np.integer]
-) -> tuple[int, int]:
-    """Steps of row tiles that each have the same, and cycles of those with the waits between."""
-    assert len(beat_steps) == matmul["slices"] * matmul["planes"]
-    starts = np.arange(0, len(beat_steps), matmul["group_slices"] * matmul["planes"])
-    groups = np.add.reduceat(beat_steps.astype(np.int64), starts)
-    steps = matmul["row_tiles"] * int(groups.sum())
-    period = core.result_period_cycles
-    if groups.min() >= period:
-        return steps, steps
-    each = itertools.chain.from_iterable(itertools.repeat(groups.tolist(), matmul["row_tiles"]))
-    return steps, _waiting(each, core.engine.step_latency_cycles, period)
-
-
-def _waiting(groups: Iterable[int], drain: int, period: int) -> int:
-    """Cycles of groups of so many steps, results being `period` apart at the soonest.
-
-    A result leaves `drain` cycles after the step that ends its group. Until it has left, one step
-    more can be taken, whose product waits before the accumulators.
-    """
-    ended, left, before = 0, -period, -period
-    for group in groups:
-        first = max(ended + 1, before)
-        ended = first if group == 1 else max(first + group - 1, left + group - 2)
-        before, left = left, max(ended + drain, left + period)
-    return left - drain
-
-
-def _fixed_steps(core: CoreSpec, matmul: Instruction) -> tuple[int, int]:
-    """Steps where every weight beat takes as many, and cycles of those with the waits between."""
-    engine = core.engine
-    slice_steps = matmul["planes"] * engine.beat_steps(matmul["mode"])
-    slices, group_slices = matmul["slices"], min(matmul["slices"], matmul["group_slices"])
-    full, rest = divmod(slices, group_slices)
-    period = core.result_period_cycles
-    row_tile = full * max(group_slices * slice_steps, period)
-    if rest:
-        row_tile += max(rest * slice_steps, period)
-    # The first result of all waits for no other one.
-    first = group_slices * slice_steps
-    results = matmul["row_tiles"] * row_tile - max(first, period) + first
-    if engine.keeps_results:
-        groups = (full, first, rest * slice_steps)
-        results = _overlapped(matmul["row_tiles"], groups, engine.step_latency_cycles, period)
-    return matmul["row_tiles"] * slices * slice_steps, results
-
-
-@functools.cache
-def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period: int) -> int:
-    """Cycles of steps and waits where groups add up while the result before them waits.
-
-    Of each row tile so many groups of so many steps, and a rest. The step that ends a group comes
-    after the result before has left; a result leaves `drain` cycles after that step, and `period`
-    after the one before, at the soonest.
-    """
-    full, steps, rest = groups
-    row_tile = [steps] * full + [rest] * (rest > 0)
-    ended, left = 0, -period
-    for group in itertools.chain.from_iterable(itertools.repeat(row_tile, row_tiles)):
-        ended = max(ended + group, left)
-        left = max(ended + drain, left + period)
-    return left - drain
-
-
-def fill_cycles(core: CoreSpec, fill: Instruction) -> ComputeCycles:
-    """Cycles from a fill's issue until its last beat is in its place; it takes no steps."""
-    beats = fill["slices"] * fill["planes"]
-    return ComputeCycles(0, core.stream_latency_cycles + FILL_LATENCY_CYCLES + beats - 1)
 
 
 def _bursts(core: CoreSpec, transfer: Instruction) -> list[int]:

@@ -21,6 +21,7 @@ from sim.schedule import Run, plan, weighed
 from sim.workload import Linear
 from sw.packers import PACKERS
 from sw.packers.bit_serial import beat_steps
+from sw.packers.bits import low_bits
 from sw.packers.vq_codebook import fill_beats, stored_index
 from sw.rescale import ScaledTensor
 from sw.tensor import QuantTensor
@@ -101,8 +102,7 @@ def bits(beat: Beat, **fields: NDArray) -> Bytes:
         lead = values.shape[: values.ndim - len(field.shape)]
         kind = "<u1" if field.bits <= 8 else "<u2"
         assert field.bits <= 16
-        each = values.astype(kind).reshape(*lead, field.count, 1).view(np.uint8)
-        each = np.unpackbits(each, axis=-1, count=field.bits, bitorder="little")
+        each = low_bits(values.astype(kind), field.bits)
         parts.append(each.reshape(*lead, field.total_bits))
     return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 

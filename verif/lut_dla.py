@@ -36,25 +36,30 @@ def cut(x: np.ndarray, group: int, v: int) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
-def one_hot(spec: LutDla, x: np.ndarray, centroids: np.ndarray, group: int) -> np.ndarray:
-    """In the place of each row's subspaces 1 for its nearest centroid, [M, subspaces * c].
+def nearest(metric: str, parts: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The nearest of centroids [subspaces, c, v] for parts of rows [M, subspaces, v], by number.
 
     A centroid is taken if it is nearer than all before it.
     """
-    parts = cut(x, group, spec.v)
     least = np.full(parts.shape[:2], np.iinfo(np.int64).max)
-    nearest = np.zeros(parts.shape[:2], np.int64)
-    for j in range(spec.centroids):
+    found = np.zeros(parts.shape[:2], np.int64)
+    for j in range(centroids.shape[1]):
         distance = np.zeros(parts.shape[:2], np.int64)
-        for i in range(spec.v):
+        for i in range(centroids.shape[2]):
             each = np.abs(parts[:, :, i] - centroids[:, j, i])
-            if spec.metric == "chebyshev":
+            if metric == "chebyshev":
                 distance = np.maximum(distance, each)
             else:
-                distance += each if spec.metric == "l1" else each * each
-        nearest[distance < least] = j
+                distance += each if metric == "l1" else each * each
+        found[distance < least] = j
         least = np.minimum(least, distance)
-    return (nearest[:, :, None] == np.arange(spec.centroids)).astype(np.int64).reshape(len(x), -1)
+    return found
+
+
+def one_hot(spec: LutDla, x: np.ndarray, centroids: np.ndarray, group: int) -> np.ndarray:
+    """In the place of each row's subspaces 1 for its nearest centroid, [M, subspaces * c]."""
+    index = nearest(spec.metric, cut(x, group, spec.v), centroids)
+    return (index[:, :, None] == np.arange(spec.centroids)).astype(np.int64).reshape(len(x), -1)
 
 
 def product_group(spec: LutDla, group: int) -> int:

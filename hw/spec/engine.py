@@ -183,6 +183,10 @@ class Engine(Spec, abc.ABC):
         """Width of a group's sum: the least that cannot overflow."""
         return self.group_maximum.bit_length() + 1
 
+    def products_bits(self, count: int, bits: int) -> int:
+        """Width of a sum of so many products of an activation and a two's complement integer."""
+        return (count * self.activations.maximum << (bits - 1)).bit_length() + 1
+
     # What differs.
 
     @abc.abstractmethod

@@ -54,8 +54,7 @@ class Mac(Engine):
     @property
     def step_bits(self) -> int:
         """Width of the sum of k products."""
-        most = self.k * self.activations.maximum << (self.weight_bits - 1)
-        return most.bit_length() + 1
+        return self.products_bits(self.k, self.weight_bits)
 
     @property
     def step_latency_cycles(self) -> int:

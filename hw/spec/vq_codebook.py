@@ -204,14 +204,12 @@ class VqCodebook(Engine):
     @property
     def table_bits(self) -> int:
         """Width of one value of a table."""
-        most = self.table_terms * self.activations.maximum << (self.entry_bits - 1)
-        return most.bit_length() + 1
+        return self.products_bits(self.table_terms, self.entry_bits)
 
     @property
     def step_bits(self) -> int:
         """Width of the sum of k products."""
-        most = self.k * self.activations.maximum << (self.weight_bits - 1)
-        return most.bit_length() + 1
+        return self.products_bits(self.k, self.weight_bits)
 
     @property
     def operand_latency_cycles(self) -> int:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hw.spec.bit_serial import BitSerial, float_code, float_terms
 from hw.spec.formats import Kind, WeightCodes
+from sw.packers.bits import low_bits, multipliers
 
 
 def _float_codes(
@@ -45,8 +46,7 @@ def weight_beats(
         assert special is not None
         weights = _float_codes(engine, codes, special, weight_format).view(np.uint8)
     else:
-        origin = 0 if engine.has_pairs else engine.coding_of(weight_format).origin
-        weights = codes + np.uint8(origin % 256)  # wraps, as two's complement does
+        weights = codes if engine.has_pairs else multipliers(engine, codes, weight_format)
     columns = weights.reshape(tiles, engine.n, slices, engine.k).transpose(0, 2, 1, 3)
     if engine.has_planes:
         planes = weight_format.bits
@@ -121,6 +121,4 @@ def beat_steps(
 
 def _bits(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     """The low bits of values [tiles, slices, ...], [tiles, slices, count * width]."""
-    each = np.ascontiguousarray(values)[..., None]
-    bits = np.unpackbits(each, axis=-1, count=width, bitorder="little")
-    return bits.reshape(*values.shape[:2], -1)
+    return low_bits(values, width).reshape(*values.shape[:2], -1)

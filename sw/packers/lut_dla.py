@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hw.spec.formats import WeightCodes
 from hw.spec.lut_dla import LutDla
+from sw.packers.bits import low_bits, multipliers
 
 
 def weight_beats(
@@ -18,14 +19,11 @@ def weight_beats(
     """Bits of the weight beats: as many centroids as a beat has lanes, then what each counts for
     every output. `codes` are of tables, [tiles * n, slices * c], `centroids` [slices, c, v]."""
     tiles, beats = len(codes) // engine.n, codes.shape[1] // engine.lanes
-    origin = engine.coding_of(weight_format).origin
-    entries = codes + np.uint8(origin % 256)  # wraps, as two's complement does
+    entries = multipliers(engine, codes, weight_format)
     rows = entries.reshape(tiles, engine.n, beats, engine.lanes).transpose(0, 2, 3, 1)
 
     def bits(values: NDArray, width: int) -> NDArray[np.uint8]:
-        each = np.ascontiguousarray(values)[..., None].view(np.uint8)
-        unpacked = np.unpackbits(each, axis=-1, count=width, bitorder="little")
-        return unpacked.reshape(len(values), beats, -1)
+        return low_bits(values, width).reshape(len(values), beats, -1)
 
     kept = bits(centroids.astype("<i2")[None], engine.activation_bits)
     kept = np.broadcast_to(kept, (tiles, *kept.shape[1:]))

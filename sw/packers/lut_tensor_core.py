@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hw.spec.formats import WeightCodes
 from hw.spec.lut_tensor_core import LutTensorCore
+from sw.packers.bits import low_bits
 
 
 def _planes(
@@ -25,9 +26,7 @@ def _digits(engine: LutTensorCore, codes: NDArray[np.uint8]) -> NDArray[np.uint8
     for place, digits in enumerate(codes.reshape(-1, engine.k).T):
         number += (digits.astype(np.int8) - 1) * np.int8(3**place)
     signed = np.abs(number) + (number < 0) * np.int8(1 << engine.code_bits - 1)
-    return np.unpackbits(
-        signed.astype(np.uint8)[:, None], axis=1, count=engine.code_bits, bitorder="little"
-    )
+    return low_bits(signed.astype(np.uint8), engine.code_bits)
 
 
 def weight_beats(

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hw.spec.formats import WeightCodes
 from hw.spec.mac import Mac
+from sw.packers.bits import low_bits, multipliers
 
 
 def weight_beats(
@@ -17,13 +18,6 @@ def weight_beats(
 ) -> NDArray[np.uint8]:
     """Bits of the weight beats: what each code multiplies by, modulo 2^weight_bits."""
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
-    origin = engine.coding_of(weight_format).origin
-    weights = codes + np.uint8(origin % 256)  # wraps, as two's complement does
+    weights = multipliers(engine, codes, weight_format)
     columns = weights.reshape(tiles, engine.n, slices, engine.k).transpose(0, 2, 1, 3)
-    bits = np.unpackbits(
-        np.ascontiguousarray(columns)[..., None],
-        axis=-1,
-        count=engine.weight_bits,
-        bitorder="little",
-    )
-    return bits.reshape(tiles, slices, -1)
+    return low_bits(columns, engine.weight_bits).reshape(tiles, slices, -1)

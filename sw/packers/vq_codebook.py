@@ -9,6 +9,7 @@ from hw.spec.base import require
 from hw.spec.formats import WeightCodes
 from hw.spec.vq_codebook import VqCodebook
 from sim.golden.vq_codebook import Vectors
+from sw.packers.bits import low_bits
 
 
 def stored_index(engine: VqCodebook, vectors: Vectors) -> NDArray[np.uint32]:
@@ -32,9 +33,7 @@ def weight_beats(
     tiles, slices = len(index) // (columns * planes), index.shape[1] // depth
     whole = index.astype("<u4").reshape(tiles, columns, planes, slices, depth)
     whole = whole.transpose(0, 3, 2, 1, 4).reshape(tiles, slices * planes, columns, depth)
-    each = np.ascontiguousarray(whole)[..., None].view(np.uint8)
-    bits = np.unpackbits(each, axis=-1, count=engine.index_bits, bitorder="little")
-    return bits.reshape(tiles, slices * planes, -1)
+    return low_bits(whole, engine.index_bits).reshape(tiles, slices * planes, -1)
 
 
 def fill_beats(engine: VqCodebook, vectors: Vectors) -> NDArray[np.uint8]:
@@ -58,7 +57,7 @@ def fill_beats(engine: VqCodebook, vectors: Vectors) -> NDArray[np.uint8]:
         whole = np.zeros((size, engine.v), np.uint8)
         each = np.tile(book.astype(np.int8), engine.v // vectors.v)
         whole[: len(book)] = each.view(np.uint8)
-        bits = np.unpackbits(whole[..., None], axis=-1, count=engine.entry_bits, bitorder="little")
+        bits = low_bits(whole, engine.entry_bits)
         (fill,) = engine.fills
         parts.append(bits.reshape(size * fill.planes // engine.fill_codewords, -1))
     carried = np.concatenate(parts)

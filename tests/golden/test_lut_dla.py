@@ -18,17 +18,6 @@ from verif.vectors import Matmul, Shape, random_matmul
 TABLE8 = WeightCodes(8, Kind.TABLE)
 
 
-def brute_index(metric: str, x: list[int], centroids: list[list[int]]) -> int:
-    """The first centroid that none is nearer than, in plain integers."""
-    distances = []
-    for centroid in centroids:
-        parts = [abs(a - b) for a, b in zip(x, centroid, strict=True)]
-        if metric == "l2":
-            parts = [part * part for part in parts]
-        distances.append(max(parts) if metric == "chebyshev" else sum(parts))
-    return distances.index(min(distances))
-
-
 def brute_psum(spec: LutDla, matmul: Matmul, m: int, n: int, first: int, last: int) -> int:
     """What a group of activations gives one output: table entries added one after another, each
     read-out on its own."""
@@ -46,8 +35,10 @@ def brute_psum(spec: LutDla, matmul: Matmul, m: int, n: int, first: int, last: i
             max(int(each), -spec.activations.maximum) for each in matmul.x[m, start:last][: spec.v]
         ]
         x += [0] * (spec.v - len(x))
-        index = brute_index(spec.metric, x, matmul.centroids.points[subspace + i].tolist())
-        code = matmul.codes[n, (subspace + i) * spec.centroids + index]
+        at = subspace + i
+        points = matmul.centroids.points[at : at + 1]
+        index = lut_dla.nearest(spec.metric, np.array([[x]]), points).item()
+        code = matmul.codes[n, at * spec.centroids + index]
         partial += int(code) - matmul.weight_format.levels // 2
         if spec.overflow == "saturate":
             partial = min(max(partial, low), high)

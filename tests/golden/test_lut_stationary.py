@@ -10,23 +10,13 @@ from hw.spec.lut_dla import METRICS, OVERFLOWS
 from sim.golden import lut_stationary as golden
 from sim.lut_stationary import command_of
 from verif import words
+from verif.lut_dla import nearest
 from verif.lut_stationary import random_product, sources
 
 SMALL = LutStationary(
     m=5, n=4, v=3, centroids=4, lanes=4, subspaces=6, activation_bits=5, weight_bits=4,
     beat_entries=2, queue=8,
 )  # fmt: skip
-
-
-def brute_index(metric: str, x: list[int], centroids: list[list[int]]) -> int:
-    """The first centroid that none is nearer than, in plain integers."""
-    distances = []
-    for centroid in centroids:
-        parts = [abs(a - b) for a, b in zip(x, centroid, strict=True)]
-        if metric == "l2":
-            parts = [part * part for part in parts]
-        distances.append(max(parts) if metric == "chebyshev" else sum(parts))
-    return distances.index(min(distances))
 
 
 def brute_sum(spec: LutStationary, entries: list[int]) -> int:
@@ -53,10 +43,9 @@ def test_golden_is_brute_force(metric: str, overflow: str) -> None:
         operands = random_product(spec, rng, extreme=extreme)
         found = golden.sums(spec, operands)
         beyond += int((found != golden.sums(exact, operands)).sum())
-        for m, row in enumerate(operands.x.tolist()):
-            pairs = zip(row, operands.centroids.tolist(), strict=True)
-            index = [brute_index(metric, x, centroids) for x, centroids in pairs]
-            assert golden.indices(spec, operands)[m].tolist() == index
+        indices = nearest(metric, operands.x, operands.centroids)
+        assert np.array_equal(golden.indices(spec, operands), indices)
+        for m, index in enumerate(indices):
             for n in range(found.shape[1]):
                 entries = [int(operands.table[s, j, n]) for s, j in enumerate(index)]
                 assert found[m, n] == brute_sum(spec, entries)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from hw.rtl import core as rtl
 from hw.spec import CoreSpec, Engine, LutTensorCore
 from hw.spec.presets import CORES, DEFAULT
 from sim.memory import MemoryTiming
-from verif import core_session
+from verif import core_session, mutants
 from verif.core import verify
 from verif.core_bench import Bench, run, timings
 from verif.core_programs import random_core
@@ -99,15 +97,7 @@ def test_many_random_cores(seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A fault: a piece of RTL source and what takes its place."""
-
-    name: str
-    module: ModuleType
-    old: str
-    new: str
-    found_in: str
-    """Words that the account of some difference must contain."""
+class Mutant(mutants.Mutant):
     slow: bool = False
     core: CoreSpec = SMALL
 
@@ -245,18 +235,8 @@ MUTANTS = (
     ),
 )
 
-
-def mutate(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the fault into the RTL; fails if it no longer has the place that the fault is for."""
-    source = inspect.getsource(mutant.module)
-    assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
-    faulty = ModuleType(mutant.module.__name__)
-    exec(compile(source.replace(mutant.old, mutant.new), mutant.name, "exec"), vars(faulty))
-    for module in (rtl, compute, *{each.module for each in MUTANTS}):
-        for name, value in vars(faulty).items():
-            ours = getattr(value, "__module__", None) == mutant.module.__name__
-            if ours and name in vars(module):
-                monkeypatch.setattr(module, name, value)
+MODULES = (queues, dispatch, load, store, control, scale_lanes, scale, compute, rtl)
+"""What a core is made of beside its engine, each after those that it imports from."""
 
 
 @pytest.mark.parametrize(
@@ -264,7 +244,7 @@ def mutate(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     [pytest.param(each, id=each.name, marks=[pytest.mark.slow] * each.slow) for each in MUTANTS],
 )
 def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(mutant, monkeypatch)
+    mutants.put_in(mutant, CoreSpec, MODULES, monkeypatch)
     report = verify(mutant.core, seed=1)
     assert any(mutant.found_in in difference for difference in report.differences)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from dataclasses import dataclass, replace
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from dse.compare.layer import layer_of
 from hw.export import module_name, to_verilog
-from hw.rtl import BUILD, crossing, encoder, lut_stationary
+from hw.rtl import crossing, encoder, lut_stationary
 from hw.spec import LutDla, LutStationary
 from hw.spec.presets import PRESETS
 from sim.golden import lut_dla as engine_golden
@@ -25,7 +22,7 @@ from sw.quantizers.lut_dla import Tables, learn_centroids, tables_of
 from sw.weights import parse_weights
 from sw.zoo import default_text
 from sw.zoo import load as load_model
-from verif import simulators
+from verif import mutants, simulators
 from verif.lut_stationary import Case, model_of, play, results, verify
 from verif.simulators import available
 
@@ -191,15 +188,7 @@ def test_presets_are_pinned_to_what_their_words_say() -> None:
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A fault: a piece of RTL source and what takes its place."""
-
-    name: str
-    module: ModuleType
-    old: str
-    new: str
-    found_in: str
-    """Words that the account of some difference must contain."""
+class Mutant(mutants.Mutant):
     spec: LutStationary = SMALL
 
 
@@ -369,23 +358,6 @@ SLOW_MUTANTS = (
 """Others are found by the same numbers."""
 
 
-def broken(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The spec's Verilog from sources of which one has the fault.
-
-    Fails if the RTL no longer has the place that the fault is for.
-    """
-    for module in (crossing, encoder, lut_stationary):
-        source = inspect.getsource(module)
-        if module is mutant.module:
-            assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
-            source = source.replace(mutant.old, mutant.new)
-        found = ModuleType(module.__name__)
-        exec(compile(source, mutant.name, "exec"), vars(found))
-        monkeypatch.setitem(sys.modules, module.__name__, found)
-    monkeypatch.setitem(BUILD, LutStationary, found.LutStationaryUnit)
-    return to_verilog(mutant.spec)
-
-
 @pytest.mark.parametrize(
     "mutant",
     [
@@ -396,9 +368,10 @@ def broken(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> str:
 )
 def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = to_verilog(mutant.spec)
-    verilog = broken(mutant, monkeypatch)
-    assert verilog != sound
-    report = verify(mutant.spec, seed=1, kinds=["corners", "stalls"], verilog=verilog)
+    mutants.put_in(mutant, LutStationary, (crossing, encoder, lut_stationary), monkeypatch)
+    broken = to_verilog(mutant.spec)
+    assert broken != sound
+    report = verify(mutant.spec, seed=1, kinds=["corners", "stalls"], verilog=broken)
     assert any(mutant.found_in in difference for difference in report.differences)
 
 

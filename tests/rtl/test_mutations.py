@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +14,6 @@ from click.testing import CliRunner
 import evolute
 from hw.export import to_verilog
 from hw.rtl import (
-    BUILD,
     arith,
     bit_serial,
     engine,
@@ -40,6 +37,7 @@ from hw.spec import (
     VqCodebook,
     engine_of,
 )
+from verif import mutants
 from verif.verify import verify
 
 SPEC = LutTensorCore(m=2, n=3, k=3, kg=2, activation_bits=5, weight_bits=3, group_size=13)
@@ -60,15 +58,7 @@ FLOAT_LUT = FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13)
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A fault: a piece of RTL source and what takes its place."""
-
-    name: str
-    module: ModuleType
-    old: str
-    new: str
-    found_in: str
-    """Words that the account of some difference must contain."""
+class Mutant(mutants.Mutant):
     spec: Engine = SPEC
 
 
@@ -514,31 +504,19 @@ MUTANTS = (
 )
 
 
-def put_in(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build the spec's engine from sources of which one has the fault.
-
-    Fails if the RTL no longer has the place that the fault is for.
-    """
-    kind = type(mutant.spec)
-    if kind in BASELINES.values():
+def modules_of(spec: Engine) -> list[ModuleType]:
+    """What an engine is made of, each after those that it imports from."""
+    if type(spec) in BASELINES.values():
         own = [floating, float_engines]
     else:
-        own = [importlib.import_module(f"hw.rtl.{engine_of(mutant.spec)}")]
-    for module in (arith, sequencer, engine, *own):  # each imports from those before it
-        source = inspect.getsource(module)
-        if module is mutant.module:
-            assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
-            source = source.replace(mutant.old, mutant.new)
-        made = ModuleType(module.__name__)
-        exec(compile(source, mutant.name, "exec"), vars(made))
-        monkeypatch.setitem(sys.modules, module.__name__, made)
-    monkeypatch.setitem(BUILD, kind, getattr(made, BUILD[kind].__name__))
+        own = [importlib.import_module(f"hw.rtl.{engine_of(spec)}")]
+    return [arith, sequencer, engine, *own]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = to_verilog(mutant.spec)
-    put_in(mutant, monkeypatch)
+    mutants.put_in(mutant, type(mutant.spec), modules_of(mutant.spec), monkeypatch)
     broken = to_verilog(mutant.spec)
     assert broken != sound
     report = verify(mutant.spec, seed=1, verilog=broken)
