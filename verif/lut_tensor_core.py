@@ -12,6 +12,9 @@ def bit_planes(spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCode
     """Bits [planes, ...] of weight codes, in streaming order; 1 stands for +1."""
     if weight_format.kind is Kind.TERNARY and spec.planes_per_step == 1:
         return np.stack([codes > 0, codes > 1]).astype(np.int64)
+    if spec.is_signed:
+        wrapped = (codes.astype(int) - weight_format.levels // 2) % (1 << spec.weight_bits)
+        return np.stack([wrapped >> plane & 1 for plane in range(spec.weight_bits)])
     return np.stack([(codes >> plane) & 1 for plane in range(weight_format.bits)]).astype(int)
 
 

@@ -128,6 +128,10 @@ class LutTensorCoreEngine(EngineComponent):
                             carry = negative & ~shared if spec.shared_bits else negative
                             value = negate_if(value, negative)
                             terms.append(Cat(Const(0, plane), carry))
+                        # Less a value is its complement, and one more in the constant.
+                        if spec.is_signed and plane == spec.weight_bits - 1:
+                            value = ~value
+                            bias -= 1 << plane
                         value = named(m, f"found{row}_{column}_{plane}_{group}", value)
                         # The sign bit inverted, and a constant, for a sign extension.
                         terms.append(Cat(Const(0, plane), value[:-1], ~value[-1]))

@@ -95,8 +95,9 @@ def weight_beat(spec: Engine) -> Beat:
 
     - LUT Tensor Core: code[n][planes_per_step][kg]. Bit k-1 of a code is the sign S of the top
       weight; bits 0..k-2 are the other signs, each XORed with S (Eq. 6). Without mirrored tables
-      all k are plain bits. In base 3, j = the sum of 3^i times weight i, -1 .. 1: below the top bit
-      the magnitude of j, in the top bit whether j is negative (as TL2's codes, arXiv 2502.11880).
+      all k are plain bits, of two's complement where a step takes all planes. In base 3, j = the
+      sum of 3^i times weight i, -1 .. 1: below the top bit the magnitude of j, in the top bit
+      whether j is negative (as TL2's codes, arXiv 2502.11880).
     - MAC: code[n][k], two's complement.
     - Bit-serial: code[n][k], one bit of each weight's two's complement a plane, or of its code in
       pairs of planes; or all of it, of which a mode with few steps uses the low digits. For BitMoD

@@ -8,6 +8,11 @@ an adder tree before one accumulator, streams with back-pressure replace its fre
 step may look several planes up in the same tables, and tables may hold other sums: of the subsets
 of their activations, for planes of 0 and 1, or of what two or three ternary digits select, as in
 BitNet's TL2 (arXiv 2502.11880).
+
+The subsets of two activations are these and one sum, which a step makes as it goes, as a multiplier
+makes multiples; all other tables wait in registers. Where a step takes all planes of a weight, the
+top one of 0 and 1 is wired to count negatively: weights are in two's complement then, and sums a
+bit narrower than from 0 on.
 """
 
 from __future__ import annotations
@@ -79,7 +84,8 @@ class LutTensorCore(Engine):
 
     def coding(self, codes: WeightCodes) -> Coding | None:
         """Planes of signs: a binary code q adds (2*q - (levels - 1)) * x (Eq. 2), by one plane per
-        bit, each of weight 2^plane. Planes of 0 and 1 add q * x.
+        bit, each of weight 2^plane. Planes of 0 and 1 add q * x, or in two's complement
+        (q - levels // 2) * x.
 
         A ternary code is one digit of base 3, or two planes: q >= 1 and q >= 2, of equal weight,
         which is mode 1; or, where a step takes several planes, whose shifts are wired, the bits of
@@ -89,12 +95,20 @@ class LutTensorCore(Engine):
             return None
         if self.base == 3:
             return Coding(1, 0, scale=1, origin=-1) if codes.kind is Kind.TERNARY else None
+        if self.is_signed:
+            return Coding(1, 0, scale=1, origin=-(codes.levels // 2))
         if codes.bits % self.planes_per_step:
             return None
         equal = self.has_equal_planes(codes)
         highest = codes.levels - 1 if equal else (1 << codes.bits) - 1
         scale, origin = (2, -highest) if self.mirrored else (1, 0)
         return Coding(codes.bits // self.planes_per_step, int(equal), scale, origin)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether planes of 0 and 1 are those of two's complement, the top one negative."""
+        subsets = self.base == 2 and not self.mirrored and self.exact
+        return subsets and self.planes_per_step == self.weight_bits
 
     def has_equal_planes(self, codes: WeightCodes) -> bool:
         """Whether all planes of such weights count once, not as powers of two."""
@@ -137,14 +151,21 @@ class LutTensorCore(Engine):
         return (1 << (self.table_bits - 1)) - 1
 
     @property
+    def keeps_tables(self) -> bool:
+        """Whether tables have registers; those of one sum, of two activations, are made in every
+        step."""
+        return self.mirrored or self.k > 2 or not self.exact
+
+    @property
     def shared_bits(self) -> int:
         """Low bits that all entries of a table share: the parity of exact sums of all k."""
         return int(self.table_bits is None and self.base == 2 and self.mirrored)
 
     @property
     def step_weight(self) -> int:
-        """What the planes of a step weigh together."""
-        return (1 << self.planes_per_step) - 1
+        """The largest magnitude of what planes of a step weigh together."""
+        planes = self.planes_per_step
+        return 1 << planes - 1 if self.is_signed else (1 << planes) - 1
 
     @property
     def maximum_table_shift(self) -> int:
@@ -169,7 +190,9 @@ class LutTensorCore(Engine):
     @cached_property
     def group_maximum(self) -> int:
         """Largest magnitude that one accumulator can reach within a group."""
-        weight_maximum = 1 if self.base == 3 else (1 << self.weight_bits) - 1
+        weight_maximum = (1 << self.weight_bits) - 1
+        if self.base == 3 or self.is_signed:
+            weight_maximum = self.step_weight
         return weight_maximum * self.entry_maximum * self.kg * self.group_slices
 
     @property
@@ -193,5 +216,5 @@ class LutTensorCore(Engine):
 
     @property
     def operand_latency_cycles(self) -> int:
-        """One more register: their tables."""
-        return super().operand_latency_cycles + 1
+        """One more register where there is one for tables."""
+        return super().operand_latency_cycles + self.keeps_tables

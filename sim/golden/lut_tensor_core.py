@@ -21,21 +21,29 @@ from sim.golden.sums import GroupSums, group_bounds, symmetric
 
 def weight_planes(spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
     """Bits of every plane, uint8 [planes, N, K]; 1 stands for +1, 0 for -1 (or 0, where tables are
-    not mirrored). In base 3 the one plane of digits, the codes themselves."""
+    not mirrored), or those of two's complement. In base 3 the one plane of digits, the codes
+    themselves."""
     if spec.base == 3:
         return codes[None]
     if weight_format.kind is Kind.TERNARY and spec.planes_per_step == 1:
         return np.stack([codes >= 1, codes >= 2]).astype(np.uint8)
-    return np.stack([codes >> plane & 1 for plane in range(weight_format.bits)]).astype(np.uint8)
+    values, planes = codes.astype(np.int64), weight_format.bits
+    if spec.is_signed:
+        values, planes = values - weight_format.levels // 2, spec.weight_bits
+    return np.stack([values >> plane & 1 for plane in range(planes)]).astype(np.uint8)
 
 
-def plane_shifts(spec: LutTensorCore, weight_format: WeightCodes) -> np.ndarray:
-    """log2 of each plane's weight."""
+def plane_weights(spec: LutTensorCore, weight_format: WeightCodes) -> np.ndarray:
+    """What a bit, or a digit, of each plane counts, int64 [planes]."""
     if spec.base == 3:
-        return np.zeros(1, int)
+        return np.ones(1, np.int64)
+    if spec.is_signed:
+        weights = 1 << np.arange(spec.weight_bits)
+        weights[-1] *= -1
+        return weights
     planes = np.arange(weight_format.bits)
     equal = weight_format.kind is Kind.TERNARY and spec.planes_per_step == 1
-    return np.zeros_like(planes) if equal else planes
+    return 1 << (np.zeros_like(planes) if equal else planes)
 
 
 def table_codes(spec: LutTensorCore, digits: np.ndarray) -> np.ndarray:
@@ -188,7 +196,7 @@ def group_sums(
     columns = weights.indices[0].shape[2]
     psum = np.empty((len(x), len(bounds), columns), np.int64)
     row_sum = np.empty((len(x), len(bounds)), np.int64)
-    shifts = plane_shifts(spec, weights.weight_format)[:, None]
+    counts = plane_weights(spec, weights.weight_format)[:, None]
     for g, (start, end) in enumerate(bounds):
         indices = weights.indices[g]
         part = np.pad(x[:, start:end], ((0, 0), (0, -(end - start) % (spec.k * weights.joint))))
@@ -206,7 +214,7 @@ def group_sums(
             for table, index in zip(tables[row], indices, strict=True):
                 np.take(table, index, out=found, mode="clip")
                 total += found
-            psum[row, g] = (total.astype(np.int64) << shifts).sum(axis=0)
+            psum[row, g] = (total * counts).sum(axis=0)
         row_sum[:, g] = part.sum(axis=1)
     return GroupSums(psum, row_sum)
 
@@ -225,10 +233,12 @@ def slice_sums(
     table = np.arange(slices * spec.kg).reshape(slices, spec.kg).T
     places = (table[:, None, None, :, None] << spec.code_bits) + codes
     beats = np.arange(planes)[:, None] * (spec.planes_per_step if mode != 1 else 0)
-    shifts = beats + np.arange(spec.planes_per_step)
+    counts = 1 << beats + np.arange(spec.planes_per_step)
+    if spec.is_signed:
+        counts[:, -1] *= -1
     tables = full_tables(spec, x.reshape(rows, slices, spec.kg, spec.k)).reshape(rows, -1)
     found = np.empty((rows, slices, spec.n), np.int64)
     for row in range(rows):
         looked_up = tables[row].take(places).sum(axis=0)
-        found[row] = (looked_up << shifts[:, :, None, None]).sum(axis=(0, 1))
+        found[row] = (looked_up * counts[:, :, None, None]).sum(axis=(0, 1))
     return found

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hw.spec.formats import WeightCodes
 from hw.spec.lut_tensor_core import LutTensorCore
-from sw.packers.bits import low_bits
+from sw.packers.bits import low_bits, multipliers
 
 
 def _planes(
@@ -16,7 +16,11 @@ def _planes(
     """The bits of every plane; 1 for +1."""
     if engine.has_equal_planes(weight_format):
         return [(codes > level).view(np.uint8) for level in range(2)]
-    shifted = (np.right_shift(codes, plane) for plane in range(weight_format.bits))
+    planes = weight_format.bits
+    if engine.is_signed:
+        planes = engine.weight_bits
+        codes = multipliers(engine, codes, weight_format)
+    shifted = (np.right_shift(codes, plane) for plane in range(planes))
     return [np.bitwise_and(plane, 1, dtype=np.uint8) for plane in shifted]
 
 

@@ -110,6 +110,22 @@ def test_formats_of_each_kind_of_table():
     assert both.slice_steps(TERNARY) == 1 and both.shifts == (0,)
 
 
+def test_all_planes_in_one_step_are_twos_complement():
+    pairs = LutTensorCore(k=2, kg=3, mirrored=False, weight_bits=4, planes_per_step=4, group_size=6)
+    assert [each.name for each in pairs.formats] == ["w1", "w2", "w3", "w4", "ternary"]
+    assert pairs.coding_of(WeightCodes(4)).values(WeightCodes(4)) == tuple(range(-8, 8))
+    assert pairs.coding_of(TERNARY).values(TERNARY) == (-1, 0, 1)
+    assert not pairs.evolve(planes_per_step=2).is_signed
+    assert not pairs.evolve(table_bits=6).is_signed
+    # The largest sums there are just fit.
+    x = np.full((1, 6), -127, np.int8)
+    lowest = golden.encode(pairs, np.zeros((1, 6), np.uint8), WeightCodes(4), 6)
+    assert golden.group_sums(pairs, x, lowest).psum.tolist() == [[[8 * 127 * 6]]]
+    assert pairs.step_bits == pairs.acc_bits == (8 * 127 * 6).bit_length() + 1
+    waits = {k: pairs.evolve(k=k).operand_latency_cycles for k in (2, 3)}
+    assert waits[3] == waits[2] + 1 == pairs.evolve(mirrored=True).operand_latency_cycles
+
+
 @pytest.mark.parametrize(("k", "entries", "bits"), [(2, 4, 4), (3, 13, 5)])
 def test_ternary_codes_are_those_of_tl2(k, entries, bits):
     """arXiv 2502.11880: three weights in a sign and the magnitude, at most 13, of a number to base

@@ -19,7 +19,7 @@ from hw.spec.formats import TERNARY, Activations
 from hw.spec.layout import Beat, Field
 from hw.spec.lut_tensor_core import LutTensorCore
 from sim.golden import integer
-from sim.golden.lut_tensor_core import plane_shifts
+from sim.golden.lut_tensor_core import plane_weights
 from verif import bench, driver, lut_tensor_core, simulators, words
 from verif.bench import Recording, Stimulus
 from verif.cli import random_jobs
@@ -84,10 +84,10 @@ def multiply_words(spec: LutTensorCore, matmul: Matmul, weights: np.ndarray) -> 
     run = driver.run_of(spec, matmul)
     x = words.unpack(streams.activation, driver.activation_words(spec, matmul))["x"]
     code = words.unpack(streams.weight, weights)["code"]
-    shifts = plane_shifts(spec, matmul.weight_format)
+    counts = plane_weights(spec, matmul.weight_format)
     planes = digits(spec, code).swapaxes(1, 2)  # [beats, planes of a beat, n, kg, k]
-    planes = planes.reshape(-1, len(shifts), spec.n, spec.slice_k)
-    values = (planes << shifts[:, None, None]).sum(axis=1)
+    planes = planes.reshape(-1, len(counts), spec.n, spec.slice_k)
+    values = (planes * counts[:, None, None]).sum(axis=1)
     x = np.maximum(x, -spec.activations.maximum).reshape(-1, spec.m, spec.slice_k)
     psum = np.einsum("smk,snk->smn", x, values).reshape(run.tiles, run.slices, spec.m, spec.n)
     row_sum = x.sum(axis=2).reshape(run.tiles, run.slices, spec.m)
