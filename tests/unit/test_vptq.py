@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sw.quantize import bits_of
 from sw.quantizers import vptq as module
 from sw.quantizers.gptq import inverse_factor
 from sw.quantizers.hessian import Moments, damped
@@ -63,6 +64,16 @@ def test_integers_are_what_the_layer_is(choice: Vptq) -> None:
     assert isinstance(tensor, QuantTensor if plain else PartedTensor)
     assert stages["feedback"] < stages["codebook"] < 1
     assert min(stages.values()) == list(stages.values())[-1]
+
+
+@pytest.mark.parametrize(("choice", "padding"), [(CHOICES[0], 96), (CHOICES[7], 84)])
+def test_what_no_weight_has_is_padding(choice: Vptq, padding: int) -> None:
+    """Of 30 x 48 weights: 2 of 32 outputs in 8 x 48 codewords; or 2 of 50 inputs in 30 x 10."""
+    tensor = to_tensor(run(choice, *layer())[0])
+    assert isinstance(tensor, QuantTensor)
+    found = bits_of(tensor)
+    assert found.padding == padding
+    assert found.total == tensor.total_bits
 
 
 def test_equal_seeds_give_equal_bits() -> None:
