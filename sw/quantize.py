@@ -65,7 +65,7 @@ class Bits:
     codes: int
     """Codes, or indices of codewords."""
     padding: int
-    """Of indices, what belongs to outputs that are not there."""
+    """Of indices, what belongs to outputs or inputs that are not there."""
     codebooks: int
     groups: int
     """Scales, minima or zero points, and special values; or one scale of a whole part."""
@@ -93,13 +93,12 @@ def bits_of(tensor: Coded) -> Bits:
             continue
         books = sum(book.size for _, book in part.vectors.books)
         books *= part.format.bits - (part.vectors.residual is not None)
-        per_column = (part.index_bits - books) // part.shape[1]
+        indices = part.index_bits - books
+        axis = 0 if part.vectors.along == "outputs" else 1
+        held = part.vectors.index.shape[axis] * part.vectors.v
+        padding += indices * (held - part.shape[axis]) // held
         codebooks += books
-        if part.vectors.along == "outputs":
-            rows = len(part.vectors.index)
-            spare = rows * part.vectors.v - part.shape[0]
-            padding += per_column * part.shape[1] * spare // (rows * part.vectors.v)
-        codes += part.index_bits - books
+        codes += indices
     return Bits(codes - padding, padding, codebooks, groups, whole.shape[1] * whole.column_bits)
 
 

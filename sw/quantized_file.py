@@ -24,6 +24,7 @@ from hw.spec.base import RefusedError
 from hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
 from hw.spec.lut_dla import METRICS
 from sim.golden.lut_dla import Centroids
+from sim.golden.sums import group_bounds
 from sim.golden.vq_codebook import Vectors, decode
 from sw.model import LanguageModel, ModelConfig, checked
 from sw.stored import CheckpointError, Tensor, require_finite
@@ -221,7 +222,12 @@ def _spread(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _read_vectors(
-    document: Mapping[str, Any], name: str, shape: tuple[int, int], arrays: _Arrays, limit: int
+    document: Mapping[str, Any],
+    name: str,
+    shape: tuple[int, int],
+    group: int,
+    arrays: _Arrays,
+    limit: int,
 ) -> Vectors:
     along = document["along"]
     if along not in _ALONG:
@@ -244,6 +250,13 @@ def _read_vectors(
     if sum(int(np.abs(book.astype(int)).max()) for _, book in books) > limit:
         raise _Broken(f"tensor {name}: codewords exceed the bits of a weight")
     index, book = books[0]
+    wanted = shape[1]
+    if along == "inputs":
+        wanted = sum(
+            -(-(end - start) // book.shape[1]) for start, end in group_bounds(wanted, group)
+        )
+    if indices != wanted:
+        raise _Broken(f"tensor {name}: {indices} indices in a row, must be {wanted}")
     return Vectors(along, index, book, books[1] if books[1:] else None)
 
 
@@ -295,10 +308,8 @@ def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
         packed = arrays(f"{name}.special", ("U8",), (n, -(-groups * bits // 8)))
         special = unpack_rows(packed, groups, bits).astype(np.uint8)
     if codes.kind is Kind.VECTOR:
-        vectors = _read_vectors(document, name, (n, k), arrays, codes.levels // 2)
+        vectors = _read_vectors(document, name, (n, k), group, arrays, codes.levels // 2)
         values = decode(vectors, (n, k), group) + codes.levels // 2
-        if values.shape != (n, k):
-            raise _Broken(f"tensor {name}: {values.shape[1]} columns of vectors, must be {k}")
     else:
         packed = arrays(f"{name}.codes", ("U8",), (n, -(-columns * codes.bits // 8)))
         values = unpack_rows(packed, columns, codes.bits)

@@ -41,6 +41,7 @@ _SKIP = _BITMOD.evolve(m=4, n=2, k=7, skips=True)
 _FP16 = _DECODE.evolve(activation_format="fp16", activation_bits=13)
 _PAIRS = LutTensorCore(m=1, n=32, k=2, kg=16, mirrored=False, weight_bits=1, group_size=128)
 _VQ = VqCodebook(n=32, k=2, v=8, entries=256, residual_entries=256, short_v=2)
+_VQ_PAIRS = VqCodebook(n=32, k=4, v=2, along="inputs", entries=16, form="table")
 _MAC = Mac(m=1, n=8, k=4, weight_bits=8, group_size=128)
 _DLA = LutDla(m=8, n=14, v=2, centroids=16, lanes=2, group_size=128)
 _STATIONARY = LutStationary(m=64, n=32, v=4, centroids=16, beat_entries=32, subspaces=256)
@@ -198,6 +199,11 @@ PRESETS: dict[str, Preset] = {
             "core-vq",
             CoreSpec(engine=_VQ),
             "a complete core for VPTQ at 2 bits: vq-residual behind a 256-bit AXI4 port",
+        ),
+        Preset(
+            "core-vq-inputs",
+            CoreSpec(engine=_VQ_PAIRS),
+            "a complete core for pairs of inputs out of 16, 2 bits a weight: 64 products a slice",
         ),
         Preset(
             "vq-residual",

@@ -7,6 +7,8 @@ the grid k // group that a stored tensor gives it (AutoGPTQ's "static groups").
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -52,24 +54,33 @@ def act_order(second: NDArray[np.floating]) -> NDArray[np.int64]:
 def column_loop(
     w: NDArray[np.floating],
     factor: NDArray[np.floating],
+    ends: Sequence[int],
     choose: Callable[[int, NDArray[np.float64]], NDArray[np.float64]],
-) -> NDArray[np.float64]:
+) -> None:
     """Go through the columns of `w` [N, K] and let later ones make up for each one's error.
 
-    `factor` is `inverse_factor` of H in the same order. `choose` is given a column's place and what
-    it should be by then, and says what it is. Returns what they should have been, [K, N].
+    `factor` is the `inverse_factor` U of H in the same order. The columns before each of `ends`,
+    of which the last is K, are chosen together: `choose` is given the place of the first and what
+    they should be by then, [columns, N], and says what they are. If they are off by E [N, columns]
+    and later ones make up for it as well as they can, the sum of squares of E V^-1 is left, where V
+    is what U has in these rows and columns: E (H^-1)^-1 E^T for what H^-1 = V^T V is to them then.
     """
     rest = w.T.astype(np.float64)  # a column of weights is a row here: contiguous
-    for start in range(0, len(rest), _BLOCK):
-        end = min(start + _BLOCK, len(rest))
+    edges, at = [0, *ends], 0
+    while at < len(ends):
+        start = edges[at]
+        until = min(bisect.bisect_left(edges, start + _BLOCK), len(ends))
+        end = edges[until]
         errors = np.empty((end - start, rest.shape[1]))
-        for j in range(start, end):
-            error = (rest[j] - choose(j, rest[j])) / factor[j, j]
-            if j + 1 < end:
-                rest[j + 1 : end] -= factor[j, j + 1 : end, None] * error
-            errors[j - start] = error
+        for first, last in itertools.pairwise(edges[at : until + 1]):
+            chosen = choose(first, rest[first:last])
+            for j in range(first, last):  # of those chosen together, E V^-1 column by column
+                error = (rest[j] - chosen[j - first]) / factor[j, j]
+                if j + 1 < end:
+                    rest[j + 1 : end] -= factor[j, j + 1 : end, None] * error
+                errors[j - start] = error
         rest[end:] -= factor[start:end, end:].T @ errors
-    return rest
+        at = until
 
 
 def gptq(
@@ -94,8 +105,9 @@ def gptq(
     def choose(place: int, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
         part = int(np.searchsorted(ends, order[place], side="right"))
         column = int(order[place]) - starts[part]
-        codes[part][:, column], found = rounders[part](column, wanted)
-        return found
+        codes[part][:, column], found = rounders[part](column, wanted[0])
+        return found[None]
 
-    column_loop(w[:, order], inverse_factor(h[np.ix_(order, order)]), choose)
+    single = range(1, len(order) + 1)
+    column_loop(w[:, order], inverse_factor(h[np.ix_(order, order)]), single, choose)
     return tuple(replace(part, codes=each) for part, each in zip(laid, codes, strict=True))

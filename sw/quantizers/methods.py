@@ -55,7 +55,8 @@ class Method:
             return "mixed"
         (choice,) = self.candidates
         if isinstance(choice, Vptq):
-            return "VPTQ" + _NORM_WORDS[choice.norm]
+            along = " along inputs" if choice.along == "inputs" else ""
+            return f"VPTQ{along}{_NORM_WORDS[choice.norm]}"
         words = {None: "", "awq": "AWQ", "smooth": "SmoothQuant+"}[self.scaling]
         if choice.feedback:
             words += " and GPTQ" if words else "GPTQ"
@@ -79,10 +80,10 @@ smooth-FORMAT  rtn with inputs' range shared with weights; smooth+gptq-FORMAT
                FORMAT is w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] (BitMoD) or
                t[g<group>] (ternary), then c for grids clipped to the least
                error, then o<percent> for outlier columns in 8 bits
-vptq-v<outputs>k<entries>[r<residual entries>][g<groups>]
-               [o<percent>[v<outputs>k<entries>]][n|nr]
-               vectors of outputs, outlier columns, n for columns normalized,
-               nr for that as released
+vptq-v<weights>k<entries>[r<residual entries>][i][g<groups>]
+               [o<percent>[v<weights>k<entries>]][n|nr]
+               vectors of outputs, i for vectors of inputs, outlier columns,
+               n for columns normalized, nr for that as released
 mixed-<bits>[:METHOD,METHOD...]
                the best of these for each layer within so many bits a weight
 """
@@ -97,7 +98,7 @@ _FORMAT = re.compile(
 )
 
 _VPTQ = re.compile(
-    r"v(\d{1,2})k(\d{1,5})(?:r(\d{1,5}))?(?:g(\d{1,3}))?"
+    r"v(\d{1,2})k(\d{1,5})(?:r(\d{1,5}))?(i?)(?:g(\d{1,3}))?"
     r"(?:o([0-9.]+)(?:v(\d{1,2})k(\d{1,5}))?)?(nr?)?"
 )
 _NORMS: dict[str | None, Norm] = {None: "none", "n": "consistent", "nr": "released"}
@@ -163,10 +164,11 @@ def _vptq(text: str, choices: str) -> Vptq:
     match = _VPTQ.fullmatch(choices)
     if not match:
         raise _strange(text)
-    v, entries, residual, groups, percent, outlier_v, outlier_entries, norm = match.groups()
+    v, entries, residual, inputs, groups, percent, outlier_v, outlier_entries, norm = match.groups()
     plain = Vptq()
     choice = Vptq(
         v=int(v),
+        along="inputs" if inputs else "outputs",
         entries=int(entries),
         residual_entries=int(residual or 0),
         groups=int(groups or 1),

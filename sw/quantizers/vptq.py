@@ -1,4 +1,4 @@
-"""VPTQ: vectors of v outputs in one column become indices into codebooks.
+"""VPTQ: vectors of v outputs in one column become indices into codebooks; or of v inputs in a row.
 
 Liu et al., EMNLP 2024 (arXiv 2409.17066), section 3: k-means weighted by diag(H), a loop over
 columns in which later ones make up for the error of earlier ones ("channel-independent
@@ -6,6 +6,10 @@ second-order"), a residual codebook for what that loop leaves, outlier columns w
 their own, and groups of columns with codebooks of their own. After each loop codebooks are fitted
 once more, to the least squared error of the outputs with the indices found; where the paper
 descends by gradient, the problem is a linear one and solved.
+
+Vectors of inputs are found in the same way, all at once that lie in the same v columns, as GPTVQ
+does it (van Baalen et al., arXiv 2402.15319): the nearest codeword is then the one that leaves the
+least error when later columns have made up for it (`column_loop`).
 
 Columns may be normalized: w = scale * v + bias. The objective in v is then that of S H S, with S
 the scales; the released quantizer keeps H, which serves to compare.
@@ -15,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,6 +41,7 @@ from sw.tensor import (
 from sw.vptq_file import Indices, pack_indices
 
 Norm = Literal["none", "consistent", "released"]
+Along = Literal["outputs", "inputs"]
 
 WEIGHT_BITS = 8
 """Width of a weight that codewords add up to."""
@@ -53,6 +58,8 @@ class Vptq:
     """Choices of VPTQ."""
 
     v: int = 8
+    along: Along = "outputs"
+    """What a vector lies along: outputs of one column, or neighbouring columns of one output."""
     entries: int = 256
     residual_entries: int = 0
     """0 for no residual codebook."""
@@ -72,6 +79,10 @@ class Vptq:
         """Width of a codeword's component."""
         return HALF_BITS if self.half else WEIGHT_BITS - bool(self.residual_entries)
 
+    def indices(self, n: int, k: int, v: int) -> int:
+        """How many vectors of v a matrix [N, K] is cut into."""
+        return -(-n // v) * k if self.along == "outputs" else n * -(-k // v)
+
 
 class Cut(NamedTuple):
     """Columns of a layer: the outliers and the size of a group."""
@@ -83,13 +94,17 @@ class Cut(NamedTuple):
 def cut(choice: Vptq, k: int) -> Cut:
     """How K columns are cut; outliers are rounded up so that groups are equal.
 
-    Raises `QuantError` where groups have no columns.
+    Raises `QuantError` where groups have no columns, or end within a vector.
     """
     outliers = -int(-k * choice.outliers // 100)
     outliers += (k - outliers) % choice.groups
     group = (k - outliers) // choice.groups
     if not group:
         raise QuantError(f"method: {choice.groups} groups of {k} columns leave no column to each")
+    if choice.along == "inputs" and choice.groups > 1 and group % choice.v:
+        raise QuantError(
+            f"method: groups must be of whole vectors of {choice.v} inputs, got {group}"
+        )
     return Cut(outliers, group)
 
 
@@ -100,13 +115,13 @@ def stored_bits(choice: Vptq, n: int, k: int) -> dict[str, int]:
     As published, every column has an order, a scale and a bias: 48 bits.
     """
     outliers, group = cut(choice, k)
-    rows = -(-n // choice.v)
     main = _index_bits(choice.entries) + _index_bits(choice.residual_entries)
-    indices = rows * group * choice.groups * main
+    indices = choice.groups * choice.indices(n, group, choice.v) * main
     books = choice.groups * choice.v * (choice.entries + choice.residual_entries)
     codebooks = books * choice.component_bits
     if outliers:
-        indices += -(-n // choice.outlier_v) * outliers * _index_bits(choice.outlier_entries)
+        short = choice.indices(n, outliers, choice.outlier_v)
+        indices += short * _index_bits(choice.outlier_entries)
         codebooks += (
             choice.outlier_v * choice.outlier_entries * (HALF_BITS if choice.half else WEIGHT_BITS)
         )
@@ -142,21 +157,45 @@ def require_useful(choice: Vptq, n: int, k: int) -> None:
 class _Part:
     """Columns `columns` of the stored order with their codebooks, which change as they are fitted.
 
-    `index` is [rows, columns], `books` are float64 [entries, v] as they are stored.
+    `index` is [rows, columns] along outputs, [N, vectors] along inputs; `books` are float64
+    [entries, v] as they are stored.
     """
 
     columns: slice
     v: int
+    along: Along
     books: list[NDArray[np.float64]]
     index: list[NDArray[np.int64]]
     unit: float = 1.0
     """The scale of integer components."""
 
-    def values(self, n: int) -> NDArray[np.float64]:
-        """The weights [N, columns]."""
-        found = sum(book[index] for book, index in zip(self.books, self.index, strict=True))
+    @property
+    def width(self) -> int:
+        """Columns of one vector."""
+        return self.v if self.along == "inputs" else 1
+
+    @property
+    def ends(self) -> list[int]:
+        """Where the columns of each vector end; the last may be short."""
+        first, last, _ = self.columns.indices(self.columns.stop)
+        return [min(start + self.width, last) for start in range(first, last, self.width)]
+
+    def cut(self, w: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Columns [N, columns] in vectors [..., v] as `index` has them, the last filled with
+        zeros."""
+        n, k = w.shape
+        if self.along == "inputs":
+            return np.pad(w, ((0, 0), (0, -k % self.v))).reshape(n, -1, self.v)
+        padded = np.pad(w, ((0, -n % self.v), (0, 0)))
+        return padded.reshape(-1, self.v, k).transpose(0, 2, 1)
+
+    def values(self, n: int, places: slice = slice(None)) -> NDArray[np.float64]:
+        """The weights [N, columns], or those of some places of `index`."""
+        found = sum(book[i[:, places]] for book, i in zip(self.books, self.index, strict=True))
         assert isinstance(found, np.ndarray)
-        return found.transpose(0, 2, 1).reshape(-1, found.shape[1])[:n]
+        if self.along == "outputs":
+            return found.transpose(0, 2, 1).reshape(-1, found.shape[1])[:n]
+        return found.reshape(n, -1)[:, : self.columns.stop - self.columns.start]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,22 +240,20 @@ def vptq(
         if choice.norm == "consistent":
             second = second * scale * scale[:, None].astype(np.float64)
     first = act_order(moments.second)[:outliers]
-    rest = act_order(second)
-    order = np.concatenate([first, rest[~np.isin(rest, first)]])
+    rest = np.delete(np.arange(k), first)
+    width = choice.v if choice.along == "inputs" else 1
+    order = np.concatenate([first, _strongest(np.diag(second), rest, width)])
     h = damped(second[np.ix_(order, order)])
     target, factor = normal[:, order], inverse_factor(h)
     edges = [slice(0, outliers)] if outliers else []
     edges += [slice(start, start + group) for start in range(outliers, k, group)]
     parts = []
     for columns in edges:
-        v, entries = choice.v, choice.entries
-        if columns.start < outliers:
-            v, entries = choice.outlier_v, choice.outlier_entries
-        vectors = _vectors(target[:, columns], v)
-        weights = np.tile(np.diag(h)[columns], len(vectors))
-        found = kmeans(vectors.reshape(-1, v).astype(np.float32), weights, entries, rng)
-        index = found.index.reshape(vectors.shape[:2])
-        parts.append(_Part(columns, v, [found.codebook.astype(np.float64)], [index]))
+        outlying = columns.start < outliers
+        v = choice.outlier_v if outlying else choice.v
+        entries = choice.outlier_entries if outlying else choice.entries
+        parts.append(_Part(columns, v, choice.along, [], []))
+        _add_codebook(parts[-1], target[:, columns], np.diag(h)[columns], entries, rng)
     layer = VectorLayer(n, choice, tuple(parts), order, scale, bias)
     stages: dict[str, float] = {}
 
@@ -228,16 +265,9 @@ def vptq(
     wanted = _loop(target, factor, parts)
     note("feedback")
     if choice.residual_entries:
-        for part in parts:
-            if part.columns.start < outliers:
-                continue
+        for part in parts[outliers > 0 :]:
             left = wanted[:, part.columns] - part.values(n)
-            vectors = _vectors(left, part.v)
-            weights = np.tile(np.diag(h)[part.columns], len(vectors))
-            points = vectors.reshape(-1, part.v).astype(np.float32)
-            found = kmeans(points, weights, choice.residual_entries, rng)
-            part.books.append(found.codebook.astype(np.float64))
-            part.index.append(found.index.reshape(vectors.shape[:2]))
+            _add_codebook(part, left, np.diag(h)[part.columns], choice.residual_entries, rng)
         _round(parts, choice)
         _loop(target, factor, parts)
         note("residual")
@@ -269,10 +299,33 @@ def _norm(w: NDArray[np.float32], norm: Norm) -> tuple[NDArray[np.float32], NDAr
     return np.where(scale > 0, scale, np.float32(1)), bias
 
 
-def _vectors(w: NDArray[np.float64], v: int) -> NDArray[np.float64]:
-    """[N, K] as vectors of v outputs, [ceil(N / v), K, v], the last filled with zeros."""
-    padded = np.pad(w, ((0, -len(w) % v), (0, 0)))
-    return padded.reshape(-1, v, w.shape[1]).transpose(0, 2, 1)
+def _strongest(
+    strength: NDArray[np.floating], columns: NDArray[np.int64], width: int
+) -> NDArray[np.int64]:
+    """`columns` in blocks of `width` neighbours, by the sum of their strengths [K], the greatest
+    first, of equals the first. What is left over comes last."""
+    whole = len(columns) // width * width
+    blocks = columns[:whole].reshape(-1, width)
+    order = np.argsort(-strength[blocks].sum(axis=1), kind="stable")
+    return np.concatenate([blocks[order].ravel(), columns[whole:]])
+
+
+def _add_codebook(
+    part: _Part,
+    w: NDArray[np.float64],
+    strength: NDArray[np.float64],
+    entries: int,
+    rng: np.random.Generator,
+) -> None:
+    """Give a part one codebook more, for `w` [N, columns]; a vector counts as much as the strengths
+    of its columns [columns]."""
+    vectors = part.cut(w)
+    starts = np.arange(vectors.shape[1]) * part.width
+    mass = np.add.reduceat(strength, starts)
+    points = vectors.reshape(-1, part.v).astype(np.float32)
+    found = kmeans(points, np.tile(mass, len(vectors)), entries, rng)
+    part.books.append(found.codebook.astype(np.float64))
+    part.index.append(found.index.reshape(vectors.shape[:2]))
 
 
 def _round(parts: Sequence[_Part], choice: Vptq) -> None:
@@ -315,24 +368,39 @@ def _integers(values: NDArray[np.float64], unit: float, most: int) -> NDArray[np
 def _loop(
     target: NDArray[np.float64], factor: NDArray[np.floating], parts: Sequence[_Part]
 ) -> NDArray[np.float64]:
-    """Find all indices again, column by column with feedback; what columns should have been,
-    [N, K]."""
-    places = [part for part in parts for _ in range(part.columns.start, part.columns.stop)]
+    """Find all indices again, column by column with feedback, or as many columns at a time as a
+    vector has; what columns should have been, [N, K]."""
+    ends = [end for part in parts for end in part.ends]
+    owners = [(part, place) for part in parts for place in range(len(part.ends))]
+    places = dict(zip([0, *ends], owners, strict=False))
     books = {id(part): [book.astype(np.float32) for book in part.books] for part in parts}
     for part in parts:
         part.index = [np.zeros_like(index) for index in part.index]
+    met = np.empty_like(target)
 
-    def choose(column: int, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-        part = places[column]
-        vectors = np.pad(wanted, (0, -len(wanted) % part.v)).reshape(-1, part.v)
-        found = _search(vectors, *books[id(part)])
-        for index, chosen in zip(part.index, found, strict=True):
-            index[:, column - part.columns.start] = chosen
-        values = sum(book[chosen] for book, chosen in zip(part.books, found, strict=True))
-        assert isinstance(values, np.ndarray)
-        return values.ravel()[: len(wanted)]
+    def choose(first: int, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+        part, place = places[first]
+        columns = slice(first, first + len(wanted))
+        met[:, columns] = wanted.T
+        vectors, tried = part.cut(wanted.T)[:, 0], books[id(part)]
+        if part.along == "inputs":
+            metric = _metric(factor[columns, columns], part.v)
+            vectors = vectors @ metric
+            tried = [(book @ metric).astype(np.float32) for book in part.books]
+        for index, chosen in zip(part.index, _search(vectors, *tried), strict=True):
+            index[:, place] = chosen
+        return part.values(len(target), slice(place, place + 1)).T[: len(wanted)]
 
-    return column_loop(target, factor, choose).T
+    column_loop(target, factor, ends, choose)
+    return met
+
+
+def _metric(factor: NDArray[np.floating], v: int) -> NDArray[np.floating]:
+    """The V^-1 of `column_loop` up to a factor, [v, v]: 1 for one column, and 0 for components
+    beyond the columns of a short vector."""
+    found = np.zeros((v, v))
+    found[: len(factor), : len(factor)] = np.linalg.inv(factor / factor[0, 0])
+    return found
 
 
 def _search(
@@ -356,38 +424,98 @@ def _search(
     return [main[rows, best], added[rows, best]]
 
 
-_RIDGE = 1e-6
-"""What keeps codewords without vectors where they are, as a part of the mean diagonal."""
-
-
 def _fit(target: NDArray[np.float64], h: NDArray[np.float64], parts: Sequence[_Part]) -> None:
-    """Move codebooks to the least tr(E H E^T), E being the weights' error with these indices.
-
-    With P [entries, K] the one-hot rows of a row of vectors, of both codebooks one below the other,
-    E is W - C^T P there: C solves (sum P H P^T) C = sum P H W^T. Parts are fitted one by one.
-    """
+    """Move codebooks to the least tr(E H E^T), E being the weights' error with these indices, part
+    by part."""
     n = len(target)
     for part in parts:
         others = np.concatenate([each.values(n) for each in parts], axis=1)
         others[:, part.columns] = 0
-        pull = _vectors(((target - others) @ h)[:, part.columns], part.v)
-        within = np.ascontiguousarray(h[part.columns, part.columns], np.float32)
-        starts = np.cumsum([0, *(len(book) for book in part.books)])
-        normal, right = np.zeros((starts[-1], starts[-1])), np.zeros((starts[-1], part.v))
-        for row in range(len(pull)):
-            runs = [
-                _runs(index[row], start) for index, start in zip(part.index, starts, strict=False)
-            ]
-            for run in runs:
-                right[run.codewords] += run.sums(pull[row])
-                summed = np.ascontiguousarray(run.sums(within).T)
-                for other in runs:
-                    normal[np.ix_(other.codewords, run.codewords)] += other.sums(summed)
-        books = np.concatenate(part.books)
-        ridge = _RIDGE * np.diag(normal).mean() + np.finfo(np.float64).tiny
-        normal[np.diag_indices(len(normal))] += ridge
-        fitted = np.linalg.solve(normal, right + ridge * books)
-        part.books = [fitted[start:end] for start, end in itertools.pairwise(starts)]
+        pull = ((target - others) @ h)[:, part.columns]
+        within = np.ascontiguousarray(h[part.columns, part.columns])
+        solve = _solved if part.along == "outputs" else _descended
+        part.books = solve(part, pull, within)
+
+
+_RIDGE = 1e-6
+"""What keeps codewords without vectors where they are, as a part of the mean diagonal."""
+
+
+def _solved(
+    part: _Part, pull: NDArray[np.float64], h: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """The best codebooks along outputs for weights W with W H = `pull` [N, columns].
+
+    With P [entries, columns] the one-hot rows of a row of vectors, of both codebooks one below the
+    other, E is W - C^T P there: C solves (sum P H P^T) C = sum P H W^T.
+    """
+    pulls, within = part.cut(pull), h.astype(np.float32)
+    starts = np.cumsum([0, *(len(book) for book in part.books)])
+    normal, right = np.zeros((starts[-1], starts[-1])), np.zeros((starts[-1], part.v))
+    for row in range(len(pulls)):
+        runs = [_runs(index[row], start) for index, start in zip(part.index, starts, strict=False)]
+        for run in runs:
+            right[run.codewords] += run.sums(pulls[row])
+            summed = np.ascontiguousarray(run.sums(within).T)
+            for other in runs:
+                normal[np.ix_(other.codewords, run.codewords)] += other.sums(summed)
+    books = np.concatenate(part.books)
+    ridge = _RIDGE * np.diag(normal).mean() + np.finfo(np.float64).tiny
+    normal[np.diag_indices(len(normal))] += ridge
+    fitted = np.linalg.solve(normal, right + ridge * books)
+    return [fitted[start:end] for start, end in itertools.pairwise(starts)]
+
+
+_SLOPE = 1e-3
+"""The gradient at which a descent ends, as a part of the first."""
+
+_STEPS = 100
+"""Steps after which a descent ends anyhow; layers take some ten."""
+
+
+def _descended(
+    part: _Part, pull: NDArray[np.float64], h: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """The best codebooks along inputs, as `_solved` has them, by conjugate gradients.
+
+    Every component is an unknown of its own here, and rows have no system in common; but the
+    gradient is W H - Q H, summed for every codeword, with Q [N, columns] what codebooks stand for.
+    What its diagonal has of a codeword's own vectors preconditions the system. Codewords without
+    vectors have no gradient and stay where they are.
+    """
+    n = len(pull)
+
+    def sums(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        vectors = part.cut(of).reshape(-1, part.v)
+        found = [
+            np.bincount(index.ravel(), each, len(book))
+            for index, book in zip(part.index, part.books, strict=True)
+            for each in vectors.T
+        ]
+        return np.concatenate(found, dtype=np.float64)
+
+    def books(flat: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        ends = np.cumsum([book.size for book in part.books])[:-1]
+        return [each.reshape(part.v, -1).T for each in np.split(flat, ends)]
+
+    def curved(flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        return sums(replace(part, books=books(flat)).values(n) @ h)
+
+    fitted = np.concatenate([book.T.ravel() for book in part.books])
+    left = sums(pull) - curved(fitted)
+    mass = sums(np.broadcast_to(np.diag(h), (n, len(h)))) + np.finfo(np.float64).tiny
+    step = left / mass
+    slope = first = left @ step
+    for _ in range(_STEPS):
+        if slope <= _SLOPE**2 * first:
+            break
+        change = curved(step)
+        length = slope / (step @ change)
+        fitted += length * step
+        left -= length * change
+        before, slope = slope, left @ (left / mass)
+        step = left / mass + slope / before * step
+    return books(fitted)
 
 
 class _Runs(NamedTuple):
@@ -415,11 +543,14 @@ def to_tensor(layer: VectorLayer) -> Coded:
     tensors = []
     for part in layer.parts:
         books = [np.rint(book / part.unit).astype(np.int8) for book in part.books]
-        places = np.arange(part.index[0].shape[1]) if order is not None else np.argsort(layer.order)
+        places = np.arange(part.index[0].shape[1])
+        if order is None:
+            places = np.argsort(layer.order[:: part.width])
         stored = [(index[:, places], book) for index, book in zip(part.index, books, strict=True)]
         (index, book), *residual = stored
-        vectors = Vectors("outputs", index, book, residual[0] if residual else None)
-        scale, k = np.full((layer.n, 1), part.unit, np.float32), len(places)
+        vectors = Vectors(part.along, index, book, residual[0] if residual else None)
+        scale = np.full((layer.n, 1), part.unit, np.float32)
+        k = part.columns.stop - part.columns.start
         zero = 1 << (WEIGHT_BITS - 1)
         tensors.append(
             QuantTensor(
@@ -446,6 +577,8 @@ def published(layer: VectorLayer) -> tuple[dict[str, Any], dict[str, NDArray]]:
     choice, k = layer.choice, len(layer.order)
     if not choice.half:
         raise QuantError("only layers of half-precision codewords have a published form")
+    if choice.along != "outputs":
+        raise QuantError(f"along: must be outputs in the published form, got {choice.along}")
     if choice.residual_entries > choice.entries:
         raise QuantError("the vptq package reads no more residual codewords than main ones")
     outliers, group = cut(choice, k)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from evolute import cli
-from hw.spec import presets
+from hw.spec import VqCodebook, presets
 from sw import quantize as module
 from sw import zoo
 from sw.checkpoint import open_model
@@ -64,6 +64,7 @@ def test_moments_are_those_of_the_layers_inputs(calibration: Calibration) -> Non
 
 LUT = presets.ENGINES["lut-decode"]
 VQ = presets.ENGINES["vq-outputs"].evolve(v=4, entries=64)
+VQ_INPUTS = VqCodebook(n=8, k=6, v=3, along="inputs", entries=16, residual_entries=16)
 CORE = presets.CORES["core-decode"]
 
 
@@ -74,6 +75,8 @@ CORE = presets.CORES["core-decode"]
         ("gptq-b3g32", presets.ENGINES["bs-bitmod"], 3.56),
         ("gptq-w3g64c", CORE, 3.30),
         ("vptq-v4k64", VQ, 1.58),
+        ("vptq-v2k16i", presets.CORES["core-vq-inputs"], 2.01),
+        ("vptq-v3k16r16i", VQ_INPUTS, 2.70),  # short last vectors
     ],
 )
 def test_from_quantizing_to_the_engines_integers(

@@ -97,6 +97,22 @@ def test_vptq_with_short_outliers_runs_on_rtl(tmp_path: Path) -> None:
     assert json.loads(golden.stdout)["text"] == found["text"]
 
 
+def test_vectors_of_inputs_run_on_rtl(tmp_path: Path) -> None:
+    """From quantizing to text: pairs of inputs, whose products a table of the core has."""
+    method = ["--method", "vptq-v2k16i", "--tokens", "512", "--workers", "1"]
+    arguments = ["quantize", "evolute-tiny", *method, "--out", str(tmp_path)]
+    assert CliRunner().invoke(evolute.cli, arguments).exit_code == 0
+    asked = ["--prompt", "One day", "--tokens", "2", "--accel", "core-vq-inputs", "--json"]
+    rtl, golden = (
+        CliRunner().invoke(evolute.cli, ["run", str(tmp_path), *asked, "--backend", backend])
+        for backend in ("rtl", "golden")
+    )
+    found, modelled = json.loads(rtl.stdout), json.loads(golden.stdout)
+    assert (found["layers"], found["mismatches"], found["differences"]) == (2 * LAYERS, 0, [])
+    assert found["cycles"]["rtl"] == found["cycles"]["model"] == modelled["cycles"]["model"] > 0
+    assert modelled["text"] == found["text"]
+
+
 def test_text_comes_with_what_was_measured() -> None:
     result = run("--backend", "rtl")
     assert result.exit_code == 0

@@ -77,6 +77,7 @@ def test_methods_have_words_for_plots() -> None:
         "awq+gptq-w2g64o1": "AWQ and GPTQ",
         "smooth-tg64": "SmoothQuant+, ternary",
         "vptq-v8k256r256nr": "VPTQ, columns normalized as released",
+        "vptq-v2k16in": "VPTQ along inputs, columns normalized",
         "mixed-2.5": "mixed",
     }
     assert {name: parse_method(name).words for name in words} == words

@@ -96,6 +96,23 @@ def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     assert arrays["half"].dtype == np.float16 and arrays["float"].dtype == np.float32
 
 
+@pytest.mark.parametrize(("name", "count"), [("plain", 19), ("inputs", 6), ("inputs", 8)])
+def test_indices_of_another_number_of_vectors_are_refused(
+    tmp_path: Path, name: str, count: int
+) -> None:
+    """Also where as many take the same bytes."""
+    documents, arrays = form.stored({name: TENSORS[name]})
+    bits = 4
+    packed = np.zeros((len(arrays[f"{name}.index0"]), -(-count * bits // 8)), np.uint8)
+    books = documents[name]["codebooks"]
+    form.write_arrays(
+        tmp_path / "a", arrays | {f"{name}.index{i}": packed for i in range(books)}, {}
+    )
+    documents[name]["indices"] = count
+    with pytest.raises(CheckpointError, match=f"{count} indices in a row, must be"):
+        dict(form.read_stored(tmp_path / "a", documents))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with one layer of each kind."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sw.quantize import bits_of
 from sw.quantizers import vptq as module
 from sw.quantizers.gptq import inverse_factor
 from sw.quantizers.hessian import Moments, damped
@@ -30,6 +31,10 @@ CHOICES = [
     Vptq(v=4, entries=16, residual_entries=8, outliers=5, outlier_v=2, outlier_entries=16),
     Vptq(v=5, entries=16, norm="consistent"),
     Vptq(v=4, entries=16, norm="released", groups=2, outliers=2, outlier_entries=8),
+    Vptq(v=4, along="inputs", entries=16),
+    Vptq(v=5, along="inputs", entries=16, residual_entries=8),
+    Vptq(v=4, along="inputs", entries=16, groups=3),
+    Vptq(v=5, along="inputs", entries=16, outliers=5, outlier_v=2, norm="consistent"),
 ]
 
 
@@ -61,22 +66,34 @@ def test_integers_are_what_the_layer_is(choice: Vptq) -> None:
     assert min(stages.values()) == list(stages.values())[-1]
 
 
+@pytest.mark.parametrize(("choice", "padding"), [(CHOICES[0], 96), (CHOICES[7], 84)])
+def test_what_no_weight_has_is_padding(choice: Vptq, padding: int) -> None:
+    """Of 30 x 48 weights: 2 of 32 outputs in 8 x 48 codewords; or 2 of 50 inputs in 30 x 10."""
+    tensor = to_tensor(run(choice, *layer())[0])
+    assert isinstance(tensor, QuantTensor)
+    found = bits_of(tensor)
+    assert found.padding == padding
+    assert found.total == tensor.total_bits
+
+
 def test_equal_seeds_give_equal_bits() -> None:
     w, moments = layer()
     runs = [run(CHOICES[3], w, moments, seed)[0].dequantize().tobytes() for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
-def part(choice: Vptq, v: int, k: int, books: list[np.ndarray], n: int) -> module._Part:
-    index = [np.zeros((-(-n // v), k), int) for _ in books]
-    return module._Part(slice(0, k), v, [book.astype(float) for book in books], index)
+def part(choice: Vptq, k: int, books: list[np.ndarray], n: int) -> module._Part:
+    along, v = choice.along, choice.v
+    shape = (-(-n // v), k) if along == "outputs" else (n, -(-k // v))
+    index = [np.zeros(shape, int) for _ in books]
+    return module._Part(slice(0, k), v, along, [book.astype(float) for book in books], index)
 
 
 def test_the_loop_equals_the_surgeon_step_by_step() -> None:
     """Nearest codewords, column by column, the others moved by the inverse of what is left of H."""
     rng, (w, moments) = np.random.default_rng(1), layer(10, 24)
     h, book = damped(moments.second), rng.normal(size=(12, 5))
-    held = part(Vptq(v=5), 5, 24, [book], 10)
+    held = part(Vptq(v=5), 24, [book], 10)
     wanted = module._loop(w.astype(float), inverse_factor(h), [held])
     rest = w.astype(float)
     for j in range(24):
@@ -86,6 +103,50 @@ def test_the_loop_equals_the_surgeon_step_by_step() -> None:
         assert np.array_equal(held.index[0][:, j], index)
         error = rest[:, j] - book[index].ravel()
         rest[:, j:] -= error[:, None] / inverse[0, 0] * inverse[0]
+
+
+@pytest.mark.parametrize("v", [1, 2, 3, 4])
+def test_vectors_of_inputs_leave_the_least_error(v: int) -> None:
+    """Of all codewords the one with which most is made up for later, found by least squares for
+    each of them, one vector after another; the last may be short."""
+    rng, (w, moments) = np.random.default_rng(1), layer(3, 11)
+    h, book = damped(moments.second), rng.normal(size=(6, v))
+    held = part(Vptq(v=v, along="inputs"), 11, [book], 3)
+    wanted = module._loop(w.astype(float), inverse_factor(h), [held])
+    rest = w.astype(float)
+    for place, start in enumerate(range(0, 11, v)):
+        end = min(start + v, 11)
+        np.testing.assert_allclose(wanted[:, start:end], rest[:, start:end], atol=1e-6)
+        root = np.linalg.cholesky(h[start:, start:]).T  # |root @ e|^2 = e H e^T
+        here, later = root[:, : end - start], root[:, end - start :]
+        off = here @ (rest[:, None, start:end] - book[:, : end - start]).transpose(0, 2, 1)
+        moved = np.linalg.lstsq(later, -off.transpose(1, 0, 2).reshape(len(root), -1))[0]
+        moved = moved.reshape(-1, 3, 6).transpose(1, 0, 2)
+        best = np.square(off + later @ moved).sum(axis=1).argmin(axis=1)
+        assert np.array_equal(held.index[0][:, place], best)
+        rest[:, end:] -= moved[np.arange(3), :, best]
+
+
+def test_vectors_of_one_weight_lie_along_either() -> None:
+    rng, (w, moments) = np.random.default_rng(4), layer(6, 70)
+    factor, book = inverse_factor(damped(moments.second)), rng.normal(size=(9, 1))
+    held = [part(Vptq(v=1, along=along), 70, [book], 6) for along in ("outputs", "inputs")]
+    wanted = [module._loop(w.astype(float), factor, [each]) for each in held]
+    assert np.array_equal(held[0].index[0], held[1].index[0])
+    assert np.array_equal(wanted[0], wanted[1])
+
+
+def test_neighbours_stay_together() -> None:
+    """Along inputs: blocks by the strength of their columns, the short one last."""
+    strength = np.array([1, 9, 0, 0, 0, 8, 4, 8, 50])
+    assert module._strongest(strength, np.arange(9), 2).tolist() == [6, 7, 0, 1, 4, 5, 2, 3, 8]
+    w, moments = layer()
+    found, _ = run(Vptq(v=5, along="inputs", entries=16), w, moments)
+    blocks = found.order[:45].reshape(-1, 5)
+    assert (np.diff(blocks, axis=1) == 1).all() and (blocks[:, 0] % 5 == 0).all()
+    assert found.order[45:].tolist() == [45, 46, 47]
+    sums = np.diag(moments.second)[blocks].sum(axis=1)
+    assert (np.diff(sums) <= 0).all()
 
 
 def test_two_codewords_are_searched_together() -> None:
@@ -104,7 +165,7 @@ def test_fitting_solves_the_least_squares() -> None:
     """Against a dense system with one unknown per component: rows of the design are weights."""
     rng, (w, moments) = np.random.default_rng(3), layer(8, 20)
     h = damped(moments.second)
-    held = part(Vptq(v=4), 4, 20, [rng.normal(size=(5, 4)), rng.normal(size=(3, 4))], 8)
+    held = part(Vptq(v=4), 20, [rng.normal(size=(5, 4)), rng.normal(size=(3, 4))], 8)
     held.index = [rng.integers(0, 5, (2, 20)), rng.integers(0, 3, (2, 20))]
     root = np.linalg.cholesky(h).T  # |root @ e|^2 = e H e^T
     for t in range(4):
@@ -118,11 +179,39 @@ def test_fitting_solves_the_least_squares() -> None:
         target = np.concatenate([root @ w[row] for row in rows])
         held_t = np.linalg.lstsq(design, target, rcond=None)[0]
         least = np.square(design @ held_t - target).sum()
-        trial = part(Vptq(v=4), 4, 20, held.books, 8)
+        trial = part(Vptq(v=4), 20, held.books, 8)
         trial.index = held.index
         module._fit(w.astype(float), h, [trial])
         found = np.concatenate(trial.books)[:, t]
         assert np.square(design @ found - target).sum() == pytest.approx(least, rel=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(6,), (6, 3)])
+def test_fitting_along_inputs_solves_the_least_squares(sizes: tuple[int, ...]) -> None:
+    """Against a dense system with one unknown per component, and with a short last vector."""
+    rng, (w, moments) = np.random.default_rng(3), layer(8, 19)
+    h, start = damped(moments.second), [rng.normal(size=(size, 4)) for size in sizes]
+    held = part(Vptq(v=4, along="inputs"), 19, start, 8)
+    held.index = [rng.integers(0, size - 1, (8, 5)) for size in sizes]  # none is of the last
+    root = np.linalg.cholesky(h).T
+    design = []
+    for row in range(8):
+        unknowns = [
+            np.eye(book.size).reshape(*book.shape, -1)[index[row]].reshape(20, -1)[:19]
+            for book, index in zip(start, held.index, strict=True)
+        ]
+        design.append(root @ np.hstack(unknowns))
+    design = np.concatenate(design)
+    target = (w.astype(float) @ root.T).ravel()
+    solved = np.linalg.lstsq(design, target)[0]
+
+    def error(books: list[np.ndarray]) -> float:
+        return np.square(design @ np.concatenate([book.ravel() for book in books]) - target).sum()
+
+    least = np.square(design @ solved - target).sum()
+    module._fit(w.astype(float), h, [held])
+    assert error(held.books) - least < 1e-5 * (error(start) - least)
+    assert np.array_equal(held.books[0][-1], start[0][-1])
 
 
 def test_the_consistent_hessian_beats_the_released_norm() -> None:
@@ -151,6 +240,9 @@ def test_columns_are_cut_evenly() -> None:
     assert cut(Vptq(), 576) == (0, 576)
     with pytest.raises(QuantError, match="leave no column"):
         cut(Vptq(groups=9, outliers=50), 8)
+    assert cut(Vptq(v=4, along="inputs", groups=3), 48) == (0, 16)
+    with pytest.raises(QuantError, match="whole vectors of 5 inputs, got 16"):
+        cut(Vptq(v=5, along="inputs", groups=3), 48)
 
 
 def test_a_codebook_larger_than_what_it_encodes_is_refused() -> None:
@@ -238,6 +330,8 @@ def test_integers_have_no_published_form() -> None:
     w, moments = layer()
     with pytest.raises(QuantError, match="half-precision codewords"):
         published(run(CHOICES[0], w, moments)[0])
+    with pytest.raises(QuantError, match="along: must be outputs in the published form"):
+        published(run(Vptq(v=4, along="inputs", entries=8, half=True), w, moments)[0])
     swapped = Vptq(v=4, entries=8, residual_entries=16, half=True)
     with pytest.raises(QuantError, match="residual codewords"):
         published(run(swapped, w, moments)[0])
@@ -255,6 +349,26 @@ def test_names_mean_what_they_say() -> None:
     )
     full = named("vptq-v6k4096o1v3k64nr")
     assert (full.outlier_v, full.outlier_entries, full.norm) == (3, 64, "released")
-    for text in ("vptq-v8", "vptq-v8k100", "vptq-v20k256", "vptq-v8k256x", "vptq-v8k256g0", "vq"):
+    assert named("vptq-v2k16i") == Vptq(v=2, entries=16, along="inputs")
+    assert named("vptq-v4k16r8ig2o1v2k8nr") == Vptq(
+        v=4,
+        along="inputs",
+        entries=16,
+        residual_entries=8,
+        groups=2,
+        outliers=1,
+        outlier_v=2,
+        outlier_entries=8,
+        norm="released",
+    )
+    for text in (
+        "vptq-v8",
+        "vptq-v8k100",
+        "vptq-v20k256",
+        "vptq-v8k256x",
+        "vptq-v8k256g0",
+        "vptq-iv2k4",
+        "vq",
+    ):
         with pytest.raises(QuantError, match="method: "):
             parse_method(text)
