@@ -9,7 +9,17 @@ Registers in the matcher are the addressed words of both memories, then the resu
 
 from typing import NamedTuple
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import (
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    Const,
+    Module,
+    Mux,
+    ResetSignal,
+    Signal,
+    Value,
+)
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -308,8 +318,16 @@ class Matcher(wiring.Component):
         return Mux(kept_new, came, read.data)
 
 
+CLOCKS = {"sync": ("clk", "rst"), ENCODER: (f"{ENCODER}_clk", f"{ENCODER}_rst")}
+"""Clock domains, and the ports of their clocks and synchronous resets."""
+
+
 class LutStationaryUnit(wiring.Component):
-    """The machine, with the streams of `layout.stationary_streams`."""
+    """The machine, with the streams of `layout.stationary_streams`, and its clocks.
+
+    Of domains that nobody defines, Amaranth would make ports in an order that is another in every
+    process.
+    """
 
     def __init__(self, spec: LutStationary):
         self.spec = spec
@@ -321,11 +339,18 @@ class LutStationaryUnit(wiring.Component):
                 for name in ("command", "centroid", "activation", "table")
             }
             | {name: Out(stream.Signature(each.bits)) for name, each in outputs.items() if each}
+            | {port: In(1) for ports in CLOCKS.values() for port in ports}
         )
 
     def elaborate(self, platform):
         m = Module()
         spec = self.spec
+        for name, (clock, reset) in CLOCKS.items():
+            m.domains += ClockDomain(name)
+            m.d.comb += [
+                ClockSignal(name).eq(getattr(self, clock)),
+                ResetSignal(name).eq(getattr(self, reset)),
+            ]
         m.submodules.encoder = encoder = Encoder(spec)
         m.submodules.indices = indices = Crossing(log2(spec.centroids), spec.queue, writes=ENCODER)
         m.submodules.matcher = matcher = Matcher(spec)

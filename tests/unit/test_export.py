@@ -92,8 +92,9 @@ export = functools.cache(hw.export.export)
 _EXPORT = f"""
 import json
 from hw.export import TARGETS, export
-from hw.spec import CoreSpec, LutTensorCore
-print(json.dumps([export({TINY!r}, TARGETS["ecp5"]), export({CORE!r}, TARGETS["xilinx"])]))
+from hw.spec import CoreSpec, LutStationary, LutTensorCore
+specs = [({TINY!r}, "ecp5"), ({CORE!r}, "xilinx"), ({STREAMED!r}, "ecp5")]
+print(json.dumps([export(spec, TARGETS[target]) for spec, target in specs]))
 """
 
 
@@ -138,7 +139,8 @@ def test_equal_specs_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
             text=True,
             check=True,
         )
-        here = [export(TINY, TARGETS["ecp5"]), export(CORE, TARGETS["xilinx"])]
+        specs = ((TINY, "ecp5"), (CORE, "xilinx"), (STREAMED, "ecp5"))
+        here = [export(spec, TARGETS[target]) for spec, target in specs]
         assert json.loads(done.stdout) == here
 
 
