@@ -10,14 +10,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 _THREADS = "OPENBLAS_NUM_THREADS"
 
 _PATIENCE_S = 2
-"""What a task gets to clean up after itself when there is nobody to wait for it."""
+"""What a task gets to clean up after itself before it is told again to end."""
 
 
 class _Here(Executor):
@@ -48,6 +49,16 @@ def _become_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+def _end(workers: Sequence[BaseProcess]) -> None:
+    """Tell workers to end until all have. Once is not enough: one that is told while it takes the
+    lock of the results holds that for ever, and then waits for it, as do the others."""
+    while left := [each for each in workers if each.is_alive()]:
+        for each in left:
+            each.terminate()
+        for each in left:
+            each.join(_PATIENCE_S)
+
+
 @contextlib.contextmanager
 def processes(workers: int) -> Iterator[Executor]:
     """So many processes, ended at once on an error.
@@ -62,8 +73,7 @@ def processes(workers: int) -> Iterator[Executor]:
     try:
         yield pool
     except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
+        _end(multiprocessing.active_children())
         raise
     finally:
         pool.shutdown(cancel_futures=True)

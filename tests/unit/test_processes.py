@@ -28,6 +28,27 @@ if __name__ == "__main__":
 """
 
 
+STUBBORN = """
+import os, sys, time
+from hw.processes import processes
+
+def work(path):
+    for _ in range(2):  # what is told once to end goes on
+        try:
+            open(path, "w").close()
+            time.sleep(60)
+        except SystemExit:
+            pass
+
+if __name__ == "__main__":
+    with processes(1) as pool:
+        pool.submit(work, sys.argv[1])
+        while not os.path.exists(sys.argv[1]):
+            time.sleep(0.05)
+        raise ValueError("enough")
+"""
+
+
 def threads() -> str | None:
     return os.environ.get("OPENBLAS_NUM_THREADS")
 
@@ -42,6 +63,16 @@ def test_results_and_errors_come_back(workers: int) -> None:
         if workers > 1:
             assert pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "1"
     assert threads() == before
+
+
+def test_workers_are_told_to_end_until_they_do(tmp_path: Path) -> None:
+    """As one must that waits for a lock that it took while it was told."""
+    script = tmp_path / "script.py"
+    script.write_text(STUBBORN)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, script, tmp_path / "mark"]
+    ended = subprocess.run(command, env=environment, timeout=50, capture_output=True, text=True)
+    assert ended.returncode == 1 and "ValueError: enough" in ended.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
