@@ -13,7 +13,6 @@ import numpy as np
 from dse.compare.contenders import Contender, Task, presets_of
 from dse.compare.layer import Layer, linear_of
 from hw.spec import ENGINES, Engine, LutDla, LutStationary, SpecError, VqCodebook
-from hw.spec.base import require
 from hw.spec.formats import Kind, WeightCodes
 from sw.activations import quantize_activations
 from sw.quantizers.hessian import Moments
@@ -23,13 +22,15 @@ from sw.tensor import QuantTensor
 
 
 def _vectors(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """Codewords of 16 along outputs that store as many bits as the task's codes do."""
+    """Codewords of 16 that store as many bits as the task's codes do: along outputs, gathered, and
+    along inputs, by a table of their products."""
     index_bits = 4
     v, rest = divmod(index_bits, task.codes.bits)
     if rest or v < 2:
         return {}
-    entries = 1 << index_bits
-    return {f"v{v} k{entries}": {"v": v, "k": task.slice_k, "entries": entries}}
+    fields = {"v": v, "k": task.slice_k, "entries": 1 << index_bits}
+    name = f"v{v} k{fields['entries']}"
+    return {name: fields, f"{name} inputs": {**fields, "along": "inputs", "form": "table"}}
 
 
 def tables(task: Task) -> Mapping[str, Mapping[str, Any]]:
@@ -44,10 +45,10 @@ def tables(task: Task) -> Mapping[str, Mapping[str, Any]]:
 
 def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
     """Codebooks of the engine's size, as the quantizer of VPTQ finds them."""
-    require(spec.along == "outputs", "along", "outputs, for which codebooks are found", spec.along)
     x = layer.more_inputs
     moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0))
-    choice = Vptq(v=spec.v, entries=spec.entries, residual_entries=spec.residual_entries)
+    assert spec.along in ("outputs", "inputs")
+    choice = Vptq(spec.v, spec.along, spec.entries, spec.residual_entries)
     found, _ = vptq(layer.weights, moments, choice, np.random.default_rng(0))
     tensor = to_tensor(found)
     assert isinstance(tensor, QuantTensor)
@@ -85,7 +86,7 @@ class Form:
     """The variants worth comparing at a task, by name: the choices that make each what it is."""
     learned: Callable[[Any, Layer], QuantTensor]
     """The layer as an engine takes it, from its weights and from other inputs than are measured.
-    Raises `SpecError` where nothing finds that form."""
+    Raises `SpecError` where there is none."""
 
 
 OWN_FORMS: dict[type[Engine], Form] = {

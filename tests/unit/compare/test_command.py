@@ -69,7 +69,7 @@ def test_memories_without_area_are_named_and_not_ranked(monkeypatch, tmp_path, t
     shown = " ".join(run("--engines", "vq_codebook,lut_dla", "--presets").stdout.split())
     assert "vq-outputs (54,321)" in shown and "dla-l1 (" not in shown
     assert "Least area x cycles: vq" not in shown and "Least area x cycles: " in shown
-    assert "refused: vq-inputs-table: along" in shown
+    assert "refused" not in shown
     (record,) = load_records([tmp_path / "out" / "records.jsonl"])
     page = build([record])
     assert "The area of vq-outputs leaves out memories of 54,321 bits" in page
@@ -97,8 +97,8 @@ def test_the_table_fits_its_width_and_states_boundary_and_winner(monkeypatch):
     inside, outside = text.split("Inside the area")[1].split("Outside")
     assert "scaling of groups" in inside and "scaling" not in outside.split(".")[0]
     assert "scaling: the smallest that never makes the engine wait" in text
-    assert lines[-2].startswith("Least area x cycles: ")
-    assert lines[-1].startswith("Least area x cycles x path: ")
+    titles = [line.partition(":")[0] for line in lines if line.startswith("Least")]
+    assert titles == ["Least area x cycles", "Least area x cycles x path"]
 
 
 @pytest.mark.usefixtures("_toy")
