@@ -121,6 +121,16 @@ def booth_products(x: Value, code: Value) -> list[Value]:
     return products
 
 
+def square_terms(value: Value) -> list[Value]:
+    """Values whose sum is the square of the unsigned `value`: its bits at even places, and every
+    product of two bits once, twice as much, which are half of those of a multiplication."""
+    terms: list[Value] = [Cat(*(Cat(bit, Const(0, 1)) for bit in value))]
+    for i, bit in enumerate(value[:-1]):
+        above = value[i + 1 :]
+        terms.append(Cat(Const(0, 2 * i + 2), above & bit.replicate(len(above))))
+    return terms
+
+
 def negate_if(value: Value, sign: Value) -> Value:
     """One's complement of `value` where `sign`: adding `sign` completes the negation."""
     return (value ^ sign.replicate(len(value))).as_signed()

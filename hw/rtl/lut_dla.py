@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-from hw.rtl.arith import named, select, total
+from hw.rtl.arith import named, select, square_terms, sum_modulo, total
 from hw.rtl.engine import EngineComponent
-from hw.spec.lut_dla import LutDla
+from hw.spec.lut_dla import LutDla, distance_bits
 
 
 class Nearest(NamedTuple):
@@ -26,9 +26,13 @@ def distance(m: Module, name: str, metric: str, x: Sequence[Value], y: Sequence[
         # Adding the sign completes the negation; the magnitude has the width of the values.
         flipped = difference[:-1] ^ negative.replicate(len(difference) - 1)
         magnitude = named(m, f"{name}_{i}", (flipped + negative)[: len(difference) - 1])
-        parts.append(magnitude * magnitude if metric == "l2" else magnitude)
-    if metric != "chebyshev":
+        parts.append(magnitude)
+    if metric == "l1":
         return total(parts)
+    if metric == "l2":
+        squares = [term for part in parts for term in square_terms(part)]
+        bits = distance_bits(metric, len(x), len(x[0]))
+        return sum_modulo(m, f"{name}_sum", squares, bits).as_unsigned()
     greatest = parts[0]
     for i, part in enumerate(parts[1:], 1):
         greatest = named(m, f"{name}_greatest{i}", Mux(part > greatest, part, greatest))

@@ -16,6 +16,7 @@ from hw.rtl.arith import (
     saturated,
     select,
     shift_left,
+    square_terms,
     total,
     total_signed,
 )
@@ -90,6 +91,15 @@ def test_a_shift_by_one_hot_multiplies_by_its_power_of_two_or_zero(amounts):
 def test_the_products_of_a_code_sum_to_its_product(bits):
     x, code, m = Signal(signed(5)), Signal(signed(bits)), Module()
     prove(m, [x, code], total(booth_products(x, code)) == x * code)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_the_terms_of_a_square_sum_to_it(bits):
+    value, m = Signal(bits), Module()
+    prove(m, [value], total(square_terms(value)) == value * value)
+    if bits > 1:
+        with pytest.raises(ToolError):
+            prove(Module(), [value], total(square_terms(value)[:-1]) == value * value)
 
 
 @pytest.mark.parametrize("form", [products, shifted])
