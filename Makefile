@@ -34,7 +34,7 @@ report: setup         ## out/report/index.html from all records so far
 	$(BIN)/evolute report
 
 test: setup
-	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 check: setup          ## lint, format, types, layers
 	$(BIN)/ruff check
