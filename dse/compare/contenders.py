@@ -220,11 +220,9 @@ def contenders(
         kinds += [
             (stem, *FLOAT_CONTENDERS[kind]) for stem, kind in chosen if kind in FLOAT_CONTENDERS
         ]
-    builds = {
-        f"{stem} {variant}": functools.partial(task.engine, kind, **fields)
-        for stem, kind, variants in kinds
-        for variant, fields in variants(task).items()
-    }
+    builds: dict[str, Callable[[], Engine]] = {}
+    for stem, kind, variants in kinds:
+        builds |= variants_of(task, stem, kind, variants(task))
     if named:
         builds |= presets_of(task, [kind for _, kind in chosen])
     found = []
@@ -234,6 +232,16 @@ def contenders(
         except SpecError as error:
             found.append(Contender(name, None, str(error)))
     return found
+
+
+def variants_of(
+    task: Task, stem: str, kind: type[Engine], variants: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Callable[[], Engine]]:
+    """What gives an engine's variants for the task, or raises `SpecError`, by name."""
+    return {
+        f"{stem} {variant}": functools.partial(task.engine, kind, **fields)
+        for variant, fields in variants.items()
+    }
 
 
 def presets_of(task: Task, kinds: Collection[type[Engine]]) -> dict[str, Callable[[], Engine]]:

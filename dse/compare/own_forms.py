@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dse.compare.contenders import Contender, Task, presets_of
+from dse.compare.contenders import Contender, Task, presets_of, variants_of
 from dse.compare.layer import Layer, linear_of
 from hw.spec import ENGINES, Engine, LutDla, LutStationary, SpecError, VqCodebook
 from hw.spec.formats import Kind, WeightCodes
@@ -55,9 +54,9 @@ def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
     return tensor
 
 
-def fitted(spec: LutDla | LutStationary, group: int, layer: Layer) -> QuantTensor:
-    """Centroids and tables of the machine's size in groups of so many inputs."""
-    choice = Tables(
+def tables_for(spec: LutDla | LutStationary, group: int) -> Tables:
+    """Tables of the machine's size in groups of so many inputs."""
+    return Tables(
         v=spec.v,
         centroids=spec.centroids,
         metric=spec.metric,
@@ -65,14 +64,17 @@ def fitted(spec: LutDla | LutStationary, group: int, layer: Layer) -> QuantTenso
         group=group,
         activation_bits=spec.activation_bits,
     )
+
+
+def fitted(choice: Tables, layer: Layer) -> QuantTensor:
+    """The layer in such tables."""
     x = quantize_activations(layer.more_inputs, choice.activations).x
-    return tables_of(
-        layer.weights, x, *learn_centroids(x, choice, np.random.default_rng(0)), choice
-    )
+    learned = learn_centroids(x, choice, np.random.default_rng(0))
+    return tables_of(layer.weights, x, *learned, choice)
 
 
 def _of_engine(spec: LutDla, layer: Layer) -> QuantTensor:
-    return fitted(spec, min(spec.group_size, layer.linear.group), layer)
+    return fitted(tables_for(spec, min(spec.group_size, layer.linear.group)), layer)
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,7 @@ def in_own_forms(
             continue
         group = layer.linear.k if form.one_scale else task.group
         own = dataclasses.replace(task, codes=form.codes, group=group)
-        builds: dict[str, Callable[[], Engine]] = {
-            f"{stem} {variant}": functools.partial(own.engine, kind, **fields)
-            for variant, fields in form.variants(task).items()
-        }
+        builds = variants_of(own, stem, kind, form.variants(task))
         if named:
             builds |= presets_of(own, [kind])
         for name, build in builds.items():

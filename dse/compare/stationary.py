@@ -15,7 +15,7 @@ import numpy as np
 
 from dse.compare.contenders import Task
 from dse.compare.layer import Layer
-from dse.compare.own_forms import fitted, tables
+from dse.compare.own_forms import fitted, tables, tables_for
 from hw.spec import LutStationary, SpecError, presets
 from hw.spec.formats import Activations
 from hw.spec.layout import stationary_streams
@@ -24,6 +24,7 @@ from sim.golden import lut_stationary as golden
 from sim.golden.sums import group_bounds
 from sim.lut_stationary import Clocks, Transfers, command_of, fold
 from sw.activations import quantize_activations
+from sw.quantizers.lut_dla import Tables
 from sw.tensor import QuantTensor
 
 _TREE = {"encoder": "tree", "beat_centroids": 16}
@@ -97,18 +98,17 @@ def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> li
             name: functools.partial(_preset, task, spec) for name, spec in presets.UNITS.items()
         }
     found: list[Arrangement] = []
-    learned: dict[tuple[Any, ...], QuantTensor] = {}
+    learned: dict[Tables, QuantTensor] = {}
     for name, build in builds.items():
         try:
             spec = build()
-            group = min(layer.linear.group, spec.subspaces * spec.v)
-            key = spec.v, spec.centroids, spec.metric, spec.weight_bits, group
-            if key not in learned:
-                learned[key] = fitted(spec, group, layer)
+            choice = tables_for(spec, min(layer.linear.group, spec.subspaces * spec.v))
+            if choice not in learned:
+                learned[choice] = fitted(choice, layer)
         except SpecError as error:
             found.append(Arrangement(name, None, str(error)))
         else:
-            found.append(Arrangement(name, spec, tensor=learned[key]))
+            found.append(Arrangement(name, spec, tensor=learned[choice]))
     return found
 
 
