@@ -15,9 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec.formats import TERNARY
+from sw.known_settings import KnownSettings
 from sw.safetensors_file import Raw
 from sw.stored import Stored
 from sw.tensor import QuantTensor
+
+SETTINGS = KnownSettings(
+    read=("quant_method", "linear_class", "quantization_mode", "use_rms_norm"),
+    harmless=("modules_to_not_convert", "rms_norm_eps"),  # the latter of a norm that is refused
+)
+"""Settings of BitNetQuantConfig in transformers."""
 
 ROWS = 4
 """Rows of codes in one of bytes."""

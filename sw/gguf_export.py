@@ -1,7 +1,8 @@
 """Writes a model as a GGUF file that llama.cpp loads, its codes without a second rounding.
 
 A file says less than `ModelConfig` does: the rest follows from its architecture. So that of the
-architectures is written of which `sw.gguf_file` reads back the same config.
+architectures is written of which `sw.gguf_file` reads back the same config, and of which llama.cpp
+is known to compute the same: what it leaves out of an architecture, such as windows, is refused.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ from hw.spec.base import RefusedError
 from sw.gguf_blocks import CODES
 from sw.gguf_file import (
     BLOCK_NAMES,
-    FAMILIES,
-    FUSED_NAMES,
     NAMES,
     ROPE_FACTORS,
     BrokenError,
     config_of,
+    stretches,
 )
 from sw.model import LanguageModel, ModelConfig, dequantized
 from sw.stored import Tensor, shape_of
@@ -79,7 +79,9 @@ def write_gguf(
     Raises `ExportError` where GGUF has no form for the model or its tokenizer, and `FileError`.
     """
     tokens = _tokens(model.tokenizer, model.config.vocab)
-    architecture, values = _architecture(model.config, tokens["tokens"])
+    model = replace(model, config=_without_idle_window(model.config))
+    tied = "head" not in model.tensors
+    architecture, values = _architecture(model.config, tokens["tokens"], tied)
     entries = [_entry(model, plan, kind) for plan in _plans(model, architecture)]
     with replacing(path) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture)
@@ -106,7 +108,7 @@ def write_gguf(
 
 
 def _names(entries: list[_Entry]) -> tuple[str, ...]:
-    return tuple(name for entry in entries for name in entry.sources)
+    return tuple(entry.source for entry in entries if entry.source is not None)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -126,8 +128,27 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 # What a model's config is as metadata.
 
 
-def _architecture(config: ModelConfig, tokens: list[str]) -> tuple[str, dict[str, Any]]:
-    """An architecture, and metadata, that read back as the config. Raises `ExportError`."""
+_ANY_BIAS = ("q", "k", "v", "o", "gate", "up", "down")
+_BIASES_OF = {"llama": _ANY_BIAS}
+"""The layers whose biases llama.cpp adds in an architecture; in the others those of q, k and v."""
+_TIED_ONLY = ("gemma", "gemma2")
+"""Architectures of which llama.cpp refuses files that hold a head."""
+_WRITTEN = ("llama", "qwen3", "gemma", "gemma2", "gemma3")
+"""Architectures that are written. A Qwen2 is a Llama with biases, and so is a Phi-3 without a
+window; llama.cpp leaves out the window of one that has it."""
+
+
+def _without_idle_window(config: ModelConfig) -> ModelConfig:
+    """The same model without a window that is as long as its context, and so cuts nothing off."""
+    idle = config.window is not None and config.window >= config.context
+    if not idle or config.local_rope_theta is not None:
+        return config
+    return replace(config, window=None, local_layers=())
+
+
+def _architecture(config: ModelConfig, tokens: list[str], tied: bool) -> tuple[str, dict[str, Any]]:
+    """An architecture, and metadata, that read back as the config, and of which llama.cpp computes
+    the same. Raises `ExportError`."""
     factors = [float(np.float32(each)) for each in config.rope_factors]
     own = None if config.query_divisor == config.head_dim else config.query_divisor
     single: dict[str, Any] = {
@@ -136,22 +157,45 @@ def _architecture(config: ModelConfig, tokens: list[str]) -> tuple[str, dict[str
         if isinstance(value, float)
     }
     wanted = replace(config, **single | {"rope_factors": tuple(factors), "query_divisor": own})
-    names = [f"blk.0.{_stem(role)}.bias" for role in config.biases]
-    for architecture in FAMILIES:
-        values = _metadata(config, architecture)
-        stored = {
-            name: float(np.float32(value)) if isinstance(value, float) else value
-            for name, value in values.items()
-        }
-        stored |= {"general.architecture": architecture, "tokenizer.ggml.tokens": tokens}
-        linear = f"{architecture}.rope.scaling.factor" in values
-        try:
-            found = config_of(stored, names, () if linear else factors)
-        except (BrokenError, KeyError, ValueError):
-            continue
-        if replace(wanted, rope_pairs=wanted.rope_pairs and found.rope_pairs) == found:
-            return architecture, values
-    raise ExportError(f"GGUF: none of {', '.join(FAMILIES)} is such a model")
+    for architecture in _WRITTEN:
+        if _known_to_llama_cpp(config, architecture, tied):
+            values = _metadata(config, architecture)
+            if _reads_back(wanted, architecture, values, tokens, factors):
+                return architecture, values
+    reason = ""
+    if not tied and config.embedding_scale != 1:
+        reason = "; llama.cpp takes the embedding for the head in Gemma 1 and 2"
+    elif config.window is not None:
+        reason = f"; llama.cpp has a window, here of {config.window} tokens, in Gemma 2 and 3 only"
+    raise ExportError(f"GGUF: none of {', '.join(_WRITTEN)} is such a model{reason}")
+
+
+def _known_to_llama_cpp(config: ModelConfig, architecture: str, tied: bool) -> bool:
+    """Whether llama.cpp opens files of the architecture that hold what the model has."""
+    biases = _BIASES_OF.get(architecture, ("q", "k", "v"))
+    return set(config.biases) <= set(biases) and (tied or architecture not in _TIED_ONLY)
+
+
+def _reads_back(
+    wanted: ModelConfig,
+    architecture: str,
+    values: Mapping[str, Any],
+    tokens: list[str],
+    factors: list[float],
+) -> bool:
+    """Whether metadata stands for a config, in which heads' pairs may be elsewhere."""
+    stored = {
+        name: float(np.float32(value)) if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+    stored |= {"general.architecture": architecture, "tokenizer.ggml.tokens": tokens}
+    names = [f"blk.0.{_stem(role)}.bias" for role in wanted.biases]
+    held = factors if ROPE_FACTORS in stretches(stored) else ()
+    try:
+        found = config_of(stored, names, held)
+    except (BrokenError, KeyError, ValueError):
+        return False
+    return replace(wanted, rope_pairs=wanted.rope_pairs and found.rope_pairs) == found
 
 
 def _stem(role: str) -> str:
@@ -185,10 +229,11 @@ def _metadata(config: ModelConfig, architecture: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A tensor of the file: the model's tensors that it holds, one below another."""
+    """A tensor of the file, and the model's that it holds; none, where it is the stretch of
+    positions."""
 
     name: str
-    sources: tuple[str, ...]
+    source: str | None
     turn: Callable[[int], NDArray[np.int64]] | None = None
     """The order of so many rows, where heads' pairs are to be elsewhere."""
 
@@ -198,7 +243,7 @@ class _Entry:
     """A tensor of the file. `shape` counts bytes along rows; `bytes` makes it, uint8."""
 
     name: str
-    sources: tuple[str, ...]
+    source: str | None
     kind: Kind
     shape: tuple[int, ...]
     exact: bool
@@ -210,20 +255,17 @@ def _plans(model: LanguageModel, architecture: str) -> Iterator[_Plan]:
     wanted = "interleaved" if architecture == "llama" else "halves"
     turn = None if config.rope_pairs == wanted else partial(_turned, config.head_dim, wanted)
     if config.rope_factors and architecture == "llama":
-        yield _Plan(ROPE_FACTORS, ())
+        yield _Plan(ROPE_FACTORS, None)
     for stem, name in NAMES.items():
         if name in model.tensors:
-            yield _Plan(f"{stem}.weight", (name,))
-    fused = FUSED_NAMES if architecture == "phi3" else {}
-    together = {role for roles in fused.values() for role in roles}
-    alone = {stem: roles for stem, roles in BLOCK_NAMES.items() if roles[0] not in together}
+            yield _Plan(f"{stem}.weight", name)
     for layer in range(config.layers):
-        for stem, roles in (alone | fused).items():
-            turning = turn if set(roles) & {"q", "k", "q_norm", "k_norm"} else None
+        for stem, (role,) in BLOCK_NAMES.items():
+            turning = turn if role in ("q", "k", "q_norm", "k_norm") else None
             for suffix, kind in (("", "weight"), ("_bias", "bias")):
-                names = tuple(f"{layer}.{role}{suffix}" for role in roles)
-                if names[0] in model.tensors:
-                    yield _Plan(f"blk.{layer}.{stem}.{kind}", names, turning)
+                name = f"{layer}.{role}{suffix}"
+                if name in model.tensors:
+                    yield _Plan(f"blk.{layer}.{stem}.{kind}", name, turning)
 
 
 def _turned(head_dim: int, wanted: str, rows: int) -> NDArray[np.int64]:
@@ -234,34 +276,29 @@ def _turned(head_dim: int, wanted: str, rows: int) -> NDArray[np.int64]:
 
 def _entry(model: LanguageModel, plan: _Plan, kind: Kind) -> _Entry:
     """How a tensor is written."""
-    if not plan.sources:
+    source = plan.source
+    if source is None:
         factors = np.array(model.config.rope_factors, np.float32).view(np.uint8)
-        return _Entry(plan.name, (), Kind.F32, factors.shape, True, lambda: factors)
-    shapes = [shape_of(model.tensors, name) for name in plan.sources]
-    codes = [model.codes(name) for name in plan.sources]
-    table = plan.sources[0] in ("embedding", "head")
+        return _Entry(plan.name, None, Kind.F32, factors.shape, True, lambda: factors)
+    rows, *columns = shape_of(model.tensors, source)
     chosen, exact = Kind.F32, True
-    if len(shapes[0]) == 2:
-        chosen, exact = _chosen(codes, shapes[0][1], kind, table)
+    if columns:
+        table = source in ("embedding", "head")
+        chosen, exact = _chosen(model.codes(source), columns[0], kind, table)
     block, size = gguf.GGML_QUANT_SIZES[chosen]
-    rows, *columns = (sum(shape[0] for shape in shapes), *shapes[0][1:])
     shape = (rows, columns[0] // block * size) if columns else (rows * size,)
 
     def made() -> NDArray[np.uint8]:
-        tensors = (_source(model, plan, name) for name in plan.sources)
-        parts = [_bytes(tensor, chosen, exact) for tensor in tensors]
-        return np.concatenate(parts).reshape(shape)
+        return _bytes(_ordered(model, source, plan.turn), chosen, exact).reshape(shape)
 
-    return _Entry(plan.name, plan.sources, chosen, shape, exact, made)
+    return _Entry(plan.name, source, chosen, shape, exact, made)
 
 
-def _chosen(
-    codes: Sequence[Coded | None], columns: int, kind: Kind, table: bool
-) -> tuple[Kind, bool]:
+def _chosen(codes: Coded | None, columns: int, kind: Kind, table: bool) -> tuple[Kind, bool]:
     """The type of a matrix, and whether it holds the same numbers. A table, of which a pass reads
     rows, may be of any type that holds its codes."""
     for each in (kind, *CODES) if table else (kind,):
-        if each in CODES and all(_fits(tensor, each) for tensor in codes):
+        if each in CODES and _fits(codes, each):
             return each, True
     if kind == Kind.F32:
         return kind, True
@@ -273,14 +310,16 @@ def _fits(tensor: Coded | None, kind: Kind) -> bool:
     return isinstance(tensor, QuantTensor) and CODES[kind].join(tensor) is not None
 
 
-def _source(model: LanguageModel, plan: _Plan, name: str) -> Tensor:
+def _ordered(
+    model: LanguageModel, name: str, turn: Callable[[int], NDArray[np.int64]] | None
+) -> Tensor:
     """A tensor of the model as the file orders its rows."""
     tensor = model.tensors[name]
     if not isinstance(tensor, QuantTensor):
         tensor = dequantized(tensor)
-    if plan.turn is None or name.endswith((".v", ".v_bias")):
+    if turn is None:
         return tensor
-    rows = plan.turn(tensor.shape[0])
+    rows = turn(tensor.shape[0])
     return rows_of(tensor, rows) if isinstance(tensor, QuantTensor) else tensor[rows]
 
 

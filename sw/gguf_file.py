@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from gguf import TokenType
 from numpy.typing import NDArray
 
 from sw.gguf_blocks import CODES
+from sw.known_settings import KnownSettings
 from sw.model import LanguageModel, ModelConfig, checked
 from sw.stored import CheckpointError, Stored, StoredTensors
 from sw.tensor import QuantTensor
@@ -62,7 +64,7 @@ BLOCK_NAMES = {
 }
 FUSED_NAMES = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
 ROPE_FACTORS = "rope_freqs.weight"
-"""What divides the speed of each pair; in Phi-3 two of them, for short and long contexts."""
+"""What divides the speed of each pair; in LongRoPE two of them, for short and long contexts."""
 _SHORT_FACTORS, _LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
 
 
@@ -169,7 +171,8 @@ def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], list[_Entry], int]
     tensor_count, value_count = cursor.unpack("Q"), cursor.unpack("Q")
     values, entries = {}, []
     for _ in range(value_count):
-        key = cursor.text()
+        if (key := cursor.text()) in values:
+            raise BrokenError(f"states {key!r:.80} twice")
         values[key] = cursor.value(cursor.unpack("I"))
     for _ in range(tensor_count):
         name, dimensions = cursor.text(), cursor.unpack("I")
@@ -186,6 +189,66 @@ def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], list[_Entry], int]
     return values, entries, -(-cursor.position // alignment) * alignment
 
 
+_READ = (
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.attn_factor",
+    "rope.scaling.original_context_length",
+)
+"""Metadata that is read of every architecture, as llama.cpp reads it."""
+_WINDOWS = ("attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa")
+_READ_OF = {
+    "phi3": ("attention.sliding_window",),
+    "gemma2": (*_WINDOWS, "attn_logit_softcapping", "final_logit_softcapping"),
+    "gemma3": (*_WINDOWS, "final_logit_softcapping"),
+}
+"""The same of some."""
+_HARMLESS = ("rope.scaling.finetuned", "tensor_data_layout", "vocab_size")
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.sliding_window": (0,),
+    "attn_logit_softcapping": (0.0,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "final_logit_softcapping": (0.0,),
+}
+_ARCHITECTURES = frozenset(gguf.MODEL_ARCH_NAMES.values())
+
+
+def _require_known(values: Mapping[str, Any], family: str) -> None:
+    """Raise ValueError where metadata may change what a model computes and is not read."""
+    known = KnownSettings((*_READ, *_READ_OF.get(family, ())), _HARMLESS, _NEUTRAL)
+    for key, value in values.items():
+        place, _, name = key.partition(".")
+        if place in _ARCHITECTURES:  # what is said to another one is not known at all
+            (known if place == family else KnownSettings(())).require({name: value}, f"{place}.")
+    for key, wanted in _WHOLE.items():
+        if (value := values.get(key, wanted)) != wanted:
+            raise ValueError(f"{key} must be {wanted!r}, got {value!r:.40}")
+    if extra := [key for key in values if key.startswith("general.tensor_extra.")]:
+        raise ValueError(f"{extra[0]:.80} is not supported")
+
+
+_WHOLE = {
+    "general.type": "model",
+    "general.quantization_version": gguf.GGML_QUANT_VERSION,
+    "split.count": 1,
+}
+"""What a file states that is a model, in the present block formats, and not one of several."""
+
+
 class _Settings:
     """The metadata of a file's architecture, whose keys begin with its name."""
 
@@ -198,14 +261,28 @@ class _Settings:
     def get(self, name: str, default: Any = None) -> Any:
         return self.values.get(f"{self.family}.{name}", default)
 
+    def of_all(self, name: str, default: Any = None) -> Any:
+        """A number that a file may state of each block, if it is the same of all."""
+        stated = self[name] if default is None else self.get(name, default)
+        if not isinstance(stated, list):
+            return stated
+        if len(stated) != self["block_count"] or len(set(stated)) != 1:
+            raise BrokenError(f"{self.family}.{name} must be one number for all blocks")
+        return stated[0]
 
-def _local(settings: _Settings, every: int) -> dict[str, Any]:
-    """All layers but each `every`-th are local, if there is a window; all, where it is 0."""
-    window, layers = settings.get("attention.sliding_window"), settings["block_count"]
-    if not window or not 0 < layers <= 1 << 16:
-        return {}
-    local = (layer for layer in range(layers) if not every or (layer + 1) % every)
-    return {"window": window, "local_layers": tuple(local)}
+
+def _local(settings: _Settings, window: int, every: int) -> dict[str, Any]:
+    """All layers but each `every`-th are local, all where it is 0, unless the file names them."""
+    layers = settings["block_count"]
+    if not 0 < layers <= 1 << 16:
+        raise BrokenError(f"block_count must be in 1..2^16, got {layers!r:.40}")
+    pattern = settings.get("attention.sliding_window_pattern", every)
+    if not isinstance(pattern, list):
+        pattern = [not pattern or (layer + 1) % pattern != 0 for layer in range(layers)]
+    if len(pattern) != layers:
+        raise BrokenError(f"attention.sliding_window_pattern must be {layers} truth values")
+    local = tuple(layer for layer, is_local in enumerate(pattern) if is_local)
+    return {"window": window, "local_layers": local} if local else {}
 
 
 def _gemma(settings: _Settings) -> dict[str, Any]:
@@ -216,16 +293,19 @@ def _gemma(settings: _Settings) -> dict[str, Any]:
 def _later_gemma(settings: _Settings, norms: tuple[str, ...], largest: int) -> dict[str, Any]:
     """Gemma 2 or 3. What queries are divided by is not stored; only the largest of each, known by
     its number of layers, does not divide by the size of a head."""
-    hidden, heads = settings["embedding_length"], settings["attention.head_count"]
+    hidden, heads = settings["embedding_length"], settings.of_all("attention.head_count")
     other = {"query_divisor": hidden / heads} if settings["block_count"] == largest else {}
     return {**_gemma(settings), **other, "norms": norms}
 
 
 def _gemma2(settings: _Settings) -> dict[str, Any]:
     norms = ("attention_norm", "attention_post_norm", "ffn_norm", "ffn_post_norm")
+    theta = settings.get("rope.freq_base", _THETA)
+    if (local := settings.get("rope.freq_base_swa", theta)) != theta:
+        raise BrokenError(f"rope.freq_base_swa must be {theta}, got {local!r:.40}")
     return {
         **_later_gemma(settings, norms, 46),
-        **_local(settings, 2),
+        **_local(settings, settings.get("attention.sliding_window", 4096), 2),
         "score_cap": settings.get("attn_logit_softcapping", 50.0),
         "logit_cap": settings.get("final_logit_softcapping", 30.0),
     }
@@ -233,16 +313,18 @@ def _gemma2(settings: _Settings) -> dict[str, Any]:
 
 def _gemma3(settings: _Settings) -> dict[str, Any]:
     norms = ("attention_norm", "q_norm", "k_norm", "attention_post_norm")
+    window = settings.get("attention.sliding_window", 0)
     return {
         **_later_gemma(settings, (*norms, "ffn_norm", "ffn_post_norm"), 62),
-        **_local(settings, 6),
-        "local_rope_theta": 10000.0,
-        "rope_theta": settings.get("rope.freq_base", 1e6),
+        **(_local(settings, window, 6) if window else {}),
+        "local_rope_theta": settings.get("rope.freq_base_swa", _THETA),
+        "logit_cap": settings.get("final_logit_softcapping", 0.0) or None,
     }
 
 
 def _phi3(settings: _Settings) -> dict[str, Any]:
-    return _local(settings, 0)
+    window = settings.get("attention.sliding_window", 0)
+    return _local(settings, window, 0) if window else {}
 
 
 def _qwen3(settings: _Settings) -> dict[str, Any]:
@@ -260,41 +342,46 @@ FAMILIES: dict[str, Callable[[_Settings], dict[str, Any]]] = {
 }
 """What of `ModelConfig` an architecture has unlike a Llama whose heads turn in halves."""
 
+_THETA = 10000.0
+
 
 def config_of(
     values: Mapping[str, Any], names: Collection[str], factors: Sequence[float]
 ) -> ModelConfig:
     """The config that metadata, tensors' names and factors of positions' speeds stand for.
 
-    Raises `BrokenError`, KeyError, TypeError or ValueError.
+    What is absent is as llama.cpp has it. Raises `BrokenError`, KeyError, TypeError or ValueError.
     """
     if (family := values["general.architecture"]) not in FAMILIES:
         raise BrokenError(f"architecture must be one of {', '.join(FAMILIES)}, got {family!r:.40}")
+    _require_known(values, family)
     settings = _Settings(values)
-    hidden, heads = settings["embedding_length"], settings["attention.head_count"]
+    hidden, heads = settings["embedding_length"], settings.of_all("attention.head_count")
     turning = settings.get("rope.dimension_count")
     head_dim = settings.get("attention.key_length", turning or hidden // heads)
-    if turning not in (None, head_dim):
-        raise BrokenError(
-            f"rope.dimension_count must be {head_dim}, all of a head, got {turning!r:.40}"
-        )
+    for name, stated in (
+        ("rope.dimension_count", turning),
+        ("attention.value_length", settings.get("attention.value_length")),
+    ):
+        if stated not in (None, head_dim):
+            raise BrokenError(f"{name} must be {head_dim}, all of a head, got {stated!r:.40}")
     fields = {
         "hidden": hidden,
         "layers": settings["block_count"],
         "heads": heads,
-        "kv_heads": settings.get("attention.head_count_kv", heads),
+        "kv_heads": settings.of_all("attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "ffn": settings["feed_forward_length"],
+        "ffn": settings.of_all("feed_forward_length"),
         "vocab": len(values["tokenizer.ggml.tokens"]),
         "context": settings["context_length"],
-        "rope_theta": settings.get("rope.freq_base", 10000.0),
+        "rope_theta": settings.get("rope.freq_base", _THETA),
         "norm_eps": settings["attention.layer_norm_rms_epsilon"],
         "rope_pairs": "halves",
-        "rope_factors": tuple(factors),
         "biases": _biases(names),
         **FAMILIES[family](settings),
     }
-    return ModelConfig(**fields | _stretched(settings, head_dim))
+    divisor = fields.get("query_divisor", head_dim)
+    return ModelConfig(**fields | _stretched(settings, head_dim, divisor, names, factors))
 
 
 def _biases(names: Collection[str]) -> tuple[str, ...]:
@@ -304,21 +391,49 @@ def _biases(names: Collection[str]) -> tuple[str, ...]:
     return tuple(role for (role,), has in pairs if has and "norm" not in role)
 
 
-def _stretched(settings: _Settings, head_dim: int) -> dict[str, Any]:
+def _stretched(
+    settings: _Settings,
+    head_dim: int,
+    divisor: float,
+    names: Collection[str],
+    factors: Sequence[float],
+) -> dict[str, Any]:
     """How positions are stretched beyond the context that a model was first trained with."""
-    scaling = settings.get("rope.scaling.type", "none")
-    if scaling == "linear":
-        factor = settings["rope.scaling.factor"]
-        return {"rope_factors": (factor,) * min(head_dim // 2, 1 << 16)}
-    if scaling not in ("none", "longrope"):
-        raise BrokenError(f"RoPE scaling {scaling!r:.40} is not supported")
-    if (scale := settings.get("rope.scaling.attn_factor", 1.0)) == 1.0:
-        return {}
+    kind = settings.get("rope.scaling.type", "linear")
+    if kind not in ("none", "linear", "longrope"):
+        raise BrokenError(f"RoPE scaling {kind!r:.40} is not supported")
+    # Without a type it is linear; the older of the two names of its factor comes second.
+    factor = settings.get("rope.scaling.factor", settings.get("rope.scale_linear", 0.0))
+    factor = 1.0 if kind == "none" or not factor else factor
+    pairs = min(head_dim // 2, 1 << 16)
+    slowed = tuple(each * factor for each in factors or (1.0,) * pairs)
+    found: dict[str, Any] = {"rope_factors": slowed if factors or factor != 1.0 else ()}
     # As in `sw.hugging_face`: the short factors hold in the first context, and scores are scaled.
-    return {
-        "context": settings["rope.scaling.original_context_length"],
-        "query_divisor": head_dim / scale**4,
+    if _LONG_FACTORS in names:
+        first = settings.get("rope.scaling.original_context_length", settings["context_length"])
+        found["context"] = min(first, settings["context_length"])
+    if (scale := settings.get("rope.scaling.attn_factor", 1.0)) != 1.0:
+        found["query_divisor"] = divisor / scale**4
+    return found
+
+
+def _token_types(values: Mapping[str, Any]) -> list[TokenType]:
+    """What kinds of tokens there are, where a file, such as an early one, does not say."""
+    named = {
+        values.get(f"tokenizer.ggml.{name}_token_id"): kind
+        for name, kind in (
+            ("bos", TokenType.CONTROL),
+            ("eos", TokenType.CONTROL),
+            ("eot", TokenType.CONTROL),
+            ("padding", TokenType.CONTROL),
+            ("unknown", TokenType.UNKNOWN),
+        )
     }
+    byte = re.compile("<0x[0-9A-F]{2}>")
+    return [
+        named.get(index, TokenType.BYTE if byte.fullmatch(token) else TokenType.NORMAL)
+        for index, token in enumerate(values["tokenizer.ggml.tokens"])
+    ]
 
 
 def _tokenizer(values: dict[str, Any]) -> TextTokenizer:
@@ -326,7 +441,7 @@ def _tokenizer(values: dict[str, Any]) -> TextTokenizer:
         return values.get(f"tokenizer.ggml.{name}", default)
 
     kind, tokens = values["tokenizer.ggml.model"], values["tokenizer.ggml.tokens"]
-    types = list(zip(tokens, values["tokenizer.ggml.token_type"], strict=True))
+    types = list(zip(tokens, get("token_type") or _token_types(values), strict=True))
     unseen = (TokenType.CONTROL, TokenType.UNKNOWN) if kind == "llama" else (TokenType.CONTROL,)
     vocabulary = Vocabulary(
         tokens,
@@ -334,7 +449,7 @@ def _tokenizer(values: dict[str, Any]) -> TextTokenizer:
         added=[token for token, type in types if type == TokenType.USER_DEFINED],
     )
     if kind == "gpt2":
-        split = values["tokenizer.ggml.pre"]
+        split = get("pre", "default")
         library = byte_level_bpe(vocabulary, values["tokenizer.ggml.merges"], split)
         begins = get("add_bos_token", split == "llama-bpe")
     elif kind == "llama":
@@ -383,6 +498,16 @@ def _tensors(
             yield role, _stored(part, entry, shape)
 
 
+def stretches(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tensors that stretch positions in an architecture: first those that hold in the context
+    that it was first trained with, which is all that is run."""
+    family = values["general.architecture"]
+    long = values.get(f"{family}.rope.scaling.type") == "longrope"
+    if family == "phi3" or (family == "llama" and long):
+        return (_SHORT_FACTORS, _LONG_FACTORS)
+    return (ROPE_FACTORS,) if family == "llama" else ()
+
+
 def read_gguf(path: Path) -> LanguageModel:
     """The model in a GGUF file, its tensors not yet read. Raises `CheckpointError`."""
     try:
@@ -392,11 +517,12 @@ def read_gguf(path: Path) -> LanguageModel:
         if len(listed) != len(entries):
             raise BrokenError("names a tensor twice")
         _require_apart(entries)
-        factors = listed.pop(ROPE_FACTORS, None) or listed.pop(_SHORT_FACTORS, None)
-        listed.pop(_LONG_FACTORS, None)
+        family = values["general.architecture"]
+        stretching = stretches(values)
+        factors = next((listed[each] for each in stretching if each in listed), None)
         speeds = [] if factors is None else _floats(_raw(data[start:], factors), factors.kind)[0]
         config = config_of(values, listed.keys(), [float(speed) for speed in speeds])
-        family = values["general.architecture"]
+        listed = {name: entry for name, entry in listed.items() if name not in stretching}
         stored = dict(_tensors(data[start:], listed.values(), config, family))
         name = values.get("general.basename", path.stem)
         tensors = StoredTensors(path, stored)

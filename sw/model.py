@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.stored import CheckpointError, Tensor, is_coded, shape_of
+from sw.stored import CheckpointError, Tensor, is_coded, shape_of, without
 from sw.tensor import Coded
 from sw.tokenizer import TextTokenizer
 
@@ -184,8 +184,21 @@ class LanguageModel:
         return "embedding" if name == "head" and name not in self.tensors else name
 
 
+def _require_idle(
+    path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], name: str
+) -> None:
+    """Raise `CheckpointError` unless a tensor that such a model has not is a bias that adds zeros,
+    which some tools write for every layer."""
+    of = name.removesuffix("_bias")
+    if of == name or shape_of(tensors, name) != shapes.get(of, ())[:1]:
+        raise CheckpointError(path, f"tensor {name} is not part of such a model")
+    if dequantized(tensors[name]).any():
+        raise CheckpointError(path, f"tensor {name}: such a model has no bias there, and it adds")
+
+
 def checked(path: Path, model: LanguageModel) -> LanguageModel:
-    """`model`, if tensors and tokens fit its config.
+    """`model`, if tensors and tokens fit its config, without biases that it has not and that are
+    zeros.
 
     Raises `CheckpointError` naming the first tensor or token that is wrong. Values are checked as
     they are read, see `sw.stored`.
@@ -203,8 +216,10 @@ def checked(path: Path, model: LanguageModel) -> LanguageModel:
             raise CheckpointError(path, f"tensor {name} is missing")
         if (found := shape_of(model.tensors, name)) != shape:
             raise CheckpointError(path, f"tensor {name}: must be {shape}, got {found}")
-    if unknown := sorted(set(model.tensors) - set(shapes)):
-        raise CheckpointError(path, f"tensor {unknown[0]} is not part of such a model")
+    unknown = sorted(set(model.tensors) - set(shapes))
+    for name in unknown:
+        _require_idle(path, model.tensors, shapes, name)
+    model = replace(model, tensors=without(model.tensors, unknown)) if unknown else model
     tokenizer, vocab = model.tokenizer, range(model.config.vocab)
     ids = (*tokenizer.library.get_vocab().values(), *tokenizer.prefix, *tokenizer.stops)
     if strays := [token for token in ids if token not in vocab]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -88,6 +88,14 @@ def require_finite(path: Path, name: str, tensor: Tensor) -> None:
 def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     """The shape of a tensor, which is not read for it."""
     return tensors.stored[name].shape if isinstance(tensors, StoredTensors) else tensors[name].shape
+
+
+def without(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, Tensor]:
+    """The tensors but those of some names."""
+    if not isinstance(tensors, StoredTensors):
+        return {name: tensor for name, tensor in tensors.items() if name not in names}
+    kept = {name: stored for name, stored in tensors.stored.items() if name not in names}
+    return StoredTensors(tensors.path, kept)
 
 
 def is_coded(tensors: Mapping[str, Tensor], name: str) -> bool:

@@ -36,11 +36,11 @@ _DIGITS = pre_tokenizers.Digits(individual_digits=True)
 _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
-def _by_pattern(pattern: str) -> pre_tokenizers.PreTokenizer:
+def _by_patterns(*patterns: str) -> pre_tokenizers.PreTokenizer:
+    """By one pattern after another, each within the pieces that those before it left."""
+    splits = [pre_tokenizers.Split(Regex(each), behavior="isolated") for each in patterns]
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), bytes_only]
-    )
+    return pre_tokenizers.Sequence([*splits, bytes_only])
 
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -60,8 +60,17 @@ class _Split:
 _SPLITS = {
     "smollm": _Split(pre_tokenizers.Sequence([_DIGITS, _BYTES])),
     "gpt-2": _Split(_BYTES),
-    "qwen2": _Split(_by_pattern(f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}|{_OTHERS}")),
-    "llama-bpe": _Split(_by_pattern(f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_OTHERS}"), True),
+    "qwen2": _Split(_by_patterns(f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}|{_OTHERS}")),
+    # What llama.cpp falls back to where a file does not say, as those of before 2024-05 do not.
+    "default": _Split(
+        _by_patterns(
+            r"[\p{P}\$\+<=>\^~\|]+",
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+            r"\p{N}+",
+            r"[0-9][0-9][0-9]",
+        )
+    ),
+    "llama-bpe": _Split(_by_patterns(f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_OTHERS}"), True),
 }
 
 

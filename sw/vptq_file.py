@@ -24,9 +24,38 @@ from numpy.typing import NDArray
 from hw.spec.base import SpecError, require
 from hw.spec.formats import Kind, WeightCodes
 from sim.golden.vq_codebook import Vectors, decode
+from sw.known_settings import ARITHMETIC, KnownSettings
 from sw.safetensors_file import Raw
 from sw.stored import Stored
 from sw.tensor import PartedTensor, QuantTensor
+
+SETTINGS = KnownSettings(
+    read=("quant_method", "shared_layer_config", "config_for_layers"),
+    harmless=("modules_to_not_convert",),
+)
+"""Settings of VptqConfig in transformers, of the whole model."""
+_LAYER_SETTINGS = KnownSettings(
+    read=(
+        "in_features",
+        "out_features",
+        "vector_lens",
+        "num_centroids",
+        "num_res_centroids",
+        "group_num",
+        "group_size",
+        "outlier_size",
+        "enable_norm",
+        "enable_perm",
+        "bias",
+        "is_indice_packed",
+        "indices_as_float",
+        "vector_quant_dim",
+    ),
+    harmless=("enable_proxy_error",),
+    neutral={"norm_dim": (0,)},
+    words=(*ARITHMETIC, "bit", "centroid", "group", "indice", "outlier", "perm", "vector"),
+)
+"""The same of a layer."""
 
 WORD_BITS = 32
 _WORD = np.dtype("<u4")
@@ -218,6 +247,7 @@ def _bits(entries: int) -> int:
 
 def _layer(settings: Mapping[str, Any]) -> _Layer:
     """Raises KeyError, TypeError or ValueError."""
+    _LAYER_SETTINGS.require(settings)
     required = {"is_indice_packed": True, "indices_as_float": False, "vector_quant_dim": "out"}
     for name, value in required.items():
         if settings.get(name, value) != value:
@@ -263,7 +293,11 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
         return None
     shared = settings.get("shared_layer_config") or {}
     layers = settings.get("config_for_layers") or {}
-    layer = _layer(layers.get(module) or shared[module.rpartition(".")[2]])
+    said = layers.get(module) or shared[module.rpartition(".")[2]]
+    layer = _layer(said)
+    for name, part in (("enable_perm", "perm"), ("enable_norm", "weight_scale")):
+        if (wanted := said.get(name)) is not None and bool(wanted) != (part in parts):
+            raise ValueError(f"{name} is {wanted!r:.40}, which {part} contradicts")
     rows = -(-layer.outputs // layer.lengths.rest)
     words = -(-layer.group_size * sum(layer.bits) // WORD_BITS)
     groups, v, taken = layer.groups, layer.lengths.rest, {}

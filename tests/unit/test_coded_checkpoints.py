@@ -354,7 +354,7 @@ def broken_parts() -> list[tuple[str, str, np.ndarray | None, str]]:
     return [
         ("gptq", "scales", nan, "0.q: holds a number that is not finite"),
         ("gptq", "scales", np.full((2, 32), 1e-9, np.float32), "must be half-precision"),
-        ("gptq", "g_idx", np.zeros(32, np.int32), "g_idx: must place 16 inputs in each group"),
+        ("gptq", "g_idx", np.ones(32, np.int32), "g_idx: must place 16 inputs in each group"),
         ("gptq", "g_idx", np.full(32, -5, np.int32), "g_idx: must place 16 inputs in each group"),
         ("gptq", "qzeros", None, "has no qzeros"),
         ("gptq", "qweight", np.zeros((4, 32), np.int64), "must be of I32, got I64"),
@@ -380,6 +380,7 @@ def test_parts_that_are_wrong(method, part, values, message, tmp_path):
         parts = bitnet_layers(rng)["self_attn.q_proj"]
     else:
         layer, parts, _ = vptq_layer(rng, 32, 32, VPTQ["plain"])
+        layer["enable_perm"] = part == "perm"
         settings |= {"shared_layer_config": {"q_proj": layer}}
     parts = {name: each for name, each in parts.items() if name != part}
     if values is not None:

@@ -1,0 +1,86 @@
+"""Settings of model files that a reader must not pass over in silence.
+
+A reader knows what it reads. Most other settings are about training, sampling or the file's origin,
+and change nothing. One whose name speaks of the arithmetic may change every number, so it is
+refused unless it is listed as harmless, or has a value with which it does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ARITHMETIC = (
+    "act_",
+    "_act",
+    "activation",
+    "alibi",
+    "attention",
+    "attn",
+    "bias",
+    "cap",
+    "causal",
+    "clamp",
+    "compress",
+    "_eps",
+    "epsilon",
+    "expert",
+    "factor",
+    "freq",
+    "head",
+    "kv",
+    "layer_types",
+    "logit",
+    "mask",
+    "moe",
+    "multiplier",
+    "mup",
+    "norm",
+    "pattern",
+    "position",
+    "qk",
+    "quant",
+    "resid",
+    "rope",
+    "rotary",
+    "rotat",
+    "scal",
+    "sliding",
+    "sparse",
+    "theta",
+    "window",
+)
+"""Parts of names that speak of what a model computes."""
+
+
+@dataclass(frozen=True)
+class KnownSettings:
+    """What a reader knows of the settings of one kind of file."""
+
+    read: Collection[str]
+    """Those that it reads, and so understands."""
+    harmless: Collection[str] = ()
+    """Those that change no number whatever their value, though their names sound as if they did."""
+    neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Those that it does not implement, and the values with which they change nothing."""
+    words: tuple[str, ...] = ARITHMETIC
+    """Parts of the names of settings that are refused if they are none of the above."""
+
+    def require(self, settings: Mapping[str, Any], place: str = "") -> None:
+        """Raise ValueError where a setting is not known and may change what the model computes.
+
+        `place` is what comes before names in messages. A setting of null is as good as absent.
+        """
+        for name, value in settings.items():
+            if value is None or name in self.read or name in self.harmless:
+                continue
+            if name in self.neutral:
+                if not any(value == each for each in self.neutral[name]):
+                    wanted = " or ".join(repr(each) for each in self.neutral[name])
+                    raise ValueError(f"{place}{name:.80} must be {wanted}, got {value!r:.40}")
+            elif any(word in name.lower() for word in self.words):
+                raise ValueError(
+                    f"{place}{name:.80} is not a setting that is known here, "
+                    "and it may change what the model computes"
+                )
