@@ -278,12 +278,12 @@ def _phi3(settings: Settings) -> dict[str, Any]:
 
 def _gemma_block(settings: Settings, activation: Activation) -> dict[str, Any]:
     """What the blocks of all Gemmas have in common."""
-    _same(settings, attention_bias=False)
     if settings["use_bidirectional_attention"]:
         raise ValueError("use_bidirectional_attention must be false, got true")
     return {
         **_shape(settings),
         "activation": activation,
+        "biases": _ATTENTION if settings["attention_bias"] else (),
         "embedding_scale": float(np.float32(math.sqrt(settings["hidden_size"]))),
     }
 
@@ -566,21 +566,41 @@ def _head_is_the_embedding(family: _Family, raw: Mapping[str, Raw]) -> bool:
 _COMPARED_BYTES = 16 << 20
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What a config.json says of a model."""
+
+    config: ModelConfig
+    tied: bool
+    """Whether the head is the embedding, where the file holds no other."""
+
+
+def stated(settings: Settings) -> Stated:
+    """What the settings in a config.json stand for, those that are absent included.
+
+    Raises KeyError, ValueError, TypeError, ArithmeticError or AttributeError where they are wrong,
+    or where the forward pass does not implement them.
+    """
+    kind = _kind(settings)
+    complete = settled(settings, kind)
+    config = ModelConfig(**_FAMILIES[kind].config(complete))
+    return Stated(config, complete["tie_word_embeddings"])
+
+
 def read_hugging_face(folder: Path) -> LanguageModel:
     """The model in a Hugging Face folder, its tensors not yet read. Raises `CheckpointError`."""
     place = member(folder, CONFIG)
     settings = read_json(place)
     try:
-        kind = _kind(settings)
-        family, complete = _FAMILIES[kind], settled(settings, kind)
-        config = ModelConfig(**family.config(complete))
+        found = stated(settings)
+        family, config = _FAMILIES[_kind(settings)], found.config
     except KeyError as error:
         raise CheckpointError(place, f"has no {error.args[0]}") from None
     except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(place, str(error)) from None
     raw = read_folder(folder)
     stored = dict(_tensors(folder, family, config, settings, raw))
-    if not complete["tie_word_embeddings"]:
+    if not found.tied:
         if "head" not in stored:
             raise CheckpointError(
                 folder, "tie_word_embeddings is false, but there is no lm_head.weight"
