@@ -358,7 +358,7 @@ def config_of(
     settings = _Settings(values)
     hidden, heads = settings["embedding_length"], settings.of_all("attention.head_count")
     turning = settings.get("rope.dimension_count")
-    head_dim = settings.get("attention.key_length", turning or hidden // heads)
+    head_dim = settings.get("attention.key_length", hidden // heads)
     for name, stated in (
         ("rope.dimension_count", turning),
         ("attention.value_length", settings.get("attention.value_length")),
