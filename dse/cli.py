@@ -23,7 +23,16 @@ from rich.progress import (
 from rich.table import Table
 
 from dse import record
-from dse.objectives import METRICS, Bench, code_digest, measure, model, model_digest, text
+from dse.objectives import (
+    METRICS,
+    Bench,
+    code_digest,
+    measure,
+    model,
+    model_digest,
+    scope_in_words,
+    text,
+)
 from dse.pareto import knee, losses
 from dse.space import SPACE, choose, codes_to_try
 from dse.study import Constraint, Search, StudyError, explore, open_storage, open_study
@@ -161,6 +170,7 @@ def search(
         "limits": {limit.formula: limit.most for limit in choices.limits},
         "model": model_name,
         "model_digest": model_digest(model_name),
+        "scope": scope_in_words(loaded),
         "objectives": list(names),
         "constraints": [bound.text for bound in bounds],
         "frequencies_hz": list(frequencies_hz),
@@ -309,7 +319,7 @@ def _draw_front(result: dict[str, Any], console: Console) -> None:
     console.print(
         f"{len(trials)} of {states.count('complete')} measured candidates on the front, "
         f"{states.count('pruned')} refused, hypervolume {result['hypervolume']:.4g}, "
-        f"study {result['study']}",
+        f"study {result['study']}; speeds are of {result['scope']}",
         soft_wrap=True,
     )
 
@@ -321,6 +331,7 @@ def _draw_table(
     table.add_column("clock\nMHz", justify="right")
     for each in objectives:
         table.add_column(f"{each['name']}\n{each['how']}", justify="right")
+    table.add_column("share of\nMACs", justify="right")
     for trial in trials:
         spec, metrics = trial["spec"], trial["metrics"]
         table.add_row(
@@ -329,6 +340,7 @@ def _draw_table(
             _shape(spec),
             f"{metrics['clock_mhz']:.0f}",
             *(_readable(metrics[each["name"]]) for each in objectives),
+            f"{metrics['mac_share']:.1%}" if "mac_share" in metrics else "not stated",
         )
     console.print(table)
 

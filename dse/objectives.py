@@ -19,11 +19,12 @@ from hw.spec import Engine
 from hw.spec.base import RefusedError
 from hw.synth import synthesize
 from sim.evaluate import evaluate
-from sw.linear import engine_linears, fast_backend, workload
+from sim.workload import Workload
+from sw.linear import engine_linears, fast_backend, require_whole, workload
 from sw.model import LanguageModel, Tensor
 from sw.perplexity import Text, read_text
 from sw.perplexity import measure as measure_text
-from sw.tensor import Coded, parted
+from sw.tensor import Coded, QuantError, parted
 from sw.weights import Weights
 from sw.zoo import default_text, load
 
@@ -70,7 +71,8 @@ def code_digest(*folders: str) -> str:
 
 
 def measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
-    """The metrics of a candidate, and `clock_mhz`, at which its tokens per second hold.
+    """The metrics of a candidate, `clock_mhz`, at which its tokens per second hold, and
+    `mac_share`, the part of the linear layers' multiply-accumulates that they are of.
 
     The clock is the platform's, or the fastest that the synthesized netlist allows if that is less.
     Perplexity is measured only if it is in `names`. Raises `FileError` where the machine is at
@@ -86,11 +88,12 @@ def measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[
 
 def _measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
     spec, weights = candidate.spec, candidate.weights
+    work = require_scope(model(bench.model), workload(model(bench.model), weights, spec), spec)
     netlist = synthesize(spec, "asic")
     frequency_hz = min(candidate.platform.frequency_hz, 1e9 / netlist.delay_ns)
     metrics = evaluate(
         spec,
-        workload(model(bench.model), weights, spec),
+        work,
         replace(candidate.platform, frequency_hz=frequency_hz),
     )
     measured = {"perplexity": perplexity(bench, weights, spec)} if "perplexity" in names else {}
@@ -98,10 +101,38 @@ def _measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict
         "area_ge": netlist.area_ge,
         "delay_ns": netlist.delay_ns,
         "clock_mhz": frequency_hz / 1e6,
+        "mac_share": work.mac_share(),
         "tokens_per_s": metrics.decode.tokens / metrics.decode.seconds,
         "prefill_tokens_per_s": metrics.prefill.tokens / metrics.prefill.seconds,
         **measured,
     }
+
+
+def scope(subject: LanguageModel) -> tuple[str, ...]:
+    """The linear layers that every candidate of a study leaves to the host: the output head where
+    the checkpoint has no codes of it, else none."""
+    return () if subject.codes("head") is not None else ("head",)
+
+
+def scope_in_words(subject: LanguageModel) -> str:
+    """What the speeds of a study are of."""
+    left = scope(subject)
+    return f"all linear layers but {', '.join(left)}" if left else "all linear layers"
+
+
+def require_scope(subject: LanguageModel, work: Workload, spec: Engine) -> Workload:
+    """`work`, if it leaves to the host what every candidate does.
+
+    Raises `QuantError` otherwise: a speed without a layer is not to be ranked among those with it.
+    """
+    require_whole(work, spec)
+    if work.host != scope(subject):
+        left = ", ".join(work.host) or "no layer"
+        raise QuantError(
+            f"weights: {work.weights} leaves {left} to the host, other candidates do not; all of a "
+            f"study must run {scope_in_words(subject)}"
+        )
+    return work
 
 
 def perplexity(bench: Bench, weights: Weights, spec: Engine) -> float:

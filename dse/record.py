@@ -57,6 +57,7 @@ def of_study(study: optuna.Study) -> dict[str, Any]:
         "kind": "dse",
         "study": study.study_name,
         **{key: setup[key] for key in ("engine", "model", "text", "tokens", "context")},
+        "scope": setup.get("scope", "not stated"),
         "objectives": [{"name": name, **asdict(each)} for name, each in metrics],
         "constraints": setup["constraints"],
         "trials": trials,

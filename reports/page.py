@@ -8,8 +8,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from hw.labels import MEANINGS
 from reports import plots, tables
-from reports.records import PHASES, Record, accuracy_of, latest
+from reports.records import PHASES, Record, accuracy_of, is_core, labels, latest
 
 _SETTING = ("model", "text", "tokens", "context")
 _FORMATS = ("stride", "activations", "kv")
@@ -35,8 +36,8 @@ def build(records: Sequence[Record]) -> str:
     accuracies = latest(measured, "accuracy", *_SETTING, *_FORMATS, "weights", "spec.table_bits")
     return environment.get_template("page.html").render(
         style=Markup(style),
-        how=tables.HOW,
-        headline=tables.headline(runs) if runs else None,
+        how=MEANINGS,
+        headlines=tables.headlines(runs),
         runs=[_run(run) for run in runs],
         accuracies=_accuracies(accuracies),
         studies=[_study(study) for study in studies],
@@ -50,6 +51,8 @@ def build(records: Sequence[Record]) -> str:
 def _run(run: Record) -> dict[str, object]:
     return {
         "title": f"{run.text('model')} on {run.text('accelerator')}, {run.text('weights')} weights",
+        "how": labels(run),
+        "is_core": is_core(run),
         "tiles": tables.tiles(run),
         "setting": tables.setting(run),
         "roofline": Markup(plots.roofline(run)),

@@ -14,11 +14,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from reports.records import PHASES, Record
+from reports.records import PHASES, Record, is_core, layer_seconds
 from reports.tables import TIMES
 
 PHASE_COLORS = {"prefill": "#0b6e99", "decode": "#c4501b"}
-COMPUTE, MEMORY = "#0b6e99", "#e0a030"
+COMPUTE, MEMORY, TAKEN = "#0b6e99", "#e0a030", "#c9ced6"
 SERIES_COLORS = ("#0b6e99", "#c4501b", "#3f7d20", "#8a3ea8", "#6b6b6b", "#b8860b")
 SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -92,7 +92,8 @@ def roofline(record: Record) -> str:
     """Attained multiply-accumulates per second of every layer against its bytes moved.
 
     The flat roofs are the engine's peak, one per weight format in the model, taken from each
-    layer's utilization; the slope is the memory bus.
+    layer's utilization; the slopes are the memory's bandwidth and, of a core, what its port takes
+    in a cycle. The lower one counts.
     """
     figure = _figure(7.4, 4.1)
     axis = figure.axes[0]
@@ -104,28 +105,29 @@ def roofline(record: Record) -> str:
         for layer in record.parts(f"{phase}.layers"):
             macs, name = layer.number("macs"), layer.text("name")
             cycles = layer.number("cycles")
-            # The cycles of a core count its memory's time too, those of an engine do not.
-            seconds = max(cycles / frequency, layer.number("memory_seconds"))
-            points.append((phase, name, macs / layer.number("dram_bytes"), macs / seconds))
+            attained = macs / layer_seconds(record, layer)
+            points.append((phase, name, macs / layer.number("dram_bytes"), attained))
             used_cycles = cycles * layer.number("utilization")
             peaks[layer.text("weights")] = macs / used_cycles * frequency
+    slopes = {f"memory, {bandwidth / 1e9:.3g} GB/s": bandwidth}
+    if is_core(record):
+        port = record.number("spec.bus_bits") / 8 * frequency
+        slopes[f"the core's port, {port / 1e9:.3g} GB/s"] = port
+    bandwidth = min(slopes.values())
     x = np.array([point[2] for point in points])
     y = np.array([point[3] for point in points])
-    low, high = min(x.min(), min(peaks.values()) / bandwidth) / 2, x.max() * 4
+    low = min(x.min(), min(peaks.values()) / max(slopes.values())) / 2
+    high = x.max() * 4
     high = max(high, 4 * max(peaks.values()) / bandwidth)
     bottom, top = y.min() / 3, max(peaks.values()) * 2.5
     _log_axis(axis, "x", low, high)
     _log_axis(axis, "y", bottom, top)
     axis.grid(True)
-    ridge = max(peaks.values()) / bandwidth
-    start = max(low, bottom / bandwidth)
-    axis.plot(
-        [start, ridge],
-        [start * bandwidth, ridge * bandwidth],
-        color="#4a4f58",
-        lw=1.4,
-        label=f"memory bus, {bandwidth / 1e9:.3g} GB/s",
-    )
+    for (name, slope), style in zip(slopes.items(), ("-", (0, (4, 2))), strict=False):
+        start, ridge = max(low, bottom / slope), max(peaks.values()) / slope
+        ends = [start * slope, ridge * slope]
+        color = "#4a4f58" if slope == bandwidth else "#9aa0a8"
+        axis.plot([start, ridge], ends, color=color, ls=style, lw=1.4, label=name)
     for name, peak in peaks.items():
         axis.plot([peak / bandwidth, high], [peak, peak], color="#4a4f58", lw=1.4)
         axis.annotate(
@@ -185,19 +187,23 @@ def _label_clusters(axis: Axes, points: Sequence[tuple[str, str, float, float]])
 
 @mpl.rc_context(_STYLE)
 def layer_time(record: Record) -> str:
-    """Computing and moving time of every kind of layer, for the prompt and for one token."""
+    """Time of every kind of layer, for the prompt and for one token: what it takes, and in that the
+    computing and the moving of data."""
     kinds = len(record.parts("prefill.layers"))
     figure = _figure(7.4, 1.1 + 0.34 * kinds, 2)
     for axis, phase in zip(figure.axes, PHASES, strict=True):
         layers = record.parts(f"{phase}.layers")
-        unit, per_second = _time_unit(layers)
+        taken = [layer_seconds(record, each) * each.number("count") for each in layers]
+        unit, per_second = _time_unit(max(taken))
         rows = np.arange(len(layers))
+        lengths = [per_second * seconds for seconds in taken]
+        axis.barh(rows, lengths, height=0.84, color=TAKEN, label="takes")
         for shift, name, color, text in (
-            (-0.19, "compute_seconds", COMPUTE, "computing"),
-            (0.19, "memory_seconds", MEMORY, "moving data"),
+            (-0.18, "compute_seconds", COMPUTE, "computing"),
+            (0.18, "memory_seconds", MEMORY, "moving data"),
         ):
             times = [per_second * each.number(name) * each.number("count") for each in layers]
-            axis.barh(rows + shift, times, height=0.36, color=color, label=text)
+            axis.barh(rows + shift, times, height=0.28, color=color, label=text)
         names = [f"{each.text('name')} {TIMES}{each.number('count'):g}" for each in layers]
         axis.set_yticks(rows, names)
         axis.tick_params(axis="y", length=0)
@@ -208,14 +214,12 @@ def layer_time(record: Record) -> str:
         axis.set_xlabel(f"{unit} per {whole}")
     figure.axes[0].invert_yaxis()
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    figure.legend(handles, labels, loc="outside upper right", ncols=3)
     return _svg(figure, f"layers {record.origin}")
 
 
-def _time_unit(layers: Sequence[Record]) -> tuple[str, float]:
-    """The unit in which the longest time of a layer kind is easy to read, and its inverse."""
-    names = ("compute_seconds", "memory_seconds")
-    longest = max(each.number(name) * each.number("count") for each in layers for name in names)
+def _time_unit(longest: float) -> tuple[str, float]:
+    """The unit in which the longest of some times, in seconds, is easy to read, and its inverse."""
     for unit, per_second in (("s", 1.0), ("ms", 1e3)):
         if longest * per_second >= 0.5:
             return unit, per_second

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.files import FileError, read_records
+from hw.labels import sim_labels
 
 PHASES = ("prefill", "decode")
 
@@ -147,6 +148,27 @@ def check(record: Record) -> None:
                     engine.number(name)
 
 
+def is_core(run: Record) -> bool:
+    """Whether a `sim` record is of a complete core, whose cycles count its memory's time too."""
+    return run.optional("spec.engine") is not None
+
+
+def labels(run: Record) -> dict[str, str]:
+    """What kind of number each figure of a `sim` record is, by the figure's name."""
+    return sim_labels(is_core(run))
+
+
+def layer_seconds(run: Record, layer: Record) -> float:
+    """How long one layer, or one stage, of a `sim` record takes."""
+    seconds = layer.number("cycles") / run.number("platform.frequency_hz")
+    return seconds if is_core(run) else max(seconds, layer.number("memory_seconds"))
+
+
+def host_layers(run: Record) -> tuple[str, ...]:
+    """The linear layers that a `sim` record's figures leave out."""
+    return tuple(run.optional("host_layers") or ())
+
+
 def accuracy_of(run: Record) -> Record | None:
     """The accuracy that a `sim` record holds, as a record of its own; None if not measured."""
     if not run.optional("perplexity"):
@@ -154,6 +176,9 @@ def accuracy_of(run: Record) -> Record | None:
     names = ("model", "weights", "bits_index", "bits_total", "spec")
     facts = {name: run[name] for name in names}
     facts |= {name: run[f"perplexity.{name}"] for name in ("text", "tokens", "context")}
+    # Measured with them since; without, a figure stands apart from those of `evolute eval`.
+    later = ("kl", "top1", "stride", "kv")
+    facts |= {name: run.optional(f"perplexity.{name}") for name in later}
     found = Record(
         run.origin,
         {

@@ -7,23 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.records import PHASES, Record
+from reports.records import PHASES, Record, host_layers, is_core, labels, layer_seconds
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-
-HOW = {
-    "exact": "counted by construction; equal to the RTL, cycle by cycle, wherever it was simulated",
-    "measured": "the result of running the model through the engine's bit-exact arithmetic",
-    "modelled": "exact cycles at the stated clock; a core's with the stated memory, which keeps to "
-    "its times exactly, an engine's with an ideal memory bus",
-    "synthesized": "from a netlist that Yosys mapped to a standard-cell library",
-}
-"""What the labels on numbers mean."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's title, its unit, and a key of `HOW` for what its numbers are."""
+    """A column's title, its unit, and a key of `MEANINGS` for what its numbers are."""
 
     title: str
     unit: str = ""
@@ -63,17 +54,48 @@ def perplexity_change(record: Record) -> str:
     return f"{before:.4g} → {after:.4g}"
 
 
-def headline(runs: Sequence[Record]) -> Table:
-    """One row per run and phase of `sim` records."""
+def share(record: Record, path: str) -> str:
+    """A share at `path` in percent, or that the record does not state it."""
+    return "not stated" if record.optional(path) is None else f"{record.number(path):.1%}"
+
+
+def left_to_the_host(run: Record) -> str:
+    """What a `sim` record's figures are of, as a title."""
+    left = host_layers(run)
+    if not left:
+        return "All linear layers on the accelerator"
+    return f"Without {', '.join(left) if len(left) < 4 else f'{len(left)} linear layers'}"
+
+
+def headlines(runs: Sequence[Record]) -> list[tuple[str, Table]]:
+    """Tables of `sim` records, each of those that leave the same layers to the host: others cannot
+    be compared. A core and an engine alone have tables apart, too, where labels differ."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for run in runs:
+        groups.setdefault((host_layers(run), *labels(run).values()), []).append(run)
+    members = sorted(groups.values(), key=lambda each: len(host_layers(each[0])))
+    return [
+        (
+            f"{left_to_the_host(each[0])}: {'cores' if is_core(each[0]) else 'engines alone'}",
+            _headline(each),
+        )
+        for each in members
+    ]
+
+
+def _headline(runs: Sequence[Record]) -> Table:
+    """One row per run and phase of `sim` records that share their labels."""
+    how = labels(runs[0])
     columns = (
         Column("run"),
         Column("phase"),
-        Column("speed", "tokens/s", "modelled"),
-        Column("bound by", how="modelled"),
-        Column("perplexity", how="measured"),
-        Column("took", "cycles", "exact"),
-        Column("utilized", how="exact"),
-        Column("moved", how="modelled"),
+        Column("speed", "tokens/s", how["tokens_per_s"]),
+        Column("MACs on it", "share", how["mac_share"]),
+        Column("bound by", how=how["bound"]),
+        Column("perplexity", how=how["perplexity"]),
+        Column("took", "cycles", how["cycles"]),
+        Column("utilized", how=how["utilization"]),
+        Column("moved", how=how["dram_bytes"]),
     )
     rows = []
     for run in runs:
@@ -87,6 +109,7 @@ def headline(runs: Sequence[Record]) -> Table:
                     else f"{run.text('accelerator')}, {run.text('weights')} weights",
                     f"{phase} {tokens:g}",
                     quantity(run.number(f"{phase}.tokens_per_s")),
+                    share(run, f"{phase}.mac_share"),
                     run.text(f"{phase}.bound"),
                     perplexity_change(run) if first else "",
                     quantity(run.number(f"{phase}.cycles")),
@@ -99,17 +122,19 @@ def headline(runs: Sequence[Record]) -> Table:
 
 def layers(run: Record, phase: str) -> Table:
     """One row per kind of layer of a run; times are of all layers of that kind."""
+    how = labels(run)
     columns = (
         Column("layer"),
         Column(f"outputs {TIMES} inputs"),
         Column("count"),
         Column("weights"),
-        Column("cycles", "each", "exact"),
-        Column("utilization", "", "exact"),
-        Column("moved", "each", "modelled"),
-        Column("computing", "ms in all", "modelled"),
-        Column("moving", "ms in all", "modelled"),
-        Column("bound by", how="modelled"),
+        Column("cycles", "each", how["cycles"]),
+        Column("utilization", "", how["utilization"]),
+        Column("moved", "each", how["dram_bytes"]),
+        Column("took", "ms in all", how["seconds"]),
+        Column("computing", "ms in all", how["compute_seconds"]),
+        Column("moving", "ms in all", how["memory_seconds"]),
+        Column("bound by", how=how["bound"]),
     )
     rows = []
     for layer in run.parts(f"{phase}.layers"):
@@ -123,6 +148,7 @@ def layers(run: Record, phase: str) -> Table:
                 quantity(layer.number("cycles")),
                 f"{layer.number('utilization'):.1%}",
                 size(layer.number("dram_bytes")),
+                quantity(1e3 * count * layer_seconds(run, layer), 3),
                 quantity(1e3 * count * layer.number("compute_seconds"), 3),
                 quantity(1e3 * count * layer.number("memory_seconds"), 3),
                 layer.text("bound"),
@@ -175,6 +201,7 @@ def front(study: Record) -> Table:
     columns += [
         Column(each.text("title"), each.text("unit"), each.text("how")) for each in objectives
     ]
+    columns.append(Column("MACs on it", "share", "exact"))
     on_front = set(study["front"])
     trials = [each for each in study.parts("trials") if each["number"] in on_front]
     trials.sort(key=lambda each: each.number(f"metrics.{objectives[0].text('name')}"))
@@ -185,6 +212,7 @@ def front(study: Record) -> Table:
             shape(trial["spec"]),
             quantity(trial.number("metrics.clock_mhz")),
             *(quantity(trial.number(f"metrics.{each['name']}")) for each in objectives),
+            share(trial, "metrics.mac_share"),
         )
         for trial in trials
     )
@@ -304,7 +332,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure to read first; `how` is a key of `HOW`."""
+    """One figure to read first; `how` is a key of `MEANINGS`."""
 
     name: str
     value: str
@@ -313,23 +341,25 @@ class Tile:
 
 def tiles(run: Record) -> tuple[Tile, ...]:
     """The figures of a `sim` record that matter most."""
+    how = labels(run)
     speeds = [
         Tile(
-            f"tokens/s in {phase}, {run.text(f'{phase}.bound')}-bound",
+            f"tokens/s in {phase}, {run.text(f'{phase}.bound')}-bound, with "
+            f"{share(run, f'{phase}.mac_share')} of the linear MACs",
             quantity(run.number(f"{phase}.tokens_per_s")),
-            "modelled",
+            how["tokens_per_s"],
         )
         for phase in PHASES
     ]
     cycles = Tile(
         "cycles per decoded token",
         quantity(run.number("decode.cycles") / run.number("decode.tokens")),
-        "exact",
+        how["cycles"],
     )
     return (
         *speeds,
         cycles,
-        Tile("perplexity, as shipped → on the engine", perplexity_change(run), "measured"),
+        Tile("perplexity, as shipped → on the engine", perplexity_change(run), how["perplexity"]),
     )
 
 
@@ -340,15 +370,22 @@ def setting(run: Record) -> str:
         f"{run.number('platform.frequency_hz') / 1e6:g} MHz",
         f"memory bus of {run.number('platform.bandwidth_bytes_per_s') / 1e9:g} GB/s",
     ]
+    if run.optional("platform.memory.bytes_per_cycle"):
+        parts[-1] += f" ({run.text('platform.memory.bytes_per_cycle')} bytes per cycle)"
     if run.optional("platform.latency_cycles"):
         parts.append(f"{run.number('platform.latency_cycles'):g} cycles from address to data")
     if run.optional("perplexity"):
         tokens, text = run.number("perplexity.tokens"), run.text("perplexity.text")
         parts.append(f"perplexity over {quantity(tokens)} tokens of {text}")
     sentences = [", ".join(parts)]
-    if host := run.optional("host_layers"):
-        left = ", ".join(host) if len(host) < 4 else f"{len(host)} linear layers"
-        sentences.append(f"On the host and not in these figures: {left}")
+    sentences.append(left_to_the_host(run))
+    if host_layers(run):
+        sentences[-1] += ", left to the host and not in these figures"
+        if run.optional("host_macs_per_token") is not None:
+            sentences[-1] += (
+                f": {quantity(run.number('host_macs_per_token'))} MACs "
+                f"and {size(run.number('host_bytes_per_token'))} of float32 weights per token"
+            )
     equal = run.optional("perplexity.tables_equal")
     if equal is not None:
         relation = "equal" if equal else "DIFFER from"
@@ -377,4 +414,6 @@ def study_setting(study: Record) -> str:
     text += f", {infeasible} against a constraint" if infeasible else ""
     if constraints := study["constraints"]:
         text += f" ({', '.join(constraints)})"
+    if study.optional("scope") is not None:
+        text += f"; speeds are of {study.text('scope')}"
     return f"{text}; hypervolume {study.number('hypervolume'):.4g}."

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from hw.spec import layout
 from hw.spec.base import require, require_range
 from hw.spec.engine import Engine
 from sim.schedule import fills, plan
 from sim.workload import Linear
+
+
+def require_positive(field: str, value: float) -> None:
+    """Raise `SpecError` unless `value` is a finite number above 0."""
+    require(math.isfinite(value) and value > 0, field, "finite and above 0", value)
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,8 @@ class Platform:
     weight_buffer_bytes: int = 64 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("frequency_hz", "bandwidth_bytes_per_s"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value > 0, name, "finite and above 0", value)
+        require_positive("frequency_hz", self.frequency_hz)
+        require_positive("bandwidth_bytes_per_s", self.bandwidth_bytes_per_s)
         require(
             self.weight_buffer_bytes >= 0,
             "weight_buffer_bytes",
@@ -73,24 +78,47 @@ def traffic(spec: Engine, linear: Linear, rows: int, platform: Platform) -> Traf
     )
 
 
+SLOWEST, FASTEST = Fraction(1, 512), 1 << 20
+"""Bytes per cycle that a memory may have. A slower one could need more cycles for a bus word than
+the core's watchdog waits."""
+
+LARGEST_TERM = 1 << 52
+"""The largest numerator or denominator of a rate, which a bus word of 512 bits multiplies."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A memory's rate behind a port, in whole units of service, which its denominator makes small
+    enough: so many units pass in a cycle, and so many are needed for a bus word."""
+
+    cycle_units: int
+    word_units: int
+
+    @property
+    def word_cycles(self) -> Fraction:
+        """Cycles that a bus word occupies the memory for, at least 1."""
+        return Fraction(self.word_units, self.cycle_units)
+
+
 @dataclass(frozen=True)
 class MemoryTiming:
     """A memory whose every answer has one possible cycle, for whole programs (`sim.program`).
 
     It accepts every address and word at once. One server, used by reads and writes in turn, serves
     bursts in the order accepted: a read when its address is, a write when its last word is, the
-    read first if both are in one cycle. Times are kept in units of 1/B cycle, B being
-    `bytes_per_cycle` but at most the bus width. A read accepted in cycle a starts at
+    read first if both are in one cycle. Times are kept in bytes of service: a cycle has B of them,
+    B being `bytes_per_cycle` but at most the bus width. A read accepted in cycle a starts at
     max((a + latency_cycles) * B, free), a write accepted in x at max((x + 1) * B, free). A beat at
     time u belongs to cycle ceil(u / B), and the next starts `bus_bytes` later; a beat whose cycle
     is in a refresh waits for the first cycle after it. `free` is the end of the last beat. A read's
     beats cross the bus in their cycles; a write is answered `latency_cycles` after its last beat's.
-    Cycle 0 is the program's first.
+    Cycle 0 is the program's first. B is any fraction, and no time is ever rounded: whoever keeps
+    these times counts in `Service` units, in integers.
     """
 
     latency_cycles: int = 60
     """From an accepted read address to its first word, and from a written word to the answer."""
-    bytes_per_cycle: int = 32
+    bytes_per_cycle: int | Fraction = 32
     """What the memory can move, in both directions together."""
     refresh_interval_cycles: int = 0
     """The first `refresh_cycles` of every so many cycles serve nothing; 0 for no refresh."""
@@ -100,8 +128,21 @@ class MemoryTiming:
 
     def __post_init__(self) -> None:
         require_range("latency_cycles", self.latency_cycles, 1, 1 << 20)
-        require_range("bytes_per_cycle", self.bytes_per_cycle, 1, 1 << 20)
+        rate = self.bytes_per_cycle
+        is_exact = isinstance(rate, int | Fraction)
+        require(is_exact, "bytes_per_cycle", "a whole number or a fraction", rate)
+        require(
+            SLOWEST <= rate <= FASTEST, "bytes_per_cycle", f"in {SLOWEST}..{FASTEST}", float(rate)
+        )
+        terms = max(rate.numerator, rate.denominator)
+        rule = "a fraction of numbers up to 2^52, so that times stay exact in 64 bits"
+        require(terms <= LARGEST_TERM, "bytes_per_cycle", rule, float(rate))
         require_range("refresh_interval_cycles", self.refresh_interval_cycles, 0, 1 << 32)
         most = max(0, self.refresh_interval_cycles - 1)
         require_range("refresh_cycles", self.refresh_cycles, 0, most)
         require_range("host_cycles", self.host_cycles, 1, 1 << 48)
+
+    def service(self, bus_bytes: int) -> Service:
+        """The units in which times of this memory are whole, behind a port of so many bytes."""
+        rate = min(Fraction(self.bytes_per_cycle), Fraction(bus_bytes))
+        return Service(rate.numerator, bus_bytes * rate.denominator)

@@ -52,6 +52,8 @@ class ProgramCycles:
     dispatched: int
     syncs: tuple[Sync, ...]
     computes: tuple[ComputeCycles, ...]
+    stage_memory_cycles: tuple[float, ...]
+    """Of the cycles of each stage, those in which the memory was busy with words of any stage."""
 
     @property
     def bus_utilization(self) -> float:
@@ -66,9 +68,14 @@ class ProgramCycles:
     @property
     def stage_cycles(self) -> tuple[int, ...]:
         """Cycles before, between and after the syncs; the host's own are in none of them."""
-        starts = [0, *(sync.resumed_cycle + 1 for sync in self.syncs)]
-        ends = [*(sync.raised_cycle for sync in self.syncs), self.cycles]
-        return tuple(end - start for start, end in zip(starts, ends, strict=True))
+        return tuple(end - start for start, end in _windows(self.syncs, self.cycles))
+
+
+def _windows(syncs: Sequence[Sync], cycles: int) -> list[tuple[int, int]]:
+    """First cycle, and first cycle after, of what lies before, between and after the syncs."""
+    starts = [0, *(sync.resumed_cycle + 1 for sync in syncs)]
+    ends = [*(sync.raised_cycle for sync in syncs), cycles]
+    return list(zip(starts, ends, strict=True))
 
 
 def program_cycles(
@@ -106,13 +113,14 @@ class _Server:
     """The memory's one server; `MemoryTiming` says how it works."""
 
     def __init__(self, timing: MemoryTiming, bus_bytes: int):
-        self.timing, self.word = timing, bus_bytes
-        self.rate = min(timing.bytes_per_cycle, bus_bytes)
-        self.free = 0
+        self.timing, self.service = timing, timing.service(bus_bytes)
+        self.free = 0  # in units of service
+        self.spans: list[tuple[int, int]] = []  # in which it moved words, from and to, in units
 
     def serve(self, cycle: int, beats: int) -> int:
         """The cycle of the last of `beats` beats that start in `cycle` at the soonest."""
-        rate, word, interval = self.rate, self.word, self.timing.refresh_interval_cycles
+        rate, word = self.service.cycle_units, self.service.word_units
+        interval = self.timing.refresh_interval_cycles
         start = max(cycle * rate, self.free)
         while interval:  # one turn for each refresh passed
             at = -(-start // rate)
@@ -122,10 +130,32 @@ class _Server:
             room = ((refresh + interval - 1) * rate - start) // word + 1
             if room >= beats:
                 break
+            self._occupy(start, start + room * word)
             start, beats = start + room * word, beats - room
         last = start + (beats - 1) * word
         self.free = last + word
+        self._occupy(start, self.free)
         return -(-last // rate)
+
+    def _occupy(self, start: int, end: int) -> None:
+        if self.spans and self.spans[-1][1] == start:
+            start, _ = self.spans.pop()
+        if start < end:
+            self.spans.append((start, end))
+
+    def busy_cycles(self, windows: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+        """For how long words were moved in each of these windows, in cycles: from the first cycle
+        of one to the first after it, one after another."""
+        found, spans, rate = [], deque(self.spans), self.service.cycle_units
+        for first, end in windows:
+            units = 0
+            while spans and spans[0][0] < end * rate:
+                start, stop = spans.popleft()
+                units += max(0, min(stop, end * rate) - max(start, first * rate))
+                if stop > end * rate:
+                    spans.appendleft((end * rate, stop))
+            found.append(units / rate)
+        return tuple(found)
 
 
 @dataclass(slots=True)
@@ -221,6 +251,7 @@ class _Machine:
             dispatched=self.next + 1,
             syncs=tuple(self.syncs),
             computes=tuple(self.computes),
+            stage_memory_cycles=self.server.busy_cycles(_windows(self.syncs, cycle + 1)),
         )
 
     def _at(self, cycle: int, action: Callable[[Any], None], argument: Any) -> None:

@@ -49,13 +49,51 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class HostLayer:
+    """A linear layer that the accelerator leaves to the host, which computes it in float32."""
+
+    name: str
+    n: int
+    k: int
+    last_token_only: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the host reads of its weights whenever it computes the layer."""
+        return 4 * self.n * self.k
+
+
+@dataclass(frozen=True)
 class Workload:
-    """The linear layers of a model: those an engine runs, and the names of those it leaves."""
+    """The linear layers of a model: those an accelerator runs, and those it leaves to the host."""
 
     model: str
     weights: str
     linears: tuple[Linear, ...]
-    host: tuple[str, ...]
+    left: tuple[HostLayer, ...] = ()
+
+    @property
+    def host(self) -> tuple[str, ...]:
+        """The names of the layers that are left."""
+        return tuple(each.name for each in self.left)
+
+    def macs(self, rows: int = 1) -> int:
+        """Multiply-accumulates on the accelerator for `rows` tokens at once."""
+        return sum(each.count * each.n * each.k * _rows(each, rows) for each in self.linears)
+
+    def host_macs(self, rows: int = 1) -> int:
+        """Multiply-accumulates of the layers that are left, for `rows` tokens at once."""
+        return sum(each.n * each.k * _rows(each, rows) for each in self.left)
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of weights that the host reads for each token, or for a prompt at once."""
+        return sum(each.weight_bytes for each in self.left)
+
+    def mac_share(self, rows: int = 1) -> float:
+        """The part of the linear layers' multiply-accumulates that is on the accelerator, 0..1."""
+        own = self.macs(rows)
+        return own / (own + self.host_macs(rows))
 
     @property
     def bits_index(self) -> float:
@@ -70,3 +108,8 @@ class Workload:
     def _per_weight(self, bits: int) -> float:
         weights = sum(each.count * each.n * each.k for each in self.linears)
         return bits / weights if weights else 32.0
+
+
+def _rows(layer: Linear | HostLayer, rows: int) -> int:
+    """Rows that a layer computes of `rows` tokens."""
+    return 1 if layer.last_token_only else rows

@@ -17,6 +17,7 @@ from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
 from hw.spec import CoreSpec, Engine, presets
 from hw.spec.base import RefusedError, require
+from sim.workload import Workload
 from sw import zoo
 from sw.core import accelerated
 from sw.kv import FLOAT32, NAMES, parse_kv, token_bytes
@@ -254,6 +255,17 @@ def eval(  # the front door finds a command by its name
             console.print(f"on the host in float32: {summary(work.host)}")
 
     show(as_json, record, render)
+
+
+def host_summary(work: Workload) -> str:
+    """Which linear layers are on the accelerator, and what of each token's is left to the host."""
+    if not work.left:
+        return "all linear layers on the accelerator"
+    return (
+        f"WITHOUT {summary(work.host)}, left to the host in float32: {work.host_macs():,} MACs "
+        f"({1 - work.mac_share():.1%} of the linear layers') and {work.host_bytes:,} bytes of "
+        "weights per token"
+    )
 
 
 def summary(names: Sequence[str]) -> str:

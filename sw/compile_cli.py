@@ -24,6 +24,7 @@ from sw.cli import (
     accel_option,
     accelerator_from,
     chosen_weights,
+    host_summary,
     load_model,
     model_argument,
     require_core,
@@ -32,6 +33,7 @@ from sw.cli import (
 )
 from sw.core import CoreModel, core_model
 from sw.image import Phase, contents, phases
+from sw.linear import require_whole, workload
 from sw.place import Batch
 from sw.weights import parse_weights
 
@@ -151,6 +153,7 @@ def compile(  # the front door finds a command by its name
         parse_weights(weights)
     loaded = load_model(model)
     choice = chosen_weights(weights, loaded)
+    work = require_whole(workload(loaded, choice, core), core)
     with working("compiling"):
         held = core_model(loaded, choice, core, address)
         prompt, decode = phases(held, prompt_tokens, MemoryTiming())
@@ -160,6 +163,7 @@ def compile(  # the front door finds a command by its name
         for first, data in contents(held, programs):
             image[first - address :][: len(data)] = data
         document: dict[str, Any] = {"model": loaded.name, "weights": choice.name}
+        document["mac_share"] = work.mac_share()
         document |= manifest(held, programs, address, len(image))
         document["provenance"] = provenance("compiled", ("numpy",))
         _write(folder, held, programs, image, document)
@@ -176,6 +180,7 @@ def compile(  # the front door finds a command by its name
                 f"{phase.model.cycles:,}",
             )
         console.print(f"{loaded.name}, {choice.name} weights, for {accel} {core.digest}")
+        console.print(host_summary(work), soft_wrap=True)
         console.print(table)
         console.print(f"{len(image):,} bytes from {address:#x} on, in {folder / IMAGE}")
 

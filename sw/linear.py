@@ -22,7 +22,7 @@ from hw.spec import CoreSpec, Engine, LutDla, VqCodebook
 from hw.spec.formats import Kind, WeightCodes
 from sim.golden import GOLDEN, lut_dla
 from sim.golden.lut_dla import Centroids
-from sim.workload import Linear, Workload
+from sim.workload import HostLayer, Linear, Workload
 from sw.activations import QuantActivations, quantize_activations
 from sw.model import LanguageModel, dequantized
 from sw.products import BLOCK_BYTES, Product, matrix_product, product_of
@@ -223,20 +223,57 @@ def workload(model: LanguageModel, weights: Weights, spec: Accelerator) -> Workl
     is chosen and the checkpoint has no codes that the engine accepts.
     """
     counts: collections.Counter[Linear] = collections.Counter()
-    host = []
+    left, shapes = [], model.config.shapes()
     for name in linear_names(model):
         layers = layers_on(model, weights, spec, name)
         if engine_in(spec).steps_are_fixed:
             layers = tuple(replace(each, name=each.name.rpartition(".")[2]) for each in layers)
         counts.update(layers)
         if not layers:
-            host.append(name)
+            left.append(HostLayer(name, *shapes[name], last_token_only=name == "head"))
     if weights == NATIVE and not counts:
         formats = ", ".join(each.name for each in engine_in(spec).formats)
         rule = f"codes that the engine runs ({formats})"
         raise QuantError(f"weights: {model.name} stores no {rule}; choose others, such as w4g32")
     linears = tuple(replace(layer, count=count) for layer, count in counts.items())
-    return Workload(model.name, weights.name, linears, tuple(host))
+    return Workload(model.name, weights.name, linears, tuple(left))
+
+
+def require_whole(work: Workload, spec: Accelerator) -> Workload:
+    """`work`, whose speed is to be stated: that of a part of a checkpoint would mislead.
+
+    Raises `QuantError` where the checkpoint's own codes put some layers of its blocks on the
+    accelerator and leave others. The output head may be left; whoever states a speed says so.
+    """
+    left = [each for each in work.left if each.name != "head"]
+    if work.weights != NATIVE.name or not left:
+        return work
+    wholes = [each for each in work.linears if part_of(each.name)[1] == 0]
+    every = len(work.left) + sum(each.count for each in wholes)
+    engine = engine_in(spec)
+    codes = next((name for name in _WHOLE if engine.accepts(_codes(name))), None)
+    advice = (
+        f"--weights {codes} or the like, which rounds every layer of the blocks"
+        if codes
+        else "another accelerator"
+    )
+    raise QuantError(
+        f"weights: native leaves {len(left)} of {every} linear layers of {work.model}, "
+        f"{sum(each.n * each.k for each in left) / (work.macs() + work.host_macs()):.0%} of their "
+        f"multiply-accumulates, to the host, because the engine does not run their codes "
+        f"({left[0].name} is the first); choose {advice}"
+    )
+
+
+_WHOLE = ("w4g32", "w3g32", "w2g32", "w1g32", "tg128", "b4g128", "b3g128")
+"""Choices of weights to recommend, the usual first."""
+
+
+def _codes(name: str) -> WeightCodes:
+    """The codes of a choice of weights that is a rounding."""
+    rounding = parse_weights(name).rounding
+    assert rounding is not None
+    return rounding.format
 
 
 def linear_names(model: LanguageModel) -> list[str]:

@@ -12,14 +12,14 @@ import collections
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.spec import CoreSpec
-from hw.spec.base import require
-from sim.memory import MemoryTiming
+from sim.memory import MemoryTiming, require_positive
 from sim.program import ProgramCycles, program_cycles
 from sim.workload import Linear
 from sw import place
@@ -29,23 +29,35 @@ REFRESH_INTERVAL_S, REFRESH_S = 7.8e-6, 350e-9
 """Average interval and length of an all-bank refresh of 8-Gbit DDR4 (JESD79-4, tREFI and tRFC1)."""
 
 
+def decimal(value: float) -> Fraction:
+    """The number that a float is written as: 0.1 is a tenth, not the binary fraction next to it."""
+    return Fraction(repr(float(value)))
+
+
 @dataclass(frozen=True)
 class CorePlatform:
-    """A core's clock, and the memory behind its port."""
+    """A core's clock, and the memory behind its port; clock and bandwidth mean the decimal numbers
+    that they are written as."""
 
     frequency_hz: float
     bandwidth_bytes_per_s: float
     latency_cycles: int
     refresh: bool
 
+    def __post_init__(self) -> None:
+        require_positive("frequency_hz", self.frequency_hz)
+        require_positive("bandwidth_bytes_per_s", self.bandwidth_bytes_per_s)
+
     def timing(self) -> MemoryTiming:
-        """The memory in cycles. Raises `SpecError` below one byte per cycle."""
-        rate = self.bandwidth_bytes_per_s / self.frequency_hz
-        require(rate >= 1, "bandwidth_bytes_per_s", "at least 1 byte per cycle", rate)
+        """The memory in cycles, its bytes per cycle an exact fraction.
+
+        Raises `SpecError` for a rate that `MemoryTiming` cannot hold.
+        """
         interval, length = REFRESH_INTERVAL_S, REFRESH_S
+        rate = decimal(self.bandwidth_bytes_per_s) / decimal(self.frequency_hz)
         return MemoryTiming(
             latency_cycles=self.latency_cycles,
-            bytes_per_cycle=round(rate),
+            bytes_per_cycle=rate,
             refresh_interval_cycles=round(interval * self.frequency_hz) if self.refresh else 0,
             refresh_cycles=round(length * self.frequency_hz) if self.refresh else 0,
         )
@@ -60,7 +72,8 @@ class StageCost:
     """Layers with one input, of which the model has `count`; totals are of all of them.
 
     `cycles` are those of their parts of programs up to the call of the host, in which weights of
-    the next part may already be loaded; `compute_cycles` those of their matmuls and fills, and
+    the next part may already be loaded; `compute_cycles` those of their matmuls and fills,
+    `memory_cycles` those in which the memory was busy, with words of the next part too, and
     `step_macs` their multiply-accumulates, each counted as often as the engine has steps for it.
     """
 
@@ -70,6 +83,7 @@ class StageCost:
     cycles: int
     bus_words: int
     compute_cycles: int
+    memory_cycles: float
     step_macs: float
 
     @property
@@ -108,17 +122,31 @@ class PhaseCost:
     def seconds(self) -> float:
         return self.cycles / self.platform.frequency_hz
 
+    @property
+    def _memory_cycles(self) -> float:
+        """Cycles that the memory needs for all words."""
+        service = self.platform.timing().service(self.core.bus_bytes)
+        return float(self.beats * service.word_cycles)
+
     def _utilization(self, step_macs: float, cycles: int) -> float:
         return step_macs / self.core.engine.macs_per_step / cycles
 
-    def _bound(self, compute_cycles: float, words: float) -> dict[str, Any]:
-        compute = compute_cycles / self.platform.frequency_hz
-        rate = min(self.platform.timing().bytes_per_cycle, self.core.bus_bytes)
-        memory = words * self.core.bus_bytes / rate / self.platform.frequency_hz
+    def _bound(self, cycles: float, compute_cycles: float, memory_cycles: float) -> dict[str, Any]:
+        """How long the engine computes, the memory moves words, and the busier of the two waits;
+        and which of the three limits.
+
+        It is the waiting, or latency, where doing away with it would save more than making the
+        busier twice as fast could; else what the busier does.
+        """
+        busy_cycles = max(compute_cycles, memory_cycles)
+        waiting_cycles = max(0.0, cycles - busy_cycles)
+        work = "compute" if compute_cycles >= memory_cycles else "memory"
+        frequency = self.platform.frequency_hz
         return {
-            "compute_seconds": compute,
-            "memory_seconds": memory,
-            "bound": "compute" if compute >= memory else "memory",
+            "compute_seconds": compute_cycles / frequency,
+            "memory_seconds": memory_cycles / frequency,
+            "waiting_seconds": waiting_cycles / frequency,
+            "bound": "latency" if waiting_cycles > busy_cycles / 2 else work,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,7 +161,7 @@ class PhaseCost:
             "bus_utilization": self.beats / self.cycles,
             "dram_bytes": self.beats * self.core.bus_bytes,
             "macs": self.steps * sum(stage.count * stage.macs for stage in self.stages),
-            **self._bound(self._total("compute_cycles"), self.beats),
+            **self._bound(self.cycles, self._total("compute_cycles"), self._memory_cycles),
             "layers": [self._stage(stage) for stage in self.stages],
         }
 
@@ -151,7 +179,11 @@ class PhaseCost:
             "utilization": self._utilization(stage.step_macs, stage.cycles),
             "macs": stage.macs,
             "dram_bytes": stage.bus_words // stage.count * self.core.bus_bytes,
-            **self._bound(stage.compute_cycles / stage.count, stage.bus_words / stage.count),
+            **self._bound(
+                stage.cycles / stage.count,
+                stage.compute_cycles / stage.count,
+                stage.memory_cycles / stage.count,
+            ),
         }
 
 
@@ -168,10 +200,15 @@ class Cost:
         return {
             "spec": self.core.to_dict(),
             "digest": self.core.digest,
-            "platform": asdict(self.platform),
+            "platform": asdict(self.platform) | {"memory": _memory(self.platform.timing())},
             "prefill": self.prefill.to_dict(),
             "decode": self.decode.to_dict(),
         }
+
+
+def _memory(timing: MemoryTiming) -> dict[str, Any]:
+    """The memory that cycles are exact for, its rate as a fraction in text."""
+    return asdict(timing) | {"bytes_per_cycle": str(timing.bytes_per_cycle)}
 
 
 Block = tuple[tuple[Linear, ...], ...]
@@ -232,16 +269,18 @@ def _phase(
         program, cycles = _program(core, block, rows, platform.timing(), layer_steps)
         found.append((cycles, count))
         computes = iter(cycles.computes)
-        for linears, part, work in zip(block, cycles.stage_cycles, program.work, strict=True):
+        parts = zip(cycles.stage_cycles, cycles.stage_memory_cycles, strict=True)
+        for linears, (part, busy), work in zip(block, parts, program.work, strict=True):
             own = itertools.islice(computes, work.computes)
             kind = _unnumbered(linears)
-            before = stages.get(kind, StageCost(kind, 0, rows, 0, 0, 0, 0))
+            before = stages.get(kind, StageCost(kind, 0, rows, 0, 0, 0, 0, 0))
             stages[kind] = replace(
                 before,
                 count=before.count + count,
                 cycles=before.cycles + count * part,
                 bus_words=before.bus_words + count * work.bus_words,
                 compute_cycles=before.compute_cycles + count * sum(each.cycles for each in own),
+                memory_cycles=before.memory_cycles + count * busy,
                 step_macs=before.step_macs
                 + count * rows * sum(_step_macs(core, each, layer_steps) for each in linears),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from hw.cli import json_option, out_option, set_option, show
 from hw.files import RECORDS, append_record, provenance, read_records
 from hw.spec import CoreSpec
-from hw.spec.base import RefusedError
+from hw.spec.base import RefusedError, SpecError
 from sim.memory import MemoryTiming, Platform
 from sw.cli import (
     COUNT,
@@ -22,18 +23,18 @@ from sw.cli import (
     chosen_weights,
     context_option,
     default_tokens,
+    host_summary,
     load_model,
     model_argument,
     progress,
-    summary,
     text_option,
     tokens_option,
     weights_option,
 )
 from sw.linear import Accelerator
 from sw.perplexity import default_context
-from sw.price import REFRESH_INTERVAL_S, REFRESH_S, CorePlatform
-from sw.simulate import simulate
+from sw.price import REFRESH_INTERVAL_S, REFRESH_S, CorePlatform, decimal
+from sw.simulate import require_room, simulate
 from sw.weights import parse_weights
 
 _PLATFORM = Platform()
@@ -123,6 +124,7 @@ def sim(
         parse_weights(weights)  # refuse a slip before a model is fetched for it
     verified = last_verification(out / RECORDS, spec.digest)
     loaded = load_model(model)
+    require_room(loaded, prefill, decode)
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
     measured, window = tokens or default_tokens(spec), context or default_context(loaded)
     with progress("predicting") as done:
@@ -147,7 +149,8 @@ def sim(
         "provenance": provenance(f"{how}, perplexity measured on golden integers", ("numpy",)),
     }
     append_record(out / RECORDS, record)
-    show(as_json, record, lambda console: _render(console, record))
+    scope = host_summary(result.workload)
+    show(as_json, record, lambda console: _render(console, record, scope))
 
 
 def _platform(
@@ -159,7 +162,7 @@ def _platform(
     weight_buffer_kib: int | None,
 ) -> Platform | CorePlatform:
     """What the options say surrounds `spec`. Raises `RefusedError` for those of the other kind."""
-    bandwidth = bandwidth_gbs * 1e9
+    bandwidth = _scaled(bandwidth_gbs, 10**9)
 
     def refuse(what: str, **options: object) -> None:
         for name, value in options.items():
@@ -170,43 +173,61 @@ def _platform(
         refuse("an engine alone", weight_buffer_kib=weight_buffer_kib)
         frequency = spec.clock_mhz if frequency_mhz is None else frequency_mhz
         cycles = _LATENCY_CYCLES if latency is None else latency
-        return CorePlatform(frequency * 1e6, bandwidth, cycles, bool(refresh))
+        try:
+            found = CorePlatform(_scaled(frequency, 10**6), bandwidth, cycles, bool(refresh))
+            found.timing()  # refuses a rate that cannot be kept exactly
+        except SpecError as error:
+            options = f"--bandwidth-gbs {bandwidth_gbs:g} at {frequency:g} MHz"
+            raise RefusedError(f"{options}: {error}") from None
+        return found
     refuse("a core", latency=latency, refresh=refresh)
-    frequency_hz = _PLATFORM.frequency_hz if frequency_mhz is None else frequency_mhz * 1e6
+    frequency_hz = (
+        _PLATFORM.frequency_hz if frequency_mhz is None else _scaled(frequency_mhz, 10**6)
+    )
     kib = _PLATFORM.weight_buffer_bytes // 1024 if weight_buffer_kib is None else weight_buffer_kib
     return Platform(frequency_hz, bandwidth, kib * 1024)
 
 
+def _scaled(value: float, factor: int) -> float:
+    """`value` times `factor` as decimal numbers: 1.1 GB are 1,100,000,000 bytes, nothing less."""
+    return float(decimal(value) * factor) if math.isfinite(value) else value
+
+
 _ENGINE_ROWS = (
-    ("tokens", "tokens", ",", "asked for"),
-    ("engine cycles", "cycles", ",", "exact, as the RTL"),
-    ("engine utilization", "utilization", ".1%", "exact"),
-    ("memory bytes", "dram_bytes", ",", "modelled"),
-    ("seconds", "seconds", ".4g", "modelled"),
-    ("tokens/s", "tokens_per_s", ".4g", "modelled, linear layers"),
-    ("bound by", "bound", "", "modelled"),
+    ("engine cycles", "cycles", ",", "as the RTL"),
+    ("engine utilization", "utilization", ".1%", ""),
+    ("memory bytes", "dram_bytes", ",", ""),
+    ("seconds", "seconds", ".4g", "without the host"),
+    ("tokens/s", "tokens_per_s", ".4g", "of linear layers"),
+    ("share of MACs", "mac_share", ".1%", "the rest: the host"),
+    ("bound by", "bound", "", "what takes longer"),
 )
 _CORE_ROWS = (
-    ("tokens", "tokens", ",", "asked for"),
-    ("core cycles", "cycles", ",", "exact for this memory, as the RTL"),
-    ("engine utilization", "engine_utilization", ".1%", "exact for this memory"),
-    ("bus utilization", "bus_utilization", ".1%", "exact for this memory"),
-    ("memory bytes", "dram_bytes", ",", "exact"),
-    ("seconds", "seconds", ".4g", "those cycles, without the host"),
-    ("tokens/s", "tokens_per_s", ".4g", "those cycles, linear layers"),
-    ("bound by", "bound", "", "which has more to do"),
+    ("core cycles", "cycles", ",", "for this memory, as the RTL"),
+    ("engine utilization", "engine_utilization", ".1%", "for this memory"),
+    ("bus utilization", "bus_utilization", ".1%", "for this memory"),
+    ("memory bytes", "dram_bytes", ",", ""),
+    ("seconds", "seconds", ".4g", "without the host"),
+    ("tokens/s", "tokens_per_s", ".4g", "of linear layers"),
+    ("share of MACs", "mac_share", ".1%", "the rest: the host"),
+    ("bound by", "bound", "", "or by waiting: latency"),
 )
+"""What each figure is called, its name in the record, its form, and a word on it; `hw.labels` says
+what kind of number it is."""
 
 
-def _render(console: Console, record: dict[str, Any]) -> None:
+def _render(console: Console, record: dict[str, Any], scope: str) -> None:
     platform, perplexity = record["platform"], record["perplexity"]
     console.print(
         f"{record['model']}, {record['weights']} weights "
         f"({record['bits_total']:.3g} bits stored per weight) on {record['accelerator']}"
     )
+    console.print(scope, soft_wrap=True)
+    memory = platform.get("memory")
+    rate = f" ({memory['bytes_per_cycle']} bytes per cycle)" if memory else ""
     console.print(
-        f"at {platform['frequency_hz'] / 1e6:g} MHz "
-        f"and {platform['bandwidth_bytes_per_s'] / 1e9:g} GB/s\n"
+        f"at {platform['frequency_hz'] / 1e6:.10g} MHz "
+        f"and {platform['bandwidth_bytes_per_s'] / 1e9:.10g} GB/s{rate}\n"
     )
     layers = Table(box=None, pad_edge=False)
     for title in ("layer", "x", "N x K", "codes", "prefill cycles", "bound", "decode cycles",
@@ -230,7 +251,9 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         totals.add_column(title, justify="right" if title in ("prefill", "decode") else "left")
     phases = record["prefill"], record["decode"]
     rows = _CORE_ROWS if "bus_utilization" in record["decode"] else _ENGINE_ROWS
-    for title, name, form, label in rows:
+    totals.add_row("tokens", *(format(phase["tokens"], ",") for phase in phases), "asked for")
+    for title, name, form, note in rows:
+        label = ": ".join(filter(None, (record["labels"][name], note)))
         totals.add_row(title, *(format(phase[name], form) for phase in phases), label)
     console.print()
     console.print(totals)
@@ -241,8 +264,6 @@ def _render(console: Console, record: dict[str, Any]) -> None:
     if perplexity["tables_equal"] is not None:
         equal = "equal" if perplexity["tables_equal"] else "DIFFER from"
         console.print(f"logits of the golden model {equal} those of integer products")
-    if record["host_layers"]:
-        console.print(f"on the host in float32: {summary(record['host_layers'])}")
     verified = record["verified"]
     console.print(
         f"RTL verified: {verified['mismatches']} mismatches in {verified['transactions']} "

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hw.labels import sim_labels
 from hw.spec import CoreSpec, Engine
+from hw.spec.base import RefusedError
 from sim.evaluate import Metrics, evaluate
 from sim.memory import Platform
 from sim.workload import Workload
@@ -27,6 +29,7 @@ from sw.linear import (
     layers_on,
     linear_names,
     part_name,
+    require_whole,
     workload,
 )
 from sw.model import LanguageModel
@@ -55,7 +58,9 @@ class Simulation:
     tables_equal: bool | None
 
     def to_dict(self) -> dict[str, Any]:
-        metrics = self.metrics.to_dict()
+        metrics, work = self.metrics.to_dict(), self.workload
+        for name, rows in (("prefill", self.metrics.prefill.tokens), ("decode", 1)):
+            metrics[name]["mac_share"] = work.mac_share(rows)
         phases = zip(metrics["prefill"]["layers"], metrics["decode"]["layers"], strict=True)
         return {
             "model": self.workload.model,
@@ -69,7 +74,10 @@ class Simulation:
                 }
                 for prefill, decode in phases
             ],
-            "host_layers": list(self.workload.host),
+            "labels": sim_labels(isinstance(self.metrics, Cost)),
+            "host_layers": list(work.host),
+            "host_macs_per_token": work.host_macs(),
+            "host_bytes_per_token": work.host_bytes,
             "bits_index": self.workload.bits_index,
             "bits_total": self.workload.bits_total,
             "perplexity": {
@@ -78,6 +86,8 @@ class Simulation:
                 "text": self.accuracy.text,
                 "tokens": self.accuracy.tokens,
                 "context": self.accuracy.context,
+                "stride": self.accuracy.stride,
+                "kv": self.accuracy.kv,
                 "kl": self.accuracy.kl,
                 "top1": self.accuracy.top1,
                 "backend": self.backend,
@@ -103,9 +113,10 @@ def simulate(
     `platform` is of the kind that `spec` needs. Perplexity runs through plain integer products,
     which exact tables equal; rounded tables are run themselves. `progress` is called with the part
     of the measurement done, 0..1. Raises `RefusedError` for what the model, the weights and the
-    accelerator do not allow together.
+    accelerator do not allow together, and for more tokens than the model's context has room for.
     """
-    work = workload(model, weights, spec)
+    require_room(model, prefill_tokens, decode_tokens)
+    work = require_whole(workload(model, weights, spec), spec)
     if not work.linears:
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
     if isinstance(spec, CoreSpec):
@@ -128,6 +139,16 @@ def simulate(
         tables = backends("golden")
         tables_equal = np.array_equal(_logits(model, linear, start), _logits(model, tables, start))
     return Simulation(work, metrics, accuracy, backend, tables_equal)
+
+
+def require_room(model: LanguageModel, prefill_tokens: int, decode_tokens: int) -> None:
+    """Raise `RefusedError` unless the model's context has room for a prompt and what follows it."""
+    limit, asked, what = model.config.context, prefill_tokens, "--prefill"
+    if prefill_tokens <= limit:
+        asked, what = prefill_tokens + decode_tokens, "--prefill and --decode together"
+    if asked > limit:
+        rule = f"must be at most {limit:,} tokens, the context of {model.name}"
+        raise RefusedError(f"{what}: {rule}, got {asked:,}")
 
 
 def _engine_steps(

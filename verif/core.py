@@ -27,7 +27,16 @@ from sw.place import PlaceError, images, stage
 from sw.rescale import ScaledTensor, golden_weights
 from sw.tensor import met
 from verif import core_session
-from verif.core_bench import MEMORY_BYTES, Bench, Enough, Program, put, run, timings
+from verif.core_bench import (
+    MEMORY_BYTES,
+    Bench,
+    Enough,
+    Program,
+    put,
+    random_rate,
+    run,
+    timings,
+)
 from verif.core_faults import check_faults, check_words
 from verif.core_registers import check_registers
 from verif.differences import SUMS, wrong_values
@@ -53,6 +62,10 @@ def check_programs(bench: Bench, rng: np.random.Generator) -> None:
                     name, timing = known[(3 * i + j) % len(known)]
                     bench.tally.coverage[name] += 1
                     bench.play(session, f"program {i} {name}", program, expected, timing)
+                timing = random_rate(bench.core, rng)
+                bench.tally.coverage["random rate"] += 1
+                name = f"program {i} at {timing.bytes_per_cycle} bytes per cycle"
+                bench.play(session, name, program, expected, timing)
                 bench.tally.coverage["random time"] += 1
                 bench.play(session, f"program {i} random", program, expected, i)
 

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,26 @@ def timings(core: CoreSpec) -> dict[str, MemoryTiming]:
         "latency 200": MemoryTiming(200, bus, host_cycles=2),
         "half rate": MemoryTiming(60, bus // 2),
         "odd rate": MemoryTiming(33, max(1, bus // 3), host_cycles=17),
+        "fractional rate": MemoryTiming(11, Fraction(301 * bus, 600), host_cycles=4),
         "refresh": MemoryTiming(60, bus, 97, 13, host_cycles=3),
         "slow and refresh": MemoryTiming(7, bus - 3, 31, 30),
     }
+
+
+def random_rate(core: CoreSpec, rng: np.random.Generator) -> MemoryTiming:
+    """A memory whose bytes per cycle are a fraction, between a sixteenth of what the core's port
+    takes and a little more than that, of small numbers or of such as only just fit; every other one
+    with a refresh."""
+    cycles = int(rng.integers(2, rng.choice([1000, 1 << 40])))
+    part = Fraction(int(rng.integers(cycles, 17 * cycles)), 16 * cycles)
+    interval = int(rng.integers(20, 200)) if rng.integers(2) else 0
+    return MemoryTiming(
+        latency_cycles=int(rng.integers(1, 80)),
+        bytes_per_cycle=part * core.bus_bytes,
+        refresh_interval_cycles=interval,
+        refresh_cycles=interval // 8,
+        host_cycles=int(rng.integers(1, 20)),
+    )
 
 
 def put(memory: NDArray[np.uint8], place: int, data: bytes | NDArray[np.uint8]) -> None:

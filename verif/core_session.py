@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -161,7 +161,15 @@ class Session(contextlib.AbstractContextManager):
 
     def set_timing(self, timing: MemoryTiming) -> None:
         """Let the memory keep to `timing` exactly from here on."""
-        self._ask("timing", *astuple(timing))
+        self._ask(
+            "timing",
+            timing.latency_cycles,
+            timing.bytes_per_cycle.numerator,
+            timing.bytes_per_cycle.denominator,
+            timing.refresh_interval_cycles,
+            timing.refresh_cycles,
+            timing.host_cycles,
+        )
 
     def set_random(self, seed: int) -> None:
         """Let every channel pause, and every answer take time, at random from here on."""

@@ -17,11 +17,13 @@ import sw.decoder
 from hw.cli import json_option, set_option, show
 from hw.spec import CoreSpec
 from sim.memory import MemoryTiming
+from sim.workload import Workload
 from sw.cli import (
     COUNT,
     accel_option,
     accelerator_from,
     chosen_weights,
+    host_summary,
     kv_option,
     load_model,
     model_argument,
@@ -33,7 +35,7 @@ from sw.cli import (
 from sw.core import core_linears, core_model, golden_stage, integer_stage
 from sw.image import phases
 from sw.kv import KvFormat, parse_kv
-from sw.linear import Linears, engine_linears, workload
+from sw.linear import Linears, engine_linears, require_whole, workload
 from sw.model import LanguageModel
 from sw.weights import Weights, parse_weights
 from verif.core_run import Account, on_rtl
@@ -53,6 +55,7 @@ class Job:
     choose: Callable[[NDArray[np.float32]], int]
     timing: MemoryTiming
     kv: KvFormat
+    work: Workload
     began: float = field(default_factory=time.perf_counter)
 
 
@@ -103,7 +106,7 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend) -> Outcome:
         found = list(
             sw.decoder.generate(job.model, linear, job.prompt, job.tokens, job.choose, job.kv)
         )
-    return Outcome(found, _measured(core, account), _lines(core, account))
+    return Outcome(found, _measured(core, account), _lines(core, account, job.work))
 
 
 def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:
@@ -125,11 +128,11 @@ def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:
     }
 
 
-def _lines(core: CoreSpec, account: Account) -> list[str]:
+def _lines(core: CoreSpec, account: Account, work: Workload) -> list[str]:
     seconds = account.rtl_cycles / (core.clock_mhz * 1e6)
     return [
         f"{account.rtl_cycles:,} cycles of RTL, the model says {account.model_cycles:,}: "
-        f"{seconds:.3g} s at {core.clock_mhz} MHz",
+        f"{seconds:.3g} s at {core.clock_mhz} MHz, {host_summary(work)}",
         *(
             f"{name}: {totals.programs} programs, {totals.cycles:,} cycles, "
             f"bus busy {totals.bus_utilization:.1%}, engine {totals.engine_utilization:.1%}"
@@ -200,11 +203,12 @@ def run(
     kv = parse_kv(kv_name)
     loaded = load_model(model)
     choice = chosen_weights(weights, loaded)
+    work = require_whole(workload(loaded, choice, spec), spec)
     ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
     choose = sw.decoder.greedy
     if temperature > 0:
         choose = sw.decoder.sampler(temperature, np.random.default_rng(seed))
-    job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency), kv)
+    job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency), kv, work)
     if isinstance(spec, CoreSpec):
         outcome = _on_core(job, spec, backend)
     else:
@@ -221,7 +225,8 @@ def run(
         "prompt": prompt,
         "tokens": outcome.tokens,
         "text": loaded.tokenizer.decode(outcome.tokens),
-        "host": list(workload(loaded, choice, spec).host),
+        "host": list(work.host),
+        "mac_share": work.mac_share(),
         **outcome.measured,
         "seconds": time.perf_counter() - job.began,
     }

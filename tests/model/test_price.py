@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -142,6 +144,94 @@ def test_padding_is_no_useful_work():
     assert found["utilization"] < 0.6 * found["engine_utilization"]
 
 
-def test_memory_slower_than_a_byte_per_cycle_is_refused():
-    with pytest.raises(SpecError, match="bandwidth_bytes_per_s: must be at least 1 byte per cycle"):
-        CorePlatform(200e6, 1e8, 60, False).timing()
+@pytest.mark.parametrize(
+    ("frequency_hz", "bandwidth_bytes_per_s", "rate"),
+    [
+        (200e6, 6.4e9, 32),
+        (200e6, 301e6, Fraction(301, 200)),
+        (200e6, 1e8, Fraction(1, 2)),
+        (0.1, 0.3, 3),  # of the numbers as written, not of the binary fractions next to them
+        (333.333e6, 6.4e9, Fraction(6400000, 333333)),
+    ],
+)
+def test_bytes_per_cycle_are_the_exact_quotient(frequency_hz, bandwidth_bytes_per_s, rate):
+    timing = CorePlatform(frequency_hz, bandwidth_bytes_per_s, 60, False).timing()
+    assert timing.bytes_per_cycle == rate
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_platform_without_a_clock_or_a_bandwidth_is_refused(value):
+    with pytest.raises(SpecError, match="frequency_hz: must be finite and above 0"):
+        CorePlatform(value, 6.4e9, 60, False)
+    with pytest.raises(SpecError, match="bandwidth_bytes_per_s: must be finite and above 0"):
+        CorePlatform(200e6, value, 60, False)
+
+
+def test_a_rate_that_memory_cannot_keep_is_refused():
+    with pytest.raises(SpecError, match=r"bytes_per_cycle: must be in 1/512\.\.1048576, got 0.001"):
+        CorePlatform(200e6, 2e5, 60, False).timing()
+
+
+def test_every_rate_between_whole_bytes_costs_its_own_cycles():
+    """At 200 MHz all of these are 2 bytes per cycle, were they rounded."""
+    found = [
+        cost(CORES["core-decode"], [block(0), ()], CorePlatform(200e6, mbs * 1e6, 60, False), 4, 1)
+        for mbs in (301, 350, 400, 450, 499)
+    ]
+    cycles = [each.decode.cycles for each in found]
+    assert cycles == sorted(set(cycles), reverse=True)
+    # A decode layer is bound by memory, whose rate its cycles follow.
+    assert cycles[0] / cycles[-1] == pytest.approx(499 / 301, rel=1e-2)
+    assert found[0].to_dict()["platform"]["memory"]["bytes_per_cycle"] == "301/200"
+
+
+@pytest.mark.parametrize(
+    ("latency", "bandwidth", "rows", "bound"),
+    [
+        (1, 6.4e9, 64, "compute"),
+        (60, 6.4e9, 1, "memory"),
+        (60, 3e8, 64, "memory"),
+        (4000, 6.4e9, 1, "latency"),
+        (4000, 6.4e9, 64, "latency"),
+    ],
+)
+def test_what_limits_is_what_would_gain_most(latency, bandwidth, rows, bound):
+    """Against the same programs with a memory that answers at once, or is much faster."""
+    core, blocks = CORES["core-decode"], [block(0), ()]
+
+    def cycles(latency, bandwidth):
+        platform = CorePlatform(200e6, bandwidth, latency, False)
+        found = cost(core, blocks, platform, rows, 1)
+        return found.to_dict()["prefill"]
+
+    found = cycles(latency, bandwidth)
+    assert found["bound"] == bound
+    least = max(found["compute_seconds"], found["memory_seconds"])
+    assert found["seconds"] == pytest.approx(least + found["waiting_seconds"])
+    without_wait = 1 - cycles(1, bandwidth)["cycles"] / found["cycles"]
+    twice_as_fast = 1 - cycles(latency, 2 * bandwidth)["cycles"] / found["cycles"]
+    if bound == "latency":
+        assert without_wait > 0.4 and twice_as_fast < 0.1
+    else:
+        assert without_wait < 0.1
+        assert (twice_as_fast > 0.2) == (bandwidth < 6.4e9)  # the port is as fast as 6.4 GB/s
+
+
+def test_a_stage_is_charged_for_the_memory_that_is_busy_in_its_time():
+    """A slow memory binds every stage, also one whose own weights came before it began."""
+    core = CORES["core-decode"]
+    small = tuple(
+        tuple(Linear(f"0.{name}", n, k, WeightCodes(4), 32, 16) for name, n, k in stage)
+        for stage in ((("q", 256, 128),), (("o", 128, 128),), (("up", 640, 128),))
+    )
+    found = cost(core, [small, ()], CorePlatform(200e6, 3e8, 60, False), 1, 1).to_dict()["decode"]
+    frequency = 200e6
+    for layer in found["layers"]:
+        busy, cycles = layer["memory_seconds"] * frequency, layer["cycles"]
+        assert 0 < busy <= cycles
+        own = layer["dram_bytes"] / 1.5
+        assert layer["bound"] == "memory", layer
+        if layer["name"] == "o":
+            assert own < 0.7 * busy
+    total = sum(layer["memory_seconds"] for layer in found["layers"])
+    assert total == pytest.approx(found["memory_seconds"], rel=0.01)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
+
 import pytest
 
 from hw import isa
@@ -43,6 +46,32 @@ def test_a_load():
     assert cycles(load(10)) == 126 + 10 + 1
     assert cycles(load(100)) == 126 + 100 + 1  # two bursts, as one
     assert cycles(load(10), bytes_per_cycle=8) == 126 + 9 * 4 + 1 + 1
+
+
+def test_a_load_at_a_fraction_of_a_byte_per_cycle():
+    """Nine words of 32 bytes at 301/200 bytes per cycle take 191.4 cycles, at 499/200 they take
+    115.4; whole bytes would make 2 of both."""
+    assert cycles(load(10), bytes_per_cycle=Fraction(301, 200)) == 126 + 192 + 1 + 1
+    assert cycles(load(10), bytes_per_cycle=Fraction(499, 200)) == 126 + 116 + 1 + 1
+    assert cycles(load(10), bytes_per_cycle=2) == 126 + 144 + 1 + 1
+    # The word of instructions, which came in 61, takes 96 cycles as well.
+    assert cycles(load(3), bytes_per_cycle=Fraction(1, 3)) == 61 + 3 * 96 + 1 + 1
+    # More than the port takes is what it takes, however odd.
+    assert cycles(load(10), bytes_per_cycle=Fraction(1000, 31)) == 126 + 10 + 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "rule"),
+    [
+        (0, "in 1/512..1048576"),
+        (Fraction(1, 513), "in 1/512..1048576"),
+        (1.5, "a whole number or a fraction"),
+        (Fraction((1 << 52) + 1, 1 << 51), "a fraction of numbers up to 2^52"),
+    ],
+)
+def test_a_rate_that_cannot_be_kept_is_refused(rate, rule):
+    with pytest.raises(SpecError, match="bytes_per_cycle: must be " + re.escape(rule)):
+        MemoryTiming(bytes_per_cycle=rate)
 
 
 def test_a_load_that_waits_for_its_own_bursts():

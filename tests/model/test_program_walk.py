@@ -6,7 +6,9 @@ computed from a copy of the last one's registers, and the memory serves beat by 
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,6 +37,7 @@ class Memory:
         self.timing, self.bus_bytes = timing, bus_bytes
         self.b = min(timing.bytes_per_cycle, bus_bytes)
         self.free = 0
+        self.moved = []  # from when to when every word was moved, in cycles
         self.r = {}  # cycle -> what came of the burst, for its last beat
         self.b_done = {}
 
@@ -52,6 +55,7 @@ class Memory:
                     cycle += 1
                 u = cycle * self.b
             cycles.append(cycle)
+            self.moved.append((Fraction(u) / self.b, Fraction(u + self.bus_bytes) / self.b))
             u += self.bus_bytes
         self.free = u
         return cycles
@@ -325,11 +329,18 @@ def random_core(rng):
         return core
 
 
+def random_rate(rng):
+    """Bytes per cycle: whole, or a fraction of small or of large numbers."""
+    cycles = int(rng.choice([1, 7, 200, 1 << 40]))
+    return Fraction(int(rng.integers(cycles // 2 + 1, 70 * cycles)), cycles)
+
+
 def random_timing(rng):
     interval = int(rng.choice([0, 0, 7, 40, 200]))
+    rate = random_rate(rng) if rng.integers(2) else int(rng.choice([1, 3, 7, 8, 24, 32, 64, 1000]))
     return MemoryTiming(
         latency_cycles=int(rng.choice([1, 2, 9, 60])),
-        bytes_per_cycle=int(rng.choice([1, 3, 7, 8, 24, 32, 64, 1000])),
+        bytes_per_cycle=rate,
         refresh_interval_cycles=interval,
         refresh_cycles=int(rng.integers(interval)) if interval else 0,
         host_cycles=int(rng.choice([1, 2, 50])),
@@ -458,13 +469,18 @@ def test_a_deadlock_is_one_in_the_walk_and_in_every_order_of_the_golden_model():
 
 def test_the_server_equals_one_that_counts_beats():
     rng = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(100):
         timing, bus_bytes = random_timing(rng), int(rng.choice([8, 16, 32, 64]))
         server, slow, cycle = _Server(timing, bus_bytes), Memory(timing, bus_bytes), 0
         for _ in range(10):
             cycle += int(rng.integers(0, 300))
             beats = int(rng.integers(1, 257))
             assert server.serve(cycle, beats) == slow.beats(cycle, beats)[-1], timing
+        edges = sorted({int(each) for each in rng.integers(0, cycle + 2, 8)})
+        windows = list(itertools.pairwise(edges))[::2]  # with time between them
+        for busy, window in zip(server.busy_cycles(windows), windows, strict=True):
+            inside = (max(0, min(e, window[1]) - max(s, window[0])) for s, e in slow.moved)
+            assert busy == pytest.approx(float(sum(inside))), timing
 
 
 def test_counts_bound_the_cycles():

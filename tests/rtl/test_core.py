@@ -48,6 +48,7 @@ def passes(core: CoreSpec, seed: int) -> set[str]:
     covered = {
         *(f"fault {fault.name}" for fault in Fault),
         *timings(core),
+        "random rate",
         "random time",
         "reset in mid-flight",
         "sync",

@@ -14,7 +14,7 @@ from optuna.trial import BaseTrial, FixedTrial, TrialState
 
 import sw.perplexity
 from dse import record
-from dse.objectives import Bench, measure, text
+from dse.objectives import Bench, measure, require_scope, scope_in_words, text
 from dse.pareto import hypervolume, knee, losses
 from dse.space import SPACE, Candidate, Codes, choose, codes_to_try
 from dse.study import (
@@ -35,6 +35,7 @@ from sim.evaluate import evaluate
 from sim.memory import Platform
 from sw.linear import engine_linears, host_linears, workload
 from sw.quantizers.rounding import Rounding, Scheme, quantize
+from sw.tensor import QuantError
 from sw.weights import parse_weights
 from sw.zoo import load
 
@@ -132,6 +133,24 @@ def test_a_fixed_trial_is_measured_for_real() -> None:
     direct = sw.perplexity.measure(model, linears, reference, text(bench), 63, 64)
     assert found["perplexity"] == direct.perplexity
     assert measure(bench, (), candidate).keys() == found.keys() - {"perplexity"}
+    assert found["mac_share"] == work.mac_share() < 1
+
+
+def test_candidates_of_different_scopes_are_not_ranked() -> None:
+    """An engine that cannot hold the head is faster by just that; it is refused, not measured."""
+    tiny = load("evolute-tiny")
+    head = quantize(tiny.head, Rounding(WeightCodes(8), 32, Scheme.SYMMETRIC))
+    coded = replace(tiny, tensors={**tiny.tensors, "head": head})
+    weights = parse_weights("w4g32")
+    narrow, wide = LutTensorCore(weight_bits=4), LutTensorCore(weight_bits=8)
+    assert scope_in_words(coded) == "all linear layers"
+    whole = workload(coded, weights, wide)
+    assert require_scope(coded, whole, wide) is whole
+    with pytest.raises(QuantError, match="w4g32 leaves head to the host, other candidates do not"):
+        require_scope(coded, workload(coded, weights, narrow), narrow)
+    # Where the checkpoint has no codes of the head, all leave it.
+    assert scope_in_words(tiny) == "all linear layers but head"
+    require_scope(tiny, workload(tiny, weights, narrow), narrow)
 
 
 def test_an_engine_is_built_for_the_widest_codes_that_the_model_holds() -> None:

@@ -27,6 +27,7 @@ def toy_measure(bench: Bench, names: Collection[str], candidate: Candidate) -> d
         "area_ge": 90.0 * lanes * spec.k,
         "delay_ns": 2.0,
         "clock_mhz": 200.0,
+        "mac_share": 0.84,
         "tokens_per_s": 50.0 * lanes,
         "prefill_tokens_per_s": 80.0 * lanes,
         "perplexity": 10 + 40 / spec.weight_bits**2,
@@ -49,7 +50,12 @@ def test_a_search_leaves_a_front_a_record_and_a_page_and_can_be_picked_from(tmp_
     (record,) = read_records(tmp_path / "out" / "records.jsonl")
     assert record["front"] == sorted(each["number"] for each in shown["front"])
     assert (tmp_path / "out" / "front.csv").read_text().count("\n") == len(shown["front"]) + 1
-    assert "Study s" in build(load([tmp_path / "out" / "records.jsonl"]))
+    page = build(load([tmp_path / "out" / "records.jsonl"]))
+    assert "Study s" in page
+    # Every speed stands beside the share of the model that it is of.
+    assert "speeds are of all linear layers but head" in page and "84.0%" in page
+    assert "mac_share" in (tmp_path / "out" / "front.csv").read_text().splitlines()[0]
+    assert "84.0%" in run("pick").stdout
 
     picked = json.loads(run("pick", "--json").stdout)
     chosen = picked["candidate"]

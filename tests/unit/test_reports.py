@@ -12,15 +12,18 @@ import pytest
 from click.testing import CliRunner
 
 from hw.files import FileError
+from hw.labels import MEANINGS, sim_labels
 from hw.spec import LutTensorCore
 from hw.spec.formats import WeightCodes
+from hw.spec.presets import CORES
 from reports import plots, tables
 from reports.cli import report
 from reports.page import build
-from reports.records import Record, accuracy_of, latest, load
+from reports.records import Record, accuracy_of, labels, latest, layer_seconds, load
 from sim.evaluate import evaluate
 from sim.memory import Platform
 from sim.workload import Linear, Workload
+from sw.price import CorePlatform, cost
 
 SPEC = LutTensorCore(m=1, n=32, k=4, kg=2, weight_bits=8)
 
@@ -51,6 +54,19 @@ def sim_record(**changes: Any) -> dict[str, Any]:
         },
         **changes,
     }
+
+
+def core_record(latency: int = 200, gbs: float = 20, **changes: Any) -> dict[str, Any]:
+    """A run of two stages on a core, whose cycles are those of programs."""
+    block = tuple(
+        (Linear(f"0.{name}", 320, 128, WeightCodes(4), 32, 16),) for name in ("q", "gate")
+    )
+    platform = CorePlatform(200e6, gbs * 1e9, latency, False)
+    metrics = cost(CORES["core-decode"], [block, ()], platform, 32, 8).to_dict()
+    for phase in ("prefill", "decode"):
+        metrics[phase]["mac_share"] = 0.75
+    left = {"host_layers": ["head"], "host_macs_per_token": 54321, "host_bytes_per_token": 217284}
+    return sim_record(**metrics, accelerator="core-decode", **left, **changes)
 
 
 def accuracy_record(weights: str, bits: float, perplexity: float) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def test_a_page_holds_the_numbers_of_its_records() -> None:
     for text in ("17.25 → 17.75", "41,234", "700", "187.5", "0.0123", "61.4", "abc123"):
         assert text in page
     assert "1 refused, 1 against a constraint" in page
-    for how in tables.HOW:
+    for how in MEANINGS:
         assert f'class="tag {how}"' in page
 
 
@@ -208,6 +224,112 @@ def test_the_rooflines_peak_is_the_engines() -> None:
     for planes in (4, 8):
         peak = SPEC.macs_per_step / planes * 200e6
         assert f"w{planes}: {peak / 1e9:.3g} GMAC/s" in svg
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a plot draws, before it is written as SVG."""
+    monkeypatch.setattr(plots, "_svg", lambda figure, name: figure)
+    return lambda plot, record: plot(records(record)[0]).axes
+
+
+@pytest.mark.parametrize("run", [core_record(), core_record(1, 0.9), sim_record()])
+def test_time_by_layer_is_what_the_layers_take(run: dict[str, Any], drawn: Any) -> None:
+    """Of a core its cycles, to which the waiting belongs; not the longer of two ideals."""
+    for axis, name in zip(drawn(plots.layer_time, run), ("prefill", "decode"), strict=True):
+        phase = run[name]
+        unit = axis.get_xlabel().split()[0]
+        per_second = {"s": 1, "ms": 1e3, "µs": 1e6}[unit]
+        takes, computing, moving = (
+            [bar.get_width() / per_second for bar in bars] for bars in axis.containers
+        )
+        steps = 8 if name == "decode" else 1
+        # The host's calls, one between two stages, take two cycles each, and belong to no stage.
+        syncs = 2 / 200e6 * (len(takes) - 1) if "bus_utilization" in phase else 0
+        assert sum(takes) + syncs == pytest.approx(phase["seconds"] / steps)
+        for whole, *parts in zip(takes, computing, moving, strict=True):
+            assert whole >= max(parts) * (1 - 1e-9)
+        if phase["bound"] == "latency":
+            assert sum(takes) > 1.5 * max(sum(computing), sum(moving))
+        assert axis.get_title("left") == f"{name}: {phase['bound']}-bound"
+    assert {run["prefill"]["bound"], run["decode"]["bound"]} <= {"compute", "memory", "latency"}
+
+
+def test_waiting_is_neither_computing_nor_moving() -> None:
+    assert core_record()["decode"]["bound"] == "latency"
+    assert "latency-bound, with 75.0% of the linear MACs" in build(records(core_record()))
+    assert core_record(1, 0.9)["decode"]["bound"] == "memory"
+
+
+def test_the_roofline_has_the_port_as_a_ceiling(drawn: Any) -> None:
+    """32 bytes at 200 MHz are 6.4 GB/s, whatever a faster memory could move."""
+    (axis,) = drawn(plots.roofline, core_record(gbs=20))
+    lines = {line.get_label(): line for line in axis.lines}
+    slopes = {}
+    for name in ("memory, 20 GB/s", "the core's port, 6.4 GB/s"):
+        (x0, x1), (y0, y1) = lines[name].get_data()
+        assert y1 / x1 == pytest.approx(y0 / x0)
+        slopes[name] = y1 / x1
+        assert axis.get_xlim()[0] < x1 and axis.get_ylim()[0] < y1  # to be seen
+    assert list(slopes.values()) == pytest.approx([20e9, 6.4e9])
+    run = records(core_record(gbs=20))[0]
+    points = [y for scatter in axis.collections for _, y in scatter.get_offsets()]
+    attained = [
+        layer.number("macs") / layer_seconds(run, layer)
+        for phase in ("prefill", "decode")
+        for layer in run.parts(f"{phase}.layers")
+    ]
+    assert points == pytest.approx(attained)
+    assert "core's port" not in plots_labels(drawn(plots.roofline, sim_record()))
+
+
+def plots_labels(axes: Any) -> str:
+    return " ".join(str(line.get_label()) for axis in axes for line in axis.lines)
+
+
+def test_a_figure_has_one_label_everywhere() -> None:
+    """In the record that `evolute sim` writes, in its tables and on the page."""
+    for run, core in ((core_record(), True), (sim_record(), False)):
+        (record,) = records(run)
+        how = sim_labels(core)
+        assert labels(record) == how
+        assert set(how.values()) <= set(MEANINGS)
+        ((_, table),) = tables.headlines([record])
+        by_title = {column.title: column.how for column in table.columns}
+        assert by_title["moved"] == how["dram_bytes"] == ("exact" if core else "modelled")
+        assert by_title["speed"] == how["tokens_per_s"] == "modelled"
+        assert by_title["bound by"] == how["bound"]
+        of_layers = {each.title: each.how for each in tables.layers(record, "decode").columns}
+        assert of_layers["moved"] == how["dram_bytes"]
+        assert of_layers["cycles"] == by_title["took"] == how["cycles"]
+
+
+def test_runs_that_leave_different_layers_out_share_no_table() -> None:
+    whole = core_record(model="whole") | {"host_layers": []}
+    runs = records(whole, core_record(model="part"), sim_record(model="engine"))
+    found = tables.headlines(runs)
+    assert [title for title, _ in found] == [
+        "All linear layers on the accelerator: cores",
+        "All linear layers on the accelerator: engines alone",
+        "Without head: cores",
+    ]
+    assert [table.rows[0][0] for _, table in found] == ["whole", "engine", "part"]
+    for _, table in found[::2]:
+        share = [column.title for column in table.columns].index("MACs on it")
+        assert [row[share] for row in table.rows] == ["75.0%", "75.0%"]
+    sentence = tables.setting(runs[1])
+    assert "Without head, left to the host" in sentence
+    assert "54,321 MACs and 217.3 kB of float32 weights per token" in sentence
+
+
+def test_a_run_adds_its_divergence_to_the_table_of_its_setting() -> None:
+    """Beside a measurement of `evolute eval` with the same text, windows and cache."""
+    run = sim_record()
+    run["perplexity"] |= {"kl": 0.03125, "top1": 0.9, "stride": 64, "kv": "float32"}
+    measured = accuracy_record("w3g32", 3, 21.0) | {"kl": 0.25, "stride": 64, "kv": "float32"}
+    page = build(records(run, measured))
+    assert page.count("<h3>toy on prose</h3>") == 1
+    assert "0.0312" in page and "0.25" in page
 
 
 def test_a_run_adds_a_point_to_the_perplexity_plot() -> None:

@@ -134,7 +134,8 @@ def test_sim_prints_what_a_model_costs(command, accel):
     assert record["host_layers"] == ["head"]
     for phase in (record["prefill"], record["decode"]):
         assert phase["tokens_per_s"] == pytest.approx(phase["tokens"] / phase["seconds"])
-        assert phase["bound"] in ("compute", "memory")
+        assert phase["bound"] in ("compute", "memory", "latency")
+        assert 0 < phase["mac_share"] < 1
         assert 0 < phase["utilization"] < 1
         assert phase["dram_bytes"] > 0
     layers = record["layers"]
@@ -152,6 +153,27 @@ def test_sim_prints_what_a_model_costs(command, accel):
     code, out, _ = command("sim", "evolute-tiny", "--accel", accel, *sizes)
     assert code == 0
     assert f"on {accel}" in out
+    # What is left out stands above every figure, and its share under the tokens per second.
+    head = config.vocab * config.hidden
+    own = sum(n * k for n, k in config.layer_linears().values()) * config.layers
+    assert (record["host_macs_per_token"], record["host_bytes_per_token"]) == (head, 4 * head)
+    assert record["decode"]["mac_share"] == own / (own + head)
+    assert record["prefill"]["mac_share"] == 20 * own / (20 * own + head)
+    lines = out.splitlines()
+    left = f"{head:,} MACs ({head / (own + head):.1%} of the linear layers') and {4 * head:,} bytes"
+    assert lines[1].startswith("WITHOUT head, left to the host") and left in lines[1]
+    (speed,) = (i for i, line in enumerate(lines) if line.startswith("tokens/s"))
+    assert lines[speed + 1].split()[:5] == [
+        "share",
+        "of",
+        "MACs",
+        *(f"{record[phase]['mac_share']:.1%}" for phase in ("prefill", "decode")),
+    ]
+    # Every figure is called in the terminal what it is called in the record.
+    for title, name in (("memory bytes", "dram_bytes"), ("tokens/s", "tokens_per_s")):
+        (line,) = (line for line in lines if line.startswith(title))
+        assert record["labels"][name] in line
+    assert record["labels"]["dram_bytes"] == ("modelled" if accel == "lut-decode" else "exact")
 
 
 def test_slower_memory_costs_cycles(command):
@@ -164,6 +186,10 @@ def test_slower_memory_costs_cycles(command):
     assert cycles("--latency", "200") > usual
     assert cycles("--refresh") > usual
     assert cycles("--bandwidth-gbs", "3.2") > 1.5 * usual
+    # Both are 2 whole bytes per cycle, which they once were rounded to.
+    slow, less_slow = (cycles("--bandwidth-gbs", each) for each in ("0.301", "0.499"))
+    assert slow > 1.5 * less_slow > 1.5 * usual
+    assert cycles("--bandwidth-gbs", "0.1") > slow  # half a byte per cycle
     # A slower clock needs fewer bytes per cycle, but more time for as many cycles.
     assert cycles("--frequency-mhz", "400") > 1.5 * usual
 
@@ -191,7 +217,23 @@ def test_sampled_text_depends_on_the_seed_alone(command):
         (["eval", "evolute-tiny", "--tokens", "0"], "--tokens"),
         (["sim", "evolute-tiny", "--weight-buffer-kib", "8"], "only for an engine alone"),
         (["sim", "evolute-tiny", "--accel", "lut-decode", "--latency", "9"], "only for a core"),
-        (["sim", "evolute-tiny", "--bandwidth-gbs", "0.1"], "at least 1 byte per cycle"),
+        (
+            ["sim", "evolute-tiny", "--bandwidth-gbs", "0.0001"],
+            "--bandwidth-gbs 0.0001 at 200 MHz: bytes_per_cycle: must be in 1/512..1048576",
+        ),
+        (
+            ["sim", "evolute-tiny", "--bandwidth-gbs", "inf"],
+            "--bandwidth-gbs inf at 200 MHz: bandwidth_bytes_per_s: must be finite and above 0",
+        ),
+        (
+            ["sim", "evolute-tiny", "--prefill", "600"],
+            "--prefill: must be at most 512 tokens, the context of evolute-tiny, got 600",
+        ),
+        (
+            ["sim", "evolute-tiny", "--prefill", "500", "--decode", "13"],
+            "--prefill and --decode together: must be at most 512 tokens, the context of "
+            "evolute-tiny, got 513",
+        ),
         (
             ["sim", "evolute-tiny", "--weights", "w8g32", "--set", "weight_buffer_bytes=512"],
             "the weight buffer is",

@@ -11,7 +11,7 @@
 //   resume OFFSET VALUE LIMIT      write the register that ends a wait, in the host's cycle; wait
 //   wait LIMIT                     for an event again
 //   pins                           -> ok BUSY INTERRUPT
-//   timing LATENCY RATE REFRESH_INTERVAL REFRESH HOST     exact time from here on
+//   timing LATENCY BYTES CYCLES REFRESH_INTERVAL REFRESH HOST     exact time from here on
 //   random SEED                    random time from here on
 //   trap FIRST END WRITE RESPONSE  answer with an error in that range of addresses
 //   silence FROM UNTIL             accept and answer nothing in those cycles of a program
@@ -329,10 +329,9 @@ std::string obey(const std::string& line, Bench& bench, Memory& memory) {
     } else if (command == "timing") {
         memory.be_exact();
         Timing& timing = memory.timing;
-        for (std::int64_t* each : {&timing.latency, &timing.rate, &timing.refresh_interval,
-                                   &timing.refresh, &timing.host})
+        for (std::int64_t* each : {&timing.latency, &timing.rate_bytes, &timing.rate_cycles,
+                                   &timing.refresh_interval, &timing.refresh, &timing.host})
             *each = number();
-        timing.rate = std::min<std::int64_t>(timing.rate, BUS_BYTES);
     } else if (command == "random") {
         memory.be_random(number());
     } else if (command == "trap") {

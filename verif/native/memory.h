@@ -11,7 +11,8 @@
 
 struct Timing {
     std::int64_t latency = 20;          // cycles
-    std::int64_t rate = BUS_BYTES;      // bytes per cycle, at most the bus's
+    std::int64_t rate_bytes = BUS_BYTES;  // so many bytes in so many cycles, each 2^52 at most;
+    std::int64_t rate_cycles = 1;         // a word takes a cycle at least, whatever the rate
     std::int64_t refresh_interval = 0;  // cycles; 0 is never
     std::int64_t refresh = 0;           // cycles
     std::int64_t host = 1;              // cycles from a sync's interrupt to the host's resume
@@ -22,6 +23,22 @@ struct Trap {
     std::uint64_t first, end;
     bool write;
     unsigned response;
+};
+
+// A point in time between two cycles: `part` of `whole` parts of a cycle after the start of `cycle`.
+// Whole numbers only, and none grows with time but the cycle.
+struct Moment {
+    std::int64_t cycle = 0, part = 0;
+
+    bool operator<(const Moment& other) const {
+        return cycle != other.cycle ? cycle < other.cycle : part < other.part;
+    }
+    // The first cycle that does not start before it.
+    std::int64_t next_cycle() const { return cycle + (part > 0); }
+    Moment later(std::int64_t parts, std::int64_t whole) const {
+        const std::int64_t sum = part + parts;
+        return {cycle + sum / whole, sum % whole};
+    }
 };
 
 class Memory {
@@ -49,7 +66,8 @@ class Memory {
 
     // Nothing is under way any more: a program starts, or the core has been reset.
     void restart() {
-        free_ = read_end_ = write_end_ = 0;
+        free_ = Moment{};
+        read_end_ = write_end_ = 0;
         beats_.clear();
         bursts_.clear();
         data_.clear();
@@ -111,7 +129,7 @@ class Memory {
     };
 
     void read(std::int64_t now, const AddressChannel& burst) {
-        std::int64_t start = begin(now + timing.latency, now, read_end_);
+        Moment start = begin(now + timing.latency, now, read_end_);
         for (unsigned i = 0; i < burst.beats(); ++i) {
             const std::uint64_t address = burst.address + BUS_BYTES * i;
             const bool last = i + 1 == burst.beats();
@@ -121,7 +139,8 @@ class Memory {
     }
 
     void write(std::int64_t now) {
-        std::int64_t start = begin(now + 1, now, write_end_), cycle = 0;
+        Moment start = begin(now + 1, now, write_end_);
+        std::int64_t cycle = 0;
         unsigned response = OKAY;
         for (const auto& each : data_) {
             cycle = step(start, write_end_);
@@ -133,30 +152,31 @@ class Memory {
         bursts_.pop_front();
     }
 
-    // When a burst's first beat may be served: in bytes of service since cycle 0 where time is
-    // exact, else in cycles.
-    std::int64_t begin(std::int64_t earliest, std::int64_t now, std::int64_t end) {
-        if (!random_) return std::max(earliest * timing.rate, free_);
-        return std::max(now + 1 + dice_.below(1 + slowness_), end);
+    // When a burst's first beat may be served; where time is random, at the start of a cycle.
+    Moment begin(std::int64_t earliest, std::int64_t now, std::int64_t end) {
+        if (!random_) return std::max(Moment{earliest, 0}, free_);
+        return {std::max(now + 1 + dice_.below(1 + slowness_), end), 0};
     }
 
     // The cycle of a beat served at `start`, which moves on to the next beat.
-    std::int64_t step(std::int64_t& start, std::int64_t& end) {
-        std::int64_t cycle = start;
+    std::int64_t step(Moment& start, std::int64_t& end) {
+        std::int64_t cycle = start.next_cycle();
         if (random_) {
             if (dice_.percent(30)) cycle += dice_.below(12);
-            start = end = cycle + 1;
+            end = cycle + 1;
+            start = {end, 0};
             return cycle;
         }
-        cycle = (start + timing.rate - 1) / timing.rate;
         if (timing.refresh_interval) {
             const std::int64_t phase = cycle % timing.refresh_interval;
             if (phase < timing.refresh) {
                 cycle += timing.refresh - phase;
-                start = cycle * timing.rate;
+                start = {cycle, 0};
             }
         }
-        start += BUS_BYTES;
+        // A word takes BUS_BYTES * rate_cycles / rate_bytes cycles, but one at least.
+        const std::int64_t parts = BUS_BYTES * timing.rate_cycles;
+        start = start.later(parts, std::min(parts, timing.rate_bytes));
         return cycle;
     }
 
@@ -188,7 +208,7 @@ class Memory {
     Random dice_{0};
     Pauses pause_ar_, pause_aw_, pause_w_;
     std::int64_t slowness_ = 0;
-    std::int64_t free_ = 0;  // when the one server is free, in bytes of service since cycle 0
+    Moment free_;  // when the one server is free, where time is exact
     std::int64_t read_end_ = 0, write_end_ = 0;  // where time is random, in cycles
     std::deque<Beat> beats_;
     std::deque<AddressChannel> bursts_;  // written, their data still to come
