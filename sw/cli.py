@@ -119,7 +119,14 @@ def default_tokens(spec: Accelerator) -> int:
 
 def chosen_text(path: Path | None, model: str) -> Text:
     """What `--text` says, or the default for the model of that name or path."""
-    return zoo.default_text(model) if path is None else read_text(path)
+    return zoo.default_text(model) if path is None else told(read_text(path))
+
+
+def told(text: Text) -> Text:
+    """`text`; where it is not what its file holds, the user is told on stderr."""
+    if text.changes:
+        click.echo(f"evolute: {text.name} is read {text.changes}", err=True)
+    return text
 
 
 @contextlib.contextmanager

@@ -393,9 +393,9 @@ def _ends(tokenizer: TextTokenizer) -> dict[str, Any]:
     prefix = tokenizer.prefix
     # A token that also begins a text is the less likely one to be meant by the end.
     stops = sorted(tokenizer.stops, key=lambda token: (token in prefix, token))
-    if len(prefix) > 1 or len(stops) > 2:
-        raise ExportError("GGUF: texts begin with one token and end with one of two, at most")
+    if len(prefix) > 1 or len(stops) > 3:
+        raise ExportError("GGUF: texts begin with one token and end with one of three, at most")
     found: dict[str, Any] = {"add_bos_token": bool(prefix)}
     found |= {"bos_token_id": prefix[0]} if prefix else {}
-    names = ("eos_token_id", "eot_token_id")
+    names = ("eos_token_id", "eot_token_id", "eom_token_id")
     return found | dict(zip(names, stops, strict=False))

@@ -463,7 +463,7 @@ def _tokenizer(values: dict[str, Any]) -> TextTokenizer:
         begins = get("add_bos_token", True)
     else:
         raise BrokenError(f"tokenizer model must be gpt2 or llama, got {kind!r:.40}")
-    stops = (get(f"{name}_token_id") for name in ("eos", "eot"))
+    stops = (get(f"{name}_token_id") for name in ("eos", "eot", "eom"))
     return TextTokenizer(
         library,
         prefix=(values["tokenizer.ggml.bos_token_id"],) if begins else (),

@@ -23,9 +23,9 @@ from sw.model import Activation, LanguageModel, ModelConfig, checked
 from sw.safetensors_file import Raw, member, read_folder, read_json
 from sw.stored import CheckpointError, Stored, StoredTensors, Tensor
 from sw.tensor import Coded, rows_of
-from sw.tokenizer import TextTokenizer, TokenizerError, from_json
+from sw.tokenizer_folder import read_tokenizer
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG = "config.json"
 
 MODULES = {
     "input_layernorm": ("attention_norm",),
@@ -531,22 +531,6 @@ def _shifted(tensor: Raw, offset: float) -> Stored:
     return Stored(tensor.shape, lambda: tensor.floats() + np.float32(offset))
 
 
-def _tokenizer(path: Path, settings: Settings) -> TextTokenizer:
-    try:
-        library = from_json(path.read_text(encoding="utf-8"))
-        stops = settings.get("eos_token_id")
-        return TextTokenizer(
-            library,
-            # What the file itself puts around a text; for a causal model that is in front.
-            prefix=tuple(library.encode("", add_special_tokens=True).ids),
-            stops=frozenset(stops if isinstance(stops, list) else [] if stops is None else [stops]),
-        )
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror}") from None
-    except (TokenizerError, UnicodeDecodeError, TypeError) as error:
-        raise CheckpointError(path, str(error)) from None
-
-
 def _head_is_the_embedding(family: _Family, raw: Mapping[str, Raw]) -> bool:
     """Whether a file holds the same matrix twice, as writers do who do not know that it is tied."""
     names = {role: f"{module}.weight" for module, role in family.outside.items()}
@@ -608,5 +592,5 @@ def read_hugging_face(folder: Path) -> LanguageModel:
     elif "head" in stored and _head_is_the_embedding(family, raw):
         del stored["head"]  # another one is used, as in the reference, whatever settings say
     tensors = StoredTensors(folder, stored)
-    tokenizer = _tokenizer(member(folder, TOKENIZER), settings)
+    tokenizer = read_tokenizer(folder, settings)
     return checked(folder, LanguageModel(folder.resolve().name, config, tensors, tokenizer))

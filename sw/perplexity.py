@@ -31,6 +31,8 @@ class Text:
 
     name: str
     content: str
+    changes: str = ""
+    """What of the file was read as something else, as the end of a sentence about it."""
 
 
 def python_prose() -> Text:
@@ -42,12 +44,30 @@ def python_prose() -> Text:
     )
 
 
+_BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
+
+
 def read_text(path: Path) -> Text:
-    """A UTF-8 text file. Raises `FileError`."""
+    """A UTF-8 text file, without the byte order mark that it may begin with, its lines ended by LF.
+
+    Models are trained on text of that form: they would count a mark or a CR as a token to predict.
+    Raises `FileError`.
+    """
     try:
-        return Text(path.name, path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"cannot read {path}: {error}") from None
+        content = path.read_bytes().decode()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        rule = f"must be UTF-8, has {error.object[error.start]:#04x} at byte {error.start}"
+        raise FileError(f"cannot read {path}: {rule}") from None
+    changes = []
+    if content.startswith(_BYTE_ORDER_MARK):
+        content = content.removeprefix(_BYTE_ORDER_MARK)
+        changes.append("without its byte order mark")
+    if "\r" in content:
+        content = content.replace("\r\n", "\n").replace("\r", "\n")
+        changes.append("its line ends CR LF as LF")
+    return Text(path.name, content, " and ".join(changes))
 
 
 @dataclass(frozen=True)

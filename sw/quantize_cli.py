@@ -20,7 +20,7 @@ from sw.cli import (
     model_argument,
     progress,
 )
-from sw.perplexity import default_context, read_text, windows
+from sw.perplexity import default_context, windows
 from sw.quantize import quantize_model, require_training, write_tables
 from sw.quantizers import lut_dla
 from sw.quantizers.hessian import TOKENS, calibrate, default_calibration
@@ -80,10 +80,9 @@ def quantize(
     if tables is not None and tables.steps:
         require_training()
     loaded = load_model(model)
+    text = chosen_text(text_path, model or loaded.name)
     if text_path is None:
-        text = default_calibration(chosen_text(None, model or loaded.name))
-    else:
-        text = read_text(text_path)
+        text = default_calibration(text)
     window = context or default_context(loaded)
     began = time.perf_counter()
     if method is None:

@@ -180,8 +180,37 @@ def split_name(library: Tokenizer) -> str | None:
 
 
 def from_json(text: str) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`. Raises `TokenizerError`."""
+    """The tokenizer of a `tokenizer.json`, which splits texts of any length as they are.
+
+    Such a file also keeps how its last user called the library: how long a text may be, to what
+    length it is padded, and whether merges are left out at random. None of that belongs to the
+    vocabulary, and all of it is undone. Raises `TokenizerError`.
+    """
     try:
-        return Tokenizer.from_str(text)
+        library = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise TokenizerError(str(error)) from None
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = False
+    model = library.model
+    if isinstance(model, models.BPE):
+        model.dropout = None
+    return library
+
+
+_PROBES = ("a", "0", "!")
+
+
+def prefix_of(library: Tokenizer) -> tuple[int, ...]:
+    """The tokens that a tokenizer's own template puts before a text.
+
+    What the template puts behind a text, such as an end of sequence, is not among them. Raises
+    `TokenizerError` for a tokenizer that makes no token of any letter, digit or mark.
+    """
+    for probe in _PROBES:
+        encoded = library.encode(probe, add_special_tokens=True)
+        added = encoded.special_tokens_mask
+        if 0 in added:
+            return tuple(encoded.ids[: added.index(0)])
+    raise TokenizerError(f"makes no token of {' or '.join(map(repr, _PROBES))}")

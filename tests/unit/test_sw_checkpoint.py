@@ -81,7 +81,8 @@ def write_gguf(
     writer.add_token_merges(["Ā Ā"])
     writer.add_eos_token_id(0)
     for key, value in metadata.items():
-        writer.add_string(key.replace("__", "."), value)
+        kind = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
+        kind(key.replace("__", "."), value)
     for name in names():
         layer, _, role = name.rpartition(".")
         stem = f"blk.{layer}.{GGUF_BLOCK[role]}" if layer else GGUF_NAMES[name]
@@ -157,6 +158,14 @@ def refusal(path: Path) -> str:
     assert str(path) in line or path.name in line
     assert "\n" not in line
     return line
+
+
+def test_gguf_names_every_token_that_ends_a_text(tmp_path):
+    ends = {"tokenizer__ggml__eot_token_id": 4, "tokenizer__ggml__eom_token_id": 5}
+    write_gguf(tmp_path / "ends.gguf", tokenizer__ggml__add_eos_token=True, **ends)
+    tokenizer = open_model(tmp_path / "ends.gguf").tokenizer
+    assert tokenizer.stops == {0, 4, 5}
+    assert tokenizer.prefix == ()  # what is put behind a text is not put before it
 
 
 @pytest.mark.parametrize(
@@ -311,7 +320,7 @@ def test_bfloat16_is_the_upper_half_of_a_float32(hf_folder):
         ("num_hidden_layers", 1 << 24, "layers but"),
         ("rms_norm_eps", "1e-5x", "config.json"),
         ("rms_norm_eps", float("nan"), "norm_eps must be"),
-        ("eos_token_id", {"a": 1}, "tokenizer.json"),
+        ("eos_token_id", {"a": 1}, "eos_token_id must be a token's id"),
         ("intermediate_size", None, "config.json"),
     ],
 )

@@ -111,6 +111,26 @@ def test_the_shipped_model_knows_its_kind_of_text(command):
     assert record["perplexity"] == pytest.approx(record["reference_perplexity"], rel=0.15)
 
 
+def test_a_text_of_another_system_is_the_same_text(command, tmp_path):
+    """With a byte order mark and CR LF, which one line tells of."""
+    lines = "\nOnce upon a time,\nthere was a little boat.\n\n".encode()
+    texts = {"plain": lines, "other": b"\xef\xbb\xbf" + lines.replace(b"\n", b"\r\n")}
+    found = {}
+    for name, content in texts.items():
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "story.txt"
+        path.write_bytes(content)
+        arguments = ("--weights", "float", "--text", str(path), "--json")
+        code, out, err = command("eval", "evolute-tiny", *arguments)
+        assert code == 0
+        record = json.loads(out)
+        found[name] = record["perplexity"], record["tokens"], err
+    assert found["plain"][:2] == found["other"][:2]
+    assert found["plain"][2] == ""
+    told = "story.txt is read without its byte order mark and its line ends CR LF as LF"
+    assert found["other"][2] == f"evolute: {told}\n"
+
+
 @pytest.mark.parametrize("backend", ["golden", "integer"])
 def test_run_generates_text(command, backend):
     prompt = ("--prompt", "One day, Lily", "--tokens", "6", "--backend", backend)
