@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "dse.compare_cli",
     "report": "reports.cli",
     "verify": "verif.cli",
+    "mutants": "verif.mutants_cli",
     "export": "hw.build_cli",
     "synth": "hw.build_cli",
 }

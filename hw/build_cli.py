@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from hw import synth as netlists
 from hw.cli import json_option, out_option, set_option, show, spec_from
-from hw.export import TARGETS, write_all
+from hw.export import PREFIX, TARGETS, write_all
 from hw.export import export as export_texts
 from hw.files import RECORDS, append_record, provenance
 
@@ -37,13 +37,25 @@ from hw.files import RECORDS, append_record, provenance
     show_default=True,
     help="What the constraints and scripts are for.",
 )
+@click.option(
+    "--prefix",
+    default=PREFIX,
+    show_default=True,
+    metavar="NAME",
+    help="What the names of all modules and files begin with.",
+)
 @json_option
 def export(
-    preset: str, folder: Path, assignments: tuple[str, ...], target: str, as_json: bool
+    preset: str,
+    folder: Path,
+    assignments: tuple[str, ...],
+    target: str,
+    prefix: str,
+    as_json: bool,
 ) -> None:
     """Write an engine's or a core's Verilog, port description, constraints and scripts."""
     spec = spec_from(preset, assignments)
-    texts = export_texts(spec, TARGETS[target])
+    texts = export_texts(spec, TARGETS[target], prefix)
     write_all(folder, texts)
     document = {"files": [str(folder / name) for name in texts], "digest": spec.digest}
     show(as_json, document, lambda console: console.print("\n".join(document["files"])))

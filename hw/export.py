@@ -70,11 +70,22 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def module_name(spec: Spec) -> str:
+PREFIX = "evolute"
+"""What the names of modules and files begin with, unless the user says otherwise."""
+
+
+def require_prefix(prefix: str) -> None:
+    """Raise `RefusedError` unless names that begin with `prefix` are identifiers in any tool."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", prefix):
+        rule = "up to 64 letters, digits and underscores that begin with a letter"
+        raise RefusedError(f"--prefix: must be {rule}, got {prefix!r}")
+
+
+def module_name(spec: Spec, prefix: str = PREFIX) -> str:
     """The Verilog module of the spec's engine, of its core, or of what scales its results."""
     if isinstance(spec, Scaling):
-        return "evolute_scaling"
-    return "evolute_core" if isinstance(spec, CoreSpec) else "evolute_" + engine_of(spec)
+        return f"{prefix}_scaling"
+    return f"{prefix}_{'core' if isinstance(spec, CoreSpec) else engine_of(spec)}"
 
 
 def clock_mhz(spec: Spec, target: Target) -> int:
@@ -91,7 +102,7 @@ def to_verilog(spec: Spec) -> str:
     `aclk`, synchronous active-low `aresetn` and the AXI interfaces of `hw.sidecar.ports`, whose
     ports carry the attributes by which Vivado knows them.
     """
-    return _verilog(spec, BUILD[type(spec)](spec))
+    return _verilog(spec, BUILD[type(spec)](spec), PREFIX)
 
 
 def source_lines(spec: Spec) -> dict[int, str]:
@@ -99,7 +110,7 @@ def source_lines(spec: Spec) -> dict[int, str]:
 
     A declaration that no statement of the package made leads to what assigns the signal first.
     """
-    text = _verilog(spec, BUILD[type(spec)](spec), sources=True)
+    text = _verilog(spec, BUILD[type(spec)](spec), PREFIX, sources=True)
     package = Path(__file__).resolve().parent
     found: dict[int, str] = {}
     declared: dict[str, int] = {}
@@ -127,16 +138,21 @@ def source_lines(spec: Spec) -> dict[int, str]:
     return found
 
 
-def export(spec: Spec, target: Target) -> dict[str, str]:
-    """File name to text: Verilog, sidecar, constraints, FuseSoC core and a Yosys script."""
-    name = module_name(spec)
+def export(spec: Spec, target: Target, prefix: str = PREFIX) -> dict[str, str]:
+    """File name to text: Verilog, sidecar, constraints, FuseSoC core and a Yosys script.
+
+    The names of all modules and files begin with `prefix`, so that exports with different ones
+    share a design. Raises `RefusedError` for one that is no identifier.
+    """
+    require_prefix(prefix)
+    name = module_name(spec, prefix)
     component = BUILD[type(spec)](spec)
     constraints = f"{name}.{target.constraints}"
     return {
-        f"{name}.v": _verilog(spec, component),
-        f"{name}.json": json.dumps(_sidecar(spec, component, target), indent=2) + "\n",
-        constraints: _constraints(spec, target),
-        f"{name}.core": _fusesoc_core(spec, target, constraints),
+        f"{name}.v": _verilog(spec, component, prefix),
+        f"{name}.json": json.dumps(_sidecar(spec, component, target, name), indent=2) + "\n",
+        constraints: _constraints(spec, target, name),
+        f"{name}.core": _fusesoc_core(spec, target, prefix, constraints),
         f"{name}.ys": _yosys_script(name, target),
     }
 
@@ -154,8 +170,8 @@ def write_all(folder: Path, texts: dict[str, str]) -> None:
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _verilog(spec: Spec, component: wiring.Component, *, sources: bool = False) -> str:
-    name = module_name(spec)
+def _verilog(spec: Spec, component: wiring.Component, prefix: str, *, sources: bool = False) -> str:
+    name = module_name(spec, prefix)
     with _packaged_yosys():
         text = verilog.convert(
             component, name=name, emit_src=sources, strip_internal_attrs=not sources
@@ -218,16 +234,16 @@ def _signals(component: wiring.Component) -> dict[str, tuple[str, Signal]]:
     }
 
 
-def _sidecar(spec: Spec, component: wiring.Component, target: Target) -> dict[str, Any]:
+def _sidecar(spec: Spec, component: wiring.Component, target: Target, name: str) -> dict[str, Any]:
     """What the exported module is and what its ports mean, for programs."""
     around = sidecar.ports(spec)
     # Amaranth adds an engine's clock and reset; a core has them among its own ports.
     clocks = (around.clock, around.reset), *around.more_clocks
-    ports = dict.fromkeys((name for pair in clocks for name in pair), _port("input", 1))
-    for name, (direction, signal) in _signals(component).items():
-        ports[name] = _port(direction, len(signal))
+    ports = dict.fromkeys((port for pair in clocks for port in pair), _port("input", 1))
+    for port, (direction, signal) in _signals(component).items():
+        ports[port] = _port(direction, len(signal))
     return {
-        "module": module_name(spec),
+        "module": name,
         "digest": spec.digest,
         "spec": spec.to_dict(),
         "target": target.name,
@@ -260,7 +276,7 @@ def _port(direction: str, width: int) -> dict[str, Any]:
     return {"direction": direction, "width": width}
 
 
-def _constraints(spec: Spec, target: Target) -> str:
+def _constraints(spec: Spec, target: Target, name: str) -> str:
     """The clock targets alone: pins belong to the design around the module."""
     mhz, around = clock_mhz(spec, target), sidecar.ports(spec)
     clocks = [around.clock, *(clock for clock, _ in around.more_clocks)]
@@ -277,7 +293,7 @@ def _constraints(spec: Spec, target: Target) -> str:
     if len(clocks) > 1 and target.constraints in ("xdc", "sdc"):
         groups = " ".join(f"-group {clock}" for clock in clocks)
         found.append(f"set_clock_groups -asynchronous {groups}")
-    return "\n".join((f"# {module_name(spec)} {spec.digest}: {mhz} MHz", *found, ""))
+    return "\n".join((f"# {name} {spec.digest}: {mhz} MHz", *found, ""))
 
 
 def _yosys_script(name: str, target: Target) -> str:
@@ -290,9 +306,9 @@ def _yosys_script(name: str, target: Target) -> str:
     return "\n".join((f"# yosys -s {name}.ys", *passes, "stat", netlist, ""))
 
 
-def _fusesoc_core(spec: Spec, target: Target, constraints: str) -> str:
+def _fusesoc_core(spec: Spec, target: Target, prefix: str, constraints: str) -> str:
     """A FuseSoC (CAPI2) core: `default` for designs that use it, `lint`, maybe `synth`."""
-    name = module_name(spec)
+    name = module_name(spec, prefix)
     library = "core" if isinstance(spec, CoreSpec) else "engine"
     synth = f"""\
   synth:
@@ -303,7 +319,7 @@ def _fusesoc_core(spec: Spec, target: Target, constraints: str) -> str:
 """
     return f"""\
 CAPI=2:
-name: "evolute:{library}:{engine_of(spec)}_{spec.digest}:{_version()}"
+name: "{prefix}:{library}:{engine_of(spec)}_{spec.digest}:{_version()}"
 description: "{name}, clock target {clock_mhz(spec, target)} MHz"
 
 filesets:

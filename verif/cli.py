@@ -78,7 +78,8 @@ def run_job(job: Job) -> Report:
         raise SimulatorError(str(error)) from None
 
 
-def _leave_interrupts_to_parent() -> None:
+def leave_interrupts_to_parent() -> None:
+    """For processes of a pool: an interrupt is for the one that started them."""
     # A handler instead of SIG_IGN, which compilers and simulators would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
 
@@ -90,7 +91,7 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[Report]:
         yield from map(run_job, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _leave_interrupts_to_parent, maxtasksperchild=50) as pool:
+    with context.Pool(workers, leave_interrupts_to_parent, maxtasksperchild=50) as pool:
         yield from pool.imap_unordered(run_job, jobs)
 
 

@@ -29,6 +29,7 @@ from sw.tensor import met
 from verif import core_session
 from verif.core_bench import (
     MEMORY_BYTES,
+    MOST_DIFFERENCES,
     Bench,
     Enough,
     Program,
@@ -244,19 +245,21 @@ def verify(
     kinds: Collection[str] = tuple(KINDS),
     waves: Path | None = None,
     verilog: str | None = None,
+    plusargs: tuple[str, ...] = (),
+    most_differences: int = MOST_DIFFERENCES,
 ) -> Report:
     """Play everything on the core's RTL and compare every word of memory and every counter.
 
     `kinds` picks from `KINDS`; `waves` takes a VCD of a compiled program; `verilog` replaces the
-    RTL, for a check of this check. Raises `SimulatorError` when the simulator is absent or breaks
-    down.
+    RTL, for a check of this check, and `plusargs` are the simulator's. Ends once it has found
+    `most_differences`. Raises `SimulatorError` when the simulator is absent or breaks down.
     """
     if simulator != SIMULATOR:
         raise SimulatorError(f"simulator {simulator}: cores run on {SIMULATOR} alone")
     started = time.perf_counter()
     native = core_session.build(core, waves=waves is not None, verilog=verilog)
     built = time.perf_counter()
-    bench = Bench(core, native, seed, waves)
+    bench = Bench(core, native, seed, waves, plusargs, most_differences)
     with contextlib.suppress(Enough):
         for i, (kind, play) in enumerate(KINDS.items()):
             if kind in kinds:

@@ -157,8 +157,17 @@ class Program:
 class Bench:
     """A built core, and what has been found out about it."""
 
-    def __init__(self, core: CoreSpec, native: Path, seed: int, waves: Path | None):
+    def __init__(
+        self,
+        core: CoreSpec,
+        native: Path,
+        seed: int,
+        waves: Path | None,
+        plusargs: tuple[str, ...] = (),
+        most_differences: int = MOST_DIFFERENCES,
+    ):
         self.core, self.native, self.seed, self.waves = core, native, seed, waves
+        self.plusargs, self.most_differences = plusargs, most_differences
         self.tally = Tally()
 
     @contextlib.contextmanager
@@ -166,7 +175,13 @@ class Bench:
         """A core at power-on, with memory from bus address `base` on."""
         timing = MemoryTiming(1, self.core.bus_bytes)
         with Session(
-            self.native, MEMORY_BYTES, timing, base=base, seed=self.seed, waves=waves
+            self.native,
+            MEMORY_BYTES,
+            timing,
+            base=base,
+            seed=self.seed,
+            waves=waves,
+            plusargs=self.plusargs,
         ) as session:
             yield session
             self.watch(session, "the end of a session")
@@ -179,7 +194,7 @@ class Bench:
     def differ(self, case: str, what: str) -> None:
         where = f"spec {self.core.digest} seed {self.seed} case {case!r}"
         self.tally.differences.append(f"{where}: {what}")
-        if len(self.tally.differences) == MOST_DIFFERENCES:
+        if len(self.tally.differences) == self.most_differences:
             raise Enough
 
     def check(self, case: str, name: str, found: object, wanted: object) -> None:

@@ -85,8 +85,8 @@ class Session(contextlib.AbstractContextManager):
     """A core at power-on and a memory of `memory_bytes` at bus address `base`, all zero.
 
     `memory` is the memory's image, uint8, which a program reads and writes; it may be changed
-    whenever none runs. `program` is what `build` gave. Raises `SimulatorError` where the simulation
-    breaks down.
+    whenever none runs. `program` is what `build` gave; `plusargs` are the simulator's. Raises
+    `SimulatorError` where the simulation breaks down.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Session(contextlib.AbstractContextManager):
         base: int = 0,
         seed: int = 1,
         waves: Path | None = None,
+        plusargs: tuple[str, ...] = (),
     ):
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
@@ -112,6 +113,7 @@ class Session(contextlib.AbstractContextManager):
             if waves is not None:
                 stack.enter_context(_keep(folder / "waves.vcd", waves))
                 command.append(folder / "waves.vcd")
+            command += plusargs
             self._process = subprocess.Popen(
                 [str(word) for word in command],
                 stdin=subprocess.PIPE,

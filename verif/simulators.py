@@ -66,6 +66,8 @@ class Build:
     top: str
     waves: bool
     program: Path
+    plusargs: tuple[str, ...] = ()
+    """What its runs find by `$test$plusargs` and `$value$plusargs`, each with its `+`."""
 
 
 def available(simulator: str) -> bool:
@@ -297,6 +299,7 @@ def launch(build: Build, module: str, folder: Path) -> None:
         entry = cocotb_tools.config.lib_entry("vpi", "icarus")
         command = ["vvp", "-m", str(entry), str(build.program)]
         command += [] if build.waves else ["-none"]
+    command += build.plusargs
     done = subprocess.run(
         command,
         cwd=folder,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,13 @@ def verify(
     kinds: Collection[str] | None = None,
     waves: Path | None = None,
     verilog: str | None = None,
+    plusargs: tuple[str, ...] = (),
 ) -> Report:
     """Play the battery on the spec's RTL and compare every value and every transfer's cycle.
 
     `kinds` picks from the battery's `KINDS`; `waves` takes a VCD of all of it; `verilog` replaces
-    the RTL, for a check of this check. Raises `SimulatorError` when the simulator is absent or
-    breaks down.
+    the RTL, for a check of this check, and `plusargs` are the simulator's. Raises
+    `SimulatorError` when the simulator is absent or breaks down.
     """
     battery: Any = lut_stationary if isinstance(spec, LutStationary) else stream_engine
     cases: list[Any] = []
@@ -89,6 +90,7 @@ def verify(
     started = time.perf_counter()
     text = to_verilog(spec) if verilog is None else verilog
     build = simulators.build(text, module_name(spec), simulator, waves=waves is not None)
+    build = replace(build, plusargs=plusargs)
     built = time.perf_counter()
     models = [battery.model_of(spec, case) for case in cases]
     recordings = battery.play(spec, cases, models, build, seed, waves)

@@ -118,7 +118,6 @@ class BeatReader(wiring.Component):
         m.d.comb += first.eq(
             Cat(Const(0, log2(buffer.beats_per_word)), self.first >> log2(buffer.words_per_beat))
         )
-        begin = Signal.like(first, reset_less=True)
         # One bit more than an address has: past the end it is seen to be so.
         beat = Signal(range(2 * buffer.beats), reset_less=True)
         reading = Signal()
@@ -131,7 +130,7 @@ class BeatReader(wiring.Component):
             m.d.sync += self.valid.eq(self.read)
 
         advance: Value = self.read
-        turn = Signal()
+        turn: Value = Const(0)
         for i in reversed(range(len(self.loops))):
             count = Signal(self.loops[i], name=f"count{i}")
             limit = Signal(self.loops[i], name=f"last{i}", reset_less=True)
@@ -144,15 +143,18 @@ class BeatReader(wiring.Component):
             with m.Elif(advance):
                 m.d.sync += count.eq(count + 1)
             if i == 1:
-                m.d.comb += turn.eq(full)
+                turn = full
             advance = full
         with m.If(self.read):
             m.d.sync += beat.eq(beat + 1)
-            if self.rewind:
-                with m.If(turn):
-                    m.d.sync += beat.eq(begin)
+        if self.rewind:
+            begin = Signal.like(first, name="begin", reset_less=True)
+            with m.If(turn):
+                m.d.sync += beat.eq(begin)
+            with m.If(self.start):
+                m.d.sync += begin.eq(first)
         with m.If(self.start):
-            m.d.sync += [reading.eq(1), begin.eq(first), beat.eq(first)]
+            m.d.sync += [reading.eq(1), beat.eq(first)]
         with m.Elif(advance):
             m.d.sync += reading.eq(0)
         return m

@@ -108,24 +108,22 @@ class Encoder(wiring.Component):
             ]
             d = Signal(spec.distance_bits, name=f"distance{j}_kept", reset_less=True)
             m.d.encoder += d.eq(found)
-            after_least = Signal(spec.distance_bits, name=f"least{j}", reset_less=True)
             after_index = Signal(log2(spec.centroids), name=f"index{j}", reset_less=True)
             nearer = named(m, f"nearer{j}", d < least) if j else Const(1)
-            m.d.encoder += [
-                after_least.eq(Mux(nearer, d, least)),
-                after_index.eq(Mux(nearer, j, index)),
-            ]
-            least, index = after_least, after_index
+            m.d.encoder += after_index.eq(Mux(nearer, j, index))
+            index = after_index
             after_row = Signal(name=f"is_row{j + 1}")
             m.d.encoder += after_row.eq(is_row)
             if j + 1 < spec.centroids:
                 after = Signal(bits, name=f"x{j + 1}", reset_less=True)
                 after_centroid = Signal(name=f"is_centroid{j + 1}")
+                after_least = Signal(spec.distance_bits, name=f"least{j}", reset_less=True)
                 m.d.encoder += [
                     after.eq(x),
                     after_centroid.eq(is_centroid & ~opened),
+                    after_least.eq(Mux(nearer, d, least)),
                 ]
-                x, is_centroid = after, after_centroid
+                x, is_centroid, least = after, after_centroid, after_least
             is_row = after_row
         m.d.encoder += self.write.eq(is_row)
         m.d.comb += self.index.eq(index)

@@ -43,14 +43,14 @@ class LutTensorCoreEngine(EngineComponent):
                 entries = build(m, part, spec.exact_table_bits)
                 # The sum of the k activations.
                 row_sum = row_sum + entries[0 if self._halves else -1]
-                parity = reduce(xor, (value[0] for value in part))
                 if spec.table_bits is not None:
                     shift = fields["table_shift"][row]
                     entries = [
                         round_shift(m, entry, shift, spec.maximum_table_shift, spec.entry_maximum)
                         for entry in entries
                     ]
-                built.append(parity[: spec.shared_bits])
+                if spec.shared_bits:
+                    built.append(reduce(xor, (value[0] for value in part)))
                 built += [
                     _resized(entry, bits)[spec.shared_bits :]
                     for entry, bits in zip(entries, self._widths, strict=True)

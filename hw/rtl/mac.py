@@ -17,15 +17,24 @@ class Multiples(NamedTuple):
 
     x: Value
     negative: Value
-    triple: Value
+    triple: Value | None
+    """None where no product needs it."""
 
 
-def multiples(m: Module, name: str, x: Value) -> Multiples:
-    """Of an activation in its symmetric range."""
+def multiples(m: Module, name: str, x: Value, *, triple: bool) -> Multiples:
+    """Of an activation in its symmetric range; `triple` says whether three times x is needed."""
     x = named(m, f"times_{name}", x)
     negative = named(m, f"negative_{name}", (-x)[: len(x)].as_signed())
-    triple = named(m, f"triple_{name}", (x + (x << 1))[: len(x) + 2].as_signed())
-    return Multiples(x, negative, triple)
+    if not triple:
+        return Multiples(x, negative, None)
+    tripled = named(m, f"triple_{name}", (x + (x << 1))[: len(x) + 2].as_signed())
+    return Multiples(x, negative, tripled)
+
+
+def needs_triple(bits: int) -> bool:
+    """Whether `products` with codes of so many bits take three times x: only for pairs of bits
+    below the highest one."""
+    return bits > 3
 
 
 def products(m: Module, name: str, x: Multiples, code: Value) -> list[Value]:
@@ -44,6 +53,7 @@ def products(m: Module, name: str, x: Multiples, code: Value) -> list[Value]:
         one_hot = [named(m, f"{name}_{place}_{i}", each) for i, each in enumerate(values, 1)]
         double = x.negative << 1 if place == len(code) - 2 else x.x << 1
         other = x.negative if place == len(code) - 2 else x.triple
+        assert other is not None
         bits = max(len(double), len(other))
         taken = select([extended(each, bits) for each in (x.x, double, other)], one_hot)
         found.append(Cat(Const(0, place), taken).as_signed())
@@ -135,8 +145,9 @@ class Array(wiring.Component):
         for column in range(spec.n):
             code = self.codes.word_select(column, spec.weight_bits).as_signed()
             columns.append((later(f"code{column}_enters", code, column), first, last))
-            first = later(f"first{column}", first)
-            last = later(f"last{column}", last, reset_less=False)
+            if column + 1 < spec.n:
+                first = later(f"first{column}", first)
+                last = later(f"last{column}", last, reset_less=False)
 
         psums = []
         for row, x in enumerate(rows):
@@ -146,9 +157,11 @@ class Array(wiring.Component):
                 terms = self._product(m, name, x, code)
                 psums.append(whole(f"psum{name}", spec.acc_bits, terms, first, last))
                 m.d.comb += self.ended.eq(last)  # the last of these assignments holds
-                x = later(f"x{name}_right", x)
-                code, first = later(f"code{name}_down", code), later(f"first{name}_down", first)
-                below.append((code, first, later(f"last{name}_down", last, reset_less=False)))
+                if column + 1 < spec.n:
+                    x = later(f"x{name}_right", x)
+                if row + 1 < spec.m:
+                    code, first = later(f"code{name}_down", code), later(f"first{name}_down", first)
+                    below.append((code, first, later(f"last{name}_down", last, reset_less=False)))
             columns = below
         m.d.comb += [self.psums.eq(Cat(*psums)), self.row_sums.eq(Cat(*row_sums))]
         return m
@@ -157,7 +170,7 @@ class Array(wiring.Component):
         """Signed values whose sum is the product. No multiples of x are shared here, which would
         have to move along with it."""
         if self.spec.multiplier == "shift_add":
-            return shifted(m, name, multiples(m, f"x{name}", x), code)
+            return shifted(m, name, multiples(m, f"x{name}", x, triple=False), code)
         return booth_products(x, code)
 
 
@@ -175,13 +188,15 @@ class MacEngine(EngineComponent):
     def multiply(self, m, operands, weights, sequencer):
         """A product per weight, and their sum per output."""
         spec, psums = self.spec, []
-        product = products if spec.multiplier == "multiples" else shifted
+        product, triple = shifted, False
+        if spec.multiplier == "multiples":
+            product, triple = products, needs_triple(spec.weight_bits)
         weights = [named(m, f"weight{i}", each) for i, each in enumerate(weights["code"])]
         for row in range(spec.m):
             x = []
             for i in range(row * spec.k, (row + 1) * spec.k):
                 value = operands.word_select(i, spec.activation_bits).as_signed()
-                x.append(multiples(m, f"x{i}", value))
+                x.append(multiples(m, f"x{i}", value, triple=triple))
             for column in range(spec.n):
                 codes, terms = weights[column * spec.k : (column + 1) * spec.k], []
                 for i, (each, code) in enumerate(zip(x, codes, strict=True)):

@@ -22,7 +22,7 @@ from hw.rtl.arith import (
 )
 from hw.rtl.bit_serial import BitSerialEngine
 from hw.rtl.lut_dla import distance, nearest
-from hw.rtl.mac import multiples, products, shifted
+from hw.rtl.mac import multiples, needs_triple, products, shifted
 from hw.rtl.scale_lanes import bit_products
 from hw.spec.bit_serial import FLOAT_STEPS, TERMS, BitSerial, float_code
 from hw.spec.formats import Kind, WeightCodes
@@ -106,7 +106,8 @@ def test_the_terms_of_a_square_sum_to_it(bits):
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_the_multiples_of_an_activation_sum_to_its_product(form, bits):
     x, code, m = Signal(signed(5)), Signal(signed(bits)), Module()
-    found = total(form(m, "product", multiples(m, "x", x), code))
+    triple = form is products and needs_triple(bits)
+    found = total(form(m, "product", multiples(m, "x", x, triple=triple), code))
     # Activations reach the multipliers within the symmetric range only.
     prove(m, [x, code], (x == -16) | (found == x * code))
 

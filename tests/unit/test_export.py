@@ -45,7 +45,9 @@ from hw.spec import (
     engine_of,
     layout,
 )
+from hw.spec.base import RefusedError
 from hw.spec.presets import PRESETS, UnknownNameError
+from hw.tools import ToolError
 from verif.driver import DRIVERS
 
 TINY = LutTensorCore(m=1, n=2, k=2, kg=1, activation_bits=4, weight_bits=2, group_size=4)
@@ -167,6 +169,56 @@ def test_every_module_has_a_plain_name_under_the_top(spec: Spec) -> None:
     assert modules[0] == top and len(set(modules)) == len(modules) > 1
     assert all(re.fullmatch(rf"{top}\w*", name) for name in modules)
     assert f"\\{top}" not in text
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+@pytest.mark.parametrize("name", ["tiny", "core"])
+def test_a_prefix_takes_the_place_of_the_usual_one_in_all_names(name: str, target: Target) -> None:
+    usual, other = export(SPECS[name], target), export(SPECS[name], target, "my_2nd")
+    renamed = {
+        re.sub("^evolute_", "my_2nd_", file): re.sub(r"\bevolute(?=[_:])", "my_2nd", text)
+        for file, text in usual.items()
+    }
+    assert other == renamed and not set(usual) & set(other)
+    modules = re.findall(r"^module (\S+?) ?\(", "".join(other.values()), re.MULTILINE)
+    assert modules and all(each.startswith("my_2nd_") for each in modules)
+    assert not any("evolute_" in text for text in other.values())
+
+
+def test_exports_with_different_prefixes_share_a_design() -> None:
+    """Two cores of different specs, and of equal ones, in one design, as Yosys elaborates it; with
+    the same prefix they do not."""
+
+    def elaborated(cores: dict[str, CoreSpec]) -> list[str]:
+        texts, lines = {}, []
+        for i, (prefix, core) in enumerate(cores.items()):
+            found = hw.export.export(core, TARGETS["generic"], prefix.rstrip())
+            top = module_name(core, prefix.rstrip())
+            texts[f"{i}.v"] = found[f"{top}.v"]
+            lines.append(f"{top} core{i} (.aclk(aclk));")
+        texts["top.v"] = f"module top (input aclk); {' '.join(lines)} endmodule"
+        script = [*(f"read_verilog {file}" for file in texts), "hierarchy -check -top top"]
+        log = yosys.run([*script, "ls"], texts, (), timeout_s=120).log
+        return re.findall(r"^  (\w+_core)$", log, re.MULTILINE)
+
+    changed = CORE.evolve(sum_bits=32)
+    assert elaborated({"a": CORE, "b": changed, "evolute": CORE}) == [
+        *("a_core", "b_core", "evolute_core")
+    ]
+    with pytest.raises(ToolError, match="Re-definition of module"):
+        elaborated({"a": CORE, "a ": changed})
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "2nd", "a-b", "a b", "_a", "a.b", "\u00e4", "a\n", "x" * 65]
+)
+def test_a_prefix_that_is_no_identifier_is_refused(prefix: str, tmp_path: Path) -> None:
+    arguments = ["export", "lut-fpga", "-o", str(tmp_path / "new"), "--prefix", prefix]
+    done = CliRunner().invoke(cli, arguments)
+    assert isinstance(done.exception, RefusedError)
+    assert str(done.exception).startswith("--prefix: must be ")
+    assert repr(prefix) in str(done.exception) and "\n" not in str(done.exception)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_vector_is_empty(spec: Spec) -> None:

@@ -1,7 +1,7 @@
 // A Verilated core, its memory and its host, told what to do line by line on standard input.
 //
-// Usage: program IMAGE BASE BYTES SEED [WAVES]. Every command is answered by one line: `ok` and
-// numbers, an event and numbers, or `error` and words. Numbers are decimal.
+// Usage: program IMAGE BASE BYTES SEED [WAVES] [+PLUSARG...]. Every command is answered by one
+// line: `ok` and numbers, an event and numbers, or `error` and words. Numbers are decimal.
 //
 //   reset CYCLES                   hold the reset, and let it go
 //   read OFFSET                    a register -> ok RESPONSE VALUE
@@ -86,7 +86,9 @@ class Bench {
     Monitor monitor;
     std::int64_t cycles = 0;  // since power came on
 
-    Bench(Memory& memory, std::uint64_t seed, const char* waves) : memory_(memory) {
+    Bench(Memory& memory, std::uint64_t seed, const char* waves, int count, char** arguments)
+        : memory_(memory) {
+        context_.commandArgs(count, arguments);  // for the design's $value$plusargs
         // Whatever reset does not define starts at random instead of at a lucky zero.
         context_.randReset(2);
         context_.randSeed(int(seed));
@@ -364,7 +366,8 @@ int main(int count, char** arguments) {
         const auto number = [&](int i) { return std::strtoull(arguments[i], nullptr, 10); };
         const Image image(arguments[1], number(3));
         Memory memory(image.data(), number(2), number(3));
-        Bench bench(memory, number(4), count > 5 ? arguments[5] : nullptr);
+        const char* waves = count > 5 && *arguments[5] != '+' ? arguments[5] : nullptr;
+        Bench bench(memory, number(4), waves, count, arguments);
         for (std::string line; std::getline(std::cin, line) && line != "quit";)
             std::cout << obey(line, bench, memory) << std::endl;
     } catch (const std::exception& error) {
