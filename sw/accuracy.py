@@ -1,8 +1,8 @@
 """Bits against perplexity for the quantizers, on models with a name: `python -m sw.accuracy`.
 
 Weights alone are quantized here; activations stay in float32, so that a row tells of its quantizer
-and not of an accelerator. Each is measured on text of the model's own kind, a part of which is among
-what calibrates, and on text of another kind, which is not. Finished models stay in the output
+and not of an accelerator. Each is measured on text of the model's own kind, a part of which is
+among what calibrates, and on text of another kind, which is not. Finished models stay in the output
 folder, and are not made again.
 """
 
@@ -35,7 +35,7 @@ class Subject:
 
     methods: tuple[str, ...]
     tokens: int
-    """Predicted tokens; the text's second half, which is among what calibrates, begins after them."""
+    """Predicted tokens; the text's second half, which helps to calibrate, begins after them."""
     text_of: str | None = None
     """The model whose text is predicted; None for its own."""
 
