@@ -117,24 +117,21 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
         text = replace(text, content=text.content.replace("<|story|>", ""))
     reference, context = host_linears(model), default_context(model)
     texts, other = calibration_texts(text), check_text()
-    with progress(f"calibrating {name}") as done:
-        parts = mixed_windows(model, texts, default_tokens(model), context)
-        calibration = calibrate(model, parts, done)
+    methods = {each: parse_method(each) for each in subject.methods if not only or each in only}
+    calibration = None
+    if any(method.calibrates for method in methods.values()):
+        with progress(f"calibrating {name}") as done:
+            parts = mixed_windows(model, texts, default_tokens(model), context)
+            calibration = calibrate(model, parts, done)
     with progress(f"predicting other text, {name}") as done:
         shipped = measure(model, reference, reference, other, OTHER_TOKENS, context, done)
     records = []
-    for each in subject.methods:
-        if only and each not in only:
-            continue
-        method, folder, began = parse_method(each), out / name / each, time.perf_counter()
+    for each, method in methods.items():
+        folder, began = out / name / each, time.perf_counter()
+        seen = calibration if method.calibrates else None
         with progress(f"{name}, {each}") as done:
             found, document = quantize_model(
-                model,
-                method,
-                calibration if method.calibrates else None,
-                folder,
-                workers=workers,
-                progress=done,
+                model, method, seen, folder, workers=workers, progress=done
             )
         seconds = time.perf_counter() - began
         linear = host_linears(found)
@@ -151,10 +148,8 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
             "bits_index": document["bits_index"],
             "bits_total": document["bits_total"],
             "proxy_error": document["proxy_error"],
-            "calibration_tokens": calibration.tokens if method.calibrates else None,
-            "calibration_text": ", ".join(each.name for each in texts)
-            if method.calibrates
-            else None,
+            "calibration_tokens": seen and seen.tokens,
+            "calibration_text": seen and ", ".join(text.name for text in texts),
             **asdict(accuracy),
             "other_text": elsewhere.text,
             "other_tokens": elsewhere.tokens,
