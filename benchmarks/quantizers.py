@@ -44,7 +44,7 @@ def main() -> None:
     }
     x = rng.normal(size=(4 * SIDE, SIDE)) @ rng.normal(size=(SIDE, SIDE))
     second, peak = (x.T @ x / len(x)).astype(np.float32), np.abs(x).max(axis=0)
-    moments = Moments(second, peak.astype(np.float32))
+    moments = Moments(second, peak.astype(np.float32), len(x))
     w = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
     for name, method in METHODS.items():
         (choice,) = parse_method(method).candidates

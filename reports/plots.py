@@ -235,9 +235,11 @@ def perplexity_by_bits(records: Sequence[Record], methods: Sequence[str]) -> str
     """
     figure = _figure(9.2, 3.7)
     axis = figure.axes[0]
-    shipped = records[0].number("reference_perplexity")
+    known = [each.optional("reference_perplexity") for each in records]
+    shipped = next((each for each in known if each is not None), None)
     points = [each for each in records if each.text("weights") != "float"]
-    values = [shipped, *(each.number("perplexity") for each in points)]
+    values = [each.number("perplexity") for each in points]
+    values += [] if shipped is None else [shipped]
     room = max(1.4, (max(values) / min(values)) ** 0.13)
     _log_axis(axis, "y", min(values) / room, max(values) * 1.4)
     bits = [each.number("bits_total") for each in points]
@@ -263,15 +265,16 @@ def perplexity_by_bits(records: Sequence[Record], methods: Sequence[str]) -> str
             rounded = each.optional("spec.table_bits")
             name = each.text("weights") + (f" T{rounded}" if rounded else "")
             labels.append((name, each.number("bits_total"), each.number("perplexity"), color))
-    axis.axhline(shipped, color="#4a4f58", ls=(0, (4, 3)), lw=1)
-    axis.annotate(
-        f"as shipped: {shipped:.4g}",
-        (0, shipped),
-        xycoords=("axes fraction", "data"),
-        xytext=(4, -4),
-        textcoords="offset points",
-        va="top",
-    )
+    if shipped is not None:
+        axis.axhline(shipped, color="#4a4f58", ls=(0, (4, 3)), lw=1)
+        axis.annotate(
+            f"as shipped: {shipped:.4g}",
+            (0, shipped),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, -4),
+            textcoords="offset points",
+            va="top",
+        )
     axis.set_xlabel("stored bits per weight, scales included")
     axis.set_ylabel("perplexity")
     figure.legend(loc="outside right upper")

@@ -50,8 +50,10 @@ def perplexity_change(record: Record) -> str:
     found = record.optional("perplexity")
     if not found:
         return "not measured"
-    before, after = record.number("perplexity.float"), record.number("perplexity.quantized")
-    return f"{before:.4g} → {after:.4g}"
+    after = record.number("perplexity.quantized")
+    if found["float"] is None:
+        return f"{after:.4g}, as shipped unknown"
+    return f"{record.number('perplexity.float'):.4g} → {after:.4g}"
 
 
 def share(record: Record, path: str) -> str:
@@ -168,6 +170,7 @@ def accuracy(records: Sequence[Record]) -> Table:
         Column("perplexity", how="measured"),
         Column("as shipped", how="measured"),
         Column("divergence", "nats/token", "measured"),
+        Column("text of another kind", "perplexity, as shipped", "measured"),
     )
     ordered = sorted(records, key=lambda each: each.number("bits_total"))
     rows = tuple(
@@ -178,12 +181,23 @@ def accuracy(records: Sequence[Record]) -> Table:
             quantity(each.number("bits_total"), 3),
             _table_width(each),
             quantity(each.number("perplexity")),
-            quantity(each.number("reference_perplexity")),
-            "" if each.optional("kl") is None else quantity(each.number("kl"), 3),
+            *(
+                "" if each.optional(name) is None else quantity(each.number(name), digits)
+                for name, digits in (("reference_perplexity", 4), ("kl", 3))
+            ),
+            _other_text(each),
         )
         for each in ordered
     )
     return Table(columns, rows)
+
+
+def _other_text(record: Record) -> str:
+    """Perplexity on text of another kind than a model was calibrated with, and as shipped there."""
+    if record.optional("other_perplexity") is None:
+        return ""
+    names = ("other_perplexity", "other_reference_perplexity")
+    return ", ".join(quantity(record.number(name)) for name in names)
 
 
 def _table_width(record: Record) -> str:

@@ -96,18 +96,11 @@ class Workload:
         return own / (own + self.host_macs(rows))
 
     @property
-    def bits_index(self) -> float:
-        """Bits per weight of the codes on the engine; 32 where the host keeps all in float32."""
-        return self._per_weight(sum(each.index_bits for each in self.linears))
-
-    @property
-    def bits_total(self) -> float:
-        """Bits per weight with all that groups store; 32 where the host keeps all in float32."""
-        return self._per_weight(sum(each.total_bits for each in self.linears))
-
-    def _per_weight(self, bits: int) -> float:
+    def bits_held(self) -> float | None:
+        """Bits per weight in the accelerator's memory, of the layers on it, with all that it holds
+        beside their codes in its own form; None where no layer is on it."""
         weights = sum(each.count * each.n * each.k for each in self.linears)
-        return bits / weights if weights else 32.0
+        return sum(each.total_bits for each in self.linears) / weights if weights else None
 
 
 def _rows(layer: Linear | HostLayer, rows: int) -> int:

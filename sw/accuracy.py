@@ -1,7 +1,9 @@
 """Bits against perplexity for the quantizers, on models with a name: `python -m sw.accuracy`.
 
 Weights alone are quantized here; activations stay in float32, so that a row tells of its quantizer
-and not of an accelerator. Finished models stay in the output folder, and are not made again.
+and not of an accelerator. Each is measured on text of the model's own kind, a part of which is
+among what calibrates, and on text of another kind, which is not. Finished models stay in the output
+folder, and are not made again.
 """
 
 from __future__ import annotations
@@ -19,8 +21,12 @@ from sw.cli import COUNT, progress
 from sw.linear import host_linears
 from sw.perplexity import default_context, measure
 from sw.quantize import quantize_model
-from sw.quantizers.hessian import TOKENS, calibrate, default_calibration
+from sw.quantizers.hessian import calibrate, default_tokens
 from sw.quantizers.methods import parse_method
+from sw.text_kinds import calibration_texts, check_text, mixed_windows
+
+OTHER_TOKENS = 2046
+"""Predicted tokens of text of another kind."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Subject:
 
     methods: tuple[str, ...]
     tokens: int
-    """Predicted tokens; the text's second half, which calibrates, begins after them."""
+    """Predicted tokens; the text's second half, which helps to calibrate, begins after them."""
     text_of: str | None = None
     """The model whose text is predicted; None for its own."""
 
@@ -88,35 +94,51 @@ SUBJECTS = {
     type=click.Choice(list(SUBJECTS)),
     help="May be repeated. Default: all.",
 )
+@click.option(
+    "--method", "only", multiple=True, help="One of those listed; may be repeated. Default: all."
+)
 @click.option("--workers", type=COUNT, default=2, show_default=True)
 @out_option
 @json_option
-def main(models: tuple[str, ...], workers: int, out: Path, as_json: bool) -> None:
+def main(
+    models: tuple[str, ...], only: tuple[str, ...], workers: int, out: Path, as_json: bool
+) -> None:
     """Quantize models in every listed way, and measure each."""
-    records = [record for name in models or SUBJECTS for record in _measure(name, workers, out)]
+    records = [
+        record for name in models or SUBJECTS for record in _measure(name, only, workers, out)
+    ]
     show(as_json, records, lambda console: console.print(f"{len(records)} records in {out}"))
 
 
-def _measure(name: str, workers: int, out: Path) -> list[dict[str, object]]:
+def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[dict[str, object]]:
     model, subject = zoo.load(name), SUBJECTS[name]
     text = zoo.default_text(subject.text_of or name)
     if subject.text_of is not None:  # what sets texts apart is a token of that model alone
         text = replace(text, content=text.content.replace("<|story|>", ""))
     reference, context = host_linears(model), default_context(model)
-    with progress(f"calibrating {name}") as done:
-        calibration = calibrate(model, default_calibration(text), TOKENS, context, done)
+    texts, other = calibration_texts(text), check_text()
+    methods = {each: parse_method(each) for each in subject.methods if not only or each in only}
+    calibration = None
+    if any(method.calibrates for method in methods.values()):
+        with progress(f"calibrating {name}") as done:
+            parts = mixed_windows(model, texts, default_tokens(model), context)
+            calibration = calibrate(model, parts, done)
+    with progress(f"predicting other text, {name}") as done:
+        shipped = measure(model, reference, reference, other, OTHER_TOKENS, context, done)
     records = []
-    for each in subject.methods:
-        method, folder, began = parse_method(each), out / name / each, time.perf_counter()
+    for each, method in methods.items():
+        folder, began = out / name / each, time.perf_counter()
+        seen = calibration if method.calibrates else None
         with progress(f"{name}, {each}") as done:
             found, document = quantize_model(
-                model, method, calibration, folder, workers=workers, progress=done
+                model, method, seen, folder, workers=workers, progress=done
             )
         seconds = time.perf_counter() - began
+        linear = host_linears(found)
         with progress(f"{name}, {each}, predicting") as done:
-            accuracy = measure(
-                found, host_linears(found), reference, text, subject.tokens, context, done, model
-            )
+            accuracy = measure(found, linear, reference, text, subject.tokens, context, done, model)
+        with progress(f"{name}, {each}, predicting other text") as done:
+            elsewhere = measure(found, linear, None, other, OTHER_TOKENS, context, done)
         record = {
             "kind": "accuracy",
             "model": name,
@@ -126,8 +148,13 @@ def _measure(name: str, workers: int, out: Path) -> list[dict[str, object]]:
             "bits_index": document["bits_index"],
             "bits_total": document["bits_total"],
             "proxy_error": document["proxy_error"],
-            "calibration_tokens": calibration.tokens,
+            "calibration_tokens": seen and seen.tokens,
+            "calibration_text": seen and ", ".join(text.name for text in texts),
             **asdict(accuracy),
+            "other_text": elsewhere.text,
+            "other_tokens": elsewhere.tokens,
+            "other_perplexity": elsewhere.perplexity,
+            "other_reference_perplexity": shipped.perplexity,
             "seconds": seconds,
             "provenance": provenance("weights quantized, run in float32", ("numpy",), seed=0),
         }

@@ -7,8 +7,8 @@ from pathlib import Path
 from sw.gguf_file import MAGIC, read_gguf
 from sw.hugging_face import CONFIG, read_hugging_face
 from sw.llama2c_file import read_llama2c
-from sw.model import LanguageModel
-from sw.quantized_file import DOCUMENT, read_quantized
+from sw.model import LanguageModel, Parent
+from sw.quantized_file import DOCUMENT, parent_of, read_document, read_quantized
 from sw.safetensors_file import INDEX, PICKLE, WEIGHTS
 from sw.stored import CheckpointError
 
@@ -46,3 +46,16 @@ def open_model(path: Path) -> LanguageModel:
     if _is_pickle(magic):
         raise CheckpointError(path, PICKLE)
     return read_gguf(path) if magic == MAGIC else read_llama2c(path)
+
+
+def parent_at(path: Path) -> Parent | None:
+    """What the model at `path` says it was made of; no weights are read for it.
+
+    None where it says nothing, and where there is no model. Raises `CheckpointError`.
+    """
+    if (path / DOCUMENT).is_file():
+        try:
+            return parent_of(read_document(path))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(path / DOCUMENT, str(error)) from None
+    return open_model(path).parent if path.is_file() else None

@@ -19,6 +19,7 @@ from hw.spec import CoreSpec, Engine, presets
 from hw.spec.base import RefusedError, require
 from sim.workload import Workload
 from sw import zoo
+from sw.bits import model_bits
 from sw.core import accelerated
 from sw.kv import FLOAT32, NAMES, parse_kv, token_bytes
 from sw.linear import (
@@ -30,7 +31,7 @@ from sw.linear import (
     workload,
 )
 from sw.model import LanguageModel
-from sw.perplexity import Text, default_context, measure, read_text
+from sw.perplexity import Text, default_context, measure, read_text, strided
 from sw.weights import FLOAT, GRAMMAR, Weights, parse_weights
 
 TOKENS: dict[Backend, int] = {"integer": 1023, "golden": 127}
@@ -117,6 +118,35 @@ def default_tokens(spec: Accelerator) -> int:
     return TOKENS[fast_backend(spec)]
 
 
+def shipped_model(model: LanguageModel, against: str | None) -> LanguageModel | None:
+    """The model to compare `model` with: the one that `--against` names, else the one that it was
+    made of, else itself. None where what it was made of is not to be had, which one line says.
+
+    Raises for `--against` `SpecError` where their vocabularies differ, and what `load` raises.
+    """
+    vocab = model.config.vocab
+    if against is not None:
+        original = zoo.load(against)
+        rule = f"a model of the same {vocab} tokens"
+        require(original.config.vocab == vocab, "against", rule, against)
+        return original
+    if model.parent is None:
+        return model
+    try:
+        with working("loading the model that it was made of"):
+            original = zoo.load_parent(model.parent)
+        if original.config.vocab != vocab:
+            raise RefusedError(f"it has {original.config.vocab} tokens, not {vocab}")
+        return original
+    except RefusedError as error:
+        click.echo(
+            f"evolute: nothing to compare {model.name} with, which was made of "
+            f"{model.parent.name}: {error}; --against names another model",
+            err=True,
+        )
+        return None
+
+
 def chosen_text(path: Path | None, model: str) -> Text:
     """What `--text` says, or the default for the model of that name or path."""
     return zoo.default_text(model) if path is None else told(read_text(path))
@@ -186,7 +216,8 @@ def models(as_json: bool) -> None:
 @click.option(
     "--against",
     metavar="MODEL",
-    help="The model to compare with, such as the one that was quantized. Default: MODEL itself.",
+    help="The model to compare with. Default: the one that MODEL was made of by `quantize` or "
+    "`convert`; MODEL itself in float32, where it was not.",
 )
 @out_option
 @json_option
@@ -204,24 +235,26 @@ def eval(  # the front door finds a command by its name
     out: Path,
     as_json: bool,
 ) -> None:
-    """Measure perplexity on an accelerator, next to the model as shipped."""
+    """Measure perplexity on an accelerator, next to the model as shipped.
+
+    A model that `quantize` or `convert` wrote is compared with the one that it was made of.
+    """
     spec = accelerator_from(accel, assignments)
     if weights is not None:
         parse_weights(weights)  # refuse a slip before a model is fetched for it
     kv = parse_kv(kv_name)
     loaded = load_model(model)
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
-    original = loaded if against is None else load_model(against)
-    vocab = loaded.config.vocab
-    rule = f"a model of the same {vocab} tokens"
-    require(original.config.vocab == vocab, "against", rule, against)
     work, tokens = workload(loaded, choice, spec), tokens or default_tokens(spec)
+    window, kv_bytes = context or default_context(loaded), token_bytes(kv, loaded.config)
+    strided(loaded, text, tokens, window, stride)  # refuse windows before weights are read
+    original, reference = shipped_model(loaded, against), None
     with working("preparing the weights"):
         linear = host_linears(loaded)
-        reference = linear if original is loaded else host_linears(original)
+        if original is not None:
+            reference = linear if original is loaded else host_linears(original)
         if choice != FLOAT:
             linear = accelerated(loaded, choice, spec, fast_backend(spec))
-    window, kv_bytes = context or default_context(loaded), token_bytes(kv, loaded.config)
     began = time.perf_counter()
     with progress("predicting") as done:
         accuracy = measure(
@@ -235,11 +268,11 @@ def eval(  # the front door finds a command by its name
         "digest": spec.digest,
         "weights": choice.name,
         "method": choice.method,
-        "bits_index": work.bits_index,
-        "bits_total": work.bits_total,
+        **asdict(model_bits(loaded, choice)),
+        "bits_held": work.bits_held,
         **asdict(accuracy),
         "kv_bytes_per_token": kv_bytes,
-        "against": original.name,
+        "against": original and original.name,
         "host": list(work.host),
         "seconds": time.perf_counter() - began,
         "provenance": provenance("SLM run on the golden model's integers", ("numpy",)),
@@ -249,10 +282,12 @@ def eval(  # the front door finds a command by its name
     def render(console: Console) -> None:
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_row("perplexity", f"{accuracy.perplexity:.4g}")
-        table.add_row("as shipped", f"{accuracy.reference_perplexity:.4g}")
-        table.add_row("divergence", f"{accuracy.kl:.4g} nats per token")
-        table.add_row("same best token", f"{accuracy.top1:.1%}")
-        table.add_row("stored", f"{record['bits_total']:.3g} bits per weight")
+        if original is not None:
+            title = "as shipped" if original is loaded else f"of {original.name}"
+            table.add_row(title, f"{accuracy.reference_perplexity:.4g}")
+            table.add_row("divergence", f"{accuracy.kl:.4g} nats per token")
+            table.add_row("same best token", f"{accuracy.top1:.1%}")
+        table.add_row("stored", f"{record['bits_total']:.4g} bits per weight")
         console.print(f"{loaded.name}, {choice.name} ({choice.method}) on {accel}")
         console.print(table)
         strides = f" every {accuracy.stride}" if stride is not None else ""

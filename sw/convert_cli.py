@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import gguf
 from rich.console import Console
 from rich.table import Table
 
 from hw.cli import json_option, show
 from hw.files import provenance
+from sw import zoo
 from sw.cli import load_model, model_argument, progress
 from sw.gguf_export import TYPES, write_gguf
+
+_MOST_HALF = 0.1
+"""Part of the layers' weights in half precision that goes without saying."""
 
 
 @click.command(epilog="Example: evolute convert smollm2-135m --type q4_0 -o smollm2.gguf")
@@ -36,7 +41,7 @@ def convert(model: str | None, kind: str, output: Path, as_json: bool) -> None:
     """Write MODEL to a GGUF file, which llama.cpp loads."""
     loaded = load_model(model)
     with progress("writing") as done:
-        written = write_gguf(loaded, output, TYPES[kind], done)
+        written = write_gguf(loaded, output, TYPES[kind], done, zoo.as_parent(model, loaded))
     record = {
         "model": loaded.name,
         "file": str(output),
@@ -46,8 +51,11 @@ def convert(model: str | None, kind: str, output: Path, as_json: bool) -> None:
         "exact": list(written.exact),
         "rounded": list(written.rounded),
         "half": list(written.half),
+        "half_part": written.half_part,
         "provenance": provenance("codes as they are, others by gguf.quantize", ("gguf",)),
     }
+
+    block = gguf.GGML_QUANT_SIZES[TYPES[kind]][0]
 
     def render(console: Console) -> None:
         console.print(f"{output}: {loaded.name} as {written.architecture}, {record['bytes']} bytes")
@@ -58,3 +66,9 @@ def convert(model: str | None, kind: str, output: Path, as_json: bool) -> None:
         console.print(table)
 
     show(as_json, record, render)
+    if written.half_part > _MOST_HALF:
+        click.echo(
+            f"evolute: {written.half_part:.0%} of the layers' weights stay in half precision: "
+            f"their rows are no whole number of the {block} weights that a block of {kind} holds",
+            err=True,
+        )

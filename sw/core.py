@@ -117,10 +117,17 @@ def core_model(
 ) -> CoreModel:
     """Quantize, rescale and place the model's layers, from `address` on.
 
-    Raises what `workload` raises, and `PlaceError` where a layer does not fit the core.
+    Raises what `workload` raises, `QuantError` where no layer is on the core, and `PlaceError`
+    where one does not fit.
     """
     layers, tensors, blocks = {}, {}, []
-    for block in stages_of(model, weights, core):
+    planned = stages_of(model, weights, core)
+    if not any(planned):
+        raise QuantError(f"weights: {weights.name} leaves no layer on the core")
+    for linears in (linears for block in planned for linears in block):
+        # What does not fit is refused before any weights are read.
+        place.stage(core, place.stage_name(linears), linears, address)
+    for block in planned:
         stages = []
         for linears in block:
             for linear in linears:

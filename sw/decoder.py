@@ -36,7 +36,7 @@ class Cache:
 
     def __init__(self, config: ModelConfig, capacity: int, kv: KvFormat = FLOAT32):
         self.kv = kv
-        require(capacity <= config.context, "context", f"at most {config.context}", capacity)
+        _require_capacity(config, capacity)
         shape = (config.layers, config.kv_heads, capacity, config.head_dim)
         self.keys, self.values = np.empty(shape, np.float32), np.empty(shape, np.float32)
         self.length = 0
@@ -96,6 +96,16 @@ def head(model: LanguageModel, linear: Linears, hidden: Floats) -> Floats:
     return _capped(logits, model.config.logit_cap)
 
 
+def require_room(config: ModelConfig, prompt: Sequence[int], count: int) -> None:
+    """Raise `SpecError` if the prompt is empty or leaves no room for `count` tokens after it."""
+    require(len(prompt) > 0, "prompt", "at least one token", list(prompt))
+    _require_capacity(config, len(prompt) + count)
+
+
+def _require_capacity(config: ModelConfig, tokens: int) -> None:
+    require(tokens <= config.context, "context", f"at most {config.context}", tokens)
+
+
 def generate(
     model: LanguageModel,
     linear: Linears,
@@ -109,7 +119,7 @@ def generate(
     Ends early at one of the tokenizer's stop tokens, which is not given back. Raises `SpecError`
     if the prompt is empty or leaves no room in the context.
     """
-    require(len(prompt) > 0, "prompt", "at least one token", list(prompt))
+    require_room(model.config, prompt, count)
     cache, step = Cache(model.config, len(prompt) + count, kv), list(prompt)
     for _ in range(count):
         last = forward(model, linear, step, cache)[-1:]

@@ -27,12 +27,14 @@ from sw.gguf_blocks import CODES
 from sw.gguf_file import (
     BLOCK_NAMES,
     NAMES,
+    PARENT,
     ROPE_FACTORS,
     BrokenError,
     config_of,
     stretches,
 )
-from sw.model import LanguageModel, ModelConfig, dequantized
+from sw.linear import linear_names
+from sw.model import LanguageModel, ModelConfig, Parent, dequantized, model_digest
 from sw.stored import Tensor, shape_of
 from sw.tensor import Coded, QuantTensor, rows_of
 from sw.tokenizer import SPACE, TextTokenizer, split_name
@@ -66,6 +68,9 @@ class Written:
     half: tuple[str, ...]
     """Those in half precision: asked for, tables whose codes have no form, and layers whose rows
     are no whole number of blocks."""
+    half_part: float
+    """Of the weights of linear layers, the head not counted, those in half precision that were to
+    be of another type, 0..1."""
 
 
 def write_gguf(
@@ -73,8 +78,11 @@ def write_gguf(
     path: Path,
     kind: Kind,
     progress: Callable[[float], None] = lambda done: None,
+    source: Parent | None = None,
 ) -> Written:
     """Write the model to a GGUF file, whole or not at all. `progress` is told the part done, 0..1.
+
+    The file remembers what the model was made of, or else `source`, where the model is to be found.
 
     Raises `ExportError` where GGUF has no form for the model or its tokenizer, and `FileError`.
     """
@@ -83,11 +91,17 @@ def write_gguf(
     tied = "head" not in model.tensors
     architecture, values = _architecture(model.config, tokens["tokens"], tied)
     entries = [_entry(model, plan, kind) for plan in _plans(model, architecture)]
+    parent = model.parent
+    if parent is None and source is not None:
+        parent = replace(source, digest=model_digest(model))
     with replacing(path) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture)
         writer.add_name(model.name)
         for key, value in values.items():
             _add(writer, key, value)
+        for key, value in vars(parent).items() if parent else ():
+            if value is not None:
+                _add(writer, f"{PARENT}.{key}", value)
         for key, value in tokens.items():
             _add(writer, f"tokenizer.ggml.{key}", value)
         for each in entries:
@@ -102,9 +116,13 @@ def write_gguf(
         writer.close()
     matrices = [each for each in entries if len(each.shape) == 2]
     half = [each for each in matrices if each.kind == Kind.F16]
+    layers = [name for name in linear_names(model) if name != "head"]
+    sizes = {name: math.prod(shape_of(model.tensors, name)) for name in layers}
+    left = 0 if kind == Kind.F16 else sum(sizes.get(name, 0) for name in _names(half))
     exact = [each for each in matrices if each.exact]
     rest = [each for each in matrices if each not in half and each not in exact]
-    return Written(architecture, *(_names(each) for each in (exact, rest, half)))
+    part = left / sum(sizes.values())
+    return Written(architecture, _names(exact), _names(rest), _names(half), part)
 
 
 def _names(entries: list[_Entry]) -> tuple[str, ...]:

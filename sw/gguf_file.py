@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sw.gguf_blocks import CODES
 from sw.known_settings import KnownSettings
-from sw.model import LanguageModel, ModelConfig, checked
+from sw.model import LanguageModel, ModelConfig, Parent, checked
 from sw.stored import CheckpointError, Stored, StoredTensors
 from sw.tensor import QuantTensor
 from sw.tokenizer import TextTokenizer, TokenizerError, Vocabulary, byte_level_bpe, score_bpe
@@ -65,6 +65,8 @@ BLOCK_NAMES = {
 FUSED_NAMES = {"attn_qkv": ("q", "k", "v"), "ffn_up": ("gate", "up")}
 ROPE_FACTORS = "rope_freqs.weight"
 """What divides the speed of each pair; in LongRoPE two of them, for short and long contexts."""
+PARENT = "evolute.parent"
+"""What metadata of our own begins with: `.name`, `.path` and `.digest` of the model's parent."""
 _SHORT_FACTORS, _LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
 
 
@@ -525,14 +527,24 @@ def read_gguf(path: Path) -> LanguageModel:
         listed = {name: entry for name, entry in listed.items() if name not in stretching}
         stored = dict(_tensors(data[start:], listed.values(), config, family))
         name = values.get("general.basename", path.stem)
-        tensors = StoredTensors(path, stored)
-        return checked(path, LanguageModel(name, config, tensors, _tokenizer(values)))
+        tensors, parent = StoredTensors(path, stored), _parent(values)
+        return checked(path, LanguageModel(name, config, tensors, _tokenizer(values), parent))
     except KeyError as error:
         raise CheckpointError(path, f"has no {error.args[0]}") from None
     except UnicodeDecodeError:
         raise CheckpointError(path, "a string in its header is not UTF-8") from None
     except (BrokenError, TokenizerError, OSError, ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(path, str(error)) from None
+
+
+def _parent(values: Mapping[str, Any]) -> Parent | None:
+    """What the model was converted from; None where the file does not say."""
+    facts = {name: values.get(f"{PARENT}.{name}") for name in ("name", "path", "digest")}
+    for name, fact in facts.items():
+        if not (fact is None or isinstance(fact, str)):
+            raise BrokenError(f"{PARENT}.{name} must be text, got {fact!r:.40}")
+    name = facts.pop("name")
+    return None if name is None else Parent(name, **facts)
 
 
 def _require_apart(entries: Iterable[_Entry]) -> None:

@@ -17,7 +17,6 @@ from sw.compile import Program, compile_stages
 from sw.core import CoreModel
 from sw.pack import Bytes
 from sw.place import Stage, images
-from sw.tensor import QuantError
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,10 @@ class Phase:
 def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase], Phase]:
     """The programs for a prompt of `rows` tokens, and the one for every token after it.
 
-    Raises `QuantError` where no layer is on the core, and `PlaceError`.
+    Raises `PlaceError`.
     """
     core, place = held.core, held.end
     *blocks, head = held.blocks
-    if not held.stages:
-        raise QuantError("weights: they leave no layer on the core")
 
     def phase(name: str, stages: Sequence[Stage], count: int) -> Phase:
         nonlocal place

@@ -155,7 +155,7 @@ def layers_on(
                 group_bits=part.group_bits,
                 last_token_only=name == "head",
                 column_bits=whole.column_bits,
-                vector_bits=None if part.format.is_direct else part.index_bits,
+                vector_bits=None if part.format.is_direct else part.code_bits,
             )
             for i, part in enumerate(whole.parts)
         ]
@@ -287,6 +287,12 @@ def host_linears(model: LanguageModel) -> Linears:
     """Every layer in float32 with the weights as shipped."""
     layers = {name: host_linear(model, name) for name in linear_names(model)}
     return lambda names, x: [layers[name](x) for name in names]
+
+
+def streamed_linears(model: LanguageModel) -> Linears:
+    """The same, but each layer is in float32 only while it runs: slower for many windows, and in
+    little memory."""
+    return lambda names, x: [host_linear(model, name)(x) for name in names]
 
 
 def engine_linears(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,6 +145,17 @@ class ModelConfig:
         return shapes | {"head": (self.vocab, self.hidden)}
 
 
+@dataclass(frozen=True)
+class Parent:
+    """The model that another one was made of."""
+
+    name: str
+    path: str | None = None
+    """Of its file or folder; None for one of the named models."""
+    digest: str | None = None
+    """Its `model_digest`; None where nobody took it."""
+
+
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A loaded checkpoint; `checked` holds for it.
@@ -155,6 +168,8 @@ class LanguageModel:
     config: ModelConfig
     tensors: Mapping[str, Tensor]
     tokenizer: TextTokenizer
+    parent: Parent | None = None
+    """What it was quantized or converted from, if the file says so."""
 
     @property
     def params(self) -> int:
@@ -194,6 +209,35 @@ def _require_idle(
         raise CheckpointError(path, f"tensor {name} is not part of such a model")
     if dequantized(tensors[name]).any():
         raise CheckpointError(path, f"tensor {name}: such a model has no bias there, and it adds")
+
+
+def model_digest(model: LanguageModel) -> str:
+    """Hex digits that differ for models that differ in their config or in any weight.
+
+    What of the config is as in Llama does not count, so that models keep their digests when configs
+    learn to say more.
+    """
+    plain = {each.name: each.default for each in fields(ModelConfig)}
+    own = {name: value for name, value in vars(model.config).items() if value != plain[name]}
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+
+    def add(value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype.str}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        elif isinstance(value, tuple):
+            for each in value:
+                add(each)
+        elif is_dataclass(value):
+            for each in fields(value):
+                add(getattr(value, each.name))
+        else:
+            digest.update(repr(value).encode())
+
+    for name in sorted(model.tensors):
+        add(name)
+        add(model.tensors[name])
+    return digest.hexdigest()
 
 
 def checked(path: Path, model: LanguageModel) -> LanguageModel:

@@ -74,17 +74,18 @@ def read_text(path: Path) -> Text:
 class Accuracy:
     """A model's predictions through some linear layers, next to those of a reference.
 
-    Averages over `tokens` predicted tokens, in windows of `context` tokens, each of which begins
+    What compares is None where there was no reference to be had. Averages over `tokens` predicted
+    tokens, in windows of `context` tokens, each of which begins
     `stride` tokens after the one before: a token that two windows predict counts in the first.
     Attention is computed in float32, from keys and values as `kv` holds them; the reference's are
     float32.
     """
 
     perplexity: float
-    reference_perplexity: float
-    kl: float
+    reference_perplexity: float | None
+    kl: float | None
     """Kullback-Leibler divergence of the predictions from the reference's, in nats per token."""
-    top1: float
+    top1: float | None
     """How often both find the same token most likely, 0..1."""
     tokens: int
     context: int
@@ -145,7 +146,7 @@ def windows(model: LanguageModel, text: Text, tokens: int, context: int) -> list
 def measure(
     model: LanguageModel,
     linear: Linears,
-    reference: Linears,
+    reference: Linears | None,
     text: Text,
     tokens: int,
     context: int,
@@ -154,7 +155,7 @@ def measure(
     stride: int | None = None,
     kv: KvFormat = FLOAT32,
 ) -> Accuracy:
-    """Predict `tokens` tokens of `text` through `linear` and through `reference`.
+    """Predict `tokens` tokens of `text` through `linear` and, to compare with, `reference`.
 
     `reference` are layers of the model `original`, where that has other norms than `model` or
     another head; both have the same tokens. `progress` is called with the part done, 0..1. Raises
@@ -162,7 +163,7 @@ def measure(
     """
     parts = strided(model, text, tokens, context, stride)
     pair = [(model, linear, kv)]
-    if linear is not reference or kv != FLOAT32:
+    if reference is not None and (linear is not reference or kv != FLOAT32):
         pair.append((original or model, reference, FLOAT32))
     done, steps = itertools.count(1), len(pair) * len(parts) * (len(linear_names(model)) - 1)
 
@@ -192,11 +193,12 @@ def measure(
     loss, reference_loss, kl, agreements = (totals / count).tolist()
     if not max(loss, reference_loss) < 700:  # also where it is not a number
         raise RefusedError(f"{model.name}: its predictions are no probabilities")
+    compared = reference is not None
     return Accuracy(
         perplexity=math.exp(loss),
-        reference_perplexity=math.exp(reference_loss),
-        kl=kl,
-        top1=agreements,
+        reference_perplexity=math.exp(reference_loss) if compared else None,
+        kl=kl if compared else None,
+        top1=agreements if compared else None,
         tokens=count,
         context=context,
         stride=stride or context - len(model.tokenizer.prefix),

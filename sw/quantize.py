@@ -19,7 +19,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from hw.files import FileError
 from hw.processes import processes
 from sw import quantized_file
+from sw.bits import Bits, bits_of, per_weight
 from sw.linear import linear_names
-from sw.model import LanguageModel, dequantized
-from sw.quantizers.hessian import Calibration, model_digest
+from sw.model import LanguageModel, Parent, dequantized, model_digest
+from sw.quantizers.hessian import Calibration
 from sw.quantizers.lut_dla import (
     SAMPLES,
     Tables,
@@ -52,54 +53,10 @@ from sw.quantizers.scaling import (
     tied_columns,
 )
 from sw.stored import CheckpointError, Tensor
-from sw.tensor import Coded, QuantError, QuantTensor, parted
+from sw.tensor import Coded, QuantError, QuantTensor
 
 UNFINISHED = ".unfinished"
 """Folder of finished layers of an unfinished model."""
-
-
-@dataclass(frozen=True)
-class Bits:
-    """What a layer stores, in bits."""
-
-    codes: int
-    """Codes, or indices of codewords."""
-    padding: int
-    """Of indices, what belongs to outputs or inputs that are not there."""
-    codebooks: int
-    groups: int
-    """Scales, minima or zero points, and special values; or one scale of a whole part."""
-    columns: int
-    """Orders, scales and biases of columns."""
-
-    @property
-    def total(self) -> int:
-        return self.codes + self.padding + self.codebooks + self.groups + self.columns
-
-    def to_dict(self) -> dict[str, int]:
-        return {**vars(self), "total": self.total}
-
-
-def bits_of(tensor: Coded) -> Bits:
-    """What `tensor` stores."""
-    whole = parted(tensor)
-    codes = padding = codebooks = groups = 0
-    for part in whole.parts:
-        groups += part.scale_bits
-        if part.vectors is None:
-            beside = 0 if part.centroids is None else part.centroids.stored_bits
-            codes += part.index_bits - beside
-            codebooks += beside
-            continue
-        books = sum(book.size for _, book in part.vectors.books)
-        books *= part.format.bits - (part.vectors.residual is not None)
-        indices = part.index_bits - books
-        axis = 0 if part.vectors.along == "outputs" else 1
-        held = part.vectors.index.shape[axis] * part.vectors.v
-        padding += indices * (held - part.shape[axis]) // held
-        codebooks += books
-        codes += indices
-    return Bits(codes - padding, padding, codebooks, groups, whole.shape[1] * whole.column_bits)
 
 
 @dataclass(frozen=True)
@@ -107,7 +64,8 @@ class _Plan:
     """What all layers of a model have in common."""
 
     method: Method
-    calibration: Calibration
+    calibration: Calibration | None
+    """None where nothing looks at layers' inputs."""
     seed: int
     force: bool
     folder: Path
@@ -141,10 +99,11 @@ def _choice(name: str, number: int) -> str:
 
 
 def _work(task: _Task) -> None:
-    plan, moments, weights = task.plan, task.plan.calibration[task.first], task.weights
+    plan, weights = task.plan, task.weights
+    moments = None if plan.calibration is None else plan.calibration[task.first]
     tensors: dict[str, Tensor] = {}
     layers: dict[str, list[dict[str, Any]]] = {}
-    if task.ties is not None and plan.method.scaling is not None:
+    if task.ties is not None and plan.method.scaling is not None and moments is not None:
         (choice,) = plan.method.candidates
         assert isinstance(choice, Grid)
         scale = input_scale(weights, moments, choice.rounding, plan.method.scaling, task.ties)
@@ -166,7 +125,7 @@ def _work(task: _Task) -> None:
                     "bits": bits.to_dict(),
                     "bits_total": bits.total / math.prod(tensor.shape),
                     "stages": stages,
-                    "proxy_error": list(stages.values())[-1],
+                    "proxy_error": list(stages.values())[-1] if stages else None,
                 }
             )
     documents, arrays = quantized_file.stored(tensors)
@@ -193,20 +152,24 @@ def _finished(path: Path, key: str) -> _Finished | None:
 def quantize_model(
     model: LanguageModel,
     method: Method,
-    calibration: Calibration,
+    calibration: Calibration | None,
     folder: Path,
     seed: int = 0,
     workers: int = 1,
     force: bool = False,
     progress: Callable[[float], None] = lambda done: None,
+    parent: Parent | None = None,
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """Quantize the linear layers of `model`, all but the head, and write it to `folder`.
 
-    Returns the quantized model, and what its document says of how it came about. `force` allows
-    codebooks that are larger than what they encode. Raises `QuantError` and `FileError`.
+    A method that `calibrates` needs a calibration; of another it adds the proxy errors. `parent` is
+    where `model` is to be found, which the folder remembers with its digest. Returns the quantized
+    model, and what its document says of how it came about. `force` allows codebooks that are larger
+    than what they encode. Raises `QuantError` and `FileError`.
     """
-    version = importlib.metadata.version("evolute")
-    identity = [version, method.name, model_digest(model), calibration.digest, seed]
+    digest = model_digest(model)
+    seen = None if calibration is None else calibration.digest
+    identity = [*_versions(), method.name, digest, seen, seed]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     if (finished := _document_of(folder, key)) is not None:
         return quantized_file.read_quantized(folder), finished
@@ -225,16 +188,16 @@ def quantize_model(
             assert isinstance(tensor, Coded)
             found[name] = tensor
     order = [name for name in linear_names(model) if name in found]
-    layers = [reports[name][chosen[name]] for name in order]
+    layers = [{**reports[name][chosen[name]], "candidate": chosen[name]} for name in order]
     weights = sum(math.prod(tensor.shape) for tensor in found.values())
+    stored = sum((bits_of(tensor) for tensor in found.values()), Bits())
     document = {
         "method": method.name,
         "seed": seed,
         "model": model.name,
         "key": key,
-        "bits_index": sum(tensor.index_bits for tensor in found.values()) / weights,
-        "bits_total": sum(tensor.total_bits for tensor in found.values()) / weights,
-        "proxy_error": float(np.mean([each["proxy_error"] for each in layers])),
+        **asdict(per_weight(stored, weights)),
+        "proxy_error": _mean_error(layers),
         "layers": layers,
     }
     others = {
@@ -242,10 +205,35 @@ def quantize_model(
         for name, tensor in model.tensors.items()
         if name not in found
     }
-    quantized = replace(model, name=folder.resolve().name, tensors={**others, **found})
+    quantized = replace(
+        model,
+        name=folder.resolve().name,
+        tensors={**others, **found},
+        parent=_remembered(parent, model, digest),
+    )
     quantized_file.write_quantized(folder, quantized, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return quantized, document
+
+
+REVISION = 2
+"""Of how layers are quantized: it grows when a request gives other codes than before, so that what
+an older revision left is not taken for what this one makes."""
+
+
+def _versions() -> list[str]:
+    """What of this package a result depends on."""
+    return [importlib.metadata.version("evolute"), f"revision {REVISION}"]
+
+
+def _remembered(parent: Parent | None, model: LanguageModel, digest: str) -> Parent:
+    return replace(parent or Parent(model.name), digest=digest)
+
+
+def _mean_error(layers: Sequence[dict[str, Any]]) -> float | None:
+    """The mean proxy error; None where it was not asked for."""
+    errors = [each["proxy_error"] for each in layers]
+    return None if None in errors else float(np.mean(errors))
 
 
 def require_training() -> None:
@@ -262,20 +250,21 @@ def write_tables(
     folder: Path,
     seed: int = 0,
     progress: Callable[[float], None] = lambda done: None,
+    parent: Parent | None = None,
 ) -> dict[str, Any]:
     """Write `model` to `folder` with tables by centroid for its layers, all but the head, made from
     what windows of tokens have for inputs. Returns what its document says of how it came about.
 
     Tables are fitted to the first windows, up to `SAMPLES` tokens; training draws from all.
     Finished layers, and steps of training, are taken from an interrupted run, and a finished model
-    as it is. A layer's `proxy_error` is that of its outputs over these tokens. Raises `QuantError`
-    and `FileError`.
+    as it is; `parent` is as in `quantize_model`. A layer's `proxy_error` is that of its outputs
+    over these tokens. Raises `QuantError` and `FileError`.
     """
-    versions = [importlib.metadata.version("evolute")]
+    versions, digest = _versions(), model_digest(model)
     if choice.steps:
         require_training()
         versions.append(importlib.metadata.version("torch"))
-    identity = [*versions, name, model_digest(model), [list(part) for part in parts], seed]
+    identity = [*versions, name, digest, [list(part) for part in parts], seed]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     if (document := _document_of(folder, key)) is not None:
         return document
@@ -310,12 +299,13 @@ def write_tables(
                 tensor = made.tensors[each]
                 assert isinstance(tensor, QuantTensor)
                 stages[each]["trained"] = output_error(tensor, dequantized(model.tensors[each]), x)
-    layers, weights = [], 0
+    layers, stored, weights = [], Bits(), 0
     for each, errors in stages.items():
         tensor = made.tensors[each]
         assert isinstance(tensor, Coded)
         bits, size = bits_of(tensor), math.prod(tensor.shape)
         weights += size
+        stored += bits
         layers.append(
             {
                 "name": each,
@@ -331,11 +321,11 @@ def write_tables(
         "seed": seed,
         "model": model.name,
         "key": key,
-        "bits_index": sum(each["bits"]["codes"] for each in layers) / weights,
-        "bits_total": sum(each["bits"]["total"] for each in layers) / weights,
-        "proxy_error": float(np.mean([each["proxy_error"] for each in layers])),
+        **asdict(per_weight(stored, weights)),
+        "proxy_error": _mean_error(layers),
         "layers": layers,
     }
+    made = replace(made, parent=_remembered(parent, model, digest))
     quantized_file.write_quantized(folder, made, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return document

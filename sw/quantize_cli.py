@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,31 @@ from rich.console import Console
 from rich.table import Table
 
 from hw.cli import json_option, show
-from sw import quantized_file
+from hw.files import write_text
+from sw import quantized_file, zoo
 from sw.cli import (
     COUNT,
-    chosen_text,
     context_option,
     load_model,
     model_argument,
     progress,
 )
-from sw.perplexity import default_context, windows
+from sw.model import LanguageModel
+from sw.perplexity import default_context, read_text
 from sw.quantize import quantize_model, require_training, write_tables
 from sw.quantizers import lut_dla
-from sw.quantizers.hessian import TOKENS, calibrate, default_calibration
+from sw.quantizers.check import Check, check, text_sha256
+from sw.quantizers.hessian import TOKENS, calibrate, default_tokens, widest_input
 from sw.quantizers.lut_dla import SAMPLES, parse_tables
-from sw.quantizers.methods import EXAMPLES, GRAMMAR, parse_method
+from sw.quantizers.methods import (
+    EXAMPLES,
+    GRAMMAR,
+    Grid,
+    Method,
+    parse_method,
+    rounding_method,
+)
+from sw.text_kinds import calibration_texts, check_text, mixed_windows
 
 
 @click.command(
@@ -49,16 +60,31 @@ from sw.quantizers.methods import EXAMPLES, GRAMMAR, parse_method
     "--text",
     "text_path",
     type=click.Path(path_type=Path),
-    help="UTF-8 text to calibrate with. "
-    "Default: the second half of the text that `evolute eval` predicts the beginning of.",
+    help="UTF-8 text to calibrate with. Default: several kinds in turn, of which the first is the "
+    "second half of the text that `evolute eval` predicts the beginning of.",
 )
 @click.option(
-    "--tokens", type=COUNT, default=TOKENS, show_default=True, help="Tokens to calibrate with."
+    "--tokens",
+    type=COUNT,
+    help=f"Tokens to calibrate with. Default: {TOKENS}, or the most inputs that a layer has.",
 )
 @context_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--workers", type=COUNT, default=2, show_default=True, help="Processes; results are the same."
+)
+@click.option(
+    "--proxy-error",
+    "wants_error",
+    is_flag=True,
+    help="Calibrate for rounding too, which does not need it, only to say its proxy error.",
+)
+@click.option(
+    "--check/--no-check",
+    "checks",
+    default=True,
+    show_default=True,
+    help="Measure the result, and rounding on the same grids, on another kind of text.",
 )
 @click.option("--force", is_flag=True, help="Allow codebooks larger than what they encode.")
 @json_option
@@ -67,10 +93,12 @@ def quantize(
     name: str,
     folder: Path,
     text_path: Path | None,
-    tokens: int,
+    tokens: int | None,
     context: int | None,
     seed: int,
     workers: int,
+    wants_error: bool,
+    checks: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -80,33 +108,88 @@ def quantize(
     if tables is not None and tables.steps:
         require_training()
     loaded = load_model(model)
-    text = chosen_text(text_path, model or loaded.name)
-    if text_path is None:
-        text = default_calibration(text)
+    parent = zoo.as_parent(model, loaded)
+    own = zoo.held_out(model or loaded.name)
     window = context or default_context(loaded)
-    began = time.perf_counter()
+    began, seen = time.perf_counter(), None
+    parts: list[list[int]] = []
+    if method is None or method.calibrates or wants_error:
+        if text_path is not None:
+            texts = (read_text(text_path),)
+        else:
+            texts = calibration_texts(zoo.default_text(model or loaded.name))
+        wanted = tokens or default_tokens(loaded)
+        if tables is not None and not tables.steps:
+            wanted = min(wanted, SAMPLES)
+        parts = mixed_windows(loaded, texts, wanted, window)
+        names = ", ".join(each.name for each in texts)
+        seen = {"text": names, "tokens": sum(map(len, parts)), "context": window}
     if method is None:
         assert tables is not None
-        most = tokens if tables.steps else min(tokens, SAMPLES)
-        parts = windows(loaded, text, most, window)
-        count = sum(map(len, parts))
         with progress("making tables") as done:
-            document = write_tables(loaded, name, tables, parts, folder, seed, done)
+            document = write_tables(loaded, name, tables, parts, folder, seed, done, parent)
+        made = quantized_file.read_quantized(folder) if checks else None
     else:
-        with progress("calibrating") as done:
-            calibration = calibrate(loaded, text, tokens, window, done)
-        count, began = calibration.tokens, time.perf_counter()
+        calibration = None
+        if parts:
+            with progress("calibrating") as done:
+                calibration = calibrate(loaded, parts, done)
+            began = time.perf_counter()
         with progress("quantizing") as done:
-            _, document = quantize_model(
-                loaded, method, calibration, folder, seed, workers, force, done
+            made, document = quantize_model(
+                loaded, method, calibration, folder, seed, workers, force, done, parent
             )
+    seconds = time.perf_counter() - began
+    files: list[str] = [*quantized_file.FILES]
+    if own is not None:
+        write_text(folder / zoo.HELD_OUT, read_text(own).content)
+        files.append(zoo.HELD_OUT)
+    found = None
+    if checks and made is not None:
+        found = _checked(loaded, made, folder, document, method)
     record = {
         **document,
-        "calibration": {"text": text.name, "tokens": count, "context": window},
-        "files": [str(folder / each) for each in quantized_file.FILES],
-        "seconds": time.perf_counter() - began,
+        "calibration": seen,
+        "check": None if found is None else {**asdict(found), "is_worse": found.is_worse},
+        "files": [str(folder / each) for each in files],
+        "seconds": seconds,
     }
     show(as_json, record, lambda console: _render(console, record))
+    if seen is not None and seen["tokens"] < (most := widest_input(loaded)):
+        click.echo(
+            f"evolute: {seen['tokens']:,} tokens to calibrate with are fewer than the {most:,} "
+            "inputs of the widest layer: what they say of inputs together counts the less",
+            err=True,
+        )
+    if found is not None and found.is_worse:
+        click.echo(
+            f"evolute: on text of another kind {name} is worse than {found.rounding}: perplexity "
+            f"{found.quantized:.4g} against {found.rounded:.4g}; calibrate with more or other text",
+            err=True,
+        )
+
+
+def _checked(
+    model: LanguageModel,
+    made: LanguageModel,
+    folder: Path,
+    document: dict[str, Any],
+    method: Method | None,
+) -> Check:
+    """What comes of checking `made` in `folder`, which remembers it."""
+    text, rounding = check_text(), method and rounding_method(method)
+    if (known := document.pop("check", None)) and known["text_sha256"] == text_sha256(text):
+        return Check(**known)
+    grids: dict[str, Grid] = {}
+    if method is not None and rounding is not None:
+        for layer in document["layers"]:
+            grid = method.candidates[layer["candidate"]]
+            assert isinstance(grid, Grid)
+            grids[layer["name"]] = grid
+    with progress("checking on other text") as done:
+        found = check(model, made, text, rounding, grids, done)
+    quantized_file.add_to_document(folder, check=asdict(found))
+    return found
 
 
 def _render(console: Console, record: dict[str, Any]) -> None:
@@ -114,12 +197,24 @@ def _render(console: Console, record: dict[str, Any]) -> None:
     for layer in record["layers"]:
         stages = ", ".join(f"{name} {error:.3g}" for name, error in layer["stages"].items())
         bits = f"{layer['bits_total']:.3f}"
-        layers.add_row(layer["name"], bits, f"{layer['proxy_error']:.3g}", stages)
+        error = "" if layer["proxy_error"] is None else f"{layer['proxy_error']:.3g}"
+        layers.add_row(layer["name"], bits, error, stages)
     console.print(layers)
-    calibration = record["calibration"]
+    error = record["proxy_error"]
     console.print(
         f"{record['model']}, {record['method']}: {record['bits_total']:.3f} bits per weight, "
-        f"mean proxy error {record['proxy_error']:.3g}, {record['seconds']:.1f} s"
+        + ("" if error is None else f"mean proxy error {error:.3g}, ")
+        + f"{record['seconds']:.1f} s"
     )
-    console.print(f"calibrated with {calibration['tokens']} tokens of {calibration['text']}")
+    if (seen := record["calibration"]) is None:
+        console.print("rounded without calibration")
+    else:
+        console.print(f"calibrated with {seen['tokens']:,} tokens of {seen['text']}")
+    if (found := record["check"]) is not None:
+        rounded = "" if found["rounding"] is None else f", {found['rounded']:.4g} by "
+        console.print(
+            f"perplexity on {found['tokens']:,} tokens of {found['text']}: "
+            f"{found['as_shipped']:.4g} as shipped, {found['quantized']:.4g} quantized"
+            f"{rounded}{found['rounding'] or ''}"
+        )
     console.print(f"wrote {', '.join(record['files'])}", soft_wrap=True)

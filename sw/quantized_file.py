@@ -26,7 +26,7 @@ from hw.spec.lut_dla import METRICS
 from sim.golden.lut_dla import Centroids
 from sim.golden.sums import group_bounds
 from sim.golden.vq_codebook import Vectors, decode
-from sw.model import LanguageModel, ModelConfig, checked
+from sw.model import LanguageModel, ModelConfig, Parent, checked
 from sw.stored import CheckpointError, Tensor, require_finite
 from sw.tensor import Coded, PartedTensor, QuantTensor
 from sw.tokenizer import TextTokenizer, TokenizerError, from_json
@@ -169,6 +169,7 @@ def write_quantized(folder: Path, model: LanguageModel, quantization: dict[str, 
             "prefix": list(model.tokenizer.prefix),
             "stops": sorted(model.tokenizer.stops),
         },
+        "parent": None if model.parent is None else asdict(model.parent),
         "quantization": quantization,
         "tensors": documents,
     }
@@ -375,13 +376,29 @@ def read_document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def source_of(folder: Path) -> str:
-    """The name of the model that the one in `folder` was made of; empty if there is none."""
-    if not (folder / DOCUMENT).is_file():
-        return ""
-    made = read_document(folder).get("quantization")
-    name = made.get("model") if isinstance(made, dict) else None
-    return name if isinstance(name, str) else ""
+def parent_of(document: Mapping[str, Any]) -> Parent | None:
+    """The model that the one of a folder was made of, by the folder's document; None if it names
+    none. Raises ValueError."""
+    stated = document.get("parent")
+    if stated is None:  # folders did not always say more than a name
+        made = document.get("quantization")
+        name = made.get("model") if isinstance(made, dict) else None
+        return Parent(name) if isinstance(name, str) else None
+    if not isinstance(stated, dict):
+        raise ValueError(f"parent must be an object, got {stated!r:.40}")
+    found = Parent(**stated)
+    if not isinstance(found.name, str) or not all(
+        each is None or isinstance(each, str) for each in (found.path, found.digest)
+    ):
+        raise ValueError("parent must have a name, and may have a path and a digest, as text")
+    return found
+
+
+def add_to_document(folder: Path, **facts: Any) -> None:
+    """Add to how the model in `folder` was quantized. Raises `CheckpointError` and `FileError`."""
+    document = read_document(folder)
+    document["quantization"] = {**document["quantization"], **facts}
+    write_text(folder / DOCUMENT, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def _config(settings: Mapping[str, Any]) -> ModelConfig:
@@ -399,6 +416,7 @@ def read_quantized(folder: Path) -> LanguageModel:
     document = read_document(folder)
     try:
         config, documents = _config(document["config"]), document["tensors"]
+        parent = parent_of(document)
         marks = document["tokenizer"]
         text = (folder / TOKENIZER).read_text(encoding="utf-8")
         tokenizer = TextTokenizer(
@@ -418,4 +436,6 @@ def read_quantized(folder: Path) -> LanguageModel:
     tensors = dict(read_stored(weights, documents))
     for name, tensor in tensors.items():
         require_finite(weights, name, tensor)
-    return checked(weights, LanguageModel(folder.resolve().name, config, tensors, tokenizer))
+    return checked(
+        weights, LanguageModel(folder.resolve().name, config, tensors, tokenizer, parent)
+    )

@@ -27,12 +27,13 @@ from sw.cli import (
     load_model,
     model_argument,
     progress,
+    shipped_model,
     text_option,
     tokens_option,
     weights_option,
 )
 from sw.linear import Accelerator
-from sw.perplexity import default_context
+from sw.perplexity import default_context, strided
 from sw.price import REFRESH_INTERVAL_S, REFRESH_S, CorePlatform, decimal
 from sw.simulate import require_room, simulate
 from sw.weights import parse_weights
@@ -127,9 +128,11 @@ def sim(
     require_room(loaded, prefill, decode)
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
     measured, window = tokens or default_tokens(spec), context or default_context(loaded)
+    strided(loaded, text, measured, window, None)  # refuse windows before weights are read
+    original = shipped_model(loaded, None)
     with progress("predicting") as done:
         result = simulate(
-            loaded, choice, spec, platform, prefill, decode, text, measured, window, done
+            loaded, choice, spec, platform, prefill, decode, text, measured, window, done, original
         )
     how = (
         "cycles of compiled programs with the stated memory"
@@ -257,9 +260,12 @@ def _render(console: Console, record: dict[str, Any], scope: str) -> None:
         totals.add_row(title, *(format(phase[name], form) for phase in phases), label)
     console.print()
     console.print(totals)
+    shipped = "of the model as shipped nothing is known"
+    if perplexity["float"] is not None:
+        shipped = f"{perplexity['float']:.4g} as shipped"
     console.print(
-        f"\nperplexity {perplexity['quantized']:.4g} on the engine, {perplexity['float']:.4g} as "
-        f"shipped (measured: {perplexity['tokens']} tokens of {perplexity['text']})"
+        f"\nperplexity {perplexity['quantized']:.4g} on the engine, {shipped} "
+        f"(measured: {perplexity['tokens']} tokens of {perplexity['text']})"
     )
     if perplexity["tables_equal"] is not None:
         equal = "equal" if perplexity["tables_equal"] else "DIFFER from"

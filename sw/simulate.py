@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hw.spec.base import RefusedError
 from sim.evaluate import Metrics, evaluate
 from sim.memory import Platform
 from sim.workload import Workload
+from sw.bits import BitsPerWeight, model_bits
 from sw.core import core_backends, core_model, stages_of
 from sw.decoder import Cache, forward, head
 from sw.linear import (
@@ -52,6 +53,7 @@ class Simulation:
     """
 
     workload: Workload
+    bits: BitsPerWeight
     metrics: Metrics | Cost
     accuracy: Accuracy
     backend: Backend
@@ -78,8 +80,8 @@ class Simulation:
             "host_layers": list(work.host),
             "host_macs_per_token": work.host_macs(),
             "host_bytes_per_token": work.host_bytes,
-            "bits_index": self.workload.bits_index,
-            "bits_total": self.workload.bits_total,
+            **asdict(self.bits),
+            "bits_held": self.workload.bits_held,
             "perplexity": {
                 "float": self.accuracy.reference_perplexity,
                 "quantized": self.accuracy.perplexity,
@@ -107,13 +109,16 @@ def simulate(
     tokens: int,
     context: int,
     progress: Callable[[float], None] = lambda done: None,
+    original: LanguageModel | None = None,
 ) -> Simulation:
     """Price the model's linear layers on `spec`, and measure what its arithmetic does to the text.
 
     `platform` is of the kind that `spec` needs. Perplexity runs through plain integer products,
     which exact tables equal; rounded tables are run themselves. `progress` is called with the part
-    of the measurement done, 0..1. Raises `RefusedError` for what the model, the weights and the
-    accelerator do not allow together, and for more tokens than the model's context has room for.
+    of the measurement done, 0..1. Accuracy is compared with that of `original`, the model as
+    shipped, if there is one to compare with. Raises `RefusedError` for what the model, the weights
+    and the accelerator do not allow together, and for more tokens than the model's context has
+    room for.
     """
     require_room(model, prefill_tokens, decode_tokens)
     work = require_whole(workload(model, weights, spec), spec)
@@ -132,13 +137,15 @@ def simulate(
         metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens, steps)
     backend = fast_backend(spec)
     linear = backends(backend)
-    accuracy = measure(model, linear, host_linears(model), text, tokens, context, progress)
+    shipped = None if original is None else host_linears(original)
+    accuracy = measure(model, linear, shipped, text, tokens, context, progress, original)
     tables_equal = None
     if backend == "integer":
         start = windows(model, text, CHECK_TOKENS, context)[0]
         tables = backends("golden")
         tables_equal = np.array_equal(_logits(model, linear, start), _logits(model, tables, start))
-    return Simulation(work, metrics, accuracy, backend, tables_equal)
+    bits = model_bits(model, weights)
+    return Simulation(work, bits, metrics, accuracy, backend, tables_equal)
 
 
 def require_room(model: LanguageModel, prefill_tokens: int, decode_tokens: int) -> None:

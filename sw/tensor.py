@@ -111,7 +111,7 @@ class QuantTensor:
         return group_codes(self.group, self.centroids)
 
     @property
-    def index_bits(self) -> int:
+    def code_bits(self) -> int:
         """Bits of all codes, or of the indices and the codebooks that they come from; of tables
         with the centroids."""
         if self.vectors is not None:
@@ -127,7 +127,7 @@ class QuantTensor:
     @property
     def total_bits(self) -> int:
         """Bits of all codes and scales."""
-        return self.index_bits + self.scale_bits
+        return self.code_bits + self.scale_bits
 
     @property
     def table(self) -> NDArray[np.float64]:
@@ -196,9 +196,9 @@ class PartedTensor:
         return tuple(slice(*each) for each in itertools.pairwise(ends))
 
     @property
-    def index_bits(self) -> int:
+    def code_bits(self) -> int:
         """Bits of all codes, or of the indices and the codebooks that they come from."""
-        return sum(part.index_bits for part in self.parts)
+        return sum(part.code_bits for part in self.parts)
 
     @property
     def column_bits(self) -> int:

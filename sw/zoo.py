@@ -9,10 +9,9 @@ from pathlib import Path
 
 from hw.files import FileError, Piece, Pinned, cache_directory, fetch, published, require_hash
 from hw.spec.presets import UnknownNameError
-from sw.checkpoint import open_model
-from sw.model import LanguageModel
+from sw.checkpoint import open_model, parent_at
+from sw.model import LanguageModel, Parent, model_digest
 from sw.perplexity import Text, python_prose, read_text
-from sw.quantized_file import source_of
 
 
 @dataclass(frozen=True)
@@ -171,12 +170,53 @@ def load_default(notice: Callable[[str], None]) -> LanguageModel:
         return load(_TINY.name)
 
 
+HELD_OUT = "heldout.txt"
+"""Name of the file beside a model with text of its kind that it was not trained on."""
+
+_MOST_PARENTS = 8
+"""Of which models each may be made of the next; a file can name itself."""
+
+
+def held_out(name: str) -> Path | None:
+    """The held-out text of the model `name`: beside it, or beside the one it was made of."""
+    for _ in range(_MOST_PARENTS):
+        known = KNOWN.get(name)
+        path = known.path if known else Path(name)
+        if (path / HELD_OUT).is_file():
+            return path / HELD_OUT
+        parent = None if known else parent_at(path)
+        if parent is None:
+            return None
+        name = parent.path or parent.name
+    return None
+
+
 def default_text(name: str) -> Text:
-    """What to predict with the model `name`: the held-out text beside it, else Python's prose; with
-    a quantized model what it is for the one it was made of."""
-    known = KNOWN.get(name) or KNOWN.get(source_of(Path(name)))
-    held_out = (known.path if known else Path(name)) / "heldout.txt"
-    return read_text(held_out) if held_out.is_file() else python_prose()
+    """What to predict with the model `name`: its held-out text, else Python's prose."""
+    found = held_out(name)
+    return python_prose() if found is None else read_text(found)
+
+
+def as_parent(name: str | None, model: LanguageModel) -> Parent:
+    """How to find `model`, which was loaded as `name`, again; None names the default."""
+    if name is None or name in KNOWN:
+        return Parent(model.name)
+    return Parent(model.name, str(Path(name).resolve()))
+
+
+def load_parent(parent: Parent) -> LanguageModel:
+    """The model that another was made of, if it is still the same one.
+
+    Raises `FileError` where it is not there or another by now, and what `load` raises.
+    """
+    if parent.path is not None and not Path(parent.path).exists():
+        raise FileError(f"{parent.path} is not there")
+    if parent.path is None and parent.name not in KNOWN:
+        raise FileError(f"no model is called {parent.name!r:.80}")
+    found = load(parent.path or parent.name)
+    if parent.digest is not None and model_digest(found) != parent.digest:
+        raise FileError(f"{parent.path or parent.name} is another model by now")
+    return found
 
 
 def _obtain(known: KnownModel) -> Path:

@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import click
 import numpy as np
+from click.core import ParameterSource
 from numpy.typing import NDArray
 from rich.console import Console
 
 import sw.decoder
 from hw.cli import json_option, set_option, show
 from hw.spec import CoreSpec
+from hw.spec.base import RefusedError
 from sim.memory import MemoryTiming
 from sim.workload import Workload
 from sw.cli import (
@@ -35,13 +37,22 @@ from sw.cli import (
 from sw.core import core_linears, core_model, golden_stage, integer_stage
 from sw.image import phases
 from sw.kv import KvFormat, parse_kv
-from sw.linear import Linears, engine_linears, require_whole, workload
+from sw.linear import (
+    Linears,
+    engine_in,
+    engine_linears,
+    host_linears,
+    linear_names,
+    require_product,
+    require_whole,
+    workload,
+)
 from sw.model import LanguageModel
-from sw.weights import Weights, parse_weights
+from sw.weights import FLOAT, Weights, parse_weights
 from verif.core_run import Account, on_rtl
 from verif.core_session import build
 
-Backend = Literal["integer", "golden", "rtl"]
+Backend = Literal["integer", "golden", "rtl", "float"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,6 @@ class Job:
     choose: Callable[[NDArray[np.float32]], int]
     timing: MemoryTiming
     kv: KvFormat
-    work: Workload
     began: float = field(default_factory=time.perf_counter)
 
 
@@ -79,7 +89,7 @@ def _generate(job: Job, linear: Linears) -> list[int]:
     return found
 
 
-def _on_core(job: Job, core: CoreSpec, backend: Backend) -> Outcome:
+def _on_core(job: Job, core: CoreSpec, backend: Backend, work: Workload) -> Outcome:
     with working("preparing the weights"):
         held = core_model(job.model, job.weights, core)
         prompt, decode = phases(held, len(job.prompt), job.timing)
@@ -106,7 +116,7 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend) -> Outcome:
         found = list(
             sw.decoder.generate(job.model, linear, job.prompt, job.tokens, job.choose, job.kv)
         )
-    return Outcome(found, _measured(core, account), _lines(core, account, job.work))
+    return Outcome(found, _measured(core, account), _lines(core, account, work))
 
 
 def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:
@@ -143,6 +153,17 @@ def _lines(core: CoreSpec, account: Account, work: Workload) -> list[str]:
     ]
 
 
+def _backend(stated: Backend | None, weights: str | None) -> Backend:
+    """The backend that `--backend` and `--weights` together mean. Raises `RefusedError`."""
+    if weights == FLOAT.name:
+        if stated not in (None, "float"):
+            raise RefusedError(f"backend: must be float with --weights float, got {stated}")
+        return "float"
+    if stated == "float" and weights is not None:
+        raise RefusedError(f"weights: must be float with --backend float, got {weights}")
+    return stated or "golden"
+
+
 @click.command(epilog='Example: evolute run --prompt "The capital of France is" --tokens 16')
 @model_argument
 @click.option("--prompt", required=True, help="Text to continue.")
@@ -152,10 +173,11 @@ def _lines(core: CoreSpec, account: Account, work: Workload) -> list[str]:
 @set_option
 @click.option(
     "--backend",
-    type=click.Choice(["integer", "golden", "rtl"]),
+    type=click.Choice(["integer", "golden", "rtl", "float"]),
     default="golden",
-    show_default=True,
-    help="The golden model, the equal plain integer product, which is faster, or a core's RTL.",
+    show_default="golden; float with --weights float",
+    help="The golden model, the equal plain integer product, which is faster, or a core's RTL; or "
+    "the model as shipped in float32, without an accelerator, as with --weights float.",
 )
 @kv_option
 @click.option(
@@ -194,39 +216,49 @@ def run(
 
     With the backend `rtl`, a Verilated core computes every layer of every token, compared bit for
     bit with plain integers, and cycle by cycle with the cycle model; exit code 1 if they differ.
+    The backend `float` gives the reference: the text of the model as shipped, on no accelerator.
     """
     spec = accelerator_from(accel, assignments)
-    if backend == "rtl":
-        require_core("backend rtl", accel, spec)
     if weights is not None:
         parse_weights(weights)
+    stated = context.get_parameter_source("backend") is not ParameterSource.DEFAULT
+    backend = _backend(backend if stated else None, weights)
+    if backend == "rtl":
+        require_core("backend rtl", accel, spec)
+    if backend == "integer":
+        require_product(engine_in(spec))
     kv = parse_kv(kv_name)
     loaded = load_model(model)
-    choice = chosen_weights(weights, loaded)
-    work = require_whole(workload(loaded, choice, spec), spec)
+    choice = FLOAT if backend == "float" else chosen_weights(weights, loaded)
+    work = None if backend == "float" else require_whole(workload(loaded, choice, spec), spec)
     ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
+    sw.decoder.require_room(loaded.config, ids, tokens)
     choose = sw.decoder.greedy
     if temperature > 0:
         choose = sw.decoder.sampler(temperature, np.random.default_rng(seed))
-    job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency), kv, work)
-    if isinstance(spec, CoreSpec):
-        outcome = _on_core(job, spec, backend)
+    job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency), kv)
+    if work is None:
+        with working("preparing the weights"):
+            linear = host_linears(loaded)
+        outcome = Outcome(_generate(job, linear))
+    elif isinstance(spec, CoreSpec):
+        outcome = _on_core(job, spec, backend, work)
     else:
-        assert backend != "rtl"
+        assert backend in ("integer", "golden")
         with working("preparing the weights"):
             linear = engine_linears(loaded, choice, spec, backend)
         outcome = Outcome(_generate(job, linear))
     record: dict[str, Any] = {
         "model": loaded.name,
-        "accelerator": accel,
+        "accelerator": None if backend == "float" else accel,
         "weights": choice.name,
         "backend": backend,
         "kv": kv.name,
         "prompt": prompt,
         "tokens": outcome.tokens,
         "text": loaded.tokenizer.decode(outcome.tokens),
-        "host": list(work.host),
-        "mac_share": work.mac_share(),
+        "host": linear_names(loaded) if work is None else list(work.host),
+        "mac_share": 0.0 if work is None else work.mac_share(),
         **outcome.measured,
         "seconds": time.perf_counter() - job.began,
     }

@@ -41,7 +41,7 @@ class Layer:
 
 def linear_of(name: str, tensor: QuantTensor) -> Linear:
     """The layer's size, and what its weights take, without the weights."""
-    vectors = None if tensor.format.is_direct else tensor.index_bits
+    vectors = None if tensor.format.is_direct else tensor.code_bits
     shape = tensor.shape
     return Linear(name, *shape, tensor.format, tensor.group, tensor.group_bits, vector_bits=vectors)
 

@@ -45,7 +45,7 @@ def tables(task: Task) -> Mapping[str, Mapping[str, Any]]:
 def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
     """Codebooks of the engine's size, as the quantizer of VPTQ finds them."""
     x = layer.more_inputs
-    moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0))
+    moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0), len(x))
     assert spec.along in ("outputs", "inputs")
     choice = Vptq(spec.v, spec.along, spec.entries, spec.residual_entries)
     found, _ = vptq(layer.weights, moments, choice, np.random.default_rng(0))

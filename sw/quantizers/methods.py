@@ -31,6 +31,9 @@ class Grid:
     """Whether later columns make up for the error of earlier ones (GPTQ)."""
     outliers: float = 0.0
     """Percent of columns that are kept in 8 bits."""
+    weighs: bool = False
+    """Whether clipping, and the choice of special values and outlier columns, count each column's
+    error by the strength of its input; rounding to nearest sees weights alone."""
 
 
 Quantizer: TypeAlias = Grid | Vptq
@@ -47,6 +50,12 @@ class Method:
     """Bits per weight, all counted, that layers with several candidates may have on average."""
     scaling: Scaling | None = None
     """How inputs are scaled before, if they are."""
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it looks at layers' inputs; to choose among candidates takes their errors."""
+        kinds = (isinstance(each, Vptq) or each.weighs for each in self.candidates)
+        return len(self.candidates) > 1 or any(kinds)
 
     @property
     def words(self) -> str:
@@ -79,7 +88,8 @@ awq-FORMAT     rtn with inputs scaled for the strong ones; awq+gptq-FORMAT
 smooth-FORMAT  rtn with inputs' range shared with weights; smooth+gptq-FORMAT
                FORMAT is w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] (BitMoD) or
                t[g<group>] (ternary), then c for grids clipped to the least
-               error, then o<percent> for outlier columns in 8 bits
+               error, then o<percent> for outlier columns in 8 bits; all but
+               rtn count each column's error by the strength of its input
 vptq-v<weights>k<entries>[r<residual entries>][i][g<groups>]
                [o<percent>[v<weights>k<entries>]][n|nr]
                vectors of outputs, i for vectors of inputs, outlier columns,
@@ -120,9 +130,10 @@ def parse_method(text: str) -> Method:
     if scaling in ("awq", "smooth"):
         if plain not in (("rtn", "gptq") if plus else ("",)):
             raise _strange(text)
-        return Method(text, (_grid(text, rest, plain == "gptq"),), scaling=_SCALINGS[scaling])
+        grid = _grid(text, rest, plain == "gptq", weighs=True)
+        return Method(text, (grid,), scaling=_SCALINGS[scaling])
     if how in ("rtn", "gptq"):
-        return Method(text, (_grid(text, rest, how == "gptq"),))
+        return Method(text, (_grid(text, rest, how == "gptq", weighs=how == "gptq"),))
     if how == "vptq":
         return Method(text, (_vptq(text, rest),))
     raise _strange(text)
@@ -147,7 +158,7 @@ def _percent(text: str, number: str | None) -> float:
     return found
 
 
-def _grid(text: str, choice: str, feedback: bool) -> Grid:
+def _grid(text: str, choice: str, feedback: bool, weighs: bool) -> Grid:
     match = _FORMAT.fullmatch(choice)
     if not match:
         raise _strange(text)
@@ -157,7 +168,7 @@ def _grid(text: str, choice: str, feedback: bool) -> Grid:
         raise _strange(text) from None
     assert rounding is not None
     rounding = replace(rounding, clip=bool(match["clip"]))
-    return Grid(rounding, feedback, _percent(text, match["out"]))
+    return Grid(rounding, feedback, _percent(text, match["out"]), weighs)
 
 
 def _vptq(text: str, choices: str) -> Vptq:
@@ -188,58 +199,89 @@ def _vptq(text: str, choices: str) -> Vptq:
 def quantize_layer(
     quantizer: Quantizer,
     w: NDArray[np.float32],
-    moments: Moments,
+    moments: Moments | None,
     rng: np.random.Generator,
     force: bool = False,
 ) -> tuple[Coded, dict[str, float]]:
     """`w` [N, K] in codes, and the proxy error after each stage on the way.
 
-    Raises `QuantError`, also where codebooks are larger than what they encode, unless forced.
+    Without moments, which rounding alone can do without, all inputs count alike and no error is
+    known. Raises `QuantError`, also where codebooks are larger than what they encode, unless
+    forced.
     """
     if isinstance(quantizer, Grid):
         return _on_grids(quantizer, w, moments)
+    assert moments is not None
     if not force:
         require_useful(quantizer, *w.shape)
     layer, stages = vptq(w, moments, quantizer, rng)
     return to_tensor(layer), stages
 
 
+def rounding_method(method: Method) -> str | None:
+    """What rounds to nearest on the grids of `method`; None where that is what it does itself, and
+    where it has no grids."""
+    grids = [each for each in method.candidates if isinstance(each, Grid)]
+    rounds = method.scaling is None and not any(each.feedback for each in grids)
+    if len(grids) < len(method.candidates) or rounds:
+        return None
+    if method.bits is not None:
+        return "rounding on the grids chosen"
+    return f"rtn-{method.name.partition('-')[2]}"
+
+
+def rounded(grid: Grid, w: NDArray[np.float32]) -> Coded:
+    """`w` [N, K] rounded to nearest on the grid, and no more."""
+    return _on_grids(replace(grid, feedback=False, weighs=False), w, None)[0]
+
+
 def salient_columns(
-    w: NDArray[np.float32], second: NDArray[np.floating], percent: float
+    w: NDArray[np.float32], strength: NDArray[np.floating], percent: float
 ) -> NDArray[np.int64]:
     """The columns [K] that weigh most in the outputs, so many percent of them but at least one.
 
-    What a column would take along if it were lost, its mean square times that of its input (PB-LLM,
-    arXiv 2310.00034, section 3.2, by whole columns).
+    What a column would take along if it were lost, its mean square times that of its input, the
+    `strength` [K] (PB-LLM, arXiv 2310.00034, section 3.2, by whole columns).
     """
-    weight = np.square(w, dtype=np.float64).sum(axis=0) * np.diag(second)
+    weight = np.square(w, dtype=np.float64).sum(axis=0) * strength
     count = max(1, round(len(weight) * percent / 100))
     return np.sort(np.argsort(-weight, kind="stable")[:count])
 
 
 def _on_grids(
-    choice: Grid, w: NDArray[np.float32], moments: Moments
+    choice: Grid, w: NDArray[np.float32], moments: Moments | None
 ) -> tuple[Coded, dict[str, float]]:
-    h = damped(moments.second)
-    order, sizes, roundings = None, [w.shape[1]], [choice.rounding]
+    k = w.shape[1]
+    strength, h = np.ones(k), None
+    if choice.weighs or choice.feedback:
+        assert moments is not None
+        h = damped(moments.second, moments.tokens)
+    if h is not None and choice.weighs:
+        strength = np.diag(h)
+    order, sizes, roundings = None, [k], [choice.rounding]
     if choice.outliers:
-        first = salient_columns(w, moments.second, choice.outliers)
-        order = np.concatenate([first, np.delete(np.arange(w.shape[1]), first)])
-        sizes = [len(first), w.shape[1] - len(first)]
+        first = salient_columns(w, strength, choice.outliers)
+        order = np.concatenate([first, np.delete(np.arange(k), first)])
+        sizes = [len(first), k - len(first)]
         roundings = [Rounding(WeightCodes(OUTLIER_BITS), None, Scheme.ASYMMETRIC), choice.rounding]
-        h = h[np.ix_(order, order)]
+        strength = strength[order]
     stored = w if order is None else w[:, order]
     ends = np.cumsum(sizes)
     parts = tuple(
-        quantize(stored[:, end - size : end], rounding, np.diag(h)[end - size : end])
+        quantize(stored[:, end - size : end], rounding, strength[end - size : end])
         for end, size, rounding in zip(ends, sizes, roundings, strict=True)
     )
+    stages: dict[str, float] = {}
 
     def whole() -> Coded:
         return parts[0] if order is None else PartedTensor(parts, order)
 
-    stages = {"rounded": proxy_error(w, whole().dequantize(), moments.second)}
-    if choice.feedback:
-        parts = gptq(stored, parts, h)
-        stages["feedback"] = proxy_error(w, whole().dequantize(), moments.second)
+    def note(stage: str) -> None:
+        if moments is not None:
+            stages[stage] = proxy_error(w, whole().dequantize(), moments.second)
+
+    note("rounded")
+    if h is not None and choice.feedback:
+        parts = gptq(stored, parts, h if order is None else h[np.ix_(order, order)])
+        note("feedback")
     return whole(), stages

@@ -90,4 +90,5 @@ def input_scale(
 def scaled_moments(moments: Moments, scale: NDArray[np.float32]) -> Moments:
     """The moments of inputs divided by `scale`."""
     second = moments.second / (scale * scale[:, None])
-    return Moments(second.astype(np.float32), (moments.peak / scale).astype(np.float32))
+    peak = (moments.peak / scale).astype(np.float32)
+    return Moments(second.astype(np.float32), peak, moments.tokens)

@@ -243,7 +243,7 @@ def vptq(
     rest = np.delete(np.arange(k), first)
     width = choice.v if choice.along == "inputs" else 1
     order = np.concatenate([first, _strongest(np.diag(second), rest, width)])
-    h = damped(second[np.ix_(order, order)])
+    h = damped(second[np.ix_(order, order)], moments.tokens)
     target, factor = normal[:, order], inverse_factor(h)
     edges = [slice(0, outliers)] if outliers else []
     edges += [slice(start, start + group) for start in range(outliers, k, group)]

@@ -228,7 +228,7 @@ def test_workload_counts_every_layer_once():
         tensors = [
             quantize(dequantized(subject.tensors[f"{i}.{each.name}"]), choice) for i in range(4)
         ]
-        assert each.index_bits == sum(tensor.index_bits for tensor in tensors)
+        assert each.index_bits == sum(tensor.code_bits for tensor in tensors)
         assert each.total_bits == sum(tensor.total_bits for tensor in tensors)
 
 

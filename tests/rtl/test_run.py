@@ -17,6 +17,9 @@ from hw.spec.base import RefusedError
 from sim.program import ProgramCycles, program_cycles
 from sw import image, zoo
 from sw.core import RunStage, integer_stage
+from sw.decoder import generate, greedy
+from sw.linear import host_linears, linear_names
+from sw.stored import StoredTensors
 from verif import core_run
 
 BLOCKS = 4
@@ -113,6 +116,48 @@ def test_vectors_of_inputs_run_on_rtl(tmp_path: Path) -> None:
     assert modelled["text"] == found["text"]
 
 
+@pytest.mark.parametrize("option", [["--backend", "float"], ["--weights", "float"]])
+def test_the_reference_is_one_command(option: list[str]) -> None:
+    """The model as shipped, in float32, whatever accelerator is named."""
+    found, model = record(*option), zoo.load("evolute-tiny")
+    prompt = [*model.tokenizer.prefix, *model.tokenizer.encode("One day")]
+    assert found["tokens"] == list(generate(model, host_linears(model), prompt, 3, greedy))
+    assert (found["accelerator"], found["weights"], found["backend"]) == (None, "float", "float")
+    assert found["host"] == linear_names(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run --prompt x --tokens 600", "context: must be at most 512"),
+        ("run --prompt x --tokens 600 --backend rtl", "context: must be at most 512"),
+        ("run --prompt x --weights float --backend golden", "must be float with --weights"),
+        ("run --prompt x --backend integer --accel lut-int8-table", "must be golden"),
+        ("run --prompt x --set weight_buffer_bytes=64", "too small"),
+        ("run --prompt x --weights native", "stores no codes"),
+        ("eval --context 513", "context: must be in 3..512"),
+        ("eval --stride 600", "stride: must be in"),
+        ("sim --context 513", "context: must be in 3..512"),
+        ("sim --weights float", "leaves no layer"),
+        ("compile -o x --weights float", "leaves no layer"),
+        ("compile -o x --set weight_buffer_bytes=64", "too small"),
+        ("quantize -o x --method gptq-w3g32 --context 513", "context: must be in 3..512"),
+    ],
+)
+def test_what_the_header_forbids_is_refused_before_weights_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: str, message: str
+) -> None:
+    def read(tensors: StoredTensors, name: str) -> None:
+        raise AssertionError(f"reads {name}")
+
+    monkeypatch.setattr(StoredTensors, "__getitem__", read)
+    monkeypatch.chdir(tmp_path)
+    command, *options = arguments.split()
+    result = CliRunner().invoke(evolute.cli, [command, "evolute-tiny", *options])
+    assert isinstance(result.exception, RefusedError)
+    assert message in str(result.exception)
+
+
 def test_text_comes_with_what_was_measured() -> None:
     result = run("--backend", "rtl")
     assert result.exit_code == 0
@@ -158,7 +203,12 @@ def test_wrong_cycles_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "accel", "message"),
     [
         (["--backend", "rtl"], "lut-decode", "choose core-decode, core-prefill, core-fpga"),
-        (["--backend", "rtl", "--weights", "float"], "core-fpga", "leave no layer on the core"),
+        (
+            ["--backend", "rtl", "--weights", "float"],
+            "core-fpga",
+            "backend: must be float with --weights float, got rtl",
+        ),
+        (["--backend", "float", "--weights", "w4g32"], "core-fpga", "weights: must be float"),
         (["--backend", "rtl", "--set", "weight_buffer_bytes=64"], "core-fpga", "too small"),
     ],
 )

@@ -93,7 +93,7 @@ def test_equal_requests_give_equal_bytes(tmp_path):
         (("--base", "12"), "core-fpga", "a multiple of 4096"),
         (("--base", "here"), "core-fpga", "a multiple of 4096"),
         (("--base", "0xfffff000"), "core-fpga", "address_bits"),
-        (("--weights", "float"), "core-fpga", "leave no layer"),
+        (("--weights", "float"), "core-fpga", "float leaves no layer"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_written(tmp_path, options, accel, message):

@@ -326,6 +326,21 @@ def test_the_command(tmp_path):
     assert np.abs(logits(found, ids) - logits(plain, ids)).max() < 0.5
 
 
+def test_half_precision_of_most_of_a_model_is_said(tmp_path):
+    """Rows of 128 and 320 are no whole number of blocks of 256, and are of blocks of 32."""
+    run = partial(CliRunner().invoke, evolute.cli)
+    asked = ["convert", "evolute-tiny", "-o", str(tmp_path / "a.gguf"), "--json", "--type"]
+    done = run([*asked, "tq2_0"])
+    record = json.loads(done.stdout)
+    assert done.exit_code == 0 and record["half_part"] == 1 and len(record["half"]) == 29
+    assert done.stderr.count("\n") == 1
+    assert "100% of the layers' weights stay in half precision" in done.stderr
+    assert "no whole number of the 256 weights" in done.stderr
+    for kind in ("q4_0", "f16"):  # as it should be, and as asked for
+        done = run([*asked, kind])
+        assert json.loads(done.stdout)["half_part"] == 0 and done.stderr == ""
+
+
 LLAMA_CPP = {
     "evolute-tiny": zoo.KNOWN["evolute-tiny"].path,
     "stories15m": zoo.KNOWN["stories15m"].path,

@@ -17,12 +17,12 @@ from sw import zoo
 from sw.decoder import Cache, forward
 from sw.linear import host_linears
 from sw.model import LanguageModel
+from sw.perplexity import windows
 from sw.quantize import quantize_model
 from sw.quantizers.hessian import (
     Calibration,
     Moments,
     calibrate,
-    default_calibration,
     proxy_error,
     squared_error,
 )
@@ -31,6 +31,7 @@ from sw.quantizers.mixed import Candidate, cheapest
 from sw.quantizers.rounding import Rounding, Scheme, quantize
 from sw.quantizers.scaling import folds_into, input_scale, scaled_moments, tied_columns
 from sw.tensor import PartedTensor, QuantError
+from sw.text_kinds import second_half
 
 
 def layer(n: int = 48, k: int = 96, seed: int = 0) -> tuple[np.ndarray, Moments]:
@@ -40,7 +41,7 @@ def layer(n: int = 48, k: int = 96, seed: int = 0) -> tuple[np.ndarray, Moments]
     x[:, ::24] *= 20
     second = (x.T @ x / len(x)).astype(np.float32)
     w = rng.normal(size=(n, k)).astype(np.float32)
-    return w, Moments(second, np.abs(x).max(axis=0).astype(np.float32))
+    return w, Moments(second, np.abs(x).max(axis=0).astype(np.float32), len(x))
 
 
 def quantized(text: str, w: np.ndarray, moments: Moments):
@@ -51,8 +52,10 @@ def quantized(text: str, w: np.ndarray, moments: Moments):
 def test_names_mean_what_they_say() -> None:
     w3 = Rounding(WeightCodes(3), 64, Scheme.ASYMMETRIC)
     assert parse_method("rtn-w3g64").candidates == (Grid(w3),)
-    assert parse_method("gptq-w3g64c").candidates == (Grid(replace(w3, clip=True), True),)
-    assert parse_method("gptq-w3g64o1.5").candidates == (Grid(w3, True, 1.5),)
+    assert parse_method("gptq-w3g64c").candidates == (
+        Grid(replace(w3, clip=True), True, weighs=True),
+    )
+    assert parse_method("gptq-w3g64o1.5").candidates == (Grid(w3, True, 1.5, True),)
     assert parse_method("rtn-tc").candidates == (
         Grid(Rounding(TERNARY, None, Scheme.ABSMEAN, True)),
     )
@@ -61,9 +64,9 @@ def test_names_mean_what_they_say() -> None:
         Grid(Rounding(codes, 128, Scheme.SPECIAL_VALUE)),
     )
     awq = parse_method("awq-w3g64")
-    assert (awq.candidates, awq.scaling) == ((Grid(w3),), "awq")
+    assert (awq.candidates, awq.scaling) == ((Grid(w3, weighs=True),), "awq")
     both = parse_method("smooth+gptq-w3g64")
-    assert (both.candidates, both.scaling) == ((Grid(w3, True),), "smooth")
+    assert (both.candidates, both.scaling) == ((Grid(w3, True, weighs=True),), "smooth")
     mixed = parse_method("mixed-2.5:rtn-w3g64,vptq-v4k256")
     assert mixed.bits == 2.5 and mixed.candidates[0] == Grid(w3)
     assert len(parse_method("mixed-3").candidates) == 3
@@ -130,7 +133,7 @@ def test_clipped_grids_lose_less(text: str) -> None:
 
 def test_outlier_columns_are_those_of_the_strong_inputs() -> None:
     w, moments = layer()
-    assert salient_columns(w, moments.second, 4.2).tolist() == [0, 24, 48, 72]
+    assert salient_columns(w, np.diag(moments.second), 4.2).tolist() == [0, 24, 48, 72]
     tensor, stages = quantized("gptq-w2g32o4.2", w, moments)
     assert isinstance(tensor, PartedTensor) and tensor.order is not None
     outliers, rest = tensor.parts
@@ -168,7 +171,8 @@ def test_scaling_is_found_by_what_it_loses() -> None:
 def test_scaled_inputs_have_scaled_moments() -> None:
     rng = np.random.default_rng(0)
     x, scale = rng.normal(size=(50, 6)), rng.uniform(0.5, 2, 6).astype(np.float32)
-    moments = Moments((x.T @ x / 50).astype(np.float32), np.abs(x).max(axis=0).astype(np.float32))
+    second, peak = (x.T @ x / 50).astype(np.float32), np.abs(x).max(axis=0).astype(np.float32)
+    moments = Moments(second, peak, 50)
     found, divided = scaled_moments(moments, scale), x / scale
     np.testing.assert_allclose(found.second, divided.T @ divided / 50, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.peak, np.abs(divided).max(axis=0), rtol=1e-5)
@@ -186,8 +190,8 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     patch = pytest.MonkeyPatch()
     cache = tmp_path_factory.mktemp("cache")
     patch.setattr("sw.quantizers.hessian.cache_directory", lambda: cache)
-    text = default_calibration(zoo.default_text("evolute-tiny"))
-    found = calibrate(MODEL, text, 600, 512)
+    text = second_half(zoo.default_text("evolute-tiny"))
+    found = calibrate(MODEL, windows(MODEL, text, 600, 512))
     patch.undo()
     return found
 

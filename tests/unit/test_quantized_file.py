@@ -79,7 +79,7 @@ def equal(first: Tensor, second: Tensor) -> bool:
         for name in ("codes", "scale", "minimum", "special"):
             if not np.array_equal(getattr(one, name), getattr(other, name)):
                 return False
-        if one.index_bits != other.index_bits:
+        if one.code_bits != other.code_bits:
             return False
     return np.array_equal(first.dequantize(), second.dequantize())
 

@@ -19,7 +19,7 @@ from hw.spec.presets import CORES
 from reports import plots, tables
 from reports.cli import report
 from reports.page import build
-from reports.records import Record, accuracy_of, labels, latest, layer_seconds, load
+from reports.records import Record, accuracy_of, check, labels, latest, layer_seconds, load
 from sim.evaluate import evaluate
 from sim.memory import Platform
 from sim.workload import Linear, Workload
@@ -338,6 +338,30 @@ def test_a_run_adds_a_point_to_the_perplexity_plot() -> None:
     assert point["perplexity"] == 17.75 and point["reference_perplexity"] == 17.25
     svg = plots.perplexity_by_bits([point], methods([point]))
     assert "as shipped: 17.25" in svg and "simulated on lut-decode" in svg
+
+
+def test_what_could_not_be_compared_is_shown_alone() -> None:
+    """A model whose parent was not to be found has a perplexity, and no level beside it."""
+    missing = dict.fromkeys(("reference_perplexity", "kl"))
+    alone = accuracy_record("native", 3, 25.0) | missing
+    (row,) = tables.accuracy(records(alone)).rows
+    assert row[5:] == ("25", "", "", "")
+    svg = plots.perplexity_by_bits(records(alone), ["round to nearest"])
+    assert "as shipped" not in svg
+    both = records(alone, accuracy_record("w4g32", 4, 18.0))
+    assert "as shipped: 17.25" in plots.perplexity_by_bits(both, ["round to nearest"])
+    run = sim_record()
+    run["perplexity"] |= {"float": None, "kl": None}
+    assert "as shipped unknown" in build(records(run))
+    with pytest.raises(FileError, match="reference_perplexity"):
+        check(Record("a:1", accuracy_record("w4g32", 4, 18.0) | {"reference_perplexity": "x"}))
+
+
+def test_text_of_another_kind_has_a_column() -> None:
+    other = {"other_perplexity": 31.5, "other_reference_perplexity": 18.0}
+    table = tables.accuracy(records(accuracy_record("w4g32", 4, 18.0) | other))
+    assert table.columns[-1].title == "text of another kind"
+    assert table.rows[0][-1] == "31.5, 18"
 
 
 def test_figures_of_different_texts_are_not_drawn_together() -> None:

@@ -123,9 +123,9 @@ def test_bits_count_codes_and_group_storage():
     # Three groups a row: 16 bits of scale; a zero point of 4 bits; or a minimum of 16.
     for text, group_bits in (("w4g32s", 16), ("w4g32a", 20), ("w4g32f", 32)):
         tensor = quantize(w, rounding(text))
-        assert tensor.index_bits == 4 * 72 * 4
-        assert tensor.total_bits == tensor.index_bits + 4 * 3 * group_bits
-    assert quantize(w, rounding("tg32")).index_bits == 2 * 72 * 4
+        assert tensor.code_bits == 4 * 72 * 4
+        assert tensor.total_bits == tensor.code_bits + 4 * 3 * group_bits
+    assert quantize(w, rounding("tg32")).code_bits == 2 * 72 * 4
     # Two bits say which of four special values a group has (BitMoD, section III-C).
     assert quantize(w, rounding("b4g32")).total_bits == 4 * 72 * 4 + 4 * 3 * 18
 

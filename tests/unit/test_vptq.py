@@ -45,7 +45,8 @@ def layer(n: int = 30, k: int = 48, seed: int = 0) -> tuple[np.ndarray, Moments]
     x *= rng.lognormal(size=k)
     w = rng.normal(size=(n, k)) * rng.lognormal(sigma=0.5, size=k) + 0.3 * rng.normal(size=k)
     second = (x.T @ x / len(x)).astype(np.float32)
-    return w.astype(np.float32), Moments(second, np.abs(x).max(axis=0).astype(np.float32))
+    peak = np.abs(x).max(axis=0).astype(np.float32)
+    return w.astype(np.float32), Moments(second, peak, len(x))
 
 
 def run(choice: Vptq, w: np.ndarray, moments: Moments, seed: int = 0):
@@ -92,7 +93,7 @@ def part(choice: Vptq, k: int, books: list[np.ndarray], n: int) -> module._Part:
 def test_the_loop_equals_the_surgeon_step_by_step() -> None:
     """Nearest codewords, column by column, the others moved by the inverse of what is left of H."""
     rng, (w, moments) = np.random.default_rng(1), layer(10, 24)
-    h, book = damped(moments.second), rng.normal(size=(12, 5))
+    h, book = damped(moments.second, moments.tokens), rng.normal(size=(12, 5))
     held = part(Vptq(v=5), 24, [book], 10)
     wanted = module._loop(w.astype(float), inverse_factor(h), [held])
     rest = w.astype(float)
@@ -110,7 +111,7 @@ def test_vectors_of_inputs_leave_the_least_error(v: int) -> None:
     """Of all codewords the one with which most is made up for later, found by least squares for
     each of them, one vector after another; the last may be short."""
     rng, (w, moments) = np.random.default_rng(1), layer(3, 11)
-    h, book = damped(moments.second), rng.normal(size=(6, v))
+    h, book = damped(moments.second, moments.tokens), rng.normal(size=(6, v))
     held = part(Vptq(v=v, along="inputs"), 11, [book], 3)
     wanted = module._loop(w.astype(float), inverse_factor(h), [held])
     rest = w.astype(float)
@@ -129,7 +130,7 @@ def test_vectors_of_inputs_leave_the_least_error(v: int) -> None:
 
 def test_vectors_of_one_weight_lie_along_either() -> None:
     rng, (w, moments) = np.random.default_rng(4), layer(6, 70)
-    factor, book = inverse_factor(damped(moments.second)), rng.normal(size=(9, 1))
+    factor, book = inverse_factor(damped(moments.second, moments.tokens)), rng.normal(size=(9, 1))
     held = [part(Vptq(v=1, along=along), 70, [book], 6) for along in ("outputs", "inputs")]
     wanted = [module._loop(w.astype(float), factor, [each]) for each in held]
     assert np.array_equal(held[0].index[0], held[1].index[0])
@@ -164,7 +165,7 @@ def test_two_codewords_are_searched_together() -> None:
 def test_fitting_solves_the_least_squares() -> None:
     """Against a dense system with one unknown per component: rows of the design are weights."""
     rng, (w, moments) = np.random.default_rng(3), layer(8, 20)
-    h = damped(moments.second)
+    h = damped(moments.second, moments.tokens)
     held = part(Vptq(v=4), 20, [rng.normal(size=(5, 4)), rng.normal(size=(3, 4))], 8)
     held.index = [rng.integers(0, 5, (2, 20)), rng.integers(0, 3, (2, 20))]
     root = np.linalg.cholesky(h).T  # |root @ e|^2 = e H e^T
@@ -190,7 +191,10 @@ def test_fitting_solves_the_least_squares() -> None:
 def test_fitting_along_inputs_solves_the_least_squares(sizes: tuple[int, ...]) -> None:
     """Against a dense system with one unknown per component, and with a short last vector."""
     rng, (w, moments) = np.random.default_rng(3), layer(8, 19)
-    h, start = damped(moments.second), [rng.normal(size=(size, 4)) for size in sizes]
+    h, start = (
+        damped(moments.second, moments.tokens),
+        [rng.normal(size=(size, 4)) for size in sizes],
+    )
     held = part(Vptq(v=4, along="inputs"), 19, start, 8)
     held.index = [rng.integers(0, size - 1, (8, 5)) for size in sizes]  # none is of the last
     root = np.linalg.cholesky(h).T

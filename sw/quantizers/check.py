@@ -1,0 +1,116 @@
+"""What a quantized model is worth on a kind of text that it was not calibrated with, next to the
+model as shipped and to plain rounding on the same grids.
+
+A method that looks at inputs can fit a model to the text that it sees. Whether it did shows on
+other text, and only next to what rounding, which sees no text, makes of the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sw.linear import Linears, host_linear, linear_names, streamed_linears
+from sw.model import LanguageModel, dequantized
+from sw.perplexity import Text, default_context, measure
+from sw.products import matrix_product
+from sw.quantizers.methods import Grid, rounded
+
+
+@dataclass(frozen=True)
+class Check:
+    """Perplexities over `tokens` predicted tokens, one window, of a text."""
+
+    text: str
+    text_sha256: str
+    tokens: int
+    as_shipped: float
+    quantized: float
+    kl: float
+    """Of the quantized model from the one as shipped, in nats per token."""
+    rounding: str | None
+    """What rounds to nearest on the same grids; None where there are no grids, or nothing else was
+    done with them."""
+    rounded: float | None
+
+    @property
+    def is_worse(self) -> bool | None:
+        """Whether rounding does better; None where there is nothing to compare with."""
+        return None if self.rounded is None else self.quantized > self.rounded
+
+
+def text_sha256(text: Text) -> str:
+    """What tells texts apart."""
+    return hashlib.sha256(text.content.encode()).hexdigest()
+
+
+def rounding_linears(model: LanguageModel, grids: Mapping[str, Grid]) -> Linears:
+    """The model's layers rounded to nearest on `grids`, each only while it runs; the others as
+    shipped."""
+
+    def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        found = []
+        for name in names:
+            if name in grids:
+                weight = rounded(grids[name], dequantized(model.matrix(name))).dequantize()
+                found.append(matrix_product(x, weight))
+            else:
+                found.append(host_linear(model, name)(x))
+        return found
+
+    return apply
+
+
+def check(
+    model: LanguageModel,
+    made: LanguageModel,
+    text: Text,
+    rounding: str | None,
+    grids: Mapping[str, Grid],
+    progress: Callable[[float], None] = lambda done: None,
+) -> Check:
+    """Predict one window of `text` with `model`, with `made` of it and, if `rounding` names it,
+    with layers rounded on `grids`. Layers are in float32 one by one, so that it takes little
+    memory.
+
+    Raises what `windows` raises.
+    """
+    assert not set(grids) - set(linear_names(model))
+    context = default_context(model)
+    tokens, part = context - 1, 1.0 if rounding is None else 2 / 3
+    accuracy = measure(
+        made,
+        streamed_linears(made),
+        streamed_linears(model),
+        text,
+        tokens,
+        context,
+        lambda done: progress(part * done),
+        original=model,
+    )
+    plain = None
+    if rounding is not None:
+        plain = measure(
+            model,
+            rounding_linears(model, grids),
+            None,
+            text,
+            tokens,
+            context,
+            lambda done: progress(part + (1 - part) * done),
+        ).perplexity
+    assert accuracy.reference_perplexity is not None and accuracy.kl is not None
+    return Check(
+        text=text.name,
+        text_sha256=text_sha256(text),
+        tokens=accuracy.tokens,
+        as_shipped=accuracy.reference_perplexity,
+        quantized=accuracy.perplexity,
+        kl=accuracy.kl,
+        rounding=rounding,
+        rounded=plain,
+    )
