@@ -114,10 +114,18 @@ _ROPE_KEYS_OF_ALL = (
 def _rope_object(settings: Settings) -> Settings:
     """How positions are turned, where an object says so: `rope_parameters`, formerly
     `rope_scaling`."""
-    newer, older = settings["rope_parameters"], settings["rope_scaling"]
+    newer, older = (_object(settings, name) for name in ("rope_parameters", "rope_scaling"))
     if newer and older and newer != older:
         raise ValueError("rope_scaling and rope_parameters must not say different things")
-    return older or newer or {}
+    return older or newer
+
+
+def _object(settings: Settings, name: str) -> Settings:
+    """A setting that is an object; an empty one if it is null or absent."""
+    found = settings.get(name)
+    if not isinstance(found, dict | None):
+        raise ValueError(f"{name} must be an object, got {found!r:.40}")
+    return found or {}
 
 
 def _rope(settings: Settings) -> dict[str, Any]:
@@ -196,6 +204,10 @@ def _layers(settings: Settings) -> range:
     return range(layers)
 
 
+def _are_layer_types(types: Any) -> bool:
+    return isinstance(types, list) and all(each in (_LOCAL, _GLOBAL) for each in types)
+
+
 def _windows(
     settings: Settings, window: int | None, pattern: Callable[[int], bool]
 ) -> dict[str, Any]:
@@ -203,7 +215,7 @@ def _windows(
     layers, types = _layers(settings), settings["layer_types"]
     if types is None:
         types = [_LOCAL if pattern(layer) else _GLOBAL for layer in layers]
-    if len(types) != len(layers) or not set(types) <= {_LOCAL, _GLOBAL}:
+    if not _are_layer_types(types) or len(types) != len(layers):
         raise ValueError(f"layer_types must be {len(layers)} of {_LOCAL} and {_GLOBAL}")
     local = tuple(layer for layer, kind in enumerate(types) if kind == _LOCAL)
     if local and window is None:
@@ -215,7 +227,7 @@ def _window_of_all(settings: Settings) -> dict[str, Any]:
     """A window in which all layers attend, whatever `layer_types` says in the reference."""
     window, types = settings["sliding_window"], settings["layer_types"]
     kind = _GLOBAL if window is None else _LOCAL
-    if types is not None and set(types) != {kind}:
+    if types is not None and (not _are_layer_types(types) or set(types) != {kind}):
         raise ValueError(f"layer_types must all be {kind} with sliding_window {window!r:.40}")
     return _windows({**settings, "layer_types": None}, window, lambda layer: window is not None)
 
@@ -323,15 +335,16 @@ def _gemma2(settings: Settings) -> dict[str, Any]:
 
 
 def _gemma3(settings: Settings) -> dict[str, Any]:
-    ropes, older = settings["rope_parameters"] or {}, settings["rope_scaling"]
+    ropes, older = (_object(settings, name) for name in ("rope_parameters", "rope_scaling"))
     KnownSettings((_LOCAL, _GLOBAL), words=("",)).require(ropes, "rope_parameters: ")
-    wide, local = ropes.get(_GLOBAL) or {}, ropes.get(_LOCAL) or {}
+    wide, local = (_object(ropes, kind) for kind in (_GLOBAL, _LOCAL))
     if wide and older and wide != older:
         raise ValueError("rope_scaling and rope_parameters must not say different things")
     near = _rope_of(settings, local, settings["rope_local_base_freq"])
     if near.keys() & {"rope_factors", "query_divisor"}:
         raise ValueError(f"rope_type of {_LOCAL} must be default")
-    every = settings["sliding_window_pattern"]
+    if type(every := settings["sliding_window_pattern"]) is not int or every < 1:
+        raise ValueError(f"sliding_window_pattern must be at least 1, got {every!r:.40}")
     norms = ("attention_norm", "q_norm", "k_norm", "attention_post_norm")
     return {
         **_later_gemma(settings),
