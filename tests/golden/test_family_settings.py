@@ -19,7 +19,8 @@ from tokenizers import Tokenizer, models
 
 from sw.checkpoint import open_model
 from sw.decoder import _ACTIVATIONS, Cache, forward, head
-from sw.hugging_face import Stated, stated
+from sw.hugging_face import _FAMILIES
+from sw.hugging_face_config import CONFIGS, Stated, stated
 from sw.hugging_face_settings import DEFAULTS, known_settings
 from sw.linear import host_linears
 
@@ -132,6 +133,10 @@ def test_what_is_refused(name):
 def test_what_older_versions_wrote(name):
     config = stated(CASES[name]["settings"]).config
     assert {field: getattr(config, field) for field in OLDER[name]} == OLDER[name]
+
+
+def test_every_family_has_defaults_a_config_and_names():
+    assert list(DEFAULTS) == list(CONFIGS) == list(_FAMILIES)
 
 
 @pytest.mark.parametrize("family", DEFAULTS)

@@ -186,6 +186,18 @@ LINEAR = {"rope_type": "linear", "factor": 4.0}
         ({"rope_scaling": {"factor": 4.0}}, "rope_type default: factor"),
         ({"rope_scaling": {**LINEAR, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1.0"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object, got 'linear'"),
+        ({"rope_parameters": [4.0]}, "rope_parameters must be an object, got [4.0]"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {"full_attention": 1e6}},
+            "full_attention must be an object",
+        ),
+        (
+            {"model_type": "gemma3_text", "sliding_window_pattern": 0},
+            "sliding_window_pattern must be at least 1, got 0",
+        ),
+        ({"model_type": "qwen3", "layer_types": 7}, "layer_types must be 2 of"),
+        ({"model_type": "mistral", "layer_types": {}}, "layer_types must all be"),
         ({"rms_norm_eps": None}, "rms_norm_eps must not be null"),
         ({"attention_bias": "no"}, "attention_bias must be true or false, got 'no'"),
         (
