@@ -29,6 +29,7 @@ from dse.space import SPACE, choose, codes_to_try
 from dse.study import Constraint, Search, StudyError, explore, open_storage, open_study
 from hw.cli import json_option, out_option, show
 from hw.files import RECORDS, append_record, write_text
+from hw.options import BANDWIDTH_GBS, CONTEXT, COUNT, FREQUENCY_MHZ, SEED, WORKERS
 from hw.spec import ENGINES
 from hw.spec.base import require
 from hw.spec.presets import DEFAULT_ENGINE, UnknownNameError, preset
@@ -65,12 +66,12 @@ def dse() -> None:
     "Then: evolute dse pick"
 )
 @click.argument("space", default=next(iter(ENGINES)))
-@click.option("--trials", type=click.IntRange(1), default=24, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--trials", type=COUNT, default=24, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--study", "name", help="Name of the study. Default: made from all that defines it.")
 @storage_option
 @click.option("--resume", is_flag=True, help="Continue the study if it exists.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--workers", type=WORKERS, default=1, show_default=True)
 @click.option(
     "--objectives",
     default="area_ge,tokens_per_s,perplexity",
@@ -88,7 +89,7 @@ def dse() -> None:
 @click.option(
     "--frequency-mhz",
     "frequencies_mhz",
-    type=float,
+    type=FREQUENCY_MHZ,
     multiple=True,
     default=(200.0,),
     show_default=True,
@@ -97,7 +98,7 @@ def dse() -> None:
 @click.option(
     "--bandwidth-gbs",
     "bandwidths_gbs",
-    type=float,
+    type=BANDWIDTH_GBS,
     multiple=True,
     default=(6.4,),
     show_default=True,
@@ -109,8 +110,8 @@ def dse() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Text for perplexity. Default: the model's own.",
 )
-@click.option("--tokens", type=click.IntRange(1), default=1023, show_default=True)
-@click.option("--context", type=int, help="Window. Default: 1024 or the model's context.")
+@click.option("--tokens", type=COUNT, default=1023, show_default=True)
+@click.option("--context", type=CONTEXT, help="Window. Default: 1024 or the model's context.")
 @out_option
 @json_option
 def search(

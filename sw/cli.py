@@ -15,6 +15,7 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
+from hw.options import CONTEXT, COUNT
 from hw.spec import CoreSpec, Engine, presets
 from hw.spec.base import RefusedError, require
 from sw import zoo
@@ -35,8 +36,6 @@ from sw.weights import FLOAT, GRAMMAR, Weights, parse_weights
 TOKENS: dict[Backend, int] = {"integer": 1023, "golden": 127}
 """Predicted tokens of a measurement: one window of 1,024, or of 128 where it must go through the
 lookup tables, entry by entry, because they are rounded."""
-
-COUNT = click.IntRange(min=1)
 
 model_argument = click.argument("model", required=False)
 accel_option = click.option(
@@ -61,7 +60,7 @@ tokens_option = click.option(
     f"Default: {TOKENS['integer']}; {TOKENS['golden']} where tables are rounded.",
 )
 context_option = click.option(
-    "--context", type=int, help="Window. Default: 1024 or the model's context."
+    "--context", type=CONTEXT, help="Window. Default: 1024 or the model's context."
 )
 kv_option = click.option(
     "--kv",
@@ -177,7 +176,7 @@ def models(as_json: bool) -> None:
 @context_option
 @click.option(
     "--stride",
-    type=int,
+    type=COUNT,
     help="Tokens from one window to the next, which then overlap; what two predict counts once. "
     "Default: the window.",
 )

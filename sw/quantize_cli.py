@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hw.cli import json_option, show
+from hw.options import COUNT, SEED, WORKERS
 from sw import quantized_file
 from sw.cli import (
-    COUNT,
     chosen_text,
     context_option,
     load_model,
@@ -56,9 +56,9 @@ from sw.quantizers.methods import EXAMPLES, GRAMMAR, parse_method
     "--tokens", type=COUNT, default=TOKENS, show_default=True, help="Tokens to calibrate with."
 )
 @context_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
-    "--workers", type=COUNT, default=2, show_default=True, help="Processes; results are the same."
+    "--workers", type=WORKERS, default=2, show_default=True, help="Processes; results are the same."
 )
 @click.option("--force", is_flag=True, help="Allow codebooks larger than what they encode.")
 @json_option

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show
 from hw.files import RECORDS, append_record, provenance, read_records
+from hw.options import BANDWIDTH_GBS, COUNT, FREQUENCY_MHZ, KIB, LATENCY
 from hw.spec import CoreSpec
-from hw.spec.base import RefusedError
+from hw.spec.base import RefusedError, SpecError
 from sim.memory import MemoryTiming, Platform
 from sw.cli import (
-    COUNT,
     accel_option,
     accelerator_from,
     chosen_text,
@@ -61,19 +61,19 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
 @click.option("--decode", type=COUNT, default=32, show_default=True, help="Tokens generated.")
 @click.option(
     "--frequency-mhz",
-    type=float,
+    type=FREQUENCY_MHZ,
     help=f"The clock. Default: a core's own; {_PLATFORM.frequency_hz / 1e6:g} for an engine.",
 )
 @click.option(
     "--bandwidth-gbs",
-    type=float,
+    type=BANDWIDTH_GBS,
     default=_PLATFORM.bandwidth_bytes_per_s / 1e9,
     show_default=True,
     help="Memory bandwidth in GB/s (1e9 bytes).",
 )
 @click.option(
     "--latency",
-    type=COUNT,
+    type=LATENCY,
     help=f"A core's memory: cycles from address to data. Default: {_LATENCY_CYCLES}.",
 )
 @click.option(
@@ -84,7 +84,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
 )
 @click.option(
     "--weight-buffer-kib",
-    type=click.IntRange(min=0),
+    type=KIB,
     help="An engine's buffer that lets several row tiles share one read of the weights. "
     f"Default: {_PLATFORM.weight_buffer_bytes // 1024}.",
 )
@@ -170,7 +170,13 @@ def _platform(
         refuse("an engine alone", weight_buffer_kib=weight_buffer_kib)
         frequency = spec.clock_mhz if frequency_mhz is None else frequency_mhz
         cycles = _LATENCY_CYCLES if latency is None else latency
-        return CorePlatform(frequency * 1e6, bandwidth, cycles, bool(refresh))
+        platform = CorePlatform(frequency * 1e6, bandwidth, cycles, bool(refresh))
+        try:
+            platform.timing()
+        except SpecError as error:
+            options = f"--bandwidth-gbs {bandwidth_gbs:g} at --frequency-mhz {frequency:g}"
+            raise RefusedError(f"{options}: {error}") from None
+        return platform
     refuse("a core", latency=latency, refresh=refresh)
     frequency_hz = _PLATFORM.frequency_hz if frequency_mhz is None else frequency_mhz * 1e6
     kib = _PLATFORM.weight_buffer_bytes // 1024 if weight_buffer_kib is None else weight_buffer_kib

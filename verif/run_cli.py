@@ -15,10 +15,10 @@ from rich.console import Console
 
 import sw.decoder
 from hw.cli import json_option, set_option, show
+from hw.options import COUNT, LATENCY, SEED, TEMPERATURE
 from hw.spec import CoreSpec
 from sim.memory import MemoryTiming
 from sw.cli import (
-    COUNT,
     accel_option,
     accelerator_from,
     chosen_weights,
@@ -157,15 +157,17 @@ def _lines(core: CoreSpec, account: Account) -> list[str]:
 @kv_option
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0),
+    type=TEMPERATURE,
     default=0.0,
     show_default=True,
     help="0 takes the likeliest token.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the draws above temperature 0.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the draws above temperature 0."
+)
 @click.option(
     "--latency",
-    type=COUNT,
+    type=LATENCY,
     default=MemoryTiming().latency_cycles,
     show_default=True,
     help="A core's memory: cycles from address to data.",

@@ -89,8 +89,6 @@ def test_resuming_adds_only_what_is_missing() -> None:
         (["--constraint", "area_ge<4"], SpecError),
         (["--constraint", "area_ge<=-4"], SpecError),
         (["--constraint", "size<=4"], UnknownNameError),
-        (["--frequency-mhz", "0"], SpecError),
-        (["--bandwidth-gbs", "inf"], SpecError),
         (["--context", "100000"], SpecError),
         (["--model", "evolute-tny"], UnknownNameError),
         (["pick", "nothing"], RefusedError),

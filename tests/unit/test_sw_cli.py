@@ -113,7 +113,7 @@ def test_the_shipped_model_knows_its_kind_of_text(command):
 
 def test_a_text_of_another_system_is_the_same_text(command, tmp_path):
     """With a byte order mark and CR LF, which one line tells of."""
-    lines = "\nOnce upon a time,\nthere was a little boat.\n\n".encode()
+    lines = b"\nOnce upon a time,\nthere was a little boat.\n\n"
     texts = {"plain": lines, "other": b"\xef\xbb\xbf" + lines.replace(b"\n", b"\r\n")}
     found = {}
     for name, content in texts.items():
