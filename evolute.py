@@ -20,7 +20,7 @@ from hw.spec.presets import UnknownNameError, near_names
 COMMANDS = {
     "accels": "hw.cli",
     "sim": "sw.sim_cli",
-    "models": "sw.cli",
+    "models": "sw.models_cli",
     "quantize": "sw.quantize_cli",
     "eval": "sw.cli",
     "run": "verif.run_cli",

@@ -188,8 +188,13 @@ def search(
         seed=seed,
     )
     with only_search(storage, name):
-        directions = [METRICS[each].direction for each in names]
-        study = open_study(open_storage(storage), name, directions, setup, resume)
+        study = open_study(
+            open_storage(storage),
+            name,
+            [METRICS[each].direction for each in names],
+            setup,
+            resume,
+        )
         try:
             with _progress() as progress:
                 task = progress.add_task("exploring", total=trials)

@@ -11,9 +11,7 @@ import click
 class Whole(click.IntRange):
     """A whole number within bounds."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
@@ -26,10 +24,10 @@ class Real(click.FloatRange):
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | None:
+    ) -> float:
         try:
             number = super().convert(value, param, ctx)
-            if number is None or math.isfinite(number):
+            if math.isfinite(number):
                 return number
         except click.BadParameter:
             pass

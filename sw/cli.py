@@ -136,36 +136,6 @@ def progress(what: str) -> Iterator[Callable[[float], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-@click.command(epilog="Example: evolute models --json")
-@json_option
-def models(as_json: bool) -> None:
-    """List the known language models, the default first."""
-    rows = [
-        {
-            "name": known.name,
-            "params": known.params,
-            "layers": known.layers,
-            "hidden": known.hidden,
-            "vocab": known.vocab,
-            "obtainable": known.obtainable,
-            "licence": known.licence,
-            "source": known.source,
-        }
-        for known in zoo.KNOWN.values()
-    ]
-
-    def render(console: Console) -> None:
-        table = Table("name", "params", "layers", "obtainable", "source", box=None, pad_edge=False)
-        for row in rows:
-            name = row["name"] + (" (default)" if row["name"] == zoo.DEFAULT else "")
-            size, here = f"{row['params'] / 1e6:.1f} M", "yes" if row["obtainable"] else "no"
-            table.add_row(name, size, str(row["layers"]), here, row["source"])
-        console.print(table)
-        console.print("\nA path to a GGUF file, a Hugging Face folder or a llama2.c file does too.")
-
-    show(as_json, rows, render)
-
-
 @click.command(epilog="Example: evolute eval smollm2-135m --weights native --json")
 @model_argument
 @weights_option

