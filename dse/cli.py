@@ -6,10 +6,9 @@ import functools
 import hashlib
 import itertools
 import json
-import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -22,27 +21,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from dse import record
-from dse.objectives import (
-    METRICS,
-    Bench,
-    code_digest,
-    measure,
-    model,
-    model_digest,
-    scope_in_words,
-    text,
-)
-from dse.pareto import knee, losses
-from dse.space import SPACE, choose, codes_to_try
-from dse.study import Constraint, Search, StudyError, explore, open_storage, open_study
+from dse.metrics import METRICS
 from hw.cli import json_option, out_option, show
 from hw.files import RECORDS, append_record, write_text
+from hw.options import BANDWIDTH_GBS, CONTEXT, COUNT, FREQUENCY_MHZ, SEED, WORKERS
 from hw.spec import ENGINES
-from hw.spec.base import require
-from hw.spec.presets import DEFAULT_ENGINE, UnknownNameError, preset
-from sim.memory import Platform
-from sw.perplexity import default_context, windows
+from hw.spec.base import RefusedError, require
+from hw.spec.presets import PRESETS, UnknownNameError
+
+# What searches, and its libraries, is imported in the commands: help is shown without them.
+if TYPE_CHECKING:
+    import optuna
 
 STORAGE = Path("out/dse.db")
 
@@ -74,12 +63,12 @@ def dse() -> None:
     "Then: evolute dse pick"
 )
 @click.argument("space", default=next(iter(ENGINES)))
-@click.option("--trials", type=click.IntRange(1), default=24, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--trials", type=COUNT, default=24, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--study", "name", help="Name of the study. Default: made from all that defines it.")
 @storage_option
 @click.option("--resume", is_flag=True, help="Continue the study if it exists.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--workers", type=WORKERS, default=1, show_default=True)
 @click.option(
     "--objectives",
     default="area_ge,tokens_per_s,perplexity",
@@ -97,7 +86,7 @@ def dse() -> None:
 @click.option(
     "--frequency-mhz",
     "frequencies_mhz",
-    type=float,
+    type=FREQUENCY_MHZ,
     multiple=True,
     default=(200.0,),
     show_default=True,
@@ -106,7 +95,7 @@ def dse() -> None:
 @click.option(
     "--bandwidth-gbs",
     "bandwidths_gbs",
-    type=float,
+    type=BANDWIDTH_GBS,
     multiple=True,
     default=(6.4,),
     show_default=True,
@@ -118,8 +107,8 @@ def dse() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Text for perplexity. Default: the model's own.",
 )
-@click.option("--tokens", type=click.IntRange(1), default=1023, show_default=True)
-@click.option("--context", type=int, help="Window. Default: 1024 or the model's context.")
+@click.option("--tokens", type=COUNT, default=1023, show_default=True)
+@click.option("--context", type=CONTEXT, help="Window. Default: 1024 or the model's context.")
 @out_option
 @json_option
 def search(
@@ -146,11 +135,27 @@ def search(
     Every candidate is synthesized, its cycles are counted on the model's layers, and the model's
     perplexity is measured in its weights. A trial is a measured candidate; illegal ones are free.
     """
+    from dse.objectives import (
+        Bench,
+        code_digest,
+        measure,
+        model,
+        model_digest,
+        scope_in_words,
+        text,
+    )
+    from dse.record import front_trials
+    from dse.space import SPACE, choose, codes_to_try
+    from dse.study import Constraint, Search, explore, only_search, open_storage, open_study
+    from sim.memory import Platform
+    from sw.cli import told
+    from sw.perplexity import default_context, windows
+
     spaces = [stem for stem, kind in ENGINES.items() if kind in SPACE]
     if space not in spaces:
         raise UnknownNameError("space", space, spaces)
     names = _metric_names(objectives)
-    bounds = tuple(_constraint(each) for each in constraints)
+    bounds = tuple(Constraint.parse(each) for each in constraints)
     choices = SPACE[ENGINES[space]]
     loaded = model(model_name)
     codes = codes_to_try(choices, loaded)
@@ -158,7 +163,7 @@ def search(
     bandwidths = tuple(1e9 * each for each in bandwidths_gbs)
     window = context or default_context(loaded)
     bench = Bench(model_name, text_path, tokens, window)
-    content = text(bench)
+    content = told(text(bench))
     windows(loaded, content, tokens, window)  # refuses what no candidate could be measured with
     for frequency_hz, bandwidth in itertools.product(frequencies_hz, bandwidths):
         Platform(frequency_hz, bandwidth)
@@ -183,13 +188,7 @@ def search(
         "code": code_digest("hw", "sim", "sw", "dse"),
     }
     digest = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
-    study = open_study(
-        open_storage(storage),
-        name or f"{space}-{model_name}-{digest[:6]}",
-        [METRICS[each].direction for each in names],
-        setup,
-        resume,
-    )
+    name = name or f"{space}-{model_name}-{digest[:6]}"
     plan = Search(
         choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
         measure=functools.partial(measure, bench, wanted),
@@ -197,31 +196,55 @@ def search(
         constraints=bounds,
         seed=seed,
     )
-    try:
-        with _progress() as progress:
-            task = progress.add_task("exploring", total=trials)
-            explore(
-                study,
-                plan,
-                trials,
-                workers,
-                lambda measured: progress.update(task, completed=measured),
+    with only_search(storage, name):
+        study = open_study(
+            open_storage(storage),
+            name,
+            [METRICS[each].direction for each in names],
+            setup,
+            resume,
+        )
+        try:
+            with _progress() as progress:
+                task = progress.add_task("exploring", total=trials)
+                explore(
+                    study,
+                    plan,
+                    trials,
+                    workers,
+                    lambda measured: progress.update(task, completed=measured),
+                )
+        except (KeyboardInterrupt, RefusedError):
+            kept = _keep(study, out)
+            measured = sum(each["state"] == "complete" for each in kept["trials"])
+            where = f"{storage} and {out / RECORDS}" if measured else str(storage)
+            click.echo(
+                f"evolute: {measured} measured candidates are in {where}; "
+                "the same command with --resume continues",
+                err=True,
             )
-    except KeyboardInterrupt:
-        click.echo(f"evolute: results so far are in {storage}; --resume continues", err=True)
-        raise
-    result = record.of_study(study)
-    write_text(out / "front.csv", record.front_csv(result))
-    append_record(out / RECORDS, result)
+            raise
+        result = _keep(study, out)
     summary = {
         "study": result["study"],
         "trials": sum(each["state"] == "complete" for each in result["trials"]),
-        "front": record.front_trials(result),
+        "front": front_trials(result),
         "hypervolume": result["hypervolume"],
         "reference": result["reference"],
         "objectives": result["objectives"],
     }
     show(as_json, summary, functools.partial(_draw_front, result))
+
+
+def _keep(study: optuna.Study, out: Path) -> dict[str, Any]:
+    """Write down what a study holds by now, if anything was measured."""
+    from dse import record
+
+    result = record.of_study(study)
+    if any(each["state"] == "complete" for each in result["trials"]):
+        write_text(out / "front.csv", record.front_csv(result))
+        append_record(out / RECORDS, result)
+    return result
 
 
 @dse.command(epilog="Example: evolute dse pick --weight perplexity=3")
@@ -240,12 +263,18 @@ def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bo
 
     STUDY is the newest of the storage unless named.
     """
+    from dse import record
+    from dse.pareto import knee, losses
+    from dse.study import Constraint, StudyError, open_storage, shortfall
+
     if not storage.exists():
         raise StudyError(f"no study storage at {storage}; evolute dse makes one")
-    found = record.of_study(record.find(open_storage(storage), study))
+    opened = record.find(open_storage(storage), study)
+    found = record.of_study(opened)
     trials = record.front_trials(found)
     if not trials:
-        raise StudyError(f"study {found['study']!r} has no candidate on its front")
+        bounds = [Constraint.parse(each) for each in found["constraints"]]
+        raise StudyError(shortfall(opened, bounds))
     names = [each["name"] for each in found["objectives"]]
     importance = dict.fromkeys(names, 1.0) | dict(_weight(each, names) for each in weights)
     points = losses(
@@ -253,13 +282,14 @@ def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bo
         [each["direction"] for each in found["objectives"]],
     )
     chosen = trials[knee(points, [importance[name] for name in names])]
-    base, spec = preset(DEFAULT_ENGINE).spec.to_dict(), chosen["spec"]
-    changes = [f"{field}={value}" for field, value in spec.items() if value != base[field]]
-    settings = "".join(f" --set {shlex.quote(change)}" for change in changes)
+    spec = chosen["spec"]
+    accel = _changed_preset(spec)
+    surroundings = f"--frequency-mhz {chosen['metrics']['clock_mhz']:.6g}"
+    surroundings += f" --bandwidth-gbs {chosen['bandwidth_bytes_per_s'] / 1e9:g}"
     commands = {
-        "export": f"evolute export {DEFAULT_ENGINE}{settings} -o {chosen['digest']}",
-        "sim": f"evolute sim {found['model']} --accel {DEFAULT_ENGINE}{settings}"
-        f" --weights {chosen['weights']}",
+        "export": f"evolute export {accel} -o {chosen['digest']}",
+        "sim": f"evolute sim {found['model']} --accel {accel} --weights {chosen['weights']}"
+        f" {surroundings}",
     }
     result = {"study": found["study"], "candidate": chosen, "commands": commands}
 
@@ -280,31 +310,26 @@ def _metric_names(objectives: str) -> tuple[str, ...]:
     return names
 
 
-def _constraint(text: str) -> Constraint:
-    parts = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
-    require(parts is not None, "constraint", "of the form METRIC<=NUMBER or METRIC>=NUMBER", text)
-    assert parts is not None
-    name, relation, number = parts.groups()
-    if name not in METRICS:
-        raise UnknownNameError("metric", name, list(METRICS))
-    return Constraint(name, relation == "<=", _positive("constraint", number))
+def _changed_preset(spec: dict[str, Any]) -> str:
+    """How a command line names a spec: a preset of its kind, and the fewest changes to one."""
+    bases = {name: each.spec.to_dict() for name, each in PRESETS.items()}
+    changes = {
+        name: [f"{field}={value}" for field, value in spec.items() if value != base[field]]
+        for name, base in bases.items()
+        if base["kind"] == spec["kind"]
+    }
+    name = min(changes, key=lambda each: len(changes[each]))
+    return name + "".join(f" --set {shlex.quote(change)}" for change in changes[name])
 
 
 def _weight(text: str, names: list[str]) -> tuple[str, float]:
+    from dse.study import positive
+
     name, equals, number = text.partition("=")
     require(bool(equals), "weight", "of the form OBJECTIVE=NUMBER", text)
     if name not in names:
         raise UnknownNameError("objective", name, names)
-    return name, _positive("weight", number)
-
-
-def _positive(field: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    require(0 < value < float("inf"), field, "a number above 0", text)
-    return value
+    return name, positive("weight", number)
 
 
 def _progress() -> Progress:
@@ -313,7 +338,9 @@ def _progress() -> Progress:
 
 
 def _draw_front(result: dict[str, Any], console: Console) -> None:
-    trials = record.front_trials(result)
+    from dse.record import front_trials
+
+    trials = front_trials(result)
     _draw_table(console, result["objectives"], trials)
     states = [each["state"] for each in result["trials"]]
     console.print(

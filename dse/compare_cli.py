@@ -27,11 +27,12 @@ from dse.compare.scaling import with_scaling
 from dse.compare.stationary import arrangements, stationary_row
 from hw.cli import json_option, out_option, show
 from hw.files import RECORDS, append_record, provenance
+from hw.options import COUNT, WORKERS
 from hw.spec import ENGINES
 from hw.spec.base import require
 from hw.spec.presets import UnknownNameError
 from hw.spec.scaling import IntegerScaling
-from sw.cli import COUNT, chosen_text, load_model, model_argument, text_option, working
+from sw.cli import chosen_text, load_model, model_argument, text_option, working
 from sw.tensor import QuantError
 from sw.weights import FLOAT, GRAMMAR, Weights, parse_weights
 
@@ -73,7 +74,7 @@ _GROUP = 128
 @click.option("--presets", is_flag=True, help="Also presets, in sizes of their own.")
 @click.option(
     "--workers",
-    type=click.IntRange(1),
+    type=WORKERS,
     default=2,
     show_default=True,
     help="Synthesis processes at a time.",

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,27 +27,6 @@ from sw.perplexity import measure as measure_text
 from sw.tensor import Coded, QuantError, parted
 from sw.weights import Weights
 from sw.zoo import default_text, load
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that every candidate has; `how` says what kind of number it is."""
-
-    title: str
-    direction: Literal["minimize", "maximize"]
-    unit: str
-    how: Literal["synthesized", "modelled", "measured"]
-
-
-METRICS: dict[str, Metric] = {
-    "area_ge": Metric("area", "minimize", "GE", "synthesized"),
-    "delay_ns": Metric("longest path", "minimize", "ns", "synthesized"),
-    "tokens_per_s": Metric("decode speed", "maximize", "tokens/s", "modelled"),
-    "prefill_tokens_per_s": Metric("prefill speed", "maximize", "tokens/s", "modelled"),
-    "perplexity": Metric("perplexity", "minimize", "", "measured"),
-}
-"""Area in two-input NAND gates and delay before layout, both of the mapped netlist; speed from
-exact cycles and an ideal memory bus; perplexity through the engine's arithmetic."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from dse.objectives import METRICS
+from dse.metrics import METRICS
 from dse.pareto import hypervolume, losses
 from dse.study import KEPT, StudyError, feasible, front
 from hw.files import provenance

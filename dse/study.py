@@ -8,21 +8,27 @@ results are told to the sampler in the order in which trials were asked.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Sequence
+import contextlib
+import fcntl
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from dse.metrics import METRICS
 from dse.space import Candidate
 from hw.files import FileError
 from hw.processes import executor
-from hw.spec.base import RefusedError, SpecError
+from hw.spec.base import RefusedError, SpecError, require
+from hw.spec.presets import UnknownNameError
 
 Direction = Literal["minimize", "maximize"]
 
@@ -30,6 +36,16 @@ KEPT = (TrialState.COMPLETE, TrialState.PRUNED)
 
 _REFUSALS = 20
 """Refused candidates for each one asked for, after which a search gives up."""
+
+
+def positive(field: str, text: str) -> float:
+    """The number above 0 that `text` is. Raises `SpecError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    require(0 < value < float("inf"), field, "a number above 0", text)
+    return value
 
 
 class StudyError(RefusedError):
@@ -46,7 +62,20 @@ class Constraint:
 
     @property
     def text(self) -> str:
-        return f"{self.name}{'<=' if self.at_most else '>='}{self.bound:g}"
+        return f"{self.name}{'<=' if self.at_most else '>='}{self.bound:.15g}"
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """The constraint that `text`, like that of another one, means. Raises `SpecError`."""
+        parts = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
+        require(
+            parts is not None, "constraint", "of the form METRIC<=NUMBER or METRIC>=NUMBER", text
+        )
+        assert parts is not None
+        name, relation, number = parts.groups()
+        if name not in METRICS:
+            raise UnknownNameError("metric", name, list(METRICS))
+        return cls(name, relation == "<=", positive("constraint", number))
 
     def excess(self, value: float) -> float:
         """By which share `value` breaks the bound; 0 or less where it holds."""
@@ -69,15 +98,52 @@ class Search:
     seed: int
 
 
+_PATIENCE_S = 120
+"""How long a search waits for another one that is writing to the same file."""
+
+
 def open_storage(path: Path) -> optuna.storages.RDBStorage:
     """The SQLite file of studies at `path`, made if absent. Raises `FileError`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+        with _lock_file(path) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two that make its tables stop each other
+            return optuna.storages.RDBStorage(
+                f"sqlite:///{path.resolve()}",
+                engine_kwargs={"connect_args": {"timeout": _PATIENCE_S}},
+            )
     except Exception as error:  # SQLAlchemy, Alembic and Optuna each raise their own kinds
         reason = str(error).splitlines()[0]
         raise FileError(f"cannot open {path} as a study storage: {reason}") from None
+
+
+def _lock_file(path: Path, mark: str = "") -> IO[bytes]:
+    """A file beside the storage at `path` that processes lock. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}{mark}.lock").open("ab")
+
+
+@contextlib.contextmanager
+def only_search(path: Path, name: str) -> Iterator[None]:
+    """While it lasts no other process searches the study `name` in the storage at `path`.
+
+    Trials of a study that run belong to one search: the next one ends those that are left over, and
+    every trial is drawn from all that went before. The lock goes with the process that holds it.
+    Raises `StudyError` where another process has it, `FileError`.
+    """
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    try:
+        lock = _lock_file(path, f"-{mark}")
+    except OSError as error:
+        raise FileError(f"cannot write beside {path}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            others = f"study {name!r} is being searched by another process"
+            rule = "wait until that has ended, or search another one with --study NAME"
+            raise StudyError(f"{others}; {rule}") from None
+        yield
 
 
 def open_study(
@@ -184,6 +250,37 @@ def _tell(study: optuna.Study, search: Search, trial: Trial, metrics: dict[str, 
     for constraint in search.constraints:
         trial.set_constraint(constraint.text, constraint.excess(metrics[constraint.name]))
     study.tell(trial, [metrics[name] for name in search.objectives])
+
+
+def shortfall(study: optuna.Study, constraints: Sequence[Constraint]) -> str:
+    """Why no candidate of a study without a front will do, in one line.
+
+    It names the candidate that breaks its worst constraint least, and by how much it breaks each.
+    """
+    measured = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not measured:
+        refused = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        last = f", {len(refused)} refused, the last for: " if refused else ""
+        last += refused[-1].user_attrs["refused"] if refused else ""
+        return f"study {study.study_name!r} has no measured candidate{last}"
+    excess = {
+        trial.number: {each: each.excess(_metric(trial, each.name)) for each in constraints}
+        for trial in measured
+    }
+    nearest = min(measured, key=lambda trial: max(excess[trial.number].values()))
+    broken = [
+        f"{each.text} by {share:.1%} ({_metric(nearest, each.name):.6g})"
+        for each, share in excess[nearest.number].items()
+        if share > 0
+    ]
+    return (
+        f"study {study.study_name!r}: none of {len(measured)} measured candidates keeps every "
+        f"constraint; the nearest, trial {nearest.number}, breaks {' and '.join(broken)}"
+    )
+
+
+def _metric(trial: FrozenTrial, name: str) -> float:
+    return trial.user_attrs["metrics"][name]
 
 
 def front(study: optuna.Study) -> list[FrozenTrial]:

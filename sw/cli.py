@@ -15,6 +15,7 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
+from hw.options import CONTEXT, COUNT
 from hw.spec import CoreSpec, Engine, presets
 from hw.spec.base import RefusedError, require
 from sim.workload import Workload
@@ -37,8 +38,6 @@ from sw.weights import FLOAT, GRAMMAR, Weights, parse_weights
 TOKENS: dict[Backend, int] = {"integer": 1023, "golden": 127}
 """Predicted tokens of a measurement: one window of 1,024, or of 128 where it must go through the
 lookup tables, entry by entry, because they are rounded."""
-
-COUNT = click.IntRange(min=1)
 
 model_argument = click.argument("model", required=False)
 accel_option = click.option(
@@ -63,7 +62,7 @@ tokens_option = click.option(
     f"Default: {TOKENS['integer']}; {TOKENS['golden']} where tables are rounded.",
 )
 context_option = click.option(
-    "--context", type=int, help="Window. Default: 1024 or the model's context."
+    "--context", type=CONTEXT, help="Window. Default: 1024 or the model's context."
 )
 kv_option = click.option(
     "--kv",
@@ -168,36 +167,6 @@ def progress(what: str) -> Iterator[Callable[[float], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-@click.command(epilog="Example: evolute models --json")
-@json_option
-def models(as_json: bool) -> None:
-    """List the known language models, the default first."""
-    rows = [
-        {
-            "name": known.name,
-            "params": known.params,
-            "layers": known.layers,
-            "hidden": known.hidden,
-            "vocab": known.vocab,
-            "obtainable": known.obtainable,
-            "licence": known.licence,
-            "source": known.source,
-        }
-        for known in zoo.KNOWN.values()
-    ]
-
-    def render(console: Console) -> None:
-        table = Table("name", "params", "layers", "obtainable", "source", box=None, pad_edge=False)
-        for row in rows:
-            name = row["name"] + (" (default)" if row["name"] == zoo.DEFAULT else "")
-            size, here = f"{row['params'] / 1e6:.1f} M", "yes" if row["obtainable"] else "no"
-            table.add_row(name, size, str(row["layers"]), here, row["source"])
-        console.print(table)
-        console.print("\nA path to a GGUF file, a Hugging Face folder or a llama2.c file does too.")
-
-    show(as_json, rows, render)
-
-
 @click.command(epilog="Example: evolute eval smollm2-135m --weights native --json")
 @model_argument
 @weights_option
@@ -208,7 +177,7 @@ def models(as_json: bool) -> None:
 @context_option
 @click.option(
     "--stride",
-    type=int,
+    type=COUNT,
     help="Tokens from one window to the next, which then overlap; what two predict counts once. "
     "Default: the window.",
 )

@@ -16,11 +16,11 @@ from rich.table import Table
 from hw import isa
 from hw.cli import json_option, set_option, show
 from hw.files import provenance, replacing, write_text
-from hw.spec.base import RefusedError
+from hw.options import COUNT
+from hw.spec.base import RefusedError, require
 from hw.spec.core import MEMORY_PAGE_BYTES
 from sim.memory import MemoryTiming
 from sw.cli import (
-    COUNT,
     accel_option,
     accelerator_from,
     chosen_weights,
@@ -152,6 +152,9 @@ def compile(  # the front door finds a command by its name
     if weights is not None:
         parse_weights(weights)
     loaded = load_model(model)
+    most = loaded.config.context
+    rule = f"at most {most}, the model's context"
+    require(prompt_tokens <= most, "--prompt-tokens", rule, prompt_tokens)
     choice = chosen_weights(weights, loaded)
     work = require_whole(workload(loaded, choice, core), core)
     with working("compiling"):

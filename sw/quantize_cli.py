@@ -13,13 +13,14 @@ from rich.table import Table
 
 from hw.cli import json_option, show
 from hw.files import write_text
+from hw.options import COUNT, SEED, WORKERS
 from sw import quantized_file, zoo
 from sw.cli import (
-    COUNT,
     context_option,
     load_model,
     model_argument,
     progress,
+    told,
 )
 from sw.model import LanguageModel
 from sw.perplexity import default_context, read_text
@@ -69,9 +70,9 @@ from sw.text_kinds import calibration_texts, check_text, mixed_windows
     help=f"Tokens to calibrate with. Default: {TOKENS}, or the most inputs that a layer has.",
 )
 @context_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
-    "--workers", type=COUNT, default=2, show_default=True, help="Processes; results are the same."
+    "--workers", type=WORKERS, default=2, show_default=True, help="Processes; results are the same."
 )
 @click.option(
     "--proxy-error",
@@ -115,7 +116,7 @@ def quantize(
     parts: list[list[int]] = []
     if method is None or method.calibrates or wants_error:
         if text_path is not None:
-            texts = (read_text(text_path),)
+            texts = (told(read_text(text_path)),)
         else:
             texts = calibration_texts(zoo.default_text(model or loaded.name))
         wanted = tokens or default_tokens(loaded)

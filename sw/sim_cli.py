@@ -12,11 +12,11 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show
 from hw.files import RECORDS, append_record, provenance, read_records
+from hw.options import BANDWIDTH_GBS, COUNT, FREQUENCY_MHZ, KIB, LATENCY
 from hw.spec import CoreSpec
 from hw.spec.base import RefusedError, SpecError
 from sim.memory import MemoryTiming, Platform
 from sw.cli import (
-    COUNT,
     accel_option,
     accelerator_from,
     chosen_text,
@@ -63,19 +63,19 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
 @click.option("--decode", type=COUNT, default=32, show_default=True, help="Tokens generated.")
 @click.option(
     "--frequency-mhz",
-    type=float,
+    type=FREQUENCY_MHZ,
     help=f"The clock. Default: a core's own; {_PLATFORM.frequency_hz / 1e6:g} for an engine.",
 )
 @click.option(
     "--bandwidth-gbs",
-    type=float,
+    type=BANDWIDTH_GBS,
     default=_PLATFORM.bandwidth_bytes_per_s / 1e9,
     show_default=True,
     help="Memory bandwidth in GB/s (1e9 bytes).",
 )
 @click.option(
     "--latency",
-    type=COUNT,
+    type=LATENCY,
     help=f"A core's memory: cycles from address to data. Default: {_LATENCY_CYCLES}.",
 )
 @click.option(
@@ -86,7 +86,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
 )
 @click.option(
     "--weight-buffer-kib",
-    type=click.IntRange(min=0),
+    type=KIB,
     help="An engine's buffer that lets several row tiles share one read of the weights. "
     f"Default: {_PLATFORM.weight_buffer_bytes // 1024}.",
 )
@@ -180,7 +180,7 @@ def _platform(
             found = CorePlatform(_scaled(frequency, 10**6), bandwidth, cycles, bool(refresh))
             found.timing()  # refuses a rate that cannot be kept exactly
         except SpecError as error:
-            options = f"--bandwidth-gbs {bandwidth_gbs:g} at {frequency:g} MHz"
+            options = f"--bandwidth-gbs {bandwidth_gbs:g} at --frequency-mhz {frequency:g}"
             raise RefusedError(f"{options}: {error}") from None
         return found
     refuse("a core", latency=latency, refresh=refresh)

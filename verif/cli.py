@@ -17,6 +17,7 @@ from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
+from hw.options import COUNT, SEED
 from hw.spec import ENGINES, UNITS, CoreSpec, Spec
 from hw.spec.base import RefusedError
 from hw.spec.presets import PRESETS
@@ -145,7 +146,9 @@ def _render(reports: Sequence[Report], console: Console) -> None:
     show_default=True,
     help="Simulator of the RTL.",
 )
-@click.option("--seed", default=1, show_default=True, help="Seed of operands, shapes and stalls.")
+@click.option(
+    "--seed", type=SEED, default=1, show_default=True, help="Seed of operands, shapes and stalls."
+)
 @click.option(
     "--waves",
     callback=_wave_file,
@@ -154,7 +157,7 @@ def _render(reports: Sequence[Report], console: Console) -> None:
     metavar="FILE.vcd",
     help="Write the waveform of one preset [waves.vcd].",
 )
-@click.option("--random", "count", type=click.IntRange(1), help="Verify so many random specs.")
+@click.option("--random", "count", type=COUNT, help="Verify so many random specs.")
 @set_option
 @out_option
 @json_option

@@ -16,12 +16,12 @@ from rich.console import Console
 
 import sw.decoder
 from hw.cli import json_option, set_option, show
+from hw.options import COUNT, LATENCY, SEED, TEMPERATURE
 from hw.spec import CoreSpec
 from hw.spec.base import RefusedError
 from sim.memory import MemoryTiming
 from sim.workload import Workload
 from sw.cli import (
-    COUNT,
     accel_option,
     accelerator_from,
     chosen_weights,
@@ -182,15 +182,17 @@ def _backend(stated: Backend | None, weights: str | None) -> Backend:
 @kv_option
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0),
+    type=TEMPERATURE,
     default=0.0,
     show_default=True,
     help="0 takes the likeliest token.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the draws above temperature 0.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the draws above temperature 0."
+)
 @click.option(
     "--latency",
-    type=COUNT,
+    type=LATENCY,
     default=MemoryTiming().latency_cycles,
     show_default=True,
     help="A core's memory: cycles from address to data.",

@@ -49,13 +49,14 @@ def linear_of(name: str, tensor: QuantTensor) -> Linear:
 def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> Layer:
     """The layer `name` in the chosen weights, with its inputs for the first tokens of `text`.
 
-    Raises `UnknownNameError` with the near names, and `QuantError` where there are no codes.
+    Raises `UnknownNameError` with what layers there are, and `QuantError` where there are no codes.
     """
     names = linear_names(model)
     if name not in names:
-        block = name.partition(".")[0] if name.partition(".")[0].isdecimal() else "0"
-        near = [each for each in names if each.startswith(f"{int(block)}.")]
-        raise presets.UnknownNameError("layer", name, [*near, names[-1]])
+        roles = dict.fromkeys(each.rpartition(".")[2] for each in names if "." in each)
+        blocks = f"BLOCK.ROLE, a block in 0..{model.config.layers - 1}"
+        rule = f"{blocks} and a role of {', '.join(roles)}, or {names[-1]}"
+        raise presets.UnknownNameError("layer", name, names, rule)
     tensor = model.matrix(name)
     whole = dequantized(tensor)
     if weights.rounding is not None:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 import dse.cli
-from dse.objectives import METRICS, Bench
-from dse.space import Candidate
-from hw.files import read_records
-from hw.spec import LutTensorCore
+import dse.objectives
+from dse.metrics import METRICS
+from dse.objectives import Bench
+from dse.space import SPACE, Candidate
+from dse.study import StudyError, only_search, open_storage
+from hw.cli import spec_from
+from hw.files import FileError, read_records
+from hw.spec import ENGINES, Spec
 from hw.spec.base import RefusedError, SpecError
-from hw.spec.presets import UnknownNameError, preset
+from hw.spec.presets import UnknownNameError
 from reports.page import build
 from reports.records import load
 
 
 def toy_measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
     spec = candidate.spec
-    lanes = spec.m * spec.n * spec.kg
+    lanes = spec.m * spec.n * getattr(spec, "kg", 1)
     return {
         "area_ge": 90.0 * lanes * spec.k,
         "delay_ns": 2.0,
@@ -36,7 +43,7 @@ def toy_measure(bench: Bench, names: Collection[str], candidate: Candidate) -> d
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(dse.cli, "measure", toy_measure)
+    monkeypatch.setattr(dse.objectives, "measure", toy_measure)
     monkeypatch.chdir(tmp_path)
 
 
@@ -60,12 +67,76 @@ def test_a_search_leaves_a_front_a_record_and_a_page_and_can_be_picked_from(tmp_
     picked = json.loads(run("pick", "--json").stdout)
     chosen = picked["candidate"]
     assert chosen["number"] in record["front"]
-    settings = [
-        part.partition(" ")[0] for part in picked["commands"]["export"].split(" --set ")[1:]
-    ]
-    spec = preset(dse.cli.DEFAULT_ENGINE).spec.evolve_text(settings)
-    assert spec.to_dict() == chosen["spec"] and spec.digest == chosen["digest"]
-    assert LutTensorCore(**{k: v for k, v in chosen["spec"].items() if k != "kind"}) == spec
+    assert named(picked["commands"]["export"]).digest == chosen["digest"]
+
+
+def named(command: str) -> Spec:
+    """The spec that a printed command names, as `evolute` reads it."""
+    words = shlex.split(command)
+    changes = [after for before, after in itertools.pairwise(words) if before == "--set"]
+    name = words[words.index("--accel") + 1] if "--accel" in words else words[2]
+    return spec_from(name, tuple(changes))
+
+
+@pytest.mark.parametrize("space", [stem for stem, kind in ENGINES.items() if kind in SPACE])
+def test_a_candidate_of_every_space_can_be_picked_and_made(space: str) -> None:
+    run(space, "--trials", "2", "--study", "s", "--bandwidth-gbs", "3.2", "--json")
+    picked = json.loads(run("pick", "--json").stdout)
+    chosen = picked["candidate"]
+    for command in picked["commands"].values():
+        spec = named(command)
+        assert spec.to_dict() == chosen["spec"] and spec.digest == chosen["digest"]
+    assert "--bandwidth-gbs 3.2" in picked["commands"]["sim"]
+    assert picked["commands"]["export"] in run("pick").stdout
+
+
+def test_where_nothing_is_feasible_pick_says_which_constraint_and_by_how_much() -> None:
+    bounds = ("--constraint", "area_ge<=1", "--constraint", "tokens_per_s>=1")
+    run("--trials", "2", "--study", "s", "--json", *bounds)
+    with pytest.raises(RefusedError) as refusal:
+        run("pick")
+    (record,) = read_records(Path("out/records.jsonl"))
+    area = min(each["metrics"]["area_ge"] for each in record["trials"] if "metrics" in each)
+    assert "none of 2 measured candidates keeps every constraint" in str(refusal.value)
+    assert f"breaks area_ge<=1 by {area - 1:.1%} ({area:.6g})" in str(refusal.value)
+    assert "tokens_per_s" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), FileError("no space left")])
+def test_what_was_measured_before_a_search_ended_early_is_in_the_records(
+    failure: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = itertools.count()
+
+    def failing(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
+        if next(calls) == 2:
+            raise failure
+        return toy_measure(bench, names, candidate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dse.objectives, "measure", failing)
+        with pytest.raises((KeyboardInterrupt, click.Abort, FileError)):
+            search = dse.cli.dse.commands["search"]
+            search.main(["--trials", "3", "--study", "s"], standalone_mode=False)
+    (early,) = read_records(Path("out/records.jsonl"))
+    assert [each["state"] for each in early["trials"]].count("complete") == 2
+    told = capsys.readouterr().err
+    assert "2 measured candidates are in" in told and "--resume continues" in told
+    run("--trials", "3", "--study", "s", "--resume", "--json")
+    _, whole = read_records(Path("out/records.jsonl"))
+    kept = [[t for t in each["trials"] if t["state"] == "complete"] for each in (early, whole)]
+    assert len(kept[1]) == 3 and kept[0] == kept[1][:2]
+
+
+def test_a_second_search_of_a_study_is_told_that_there_is_a_first() -> None:
+    storage = Path("out/dse.db")
+    with only_search(storage, "s"):
+        assert open_storage(storage)  # which must not end the lock
+        with pytest.raises(StudyError, match="being searched by another process"):
+            run("--trials", "1", "--study", "s", "--resume")
+        run("--trials", "1", "--study", "other", "--json")
+    found = json.loads(run("--trials", "1", "--study", "s", "--resume", "--json").stdout)
+    assert found["trials"] == 1
 
 
 def test_a_weight_moves_the_pick() -> None:
@@ -95,8 +166,6 @@ def test_resuming_adds_only_what_is_missing() -> None:
         (["--constraint", "area_ge<4"], SpecError),
         (["--constraint", "area_ge<=-4"], SpecError),
         (["--constraint", "size<=4"], UnknownNameError),
-        (["--frequency-mhz", "0"], SpecError),
-        (["--bandwidth-gbs", "inf"], SpecError),
         (["--context", "100000"], SpecError),
         (["--model", "evolute-tny"], UnknownNameError),
         (["pick", "nothing"], RefusedError),

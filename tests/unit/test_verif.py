@@ -290,7 +290,7 @@ def test_recording_counts_cycles_to_its_last_result() -> None:
         (["--set", "m=2"], "need a PRESET"),
         (["lut-fpga", "--waves", "a.fst"], "must end in .vcd"),
         (["lut-fpga", "--random", "3"], "give no PRESET"),
-        (["--random", "0"], "0 is not in the range"),
+        (["--random", "0"], "must be a whole number in 1.."),
     ],
 )
 def test_command_line_is_checked(arguments: list[str], complaint: str) -> None:

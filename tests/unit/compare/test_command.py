@@ -136,9 +136,13 @@ def test_what_is_refused_is_shown_with_the_reason():
         (["--shape", "0,4,8"], RefusedError, "in 1..64"),
         (["--engines", "mack"], UnknownNameError, "mean mac"),
         (["--bits", "3", "--engines", "vq_codebook"], RefusedError, "none of vq_codebook for w3"),
-        (["--layer", "0.gat"], UnknownNameError, "0.gate"),
-        (["--layer", "gate"], UnknownNameError, "0.gate"),
-        (["--layer", "9.gate"], UnknownNameError, "did you mean"),
+        (["--layer", "0.gat"], UnknownNameError, "BLOCK.ROLE"),
+        (["--layer", "gate"], UnknownNameError, "BLOCK.ROLE"),
+        (
+            ["--layer", "9.gate"],
+            UnknownNameError,
+            "it must be BLOCK.ROLE, a block in 0..3 and a role of q",
+        ),
     ],
 )
 def test_requests_that_make_no_sense_are_refused_in_one_line(arguments, refusal, says, tmp_path):

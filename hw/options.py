@@ -1,0 +1,56 @@
+"""The numbers that commands take: each kind has its bounds, and one way to refuse a value."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            rule = f"a whole number in {self.min}..{self.max}"
+        self.fail(f"must be {rule}, got {_shown(value)}", param, ctx)
+
+
+class Real(click.FloatRange):
+    """A finite number within bounds."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            number = super().convert(value, param, ctx)
+            if math.isfinite(number):
+                return number
+        except click.BadParameter:
+            pass
+        assert self.min is not None and self.max is not None
+        rule = f"a number in {self.min:.15g}..{self.max:.15g}"
+        self.fail(f"must be {rule}, got {_shown(value)}", param, ctx)
+
+
+def _shown(value: Any) -> str:
+    """A value as the user wrote it, the middle of a long one left out."""
+    text = str(value)
+    return repr(text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}")
+
+
+COUNT = Whole(1, 1 << 24)
+"""How many of something: tokens, rows, trials."""
+CONTEXT = Whole(1, 1 << 24)
+"""Tokens of a window; the model has a bound of its own."""
+SEED = Whole(0, (1 << 31) - 1)
+WORKERS = Whole(1, 256)
+LATENCY = Whole(1, 1 << 20)
+"""Cycles, as `sim.memory.MemoryTiming` bounds them."""
+KIB = Whole(0, 1 << 32)
+FREQUENCY_MHZ = Real(1e-3, 1e6)
+BANDWIDTH_GBS = Real(1e-6, 1e6)
+TEMPERATURE = Real(0, 1e3)

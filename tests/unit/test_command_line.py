@@ -1,0 +1,170 @@
+"""What every command has in common: numbers, slips, help, and how they are refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+import evolute
+from hw.options import Real, Whole
+from hw.spec.presets import PRESETS, UnknownNameError, near_names
+from sw.checkpoint import open_model
+from sw.stored import CheckpointError
+from sw.zoo import KNOWN
+
+VALUES = ("0", "-1", "nan", "inf", "-inf", "1e300", "1" + 300 * "0", "1e-300", "seven", "")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs the front door in an empty folder; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["evolute", *arguments])
+        with pytest.raises(SystemExit) as done:
+            evolute.main()
+        out, err = capsys.readouterr()
+        return int(done.value.code or 0), out, err
+
+    return run
+
+
+def commands(
+    group: click.Group = evolute.cli, names: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command, inner ones too, with the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from commands(found, (*names, name))
+        else:
+            yield (*names, name), found
+
+
+NUMBERS = [
+    (names, option)
+    for names, each in commands()
+    for option in each.params
+    if isinstance(option.type, click.types.IntParamType | click.types.FloatParamType)
+]
+
+
+def test_the_commands_are_those_of_the_front_door() -> None:
+    found = {names[0] for names, _ in commands()}
+    assert found == set(evolute.COMMANDS)
+    assert len(NUMBERS) > 25
+
+
+@pytest.mark.parametrize(
+    ("names", "option"), NUMBERS, ids=[" ".join((*n, o.opts[0])) for n, o in NUMBERS]
+)
+def test_every_number_has_bounds_and_is_refused_by_its_own_name(command, names, option) -> None:
+    """What is not refused lies within the bounds, which the command can stand."""
+    assert isinstance(option.type, Whole | Real), "a plain int or float takes nan or 10^300"
+    assert option.type.min is not None and option.type.max is not None
+    allowed = []
+    for value in VALUES:
+        number = float(value) if value not in ("seven", "") else float("nan")
+        if option.type.min <= number <= option.type.max and (
+            isinstance(option.type, Real) or value.lstrip("-").isdigit()
+        ):
+            allowed.append(value)
+            continue
+        code, out, err = command(*names, option.opts[0], value)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"evolute: {max(option.opts, key=len)}: must be a")
+        assert err.count("\n") == 1 and "Traceback" not in err
+        shown = value if len(value) <= 40 else value[:18]
+        assert f"got '{shown}" in err
+    assert set(allowed) <= {"0", "1e-300"}
+    assert (option.type.min == 0) == ("0" in allowed)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "sim evolute-tiny --accel lut-decode --weight-buffer-kib 0 --prefill 2 --decode 1",
+        "run evolute-tiny --prompt One --tokens 2 --temperature 0 --seed 0 --backend integer",
+        "run evolute-tiny --prompt One --tokens 2 --temperature 1e-300 --backend integer",
+        "eval evolute-tiny --tokens 1",
+    ],
+)
+def test_the_least_of_what_is_allowed_works(command, arguments) -> None:
+    extra = ("--tokens", "8") if arguments.startswith("sim") else ()
+    code, _, err = command(*arguments.split(), *extra)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sim --bandwidth-gbs 1e6 --frequency-mhz 1e-3", "--bandwidth-gbs 1e+06"),
+        ("sim --bandwidth-gbs 1e-6 --frequency-mhz 1e6", "--bandwidth-gbs 1e-06"),
+        ("compile evolute-tiny --prompt-tokens 16777216 -o x", "--prompt-tokens: must be at most"),
+    ],
+)
+def test_numbers_that_fit_nothing_together_are_refused(command, arguments, message) -> None:
+    code, out, err = command(*arguments.split())
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("simm", "unknown command 'simm'; did you mean sim?"),
+        ("sim --foo", "no option --foo; see evolute sim --help"),
+        ("sim --frequency 3", "no option --frequency; did you mean --frequency-mhz?"),
+        ("quantize", "Missing option '--method'; see evolute quantize --help"),
+        ("verify --sim spice", "--sim: 'spice' is not one of"),
+        ("dse --objectives energy,area_ge", "unknown objective 'energy'; it must be one of area"),
+        (
+            "synth lut-fpga --target ecp5 --device LFE5U-45",
+            "unknown ecp5 part 'LFE5U-45'; did you mean LFE5U-45F",
+        ),
+    ],
+)
+def test_a_slip_is_one_line_with_exit_code_2(command, arguments, message) -> None:
+    code, out, err = command(*arguments.split())
+    assert (code, out) == (2, "")
+    assert err.startswith(f"evolute: {message}") and err.count("\n") == 1
+
+
+def test_only_near_names_are_suggested() -> None:
+    names = ["area_ge", "delay_ns", "tokens_per_s", "prefill_tokens_per_s", "perplexity"]
+    assert near_names("energy", names) == []
+    assert near_names("tokens_per", names)[0] == "tokens_per_s"
+    assert near_names("perplexty", names) == ["perplexity"]
+    assert near_names("core", list(PRESETS))[0] == "core-decode"
+    assert "it must be one of area_ge, delay_ns" in str(UnknownNameError("metric", "x", names))
+    many = [f"{index}.gate" for index in range(40)]
+    assert "or 24 more" in str(UnknownNameError("layer", "zz", many))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("settings.json", b'{"a": 1}', "is a JSON file; a model is the folder with its config"),
+        ("spaced.json", b'\n\n  {"a": 1}', "is a JSON file"),
+        ("a.safetensors", b"\x02\0\0\0\0\0\0\0{}", "is a safetensors file; a model is the folder"),
+        ("a.bin", b"PK\x03\x04zip", "is a pickle"),
+        ("a.txt", b"Once upon a time", "is not a GGUF, safetensors or llama2.c model"),
+    ],
+)
+def test_a_file_that_is_no_model_is_called_what_it_is(tmp_path, name, content, message) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError) as refusal:
+        open_model(tmp_path / name)
+    assert message in str(refusal.value)
+
+
+def test_one_file_of_a_folder_means_the_folder() -> None:
+    folder = KNOWN["evolute-tiny"].path
+    found = [open_model(folder / name) for name in ("config.json", "model.safetensors")]
+    assert {each.params for each in found} == {KNOWN["evolute-tiny"].params}
