@@ -26,7 +26,14 @@ from sw.quantizers.hessian import (
     proxy_error,
     squared_error,
 )
-from sw.quantizers.methods import Grid, parse_method, quantize_layer, salient_columns
+from sw.quantizers.methods import (
+    Grid,
+    parse_method,
+    quantize_layer,
+    rounded,
+    rounding_method,
+    salient_columns,
+)
 from sw.quantizers.mixed import Candidate, cheapest
 from sw.quantizers.rounding import Rounding, Scheme, quantize
 from sw.quantizers.scaling import folds_into, input_scale, scaled_moments, tied_columns
@@ -84,6 +91,38 @@ def test_methods_have_words_for_plots() -> None:
         "mixed-2.5": "mixed",
     }
     assert {name: parse_method(name).words for name in words} == words
+
+
+def test_rounding_alone_looks_at_no_inputs() -> None:
+    looks = {
+        "rtn-w3g64": False,
+        "rtn-b3g64co1": False,
+        "gptq-w3g64": True,
+        "awq-w3g64": True,
+        "smooth-w3g64": True,
+        "vptq-v4k256": True,
+        "mixed-3:rtn-w2g64,rtn-w4g64": True,
+    }
+    assert {name: parse_method(name).calibrates for name in looks} == looks
+
+
+def test_what_rounds_on_the_same_grids() -> None:
+    names = {
+        "gptq-w3g64c": "rtn-w3g64c",
+        "awq+gptq-w2g64o1": "rtn-w2g64o1",
+        "smooth-tg64": "rtn-tg64",
+        "mixed-3": "rounding on the grids chosen",
+        "mixed-3:rtn-w2g64,rtn-w4g64": None,
+        "mixed-3:gptq-w2g64,vptq-v4k256": None,
+        "rtn-w3g64": None,
+        "vptq-v4k256": None,
+    }
+    assert {name: rounding_method(parse_method(name)) for name in names} == names
+    w, moments = layer()
+    (grid,) = parse_method("gptq-w3g32co2").candidates
+    assert isinstance(grid, Grid)
+    tensor, _ = quantized("rtn-w3g32co2", w, moments)
+    assert np.array_equal(rounded(grid, w).dequantize(), tensor.dequantize())
 
 
 @pytest.mark.parametrize(
