@@ -27,15 +27,15 @@ from sw.perplexity import default_context, read_text
 from sw.quantize import quantize_model, require_training, write_tables
 from sw.quantizers import lut_dla
 from sw.quantizers.check import Check, check, text_sha256
-from sw.quantizers.hessian import TOKENS, calibrate, default_tokens, widest_input
+from sw.quantizers.hessian import TOKENS, Calibration, calibrate, default_tokens, widest_input
 from sw.quantizers.lut_dla import SAMPLES, parse_tables
 from sw.quantizers.methods import (
     EXAMPLES,
     GRAMMAR,
     Grid,
     Method,
+    has_rounding,
     parse_method,
-    rounding_method,
 )
 from sw.text_kinds import calibration_texts, check_text, mixed_windows
 
@@ -125,13 +125,13 @@ def quantize(
         parts = mixed_windows(loaded, texts, wanted, window)
         names = ", ".join(each.name for each in texts)
         seen = {"text": names, "tokens": sum(map(len, parts)), "context": window}
+    calibration = None
     if method is None:
         assert tables is not None
         with progress("making tables") as done:
             document = write_tables(loaded, name, tables, parts, folder, seed, done, parent)
         made = quantized_file.read_quantized(folder) if checks else None
     else:
-        calibration = None
         if parts:
             with progress("calibrating") as done:
                 calibration = calibrate(loaded, parts, done)
@@ -147,7 +147,7 @@ def quantize(
         files.append(zoo.HELD_OUT)
     found = None
     if checks and made is not None:
-        found = _checked(loaded, made, folder, document, method)
+        found = _checked(loaded, made, folder, document, method, calibration)
     record = {
         **document,
         "calibration": seen,
@@ -164,8 +164,9 @@ def quantize(
         )
     if found is not None and found.is_worse:
         click.echo(
-            f"evolute: on text of another kind {name} is worse than {found.rounding}: perplexity "
-            f"{found.quantized:.4g} against {found.rounded:.4g}; calibrate with more or other text",
+            f"evolute: on text of another kind {name} is worse than rounding to nearest on the "
+            f"same grids: perplexity {found.quantized:.4g} against {found.rounded:.4g}; calibrate "
+            "with more or other text",
             err=True,
         )
 
@@ -176,19 +177,20 @@ def _checked(
     folder: Path,
     document: dict[str, Any],
     method: Method | None,
+    calibration: Calibration | None,
 ) -> Check:
     """What comes of checking `made` in `folder`, which remembers it."""
-    text, rounding = check_text(), method and rounding_method(method)
+    text = check_text()
     if (known := document.pop("check", None)) and known["text_sha256"] == text_sha256(text):
         return Check(**known)
     grids: dict[str, Grid] = {}
-    if method is not None and rounding is not None:
+    if method is not None and has_rounding(method):
         for layer in document["layers"]:
             grid = method.candidates[layer["candidate"]]
             assert isinstance(grid, Grid)
             grids[layer["name"]] = grid
     with progress("checking on other text") as done:
-        found = check(model, made, text, rounding, grids, done)
+        found = check(model, made, text, grids, calibration, done)
     quantized_file.add_to_document(folder, check=asdict(found))
     return found
 
@@ -212,10 +214,11 @@ def _render(console: Console, record: dict[str, Any]) -> None:
     else:
         console.print(f"calibrated with {seen['tokens']:,} tokens of {seen['text']}")
     if (found := record["check"]) is not None:
-        rounded = "" if found["rounding"] is None else f", {found['rounded']:.4g} by "
+        plain = found["rounded"]
+        rounded = "" if plain is None else f", {plain:.4g} rounded to nearest on the same grids"
         console.print(
             f"perplexity on {found['tokens']:,} tokens of {found['text']}: "
             f"{found['as_shipped']:.4g} as shipped, {found['quantized']:.4g} quantized"
-            f"{rounded}{found['rounding'] or ''}"
+            f"{rounded}"
         )
     console.print(f"wrote {', '.join(record['files'])}", soft_wrap=True)

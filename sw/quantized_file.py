@@ -48,19 +48,35 @@ class _Broken(Exception):
 # Bit streams.
 
 
+_BLOCK_FIELDS = 1 << 20
+"""Fields that are taken apart into bits at once; keeps intermediates small."""
+
+
+def _row_blocks(rows: int, fields: int) -> Iterator[slice]:
+    step = max(1, _BLOCK_FIELDS // max(1, fields))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
 def pack_rows(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
     """Fields of up to 16 bits, [rows, fields], as one stream a row, [rows, bytes]."""
-    wide = np.ascontiguousarray(values, "<u2").view(np.uint8)
-    stream = np.unpackbits(wide.reshape(*values.shape, 2), axis=2, bitorder="little")[:, :, :bits]
-    return np.packbits(stream.reshape(len(values), -1), axis=1, bitorder="little")
+    rows, fields = values.shape
+    packed = np.empty((rows, -(-fields * bits // 8)), np.uint8)
+    for block in _row_blocks(rows, fields):
+        wide = np.ascontiguousarray(values[block], "<u2").view(np.uint8)
+        stream = np.unpackbits(wide.reshape(-1, fields, 2), axis=2, bitorder="little")[:, :, :bits]
+        packed[block] = np.packbits(stream.reshape(len(wide), -1), axis=1, bitorder="little")
+    return packed
 
 
 def unpack_rows(packed: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint16]:
     """The first `count` fields of every row, [rows, count]."""
-    stream = np.unpackbits(packed, axis=1, count=count * bits, bitorder="little")
-    wide = np.zeros((len(packed), count, 16), np.uint8)
-    wide[:, :, :bits] = stream.reshape(len(packed), count, bits)
-    return np.packbits(wide, axis=2, bitorder="little").view("<u2")[:, :, 0].astype(np.uint16)
+    found = np.empty((len(packed), count), np.uint16)
+    for block in _row_blocks(len(packed), count):
+        stream = np.unpackbits(packed[block], axis=1, count=count * bits, bitorder="little")
+        wide = np.zeros((len(stream), count, 16), np.uint8)
+        wide[:, :, :bits] = stream.reshape(len(stream), count, bits)
+        found[block] = np.packbits(wide, axis=2, bitorder="little").view("<u2")[:, :, 0]
+    return found
 
 
 def _index_bits(entries: int) -> int:

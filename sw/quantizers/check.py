@@ -2,7 +2,7 @@
 model as shipped and to plain rounding on the same grids.
 
 A method that looks at inputs can fit a model to the text that it sees. Whether it did shows on
-other text, and only next to what rounding, which sees no text, makes of the same bits.
+other text, and only next to what rounding to nearest makes of the same grids.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.linear import Linears, host_linear, linear_names, streamed_linears
+from sw.linear import Linears, host_linear, streamed_linears
 from sw.model import LanguageModel, dequantized
 from sw.perplexity import Text, default_context, measure
 from sw.products import matrix_product
+from sw.quantizers.hessian import Calibration
 from sw.quantizers.methods import Grid, rounded
 
 
@@ -32,10 +33,9 @@ class Check:
     quantized: float
     kl: float
     """Of the quantized model from the one as shipped, in nats per token."""
-    rounding: str | None
-    """What rounds to nearest on the same grids; None where there are no grids, or nothing else was
-    done with them."""
     rounded: float | None
+    """With the weights as shipped rounded to nearest on the same grids; None where there are no
+    grids, or nothing else was done with them."""
 
     @property
     def is_worse(self) -> bool | None:
@@ -48,19 +48,18 @@ def text_sha256(text: Text) -> str:
     return hashlib.sha256(text.content.encode()).hexdigest()
 
 
-def rounding_linears(model: LanguageModel, grids: Mapping[str, Grid]) -> Linears:
+def rounding_linears(
+    model: LanguageModel, grids: Mapping[str, Grid], calibration: Calibration
+) -> Linears:
     """The model's layers rounded to nearest on `grids`, each only while it runs; the others as
     shipped."""
 
     def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        found = []
-        for name in names:
-            if name in grids:
-                weight = rounded(grids[name], dequantized(model.matrix(name))).dequantize()
-                found.append(matrix_product(x, weight))
-            else:
-                found.append(host_linear(model, name)(x))
-        return found
+        if names[0] not in grids:
+            return [host_linear(model, name)(x) for name in names]
+        moments = calibration[names[0]]
+        weights = [rounded(grids[name], dequantized(model.matrix(name)), moments) for name in names]
+        return [matrix_product(x, each.dequantize()) for each in weights]
 
     return apply
 
@@ -69,19 +68,18 @@ def check(
     model: LanguageModel,
     made: LanguageModel,
     text: Text,
-    rounding: str | None,
     grids: Mapping[str, Grid],
+    calibration: Calibration | None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Check:
-    """Predict one window of `text` with `model`, with `made` of it and, if `rounding` names it,
-    with layers rounded on `grids`. Layers are in float32 one by one, so that it takes little
-    memory.
+    """Predict one window of `text` with `model`, with `made` of it and, if there are `grids`, with
+    layers rounded on them, as they were laid by a calibration. Layers are in float32 one by one, so
+    that it takes little memory.
 
     Raises what `windows` raises.
     """
-    assert not set(grids) - set(linear_names(model))
     context = default_context(model)
-    tokens, part = context - 1, 1.0 if rounding is None else 2 / 3
+    tokens, part = context - 1, 2 / 3 if grids else 1.0
     accuracy = measure(
         made,
         streamed_linears(made),
@@ -93,10 +91,11 @@ def check(
         original=model,
     )
     plain = None
-    if rounding is not None:
+    if grids:
+        assert calibration is not None
         plain = measure(
             model,
-            rounding_linears(model, grids),
+            rounding_linears(model, grids, calibration),
             None,
             text,
             tokens,
@@ -111,6 +110,5 @@ def check(
         as_shipped=accuracy.reference_perplexity,
         quantized=accuracy.perplexity,
         kl=accuracy.kl,
-        rounding=rounding,
         rounded=plain,
     )

@@ -33,7 +33,8 @@ class Grid:
     """Percent of columns that are kept in 8 bits."""
     weighs: bool = False
     """Whether clipping, and the choice of special values and outlier columns, count each column's
-    error by the strength of its input; rounding to nearest sees weights alone."""
+    error by the strength of its input. Rounding to nearest without the one and the other sees
+    weights alone."""
 
 
 Quantizer: TypeAlias = Grid | Vptq
@@ -88,8 +89,8 @@ awq-FORMAT     rtn with inputs scaled for the strong ones; awq+gptq-FORMAT
 smooth-FORMAT  rtn with inputs' range shared with weights; smooth+gptq-FORMAT
                FORMAT is w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] (BitMoD) or
                t[g<group>] (ternary), then c for grids clipped to the least
-               error, then o<percent> for outlier columns in 8 bits; all but
-               rtn count each column's error by the strength of its input
+               error by the inputs' strength, then o<percent> for outlier
+               columns in 8 bits; without c and o, rtn does not calibrate
 vptq-v<weights>k<entries>[r<residual entries>][i][g<groups>]
                [o<percent>[v<weights>k<entries>]][n|nr]
                vectors of outputs, i for vectors of inputs, outlier columns,
@@ -168,7 +169,8 @@ def _grid(text: str, choice: str, feedback: bool, weighs: bool) -> Grid:
         raise _strange(text) from None
     assert rounding is not None
     rounding = replace(rounding, clip=bool(match["clip"]))
-    return Grid(rounding, feedback, _percent(text, match["out"]), weighs)
+    outliers = _percent(text, match["out"])
+    return Grid(rounding, feedback, outliers, weighs or rounding.clip or outliers > 0)
 
 
 def _vptq(text: str, choices: str) -> Vptq:
@@ -218,21 +220,16 @@ def quantize_layer(
     return to_tensor(layer), stages
 
 
-def rounding_method(method: Method) -> str | None:
-    """What rounds to nearest on the grids of `method`; None where that is what it does itself, and
-    where it has no grids."""
+def has_rounding(method: Method) -> bool:
+    """Whether rounding to nearest can stand beside it: it has grids, and does more with them."""
     grids = [each for each in method.candidates if isinstance(each, Grid)]
-    rounds = method.scaling is None and not any(each.feedback for each in grids)
-    if len(grids) < len(method.candidates) or rounds:
-        return None
-    if method.bits is not None:
-        return "rounding on the grids chosen"
-    return f"rtn-{method.name.partition('-')[2]}"
+    does_more = method.scaling is not None or any(each.feedback for each in grids)
+    return does_more and len(grids) == len(method.candidates)
 
 
-def rounded(grid: Grid, w: NDArray[np.float32]) -> Coded:
-    """`w` [N, K] rounded to nearest on the grid, and no more."""
-    return _on_grids(replace(grid, feedback=False, weighs=False), w, None)[0]
+def rounded(grid: Grid, w: NDArray[np.float32], moments: Moments) -> Coded:
+    """`w` [N, K] rounded to nearest on the grids that are laid for it, and no more."""
+    return _on_grids(replace(grid, feedback=False), w, moments)[0]
 
 
 def salient_columns(

@@ -26,11 +26,18 @@ from sw.quantizers.hessian import (
     proxy_error,
     squared_error,
 )
-from sw.quantizers.methods import Grid, parse_method, quantize_layer, salient_columns
+from sw.quantizers.methods import (
+    Grid,
+    has_rounding,
+    parse_method,
+    quantize_layer,
+    rounded,
+    salient_columns,
+)
 from sw.quantizers.mixed import Candidate, cheapest
 from sw.quantizers.rounding import Rounding, Scheme, quantize
 from sw.quantizers.scaling import folds_into, input_scale, scaled_moments, tied_columns
-from sw.tensor import PartedTensor, QuantError
+from sw.tensor import PartedTensor, QuantError, QuantTensor
 from sw.text_kinds import second_half
 
 
@@ -57,7 +64,7 @@ def test_names_mean_what_they_say() -> None:
     )
     assert parse_method("gptq-w3g64o1.5").candidates == (Grid(w3, True, 1.5, True),)
     assert parse_method("rtn-tc").candidates == (
-        Grid(Rounding(TERNARY, None, Scheme.ABSMEAN, True)),
+        Grid(Rounding(TERNARY, None, Scheme.ABSMEAN, True), weighs=True),
     )
     codes = WeightCodes(3, Kind.BITMOD)
     assert parse_method("rtn-b3g128").candidates == (
@@ -84,6 +91,44 @@ def test_methods_have_words_for_plots() -> None:
         "mixed-2.5": "mixed",
     }
     assert {name: parse_method(name).words for name in words} == words
+
+
+def test_rounding_alone_looks_at_no_inputs() -> None:
+    looks = {
+        "rtn-w3g64": False,
+        "rtn-b3g64": False,
+        "rtn-w3g64c": True,
+        "rtn-w3g64o1": True,
+        "gptq-w3g64": True,
+        "awq-w3g64": True,
+        "smooth-w3g64": True,
+        "vptq-v4k256": True,
+        "mixed-3:rtn-w2g64,rtn-w4g64": True,
+    }
+    assert {name: parse_method(name).calibrates for name in looks} == looks
+
+
+def test_what_rounds_on_the_same_grids() -> None:
+    names = {
+        "gptq-w3g64c": True,
+        "awq+gptq-w2g64o1": True,
+        "smooth-tg64": True,
+        "mixed-3": True,
+        "mixed-3:rtn-w2g64,rtn-w4g64": False,
+        "mixed-3:gptq-w2g64,vptq-v4k256": False,
+        "rtn-w3g64c": False,
+        "vptq-v4k256": False,
+    }
+    assert {name: has_rounding(parse_method(name)) for name in names} == names
+    w, moments = layer()
+    (grid,) = parse_method("gptq-w3g32c").candidates
+    assert isinstance(grid, Grid)
+    found, fed = rounded(grid, w, moments), quantized("gptq-w3g32c", w, moments)[0]
+    plain = quantized("rtn-w3g32c", w, moments)[0]
+    assert isinstance(found, QuantTensor) and isinstance(fed, QuantTensor)
+    assert np.array_equal(found.dequantize(), plain.dequantize())
+    assert np.array_equal(found.scale, fed.scale) and np.array_equal(found.minimum, fed.minimum)
+    assert not np.array_equal(found.codes, fed.codes)
 
 
 @pytest.mark.parametrize(
