@@ -39,7 +39,7 @@ from verif.core_bench import (
     timings,
 )
 from verif.core_faults import check_faults, check_words
-from verif.core_registers import check_registers
+from verif.core_registers import check_counts, check_registers
 from verif.differences import SUMS, wrong_values
 from verif.driver import random_weights
 from verif.simulators import SimulatorError
@@ -69,6 +69,24 @@ def check_programs(bench: Bench, rng: np.random.Generator) -> None:
                 bench.play(session, name, program, expected, timing)
                 bench.tally.coverage["random time"] += 1
                 bench.play(session, f"program {i} random", program, expected, i)
+
+
+def check_long(bench: Bench, rng: np.random.Generator) -> None:
+    """Long programs of long loops; they, or their data, lie across boundaries of memory: of 64 KiB,
+    of 1 MiB, and half the address space, where every bit of an address changes."""
+    middle = 1 << bench.core.address_bits - 1
+    timing = MemoryTiming(20, bench.core.bus_bytes)
+    for boundary in dict.fromkeys((1 << 20, -(1 << 20), middle, -middle)):
+        if abs(boundary) < MEMORY_BYTES:
+            continue
+        program = bench.long_program(rng, 1100 if abs(boundary) == middle else 60, boundary)
+        expected = program.expected()
+        with bench.session(program.base) as session:
+            bench.play(session, f"long across {boundary:#x}", program, expected, timing)
+            bench.play(session, f"long across {boundary:#x} random", program, expected, 1)
+        bench.tally.coverage["long loops"] += 1
+        if len(program.instructions) > 1024:
+            bench.tally.coverage["more than 1,024 instructions"] += 1
 
 
 def check_compiled(bench: Bench, rng: np.random.Generator) -> None:
@@ -228,10 +246,12 @@ def check_resets(bench: Bench, rng: np.random.Generator) -> None:
 KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
     "programs": check_programs,
     "compiled": check_compiled,
+    "long": check_long,
     "resets": check_resets,
     "faults": check_faults,
     "words": check_words,
     "registers": check_registers,
+    "counts": check_counts,
 }
 """Everything that is checked."""
 

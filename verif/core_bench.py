@@ -19,7 +19,7 @@ from sim.golden.core import execute
 from sim.memory import MemoryTiming
 from sim.program import BeatSteps, ProgramCycles, program_cycles
 from verif.bit_serial import taken_steps
-from verif.core_programs import DATA_BYTES, random_program
+from verif.core_programs import DATA_BYTES, long_program, random_program
 from verif.core_session import Event, Session
 
 MEMORY_BYTES = 2 * DATA_BYTES
@@ -214,6 +214,17 @@ class Bench:
         memory = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
         return Program(self.core, program, address, memory, base)
 
+    def long_program(self, rng: np.random.Generator, length: int, boundary: int) -> Program:
+        """A long program that lies across a boundary of memory among random data; or whose data do,
+        for a negative boundary."""
+        base = abs(boundary) - DATA_BYTES // 2 - (DATA_BYTES if boundary < 0 else 0)
+        program = long_program(self.core, rng, base + DATA_BYTES, length)
+        size = len(program) * isa.INSTRUCTION_BYTES
+        before = size // 2 // MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES
+        address = boundary - before if boundary > 0 else base
+        memory = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
+        return Program(self.core, program, address, memory, base)
+
     def play(
         self,
         session: Session,
@@ -221,8 +232,12 @@ class Bench:
         program: Program,
         expected: Expected,
         time: MemoryTiming | int,
+        starts: Mapping[str, int] | None = None,
     ) -> None:
-        """Run a program in exact time, or in random time of that seed, and compare."""
+        """Run a program in exact time, or in random time of that seed, and compare.
+
+        `starts` are values that counters have been made to count on from.
+        """
         tally = self.tally
         tally.cases += 1
         session.memory[:] = program.image
@@ -244,7 +259,10 @@ class Bench:
             self.differ(case, f"{outcome(event)} in cycle {event.cycle}, must be done")
             return
         self._compare_memory(case, program, session.memory, expected.memory)
-        counters = session.counters()
+        counters = {
+            name: (value - (starts or {}).get(name, 0)) % (1 << 64)
+            for name, value in session.counters().items()
+        }
         self.check(case, "cycles counted", counters["cycles"], event.cycle)
         self.check(case, "words read", counters["read_beats"], event.read_beats)
         self.check(case, "words written", counters["write_beats"], event.write_beats)

@@ -316,18 +316,30 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
             session.set_random(seed)
             _check_fault(bench, session, wrong, f"{wrong.name} random", rng)
             bench.play(session, f"after {wrong.name} random", good, expected, seed)
+            if wrong.index is not None and wrong.address == MEMORY_PAGE_BYTES:
+                late = int(rng.integers(1, 1 << isa.INDEX_BITS)) - len(wrong.words)
+                _check_fault(bench, session, wrong, f"{wrong.name} late", rng, max(0, late))
+                bench.tally.coverage["fault late in a program"] += 1
         _check_patience(bench, session, good, expected)
 
 
 def _check_fault(
-    bench: Bench, session: Session, wrong: Wrong, case: str, rng: np.random.Generator
+    bench: Bench,
+    session: Session,
+    wrong: Wrong,
+    case: str,
+    rng: np.random.Generator,
+    before: int = 0,
 ) -> None:
+    """`before` instructions count as dispatched before those that there are."""
     session.memory[:] = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
     # What lies beyond the memory's end lies nowhere, but must not be read either.
     put(session.memory, wrong.address % MEMORY_BYTES, words_to_bytes(wrong.words))
     wrong.setup(session)
     at_error = bool(rng.random() < 0.5)
-    event = session.run(wrong.address, len(wrong.words), LIMIT_CYCLES, stop_at_error=at_error)
+    session.advance("index", before)
+    count = before + len(wrong.words)
+    event = session.run(wrong.address, count, LIMIT_CYCLES, stop_at_error=at_error)
     while event.kind == "sync":
         event = session.resume(LIMIT_CYCLES)
     if session.busy:
@@ -336,7 +348,7 @@ def _check_fault(
     bench.check(case, "busy", session.busy, False)
     bench.check(case, "fault", event.fault, wrong.fault)
     if wrong.index is not None:
-        bench.check(case, "index", event.index, wrong.index)
+        bench.check(case, "index", event.index, wrong.index + before)
     session.calm()
     session.set("watchdog", WATCHDOG_DEFAULT)
     bench.tally.cases += 1

@@ -16,7 +16,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.isa import Instruction, Unit, instruction
+from hw.isa import OPERATIONS, Instruction, Unit, instruction
 from hw.spec.base import SpecError
 from hw.spec.core import RESULT_BITS, CoreSpec
 from hw.spec.engine import Engine
@@ -27,6 +27,13 @@ DATA_BYTES = 1 << 18
 """Memory that the operands and the results of a random program share."""
 
 _NOBODY = -1
+_MOST = {
+    each.name: each.maximum
+    for each in OPERATIONS["matmul"].fields
+    if each.name in ("slices", "row_tiles", "group_slices")
+}
+"""Greatest counts that an instruction can hold."""
+
 _MOST_STEPS = 400
 """Steps of one matrix multiplication, so that a program has many."""
 
@@ -138,12 +145,13 @@ class Writer:
         words = min(room, 1 + int(self.rng.exponential(12)))
         self.load(buffer, int(self.rng.integers(room - words + 1)), words)
 
-    def matmul(self) -> None:
-        """Multiply what lies anywhere, after loading what was not there."""
+    def matmul(self, counts: Mapping[str, int] | None = None) -> None:
+        """Multiply what lies anywhere, after loading what was not there; with any loop counts, or
+        with those that are given."""
         core, rng = self.core, self.rng
         if core.engine.fills and not self.filled:
             self.fill()
-        values = self._counts()
+        values = dict(self._counts() if counts is None else counts)
         after = {Unit.LOAD: _NOBODY}
         spans = []
         for number, beats in rng.permutation(list(enumerate(_beats(core, values)))).tolist():
@@ -197,11 +205,26 @@ class Writer:
         if not len(starts):
             return
         first = int(rng.choice(starts))
-        span = np.argmin(np.append(holds[first:], False))
-        most = int(span) * core.scale_lanes * RESULT_BITS // core.bus_bits
-        if not most:
-            return
-        words = int(rng.integers(1, most + 1))
+        most = self._store_words(bank, first)
+        if most:
+            self._store(bank, first, int(rng.integers(1, most + 1)))
+
+    def store_all(self) -> None:
+        """Store all sums from the first of each bank on that there are without a gap."""
+        for bank in range(2):
+            holds = self.holds_sums[bank * self.core.bank_words :][: self.core.bank_words]
+            if holds.any() and (most := self._store_words(bank, int(np.argmax(holds)))):
+                self._store(bank, int(np.argmax(holds)), most)
+
+    def _store_words(self, bank: int, first: int) -> int:
+        """Bus words of the sums that a bank holds from word `first` on."""
+        holds = self.holds_sums[bank * self.core.bank_words :][: self.core.bank_words]
+        span = int(np.argmin(np.append(holds[first:], False)))
+        return span * self.core.scale_lanes * RESULT_BITS // self.core.bus_bits
+
+    def _store(self, bank: int, first: int, words: int) -> None:
+        """Store bus words of sums, from word `first` of a bank on, to anywhere."""
+        core = self.core
         start = self._place(words)
         target = slice(start, start + words)
         index = self._add(
@@ -273,7 +296,7 @@ class Writer:
     def _counts(self) -> dict[str, int]:
         """Loop counts of a matrix multiplication that fits the buffers and one bank of sums."""
         core, rng = self.core, self.rng
-        most_rows = core.bank_words // core.scale_steps
+        most_rows = min(_MOST["row_tiles"], core.bank_words // core.scale_steps)
         while True:
             engine = core.engine
             mode = list(engine.modes)[rng.integers(len(engine.modes))]
@@ -291,8 +314,24 @@ class Writer:
                 buffer.words(beats) <= buffer.bus_words
                 for buffer, beats in zip(core.buffers, _beats(core, values), strict=True)
             )
-            if fits and max(values["slices"], values["group_slices"]) <= 4096:
+            if fits and all(values[name] <= most for name, most in _MOST.items()):
                 return values
+
+
+def longest_counts(core: CoreSpec) -> list[dict[str, int]]:
+    """Loop counts of the matrix multiplications with most slices, and with most row tiles, that
+    buffers, sums and the instruction's fields allow."""
+    mode, (planes, *_) = min(core.engine.modes.items(), key=lambda each: each[1][0])
+    weights, activations, scales = (buffer.beats for buffer in core.buffers)
+    group = core.engine.group_slices
+    groups = scales * core.scale_lanes // core.engine.n
+    slices = min(_MOST["slices"], weights // planes, activations, groups * group)
+    row_tiles = min(_MOST["row_tiles"], core.bank_words // core.scale_steps, activations)
+    one = {"planes": planes, "mode": mode, "group_slices": group, "offset_shift": 0}
+    return [
+        one | {"slices": slices, "row_tiles": 1},
+        one | {"slices": 1, "row_tiles": row_tiles},
+    ]
 
 
 def _beats(core: CoreSpec, values: Mapping[str, int]) -> tuple[int, int, int]:
@@ -309,7 +348,27 @@ def random_program(
     core: CoreSpec, rng: np.random.Generator, data: int, length: int
 ) -> list[Instruction]:
     """A program of at least `length` instructions whose data lie at byte `data`."""
+    return _filled_up(Writer(core, rng, data), length)
+
+
+def long_program(
+    core: CoreSpec, rng: np.random.Generator, data: int, length: int
+) -> list[Instruction]:
+    """As `random_program`; and with loads of whole buffers, the longest loops of matrix
+    multiplications, and stores of all that they gave."""
     writer = Writer(core, rng, data)
+    for number, buffer in enumerate(core.buffers):
+        most = min(buffer.bus_words, OPERATIONS["load"].fields[2].maximum, len(writer.read))
+        writer.load(number, 0, most)
+    for counts in longest_counts(core):
+        writer.matmul(counts)
+        writer.store_all()
+    return _filled_up(writer, length)
+
+
+def _filled_up(writer: Writer, length: int) -> list[Instruction]:
+    """The writer's program, with random instructions up to at least `length`, and a halt."""
+    core, rng = writer.core, writer.rng
     actions = [writer.matmul, writer.store, writer.load_anything, writer.sync]
     often = [3, 3, 2, 1]
     if core.engine.fills:

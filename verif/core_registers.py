@@ -8,7 +8,8 @@ import numpy as np
 
 from hw import isa
 from hw.isa import Fault
-from hw.registers import IDENTITY, REGISTERS, WATCHDOG_DEFAULT, Control, Status
+from hw.registers import COUNTERS, IDENTITY, REGISTERS, WATCHDOG_DEFAULT, Control, Status
+from sim.memory import MemoryTiming
 from verif.core_bench import Bench, put
 from verif.core_faults import plain
 from verif.core_session import SLVERR, Session
@@ -60,6 +61,20 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
                 check(f"{name} written with strobes {strobes:#x}", session.get(name), before)
     session.set("watchdog", WATCHDOG_DEFAULT)
     _check_interrupts(bench, session, check)
+
+
+def check_counts(bench: Bench, rng: np.random.Generator) -> None:
+    """Counters that go on from any value, with every carry there is."""
+    timing = MemoryTiming(20, bench.core.bus_bytes)
+    with bench.session() as session:
+        for start in (*(1 << bits for bits in range(8, 64, 8)), 1 << 64):
+            program = bench.random_program(rng)
+            starts = {name: start - int(rng.integers(1, 20)) for name in COUNTERS}
+            for name, value in starts.items():
+                session.advance(name, value)
+            bench.play(session, f"counters from {start:#x}", program, program.expected(), timing,
+                       starts)  # fmt: skip
+            bench.tally.coverage["counters with carries"] += 1
 
 
 def _check_interrupts(

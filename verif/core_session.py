@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import re
 import shutil
 import subprocess
 import tempfile
@@ -32,6 +33,9 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 RESET_CYCLES = 4
 """How long the reset is held at power-on."""
+
+ADVANCEABLE = {**dict.fromkeys(COUNTERS, "registers"), "index": "dispatch"}
+"""Counts that `Session.advance` can change, and the part of the core that each belongs to."""
 
 _ANSWERS = ("ok ", "ok\n", "idle ", "interrupt ", "limit ")
 
@@ -75,10 +79,33 @@ def build(core: CoreSpec, *, waves: bool = False, verilog: str | None = None) ->
         "BURST_BEATS": core.burst_beats,
         "OUTSTANDING_READS": core.outstanding_reads,
     }
+    top, text = module_name(core), to_verilog(core) if verilog is None else verilog
     lines = [f"constexpr unsigned {name} = {value};\n" for name, value in constants.items()]
+    text, members = _with_settable(text, top)
+    uses = (f'USE("{name}", {member})' for name, member in members.items())
+    lines.append(f"#define SETTABLE(USE) {' '.join(uses)}\n")
     sources["config.h"] = "#pragma once\n" + "".join(lines)
-    text = to_verilog(core) if verilog is None else verilog
-    return build_native(text, module_name(core), sources, waves=waves)
+    return build_native(text, top, sources, waves=waves)
+
+
+def _with_settable(text: str, top: str) -> tuple[str, dict[str, str]]:
+    """Verilog whose registers of `ADVANCEABLE` a bench may change, be it flat or not; and what
+    Verilator calls them."""
+    members: dict[str, str] = {}
+    modules = re.split(r"(?m)^(?=module )", text)
+    for name, part in ADVANCEABLE.items():
+        declared = {top: rf"\\{part}\.{name} ", f"{top}_{part}": name}
+        for i, module in enumerate(modules):
+            title = re.match(r"module (\w+)", module)
+            if title and title[1] in declared:
+                line = rf"(?m)^(  reg \[\d+:0\] {declared[title[1]]})(?= ?[=;])"
+                modules[i], found = re.subn(line, r"\1/*verilator public_flat_rw*/", module)
+                if found:
+                    dot = "__02e" if title[1] == top else "__DOT__"
+                    members[name] = f"{top}__DOT__{part}{dot}{name}"
+        if name not in members:
+            raise SimulatorError(f"{top}: has no register {part}.{name}")
+    return "".join(modules), members
 
 
 class Session(contextlib.AbstractContextManager):
@@ -188,6 +215,11 @@ class Session(contextlib.AbstractContextManager):
     def calm(self) -> None:
         """Take back every `trap` and `silence`."""
         self._ask("calm")
+
+    def advance(self, name: str, value: int) -> None:
+        """When the next program begins, add to a count of `ADVANCEABLE`, which counts on from
+        there: a count that no test could wait for. `index` is that of the next instruction."""
+        self._ask("advance", name, value)
 
     def step(self, cycles: int) -> None:
         """Let time pass."""

@@ -38,6 +38,7 @@ from hw.spec import (
     VqCodebook,
 )
 from verif import core
+from verif.core_session import ADVANCEABLE
 from verif.equivalence import Reset, proof
 from verif.simulators import SimulatorError
 from verif.verify import Report, verify
@@ -61,10 +62,10 @@ _CORE = CoreSpec(
     bus_bits=128,
     burst_beats=8,
     outstanding_reads=3,
-    weight_buffer_bytes=1024,
-    activation_buffer_bytes=512,
-    scale_buffer_bytes=512,
-    accumulators=64,
+    weight_buffer_bytes=32768,
+    activation_buffer_bytes=32768,
+    scale_buffer_bytes=16384,
+    accumulators=4096,
     scale_lanes=4,
     sum_bits=40,
 )
@@ -100,13 +101,11 @@ DESIGNS: dict[str, Spec] = {
         address_bits=24,
         outstanding_reads=1,
         burst_beats=4,
-        weight_buffer_bytes=2048,
     ),
     "core-codebook": _CORE.evolve(engine=_VQ, scale_lanes=2),
     "core-fp16": _CORE.evolve(
         engine=_CORE.engine.evolve(activation_format="fp16", activation_bits=7),
         bus_bits=256,
-        activation_buffer_bytes=1024,
     ),
 }
 """What is made faulty, by name: every engine in each of its forms, the floating baselines, the
@@ -117,6 +116,9 @@ PATIENCE_S = 120
 
 _SWITCH, _SWITCH_BITS = "mutant", 16
 _CLOCKS = ("CLK", "RD_CLK", "WR_CLK")
+_KEPT = tuple(f"{part}.{name}" for name, part in ADVANCEABLE.items())
+"""Registers that the bench sets, whose outputs must stay as they are."""
+
 _FLAT = ("proc -norom", "flatten", "opt_expr", "opt_clean", "wreduce", "opt -full", "opt_clean")
 """What synthesis does in any case: a fault in what it takes away is none."""
 
@@ -176,12 +178,13 @@ def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Muta
     ]
     text = yosys.run(script, {"flat.il": flat}, ["list.txt"], timeout_s=300).files["list.txt"]
     found: dict[tuple[str, int], list[Mutation]] = {}
+    kept = re.compile(rf"-port Q .*-wire (?:{'|'.join(map(re.escape, _KEPT))}) ")
     inside = re.compile(rf"-src \S*/{RTL}/(\w+\.py):(\d+)")
     for each in text.splitlines():
         place = inside.search(each)
         change = re.sub(r" -(?:wire|wirebit|src|module) \S+", "", each.removeprefix("mutate "))
         port = re.search(r"-port (\S+)", change)
-        if place is None or port is None or port[1] in _CLOCKS:
+        if place is None or port is None or port[1] in _CLOCKS or kept.search(each):
             continue
         line = place[1], int(place[2])
         found.setdefault(line, []).append(Mutation(design, *line, change))
