@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ACCEL ?= core-decode
 
-.PHONY: setup sim verify verilog dse report test check bench accuracy fuzz docs
+.PHONY: setup sim verify verilog dse report test check bench accuracy fuzz docs figures
 .DEFAULT_GOAL := sim
 
 setup: .venv/ready
@@ -54,8 +54,17 @@ accuracy: setup       ## perplexity against bits of engines and quantizers, into
 fuzz: setup           ## damaged model files for ten minutes
 	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/unit/test_hostile_checkpoints.py
 
-docs: setup           ## docs/isa.md from the instruction set's definition
+docs: setup           ## docs/isa.md from the instruction set's definition, figures from their records
 	$(BIN)/python -m hw.isa_docs > docs/isa.md
+	$(BIN)/python -m reports.figures
+
+figures: setup        ## synthesize what docs/integration.md states, and write its figures anew
+	rm -rf out/figures
+	set -e; for target in "ecp5" "ecp5 --device LFE5U-85F" "xilinx" "xilinx-us"; do \
+		$(BIN)/evolute synth core-fpga --target $$target --out out/figures; done
+	$(BIN)/evolute synth core-decode --target asic --out out/figures
+	mv out/figures/records.jsonl reports/data/synthesis.jsonl
+	$(BIN)/python -m reports.figures
 
 bench: setup          ## speeds as ratios to their limits
 	for name in golden forward cycles program evaluate rtl core quantizers; do $(BIN)/python -m benchmarks.$$name; done

@@ -1,0 +1,127 @@
+"""Figures of synthesis in the documentation, written from the committed records and not by hand.
+
+    python -m reports.figures
+
+writes them anew between the marks that name them; `make figures` synthesizes and measures first.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hw.files import FileError, write_text
+from reports.records import Record, load
+
+RECORDS = Path(__file__).parent / "data" / "synthesis.jsonl"
+DOCS = Path(__file__).parents[1] / "docs"
+
+_CELLS = {
+    "ecp5": ("TRELLIS_COMB", "TRELLIS_FF", "DP16KD", "MULT18X18D"),
+    "xilinx": ("lut", "ff", "bram", "dsp"),
+    "xilinx-us": ("lut", "ff", "bram", "dsp"),
+}
+"""What `utilization` calls lookup tables, flip-flops, block memories and multipliers, by target."""
+
+_NAMES = {"ecp5": ("DP16KD", "MULT18"), "xilinx": ("RAMB18", "DSP48")}
+"""What a family calls its block memories and multipliers."""
+
+
+def fpga_table(records: Sequence[Record]) -> str:
+    """Resources and clock of one accelerator on several parts, and where its slowest path lies."""
+    placed = [each for each in records if each.optional("fmax_mhz")]
+    tools = dict.fromkeys(tool for each in records for tool in each.text("tool").split(", "))
+    lines = [
+        f"By {' and '.join(tools)}; clocks are those of the core {placed[0].text('fmax_is')}:",
+        "",
+        "| part | lookup tables | flip-flops | block memories | multipliers | clock |",
+        "|---|---|---|---|---|---|",
+        *(_fpga_row(each) for each in records),
+    ]
+    lines += ["", " ".join(_slowest_path(each) for each in placed)]
+    return "\n".join(lines)
+
+
+def _slowest_path(record: Record) -> str:
+    """Which file of the RTL most of the slowest path's nets come from."""
+    hops = record.parts("critical_path")
+    files = collections.Counter(
+        hop.text("source").partition(":")[0] for hop in hops if hop.optional("source")
+    )
+    ((file, count),) = files.most_common(1)
+    device = record.text("device")
+    return f"On {device}, {count} of the slowest path's {len(hops)} nets are of `{file}`."
+
+
+def _fpga_row(record: Record) -> str:
+    target = record.text("target")
+    memories, multipliers = _NAMES[target.partition("-")[0]]
+    shares = [f"{record.number(f'utilization.{cell}'):.1%}" for cell in _CELLS[target]]
+    as_placed = " as placed" if record.optional("fmax_mhz") else ""
+    clock = record.optional("fmax_mhz")
+    cells = (
+        record.text("device"),
+        f"{record.number('lut'):,} mapped, {shares[0]}{as_placed}",
+        f"{record.number('ff'):,}, {shares[1]}",
+        f"{record.number('bram'):,} {memories}, {shares[2]}",
+        f"{record.number('dsp'):,} {multipliers}, {shares[3]}",
+        f"{clock:.1f} MHz" if clock else "not placed",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def asic_sentence(record: Record) -> str:
+    """Area, its largest blocks, and delay of a core in standard cells."""
+    whole = record.number("blocks_area_um2")
+    blocks = sorted(
+        ((block["area_um2"] / whole, name) for name, block in record["blocks"].items()),
+        reverse=True,
+    )
+    largest = ", ".join(f"`{name}` {share:.0%}" for share, name in blocks[:3])
+    library = record.text("library").partition(" ")[0]
+    return (
+        f"`{record.text('accelerator')}`: {record.number('area_ge'):,.0f} gates of two inputs in "
+        f"{library} ({largest}), {record.number('delay_ns'):.2f} ns before layout, beside "
+        f"{record.number('memory_bits'):,} bits in {len(record.parts('memories'))} memories."
+    )
+
+
+def texts(records: Sequence[Record]) -> dict[str, str]:
+    """Every piece of documentation that is made of figures, by its name."""
+    found = {"core-fpga": [], "core-decode asic": []}
+    for record in records:
+        asic = " asic" if record.text("target") == "asic" else ""
+        found[record.text("accelerator") + asic].append(record)
+    (asic,) = found["core-decode asic"]
+    return {"core-fpga": fpga_table(found["core-fpga"]), "core-decode asic": asic_sentence(asic)}
+
+
+def filled(page: str, pieces: dict[str, str]) -> str:
+    """`page` with every piece between its marks, `<!-- figures: NAME -->` and
+    `<!-- end of figures -->`. Raises `FileError` for a mark that names no piece."""
+
+    def piece(mark: re.Match[str]) -> str:
+        name = mark[1]
+        if name not in pieces:
+            raise FileError(f"no figures are called {name!r}, only {', '.join(pieces)}")
+        return f"<!-- figures: {name} -->\n{pieces[name]}\n<!-- end of figures -->"
+
+    return re.sub(
+        r"<!-- figures: ([^>]*?) -->\n.*?<!-- end of figures -->", piece, page, flags=re.DOTALL
+    )
+
+
+def main() -> None:
+    """Write the pages' figures anew."""
+    pieces = texts(load([RECORDS]))
+    for path in sorted(DOCS.glob("*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = filled(before, pieces)
+        if after != before:
+            write_text(path, after)
+
+
+if __name__ == "__main__":
+    main()
