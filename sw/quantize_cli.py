@@ -21,7 +21,13 @@ from sw.cli import (
     progress,
 )
 from sw.perplexity import default_context, windows
-from sw.quantize import quantize_model, require_training, write_tables
+from sw.quantize import (
+    quantize_model,
+    require_fits,
+    require_training,
+    unfinished_layers,
+    write_tables,
+)
 from sw.quantizers import lut_dla
 from sw.quantizers.hessian import TOKENS, calibrate, default_calibration
 from sw.quantizers.lut_dla import SAMPLES, parse_tables
@@ -84,22 +90,39 @@ def quantize(
     if text_path is None:
         text = default_calibration(text)
     window = context or default_context(loaded)
+    if method is not None:
+        require_fits(loaded, method, force)
+    elif tables is not None and tables.steps:
+        from sw.quantizers.lut_boost import require_trainable  # PyTorch is an extra
+
+        require_trainable(loaded)
     began = time.perf_counter()
-    if method is None:
-        assert tables is not None
-        most = tokens if tables.steps else min(tokens, SAMPLES)
-        parts = windows(loaded, text, most, window)
-        count = sum(map(len, parts))
-        with progress("making tables") as done:
-            document = write_tables(loaded, name, tables, parts, folder, seed, done)
-    else:
-        with progress("calibrating") as done:
-            calibration = calibrate(loaded, text, tokens, window, done)
-        count, began = calibration.tokens, time.perf_counter()
-        with progress("quantizing") as done:
-            _, document = quantize_model(
-                loaded, method, calibration, folder, seed, workers, force, done
-            )
+    try:
+        if method is None:
+            assert tables is not None
+            most = tokens if tables.steps else min(tokens, SAMPLES)
+            parts = windows(loaded, text, most, window)
+            count = sum(map(len, parts))
+            with progress("making tables") as done:
+                document = write_tables(loaded, name, tables, parts, folder, seed, done)
+        else:
+            with progress("calibrating") as done:
+                calibration = calibrate(loaded, text, tokens, window, done)
+            count, began = calibration.tokens, time.perf_counter()
+            with progress("quantizing") as done:
+                _, document = quantize_model(
+                    loaded, method, calibration, folder, seed, workers, force, done
+                )
+    except KeyboardInterrupt:
+        finished = unfinished_layers(folder)
+        click.echo(
+            f"evolute: {finished} groups of layers are done and kept in {folder}; "
+            "the same command goes on from there"
+            if finished
+            else "evolute: no layer is done yet; the same command begins again",
+            err=True,
+        )
+        raise
     record = {
         **document,
         "calibration": {"text": text.name, "tokens": count, "context": window},
