@@ -12,8 +12,10 @@ setup: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evolute: needs Python 3.11 or later, got " + sys.version.split()[0])'
 	@for tool in g++ make; do command -v $$tool >/dev/null || { echo "evolute: needs $$tool" >&2; exit 2; }; done
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	$(PYTHON) -m hw.waiting "installing packages into .venv" \
+		$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements.lock
+	$(PYTHON) -m hw.waiting "installing evolute into .venv" \
+		$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 sim: setup            ## verify the default accelerator, run the SLM on it, write out/report

@@ -12,13 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 
 from dse.metrics import METRICS
@@ -28,6 +21,7 @@ from hw.options import BANDWIDTH_GBS, CONTEXT, COUNT, FREQUENCY_MHZ, SEED, WORKE
 from hw.spec import ENGINES
 from hw.spec.base import RefusedError, require
 from hw.spec.presets import PRESETS, UnknownNameError
+from hw.waiting import shown
 
 # What searches, and its libraries, is imported in the commands: help is shown without them.
 if TYPE_CHECKING:
@@ -205,15 +199,8 @@ def search(
             resume,
         )
         try:
-            with _progress() as progress:
-                task = progress.add_task("exploring", total=trials)
-                explore(
-                    study,
-                    plan,
-                    trials,
-                    workers,
-                    lambda measured: progress.update(task, completed=measured),
-                )
+            with shown("measuring candidates", trials) as progress:
+                explore(study, plan, trials, workers, progress)
         except (KeyboardInterrupt, RefusedError):
             kept = _keep(study, out)
             measured = sum(each["state"] == "complete" for each in kept["trials"])
@@ -330,11 +317,6 @@ def _weight(text: str, names: list[str]) -> tuple[str, float]:
     if name not in names:
         raise UnknownNameError("objective", name, names)
     return name, positive("weight", number)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
 
 
 def _draw_front(result: dict[str, Any], console: Console) -> None:

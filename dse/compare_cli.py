@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from dse.compare.contenders import (
@@ -32,6 +31,7 @@ from hw.spec import ENGINES
 from hw.spec.base import require
 from hw.spec.presets import UnknownNameError
 from hw.spec.scaling import IntegerScaling
+from hw.waiting import shown
 from sw.cli import chosen_text, load_model, model_argument, text_option, working
 from sw.tensor import QuantError
 from sw.weights import FLOAT, GRAMMAR, Weights, parse_weights
@@ -119,14 +119,10 @@ def compare(
         found += in_own_forms(task, stems, chosen, presets)
     found = with_scaling(found, chosen, rows)
     require_any(task, stems, found)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn())
-    bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
-    with bar:
-        bar_task = bar.add_task("", total=sum(each.spec is not None for each in found))
+    with shown("synthesizing", sum(each.spec is not None for each in found)) as synthesizing:
 
         def advance(running: list[str], done: int) -> None:
-            what = f"synthesizing {' and '.join(running)}" if running else ""
-            bar.update(bar_task, description=what, completed=done)
+            synthesizing(done, f"synthesizing {' and '.join(running)}" if running else None)
 
         results = areas(found, workers, advance)
     with working("multiplying the layer"):

@@ -18,6 +18,7 @@ from hw.export import PREFIX, TARGETS, write_all
 from hw.export import export as export_texts
 from hw.files import RECORDS, append_record, provenance
 from hw.options import SEED
+from hw.waiting import shown
 
 
 @click.command(epilog="Example: evolute export lut-fpga -o build --target ecp5")
@@ -90,13 +91,12 @@ def synth(
     is kept and given again until the Verilog changes.
     """
     spec = spec_from(preset, assignments)
-    console = Console(stderr=True)
-    with console.status(f"synthesizing {preset} for {target}"):
+    with shown(f"synthesizing {preset} for {target}"):
         result = netlists.synthesize(spec, target, seed, device)
     document = {"kind": "synth", "accelerator": preset, "spec": spec.to_dict()}
     document |= {"digest": spec.digest, **dataclasses.asdict(result)}
     if target == "asic":
-        with console.status("synthesizing its blocks one by one"):
+        with shown("synthesizing its blocks one by one"):
             split = dataclasses.asdict(netlists.split_area(spec))
         document |= {"blocks": split["blocks"]}
         document |= {"blocks_area_um2": split["area_um2"], "blocks_area_ge": split["area_ge"]}

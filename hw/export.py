@@ -10,24 +10,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from amaranth.back import verilog
-from amaranth.hdl import Signal
-from amaranth.lib import wiring
+from typing import TYPE_CHECKING, Any
 
 from hw import files, sidecar, vivado, yosys
 from hw.fpga import FAMILIES
-from hw.rtl import BUILD
 from hw.spec import CoreSpec, Spec, engine_of
 from hw.spec.base import RefusedError
 from hw.spec.scaling import Scaling
 
+# Amaranth takes half a second to import; names of modules and targets do without.
+if TYPE_CHECKING:
+    from amaranth.hdl import Signal
+    from amaranth.lib import wiring
+
 _SOURCE = r'\(\* src = "([^"]*)" \*\)'
 _INTERNAL = re.compile(r"^ *\(\* +(generator|top|amaranth\.\w+) .*\*\)\n", re.MULTILINE)
 """Attributes that Amaranth gives to all it writes, and leaves out of what is exported."""
-
-VERILOG_DIRECTION = {wiring.In: "input", wiring.Out: "output"}
 
 # Stylistic warnings that Amaranth's way of writing expressions causes; the RTL is width-exact. The
 # symbol is a core's port `interrupt`, which C++ reserves nowhere.
@@ -102,7 +100,7 @@ def to_verilog(spec: Spec) -> str:
     `aclk`, synchronous active-low `aresetn` and the AXI interfaces of `hw.sidecar.ports`, whose
     ports carry the attributes by which Vivado knows them.
     """
-    return _verilog(spec, BUILD[type(spec)](spec), PREFIX)
+    return _verilog(spec, _component(spec), PREFIX)
 
 
 def source_lines(spec: Spec) -> dict[int, str]:
@@ -110,7 +108,7 @@ def source_lines(spec: Spec) -> dict[int, str]:
 
     A declaration that no statement of the package made leads to what assigns the signal first.
     """
-    text = _verilog(spec, BUILD[type(spec)](spec), PREFIX, sources=True)
+    text = _verilog(spec, _component(spec), PREFIX, sources=True)
     package = Path(__file__).resolve().parent
     found: dict[int, str] = {}
     declared: dict[str, int] = {}
@@ -146,7 +144,7 @@ def export(spec: Spec, target: Target, prefix: str = PREFIX) -> dict[str, str]:
     """
     require_prefix(prefix)
     name = module_name(spec, prefix)
-    component = BUILD[type(spec)](spec)
+    component = _component(spec)
     constraints = f"{name}.{target.constraints}"
     return {
         f"{name}.v": _verilog(spec, component, prefix),
@@ -170,7 +168,15 @@ def write_all(folder: Path, texts: dict[str, str]) -> None:
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def _component(spec: Spec) -> wiring.Component:
+    from hw.rtl import BUILD
+
+    return BUILD[type(spec)](spec)
+
+
 def _verilog(spec: Spec, component: wiring.Component, prefix: str, *, sources: bool = False) -> str:
+    from amaranth.back import verilog
+
     name = module_name(spec, prefix)
     with _packaged_yosys():
         text = verilog.convert(
@@ -228,8 +234,11 @@ def _plain_module_names(text: str, top: str) -> str:
 
 def _signals(component: wiring.Component) -> dict[str, tuple[str, Signal]]:
     """Direction and signal of every port, by its name in Verilog."""
+    from amaranth.lib import wiring
+
+    directions = {wiring.In: "input", wiring.Out: "output"}
     return {
-        "__".join(map(str, path)): (VERILOG_DIRECTION[member.flow], signal)
+        "__".join(map(str, path)): (directions[member.flow], signal)
         for path, member, signal in component.signature.flatten(component)
     }
 

@@ -261,7 +261,7 @@ def map_fpga(
 ) -> FpgaResult:
     """Map the module `top` to a family's cells; for ECP5, also place and route it."""
 
-    def measure() -> dict[str, Any]:
+    def map_cells() -> dict[str, Any]:
         script = [
             *yosys.fpga_passes(family, nextpnr.SOURCE, top),
             "tee -q -o mapped.json stat -json",
@@ -270,38 +270,45 @@ def map_fpga(
         outputs = ("mapped.json", "netlist.json")
         run = yosys.run(script, {nextpnr.SOURCE: verilog}, outputs, _TIMEOUT_S)
         cells = yosys.cell_counts(run.files["mapped.json"])
-        used = family.usage(cells)
-        chosen = part or family.smallest_part(used)
-        fmax_mhz, tool = None, yosys.version()
-        utilization, path = {}, ()
-        if chosen is None:
-            fmax_is = f"none: larger than the {family.parts[-1].name}, the largest part known here"
-        elif family.name != nextpnr.FAMILY:
-            fmax_is = "none: no place and route for this family, and mapping alone has no delays"
-            utilization = chosen.shares(used)
-        else:
-            placed = nextpnr.place(run.files["netlist.json"], chosen, seed, _TIMEOUT_S)
-            fmax_mhz, utilization, path = placed.fmax_mhz, placed.utilization, placed.critical_path
-            fmax_is = f"routed alone, without pins; speed grade {nextpnr.SPEED_GRADE}, seed {seed}"
-            tool = f"{tool}, {nextpnr.version()}"
-        return dataclasses.asdict(
-            FpgaResult(
-                target=family.name,
-                device=chosen.name if chosen else None,
-                **used,
-                fmax_mhz=fmax_mhz,
-                fmax_is=fmax_is,
-                utilization=utilization,
-                critical_path=path,
-                cells=cells,
-                tool=tool,
-            )
-        )
+        netlist = run.files["netlist.json"] if family.name == nextpnr.FAMILY else None
+        return {"cells": cells, "netlist": netlist}
 
-    key = (verilog, top, str(seed), part.name if part else "")
-    found = _remembered(family.name, key, measure)
-    path = tuple(Hop(**each) for each in found["critical_path"])
-    return FpgaResult(**{**found, "critical_path": path})
+    # What cells there are depends neither on the part nor on the placer's seed.
+    mapped = _remembered(f"{family.name}-mapped", (verilog, top), map_cells)
+    cells = mapped["cells"]
+    used = family.usage(cells)
+    chosen = part or family.smallest_part(used)
+
+    def place() -> dict[str, Any]:
+        assert chosen is not None
+        return dataclasses.asdict(nextpnr.place(mapped["netlist"], chosen, seed, _TIMEOUT_S))
+
+    fmax_mhz, tool = None, yosys.version()
+    utilization: dict[str, float] = {}
+    path: tuple[Hop, ...] = ()
+    if chosen is None:
+        fmax_is = f"none: larger than the {family.parts[-1].name}, the largest part known here"
+    elif family.name != nextpnr.FAMILY:
+        fmax_is = "none: no place and route for this family, and mapping alone has no delays"
+        utilization = chosen.shares(used)
+    else:
+        key = (verilog, top, str(seed), chosen.name)
+        placed = _remembered(f"{family.name}-placed", key, place)
+        fmax_mhz, utilization = placed["fmax_mhz"], placed["utilization"]
+        path = tuple(Hop(**each) for each in placed["critical_path"])
+        fmax_is = f"routed alone, without pins; speed grade {nextpnr.SPEED_GRADE}, seed {seed}"
+        tool = f"{tool}, {nextpnr.version()}"
+    return FpgaResult(
+        target=family.name,
+        device=chosen.name if chosen else None,
+        **used,
+        fmax_mhz=fmax_mhz,
+        fmax_is=fmax_is,
+        utilization=utilization,
+        critical_path=path,
+        cells=cells,
+        tool=tool,
+    )
 
 
 # Area mapping over structural choices: of the mappers tried on these engines the one with the least

@@ -9,8 +9,6 @@ from rich.console import Console
 
 from hw.cli import json_option, show
 from hw.files import RECORDS, write_text
-from reports.page import build
-from reports.records import load
 
 COMMITTED = Path(__file__).parent / "data"
 """Results that belong to this version of the project."""
@@ -36,6 +34,9 @@ OUT = Path("out")
 @json_option
 def report(files: tuple[Path, ...], output: Path, as_json: bool) -> None:
     """Draw recorded results as a page that opens from disk."""
+    from reports.page import build  # draws with matplotlib, which help does without
+    from reports.records import load
+
     own = OUT / RECORDS
     found = list(files) or [*sorted(COMMITTED.glob("*.jsonl")), *([own] if own.exists() else [])]
     page = output / "index.html"

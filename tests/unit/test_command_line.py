@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -168,3 +170,56 @@ def test_one_file_of_a_folder_means_the_folder() -> None:
     folder = KNOWN["evolute-tiny"].path
     found = [open_model(folder / name) for name in ("config.json", "model.safetensors")]
     assert {each.params for each in found} == {KNOWN["evolute-tiny"].params}
+
+
+HEAVY = frozenset(
+    ("amaranth", "cocotb", "jinja2", "matplotlib", "optuna", "pyosys", "sqlalchemy", "torch")
+)
+"""What takes a large part of a second to import."""
+NUMERIC = HEAVY | {"numpy", "gguf", "safetensors", "tokenizers"}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The packages that a command has imported when it ends; it must succeed."""
+    code = (
+        "import sys, evolute\n"
+        "try:\n    evolute.main()\n"
+        "except SystemExit as done:\n    assert not done.code\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", ["--help", "models", "accels --json", "dse --help"])
+def test_lists_and_help_import_no_library_of_numbers(arguments: str) -> None:
+    assert not imported_by(*arguments.split()) & NUMERIC
+
+
+@pytest.mark.parametrize("names", [names for names, _ in commands()], ids=" ".join)
+def test_help_of_every_command_imports_nothing_that_takes_long(names: tuple[str, ...]) -> None:
+    assert not imported_by(*names, "--help") & HEAVY
+
+
+def test_models_asks_no_network_unless_told(command, monkeypatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("started a program")
+
+    monkeypatch.setattr(subprocess, "run", never)
+    for known in KNOWN.values():
+        monkeypatch.setattr(type(known), "here", property(lambda self: False))
+    code, out, err = command("models", "--json")
+    assert (code, err) == (0, "")
+    assert [row["name"] for row in json.loads(out)] == list(KNOWN)
+
+
+def test_the_list_of_commands_says_what_each_one_says_of_itself(command) -> None:
+    _, out, _ = command("--help")
+    text = " ".join(out.split())
+    for names, each in commands():
+        if len(names) == 1:
+            assert each.help is not None
+            sentence = " ".join(each.help.partition("\n\n")[0].partition(". ")[0].split())
+            assert f" {names[0]} {sentence}" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import evolute
+import sw.quantize
 from hw import files
 from sw import zoo
 
@@ -270,6 +272,58 @@ def test_requests_that_are_refused(command, arguments, message, tmp_path):
     assert message in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+QUANTIZE = ("quantize", "evolute-tiny", "--tokens", "64", "-o", "made")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("vptq-v2k4096", "method: codebooks of"),
+        ("vptq-v8k16g500", "leave no column to each"),
+        ("mixed-1.5", "needs 2 bits per weight at least, in 'mixed-1.5' 1.5 are allowed"),
+        ("mixed-3:rtn-w4g64,vptq-v2k4096", "method: codebooks of"),
+    ],
+)
+def test_a_method_that_cannot_be_is_refused_before_a_model_is_calibrated(
+    command, monkeypatch, tmp_path, method, message
+):
+    def never(*_, **__):
+        raise AssertionError("calibrated")
+
+    monkeypatch.setattr("sw.quantize_cli.calibrate", never)
+    code, out, err = command(*QUANTIZE, "--method", method)
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_quantization_says_how_to_go_on(command, monkeypatch, tmp_path):
+    """After the first group of layers, and before any."""
+
+    def interrupted(_done):
+        raise KeyboardInterrupt
+
+    def quantize_some(*arguments):
+        return sw.quantize.quantize_model(*arguments[:-1], interrupted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sw.quantize_cli.quantize_model", quantize_some)
+        code, out, err = command(*QUANTIZE, "--method", "rtn-w4g64")
+    assert (code, out) == (130, "")
+    first, last = filter(None, err.splitlines())  # the first line may hold ^C
+    assert re.fullmatch(r"evolute: \d+ groups of layers are done and kept in made; .*", first)
+    assert first.endswith("the same command goes on from there") and last == "evolute: interrupted"
+    assert list((tmp_path / "made" / ".unfinished").glob("*/*.safetensors"))
+    code, _, err = command(*QUANTIZE, "--method", "rtn-w4g64")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "made" / "evolute.json").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr("sw.quantize_cli.calibrate", lambda *_: interrupted(0))
+        code, _, err = command(*QUANTIZE[:-1], "other", "--method", "rtn-w4g64")
+    assert code == 130
+    assert err.startswith("evolute: no layer is done yet; the same command begins again\n")
 
 
 def test_without_network_the_shipped_model_serves(command, offline):
