@@ -116,7 +116,7 @@ def test_engines_without_codes_of_weights_take_the_layer_in_forms_of_their_own(b
         assert each.spec.macs_per_step == 32
         form = each.layer.tensor
         assert form.shape == layer.tensor.shape and each.layer.linear.format == form.format
-        assert each.layer.linear.index_bits == form.index_bits
+        assert each.layer.linear.index_bits == form.code_bits
         measured = exactness(each.spec, each.layer)
         assert measured.max_abs_difference == 0
         x = layer.inputs.astype(float) @ layer.weights.astype(float).T
