@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from evolute import cli
 from hw.spec import VqCodebook, presets
+from sw import accuracy, quantize_cli, zoo
 from sw import quantize as module
-from sw import quantize_cli, zoo
 from sw.bits import bits_of
 from sw.checkpoint import open_model
 from sw.core import on_accelerator
@@ -351,3 +351,17 @@ def test_models_that_name_each_other_have_no_text(folder: Path, tmp_path: Path) 
     document["parent"] = {"name": "loop", "path": str(loop), "digest": None}
     (loop / "evolute.json").write_text(json.dumps(document))
     assert zoo.held_out(str(loop)) is None
+
+
+def test_the_table_of_quantizers_has_text_of_another_kind(tmp_path: Path) -> None:
+    asked = ["--model", "evolute-tiny", "--method", "rtn-w3g32", "--out", str(tmp_path), "--json"]
+    result = CliRunner().invoke(accuracy.main, asked)
+    assert result.exit_code == 0, result.output
+    (record,) = json.loads(result.stdout)
+    assert (record["bits_index"], record["bits_total"]) == (3, 3 + 19 / 32)
+    assert record["calibration_text"] is record["proxy_error"] is None
+    assert record["other_text"] == check_text().name and record["other_tokens"] == 2046
+    assert 1 < record["perplexity"] < record["other_perplexity"]
+    linear = host_linears(MODEL)
+    shipped = measure(MODEL, linear, linear, check_text(), 2046, MODEL.config.context)
+    assert record["other_reference_perplexity"] == pytest.approx(shipped.perplexity)
