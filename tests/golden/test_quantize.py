@@ -365,3 +365,26 @@ def test_the_table_of_quantizers_has_text_of_another_kind(tmp_path: Path) -> Non
     linear = host_linears(MODEL)
     shipped = measure(MODEL, linear, linear, check_text(), 2046, MODEL.config.context)
     assert record["other_reference_perplexity"] == pytest.approx(shipped.perplexity)
+
+
+def test_the_documented_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands print what it shows, as far as floating numbers are the same everywhere."""
+    text = (Path(__file__).parents[2] / "docs" / "quantizers.md").read_text(encoding="utf-8")
+    _, _, rest = text.partition("```console\n")
+    commands, shown = [], []
+    for line in rest.partition("```")[0].splitlines():
+        (commands if line.startswith("$ evolute ") else shown).append(line)
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        result = invoke(*command.split()[2:])
+        assert result.exit_code == 0, result.output
+    printed = result.stdout.splitlines()
+    assert len(commands) == 2 and shown.pop() == "..." and len(shown) == 6
+    for wanted, found in zip(shown, printed, strict=False):
+        words = wanted.split(), found.split()
+        assert len(words[0]) == len(words[1])
+        for one, other in zip(*words, strict=True):
+            try:
+                assert float(one.rstrip("%")) == pytest.approx(float(other.rstrip("%")), rel=0.02)
+            except ValueError:
+                assert one == other
