@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from evolute import cli
 from hw.spec import VqCodebook, presets
+from sw import accuracy, quantize_cli, zoo
 from sw import quantize as module
-from sw import quantize_cli, zoo
 from sw.bits import bits_of
 from sw.checkpoint import open_model
 from sw.core import on_accelerator
@@ -351,3 +351,40 @@ def test_models_that_name_each_other_have_no_text(folder: Path, tmp_path: Path) 
     document["parent"] = {"name": "loop", "path": str(loop), "digest": None}
     (loop / "evolute.json").write_text(json.dumps(document))
     assert zoo.held_out(str(loop)) is None
+
+
+def test_the_table_of_quantizers_has_text_of_another_kind(tmp_path: Path) -> None:
+    asked = ["--model", "evolute-tiny", "--method", "rtn-w3g32", "--out", str(tmp_path), "--json"]
+    result = CliRunner().invoke(accuracy.main, asked)
+    assert result.exit_code == 0, result.output
+    (record,) = json.loads(result.stdout)
+    assert (record["bits_index"], record["bits_total"]) == (3, 3 + 19 / 32)
+    assert record["calibration_text"] is record["proxy_error"] is None
+    assert record["other_text"] == check_text().name and record["other_tokens"] == 2046
+    assert 1 < record["perplexity"] < record["other_perplexity"]
+    linear = host_linears(MODEL)
+    shipped = measure(MODEL, linear, linear, check_text(), 2046, MODEL.config.context)
+    assert record["other_reference_perplexity"] == pytest.approx(shipped.perplexity)
+
+
+def test_the_documented_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands print what it shows, as far as floating numbers are the same everywhere."""
+    text = (Path(__file__).parents[2] / "docs" / "quantizers.md").read_text(encoding="utf-8")
+    _, _, rest = text.partition("```console\n")
+    commands, shown = [], []
+    for line in rest.partition("```")[0].splitlines():
+        (commands if line.startswith("$ evolute ") else shown).append(line)
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        result = invoke(*command.split()[2:])
+        assert result.exit_code == 0, result.output
+    printed = result.stdout.splitlines()
+    assert len(commands) == 2 and shown.pop() == "..." and len(shown) == 6
+    for wanted, found in zip(shown, printed, strict=False):
+        words = wanted.split(), found.split()
+        assert len(words[0]) == len(words[1])
+        for one, other in zip(*words, strict=True):
+            try:
+                assert float(one.rstrip("%")) == pytest.approx(float(other.rstrip("%")), rel=0.02)
+            except ValueError:
+                assert one == other
