@@ -52,6 +52,8 @@ ARITHMETIC = (
     "window",
 )
 """Parts of names that speak of what a model computes."""
+_TRAINING = ("dropout", "initializer", "loss", "pdrop")
+"""Parts of names that speak of training only, whatever else they name."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class KnownSettings:
         """
         for name, value in settings.items():
             if value is None or name in self.read or name in self.harmless:
+                continue
+            if any(word in name.lower() for word in _TRAINING):
                 continue
             if name in self.neutral:
                 if not any(value == each for each in self.neutral[name]):

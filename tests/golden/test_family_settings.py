@@ -49,6 +49,7 @@ a default there, too, which is no model's but the first."""
 ROLES = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "out_proj": "o"} | {
     **{"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "fc1": "up", "fc2": "down"}
 }
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 INPUTS = np.array([-3.0, -0.5, 0.7, 2.0], np.float32)
 
 
@@ -154,6 +155,143 @@ def test_every_setting_that_is_read_is_taken_away(family):
 def test_what_transformers_writes_is_known(family):
     known = known_settings(family)
     known.require(dict.fromkeys(set(REFERENCE["keys_written"][family]) - set(known.neutral), 1))
+
+
+def published(kind: str, sizes: tuple[int, ...], **more: Any) -> dict[str, Any]:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    names += ("intermediate_size", "vocab_size", "max_position_embeddings")
+    common = {"transformers_version": "4.44.0", "use_cache": True, "initializer_range": 0.02}
+    common |= {"attention_dropout": 0.0, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5}
+    return {"model_type": kind, **common, **dict(zip(names, sizes, strict=True)), **more}
+
+
+GELU = "gelu_pytorch_tanh"
+PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, int | None]]] = {
+    "SmolLM2": (
+        published(
+            "llama",
+            (576, 30, 9, 3, 1536, 49152, 8192),
+            attention_bias=False,
+            is_llama_config=True,
+            mlp_bias=False,
+            pretraining_tp=1,
+            rope_interleaved=False,
+            rope_theta=100000,
+            tie_word_embeddings=True,
+        ),
+        (64, None),
+    ),
+    "Llama 3.2": (
+        published(
+            "llama",
+            (2048, 16, 32, 8, 8192, 128256, 131072),
+            head_dim=64,
+            rope_scaling={**LLAMA3, "original_max_position_embeddings": 8192},
+            rope_theta=500000.0,
+        ),
+        (64, None),
+    ),
+    "Qwen2.5": (
+        published(
+            "qwen2",
+            (896, 24, 14, 2, 4864, 151936, 32768),
+            max_window_layers=21,
+            rope_theta=1e6,
+            sliding_window=32768,
+            use_mrope=False,
+            use_sliding_window=False,
+        ),
+        (64, None),
+    ),
+    "Phi-3.5": (
+        published(
+            "phi3",
+            (3072, 32, 32, 32, 8192, 32064, 131072),
+            attention_bias=False,
+            auto_map={"AutoConfig": "configuration_phi3.Phi3Config"},
+            embd_pdrop=0.0,
+            original_max_position_embeddings=4096,
+            resid_pdrop=0.0,
+            rope_scaling={"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0]},
+            sliding_window=262144,
+        ),
+        (96, 262144),
+    ),
+    "Gemma": (
+        published(
+            "gemma",
+            (2048, 18, 8, 1, 16384, 256000, 8192),
+            head_dim=256,
+            hidden_act="gelu",
+            hidden_activation=GELU,
+        ),
+        (256, None),
+    ),
+    "Gemma 2": (
+        published(
+            "gemma2",
+            (2304, 26, 8, 4, 9216, 256000, 8192),
+            cache_implementation="hybrid",
+            hidden_act=GELU,
+            hidden_activation=GELU,
+            sliding_window=4096,
+            sliding_window_size=4096,
+        ),
+        (256, 4096),
+    ),
+    "Gemma 3": (
+        published(
+            "gemma3_text",
+            (640, 18, 4, 1, 2048, 262144, 32768),
+            _sliding_window_pattern=6,
+            attn_logit_softcapping=None,
+            layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 3,
+            rope_local_base_freq=10000.0,
+            rope_theta=1e6,
+            sliding_window=512,
+            use_bidirectional_attention=False,
+        ),
+        (256, 512),
+    ),
+    "BitNet": (
+        published(
+            "bitnet",
+            (2560, 30, 20, 5, 6912, 128256, 4096),
+            hidden_act="relu2",
+            quantization_config={"quant_method": "bitnet"},
+            rope_theta=500000.0,
+        ),
+        (128, None),
+    ),
+    "OPT": (
+        {
+            "model_type": "opt",
+            "_remove_final_layer_norm": False,
+            "activation_dropout": 0.0,
+            "attention_dropout": 0.0,
+            "dropout": 0.1,
+            "ffn_dim": 3072,
+            "hidden_size": 768,
+            "init_std": 0.02,
+            "layerdrop": 0.0,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 12,
+            "prefix": "</s>",
+            "vocab_size": 50272,
+            "word_embed_proj_dim": 768,
+        },
+        (64, None),
+    ),
+}
+"""Configurations as models of the families are published with, and their size of a head and
+window."""
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_configurations_of_published_models_are_read(model):
+    settings, expected = PUBLISHED[model]
+    config = stated(settings).config
+    assert (config.head_dim, config.window) == expected
 
 
 @pytest.mark.parametrize("name", sorted(set(COMPUTED) - set(REFUSED)))

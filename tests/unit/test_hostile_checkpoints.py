@@ -431,6 +431,18 @@ def test_shard_indexes_that_are_wrong(edit, message, tmp_path):
     assert message in refusal(folder)
 
 
+def test_a_tensor_in_two_shards(tmp_path):
+    """Which of the two is meant, nobody knows; the index names one of them."""
+    folder = write_folder(tmp_path / "model", 2)
+    index = json.loads((folder / INDEX).read_text())
+    other = {"part-0.safetensors": "part-1.safetensors"}.get(
+        index["weight_map"][NORM], "part-0.safetensors"
+    )
+    part = safetensors.numpy.load_file(folder / other)
+    safetensors.numpy.save_file({**part, NORM: tensors()[NORM] + 1}, folder / other)
+    assert f"does not place '{NORM}' in {other}" in refusal(folder)
+
+
 class Bomb:
     """Leaves a trace if it is ever unpickled."""
 
