@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     option, what = arguments
     if option == "-s" and not Path(what).is_file():
         sys.exit(f"hw.yosys: no file {what}")
-    from pyosys import libyosys
+    from pyosys import libyosys  # pyright: ignore[reportAttributeAccessIssue] made when built
 
     libyosys.run_pass(f"script {what}" if option == "-s" else what, libyosys.Design())
 
