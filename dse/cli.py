@@ -196,7 +196,7 @@ def search(
             kept = _keep(study, out)
             measured = sum(each["state"] == "complete" for each in kept["trials"])
             click.echo(
-                f"evolute: candidates measured so far: {measured}, in {storage} and {out / RECORDS}; "
+                f"evolute: measured so far: {measured}, in {storage} and {out / RECORDS}; "
                 "the same command with --resume continues"
                 if measured
                 else "evolute: no candidate is measured yet",
