@@ -204,10 +204,11 @@ def search(
         except (KeyboardInterrupt, RefusedError):
             kept = _keep(study, out)
             measured = sum(each["state"] == "complete" for each in kept["trials"])
-            where = f"{storage} and {out / RECORDS}" if measured else str(storage)
             click.echo(
-                f"evolute: {measured} measured candidates are in {where}; "
-                "the same command with --resume continues",
+                f"evolute: measured so far: {measured}, in {storage} and {out / RECORDS}; "
+                "the same command with --resume continues"
+                if measured
+                else "evolute: no candidate is measured yet",
                 err=True,
             )
             raise

@@ -22,17 +22,20 @@ EVERY_S = 10.0
 
 @dataclass
 class Work:
-    """Something that takes long, and how far it is: `done` of `total`, or nothing known."""
+    """Something that takes long, and how far it is: `done` of `total`, or nothing known.
+
+    A whole number is a count of things, and a float, 1.0, all of the work.
+    """
 
     what: str
-    total: float | None = None
+    total: int | float | None = None
     done: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:
         if self.total is None:
             part = ""
-        elif self.total == 1:
+        elif isinstance(self.total, float):
             part = f", {self.done:.0%}"
         else:
             part = f", {self.done:.0f} of {self.total:.0f}"
@@ -59,10 +62,10 @@ def told(work: Work, every_s: float | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def shown(what: str, total: float | None = None) -> Iterator[Shown]:
+def shown(what: str, total: int | float | None = None) -> Iterator[Shown]:
     """Show that `what` goes on. With a total, what is yielded is told how much of it is done.
 
-    A total of 1 is shown in percent, another one as a count, and none as a spinner.
+    A whole number is shown as a count, the float 1.0 in percent, and no total as a spinner.
     """
     work = Work(what, total)
     if not sys.stderr.isatty():
@@ -81,7 +84,8 @@ def shown(what: str, total: float | None = None) -> Iterator[Shown]:
     )
 
     first = SpinnerColumn() if total is None else BarColumn()
-    last = [] if total is None else [TaskProgressColumn() if total == 1 else MofNCompleteColumn()]
+    part = TaskProgressColumn() if isinstance(total, float) else MofNCompleteColumn()
+    last = [] if total is None else [part]
     columns = (TextColumn("{task.description}"), first, *last, TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)

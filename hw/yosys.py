@@ -1,7 +1,8 @@
 """Yosys from its Python wheel.
 
 The wheel has no command line, and an error in a pass ends the interpreter, so every script runs in
-a Python process of its own and hands its results over in files.
+a Python process of its own and hands its results over in files. `python -m hw.yosys` is the command
+line that the wheel lacks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib.metadata
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,19 @@ def cell_counts(stat_json: str) -> dict[str, int]:
     """Cells by type over the whole design, from the output of `stat -json`."""
     design: dict[str, Any] = json.loads(stat_json)["design"]
     return dict(sorted(design["num_cells_by_type"].items()))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run Yosys commands, `-s FILE` or `-p COMMANDS`, as its own program does."""
+    if len(arguments) != 2 or arguments[0] not in ("-s", "-p"):
+        sys.exit("usage: python -m hw.yosys -s FILE | -p COMMANDS")
+    option, what = arguments
+    if option == "-s" and not Path(what).is_file():
+        sys.exit(f"hw.yosys: no file {what}")
+    from pyosys import libyosys  # pyright: ignore[reportAttributeAccessIssue] made when built
+
+    libyosys.run_pass(f"script {what}" if option == "-s" else what, libyosys.Design())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -17,6 +17,7 @@ from hw import isa
 from hw.cli import json_option, set_option, show
 from hw.files import provenance, replacing, write_text
 from hw.options import COUNT
+from hw.spec import CoreSpec
 from hw.spec.base import RefusedError, require
 from hw.spec.core import MEMORY_PAGE_BYTES
 from sim.memory import MemoryTiming
@@ -148,7 +149,7 @@ def compile(  # the front door finds a command by its name
     `manifest.json` says where inputs and results of every stage lie.
     """
     core = require_core("compile", accel, accelerator_from(accel, assignments))
-    address = _address(base)
+    address = _address(base, core)
     if weights is not None:
         parse_weights(weights)
     loaded = load_model(model)
@@ -190,7 +191,7 @@ def compile(  # the front door finds a command by its name
     show(as_json, document, render)
 
 
-def _address(text: str) -> int:
+def _address(text: str, core: CoreSpec) -> int:
     rule = f"base: must be a multiple of {MEMORY_PAGE_BYTES}, such as 0x40000000, got {text!r}"
     try:
         address = int(text, 0)
@@ -198,6 +199,8 @@ def _address(text: str) -> int:
         raise RefusedError(rule) from None
     if address < 0 or address % MEMORY_PAGE_BYTES:
         raise RefusedError(rule)
+    most = f"below 2^{core.address_bits}, the core's address_bits"
+    require(address < 1 << core.address_bits, "base", most, text)
     return address
 
 

@@ -36,7 +36,7 @@ def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
         raise CheckpointError(path, str(error)) from None
     sidecar = _optional(folder, SIDECAR)
     place = folder / SIDECAR
-    _add_tokens(folder, library, sidecar)
+    _add_tokens(folder, library, sidecar, settings.get("vocab_size"))
     specials = {**_optional(folder, SPECIALS), **sidecar}
     names = dict(_special_names(place, specials))
     known = [AddedToken(each, special=True) for each in names.values() if _id(library, each) >= 0]
@@ -119,11 +119,17 @@ def _added(folder: Path, sidecar: Mapping[str, Any]) -> Iterator[tuple[int, Adde
         yield index, AddedToken(text, normalized=False), place
 
 
-def _add_tokens(folder: Path, library: Tokenizer, sidecar: Mapping[str, Any]) -> None:
-    """Add the tokens that only other files know. Raises `CheckpointError` where ids differ."""
+def _add_tokens(folder: Path, library: Tokenizer, sidecar: Mapping[str, Any], vocab: Any) -> None:
+    """Add the tokens that only other files know and that the model has rows for.
+
+    Others, such as a padding token that a fine-tuned model was given, stand in no text. Raises
+    `CheckpointError` where ids differ.
+    """
     added = sorted(_added(folder, sidecar), key=lambda each: each[0])
     for index, token, path in added:
         if (found := _id(library, token.content)) < 0:
+            if type(vocab) is int and index >= vocab:
+                continue
             if library.id_to_token(index) is None:
                 library.add_tokens([token])
             found = _id(library, token.content)

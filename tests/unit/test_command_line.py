@@ -108,6 +108,7 @@ def test_the_least_of_what_is_allowed_works(command, arguments) -> None:
     [
         ("sim --bandwidth-gbs 1e6 --frequency-mhz 1e-3", "--bandwidth-gbs 1e+06"),
         ("sim --bandwidth-gbs 1e-6 --frequency-mhz 1e6", "--bandwidth-gbs 1e-06"),
+        (f"compile evolute-tiny --base {1 << 99} -o x", "base: must be below 2^40, the core's"),
         ("compile evolute-tiny --prompt-tokens 16777216 -o x", "--prompt-tokens: must be at most"),
     ],
 )

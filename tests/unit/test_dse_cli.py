@@ -121,7 +121,7 @@ def test_what_was_measured_before_a_search_ended_early_is_in_the_records(
     (early,) = read_records(Path("out/records.jsonl"))
     assert [each["state"] for each in early["trials"]].count("complete") == 2
     told = capsys.readouterr().err
-    assert "2 measured candidates are in" in told and "--resume continues" in told
+    assert "measured so far: 2, in" in told and "--resume continues" in told
     run("--trials", "3", "--study", "s", "--resume", "--json")
     _, whole = read_records(Path("out/records.jsonl"))
     kept = [[t for t in each["trials"] if t["state"] == "complete"] for each in (early, whole)]

@@ -118,6 +118,14 @@ def test_tokens_that_only_other_files_add_are_found_in_a_text(tmp_path: Path) ->
     assert found.encode("<user><late><older><s>") == [first, first + 1, first + 2, 0]
 
 
+def test_a_token_that_the_model_has_no_row_for_is_left_out(tmp_path: Path) -> None:
+    vocab = 3 + len(BYTES) + 1
+    library, files = byte_tokenizer(), {"added_tokens": {"[PAD]": vocab}}
+    found = read(tmp_path, library, {"vocab_size": vocab}, **files)
+    assert found.library.get_vocab_size() == vocab
+    assert found.encode("[PAD]") == library.encode("[PAD]").ids
+
+
 @pytest.mark.parametrize("split", [False, True])
 def test_special_tokens_in_a_text_are_text_where_the_sidecar_says_so(
     tmp_path: Path, split: bool

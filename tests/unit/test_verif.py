@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evolute
+import verif.cli
+from hw.files import read_records
 from hw.spec import ENGINES, CoreSpec, Engine, layout
 from hw.spec.base import RefusedError
 from hw.spec.formats import TERNARY, Activations
@@ -297,6 +300,23 @@ def test_command_line_is_checked(arguments: list[str], complaint: str) -> None:
     result = CliRunner().invoke(evolute.cli, ["verify", *arguments])
     assert result.exit_code == 2
     assert complaint in result.output
+
+
+def test_an_interrupted_verification_leaves_its_reports_in_the_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = Report("x", SPEC, "verilator", 3, 1, 10, 5, 7, 8, (), {"M = 1": 1}, 0.1, 0.2)
+
+    def interrupted(jobs: Sequence[verif.cli.Job]) -> Iterator[Report]:
+        yield done
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verif.cli, "run_jobs", interrupted)
+    result = CliRunner().invoke(evolute.cli, ["verify", "--out", str(tmp_path)])
+    assert result.exit_code != 0
+    (record,) = read_records(tmp_path / "records.jsonl")
+    assert record["preset"] == "x" and record["mismatches"] == 0
+    assert record["provenance"]["tools"]["cocotb"]
 
 
 @pytest.mark.parametrize("simulator", simulators.SIMULATORS)

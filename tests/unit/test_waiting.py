@@ -23,7 +23,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("total", "done", "part"),
-    [(None, 0.0, ""), (1.0, 0.25, ", 25%"), (4, 3, ", 3 of 4")],
+    [(None, 0.0, ""), (1.0, 0.25, ", 25%"), (4, 3, ", 3 of 4"), (1, 0, ", 0 of 1")],
 )
 def test_on_a_pipe_lines_say_what_goes_on_and_how_far_it_is(
     capsys: pytest.CaptureFixture[str], total: float | None, done: float, part: str
