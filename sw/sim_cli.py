@@ -71,7 +71,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     type=BANDWIDTH_GBS,
     default=_PLATFORM.bandwidth_bytes_per_s / 1e9,
     show_default=True,
-    help="Memory bandwidth in GB/s (1e9 bytes).",
+    help="Memory bandwidth in GB/s (1e9 bytes); a core's is kept exactly, not in whole bytes.",
 )
 @click.option(
     "--latency",

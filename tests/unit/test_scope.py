@@ -139,16 +139,18 @@ def test_all_of_a_mixed_checkpoint_is_one(mixed, tmp_path):
 
 def test_a_head_that_a_core_cannot_hold_is_named_not_refused(mixed, tmp_path):
     """A core of 4 bits, which the head's 8 do not fit."""
-    result = command(
-        *("run", mixed, "--prompt", PROMPT, "--tokens", 2, "--weights", "w4g32"),
-        *("--accel", "core-fpga", "--backend", "rtl", "--json"),
-    )
+    arguments = ("run", mixed, "--prompt", PROMPT, "--tokens", 2, "--weights", "w4g32")
+    arguments += ("--accel", "core-fpga", "--backend", "rtl")
+    result = command(*arguments, "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert record["host"] == ["head"] and record["mismatches"] == 0
     assert record["layers"] == 2 * 14  # two passes through all layers but the head
     whole = sum(n * k for n, k in SHAPES.values()) * LAYERS
     assert record["mac_share"] == whole / (whole + VOCAB * HIDDEN)
+    # Beside the seconds that it takes.
+    said = f"WITHOUT head, left to the host in float32: {VOCAB * HIDDEN:,} MACs ("
+    assert f" s at 50 MHz, {said}" in " ".join(command(*arguments).output.split())
 
 
 def work(*left: HostLayer) -> Workload:
