@@ -174,7 +174,7 @@ def quantize(
     if seen is not None and seen["tokens"] < (most := widest_input(loaded)):
         click.echo(
             f"evolute: {seen['tokens']:,} tokens to calibrate with are fewer than the {most:,} "
-            "inputs of the widest layer: what they say of inputs together counts the less",
+            "inputs of the widest layer: correlations of inputs are trusted little",
             err=True,
         )
     if found is not None and found.is_worse:
