@@ -89,6 +89,8 @@ def test_all_commands_up_to_a_bitstream(tmp_path: Path) -> None:
         "module top(input clk, rst, d, output q);\nreg [311:0] bits;\n"
         f"always @(posedge clk) bits <= {{bits, d}};\n{instance[1]}{ends}endmodule\n"
     )
-    (tmp_path / "top.lpf").write_text('FREQUENCY PORT "clk" 50 MHZ;\n')
+    pins = {"clk": "G2", "rst": "R1", "d": "T1", "q": "B2"}
+    places = "".join(f'LOCATE COMP "{port}" SITE "{site}";\n' for port, site in pins.items())
+    (tmp_path / "top.lpf").write_text(f'FREQUENCY PORT "clk" 50 MHZ;\n{places}')
     run(design, tmp_path)
     assert (tmp_path / "top.bit").stat().st_size > 10_000
