@@ -37,7 +37,7 @@ from verif.core_bench import (
     run,
     timings,
 )
-from verif.core_faults import check_faults, check_words
+from verif.core_faults import check_faults, check_tokens, check_words
 from verif.core_registers import check_counts, check_registers
 from verif.differences import SUMS, wrong_values
 from verif.driver import random_weights
@@ -243,6 +243,7 @@ KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
     "compiled": check_compiled,
     "long": check_long,
     "resets": check_resets,
+    "tokens": check_tokens,
     "faults": check_faults,
     "words": check_words,
     "registers": check_registers,

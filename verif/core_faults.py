@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from hw.isa import BUFFERS, OPERATIONS, Fault, Instruction, IsaError, Unit, inst
 from hw.registers import WATCHDOG_DEFAULT
 from hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
 from sim.memory import MemoryTiming
-from verif.core_bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, Expected, Program, put
+from verif.core_bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, Expected, Program, outcome, put
 from verif.core_session import DECERR, SLVERR, Session
 
 
@@ -256,9 +257,11 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
         setup=lambda session: session.trap(page, page + 1, write=False, response=SLVERR),
     )
 
-    load = instruction("load", signal=[Unit.COMPUTE], buffer=0, address=0, words=1, memory=0)
-    loads = [load] * (core.token_limit + 1)
-    yield Wrong("too many tokens", words([*loads, plain(core, "halt")]), Fault.TOKENS, None)
+    for giver, taker in permutations(Unit, 2):
+        given = _tokens(core, giver, taker, core.token_limit + 1)
+        yield Wrong(
+            f"too many tokens {giver.name} to {taker.name}", words(given), Fault.TOKENS, None
+        )
 
     def guarded(session: Session) -> None:
         session.set("watchdog", 300)
@@ -301,6 +304,45 @@ def _trapped(
         next(i for i, each in enumerate(program) if touches(each)),
         setup=lambda session: session.trap(at, at + 1, write=name == "store", response=response),
     )
+
+
+_PLAIN = {Unit.LOAD: "load", Unit.COMPUTE: "matmul", Unit.STORE: "store"}
+"""An instruction of each unit that always runs."""
+
+
+def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instruction]:
+    """A program in which so many tokens wait between two units before the first is taken."""
+
+    def each(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
+        return replace(plain(core, _PLAIN[unit]), wait=frozenset(wait), signal=frozenset(signal))
+
+    # The third unit lets the taker begin once the giver's last instruction is complete.
+    (third,) = set(Unit) - {giver, taker}
+    return [
+        *[each(giver, signal=[taker])] * (count - 1),
+        each(giver, signal=[taker, third]),
+        each(third, wait=[giver], signal=[taker]),
+        each(taker, wait=[giver, third]),
+        *[each(taker, wait=[giver])] * (count - 1),
+        plain(core, "halt"),
+    ]
+
+
+def check_tokens(bench: Bench, _: np.random.Generator) -> None:
+    """As many tokens as can be counted pass between every two units, and are all taken again; one
+    more is a fault, as `check_faults` sees."""
+    core = bench.core
+    with bench.session() as session:
+        for giver, taker in permutations(Unit, 2):
+            program = _tokens(core, giver, taker, core.token_limit)
+            put(session.memory, MEMORY_PAGE_BYTES, isa.to_bytes(program))
+            event = session.run(MEMORY_PAGE_BYTES, len(program), LIMIT_CYCLES)
+            case = f"all tokens {giver.name} to {taker.name}"
+            bench.check(case, "outcome", outcome(event), "done")
+            if event.kind == "limit":
+                session.reset()
+            bench.tally.cases += 1
+            bench.tally.coverage["all tokens"] += 1
 
 
 def check_faults(bench: Bench, rng: np.random.Generator) -> None:
