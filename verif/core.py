@@ -30,6 +30,7 @@ from verif import core_session
 from verif.core_bench import MEMORY_BYTES, Bench, Enough, Program, put, run, timings
 from verif.core_faults import check_faults, check_words
 from verif.core_registers import check_registers
+from verif.core_sweep import check_orders
 from verif.differences import SUMS, wrong_values
 from verif.driver import random_weights
 from verif.simulators import SimulatorError
@@ -218,6 +219,7 @@ KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
     "faults": check_faults,
     "words": check_words,
     "registers": check_registers,
+    "orders": check_orders,
 }
 """Everything that is checked."""
 
