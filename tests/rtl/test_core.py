@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from hw.export import to_verilog
 from hw.isa import Fault
@@ -241,10 +243,16 @@ MUTANTS = (
 
 
 def order_mutant(
-    name: str, module: ModuleType, old: str, new: str, found_in: str = "sweep"
+    name: str,
+    module: ModuleType,
+    old: str,
+    new: str,
+    found_in: str = "sweep",
+    *,
+    slow: bool = True,
 ) -> Mutant:
     """A fault in what the host's writes do, which the sweep of them finds."""
-    return Mutant(f"orders: {name}", module, old, new, found_in)
+    return Mutant(f"orders: {name}", module, old, new, found_in, slow)
 
 
 ORDER_MUTANTS = (
@@ -253,6 +261,7 @@ ORDER_MUTANTS = (
         control,
         "self.run.eq(self.busy & ~stopped)",
         "self.run.eq(self.busy & ~faulted)",
+        slow=False,
     ),
     order_mutant(
         "an acknowledge acts while a stopped program is busy",
@@ -295,12 +304,14 @@ ORDER_MUTANTS = (
         load,
         "with m.If(self.sync & self.resume):",
         "with m.If(self.resume):",
+        slow=False,
     ),
     order_mutant(
         "the number of instructions is read while a program runs",
         rtl,
         "dispatch.count.eq(instructions)",
         "dispatch.count.eq(registers.instructions)",
+        slow=False,
     ),
     order_mutant(
         "the program's place is read while it runs",
@@ -362,6 +373,7 @@ FAULT_MUTANTS = (
         "control.index_tokens.eq(index)",
         "control.index_tokens.eq(dispatch.index)",
         "too many tokens",
+        slow=True,
     ),
     Mutant(
         "faults: a sync's tokens are blamed on a load",
@@ -369,6 +381,7 @@ FAULT_MUTANTS = (
         "(tokens.overflow_load_1, indices[Unit.LOAD])",
         "(tokens.overflow_load_1, reads.index)",
         "too many tokens of sync",
+        slow=True,
     ),
     Mutant(
         "faults: a standstill is blamed on the next instruction",
@@ -376,6 +389,7 @@ FAULT_MUTANTS = (
         "index = Mux(units[unit].idle, index, active[unit])",
         "pass",
         "silent memory",
+        slow=True,
     ),
     Mutant(
         "ports: reads are not bufferable",
@@ -383,6 +397,7 @@ FAULT_MUTANTS = (
         '"m_axi_arcache": _NORMAL_BUFFERABLE',
         '"m_axi_arcache": 0b0010',
         "AR cache is not",
+        slow=True,
     ),
     Mutant(
         "ports: writes are not bufferable",
@@ -390,6 +405,7 @@ FAULT_MUTANTS = (
         '"m_axi_awcache": _NORMAL_BUFFERABLE',
         '"m_axi_awcache": 0b0010',
         "AW cache is not",
+        slow=True,
     ),
     Mutant(
         "ports: writes of half words",
@@ -397,6 +413,7 @@ FAULT_MUTANTS = (
         '"m_axi_awsize": log2(core.bus_bytes)',
         '"m_axi_awsize": log2(core.bus_bytes) - 1',
         "AW size is not",
+        slow=True,
     ),
     Mutant(
         "ports: bursts to one address",
@@ -404,6 +421,7 @@ FAULT_MUTANTS = (
         '"m_axi_arburst": _INCREMENTING',
         '"m_axi_arburst": 0',
         "AR burst is not",
+        slow=True,
     ),
 )
 
@@ -411,10 +429,14 @@ MODULES = (queues, dispatch, load, store, control, scale_lanes, scale, compute, 
 """What a core is made of beside its engine, each after those that it imports from."""
 
 
-@pytest.mark.parametrize(
-    "mutant",
-    [pytest.param(each, id=each.name, marks=[pytest.mark.slow] * each.slow) for each in MUTANTS],
-)
+def parameters(faults: Sequence[Mutant]) -> list[ParameterSet]:
+    """Each fault by its name; most take seconds, and some are enough for every day."""
+    return [
+        pytest.param(each, id=each.name, marks=[pytest.mark.slow] * each.slow) for each in faults
+    ]
+
+
+@pytest.mark.parametrize("mutant", parameters(MUTANTS))
 def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutants.put_in(mutant, CoreSpec, MODULES, monkeypatch)
     report = verify(mutant.core, seed=1)
@@ -431,15 +453,13 @@ def found_by(kind: str, mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> list
     return [each for each in report.differences if mutant.found_in in each]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mutant", [pytest.param(each, id=each.name) for each in ORDER_MUTANTS])
+@pytest.mark.parametrize("mutant", parameters(ORDER_MUTANTS))
 def test_fault_in_orders_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = "faults" if mutant.found_in == "instructions at" else "orders"
     assert found_by(kind, mutant, monkeypatch)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mutant", [pytest.param(each, id=each.name) for each in FAULT_MUTANTS])
+@pytest.mark.parametrize("mutant", parameters(FAULT_MUTANTS))
 def test_fault_in_faults_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found_by("faults", mutant, monkeypatch)
 
