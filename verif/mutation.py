@@ -174,16 +174,22 @@ def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Muta
         "read_rtlil flat.il",
         "select -set logic t:* t:$meminit* %d t:$scopeinfo %d",
         f"mutate -list 100000000 -seed {seed} -o list.txt @logic",
+        "select -none",
+        *(f"select -add w:{name} %ci2 t:*dff* %i" for name in _KEPT),
+        "select -write kept.txt",
     ]
-    text = yosys.run(script, {"flat.il": flat}, ["list.txt"], timeout_s=300).files["list.txt"]
+    files = yosys.run(script, {"flat.il": flat}, ["list.txt", "kept.txt"], timeout_s=300).files
+    kept = {each.partition("/")[2] for each in files["kept.txt"].splitlines()}
     found: dict[tuple[str, int], list[Mutation]] = {}
-    kept = re.compile(rf"-port Q .*-wire (?:{'|'.join(map(re.escape, _KEPT))}) ")
     inside = re.compile(rf"-src \S*/{RTL}/(\w+\.py):(\d+)")
-    for each in text.splitlines():
+    for each in files["list.txt"].splitlines():
         place = inside.search(each)
         change = re.sub(r" -(?:wire|wirebit|src|module) \S+", "", each.removeprefix("mutate "))
         port = re.search(r"-port (\S+)", change)
-        if place is None or port is None or port[1] in _CLOCKS or kept.search(each):
+        cell = re.search(r"-cell (\S+)", change)
+        if place is None or port is None or cell is None or port[1] in _CLOCKS:
+            continue
+        if port[1] == "Q" and cell[1] in kept:
             continue
         line = place[1], int(place[2])
         found.setdefault(line, []).append(Mutation(design, *line, change))

@@ -425,6 +425,75 @@ FAULT_MUTANTS = (
     ),
 )
 
+ROOMY = SMALL.evolve(
+    weight_buffer_bytes=32768,
+    activation_buffer_bytes=32768,
+    scale_buffer_bytes=16384,
+    accumulators=4096,
+)
+
+COUNT_MUTANTS = (
+    Mutant(
+        "fetch: addresses wrap at 64 KiB",
+        dispatch,
+        "memory.eq(memory + core.fetch_beats * core.bus_bytes),",
+        "memory[:16].eq(memory + core.fetch_beats * core.bus_bytes),",
+        "case 'long across",
+        core=ROOMY,
+    ),
+    Mutant(
+        "load: addresses wrap at 1 MiB",
+        load,
+        "memory.eq(memory + (beats << log2(core.bus_bytes))),",
+        "memory[:20].eq(memory + (beats << log2(core.bus_bytes))),",
+        "case 'long across",
+        slow=True,
+        core=ROOMY,
+    ),
+    Mutant(
+        "load: words wrap at 1,024",
+        load,
+        "left_minus_1.eq(left_minus_1 - beats),",
+        "left_minus_1.eq((left_minus_1 - beats)[:10]),",
+        "case 'long across",
+        slow=True,
+        core=ROOMY,
+    ),
+    Mutant(
+        "scaling: slices wrap at 512",
+        scale,
+        "left_minus_1.eq(left_minus_1 - group_minus_1 - 1),",
+        "left_minus_1.eq((left_minus_1 - group_minus_1 - 1)[:9]),",
+        "case 'long across",
+        slow=True,
+        core=ROOMY,
+    ),
+    Mutant(
+        "counters: of 32 bits",
+        control,
+        "counter.eq(counter + more)]",
+        "counter[:32].eq(counter + more)]",
+        "case 'counters from 0x100000000'",
+    ),
+    Mutant(
+        "index: wraps at 1,024 instructions",
+        dispatch,
+        "index.eq(index + 1)",
+        "index.eq((index + 1)[:10])",
+        "late': ",
+        slow=True,
+    ),
+    Mutant(
+        "tokens: one less than can be counted",
+        queues,
+        "total > self.limit",
+        "total >= self.limit",
+        "case 'all tokens",
+    ),
+)
+COUNT_KINDS = {"case 'counters": "counts", "case 'all": "tokens", "case 'long": "long"}
+"""What each is found by, by how the case begins; else by faults late in a program."""
+
 MODULES = (queues, dispatch, load, store, control, scale_lanes, scale, compute, rtl)
 """What a core is made of beside its engine, each after those that it imports from."""
 
@@ -462,6 +531,13 @@ def test_fault_in_orders_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("mutant", parameters(FAULT_MUTANTS))
 def test_fault_in_faults_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found_by("faults", mutant, monkeypatch)
+
+
+@pytest.mark.parametrize("mutant", parameters(COUNT_MUTANTS))
+def test_fault_in_counts_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = COUNT_KINDS.items()
+    kind = next((kind for start, kind in starts if mutant.found_in.startswith(start)), "faults")
+    assert found_by(kind, mutant, monkeypatch)
 
 
 @pytest.mark.slow
