@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ACCEL ?= core-decode
 
-.PHONY: setup sim verify verilog dse report test check bench accuracy fuzz docs figures
+.PHONY: setup sim verify mutants verilog dse report test check bench accuracy fuzz docs figures
 .DEFAULT_GOAL := sim
 
 setup: .venv/ready
@@ -25,6 +25,11 @@ sim: setup            ## verify the default accelerator, run the SLM on it, writ
 
 verify: setup         ## every preset in RTL simulation against its golden and cycle models
 	$(BIN)/evolute verify
+
+mutants: setup        ## random faults in the RTL, and which the verification finds, into reports' records
+	rm -rf out/mutants
+	$(BIN)/evolute mutants --out out/mutants
+	mv out/mutants/records.jsonl reports/data/mutants.jsonl
 
 verilog: setup        ## Verilog, constraints and scripts of the default accelerator in out/verilog
 	$(BIN)/evolute export $(ACCEL) -o out/verilog

@@ -58,19 +58,24 @@ class Fault(enum.IntEnum):
     ILLEGAL = 1
     """No such instruction, or fields that this core does not have room for."""
     MISALIGNED = 2
-    """A memory address that is not a multiple of the bus width in bytes."""
+    """A memory address that is not a multiple of the bus width in bytes; or a program that does not
+    lie at a multiple of 4096 bytes, or whose last instruction lies past the last address. Nothing
+    of such a program is fetched, and its index is 0."""
     READ = 3
-    """The memory answered a read with an error."""
+    """The memory answered a read with an error: a load's, or that of the bus word in which this
+    instruction is the first."""
     WRITE = 4
     """The memory answered a write with an error."""
     BOUNDS = 5
     """A matrix multiplication ran past the end of a buffer."""
     TOKENS = 6
-    """More tokens between two units than can be counted."""
+    """More tokens between two units than can be counted; the instruction gave the one too many."""
     NO_HALT = 7
     """The program ended without a halt."""
     WATCHDOG = 8
-    """Nothing moved for as many cycles as the watchdog register says."""
+    """Nothing moved for as many cycles as the watchdog register says. The instruction is the one
+    that a unit is at work on, else the first that waits in a queue, of load, compute and store in
+    this order; else the next to be handed out."""
 
 
 @dataclass(frozen=True)

@@ -174,14 +174,25 @@ def _driver() -> list[str]:
 6. Wait for the interrupt or read {status} until one of these bits is set:
    - {Status.DONE.value} (`DONE`): the results are in memory, and the counters stand still.
    - {Status.ERROR.value} (`ERROR`): `error` holds the fault, `error_index` the instruction's index
-     from 0. Nothing is outstanding on the bus once {Status.BUSY.value} (`BUSY`) is 0.
+     from 0. Nothing is outstanding on the bus once {Status.BUSY.value} (`BUSY`) is 0. There is no
+     need to wait for that: the orders of the next steps are remembered until then. A memory that
+     never answers keeps the core busy, and then only a reset helps.
    - {Status.SYNC.value} (`SYNC`): a `sync` calls. Do the host's part, then write
      {Control.RESUME.value} (`RESUME`) to {control} and wait again.
 7. Write {Control.ACKNOWLEDGE.value} (`ACKNOWLEDGE`) to {control}; it clears `DONE` and `ERROR`, and
-   so the interrupt. Discard the processor's cached copies of the results before reading them.""",
-        "`START` clears the status of the program before, its counters and all tokens. The "
-        "registers written by the host keep their values, and so do buffers and sums: what was "
+   so the interrupt; after an error, once `BUSY` is 0. Discard the processor's cached copies of the
+   results before reading them.
+8. Go on at 2 or 3 with the next program. Its `START` may be written right after the
+   `ACKNOWLEDGE`, or without it: the status is then of the new program alone.""",
+        "`START` clears the status of the program before, and its counters and all tokens when the "
+        "new one begins. Where the program lies and how many instructions it has is read at "
+        "`START`: what is written to these registers later is for the next one. The registers "
+        "written by the host keep their values, and so do buffers and sums: what was "
         "loaded or summed before is still there.",
+        "Each order acts in the cycle in which its write does: the one in which both address and "
+        "data have been taken, or, where the answer to the write before is still to be taken, the "
+        "one in which it is. `status` shows it in the next cycle. Several orders in one write act "
+        "together; a `START` that is not ignored comes before the others.",
     ]
 
 

@@ -23,17 +23,22 @@ class Control(enum.IntFlag):
     """Bits written to `control`; all read as zero."""
 
     START = 1
-    """Run the program from its first instruction; ignored while busy."""
+    """Run the program that the registers say, from its first instruction. Ignored while a program
+    runs. While one that a fault has stopped is still busy, the order is remembered: it clears
+    `status` at once but for BUSY, and the new program begins as soon as the bus is quiet."""
     RESUME = 2
-    """Go on after a `sync`; ignored while there is none."""
+    """Go on after a `sync`; ignored unless SYNC is set in `status`."""
     ACKNOWLEDGE = 4
-    """Clear done and error in `status`."""
+    """Clear DONE and ERROR in `status`, `error` and `error_index`. While a stopped program is
+    still busy, the order is remembered, and clears them in the cycle in which BUSY ends. It never
+    makes a program go on."""
 
 
 class Status(enum.IntFlag):
     """Bits of `status` and of `interrupt_enable`; an enabled status raises the interrupt."""
 
     BUSY = 1
+    """A program runs, or was stopped and its transfers on the bus are not complete."""
     DONE = 2
     """The program has halted."""
     ERROR = 4
@@ -51,11 +56,25 @@ _WORDS = (
     Register("control", 0x08, "bits of Control; reads as 0", writable=True),
     Register("status", 0x0C, "bits of Status"),
     Register("interrupt_enable", 0x10, "bits of Status that raise the interrupt", writable=True),
-    Register("program_low", 0x14, "byte address of the program, a multiple of 4096", writable=True),
-    Register("program_high", 0x18, "its upper half", writable=True),
-    Register("instructions", 0x1C, "instructions in the program, 24 bits", writable=True),
     Register(
-        "watchdog", 0x20, "cycles without movement that stop a program; 0 never does", writable=True
+        "program_low",
+        0x14,
+        "byte address of the program, a multiple of 4096; read at START",
+        writable=True,
+    ),
+    Register("program_high", 0x18, "its upper half; read at START", writable=True),
+    Register(
+        "instructions",
+        0x1C,
+        "instructions in the program, 24 bits; read at START",
+        writable=True,
+    ),
+    Register(
+        "watchdog",
+        0x20,
+        "cycles without movement that stop a program, 0 never does; acts at once, also on cycles "
+        "that have passed",
+        writable=True,
     ),
     Register("error", 0x24, "a Fault, or 0"),
     Register("error_index", 0x28, "index of the instruction at fault"),

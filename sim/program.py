@@ -95,7 +95,7 @@ def program_cycles(
     if not core.engine.steps_are_fixed:
         rule = "given for an engine whose steps depend on weights"
         require(beat_steps is not None, "beat_steps", rule, beat_steps)
-    return _Machine(core, program, memory, beat_steps).run()
+    return Machine(core, program, memory, beat_steps).run()
 
 
 def _bursts(core: CoreSpec, transfer: Instruction) -> list[int]:
@@ -183,7 +183,7 @@ def _job(index: int, instruction: Instruction) -> _Job:
     return _Job(index, instruction, unit, takes, gives)
 
 
-class _Machine:
+class Machine:
     """Fetch, dispatch, the three units, their tokens and the memory, between two cycles."""
 
     def __init__(
@@ -424,11 +424,11 @@ class _Machine:
         return waits
 
 
-START: dict[str, Callable[[_Machine, int, _Job], None]] = {
-    "load": _Machine._start_load,
-    "sync": _Machine._start_sync,
-    "matmul": _Machine._start_matmul,
-    "fill": _Machine._start_fill,
-    "store": _Machine._start_store,
+START: dict[str, Callable[[Machine, int, _Job], None]] = {
+    "load": Machine._start_load,
+    "sync": Machine._start_sync,
+    "matmul": Machine._start_matmul,
+    "fill": Machine._start_fill,
+    "store": Machine._start_store,
 }
 """What an instruction does in the cycle in which it leaves its queue."""

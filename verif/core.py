@@ -38,8 +38,9 @@ from verif.core_bench import (
     run,
     timings,
 )
-from verif.core_faults import check_faults, check_words
+from verif.core_faults import check_faults, check_tokens, check_words
 from verif.core_registers import check_counts, check_registers
+from verif.core_sweep import check_orders
 from verif.differences import SUMS, wrong_values
 from verif.driver import random_weights
 from verif.simulators import SimulatorError
@@ -248,10 +249,12 @@ KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
     "compiled": check_compiled,
     "long": check_long,
     "resets": check_resets,
+    "tokens": check_tokens,
     "faults": check_faults,
     "words": check_words,
     "registers": check_registers,
     "counts": check_counts,
+    "orders": check_orders,
 }
 """Everything that is checked."""
 

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 
 from hw import isa
-from hw.isa import BUFFERS, OPERATIONS, Fault, Instruction, IsaError, Unit, instruction
+from hw.isa import (
+    BUFFERS,
+    OPERATIONS,
+    DeadlockError,
+    Fault,
+    Instruction,
+    IsaError,
+    Unit,
+    instruction,
+)
 from hw.registers import WATCHDOG_DEFAULT
 from hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
 from sim.memory import MemoryTiming
-from verif.core_bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, Expected, Program, put
+from sim.program import program_cycles
+from verif.core_bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, Expected, Program, outcome, put
 from verif.core_session import DECERR, SLVERR, Session
+from verif.core_stand import stand
+
+PATIENCE = 300
+"""The watchdog's cycles where it is to stop a program."""
 
 
 def words_to_bytes(words: Sequence[int]) -> bytes:
@@ -24,17 +39,22 @@ def words_to_bytes(words: Sequence[int]) -> bytes:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A program that must come to a stop, and how; `index` None where time decides.
+    """A program that must come to a stop, and how; `index` is the instruction at fault.
 
-    `setup` prepares the session; `words` are the instructions in binary.
+    `setup` prepares the session; `words` are the instructions in binary, and `count`, where given,
+    how many the register says. Of a program that lies where none can, nothing must be `fetched`.
+    Where time decides which instruction is at fault, it is known in exact time alone.
     """
 
     name: str
     words: tuple[int, ...]
     fault: Fault
-    index: int | None
+    index: int
     address: int = MEMORY_PAGE_BYTES
     setup: Callable[[Session], object] = lambda _: None
+    count: int | None = None
+    fetched: bool = True
+    exact_time: bool = False
 
 
 def plain(core: CoreSpec, name: str, **changes: int) -> Instruction:
@@ -237,7 +257,21 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
 
     some = words(bench.random_program(rng).instructions)
     for offset in (isa.INSTRUCTION_BYTES, MEMORY_PAGE_BYTES // 2, 1 << core.address_bits):
-        yield Wrong(f"program at {offset:#x}", some, Fault.MISALIGNED, 0, address=offset)
+        title = f"program at {offset:#x}"
+        yield Wrong(title, some, Fault.MISALIGNED, 0, address=offset, fetched=False)
+    for pages in (1, 16):
+        start = (1 << core.address_bits) - pages * MEMORY_PAGE_BYTES
+        count = pages * MEMORY_PAGE_BYTES // isa.INSTRUCTION_BYTES + 1
+        title = f"{count} instructions at {start:#x}"
+        outside = Wrong(title, (), Fault.MISALIGNED, 0, start, count=count, fetched=False)
+        yield outside
+        # The longest that would fit is fetched; no memory lies there.
+        title = f"{count - 1} instructions at {start:#x}"
+        yield Wrong(title, (), Fault.READ, 0, start, count=count - 1)
+    longest = (1 << isa.INDEX_BITS) - 1
+    start = (1 << core.address_bits) - MEMORY_PAGE_BYTES
+    title = f"{longest} instructions at {start:#x}"
+    yield Wrong(title, (), Fault.MISALIGNED, 0, start, count=longest, fetched=False)
     yield Wrong("no halt", some[:-1], Fault.NO_HALT, len(some) - 1)
     yield Wrong("no instruction", (), Fault.NO_HALT, 0)
 
@@ -247,34 +281,116 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
             while not any(each.operation.name == name for each in program):
                 program = bench.random_program(rng).instructions
             yield _trapped(core, rng, program, name, fault, response)
-    page = MEMORY_PAGE_BYTES + isa.INSTRUCTION_BYTES * (len(some) - 1)
-    yield Wrong(
-        "fetch answered with an error",
-        some,
-        Fault.READ,
-        None,
-        setup=lambda session: session.trap(page, page + 1, write=False, response=SLVERR),
-    )
-
-    load = instruction("load", signal=[Unit.COMPUTE], buffer=0, address=0, words=1, memory=0)
-    loads = [load] * (core.token_limit + 1)
-    yield Wrong("too many tokens", words([*loads, plain(core, "halt")]), Fault.TOKENS, None)
+    for at in {0, len(some) // 2, len(some) - 1}:
+        yield _untold(core, some, at)
+    yield from _too_many_tokens(core)
 
     def guarded(session: Session) -> None:
-        session.set("watchdog", 300)
+        session.set("watchdog", PATIENCE)
 
-    def silent(session: Session) -> None:
-        guarded(session)
-        session.silence(int(rng.integers(1, 60)), 2000)
-
-    many = words(bench.random_program(rng, length=60).instructions)
     for _ in range(4):
-        yield Wrong("silent memory", many, Fault.WATCHDOG, None, setup=silent)
+        yield _silent(bench, rng)
+    for _ in range(4):
+        stuck, index = _stuck(bench, rng)
+        yield Wrong("a wait for ever", words(stuck), Fault.WATCHDOG, index, setup=guarded)
     for name, source in (("matmul", Unit.LOAD), ("store", Unit.COMPUTE), ("sync", Unit.STORE)):
-        stuck = isa.encode(plain(core, name)) | 1 << isa.WAIT_OFFSET + source
-        stuck_words = (stuck, isa.encode(plain(core, "halt")))
+        waits = isa.encode(plain(core, name)) | 1 << isa.WAIT_OFFSET + source
+        waiting = (waits, isa.encode(plain(core, "halt")))
         title = f"{name} waits for ever"
-        yield Wrong(title, stuck_words, Fault.WATCHDOG, 0, setup=guarded)
+        yield Wrong(title, waiting, Fault.WATCHDOG, 0, setup=guarded)
+
+
+def _untold(core: CoreSpec, program: tuple[int, ...], index: int) -> Wrong:
+    """A program of which one instruction's word of memory is answered with an error: the first
+    instruction in that word is at fault."""
+    at = MEMORY_PAGE_BYTES + isa.INSTRUCTION_BYTES * index
+    first = (at - at % core.bus_bytes - MEMORY_PAGE_BYTES) // isa.INSTRUCTION_BYTES
+    return Wrong(
+        f"fetch of {index} answered with an error",
+        program,
+        Fault.READ,
+        first,
+        setup=lambda session: session.trap(at, at + 1, write=False, response=SLVERR),
+    )
+
+
+def _too_many_tokens(core: CoreSpec) -> Iterator[Wrong]:
+    """From every unit, to each of the others, one token more than can be counted."""
+
+    def word(name: str, waits: int = 0, gives: int = 0) -> int:
+        header = waits << isa.WAIT_OFFSET | gives << isa.SIGNAL_OFFSET
+        return isa.encode(plain(core, name)) | header
+
+    for unit, taker in permutations(Unit, 2):
+        name = _PLAIN[unit]
+        (other,) = set(Unit) - {unit, taker}
+        many = [word(name, gives=1 << taker)] * core.token_limit
+        endings = {name: [word(name, gives=1 << taker)]}
+        if unit is Unit.LOAD:
+            # A sync must not overtake what is still being loaded.
+            there = {Unit.COMPUTE: "matmul", Unit.STORE: "store"}[other]
+            endings["sync"] = [
+                word("load", gives=1 << other),
+                word(there, waits=1 << unit, gives=1 << unit),
+                word("sync", waits=1 << other, gives=1 << taker),
+            ]
+        for title, ending in endings.items():
+            program = (*many, *ending, word("halt"))
+            index = len(program) - 2
+            name = f"too many tokens of {title} to {taker.name}"
+            yield Wrong(name, program, Fault.TOKENS, index)
+
+
+def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], int]:
+    """A random program with a wait that nobody ends, and the instruction that it stops at."""
+    core, timing = bench.core, MemoryTiming(20, bench.core.bus_bytes)
+    while True:
+        drawn = bench.random_program(rng, length=30)
+        program = list(drawn.instructions)
+        index = int(rng.integers(len(program)))
+        unit = program[index].operation.unit
+        if unit is None:
+            continue
+        source = rng.choice([each for each in Unit if each is not unit])
+        waits = program[index].wait | {Unit(source)}
+        program[index] = replace(program[index], wait=waits)
+        steps = None if core.engine.steps_are_fixed else drawn.expected().beat_steps
+        try:
+            program_cycles(core, program, timing, MEMORY_PAGE_BYTES, steps)
+        except DeadlockError:
+            return program, stand(core, program, timing, steps)[1]
+        except IsaError:
+            pass
+
+
+def _silent(bench: Bench, rng: np.random.Generator) -> Wrong:
+    """A program whose memory falls silent, until the watchdog has stopped it."""
+    core = bench.core
+    timing = MemoryTiming(20, core.bus_bytes)
+    while True:
+        program = bench.random_program(rng, length=60)
+        # The cycle in which the host resumes would count.
+        if all(each.operation.name != "sync" for each in program.instructions):
+            break
+    first = int(rng.integers(1, 200))
+    steps = program.expected().beat_steps
+    last, index = stand(core, program.instructions, timing, steps, first)
+
+    def setup(session: Session) -> None:
+        session.memory[:] = program.image
+        session.set("watchdog", PATIENCE)
+        session.silence(first, last + 2 * PATIENCE)
+
+    encoded = tuple(isa.encode(each) for each in program.instructions)
+    return Wrong(
+        "silent memory",
+        encoded,
+        Fault.WATCHDOG,
+        index,
+        address=program.address,
+        setup=setup,
+        exact_time=True,
+    )
 
 
 def _trapped(
@@ -303,22 +419,67 @@ def _trapped(
     )
 
 
+_PLAIN = {Unit.LOAD: "load", Unit.COMPUTE: "matmul", Unit.STORE: "store"}
+"""An instruction of each unit that always runs."""
+
+
+def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instruction]:
+    """A program in which so many tokens wait between two units before the first is taken."""
+
+    def each(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
+        return replace(plain(core, _PLAIN[unit]), wait=frozenset(wait), signal=frozenset(signal))
+
+    # The third unit lets the taker begin once the giver's last instruction is complete.
+    (third,) = set(Unit) - {giver, taker}
+    return [
+        *[each(giver, signal=[taker])] * (count - 1),
+        each(giver, signal=[taker, third]),
+        each(third, wait=[giver], signal=[taker]),
+        each(taker, wait=[giver, third]),
+        *[each(taker, wait=[giver])] * (count - 1),
+        plain(core, "halt"),
+    ]
+
+
+def check_tokens(bench: Bench, _: np.random.Generator) -> None:
+    """As many tokens as can be counted pass between every two units, and are all taken again; one
+    more is a fault, as `check_faults` sees."""
+    core = bench.core
+    with bench.session() as session:
+        for giver, taker in permutations(Unit, 2):
+            program = _tokens(core, giver, taker, core.token_limit)
+            put(session.memory, MEMORY_PAGE_BYTES, isa.to_bytes(program))
+            event = session.run(MEMORY_PAGE_BYTES, len(program), LIMIT_CYCLES)
+            case = f"all tokens {giver.name} to {taker.name}"
+            bench.check(case, "outcome", outcome(event), "done")
+            if event.kind == "limit":
+                session.reset()
+            bench.tally.cases += 1
+            bench.tally.coverage["all tokens"] += 1
+
+
 def check_faults(bench: Bench, rng: np.random.Generator) -> None:
     """Every fault is reported as what it is, leaves the bus clean, and the next program runs."""
     timing = MemoryTiming(20, bench.core.bus_bytes)
     good = bench.random_program(rng)
     expected = good.expected()
+    memory = (1 << bench.core.address_bits) - MEMORY_PAGE_BYTES
+    longest = memory // isa.INSTRUCTION_BYTES
+    at_once = max(1, bench.core.bus_bits // isa.INSTRUCTION_BITS)
     with bench.session() as session:
         for seed, wrong in enumerate(_wrongs(bench, rng)):
             session.set_timing(timing)
             _check_fault(bench, session, wrong, wrong.name, rng)
             bench.play(session, f"after {wrong.name}", good, expected, timing)
+            if wrong.exact_time:
+                continue
             session.set_random(seed)
             _check_fault(bench, session, wrong, f"{wrong.name} random", rng)
             bench.play(session, f"after {wrong.name} random", good, expected, seed)
-            if wrong.index is not None and wrong.address == MEMORY_PAGE_BYTES:
-                late = int(rng.integers(1, 1 << isa.INDEX_BITS)) - len(wrong.words)
-                _check_fault(bench, session, wrong, f"{wrong.name} late", rng, max(0, late))
+            if wrong.address == MEMORY_PAGE_BYTES and wrong.count is None:
+                most = min(longest, 1 << isa.INDEX_BITS) - len(wrong.words)
+                late = int(rng.integers(most)) // at_once * at_once
+                _check_fault(bench, session, wrong, f"{wrong.name} late", rng, late)
                 bench.tally.coverage["fault late in a program"] += 1
         _check_patience(bench, session, good, expected)
 
@@ -338,7 +499,8 @@ def _check_fault(
     wrong.setup(session)
     at_error = bool(rng.random() < 0.5)
     session.advance("index", before)
-    count = before + len(wrong.words)
+    session.advance("words", before * isa.INSTRUCTION_BITS // bench.core.bus_bits)
+    count = before + (len(wrong.words) if wrong.count is None else wrong.count)
     event = session.run(wrong.address, count, LIMIT_CYCLES, stop_at_error=at_error)
     while event.kind == "sync":
         event = session.resume(LIMIT_CYCLES)
@@ -347,8 +509,10 @@ def _check_fault(
     bench.watch(session, case)
     bench.check(case, "busy", session.busy, False)
     bench.check(case, "fault", event.fault, wrong.fault)
-    if wrong.index is not None:
-        bench.check(case, "index", event.index, wrong.index + before)
+    bench.check(case, "index", event.index, wrong.index + before)
+    if not wrong.fetched:
+        bench.check(case, "words read", session.get("read_beats_low"), 0)
+        bench.check(case, "words that crossed the bus", event.read_beats, 0)
     session.calm()
     session.set("watchdog", WATCHDOG_DEFAULT)
     bench.tally.cases += 1
@@ -358,7 +522,7 @@ def _check_fault(
 def _check_patience(bench: Bench, session: Session, good: Program, expected: Expected) -> None:
     """What the watchdog must let pass, and a bus that never answers again."""
     core, case = bench.core, "watchdog"
-    session.set("watchdog", 300)
+    session.set("watchdog", PATIENCE)
     program = [plain(core, "sync"), plain(core, "halt")]
     image_ = np.zeros(MEMORY_BYTES, np.uint8)
     called = Program(core, program, 0, image_)
@@ -374,7 +538,7 @@ def _check_patience(bench: Bench, session: Session, good: Program, expected: Exp
     session.reset()
     bench.play(session, "after a reset", good, expected, slow_host)
 
-    session.set("watchdog", 300)
+    session.set("watchdog", PATIENCE)
     session.silence(20)
     event = session.run(good.address, len(good.instructions), LIMIT_CYCLES, stop_at_error=True)
     bench.check(case, "fault of a dead memory", event.fault, Fault.WATCHDOG)

@@ -154,7 +154,7 @@ class Writer:
         values = dict(self._counts() if counts is None else counts)
         after = {Unit.LOAD: _NOBODY}
         spans = []
-        for number, beats in rng.permutation(list(enumerate(_beats(core, values)))).tolist():
+        for number, beats in rng.permutation(list(enumerate(beats_taken(core, values)))).tolist():
             buffer = core.buffers[number]
             words, step = buffer.words(beats), buffer.words_per_beat
             address = step * int(rng.integers((buffer.bus_words - words) // step + 1))
@@ -312,7 +312,7 @@ class Writer:
             steps = values["slices"] * planes * engine.beat_steps(mode) * values["row_tiles"]
             fits = steps <= _MOST_STEPS and all(
                 buffer.words(beats) <= buffer.bus_words
-                for buffer, beats in zip(core.buffers, _beats(core, values), strict=True)
+                for buffer, beats in zip(core.buffers, beats_taken(core, values), strict=True)
             )
             if fits and all(values[name] <= most for name, most in _MOST.items()):
                 return values
@@ -334,8 +334,8 @@ def longest_counts(core: CoreSpec) -> list[dict[str, int]]:
     ]
 
 
-def _beats(core: CoreSpec, values: Mapping[str, int]) -> tuple[int, int, int]:
-    """Beats that a matrix multiplication takes from each buffer."""
+def beats_taken(core: CoreSpec, values: Mapping[str, int]) -> tuple[int, int, int]:
+    """Beats that a matrix multiplication with these fields takes from each buffer."""
     groups = -(-values["slices"] // values["group_slices"])
     return (
         values["slices"] * values["planes"],

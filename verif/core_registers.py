@@ -61,6 +61,21 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
                 check(f"{name} written with strobes {strobes:#x}", session.get(name), before)
     session.set("watchdog", WATCHDOG_DEFAULT)
     _check_interrupts(bench, session, check)
+    _check_half_writes(session, check)
+
+
+def _check_half_writes(session: Session, check: Callable[[str, object, object], None]) -> None:
+    """A reset forgets a write of which only the address or only the data was taken."""
+    offset, other = REGISTERS["program_low"].offset, REGISTERS["program_high"]
+    for half, address_after, data_after in (("address", 0, 50), ("data", 50, 0)):
+        session.offer(address_after, offset, 0x1234, data_after=data_after)
+        session.step(5)
+        session.reset()
+        check(
+            f"response after half a write, the {half}", session.write(other.offset, 7).response, 0
+        )
+        check(f"program_high after the {half} alone", session.get("program_high"), 7)
+        check(f"program_low after the {half} alone", session.get("program_low"), 0)
 
 
 def check_counts(bench: Bench, rng: np.random.Generator) -> None:

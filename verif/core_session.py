@@ -7,6 +7,7 @@ image is shared through a file, and everything else is a line of text.
 from __future__ import annotations
 
 import contextlib
+import enum
 import mmap
 import re
 import shutil
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 RESET_CYCLES = 4
 """How long the reset is held at power-on."""
 
-ADVANCEABLE = {**dict.fromkeys(COUNTERS, "registers"), "index": "dispatch"}
+ADVANCEABLE = {**dict.fromkeys(COUNTERS, "registers"), "index": "dispatch", "words": "dispatch"}
 """Counts that `Session.advance` can change, and the part of the core that each belongs to."""
 
 _ANSWERS = ("ok ", "ok\n", "idle ", "interrupt ", "limit ")
@@ -61,6 +62,30 @@ class Event:
     fault: Fault | None = None
     index: int = 0
     """The instruction at fault."""
+
+
+class Seen(enum.IntEnum):
+    """What a `Sight` is of, and its values; the same as in `verif/native/main.cpp`."""
+
+    PINS = 0
+    """Busy and interrupt, at first and when they change."""
+    VALUE = 1
+    """A register, at first and when it changes; in the cycle in which the request was taken."""
+    ADDRESS = 2
+    """A write's address is taken."""
+    DATA = 3
+    """A write's data is taken."""
+    ANSWER = 4
+    """The response to a write is taken."""
+
+
+class Sight(NamedTuple):
+    """One thing that `Session.watch` saw, and in which cycle since it began."""
+
+    what: Seen
+    cycle: int
+    value: int = 0
+    other: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,7 +243,8 @@ class Session(contextlib.AbstractContextManager):
 
     def advance(self, name: str, value: int) -> None:
         """When the next program begins, add to a count of `ADVANCEABLE`, which counts on from
-        there: a count that no test could wait for. `index` is that of the next instruction."""
+        there: a count that no test could wait for. `index` is that of the next instruction, and
+        `words` are those fetched."""
         self._ask("advance", name, value)
 
     def step(self, cycles: int) -> None:
@@ -232,6 +258,34 @@ class Session(contextlib.AbstractContextManager):
 
     def write(self, offset: int, value: int, strobes: int = 15) -> Access:
         return Access(*self._numbers("write", offset, value, strobes))
+
+    def offer(
+        self,
+        after: int,
+        offset: int,
+        value: int,
+        strobes: int = 15,
+        *,
+        data_after: int | None = None,
+    ) -> None:
+        """Let the host write a register on its own: the address is on its channel `after` cycles
+        from now, the data with it or `data_after` cycles from now, or later, once what was offered
+        on the channel before has been taken."""
+        self._ask("address", after, offset)
+        self._ask("data", after if data_after is None else data_after, value, strobes)
+
+    def hold(self, after: int, cycles: int) -> None:
+        """Let the host take no answer to a write in `cycles` cycles, the first `after` from now."""
+        self._ask("hold", after, cycles)
+
+    def watch(self, cycles: int, name: str, after: int = 0) -> list[Sight]:
+        """Let time pass, and see pins, writes, and the register `name`, which is read again and
+        again, every other cycle from `after` on."""
+        numbers = self._numbers("watch", cycles, REGISTERS[name].offset, after)
+        return [
+            Sight(Seen(what), *seen)
+            for what, *seen in zip(*(numbers[i::4] for i in range(4)), strict=True)
+        ]
 
     def get(self, name: str) -> int:
         """The value of the register `name`."""

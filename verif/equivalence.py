@@ -23,6 +23,9 @@ SAT_SECONDS = 60
 INDUCTION_CYCLES = 12
 """Most cycles that an induction looks back."""
 
+_READS, _WRITES = ("$memrd", "$memrd_v2"), ("$memwr", "$memwr_v2")
+"""Ports of memories."""
+
 _MISSED = "SAT proof finished - no model found: SUCCESS!"
 _INDUCED = "Induction step proven: SUCCESS!"
 
@@ -88,7 +91,7 @@ def _is_register(cell: dict[str, Any]) -> bool:
 
 
 def _is_memory(cell: dict[str, Any]) -> bool:
-    return cell["type"] in ("$memrd_v2", "$memwr_v2")
+    return cell["type"] in (*_READS, *_WRITES)
 
 
 def _inputs(cell: dict[str, Any]) -> dict[str, Bits]:
@@ -129,16 +132,17 @@ def _seen(
             any_enable = net.gate("$reduce_or", 1, A=enables)
         address = both(ports["ADDR"])[take]
         found = net.gate("$and", len(address), A=address, B=any_enable * len(address))
-        if cell["type"] == "$memwr_v2":
+        if cell["type"] in _WRITES:
             data = both(ports["DATA"])[take]
             found = found + net.gate("$and", len(data), A=data, B=enables)
         masked.append(found)
     yield masked[0], masked[1]
 
 
-def _miter(text: str, switch: str) -> tuple[_Netlist, Bits, dict[str, dict[str, Any]]]:
-    """The netlist with a copy of all that the switch reaches; the bit that says that the copies
-    differ; and the registers, which are taken out."""
+def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str, dict[str, Any]]]:
+    """The netlist with a copy of all that the switch reaches; bits that say that the copies differ,
+    in anything (`differs`) or in what the next state will be (`strays`); and the registers, which
+    are taken out."""
     (module,) = json.loads(text)["modules"].values()
     net = _Netlist(module)
     (off,) = net.ports.pop(switch)["bits"]
@@ -173,25 +177,26 @@ def _miter(text: str, switch: str) -> tuple[_Netlist, Bits, dict[str, dict[str, 
             port: ["0" if bit == off else bit for bit in bits]
             for port, bits in cell["connections"].items()
         }
-    pairs: list[tuple[Bits, Bits]] = [
+    shown: list[tuple[Bits, Bits]] = [
         (port["bits"], [copied.get(bit, bit) for bit in port["bits"]])
         for port in net.ports.values()
         if port["direction"] == "output"
     ]
-    for cell in taken_out.values():
-        pairs += _seen(net, cell, copied)
-    wrong = [
-        net.gate("$xor", 1, A=[a], B=[b])[0]
-        for left, right in pairs
-        for a, b in zip(left, right, strict=True)
-        if a != b
-    ]
-    differs = net.gate("$reduce_or", 1, A=wrong) if wrong else ["0"]
+    kept = [pair for cell in taken_out.values() for pair in _seen(net, cell, copied)]
+    found: dict[str, Bits] = {}
+    for name, pairs in (("differs", shown + kept), ("strays", kept)):
+        wrong = [
+            net.gate("$xor", 1, A=[a], B=[b])[0]
+            for left, right in pairs
+            for a, b in zip(left, right, strict=True)
+            if a != b
+        ]
+        found[name] = net.gate("$reduce_or", 1, A=wrong) if wrong else ["0"]
     for i, cell in enumerate(taken_out.values()):
-        if cell["type"] == "$memrd_v2":
+        if cell["type"] in _READS:
             net.input(f"read{i}", cell["connections"]["DATA"])
     registers = {name: cell for name, cell in taken_out.items() if _is_register(cell)}
-    return net, differs, registers
+    return net, found, registers
 
 
 def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
@@ -208,11 +213,11 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
     text = yosys.run(plant, {"flat.il": flat}, ["flat.json"], timeout_s=300).files["flat.json"]
     read = ["read_json miter.json", "opt -full", "opt_clean -purge"]
 
-    net, differs, registers = _miter(text, switch)
+    net, found, registers = _miter(text, switch)
     clocks = {str(cell["connections"]["CLK"]) for cell in registers.values()}
     for i, cell in enumerate(registers.values()):
         net.input(f"state{i}", cell["connections"]["Q"])
-    cut = net.text(top, {"differs": differs})
+    cut = net.text(top, found)
     free = [f"sat -prove differs 0 -timeout {SAT_SECONDS} {top}"]
     if _holds([*read, *free], cut, _MISSED):
         return "no state in which it shows"
@@ -220,15 +225,15 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
         return None  # Yosys' induction knows one clock
     if reset.port not in net.ports:
         return None
-    # While it resets, it must not show in any state; from then on, in none that follows.
+    # The first reset, in whatever state, leads to the same one; from then on nothing shows.
     resetting = [
-        f"sat -set {reset.port} {reset.level} -prove differs 0 -timeout {SAT_SECONDS} {top}"
+        f"sat -set {reset.port} {reset.level} -prove strays 0 -timeout {SAT_SECONDS} {top}"
     ]
     if not _holds([*read, *resetting], cut, _MISSED):
         return None
-    net, differs, registers = _miter(text, switch)
+    net, found, registers = _miter(text, switch)
     net.cells |= registers
-    whole = net.text(top, {"differs": differs})
+    whole = net.text(top, {"differs": found["differs"]})
     inducing = [
         f"sat -tempinduct -seq 1 -set-at 1 {reset.port} {reset.level} -prove differs 0 "
         f"-maxsteps {INDUCTION_CYCLES} -timeout {SAT_SECONDS} {top}"

@@ -53,6 +53,26 @@ def random_scales(rng: np.random.Generator, matmul: Matmul) -> np.ndarray:
     return rng.integers(0, len(_TABLES), (len(matmul.codes), groups), dtype=np.uint8)
 
 
+def binades(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray | None:
+    """Codes [m, K] of activations, powers of two apart, whose sum is one bit longer than sums are
+    precise and has ones in all of its bits: rounded up, it carries into the next power of two.
+    None where the format's range is too short for that."""
+    kind = spec.kind
+    width, left = kind.mantissa_bits + 1, spec.significand_bits + 1
+    lengths = [min(width, left - start) for start in range(0, left, width)]
+    highest = (1 << kind.exponent_bits) - 1 - kind.infinities
+    lowest = 1 + width * (len(lengths) - 1)
+    if lowest >= highest:
+        return None
+    top = int(rng.integers(lowest, highest))
+    codes = [
+        top - width * i << kind.mantissa_bits | (1 << width - 1) - (1 << width - length)
+        for i, length in enumerate(lengths)
+    ]
+    sign = np.arange(spec.m)[:, None] % 2 << kind.bits - 1
+    return np.array(codes) | sign
+
+
 def values(result_codes: np.ndarray) -> np.ndarray:
     """The numbers that a result's fields hold, float64."""
     codes = result_codes.astype(np.int64) & (1 << RESULT.bits) - 1
@@ -84,6 +104,13 @@ def group_sums(spec: FloatEngine, matmul: Matmul, part: int, activations: np.nda
         psums.append(np.add.reduceat(sums[0], [0], axis=1)[:, 0])
         row_sums.append(np.add.reduceat(sums[1], [0], axis=1)[:, 0])
     return GroupSums(np.stack(psums, axis=1), np.stack(row_sums, axis=1))
+
+
+SMALL: dict[str, FloatEngine] = {
+    "float-mac": FloatMac(m=2, n=1, k=2, weight_bits=3, group_size=13),
+    "float-lut": FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13),
+}
+"""One of each baseline, as small as shows what it does; they are no presets."""
 
 
 def random_spec(rng: np.random.Generator) -> FloatEngine:

@@ -149,6 +149,8 @@ def _corners(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
         # Of what waited meanwhile, one sum follows another as fast as it can.
         Case("one row in bursts", one_row, Clocks(1, 3), bursts),
         Case("one row", (random_product(spec, rng, 1), random_product(spec, rng, 1))),
+        # Sums go on for as long as no further one is whole.
+        Case("a result waits", _several(spec, rng), pauses={"result": np.arange(2000) % 80 < 70}),
         Case("two rows", (random_product(spec, rng, 2),), Clocks(1, 2)),
         Case("extremes", (random_product(spec, rng, extreme=True),)),
         Case("equal distances", (_uniform(spec, top), _uniform(spec, -top - 1))),
@@ -171,15 +173,18 @@ def _stalls(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
 
 
 def _resets(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
-    """Reset in mid-flight, then a full run; by clocks whose ratio is no integer, too."""
+    """Reset in mid-flight, then a full run; by every ratio of clocks, under stalls, too."""
+    stalled = dict.fromkeys(_streams(spec), "bursts")
     return [
         Case(
             f"reset {clocks.encoder}:{clocks.matcher}",
             _several(spec, rng),
             clocks,
-            reset_after_cycles=int(rng.integers(5, 60)),
+            _pauses(spec, rng, patterns),
+            reset_after_cycles=int(rng.integers(5, 90)),
         )
-        for clocks in (CLOCKS[0], CLOCKS[4])
+        for clocks in CLOCKS
+        for patterns in ({}, stalled)
     ]
 
 

@@ -153,9 +153,9 @@ class _Campaign:
                 if self.outcomes[mutation].verdict == "survived"
             ]
             for (mutation, how), cpu in each("proofs", _prove, left):
-                if how is not None:
-                    spent = cpu + self.outcomes[mutation].cpu_seconds
-                    self.outcomes[mutation] = Outcome(mutation, "equivalent", how, spent)
+                verdict = "survived" if how is None else "equivalent"
+                spent = cpu + self.outcomes[mutation].cpu_seconds
+                self.outcomes[mutation] = Outcome(mutation, verdict, how or "", spent)
 
 
 def _counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
@@ -204,11 +204,12 @@ def _render(record: dict[str, Any], console: Console) -> None:
     for each in record["mutants"]:
         if each["verdict"] == "survived":
             place = f"{each['design']} {each['file']}:{each['line']}: {each['change']}"
-            console.print(f"survived: {place}", markup=False, soft_wrap=True)
+            console.print(f"survived: {place}", markup=False, emoji=False, soft_wrap=True)
     rest = record["tried"] - record["equivalent"]
     console.print(
         f"Killed {record['killed']:,} of the {rest:,} that are not proved equivalent, "
-        f"{record['killed_share']:.1%}, in {record['cpu_seconds'] / 60:.1f} minutes of CPU time."
+        f"{record['killed_share']:.1%}, in {record['cpu_seconds'] / 60:.1f} minutes of CPU time.",
+        soft_wrap=True,
     )
 
 

@@ -28,7 +28,6 @@ from hw.rtl import BUILD
 from hw.spec import (
     BitSerial,
     CoreSpec,
-    FloatLut,
     FloatMac,
     LutDla,
     LutStationary,
@@ -37,7 +36,7 @@ from hw.spec import (
     Spec,
     VqCodebook,
 )
-from verif import core
+from verif import core, floating
 from verif.core_session import ADVANCEABLE
 from verif.equivalence import Reset, proof
 from verif.simulators import SimulatorError
@@ -54,7 +53,7 @@ _SERIAL = BitSerial(
 )  # fmt: skip
 _DLA = LutDla(m=2, n=3, v=3, centroids=8, lanes=4, activation_bits=4, weight_bits=4, group_size=13)
 _STATIONARY = LutStationary(
-    m=6, n=4, v=3, centroids=4, lanes=4, subspaces=5, activation_bits=5, weight_bits=4,
+    m=6, n=4, v=3, centroids=8, lanes=8, subspaces=5, activation_bits=5, weight_bits=4,
     beat_entries=2, queue=8,
 )  # fmt: skip
 _CORE = CoreSpec(
@@ -88,8 +87,8 @@ DESIGNS: dict[str, Spec] = {
     "centroids": _DLA.evolve(overflow="saturate", accumulator_bits=5),
     "centroids-l2": _DLA.evolve(metric="l2"),
     "centroids-chebyshev": _DLA.evolve(metric="chebyshev", lanes=8),
-    "float-mac": FloatMac(m=1, n=1, k=2, weights="fp16", weight_bits=3, group_size=13),
-    "float-lut": FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13),
+    **floating.SMALL,
+    "float-mac-fp16": FloatMac(m=1, n=1, k=2, weights="fp16", weight_bits=3, group_size=13),
     "stationary": _STATIONARY,
     "stationary-tree": _STATIONARY.evolve(encoder="tree", lanes=2, metric="l2", keeps_indices=True),
     "stationary-gather": _STATIONARY.evolve(tables="gather", dedup=True),
@@ -175,16 +174,22 @@ def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Muta
         "read_rtlil flat.il",
         "select -set logic t:* t:$meminit* %d t:$scopeinfo %d",
         f"mutate -list 100000000 -seed {seed} -o list.txt @logic",
+        "select -none",
+        *(f"select -add w:{name} %ci2 t:*dff* %i" for name in _KEPT),
+        "select -write kept.txt",
     ]
-    text = yosys.run(script, {"flat.il": flat}, ["list.txt"], timeout_s=300).files["list.txt"]
+    files = yosys.run(script, {"flat.il": flat}, ["list.txt", "kept.txt"], timeout_s=300).files
+    kept = {each.partition("/")[2] for each in files["kept.txt"].splitlines()}
     found: dict[tuple[str, int], list[Mutation]] = {}
-    kept = re.compile(rf"-port Q .*-wire (?:{'|'.join(map(re.escape, _KEPT))}) ")
     inside = re.compile(rf"-src \S*/{RTL}/(\w+\.py):(\d+)")
-    for each in text.splitlines():
+    for each in files["list.txt"].splitlines():
         place = inside.search(each)
         change = re.sub(r" -(?:wire|wirebit|src|module) \S+", "", each.removeprefix("mutate "))
         port = re.search(r"-port (\S+)", change)
-        if place is None or port is None or port[1] in _CLOCKS or kept.search(each):
+        cell = re.search(r"-cell (\S+)", change)
+        if place is None or port is None or cell is None or port[1] in _CLOCKS:
+            continue
+        if port[1] == "Q" and cell[1] in kept:
             continue
         line = place[1], int(place[2])
         found.setdefault(line, []).append(Mutation(design, *line, change))

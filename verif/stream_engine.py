@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from hw.spec.engine import Engine
+from hw.spec.floating import FloatEngine, FloatMac
 from hw.spec.formats import WeightCodes
 from sim.cycles import Transfers, fold, run_cycles
 from sim.schedule import Run
-from verif import bench, driver
+from verif import bench, driver, floating
 from verif.bench import SINK, SOURCES, Recording, Stimulus
 from verif.differences import wrong_cycles, wrong_values
 from verif.simulators import Build
-from verif.vectors import PAUSES, Matmul, corner_matmul, random_matmul
+from verif.vectors import PAUSES, Matmul, Shape, corner_matmul, random_matmul
 from verif.vectors import corners as corners_of
 
 STREAMS = (*SOURCES, SINK)
@@ -96,6 +97,19 @@ def corners(spec: Engine, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
+def binades(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Floating sums that rounding takes to the next power of two."""
+    if not isinstance(spec, FloatEngine) or (x := floating.binades(spec, rng)) is None:
+        return []
+    weight_format = spec.formats[-1]
+    shape = Shape(*x.shape[:1], spec.n, x.shape[1], x.shape[1])
+    matmul = random_matmul(rng, spec.activations, weight_format, shape)
+    if isinstance(spec, FloatMac) and weight_format.levels > 2:
+        one = weight_format.levels // 2 + 1
+        matmul = replace(matmul, codes=np.full_like(matmul.codes, one))
+    return [Case("binades", (driver.completed(spec, replace(matmul, x=x), rng),))]
+
+
 def stalls(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Every stream pausing alone, then all of them together, in every pattern."""
     cases = []
@@ -113,14 +127,18 @@ def stalls(spec: Engine, rng: np.random.Generator) -> list[Case]:
 
 
 def resets(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Reset in mid-flight, once while everything flows and once under stalls, then a full run."""
+    """Resets in mid-flight while everything flows, under stalls, and while a result waits; each is
+    followed by a full run."""
     cases = []
-    for name, patterns in (("flow", {}), ("stalls", dict.fromkeys(STREAMS, "scattered"))):
-        matmuls = _any_matmuls(spec, rng)
-        steps = sum(driver.run_of(spec, matmul).steps for matmul in matmuls)
-        after = int(rng.integers(1, steps + 2))
-        pauses = _pauses(spec, rng, matmuls, patterns)
-        cases.append(Case(f"reset during {name}", matmuls, pauses, reset_after_cycles=after))
+    bursts = dict.fromkeys(STREAMS, "bursts")
+    scattered = dict.fromkeys(STREAMS, "scattered")
+    for name, patterns in (("flow", {}), ("stalls", scattered), ("long stalls", bursts)):
+        for _ in range(3):
+            matmuls = _any_matmuls(spec, rng)
+            steps = sum(driver.run_of(spec, matmul).steps for matmul in matmuls)
+            after = int(rng.integers(1, steps + 2))
+            pauses = _pauses(spec, rng, matmuls, patterns)
+            cases.append(Case(f"reset during {name}", matmuls, pauses, reset_after_cycles=after))
     return cases
 
 
@@ -145,6 +163,7 @@ def mixtures(spec: Engine, rng: np.random.Generator) -> list[Case]:
 KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "formats": every_format,
     "corners": corners,
+    "binades": binades,
     "stalls": stalls,
     "resets": resets,
     "probes": probes,
@@ -229,6 +248,7 @@ def features(spec: Engine, case: Case) -> set[str]:
     found |= {"reset in mid-flight"} if case.reset_after_cycles else set()
     found |= {"ready probed"} if case.probe else set()
     found |= {case.name} if case.name.startswith("corner") else set()
+    found |= {"rounding carries into the exponent"} if case.name == "binades" else set()
     for matmul in case.matmuls:
         shape, run = matmul.shape, driver.run_of(spec, matmul)
         facts = {

@@ -16,7 +16,9 @@ from verif.bench import save as save_records
 from verif.streams import Sink, Source
 
 PERIOD_NS = 10
-RESET_CYCLES = 3
+RESET_CYCLES = 1
+"""One is enough."""
+
 DRAIN_CYCLES = 8
 """Cycles watched after the last result, in which no further one may appear."""
 

@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.isa import INDEX_BITS, Fault
+from hw.isa import INDEX_BITS, INSTRUCTION_BYTES, Fault
 from hw.registers import (
     ADDRESS_BITS,
     COUNTERS,
@@ -14,6 +14,7 @@ from hw.registers import (
     Control,
     Status,
 )
+from hw.rtl.arith import log2
 from hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
 
 _OKAY, _SLVERR = 0, 2
@@ -21,6 +22,10 @@ _OKAY, _SLVERR = 0, 2
 
 class Registers(wiring.Component):
     """What the host sees.
+
+    No output of a channel follows an input within a cycle, as AXI demands: a write's address and
+    its data are each taken as soon as they come, one of each ahead of the other, and the write acts
+    in the cycle in which both are there and the answer before has been, or is being, taken.
 
     Members
     -------
@@ -129,30 +134,49 @@ class Registers(wiring.Component):
             **{f"{name}_high": value[32:] for name, value in counters.items()},
         }
 
-        # Writes: both channels at once, whole bytes as their strobes say.
-        write = Signal()
+        # What comes first, or while an answer waits, is held.
+        address_held, data_held = Signal(), Signal()
+        held_address = Signal.like(self.awaddr, reset_less=True)
+        held_data = Signal.like(self.wdata, reset_less=True)
+        held_strobes = Signal.like(self.wstrb, reset_less=True)
+        address, data = Signal.like(self.awaddr), Signal.like(self.wdata)
+        strobes, write = Signal.like(self.wstrb), Signal()
         m.d.comb += [
-            write.eq(self.awvalid & self.wvalid & ~self.bvalid),
-            self.awready.eq(write),
-            self.wready.eq(write),
+            self.awready.eq(~address_held),
+            self.wready.eq(~data_held),
+            address.eq(Mux(address_held, held_address, self.awaddr)),
+            data.eq(Mux(data_held, held_data, self.wdata)),
+            strobes.eq(Mux(data_held, held_strobes, self.wstrb)),
+            write.eq(
+                (address_held | self.awvalid)
+                & (data_held | self.wvalid)
+                & (~self.bvalid | self.bready)
+            ),
         ]
+        m.d.sync += [
+            address_held.eq((address_held | self.awvalid) & ~write),
+            data_held.eq((data_held | self.wvalid) & ~write),
+            held_address.eq(address),
+            held_data.eq(data),
+            held_strobes.eq(strobes),
+        ]
+
+        # Whole bytes are written, as the strobes say.
         with m.If(self.bready):
             m.d.sync += self.bvalid.eq(0)
         with m.If(write):
             m.d.sync += [self.bvalid.eq(1), self.bresp.eq(_SLVERR)]
             for register in REGISTERS.values():
                 if register.writable:
-                    with m.If(self.awaddr == register.offset):
+                    with m.If(address == register.offset):
                         m.d.sync += self.bresp.eq(_OKAY)
         for name, value in written.items():
-            with m.If(write & (self.awaddr == REGISTERS[name].offset)):
+            with m.If(write & (address == REGISTERS[name].offset)):
                 for byte in range(-(-len(value) // 8)):
                     part = value[8 * byte : 8 * byte + 8]
-                    with m.If(self.wstrb[byte]):
-                        m.d.sync += part.eq(self.wdata[8 * byte :][: len(part)])
-        order = Mux(
-            write & self.wstrb[0] & (self.awaddr == REGISTERS["control"].offset), self.wdata, 0
-        )
+                    with m.If(strobes[byte]):
+                        m.d.sync += part.eq(data[8 * byte :][: len(part)])
+        order = Mux(write & strobes[0] & (address == REGISTERS["control"].offset), data, 0)
         m.d.comb += [
             self.start.eq((order & Control.START).any()),
             self.resume.eq((order & Control.RESUME).any()),
@@ -186,11 +210,16 @@ class Registers(wiring.Component):
 class Run(wiring.Component):
     """Whether a program runs, and how it ended. The first fault stops it and is kept.
 
+    A program that a fault has stopped never goes on, whatever the host orders. While its transfers
+    are under way the core is busy: an `acknowledge` is remembered until they are complete, and so
+    is a `start`, which clears the status at once. While a program runs, `start` does nothing.
+
     Members
     -------
-    start, acknowledge, program : from the registers.
-    begin : a program begins in the next cycle; everything is cleared.
-    misplaced : it does not lie where a program can, and must not be fetched.
+    start, acknowledge, program, instructions : from the registers.
+    take : a start is accepted, of the program that lies where the registers say in this cycle.
+    begin : the last program that was accepted begins in the next cycle; everything is cleared.
+    outside : what the registers say is no place for a program, and must not be fetched.
     run : a program runs and no fault has stopped it.
     halted : it has halted.
     fault_<name>, index_<name> : a fault of that kind, in the instruction of that index. It takes
@@ -206,8 +235,10 @@ class Run(wiring.Component):
     start: Signal
     acknowledge: Signal
     program: Signal
+    instructions: Signal
+    take: Signal
     begin: Signal
-    misplaced: Signal
+    outside: Signal
     run: Signal
     halted: Signal
     waiting: Signal
@@ -240,8 +271,10 @@ class Run(wiring.Component):
                 "start": In(1),
                 "acknowledge": In(1),
                 "program": In(64),
+                "instructions": In(INDEX_BITS),
+                "take": Out(1),
                 "begin": Out(1),
-                "misplaced": Out(1),
+                "outside": Out(1),
                 "run": Out(1),
                 "halted": In(1),
                 **{f"fault_{kind}": In(code) for kind in self.KINDS},
@@ -261,19 +294,28 @@ class Run(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         done, faulted, still = Signal(), Signal(), Signal(32)
+        # A program was stopped; what the host has ordered meanwhile, for when its transfers end.
+        stopped, again, forget = Signal(), Signal(), Signal()
+        free = Signal()
         m.d.comb += [
-            self.begin.eq(self.start & ~self.busy),
-            self.run.eq(self.busy & ~faulted),
+            free.eq(~self.busy | (stopped & self.quiet)),
+            self.take.eq(self.start & ~self.run),
+            self.begin.eq((self.take | again) & free),
+            self.run.eq(self.busy & ~stopped),
             self.status.eq(Cat(self.busy, done, faulted, self.waiting & self.run)),
         ]
         assert [status.name for status in Status] == ["BUSY", "DONE", "ERROR", "SYNC"]
 
         fault, index = Signal.like(self.error), Signal(INDEX_BITS)
-        below_page = self.program[: (MEMORY_PAGE_BYTES - 1).bit_length()]
-        beyond_memory = self.program[self.core.address_bits :]
-        m.d.comb += self.misplaced.eq(below_page.any() | beyond_memory.any())
+        bits, misplaced = self.core.address_bits, Signal()
+        below_page = self.program[: log2(MEMORY_PAGE_BYTES)]
+        end = (self.program[:bits] >> log2(INSTRUCTION_BYTES)) + self.instructions
+        too_long = end > 1 << bits - log2(INSTRUCTION_BYTES)
+        m.d.comb += self.outside.eq(below_page.any() | self.program[bits:].any() | too_long)
+        with m.If(self.take):
+            m.d.sync += misplaced.eq(self.outside)
         # The last of these that holds wins.
-        with m.If((still == self.watchdog) & (self.watchdog != 0)):
+        with m.If((still >= self.watchdog) & (self.watchdog != 0)):
             m.d.comb += [fault.eq(Fault.WATCHDOG), index.eq(self.oldest)]
         for kind in reversed(self.KINDS):
             code, place = Signal.like(self.error, name=kind), Signal(INDEX_BITS, name=f"{kind}_at")
@@ -283,27 +325,28 @@ class Run(wiring.Component):
             ]
             with m.If(code != 0):
                 m.d.comb += [fault.eq(code), index.eq(place)]
-        with m.If(self.misplaced):
+        with m.If(misplaced):
             m.d.comb += [fault.eq(Fault.MISALIGNED), index.eq(0)]
 
         with m.If(~self.run | self.moved | self.waiting):
             m.d.sync += still.eq(0)
         with m.Else():
             m.d.sync += still.eq(still + 1)
-        with m.If(self.acknowledge):
+        with m.If(self.acknowledge & self.busy & faulted):
+            m.d.sync += forget.eq(1)
+        clear = self.take | ((self.acknowledge | forget) & free)
+        with m.If(clear):
             m.d.sync += [done.eq(0), faulted.eq(0), self.error.eq(0), self.error_index.eq(0)]
+            m.d.sync += forget.eq(0)
         with m.If(self.run & (fault != 0)):
-            m.d.sync += [faulted.eq(1), self.error.eq(fault), self.error_index.eq(index)]
-        with m.If(self.run & self.halted & (fault == 0)):
+            m.d.sync += [stopped.eq(1), faulted.eq(1)]
+            m.d.sync += [self.error.eq(fault), self.error_index.eq(index)]
+        with m.Elif(self.run & self.halted):
             m.d.sync += [self.busy.eq(0), done.eq(1)]
-        with m.If(self.busy & faulted & self.quiet):
+        with m.Elif(self.busy & free):
             m.d.sync += self.busy.eq(0)
+        with m.If(self.take):
+            m.d.sync += again.eq(1)
         with m.If(self.begin):
-            m.d.sync += [
-                self.busy.eq(1),
-                done.eq(0),
-                faulted.eq(0),
-                self.error.eq(0),
-                self.error_index.eq(0),
-            ]
+            m.d.sync += [self.busy.eq(1), stopped.eq(0), again.eq(0)]
         return m

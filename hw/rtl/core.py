@@ -124,21 +124,25 @@ class Core(wiring.Component):
 
         self._connect_ports(m, registers, reads, store)
 
-        # Program words.
+        # Program words. What the registers say later is for the next program.
+        instructions = Signal.like(registers.instructions, reset_less=True)
+        with m.If(control.take):
+            m.d.sync += instructions.eq(registers.instructions)
         words = registers.instructions * INSTRUCTION_BYTES + (core.bus_bytes - 1)
         m.d.comb += [
-            fetch.start.eq(control.begin),
+            fetch.take.eq(control.take),
+            fetch.begin.eq(control.begin),
             fetch.address.eq(registers.program),
-            fetch.words.eq(Mux(control.misplaced, 0, words >> log2(core.bus_bytes))),
+            fetch.words.eq(Mux(control.outside, 0, words >> log2(core.bus_bytes))),
             fetch.popped.eq(dispatch.popped),
             fetch.grant.eq(reads.fetch_grant),
             reads.fetch_request.eq(fetch.request),
             reads.fetch_memory.eq(fetch.memory),
             reads.fetch_beats_minus_1.eq(fetch.beats_minus_1),
-            reads.fetch_index.eq(dispatch.index),
+            reads.fetch_index.eq(dispatch.arriving),
             dispatch.write.eq(reads.fetch_write),
             dispatch.data.eq(reads.data),
-            dispatch.count.eq(registers.instructions),
+            dispatch.count.eq(instructions),
             dispatch.run.eq(control.run),
         ]
 
@@ -166,7 +170,7 @@ class Core(wiring.Component):
             tokens.signal_load_1.eq(load.sync_signals),
             tokens.signal_compute_0.eq(compute.signals),
             tokens.signal_store_0.eq(store.signals),
-            load.resume.eq(registers.resume),
+            load.resume.eq(registers.resume & control.run),
         ]
 
         # Data between the units.
@@ -205,6 +209,7 @@ class Core(wiring.Component):
             control.start.eq(registers.start),
             control.acknowledge.eq(registers.acknowledge),
             control.program.eq(registers.program),
+            control.instructions.eq(registers.instructions),
             control.halted.eq(dispatch.halted),
             control.watchdog.eq(registers.watchdog),
             control.waiting.eq(load.sync),
@@ -215,16 +220,25 @@ class Core(wiring.Component):
             control.fault_dispatch.eq(dispatch.fault),
             control.index_dispatch.eq(dispatch.index),
             control.fault_read.eq(Mux(reads.error, Fault.READ, 0)),
-            control.index_read.eq(reads.error_index),
+            control.index_read.eq(reads.index),
             control.fault_write.eq(Mux(store.error, Fault.WRITE, 0)),
             control.index_write.eq(indices[Unit.STORE]),
             control.fault_store.eq(Mux(store.bounds, Fault.BOUNDS, 0)),
             control.index_store.eq(indices[Unit.STORE]),
             control.fault_compute.eq(Mux(compute.bounds, Fault.BOUNDS, 0)),
             control.index_compute.eq(indices[Unit.COMPUTE]),
-            control.fault_tokens.eq(Mux(tokens.overflow, Fault.TOKENS, 0)),
-            control.index_tokens.eq(dispatch.index),
         ]
+        # Of several that give a token too many at once, the first of these is blamed.
+        givers = [
+            (tokens.overflow_load_0, reads.index),
+            (tokens.overflow_load_1, indices[Unit.LOAD]),
+            (tokens.overflow_compute_0, indices[Unit.COMPUTE]),
+            (tokens.overflow_store_0, indices[Unit.STORE]),
+        ]
+        for overflow, index in reversed(givers):
+            with m.If(overflow):
+                m.d.comb += control.fault_tokens.eq(Fault.TOKENS)
+                m.d.comb += control.index_tokens.eq(index)
 
         # What the host sees.
         m.d.comb += [
@@ -237,8 +251,9 @@ class Core(wiring.Component):
             registers.count_cycles.eq(control.busy),
             registers.count_read_beats.eq(port["m_axi_rvalid"]),
             registers.count_write_beats.eq(self._transfers("m_axi_w")),
-            registers.count_steps.eq(compute.step),
-            registers.count_compute_cycles.eq(~compute.idle),
+            # Of a stopped program, a multiplication may go on after the end.
+            registers.count_steps.eq(compute.step & control.busy),
+            registers.count_compute_cycles.eq(~compute.idle & control.busy),
             registers.count_dispatched.eq(dispatch.dispatched),
         ]
         return m

@@ -93,7 +93,7 @@ class Crossing(wiring.Component):
         seen_read = seen("seen_read", self.writes, read_code)
         left = from_gray(m, "left", seen_read)
         m.d.comb += [
-            self.room.eq((reserved - left)[: places + 1] != self.depth),
+            self.room.eq(~(reserved - left)[places]),  # never more than the depth
             enter.addr.eq(written[:places]),
             enter.data.eq(self.written),
             enter.en.eq(self.write),

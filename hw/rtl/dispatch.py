@@ -104,6 +104,7 @@ class Dispatch(wiring.Component):
     Members
     -------
     write, data : a fetched bus word; there is always room for what was requested.
+    arriving : index of the first instruction that begins or goes on in the next word to come.
     popped : a bus word left the FIFO.
     count : instructions in the program.
     run : go on; without it nothing is dispatched.
@@ -116,6 +117,7 @@ class Dispatch(wiring.Component):
 
     write: Signal
     data: Signal
+    arriving: Signal
     popped: Signal
     count: Signal
     run: Signal
@@ -134,6 +136,7 @@ class Dispatch(wiring.Component):
             {
                 "write": In(1),
                 "data": In(core.bus_bits),
+                "arriving": Out(INDEX_BITS),
                 "popped": Out(1),
                 "count": In(INDEX_BITS),
                 "run": In(1),
@@ -161,6 +164,9 @@ class Dispatch(wiring.Component):
         # The holding register: several instructions per bus word, or several words for one.
         parts = max(1, INSTRUCTION_BITS // core.bus_bits)
         slots = max(1, core.bus_bits // INSTRUCTION_BITS)
+        words = Signal(INDEX_BITS + log2(parts) - log2(slots))
+        m.d.comb += self.arriving.eq((words << log2(slots)) >> log2(parts))
+        m.d.sync += words.eq(words + self.write)
         held = Signal(max(core.bus_bits, INSTRUCTION_BITS), reset_less=True)
         full, leave, leave_last = Signal(), Signal(), Signal()
         m.d.comb += self.popped.eq(fifo.r_rdy & (~full | leave_last))
@@ -217,12 +223,14 @@ class Fetch(wiring.Component):
 
     Members
     -------
-    start, address, words : begin anew with the program's first byte and its bus words.
+    take, address, words : the next program's first byte and its bus words.
+    begin : forget what the program before reserved; may come with `take`, or later.
     request, memory, beats_minus_1 : the next burst; `grant` takes it.
     popped : a word left the FIFO.
     """
 
-    start: Signal
+    take: Signal
+    begin: Signal
     address: Signal
     words: Signal
     request: Signal
@@ -235,7 +243,8 @@ class Fetch(wiring.Component):
         self.core = core
         super().__init__(
             {
-                "start": In(1),
+                "take": In(1),
+                "begin": In(1),
                 "address": In(core.address_bits),
                 "words": In(INDEX_BITS + 1),
                 "request": Out(1),
@@ -266,6 +275,8 @@ class Fetch(wiring.Component):
                 left.eq(left - beats),
                 memory.eq(memory + core.fetch_beats * core.bus_bytes),
             ]
-        with m.If(self.start):
-            m.d.sync += [left.eq(self.words), memory.eq(self.address), reserved.eq(0)]
+        with m.If(self.take):
+            m.d.sync += [left.eq(self.words), memory.eq(self.address)]
+        with m.If(self.begin):
+            m.d.sync += reserved.eq(0)
         return m

@@ -104,7 +104,7 @@ class Load(wiring.Component):
                 memory.eq(memory + (beats << log2(core.bus_bytes))),
                 address.eq(address + beats),
             ]
-        with m.If(self.resume):
+        with m.If(self.sync & self.resume):
             m.d.sync += self.sync.eq(0)
         return m
 
@@ -115,13 +115,14 @@ class ReadMaster(wiring.Component):
     Members
     -------
     fetch_*, load_* : their requests; `fetch` goes first. `load_index` is the load's place in the
-        program, `fetch_index` that of the next instruction to dispatch, for errors.
+        program, `fetch_index` that of the first instruction in the next fetched word.
     run : new bursts may be asked for.
     araddr .. rvalid : the channels; `rready` is constantly 1.
     fetch_write, load_write, data : a word for the instruction FIFO, or for the buffer bit in
         `load_write` at `word`.
     signals : those of a load whose last word arrives.
-    error, error_index : the memory answered with an error, to this instruction.
+    index : the instruction that the arriving word belongs to.
+    error : the memory answered with an error, to that instruction.
     empty : no burst is on its way.
     """
 
@@ -152,8 +153,8 @@ class ReadMaster(wiring.Component):
     word: Signal
     data: Signal
     signals: Signal
+    index: Signal
     error: Signal
-    error_index: Signal
     empty: Signal
 
     def __init__(self, core: CoreSpec):
@@ -188,8 +189,8 @@ class ReadMaster(wiring.Component):
                 "word": Out(load["address"]),
                 "data": Out(core.bus_bits),
                 "signals": Out(len(Unit)),
+                "index": Out(INDEX_BITS),
                 "error": Out(1),
-                "error_index": Out(INDEX_BITS),
                 "empty": Out(1),
             }
         )
@@ -245,7 +246,7 @@ class ReadMaster(wiring.Component):
             ),
             self.signals.eq(Mux(last & ~oldest["fetch"], oldest["signals"], 0)),
             self.error.eq(arrives & self.rresp[1]),
-            self.error_index.eq(Mux(oldest["fetch"], self.fetch_index, oldest["index"])),
+            self.index.eq(Mux(oldest["fetch"], self.fetch_index, oldest["index"])),
         ]
         with m.If(arrives):
             m.d.sync += beat.eq(Mux(last, 0, beat + 1))

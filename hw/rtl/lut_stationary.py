@@ -107,8 +107,11 @@ class Matcher(wiring.Component):
                 kept_first.eq(place.first),
                 kept_last.eq(place.last),
             ]
-        # A row's sum is written in the cycle after the one in which it could be read again.
-        collides = named(m, "collides", taken & (rows_minus_1 == 0))
+        # A row's sum is written in the cycle after the one in which it could be read again, unless
+        # the only row of a tile takes several cycles to come.
+        collides: Value = Const(0)
+        if not (spec.gathers and spec.row_beats > 1):
+            collides = named(m, "collides", taken & (rows_minus_1 == 0))
 
         may_enter = named(m, "may_enter", active & free & ~collides)
         if spec.gathers:
@@ -133,7 +136,7 @@ class Matcher(wiring.Component):
             read.en.eq(entered),
             write.addr.eq(kept_row),
             write.data.eq(word),
-            write.en.eq(taken & ~kept_last),
+            write.en.eq(taken),  # the last sum too, which a first one will not look at
         ]
         with m.If(~self.result.valid | self.result.ready):
             m.d.sync += self.result.valid.eq(taken & kept_last)

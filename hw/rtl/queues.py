@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw import isa
 from hw.isa import INDEX_BITS, OPERATIONS, Operation, Unit
+from hw.rtl.arith import any_of
 
 
 def field(word: Value, operation: Operation, name: str) -> Value:
@@ -106,47 +107,46 @@ class Tokens(wiring.Component):
     signal_<unit>_<i>, take_<unit> : what `unit` gives (by each of its sources i) and takes, a bit
         per other unit.
     there_<unit> : bit per unit, a token from it to `unit` is there.
-    overflow : a token too many was given.
+    overflow_<unit>_<i> : that source gives, and more than `limit` are there then.
     """
 
     signal_load_0: Signal
     signal_load_1: Signal
     signal_compute_0: Signal
     signal_store_0: Signal
-    overflow: Signal
+    overflow_load_0: Signal
+    overflow_load_1: Signal
+    overflow_compute_0: Signal
+    overflow_store_0: Signal
 
     def __init__(self, limit: int):
         self.limit = limit
         units = len(Unit)
-        signals = {
-            f"signal_{unit.name.lower()}_{i}": In(units)
-            for unit in Unit
-            for i in range(_SOURCES[unit])
-        }
+        sources = [f"{unit.name.lower()}_{i}" for unit in Unit for i in range(_SOURCES[unit])]
+        signals = {f"signal_{source}": In(units) for source in sources}
+        overflows = {f"overflow_{source}": Out(1) for source in sources}
         takes = {f"take_{unit.name.lower()}": In(units) for unit in Unit}
         there = {f"there_{unit.name.lower()}": Out(units) for unit in Unit}
-        super().__init__({**signals, **takes, **there, "overflow": Out(1)})
+        super().__init__({**signals, **takes, **there, **overflows})
 
     def elaborate(self, platform):
         m = Module()
-        over: list[Value] = []
+        over: dict[str, list[Value]] = {}
         for taker in Unit:
             name = taker.name.lower()
             there: list[Value] = [Const(0, 1)] * len(Unit)
             for giver in others(taker):
                 count = Signal(range(self.limit + 1), name=f"{giver.name.lower()}_to_{name}")
-                given = sum(
-                    (
-                        getattr(self, f"signal_{giver.name.lower()}_{i}")[taker]
-                        for i in range(_SOURCES[giver])
-                    ),
-                    start=Const(0, 1),
-                )
+                sources = [f"{giver.name.lower()}_{i}" for i in range(_SOURCES[giver])]
+                gives = {each: getattr(self, f"signal_{each}")[taker] for each in sources}
+                given = sum(gives.values(), start=Const(0, 1))
                 total = Signal(range(self.limit + 3), name=f"{count.name}_next")
                 m.d.comb += total.eq(count + given - getattr(self, f"take_{name}")[giver])
                 m.d.sync += count.eq(total)
-                over.append(total > self.limit)
+                for source, one in gives.items():
+                    over.setdefault(source, []).append(one & (total > self.limit))
                 there[giver] = count != 0
             m.d.comb += getattr(self, f"there_{name}").eq(Cat(*there))
-        m.d.comb += self.overflow.eq(Cat(*over).any())
+        for source, each in over.items():
+            m.d.comb += getattr(self, f"overflow_{source}").eq(any_of(each))
         return m

@@ -46,8 +46,15 @@ class Sequencer(wiring.Component):
     slice: Signal
     ends: Signal
 
-    def __init__(self, command: Beat, most_beat_steps: int, fill_modes: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        command: Beat,
+        most_beat_steps: int,
+        most_group_slices: int,
+        fill_modes: tuple[int, ...] = (),
+    ):
         self._layout, self._most_beat_steps = command, most_beat_steps
+        self._most_group_slices = most_group_slices
         self._fill_modes = fill_modes
         members = {f.name: Out(f.bits) for f in command.fields if f.name == "mode"}
         if most_beat_steps > 1:
@@ -107,7 +114,7 @@ class Sequencer(wiring.Component):
         _, last_tile = counter("tiles", fields["tiles_minus_1"], tile_end)
 
         # A tile's end also ends its last group, which may be shorter than the others.
-        in_group = Signal(len(fields["group_slices_minus_1"]))
+        in_group = Signal(range(self._most_group_slices))
         group_full = Signal()
         m.d.comb += group_full.eq((in_group == fields["group_slices_minus_1"]) | last_slice)
         with m.If(slice_end):

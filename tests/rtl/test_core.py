@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from hw.export import to_verilog
 from hw.isa import Fault
@@ -21,6 +24,7 @@ from verif.core import verify
 from verif.core_bench import Bench, run, timings
 from verif.core_programs import random_core
 from verif.core_session import Session
+from verif.core_sweep import sweep
 from verif.driver import DRIVERS
 from verif.simulators import SimulatorError
 
@@ -59,6 +63,8 @@ def passes(core: CoreSpec, seed: int) -> set[str]:
         "store to compute",
         "random word accepted",
         "refused",
+        "host sweeps sync",
+        "host sweeps watchdog",
     }
     covered |= {"last group shorter"} if core.engine.group_slices > 1 else set()
     covered |= set() if core.engine.steps_are_fixed else {"steps of weights"}
@@ -223,8 +229,8 @@ MUTANTS = (
     Mutant(
         "control: a stopped core does not wait for the bus",
         control,
-        "self.busy & faulted & self.quiet",
-        "self.busy & faulted",
+        "self.busy & free",
+        "self.busy & stopped",
         "busy ended with transfers outstanding",
     ),
     Mutant(
@@ -236,18 +242,312 @@ MUTANTS = (
     ),
 )
 
+
+def order_mutant(
+    name: str,
+    module: ModuleType,
+    old: str,
+    new: str,
+    found_in: str = "sweep",
+    *,
+    slow: bool = True,
+) -> Mutant:
+    """A fault in what the host's writes do, which the sweep of them finds."""
+    return Mutant(f"orders: {name}", module, old, new, found_in, slow)
+
+
+ORDER_MUTANTS = (
+    order_mutant(
+        "a stopped program goes on once it is acknowledged",
+        control,
+        "self.run.eq(self.busy & ~stopped)",
+        "self.run.eq(self.busy & ~faulted)",
+        slow=False,
+    ),
+    order_mutant(
+        "an acknowledge acts while a stopped program is busy",
+        control,
+        "((self.acknowledge | forget) & free)",
+        "self.acknowledge",
+    ),
+    order_mutant(
+        "an acknowledge is not remembered",
+        control,
+        "(self.acknowledge | forget) & free",
+        "self.acknowledge & free",
+    ),
+    order_mutant(
+        "a start is dropped while a stopped program is busy",
+        control,
+        "self.take.eq(self.start & ~self.run)",
+        "self.take.eq(self.start & ~self.busy)",
+    ),
+    order_mutant(
+        "a start is not remembered",
+        control,
+        "(self.take | again) & free",
+        "self.take & free",
+    ),
+    order_mutant(
+        "a start does not wait for the bus",
+        control,
+        "(self.take | again) & free",
+        "self.take | again",
+    ),
+    order_mutant(
+        "a start while a program runs begins anew",
+        control,
+        "self.take.eq(self.start & ~self.run)",
+        "self.take.eq(self.start)",
+    ),
+    order_mutant(
+        "a resume in the first cycle of a sync swallows it",
+        load,
+        "with m.If(self.sync & self.resume):",
+        "with m.If(self.resume):",
+        slow=False,
+    ),
+    order_mutant(
+        "the number of instructions is read while a program runs",
+        rtl,
+        "dispatch.count.eq(instructions)",
+        "dispatch.count.eq(registers.instructions)",
+        slow=False,
+    ),
+    order_mutant(
+        "the program's place is read while it runs",
+        control,
+        "with m.If(misplaced):",
+        "with m.If(self.outside):",
+    ),
+    order_mutant(
+        "a program that passes the last address is fetched",
+        control,
+        "self.program[bits:].any() | too_long",
+        "self.program[bits:].any()",
+    ),
+    order_mutant(
+        "a program that just fits is refused",
+        control,
+        "end > 1 << bits",
+        "end >= 1 << bits",
+        "instructions at",
+    ),
+    order_mutant(
+        "a lowered watchdog never fires",
+        control,
+        "still >= self.watchdog",
+        "still == self.watchdog",
+    ),
+    order_mutant(
+        "a write does not wait for the answer before",
+        control,
+        "                & (~self.bvalid | self.bready)\n",
+        "",
+    ),
+    order_mutant(
+        "data that come first are not held",
+        control,
+        "Mux(data_held, held_data, self.wdata)",
+        "self.wdata",
+    ),
+    order_mutant(
+        "counters go on after a stop",
+        rtl,
+        "registers.count_compute_cycles.eq(~compute.idle & control.busy)",
+        "registers.count_compute_cycles.eq(~compute.idle)",
+        "counters",
+    ),
+)
+
+FAULT_MUTANTS = (
+    Mutant(
+        "faults: a fetched word is blamed on what is dispatched next",
+        rtl,
+        "reads.fetch_index.eq(dispatch.arriving)",
+        "reads.fetch_index.eq(dispatch.index)",
+        "fetch of",
+    ),
+    Mutant(
+        "faults: tokens are blamed on what is dispatched next",
+        rtl,
+        "control.index_tokens.eq(index)",
+        "control.index_tokens.eq(dispatch.index)",
+        "too many tokens",
+        slow=True,
+    ),
+    Mutant(
+        "faults: a sync's tokens are blamed on a load",
+        rtl,
+        "(tokens.overflow_load_1, indices[Unit.LOAD])",
+        "(tokens.overflow_load_1, reads.index)",
+        "too many tokens of sync",
+        slow=True,
+    ),
+    Mutant(
+        "faults: a standstill is blamed on the next instruction",
+        rtl,
+        "index = Mux(units[unit].idle, index, active[unit])",
+        "pass",
+        "silent memory",
+        slow=True,
+    ),
+    Mutant(
+        "ports: reads are not bufferable",
+        rtl,
+        '"m_axi_arcache": _NORMAL_BUFFERABLE',
+        '"m_axi_arcache": 0b0010',
+        "AR cache is not",
+        slow=True,
+    ),
+    Mutant(
+        "ports: writes are not bufferable",
+        rtl,
+        '"m_axi_awcache": _NORMAL_BUFFERABLE',
+        '"m_axi_awcache": 0b0010',
+        "AW cache is not",
+        slow=True,
+    ),
+    Mutant(
+        "ports: writes of half words",
+        rtl,
+        '"m_axi_awsize": log2(core.bus_bytes)',
+        '"m_axi_awsize": log2(core.bus_bytes) - 1',
+        "AW size is not",
+        slow=True,
+    ),
+    Mutant(
+        "ports: bursts to one address",
+        rtl,
+        '"m_axi_arburst": _INCREMENTING',
+        '"m_axi_arburst": 0',
+        "AR burst is not",
+        slow=True,
+    ),
+)
+
+ROOMY = SMALL.evolve(
+    weight_buffer_bytes=32768,
+    activation_buffer_bytes=32768,
+    scale_buffer_bytes=16384,
+    accumulators=4096,
+)
+
+COUNT_MUTANTS = (
+    Mutant(
+        "fetch: addresses wrap at 64 KiB",
+        dispatch,
+        "memory.eq(memory + core.fetch_beats * core.bus_bytes),",
+        "memory[:16].eq(memory + core.fetch_beats * core.bus_bytes),",
+        "case 'long across",
+        core=ROOMY,
+    ),
+    Mutant(
+        "load: addresses wrap at 1 MiB",
+        load,
+        "memory.eq(memory + (beats << log2(core.bus_bytes))),",
+        "memory[:20].eq(memory + (beats << log2(core.bus_bytes))),",
+        "case 'long across",
+        slow=True,
+        core=ROOMY,
+    ),
+    Mutant(
+        "load: words wrap at 1,024",
+        load,
+        "left_minus_1.eq(left_minus_1 - beats),",
+        "left_minus_1.eq((left_minus_1 - beats)[:10]),",
+        "case 'long across",
+        slow=True,
+        core=ROOMY,
+    ),
+    Mutant(
+        "scaling: slices wrap at 512",
+        scale,
+        "left_minus_1.eq(left_minus_1 - group_minus_1 - 1),",
+        "left_minus_1.eq((left_minus_1 - group_minus_1 - 1)[:9]),",
+        "case 'long across",
+        slow=True,
+        core=ROOMY,
+    ),
+    Mutant(
+        "counters: of 32 bits",
+        control,
+        "counter.eq(counter + more)]",
+        "counter[:32].eq(counter + more)]",
+        "case 'counters from 0x100000000'",
+    ),
+    Mutant(
+        "index: wraps at 1,024 instructions",
+        dispatch,
+        "index.eq(index + 1)",
+        "index.eq((index + 1)[:10])",
+        "late': ",
+        slow=True,
+    ),
+    Mutant(
+        "tokens: one less than can be counted",
+        queues,
+        "total > self.limit",
+        "total >= self.limit",
+        "case 'all tokens",
+    ),
+)
+COUNT_KINDS = {"case 'counters": "counts", "case 'all": "tokens", "case 'long": "long"}
+"""What each is found by, by how the case begins; else by faults late in a program."""
+
 MODULES = (queues, dispatch, load, store, control, scale_lanes, scale, compute, rtl)
 """What a core is made of beside its engine, each after those that it imports from."""
 
 
-@pytest.mark.parametrize(
-    "mutant",
-    [pytest.param(each, id=each.name, marks=[pytest.mark.slow] * each.slow) for each in MUTANTS],
-)
+def parameters(faults: Sequence[Mutant]) -> list[ParameterSet]:
+    """Each fault by its name; most take seconds, and some are enough for every day."""
+    return [
+        pytest.param(each, id=each.name, marks=[pytest.mark.slow] * each.slow) for each in faults
+    ]
+
+
+@pytest.mark.parametrize("mutant", parameters(MUTANTS))
 def test_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutants.put_in(mutant, CoreSpec, MODULES, monkeypatch)
     report = verify(mutant.core, seed=1)
     assert any(mutant.found_in in difference for difference in report.differences)
+
+
+def found_by(kind: str, mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What one kind of check finds in the core with the fault, those that it is for."""
+    mutants.put_in(mutant, CoreSpec, MODULES, monkeypatch)
+    try:
+        report = verify(mutant.core, seed=1, kinds=[kind])
+    except SimulatorError as error:  # a program that comes to no end, or that never starts
+        return [str(error)]
+    return [each for each in report.differences if mutant.found_in in each]
+
+
+@pytest.mark.parametrize("mutant", parameters(ORDER_MUTANTS))
+def test_fault_in_orders_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "faults" if mutant.found_in == "instructions at" else "orders"
+    assert found_by(kind, mutant, monkeypatch)
+
+
+@pytest.mark.parametrize("mutant", parameters(FAULT_MUTANTS))
+def test_fault_in_faults_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found_by("faults", mutant, monkeypatch)
+
+
+@pytest.mark.parametrize("mutant", parameters(COUNT_MUTANTS))
+def test_fault_in_counts_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = COUNT_KINDS.items()
+    kind = next((kind for start, kind in starts if mutant.found_in.startswith(start)), "faults")
+    assert found_by(kind, mutant, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [None, 300], ids=["every cycle", "random"])
+def test_orders_in_every_cycle(native: Path, cases: int | None) -> None:
+    bench = Bench(SMALL, native, seed=1, waves=None)
+    sweep(bench, np.random.default_rng(1), cases=cases)
+    assert not bench.tally.differences
+    assert bench.tally.cases > 4000
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from hw.spec import (
     engine_of,
 )
 from verif import mutants
+from verif.floating import SMALL
 from verif.verify import verify
 
 SPEC = LutTensorCore(m=2, n=3, k=3, kg=2, activation_bits=5, weight_bits=3, group_size=13)
@@ -476,6 +477,14 @@ MUTANTS = (
         "half",
         "psum",
         FLOAT_MAC,
+    ),
+    Mutant(
+        "floating sums: rounding up does not carry into the exponent",
+        floating,
+        "(large[widest:] + 1 + up - zeros)",
+        "(large[widest:] + 1 - zeros)",
+        "case 'binades'",
+        SMALL["float-mac"],
     ),
     Mutant(
         "floating sums: what is shifted out is forgotten",

@@ -8,6 +8,13 @@
 //   write OFFSET VALUE STROBES     a register -> ok RESPONSE
 //   step CYCLES                    let time pass
 //   advance NAME VALUE             add to a count when the next program begins
+//   address AFTER OFFSET           offer a write's address that many cycles from now, once those
+//                                  offered before have been taken
+//   data AFTER VALUE STROBES       the same for a write's data
+//   hold AFTER CYCLES              take no write's answer in those cycles
+//   watch CYCLES OFFSET AFTER      let time pass, and from then on read that register again and
+//                                  again -> ok and four numbers for each that is seen, in order
+//                                  of time: WHAT, the cycle since now, and two values, see `Seen`
 //   run OFFSET VALUE LIMIT         write the register that starts a program, then wait
 //   resume OFFSET VALUE LIMIT      write the register that ends a wait, in the host's cycle; wait
 //   wait LIMIT                     for an event again
@@ -30,6 +37,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <functional>
 #include <iostream>
 #include <memory>
@@ -81,6 +89,18 @@ class Image {
     std::uint64_t bytes_;
 };
 
+// What `watch` tells, with its two values: the pins BUSY and INTERRUPT at first and when they
+// change; a register's VALUE at first and when it changes, and 0; the taking of a write's address or
+// data, 0 and 0; and of a write's answer, RESPONSE and 0.
+enum class Seen { PINS, VALUE, ADDRESS, DATA, ANSWER };
+
+// What the host is to put on a channel of AXI4-Lite in a cycle since power-on, or later.
+struct Offer {
+    std::int64_t cycle;
+    std::uint32_t value;
+    unsigned strobes;
+};
+
 // The core with its clock, and the AXI4-Lite master that the host is to it.
 class Bench {
   public:
@@ -124,6 +144,9 @@ class Bench {
     void reset(std::int64_t count) {
         wires_.reset = true;
         wires_.lite_aw.valid = wires_.lite_w.valid = wires_.lite_ar.valid = false;
+        addresses_.clear();
+        data_.clear();
+        hold_until_ = 0;
         step(count);
         wires_.reset = false;
         step(1);
@@ -156,19 +179,58 @@ class Bench {
     }
 
     unsigned write(std::uint32_t offset, std::uint32_t value, unsigned strobes = 15) {
-        wires_.lite_aw.value = offset;
-        wires_.lite_w.value = value;
-        strobes_ = strobes;
-        answered_ = false;
+        std::int64_t address_after = 0, data_after = 0;
         if (memory_.is_random()) {
             // Address or data come first.
-            LiteChannel& first = memory_.dice().percent(50) ? wires_.lite_aw : wires_.lite_w;
-            first.valid = true;
-            step(memory_.dice().below(3));
+            const bool data_first = memory_.dice().percent(50);
+            (data_first ? address_after : data_after) = memory_.dice().below(3);
         }
-        wires_.lite_aw.valid = wires_.lite_w.valid = true;
+        offer_address(address_after, offset);
+        offer_data(data_after, value, strobes);
+        answered_ = false;
         await_answer("write");
         return answer_.response;
+    }
+
+    void offer_address(std::int64_t after, std::uint32_t offset) {
+        addresses_.push_back({cycles + after, offset, 0});
+    }
+
+    void offer_data(std::int64_t after, std::uint32_t value, unsigned strobes) {
+        data_.push_back({cycles + after, value, strobes});
+    }
+
+    void hold(std::int64_t after, std::int64_t count) {
+        hold_from_ = cycles + after;
+        hold_until_ = hold_from_ + count;
+    }
+
+    std::string watch(std::int64_t count, std::uint32_t offset, std::int64_t after) {
+        std::ostringstream line;
+        line << "ok";
+        const std::int64_t start = cycles;
+        const auto tell = [&](Seen what, std::int64_t cycle, unsigned a, unsigned b) {
+            line << ' ' << int(what) << ' ' << cycle << ' ' << a << ' ' << b;
+        };
+        int pins = -1;
+        std::int64_t value = -1, asked = 0;
+        for (std::int64_t i = 0; i < count; ++i) {
+            LiteChannel& request = wires_.lite_ar;
+            if (i >= after && !request.valid) request.valid = true, request.value = offset;
+            cycle();
+            if (const int now = 2 * wires_.busy + wires_.interrupt; now != pins)
+                tell(Seen::PINS, i, wires_.busy, wires_.interrupt), pins = now;
+            if (wires_.lite_r.moves() && wires_.lite_r.value != value)
+                tell(Seen::VALUE, asked, value = wires_.lite_r.value, 0);
+            if (taken_.request) asked = cycles - 1 - start;
+            if (taken_.address) tell(Seen::ADDRESS, i, 0, 0);
+            if (taken_.data) tell(Seen::DATA, i, 0, 0);
+            if (wires_.lite_b.moves()) tell(Seen::ANSWER, i, wires_.lite_b.response, 0);
+        }
+        // Whoever asks next is to get an answer of its own.
+        do cycle();
+        while (wires_.lite_ar.valid || wires_.lite_r.valid || taken_.request);
+        return line.str();
     }
 
     std::string run(std::uint32_t offset, std::uint32_t value, std::int64_t limit) {
@@ -182,7 +244,7 @@ class Bench {
     std::string resume(std::uint32_t offset, std::uint32_t value, std::int64_t limit) {
         const bool random = memory_.is_random();
         const std::int64_t host = random ? memory_.dice().below(40) : memory_.timing.host;
-        step(std::max<std::int64_t>(0, event_ + host - now_));
+        step(std::max<std::int64_t>(0, rose_at_ + host - now_));
         write(offset, value);
         return wait(limit);
     }
@@ -190,7 +252,7 @@ class Bench {
     std::string wait(std::int64_t limit) {
         for (std::int64_t i = 0; i < limit && !rose_ && !fell_; ++i) cycle();
         const char* name = rose_ ? "interrupt" : fell_ ? "idle" : "limit";
-        const std::int64_t seen = rose_ || fell_ ? event_ : now_;
+        const std::int64_t seen = rose_ ? rose_at_ : fell_ ? fell_at_ : now_;
         (rose_ ? rose_ : fell_) = false;
         std::ostringstream line;
         line << name << ' ' << seen << ' ' << read_beats_ << ' ' << write_beats_;
@@ -214,6 +276,9 @@ class Bench {
         memory_.drive(now_, wires_);
         for (LiteChannel* answer : {&wires_.lite_r, &wires_.lite_b})
             answer->ready = !memory_.is_random() || memory_.dice().percent(50);
+        if (cycles >= hold_from_ && cycles < hold_until_) wires_.lite_b.ready = false;
+        put_on(wires_.lite_aw, addresses_);
+        if (const Offer* offer = put_on(wires_.lite_w, data_)) strobes_ = offer->strobes;
         put_inputs();
         tick(false);
         const bool was_busy = wires_.busy, was_interrupt = wires_.interrupt;
@@ -230,8 +295,8 @@ class Bench {
         clock_lite();
         read_beats_ += wires_.r.moves();
         write_beats_ += wires_.w.moves();
-        if (wires_.interrupt && !was_interrupt) rose_ = true, event_ = now_;
-        if (!wires_.busy && was_busy) fell_ = true, event_ = now_;
+        if (wires_.interrupt && !was_interrupt) rose_ = true, rose_at_ = now_;
+        if (!wires_.busy && was_busy) fell_ = true, fell_at_ = now_;
         tick(true);
         if (wires_.busy && !was_busy) {
             for (const auto& each : advances_) each();
@@ -296,9 +361,20 @@ class Bench {
         wires_.lite_b.response = top_->s_axi_bresp;
     }
 
+    // The offer that a channel carries, if its time has come.
+    const Offer* put_on(LiteChannel& channel, const std::deque<Offer>& offers) {
+        if (offers.empty() || offers.front().cycle > cycles || wires_.reset) return nullptr;
+        channel.valid = true;
+        channel.value = offers.front().value;
+        return &offers.front();
+    }
+
     void clock_lite() {
+        taken_ = {wires_.lite_ar.moves(), wires_.lite_aw.moves(), wires_.lite_w.moves()};
         for (const LiteChannel* answer : {&wires_.lite_r, &wires_.lite_b})
             if (answer->moves()) answered_ = true, answer_ = *answer;
+        if (taken_.address) addresses_.pop_front();
+        if (taken_.data) data_.pop_front();
         for (LiteChannel* request : {&wires_.lite_ar, &wires_.lite_aw, &wires_.lite_w})
             if (request->moves()) request->valid = false;
     }
@@ -314,8 +390,13 @@ class Bench {
     bool answered_ = false;
     std::vector<std::function<void()>> advances_;
     LiteChannel answer_{};
+    std::deque<Offer> addresses_, data_;  // of writes, that the host has yet to put through
+    std::int64_t hold_from_ = 0, hold_until_ = 0;
+    struct {
+        bool request, address, data;
+    } taken_{};  // from the host in the last cycle
     std::int64_t now_ = 0;    // cycle of the program
-    std::int64_t event_ = 0;  // cycle in which the last event was seen
+    std::int64_t rose_at_ = 0, fell_at_ = 0;  // cycles in which the last events were seen
     bool rose_ = false, fell_ = false;
     std::int64_t read_beats_ = 0, write_beats_ = 0;
 };
@@ -346,6 +427,18 @@ std::string obey(const std::string& line, Bench& bench, Memory& memory) {
         std::string name;
         words >> name;
         bench.advance(name, number());
+    } else if (command == "address") {
+        const auto after = number(), offset = number();
+        bench.offer_address(after, offset);
+    } else if (command == "data") {
+        const auto after = number(), value = number(), strobes = number();
+        bench.offer_data(after, value, strobes);
+    } else if (command == "hold") {
+        const auto after = number(), count = number();
+        bench.hold(after, count);
+    } else if (command == "watch") {
+        const auto count = number(), offset = number(), after = number();
+        return bench.watch(count, offset, after);
     } else if (command == "run" || command == "resume") {
         const auto offset = number(), value = number(), limit = number();
         return command == "run" ? bench.run(offset, value, limit)

@@ -10,6 +10,7 @@ class Monitor {
   public:
     static constexpr std::size_t SHOWN = 8;  // violations kept in words
     static constexpr std::uint64_t PAGE_BYTES = 4096;
+    static constexpr unsigned NORMAL_BUFFERABLE = 3;  // of AxCACHE: non-cacheable, bufferable
 
     std::uint64_t violations = 0;
     std::vector<std::string> shown;
@@ -88,6 +89,8 @@ class Monitor {
         const std::uint64_t bytes = std::uint64_t(a.beats()) * BUS_BYTES;
         rule(a.burst == 1, "burst is not INCR");
         rule((1u << a.size) == BUS_BYTES, "size is not the bus width");
+        rule(a.cache == NORMAL_BUFFERABLE, "cache is not that of normal memory, bufferable");
+        rule(a.protection == 0, "protection is not that of unprivileged secure data");
         rule(a.address % BUS_BYTES == 0, "address is not aligned");
         rule(a.beats() <= BURST_BEATS, "burst is too long");
         rule(a.address % PAGE_BYTES + bytes <= PAGE_BYTES, "burst crosses a 4 KiB boundary");
