@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hw.isa import INDEX_BITS, Fault
 from hw.registers import REGISTERS, WATCHDOG_DEFAULT, Control, Status
-from verif.core_session import SLVERR, Seen, Sight
+from verif.core_session import OKAY, SLVERR, Seen, Sight
 
 NEVER = 1 << 62
 
@@ -221,7 +221,7 @@ def acting(
         if answer is None and taken_addresses > place and taken_data > place:
             order = acts[cycle] = orders[place]
             known = order.name in REGISTERS and REGISTERS[order.name].writable
-            answer = 0 if known else SLVERR
+            answer = OKAY if known else SLVERR
             place += 1
     return acts, sights
 

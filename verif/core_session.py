@@ -43,8 +43,8 @@ _ANSWERS = ("ok ", "ok\n", "idle ", "interrupt ", "limit ")
 NEVER = 1 << 62
 """A cycle that does not come."""
 
-SLVERR, DECERR = 2, 3
-"""Responses of AXI4 that are errors."""
+OKAY, SLVERR, DECERR = 0, 2, 3
+"""Responses of AXI4; all but the first are errors."""
 
 
 @dataclass(frozen=True)

@@ -336,12 +336,23 @@ def random_case(
 
 
 def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]) -> Iterator[Case]:
-    """Each single write in each cycle of the window."""
+    """Each single write in each cycle of the window, and an acknowledge and a start in each pair
+    of cycles around a stop."""
     for cycle in window(course):
         for each in single_writes(second):
             enable, after, alone = (int(rng.integers(most)) for most in (16, 2, 2))
             name = ("status", "error", "error_index")[rng.integers(3)]
             yield Case((Order(cycle, *each),), range(0), enable, name, after, bool(alone))
+    if course.stop == NEVER:
+        return
+    # The driver of the documentation, that has the next program ready, at every pace.
+    began = START_CYCLE + 1
+    for cycle in range(began + course.stop - 3, began + course.end + 4):
+        for pause in range(1, 4):
+            *ready_made, start = _start(cycle + pause, second, int(rng.integers(16)))
+            before = [replace(each, cycle=each.cycle - pause - 1) for each in ready_made]
+            acknowledge = Order(cycle, "control", Control.ACKNOWLEDGE)
+            yield Case((*before, acknowledge, start), watched="error", alone=True)
 
 
 def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[Case]:
@@ -409,7 +420,8 @@ def play(
 
 def sweep(bench: Bench, rng: np.random.Generator, *, cases: int | None) -> None:
     """Every scene with the pointed cases and so many random ones, half of them of one write; or,
-    where `cases` is None, with every single write in every cycle of its window."""
+    where `cases` is None, with every single write in every cycle of its window, and the
+    documented driver at every pace."""
     core = bench.core
     timing = MemoryTiming(LATENCY_CYCLES, core.bus_bytes, host_cycles=HOST_CYCLES)
     last = _work(core, SECOND_DATA)
