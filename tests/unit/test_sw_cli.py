@@ -239,11 +239,11 @@ def test_sampled_text_depends_on_the_seed_alone(command):
         (["sim", "evolute-tiny", "--accel", "lut-decode", "--latency", "9"], "only for a core"),
         (
             ["sim", "evolute-tiny", "--bandwidth-gbs", "0.0001"],
-            "--bandwidth-gbs 0.0001 at 200 MHz: bytes_per_cycle: must be in 1/512..1048576",
+            "--bandwidth-gbs 0.0001 at --frequency-mhz 200: bytes_per_cycle: must be in 1/512..1048576",
         ),
         (
             ["sim", "evolute-tiny", "--bandwidth-gbs", "inf"],
-            "--bandwidth-gbs inf at 200 MHz: bandwidth_bytes_per_s: must be finite and above 0",
+            "--bandwidth-gbs: must be a number in 1e-06..1000000, got 'inf'",
         ),
         (
             ["sim", "evolute-tiny", "--prefill", "600"],
@@ -306,7 +306,7 @@ def test_an_interrupted_quantization_says_how_to_go_on(command, monkeypatch, tmp
         raise KeyboardInterrupt
 
     def quantize_some(*arguments):
-        return sw.quantize.quantize_model(*arguments[:-1], interrupted)
+        return sw.quantize.quantize_model(*arguments[:-2], interrupted, arguments[-1])
 
     with monkeypatch.context() as patch:
         patch.setattr("sw.quantize_cli.quantize_model", quantize_some)
@@ -321,7 +321,7 @@ def test_an_interrupted_quantization_says_how_to_go_on(command, monkeypatch, tmp
     assert (tmp_path / "made" / "evolute.json").is_file()
     with monkeypatch.context() as patch:
         patch.setattr("sw.quantize_cli.calibrate", lambda *_: interrupted(0))
-        code, _, err = command(*QUANTIZE[:-1], "other", "--method", "rtn-w4g64")
+        code, _, err = command(*QUANTIZE[:-1], "other", "--method", "gptq-w4g64")
     assert code == 130
     assert err.startswith("evolute: no layer is done yet; the same command begins again\n")
 
