@@ -25,7 +25,7 @@ from sw.cli import (
     told,
 )
 from sw.model import LanguageModel
-from sw.perplexity import default_context, read_text
+from sw.perplexity import Text, default_context, read_text
 from sw.quantize import (
     quantize_model,
     require_fits,
@@ -129,10 +129,7 @@ def quantize(
     began, seen = time.perf_counter(), None
     parts: list[list[int]] = []
     if method is None or method.calibrates or wants_error:
-        if text_path is not None:
-            texts = (told(read_text(text_path)),)
-        else:
-            texts = calibration_texts(zoo.default_text(model or loaded.name))
+        texts = _calibration_texts(text_path, model or loaded.name)
         wanted = tokens or default_tokens(loaded)
         if tables is not None and not tables.steps:
             wanted = min(wanted, SAMPLES)
@@ -171,15 +168,30 @@ def quantize(
         "seconds": seconds,
     }
     show(as_json, record, lambda console: _render(console, record))
-    if seen is not None and seen["tokens"] < (most := widest_input(loaded)):
+    _warn(name, loaded, seen, found)
+
+
+def _calibration_texts(path: Path | None, model: str) -> tuple[Text, ...]:
+    """What `--text` says, or the kinds of text that the model of that name is calibrated with."""
+    if path is not None:
+        return (told(read_text(path)),)
+    return calibration_texts(zoo.default_text(model))
+
+
+def _warn(
+    method: str, model: LanguageModel, calibration: dict[str, Any] | None, found: Check | None
+) -> None:
+    """Say on stderr where calibration had few tokens, and where rounding would do better."""
+    most = widest_input(model)
+    if calibration is not None and calibration["tokens"] < most:
         click.echo(
-            f"evolute: {seen['tokens']:,} tokens to calibrate with are fewer than the {most:,} "
-            "inputs of the widest layer: correlations of inputs are trusted little",
+            f"evolute: {calibration['tokens']:,} tokens to calibrate with are fewer than the {most:,} "
+            "inputs of the widest layer: what they say of inputs together counts the less",
             err=True,
         )
     if found is not None and found.is_worse:
         click.echo(
-            f"evolute: on text of another kind {name} is worse than rounding to nearest on the "
+            f"evolute: on text of another kind {method} is worse than rounding to nearest on the "
             f"same grids: perplexity {found.quantized:.4g} against {found.rounded:.4g}; calibrate "
             "with more or other text",
             err=True,

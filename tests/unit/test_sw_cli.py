@@ -239,7 +239,7 @@ def test_sampled_text_depends_on_the_seed_alone(command):
         (["sim", "evolute-tiny", "--accel", "lut-decode", "--latency", "9"], "only for a core"),
         (
             ["sim", "evolute-tiny", "--bandwidth-gbs", "0.0001"],
-            "--bandwidth-gbs 0.0001 at --frequency-mhz 200: bytes_per_cycle: must be in 1/512..1048576",
+            "--bandwidth-gbs 0.0001 at --frequency-mhz 200: bytes_per_cycle: must be in 1/512..",
         ),
         (
             ["sim", "evolute-tiny", "--bandwidth-gbs", "inf"],
