@@ -185,8 +185,8 @@ def _warn(
     most = widest_input(model)
     if calibration is not None and calibration["tokens"] < most:
         click.echo(
-            f"evolute: {calibration['tokens']:,} tokens to calibrate with are fewer than the {most:,} "
-            "inputs of the widest layer: what they say of inputs together counts the less",
+            f"evolute: {calibration['tokens']:,} tokens to calibrate with are fewer than the "
+            f"{most:,} inputs of the widest layer: what they say of inputs together counts less",
             err=True,
         )
     if found is not None and found.is_worse:
