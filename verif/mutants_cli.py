@@ -42,7 +42,8 @@ _PER_DESIGN = 10
 
 _VERDICTS = ("killed", "equivalent", "survived")
 
-Task, Done = TypeVar("Task"), TypeVar("Done")
+Task = TypeVar("Task")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ DESIGNS: dict[str, Spec] = {
 """What is made faulty, by name: every engine in each of its forms, the floating baselines, the
 units and some complete cores, as small as shows what they do."""
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 """Seconds after which a run of the bench counts as one without an end."""
 
 _SWITCH, _SWITCH_BITS = "mutant", 16

@@ -102,7 +102,7 @@ def binades(spec: Engine, rng: np.random.Generator) -> list[Case]:
     if not isinstance(spec, FloatEngine) or (x := floating.binades(spec, rng)) is None:
         return []
     weight_format = spec.formats[-1]
-    shape = Shape(x.shape[0], spec.n, x.shape[1], x.shape[1])
+    shape = Shape(len(x), spec.n, x.shape[1], x.shape[1])
     matmul = random_matmul(rng, spec.activations, weight_format, shape)
     if isinstance(spec, FloatMac) and weight_format.levels > 2:
         one = weight_format.levels // 2 + 1

@@ -277,8 +277,8 @@ MUTANTS = (
     Mutant(
         "queue: room for one too many",
         crossing,
-        "!= self.depth",
-        "!= self.depth + 1",
+        "~(reserved - left)[places]",
+        "(reserved - left)[: places + 1] != self.depth + 1",
         "cycle of activation",
         SMALL.evolve(queue=4),
     ),
