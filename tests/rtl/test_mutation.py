@@ -124,7 +124,7 @@ def test_the_command_counts_by_file(tmp_path: Path) -> None:
     record = json.loads(done.stdout)
     assert read_records(tmp_path / RECORDS) == [record]
     assert record["tried"] == len(record["mutants"]) == 6
-    assert done.exit_code == (0 if record["killed_share"] >= 0.99 else 1)
+    assert done.exit_code == (0 if record["killed_share"] >= 0.99 else 1), done.output
     verdicts = ("killed", "equivalent", "survived")
     assert record["tried"] == sum(record[each] for each in verdicts)
     for key in ("tried", *verdicts):
