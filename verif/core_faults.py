@@ -463,25 +463,55 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
     timing = MemoryTiming(20, bench.core.bus_bytes)
     good = bench.random_program(rng)
     expected = good.expected()
-    memory = (1 << bench.core.address_bits) - MEMORY_PAGE_BYTES
-    longest = memory // isa.INSTRUCTION_BYTES
     at_once = max(1, bench.core.bus_bits // isa.INSTRUCTION_BITS)
     with bench.session() as session:
         for seed, wrong in enumerate(_wrongs(bench, rng)):
             session.set_timing(timing)
             _check_fault(bench, session, wrong, wrong.name, rng)
             bench.play(session, f"after {wrong.name}", good, expected, timing)
-            if wrong.exact_time:
-                continue
-            session.set_random(seed)
-            _check_fault(bench, session, wrong, f"{wrong.name} random", rng)
-            bench.play(session, f"after {wrong.name} random", good, expected, seed)
-            if wrong.address == MEMORY_PAGE_BYTES and wrong.count is None:
-                most = min(longest, 1 << isa.INDEX_BITS) - len(wrong.words)
-                late = int(rng.integers(most)) // at_once * at_once
-                _check_fault(bench, session, wrong, f"{wrong.name} late", rng, late)
-                bench.tally.coverage["fault late in a program"] += 1
+            if not wrong.exact_time:
+                session.set_random(seed)
+                _check_fault(bench, session, wrong, f"{wrong.name} random", rng)
+                bench.play(session, f"after {wrong.name} random", good, expected, seed)
+            if wrong.fetched and wrong.count is None:
+                memory = (1 << bench.core.address_bits) - wrong.address
+                most = min(memory // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS) - len(wrong.words)
+                for _ in range(_LATE.get(wrong.fault, 1)):
+                    late = int(rng.integers(most)) // at_once * at_once
+                    _check_fault(bench, session, wrong, f"{wrong.name} late", rng, late)
+                    bench.tally.coverage["fault late in a program"] += 1
+        _check_places(bench, session)
         _check_patience(bench, session, good, expected)
+
+
+_LATE = dict.fromkeys((Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 4)
+"""How often a fault whose instruction waits in a queue is looked for late in a program, so that
+every bit of its index is seen there as 0 and as 1."""
+
+
+def _check_places(bench: Bench, session: Session) -> None:
+    """No program is fetched that does not lie where programs may: each bit of its address that
+    must be 0 is 1, or it goes past the last address, by one instruction from each power of two
+    before that, or by each power of two of instructions."""
+    bits = bench.core.address_bits
+    page_bits, page = (MEMORY_PAGE_BYTES - 1).bit_length(), MEMORY_PAGE_BYTES
+    places = [(1 << bit, 1) for bit in (*range(page_bits), *range(bits, 64))]
+    fitting = [(1 << bit, 1) for bit in range(page_bits, bits + 1)]
+    fitting += [(page, 1 << bit) for bit in range(isa.INDEX_BITS)]
+    for size, more in fitting:
+        count = size // isa.INSTRUCTION_BYTES + more
+        if count < 1 << isa.INDEX_BITS:
+            places.append(((1 << bits) - size, count))
+    session.set_timing(MemoryTiming(20, bench.core.bus_bytes))
+    for address, count in places:
+        event = session.run(address, count, LIMIT_CYCLES)
+        if event.kind == "limit":
+            session.reset()
+        case = f"{count} instructions at {address:#x}"
+        found = (event.fault, event.index, event.read_beats)
+        bench.check(case, "fault, index and words read", found, (Fault.MISALIGNED, 0, 0))
+        bench.tally.cases += 1
+    bench.watch(session, "programs out of place")
 
 
 def _check_fault(
@@ -519,6 +549,25 @@ def _check_fault(
     bench.tally.coverage[f"fault {wrong.fault.name}"] += 1
 
 
+def _check_long_patience(bench: Bench, session: Session) -> None:
+    """The watchdog waits as long as it is told, with every carry of its count."""
+    words = [instruction("sync", wait=[Unit.STORE]), plain(bench.core, "halt")]
+    Program(bench.core, words, 0, session.memory)
+    session.set("watchdog", PATIENCE)
+    stop = session.run(0, len(words), LIMIT_CYCLES).cycle
+    for bit in range(9, 32):
+        case = f"watchdog of {(1 << bit) + PATIENCE // 2}"
+        session.set("watchdog", (1 << bit) + PATIENCE // 2)
+        session.run(0, len(words), stop - PATIENCE // 2)
+        session.advance("still", (1 << bit) - PATIENCE // 2)
+        event = session.wait(LIMIT_CYCLES)
+        bench.check(case, "fault", event.fault, Fault.WATCHDOG)
+        bench.check(case, "cycle", event.cycle, stop)
+        if event.kind == "limit":
+            session.reset()
+        bench.tally.cases += 1
+
+
 def _check_patience(bench: Bench, session: Session, good: Program, expected: Expected) -> None:
     """What the watchdog must let pass, and a bus that never answers again."""
     core, case = bench.core, "watchdog"
@@ -530,6 +579,7 @@ def _check_patience(bench: Bench, session: Session, good: Program, expected: Exp
     bench.play(session, "a host slower than the watchdog", called, called.expected(), slow_host)
     bench.play(session, "good under watchdog", good, expected, MemoryTiming(200, core.bus_bytes))
 
+    _check_long_patience(bench, session)
     session.set("watchdog", 0)
     waits = instruction("sync", wait=[Unit.STORE])
     Program(core, [waits, plain(core, "halt")], 0, session.memory)

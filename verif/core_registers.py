@@ -41,7 +41,7 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
     offsets = {register.offset for register in REGISTERS.values()}
     for offset in range(0, 256, 4):
         if offset not in offsets:
-            check(f"response to a read of {offset:#x}", session.read(offset).response, SLVERR)
+            check(f"response to a read of {offset:#x}", session.read(offset)[0].response, SLVERR)
             answer = session.write(offset, int(rng.integers(1 << 32)))
             check(f"response to a write of {offset:#x}", answer.response, SLVERR)
     widths = {"interrupt_enable": len(Status), "instructions": isa.INDEX_BITS}
@@ -62,6 +62,7 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
     session.set("watchdog", WATCHDOG_DEFAULT)
     _check_interrupts(bench, session, check)
     _check_half_writes(session, check)
+    _check_crowds(session, rng, check)
 
 
 def _check_half_writes(session: Session, check: Callable[[str, object, object], None]) -> None:
@@ -75,6 +76,28 @@ def _check_half_writes(session: Session, check: Callable[[str, object, object], 
         check(f"response to a write after the {half} alone", response, OKAY)
         check(f"program_high after the {half} alone", session.get("program_high"), 7)
         check(f"program_low after the {half} alone", session.get("program_low"), 0)
+
+
+_CROWD = ("program_low", "program_high", "watchdog")
+"""Registers of 32 bits that mean nothing while no program runs."""
+
+
+def _check_crowds(
+    session: Session, rng: np.random.Generator, check: Callable[[str, object, object], None]
+) -> None:
+    """Writes and reads that are there before those ahead of them are answered wait their turn."""
+    for first, address_after, data_after in (("addresses", 0, 20), ("data", 20, 0), ("both", 0, 0)):
+        values = {name: int(rng.integers(1 << 32)) for name in _CROWD}
+        for name, value in values.items():
+            session.offer(address_after, REGISTERS[name].offset, value, data_after=data_after)
+        session.hold(21, 20)
+        session.step(120)
+        for name, value in values.items():
+            check(f"{name} of several writes, {first} first", session.get(name), value)
+        answers = session.read(*(REGISTERS[name].offset for name in 2 * _CROWD))
+        found = [answer.value for answer in answers]
+        check("registers read one behind the other", found, 2 * list(values.values()))
+    session.set("watchdog", WATCHDOG_DEFAULT)
 
 
 def check_counts(bench: Bench, rng: np.random.Generator) -> None:

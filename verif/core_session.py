@@ -35,7 +35,12 @@ _SHARED_MEMORY = Path("/dev/shm")
 RESET_CYCLES = 4
 """How long the reset is held at power-on."""
 
-ADVANCEABLE = {**dict.fromkeys(COUNTERS, "registers"), "index": "dispatch", "words": "dispatch"}
+ADVANCEABLE = {
+    **dict.fromkeys(COUNTERS, "registers"),
+    "index": "dispatch",
+    "words": "dispatch",
+    "still": "control",
+}
 """Counts that `Session.advance` can change, and the part of the core that each belongs to."""
 
 _ANSWERS = ("ok ", "ok\n", "idle ", "interrupt ", "limit ")
@@ -242,9 +247,9 @@ class Session(contextlib.AbstractContextManager):
         self._ask("calm")
 
     def advance(self, name: str, value: int) -> None:
-        """When the next program begins, add to a count of `ADVANCEABLE`, which counts on from
-        there: a count that no test could wait for. `index` is that of the next instruction, and
-        `words` are those fetched."""
+        """Add to a count of `ADVANCEABLE`, which counts on from there: a count that no test could
+        wait for. It is done now if a program runs, or else when the next one begins. `index` is
+        that of the next instruction, and `words` are those fetched."""
         self._ask("advance", name, value)
 
     def step(self, cycles: int) -> None:
@@ -253,8 +258,10 @@ class Session(contextlib.AbstractContextManager):
 
     # Registers and pins.
 
-    def read(self, offset: int) -> Access:
-        return Access(*self._numbers("read", offset))
+    def read(self, *offsets: int) -> list[Access]:
+        """The answers to reads, each of which is asked for as soon as the one before has been."""
+        numbers = self._numbers("read", len(offsets), *offsets)
+        return [Access(*each) for each in zip(numbers[::2], numbers[1::2], strict=True)]
 
     def write(self, offset: int, value: int, strobes: int = 15) -> Access:
         return Access(*self._numbers("write", offset, value, strobes))
@@ -289,7 +296,7 @@ class Session(contextlib.AbstractContextManager):
 
     def get(self, name: str) -> int:
         """The value of the register `name`."""
-        return self.read(REGISTERS[name].offset).value
+        return self.read(REGISTERS[name].offset)[0].value
 
     def set(self, name: str, value: int) -> None:
         """Write the register `name`."""

@@ -118,8 +118,12 @@ _CLOCKS = ("CLK", "RD_CLK", "WR_CLK")
 _KEPT = tuple(f"{part}.{name}" for name, part in ADVANCEABLE.items())
 """Registers that the bench sets, whose outputs must stay as they are."""
 
-_FLAT = ("proc -norom", "flatten", "opt_expr", "opt_clean", "wreduce", "opt -full", "opt_clean")
-"""What synthesis does in any case: a fault in what it takes away is none."""
+_FLAT = (
+    *("proc -norom", "flatten", "opt_expr", "opt_clean", "wreduce", "opt -full", "opt_clean"),
+    *("splitcells", "opt_clean"),
+)
+"""What synthesis does in any case, unused bits of registers included: a fault in what it takes
+away is none."""
 
 
 @dataclass(frozen=True)

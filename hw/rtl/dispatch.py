@@ -192,7 +192,7 @@ class Dispatch(wiring.Component):
         ]
         there = Signal()
         m.d.comb += [
-            there.eq(self.run & full & (index != self.count)),
+            there.eq(self.run & full),
             self.index.eq(index),
             self.word.eq(instruction),
         ]

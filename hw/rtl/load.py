@@ -198,10 +198,12 @@ class ReadMaster(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         core = self.core
-        # Bursts asked for and not yet answered in full, oldest first.
+        # Bursts asked for and not yet answered in full, oldest first. No unit signals to itself, so
+        # that the first bit of the signals, which is the load unit's own, is always 0.
+        assert Unit.LOAD == 0
         tags = {
             "fetch": self.fetch_grant,
-            "signals": Mux(self.load_last, self.load_signals, 0),
+            "signals": Mux(self.load_last, self.load_signals[1:], 0),
             "buffer": self.load_buffer,
             "address": self.load_address,
             "beats_minus_1": Mux(
@@ -244,7 +246,7 @@ class ReadMaster(wiring.Component):
             self.load_write.eq(
                 Cat(for_load & (oldest["buffer"] == i) for i in range(len(core.buffers)))
             ),
-            self.signals.eq(Mux(last & ~oldest["fetch"], oldest["signals"], 0)),
+            self.signals[1:].eq(Mux(last & ~oldest["fetch"], oldest["signals"], 0)),
             self.error.eq(arrives & self.rresp[1]),
             self.index.eq(Mux(oldest["fetch"], self.fetch_index, oldest["index"])),
         ]

@@ -4,10 +4,11 @@
 // line: `ok` and numbers, an event and numbers, or `error` and words. Numbers are decimal.
 //
 //   reset CYCLES                   hold the reset, and let it go
-//   read OFFSET                    a register -> ok RESPONSE VALUE
+//   read COUNT OFFSET...           registers, each asked for as soon as the one before has been
+//                                  -> ok and RESPONSE VALUE of each
 //   write OFFSET VALUE STROBES     a register -> ok RESPONSE
 //   step CYCLES                    let time pass
-//   advance NAME VALUE             add to a count when the next program begins
+//   advance NAME VALUE             add to a count: now, or when the next program begins
 //   address AFTER OFFSET           offer a write's address that many cycles from now, once those
 //                                  offered before have been taken
 //   data AFTER VALUE STROBES       the same for a write's data
@@ -111,7 +112,7 @@ class Bench {
     std::int64_t cycles = 0;  // since power came on
 
     Bench(Memory& memory, std::uint64_t seed, const char* waves, int count, char** arguments)
-        : memory_(memory) {
+        : memory_(memory), noise_(seed) {
         context_.commandArgs(count, arguments);  // for the design's $value$plusargs
         // Whatever reset does not define starts at random instead of at a lucky zero.
         context_.randReset(2);
@@ -170,12 +171,18 @@ class Bench {
         for (std::int64_t i = 0; i < count; ++i) cycle();
     }
 
-    LiteChannel read(std::uint32_t offset) {
-        wires_.lite_ar.value = offset;
-        wires_.lite_ar.valid = true;
-        answered_ = false;
-        await_answer("read");
-        return answer_;
+    std::vector<LiteChannel> read(const std::vector<std::uint32_t>& offsets) {
+        std::vector<LiteChannel> answers;
+        std::size_t asked = 0;
+        for (std::int64_t i = 0; answers.size() < offsets.size(); ++i) {
+            if (i == PATIENCE) throw std::runtime_error("no answer to an AXI-Lite read");
+            LiteChannel& request = wires_.lite_ar;
+            if (!request.valid && asked < offsets.size())
+                request.valid = true, request.value = offsets[asked++];
+            cycle();
+            if (wires_.lite_r.moves()) answers.push_back(wires_.lite_r);
+        }
+        return answers;
     }
 
     unsigned write(std::uint32_t offset, std::uint32_t value, unsigned strobes = 15) {
@@ -188,7 +195,10 @@ class Bench {
         offer_address(address_after, offset);
         offer_data(data_after, value, strobes);
         answered_ = false;
-        await_answer("write");
+        for (std::int64_t i = 0; !answered_; ++i) {
+            if (i == PATIENCE) throw std::runtime_error("no answer to an AXI-Lite write");
+            cycle();
+        }
         return answer_.response;
     }
 
@@ -263,14 +273,6 @@ class Bench {
     bool interrupt() const { return wires_.interrupt; }
 
   private:
-    void await_answer(const char* what) {
-        for (std::int64_t i = 0; !answered_; ++i) {
-            if (i == PATIENCE)
-                throw std::runtime_error(std::string("no answer to an AXI-Lite ") + what);
-            cycle();
-        }
-    }
-
     // One clock cycle: inputs settle, everything looks, then the rising edge.
     void cycle() {
         memory_.drive(now_, wires_);
@@ -298,7 +300,7 @@ class Bench {
         if (wires_.interrupt && !was_interrupt) rose_ = true, rose_at_ = now_;
         if (!wires_.busy && was_busy) fell_ = true, fell_at_ = now_;
         tick(true);
-        if (wires_.busy && !was_busy) {
+        if (wires_.busy) {
             for (const auto& each : advances_) each();
             advances_.clear();
         }
@@ -319,20 +321,31 @@ class Bench {
         top_->m_axi_arready = wires_.ar.ready;
         top_->m_axi_awready = wires_.aw.ready;
         top_->m_axi_wready = wires_.w.ready;
+        // Where nothing is valid, anything may be on a channel, and is.
+        const auto payload = [this](bool valid, std::uint32_t value, std::uint32_t mask) {
+            return (valid ? value : std::uint32_t(noise_.next())) & mask;
+        };
+        const LiteChannel &read = wires_.lite_ar, &address = wires_.lite_aw, &data = wires_.lite_w;
         top_->m_axi_rvalid = wires_.r.valid;
-        top_->m_axi_rlast = wires_.r.last;
-        top_->m_axi_rresp = wires_.r.response;
-        to_port(top_->m_axi_rdata, wires_.r.data);
+        top_->m_axi_rlast = payload(wires_.r.valid, wires_.r.last, 1);
+        top_->m_axi_rresp = payload(wires_.r.valid, wires_.r.response, 3);
+        if (wires_.r.valid) {
+            to_port(top_->m_axi_rdata, wires_.r.data);
+        } else {
+            Word any;
+            std::memset(any.data(), int(noise_.next()), BUS_BYTES);
+            to_port(top_->m_axi_rdata, any);
+        }
         top_->m_axi_bvalid = wires_.b.valid;
-        top_->m_axi_bresp = wires_.b.response;
-        top_->s_axi_arvalid = wires_.lite_ar.valid;
-        top_->s_axi_araddr = wires_.lite_ar.value;
+        top_->m_axi_bresp = payload(wires_.b.valid, wires_.b.response, 3);
+        top_->s_axi_arvalid = read.valid;
+        top_->s_axi_araddr = payload(read.valid, read.value, 0xFF);
         top_->s_axi_rready = wires_.lite_r.ready;
-        top_->s_axi_awvalid = wires_.lite_aw.valid;
-        top_->s_axi_awaddr = wires_.lite_aw.value;
-        top_->s_axi_wvalid = wires_.lite_w.valid;
-        top_->s_axi_wdata = wires_.lite_w.value;
-        top_->s_axi_wstrb = strobes_;
+        top_->s_axi_awvalid = address.valid;
+        top_->s_axi_awaddr = payload(address.valid, address.value, 0xFF);
+        top_->s_axi_wvalid = data.valid;
+        top_->s_axi_wdata = payload(data.valid, data.value, 0xFFFFFFFF);
+        top_->s_axi_wstrb = payload(data.valid, strobes_, 15);
         top_->s_axi_bready = wires_.lite_b.ready;
     }
 
@@ -371,8 +384,7 @@ class Bench {
 
     void clock_lite() {
         taken_ = {wires_.lite_ar.moves(), wires_.lite_aw.moves(), wires_.lite_w.moves()};
-        for (const LiteChannel* answer : {&wires_.lite_r, &wires_.lite_b})
-            if (answer->moves()) answered_ = true, answer_ = *answer;
+        if (wires_.lite_b.moves()) answered_ = true, answer_ = wires_.lite_b;
         if (taken_.address) addresses_.pop_front();
         if (taken_.data) data_.pop_front();
         for (LiteChannel* request : {&wires_.lite_ar, &wires_.lite_aw, &wires_.lite_w})
@@ -385,11 +397,12 @@ class Bench {
     VerilatedVcdC trace_;
 #endif
     Memory& memory_;
+    Random noise_;  // on channels that carry nothing
     Wires wires_{};
     unsigned strobes_ = 15;
     bool answered_ = false;
     std::vector<std::function<void()>> advances_;
-    LiteChannel answer_{};
+    LiteChannel answer_{};  // to the last write
     std::deque<Offer> addresses_, data_;  // of writes, that the host has yet to put through
     std::int64_t hold_from_ = 0, hold_until_ = 0;
     struct {
@@ -416,8 +429,10 @@ std::string obey(const std::string& line, Bench& bench, Memory& memory) {
     if (command == "reset") {
         bench.reset(number());
     } else if (command == "read") {
-        const LiteChannel found = bench.read(number());
-        answer << ' ' << found.response << ' ' << found.value;
+        std::vector<std::uint32_t> offsets(number());
+        for (std::uint32_t& each : offsets) each = number();
+        for (const LiteChannel& found : bench.read(offsets))
+            answer << ' ' << found.response << ' ' << found.value;
     } else if (command == "write") {
         const auto offset = number(), value = number(), strobes = number();
         answer << ' ' << bench.write(offset, value, strobes);
