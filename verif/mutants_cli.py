@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hw.cli import json_option, out_option, show
 from hw.files import RECORDS, append_record, provenance
+from hw.options import COUNT, SEED, WORKERS, Real
+from hw.waiting import shown
 from verif.cli import leave_interrupts_to_parent
 from verif.mutation import (
     DESIGNS,
@@ -102,8 +103,8 @@ def _prove(task: tuple[_Plan, Mutation]) -> tuple[Mutation, str | None]:
 class _Campaign:
     """A run through all steps; what is known so far stays when it is interrupted."""
 
-    def __init__(self, count: int, seed: int, workers: int, progress: Progress):
-        self.count, self.seed, self.workers, self.progress = count, seed, workers, progress
+    def __init__(self, count: int, seed: int, workers: int):
+        self.count, self.seed, self.workers = count, seed, workers
         self.outcomes: dict[Mutation, Outcome] = {}
         self.tried = 0
         self.cpu_seconds = 0.0
@@ -121,15 +122,18 @@ class _Campaign:
             def each(
                 title: str, work: Callable[[Task], Done], tasks: Sequence[Task]
             ) -> Iterator[tuple[Done, float]]:
-                bar = self.progress.add_task(title, total=len(tasks))
-                for done, cpu in pool.imap_unordered(_timed, [(work, task) for task in tasks]):
-                    self.cpu_seconds += cpu
-                    yield done, cpu
-                    self.progress.advance(bar)
+                results = pool.imap_unordered(_timed, [(work, task) for task in tasks])
+                with shown(title, len(tasks)) as progress:
+                    for number, (done, cpu) in enumerate(results, 1):
+                        self.cpu_seconds += cpu
+                        yield done, cpu
+                        progress(number)
 
             known = dict(
                 done
-                for done, _ in each("netlists", _points, [(name, self.seed) for name in designs])
+                for done, _ in each(
+                    "reading netlists", _points, [(name, self.seed) for name in designs]
+                )
             )
             chosen = draw(known, self.count, self.seed)
             self.tried = len(chosen)
@@ -137,11 +141,11 @@ class _Campaign:
                 _Plan(design, tuple(m for m in chosen if m.design == design), Path(name))
                 for design in designs
             ]
-            for wrong, _ in each("simulators", _build, plans):
+            for wrong, _ in each("building simulators", _build, plans):
                 if wrong:
                     raise SimulatorError(f"a design without a mutation differs: {wrong}")
             tasks = [(plan, i) for plan in plans for i in range(1, len(plan.mutations) + 1)]
-            for (mutation, found), cpu in each("mutants", _try, tasks):
+            for (mutation, found), cpu in each("trying mutants", _try, tasks):
                 verdict = "survived" if found is None else "killed"
                 self.outcomes[mutation] = Outcome(mutation, verdict, found or "", cpu)
             left = [
@@ -150,7 +154,7 @@ class _Campaign:
                 for mutation in plan.mutations
                 if self.outcomes[mutation].verdict == "survived"
             ]
-            for (mutation, how), cpu in each("proofs", _prove, left):
+            for (mutation, how), cpu in each("proving those that are left", _prove, left):
                 verdict = "survived" if how is None else "equivalent"
                 spent = cpu + self.outcomes[mutation].cpu_seconds
                 self.outcomes[mutation] = Outcome(mutation, verdict, how or "", spent)
@@ -212,20 +216,18 @@ def _render(record: dict[str, Any], console: Console) -> None:
 
 
 @click.command(epilog="Example: evolute mutants --count 40 --seed 7")
-@click.option(
-    "--count", type=click.IntRange(1), default=500, show_default=True, help="Mutants to try."
-)
-@click.option("--seed", default=1, show_default=True, help="Seed of what is mutated.")
+@click.option("--count", type=COUNT, default=500, show_default=True, help="Mutants to try.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of what is mutated.")
 @click.option(
     "--workers",
-    type=click.IntRange(1),
+    type=WORKERS,
     default=os.cpu_count() or 1,
     show_default="processors",
     help="Processes that share the work.",
 )
 @click.option(
     "--least",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     default=0.99,
     show_default=True,
     help="Share of the mutants not proved equivalent that must be killed.",
@@ -249,19 +251,11 @@ def mutants(
     SAT solver proves that nothing differs; else it survived. Fewer mutants than the designs need
     are drawn from some of the designs. Exit code 0 means that enough are killed.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    stopped = False
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        campaign = _Campaign(count, seed, workers, progress)
-        try:
-            campaign.run()
-        except KeyboardInterrupt:
-            stopped = True
+    stopped, campaign = False, _Campaign(count, seed, workers)
+    try:
+        campaign.run()
+    except KeyboardInterrupt:
+        stopped = True
     record = _record(campaign)
     if record["tried"]:
         append_record(out / RECORDS, record)

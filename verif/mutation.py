@@ -16,15 +16,12 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue] not in its stubs
 
 from hw import sidecar, yosys
 from hw.export import module_name
-from hw.rtl import BUILD
 from hw.spec import (
     BitSerial,
     CoreSpec,
@@ -42,8 +39,8 @@ from verif.equivalence import Reset, proof
 from verif.simulators import SimulatorError
 from verif.verify import Report, verify
 
-RTL = Path(BUILD[CoreSpec].__module__.replace(".", "/")).parent
-"""The folder of the RTL within the package's, `hw/rtl`."""
+RTL = "hw/rtl"
+"""The folder of the RTL."""
 
 _LUT = LutTensorCore(m=2, n=3, k=3, kg=2, activation_bits=5, weight_bits=3, group_size=13)
 _MAC = Mac(m=2, n=3, k=5, activation_bits=5, weight_bits=5, group_size=13)
@@ -167,6 +164,12 @@ class Outcome:
 
 def netlist(spec: Spec) -> str:
     """The design as one flat module of cells that name their lines of source, in RTLIL."""
+    from amaranth.back import (
+        rtlil,  # pyright: ignore[reportAttributeAccessIssue] not in its stubs
+    )
+
+    from hw.rtl import BUILD
+
     text = rtlil.convert(BUILD[type(spec)](spec), name=module_name(spec), emit_src=True)
     script = ["read_rtlil top.il", *_FLAT, "write_rtlil flat.il"]
     return yosys.run(script, {"top.il": text}, ["flat.il"], timeout_s=300).files["flat.il"]
