@@ -119,6 +119,24 @@ def _uniform(spec: LutStationary, entry: int) -> Product:
     return golden.product(spec, x, centroids, table)
 
 
+_MOST_INDICES = 200
+"""Indices of one command, so that a battery has many."""
+
+
+def _fullest(spec: LutStationary, rng: np.random.Generator) -> Product:
+    """Two column tiles of as many rows and subspaces as there is memory for, but of no more than
+    `_MOST_INDICES` indices."""
+    rows = min(spec.m, _MOST_INDICES)
+    subspaces = min(spec.subspaces, max(1, _MOST_INDICES // rows))
+    k, n = subspaces * spec.v, 2 * spec.n
+    low, high = (-(1 << spec.activation_bits - 1), 1 << spec.activation_bits - 1)
+    x = rng.integers(low, high, (rows, k))
+    centroids = rng.integers(low, high, (subspaces, spec.centroids, spec.v))
+    top = 1 << spec.weight_bits - 1
+    table = rng.integers(-top, top, (subspaces, spec.centroids, n))
+    return golden.product(spec, x, centroids, table)
+
+
 def _streams(spec: LutStationary) -> tuple[str, ...]:
     return STREAMS if spec.gathers else (*SOURCES, "result")
 
@@ -154,6 +172,7 @@ def _corners(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
         Case("two rows", (random_product(spec, rng, 2),), Clocks(1, 2)),
         Case("extremes", (random_product(spec, rng, extreme=True),)),
         Case("equal distances", (_uniform(spec, top), _uniform(spec, -top - 1))),
+        Case("all rows and subspaces", (_fullest(spec, rng),)),
     ]
 
 
@@ -283,7 +302,8 @@ def features(spec: LutStationary, case: Case) -> set[str]:
         "reset in mid-flight": case.reset_after_cycles > 0,
         "ready probed": case.probe,
         "memory latency": case.memory_latency_cycles > 1,
-        f"corner {case.name}": case.name in ("extremes", "equal distances"),
+        f"corner {case.name}": case.name
+        in ("extremes", "equal distances", "all rows and subspaces"),
     }
     for operands in case.products:
         exact = dataclasses.replace(spec, overflow="exact", accumulator_bits=None)

@@ -321,6 +321,14 @@ MUTANTS = (
         SMALL.evolve(keeps_indices=True),
     ),
     Mutant(
+        "kept indices: no room for the last ones",
+        lut_stationary,
+        "depth=spec.m * spec.subspaces, init",
+        "depth=spec.m * spec.subspaces - 2, init",
+        "case 'all rows and subspaces'",
+        SMALL.evolve(keeps_indices=True),
+    ),
+    Mutant(
         "kept indices: those of the command before",
         lut_stationary,
         "again.eq(0), held.eq(0)",
