@@ -91,7 +91,7 @@ def random_product(
     rows = rows or int(rng.integers(1, spec.m + 1))
     most = min(spec.subspaces, 5)
     k = int(rng.integers(1, most * spec.v + 1))
-    n = int(rng.integers(1, 2 * spec.n + 2))
+    n = min(int(rng.integers(1, 2 * spec.n + 2)), spec.tiles * spec.n)
 
     def values(bits: int, *size: int) -> np.ndarray:
         low, high = -(1 << bits - 1), (1 << bits - 1) - 1
@@ -123,13 +123,17 @@ _MOST_INDICES = 200
 """Indices of one command, so that a battery has many."""
 
 
+_FEW_TILES = 8
+
+
 def _fullest(spec: LutStationary, rng: np.random.Generator) -> Product:
-    """Two column tiles of as many rows and subspaces as there is memory for, but of no more than
-    `_MOST_INDICES` indices."""
+    """As many rows and subspaces as there is memory for, but no more than `_MOST_INDICES` indices,
+    and as many column tiles as a command can have, if these are few, else two."""
     rows = min(spec.m, _MOST_INDICES)
     subspaces = min(spec.subspaces, max(1, _MOST_INDICES // rows))
-    k, n = subspaces * spec.v, 2 * spec.n
-    low, high = (-(1 << spec.activation_bits - 1), 1 << spec.activation_bits - 1)
+    tiles = spec.tiles if spec.tiles <= _FEW_TILES else 2
+    k, n = subspaces * spec.v, tiles * spec.n
+    low, high = -(1 << spec.activation_bits - 1), 1 << spec.activation_bits - 1
     x = rng.integers(low, high, (rows, k))
     centroids = rng.integers(low, high, (subspaces, spec.centroids, spec.v))
     top = 1 << spec.weight_bits - 1
