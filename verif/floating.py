@@ -15,6 +15,11 @@ from sim.golden.sums import GroupSums
 from verif.vectors import Matmul
 
 _TABLES = np.random.default_rng(16).integers(0, 1 << FP16.bits, (256, 256), dtype=np.uint16)
+_PAIRS = 64
+"""Groups of `pairs`."""
+ONES = len(_TABLES) - 1
+"""The table of which every code is that of 1."""
+_TABLES[ONES] = (1 << FP16.exponent_bits - 1) - 1 << FP16.mantissa_bits
 
 
 def fp16_weights(codes: np.ndarray, special: np.ndarray) -> np.ndarray:
@@ -71,6 +76,40 @@ def binades(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray | None:
     ]
     sign = np.arange(spec.m)[:, None] % 2 << kind.bits - 1
     return np.array(codes) | sign
+
+
+def pairs(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray:
+    """Codes [m, K] of activations for scale groups of `pair_group`, in each of which two numbers
+    are not zero. In half of the groups both nearly cancel out, that is, they differ in their sign
+    and in some of their lowest bits; in the others, where the format's range is long enough, their
+    sum is exactly between two numbers that sums can be."""
+    kind, group = spec.kind, pair_group(spec)
+    width = kind.mantissa_bits + 1
+    most = (1 << kind.exponent_bits) - 1 - kind.infinities
+    codes = np.zeros((spec.m, _PAIRS, group), int)
+    for row, i in np.ndindex(spec.m, _PAIRS):
+        first, second = rng.permutation(group)[:2]
+        mantissa = int(rng.integers(1 << kind.mantissa_bits))
+        length = int(rng.integers(1, width + 1))
+        below = spec.significand_bits - length + 1
+        if i % 2 and below < most:
+            high = int(rng.integers(below + 1, most + 1))
+            odd = 1 << length - 1 | int(rng.integers(1 << length - 1)) | 1
+            low = odd << width - length & (1 << kind.mantissa_bits) - 1
+            other = high - below << kind.mantissa_bits | low
+        else:
+            high = int(rng.integers(1, most + 1))
+            other = high << kind.mantissa_bits | mantissa ^ int(rng.integers(1 << length - 1))
+        negative = int(rng.integers(2))
+        opposite = negative ^ int(i % 2 == 0 or rng.integers(2))
+        codes[row, i, first] = negative << kind.bits - 1 | high << kind.mantissa_bits | mantissa
+        codes[row, i, second] = opposite << kind.bits - 1 | other
+    return codes.reshape(spec.m, -1)
+
+
+def pair_group(spec: FloatEngine) -> int:
+    """How long the scale groups of `pairs` are: a slice, if that has two activations."""
+    return max(2, spec.slice_k)
 
 
 def values(result_codes: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ def random_product(
     rows = rows or int(rng.integers(1, spec.m + 1))
     most = min(spec.subspaces, 5)
     k = int(rng.integers(1, most * spec.v + 1))
-    n = int(rng.integers(1, 2 * spec.n + 2))
+    n = min(int(rng.integers(1, 2 * spec.n + 2)), spec.tiles * spec.n)
 
     def values(bits: int, *size: int) -> np.ndarray:
         low, high = -(1 << bits - 1), (1 << bits - 1) - 1
@@ -116,6 +116,28 @@ def _uniform(spec: LutStationary, entry: int) -> Product:
     centroids = np.full((spec.subspaces, spec.centroids, spec.v), 3)
     table = np.full((spec.subspaces, spec.centroids, spec.n), -entry - 1)
     table[:, 0] = entry
+    return golden.product(spec, x, centroids, table)
+
+
+_MOST_INDICES = 200
+"""Indices of one command, so that a battery has many."""
+
+
+_FEW_TILES = 8
+
+
+def _fullest(spec: LutStationary, rng: np.random.Generator) -> Product:
+    """As many rows and subspaces as there is memory for, but no more than `_MOST_INDICES` indices,
+    and as many column tiles as a command can have, if these are few, else two."""
+    rows = min(spec.m, _MOST_INDICES)
+    subspaces = min(spec.subspaces, max(1, _MOST_INDICES // rows))
+    tiles = spec.tiles if spec.tiles <= _FEW_TILES else 2
+    k, n = subspaces * spec.v, tiles * spec.n
+    low, high = -(1 << spec.activation_bits - 1), 1 << spec.activation_bits - 1
+    x = rng.integers(low, high, (rows, k))
+    centroids = rng.integers(low, high, (subspaces, spec.centroids, spec.v))
+    top = 1 << spec.weight_bits - 1
+    table = rng.integers(-top, top, (subspaces, spec.centroids, n))
     return golden.product(spec, x, centroids, table)
 
 
@@ -154,6 +176,7 @@ def _corners(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
         Case("two rows", (random_product(spec, rng, 2),), Clocks(1, 2)),
         Case("extremes", (random_product(spec, rng, extreme=True),)),
         Case("equal distances", (_uniform(spec, top), _uniform(spec, -top - 1))),
+        Case("all rows and subspaces", (_fullest(spec, rng),)),
     ]
 
 
@@ -283,7 +306,8 @@ def features(spec: LutStationary, case: Case) -> set[str]:
         "reset in mid-flight": case.reset_after_cycles > 0,
         "ready probed": case.probe,
         "memory latency": case.memory_latency_cycles > 1,
-        f"corner {case.name}": case.name in ("extremes", "equal distances"),
+        f"corner {case.name}": case.name
+        in ("extremes", "equal distances", "all rows and subspaces"),
     }
     for operands in case.products:
         exact = dataclasses.replace(spec, overflow="exact", accumulator_bits=None)

@@ -50,7 +50,7 @@ _SERIAL = BitSerial(
 )  # fmt: skip
 _DLA = LutDla(m=2, n=3, v=3, centroids=8, lanes=4, activation_bits=4, weight_bits=4, group_size=13)
 _STATIONARY = LutStationary(
-    m=6, n=4, v=3, centroids=8, lanes=8, subspaces=5, activation_bits=5, weight_bits=4,
+    m=6, n=4, v=3, centroids=8, lanes=8, subspaces=5, tiles=4, activation_bits=5, weight_bits=4,
     beat_entries=2, queue=8,
 )  # fmt: skip
 _CORE = CoreSpec(

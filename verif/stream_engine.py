@@ -101,13 +101,28 @@ def binades(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Floating sums that rounding takes to the next power of two."""
     if not isinstance(spec, FloatEngine) or (x := floating.binades(spec, rng)) is None:
         return []
+    return [Case("binades", (_times_one(spec, rng, x, x.shape[1]),))]
+
+
+def pairs(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Floating sums of two numbers that nearly cancel out, or that lie half-way between sums."""
+    if not isinstance(spec, FloatEngine):
+        return []
+    x = floating.pairs(spec, rng)
+    return [Case("pairs", (_times_one(spec, rng, x, floating.pair_group(spec)),))]
+
+
+def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group: int) -> Matmul:
+    """Activations [M, K] and, where weights can be so, weights that are 1."""
     weight_format = spec.formats[-1]
-    shape = Shape(len(x), spec.n, x.shape[1], x.shape[1])
+    shape = Shape(len(x), spec.n, x.shape[1], group)
     matmul = random_matmul(rng, spec.activations, weight_format, shape)
     if isinstance(spec, FloatMac) and weight_format.levels > 2:
         one = weight_format.levels // 2 + 1
         matmul = replace(matmul, codes=np.full_like(matmul.codes, one))
-    return [Case("binades", (driver.completed(spec, replace(matmul, x=x), rng),))]
+    matmul = driver.completed(spec, replace(matmul, x=x), rng)
+    assert matmul.special is not None
+    return replace(matmul, special=np.full_like(matmul.special, floating.ONES))
 
 
 def stalls(spec: Engine, rng: np.random.Generator) -> list[Case]:
@@ -168,6 +183,7 @@ KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "resets": resets,
     "probes": probes,
     "mixtures": mixtures,
+    "pairs": pairs,
 }
 """The battery: every kind of case there is."""
 
@@ -249,6 +265,7 @@ def features(spec: Engine, case: Case) -> set[str]:
     found |= {"ready probed"} if case.probe else set()
     found |= {case.name} if case.name.startswith("corner") else set()
     found |= {"rounding carries into the exponent"} if case.name == "binades" else set()
+    found |= {"numbers nearly cancel out"} if case.name == "pairs" else set()
     for matmul in case.matmuls:
         shape, run = matmul.shape, driver.run_of(spec, matmul)
         facts = {

@@ -38,6 +38,12 @@ def wrap(m: Module, name: str, length: int, advance: Value, restart: Value | Non
     return last
 
 
+def ends_turn(m: Module, name: str, length: int, runs: Value) -> Value:
+    """Whether this cycle is the last of a turn of `length` cycles. `runs` is set in all cycles of a
+    turn, which follow one another, so that the counter is past 0 in these alone."""
+    return wrap(m, name, length, runs) if length > 1 else runs
+
+
 def choose(values: Sequence[Value], index: Value) -> Value:
     """`values[index]` as a tree of two-way multiplexers; there are 2^len(index) values."""
     if len(values) == 1:

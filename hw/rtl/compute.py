@@ -73,11 +73,15 @@ class Compute(wiring.Component):
         )
 
     def _field(self, name: str, is_fill: Value) -> Value:
-        """A field of a multiplication, or the one of the name in a fill, 0 where it has none."""
+        """A field of a multiplication, or the one of the name in a fill, 0 where it has none: no
+        more bits of it than those of the slices of the longest fill."""
         value, fill = field(self.word, OPERATIONS["matmul"], name), OPERATIONS["fill"]
         if not self.core.engine.fills:
             return value
         other = field(self.word, fill, name) if name in fill.offsets else Const(0)
+        if name == "slices":
+            most = max(each.slices for each in self.core.engine.fills)
+            other = other[: (most - 1).bit_length()]
         return Mux(is_fill, other, value)
 
     def elaborate(self, platform):

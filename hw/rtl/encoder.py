@@ -98,11 +98,15 @@ class Encoder(wiring.Component):
         index: Value = Const(0)
         for j in range(spec.centroids):
             held = Signal(bits, name=f"centroid{j}", reset_less=True)
-            opened = Signal(name=f"open{j}", init=1)
+            opened: Value = Const(1)  # only the last centroid comes as far as the last unit
+            if j + 1 < spec.centroids:
+                is_open = opened = Signal(name=f"open{j}", init=1)
+                with m.If(is_row):
+                    m.d.encoder += is_open.eq(1)
+                with m.Elif(is_centroid):
+                    m.d.encoder += is_open.eq(0)
             with m.If(is_centroid & opened):
-                m.d.encoder += [held.eq(x), opened.eq(0)]
-            with m.If(is_row):
-                m.d.encoder += opened.eq(1)
+                m.d.encoder += held.eq(x)
             found = distance(m, f"distance{j}", spec.metric, self._vector(x), self._vector(held))[
                 : spec.distance_bits
             ]
@@ -116,7 +120,8 @@ class Encoder(wiring.Component):
             m.d.encoder += after_row.eq(is_row)
             if j + 1 < spec.centroids:
                 after = Signal(bits, name=f"x{j + 1}", reset_less=True)
-                after_centroid = Signal(name=f"is_centroid{j + 1}")
+                # All units are open during a reset, so that nothing passes them.
+                after_centroid = Signal(name=f"is_centroid{j + 1}", reset_less=True)
                 after_least = Signal(spec.distance_bits, name=f"least{j}", reset_less=True)
                 m.d.encoder += [
                     after.eq(x),
@@ -158,10 +163,11 @@ class Encoder(wiring.Component):
             d = Signal(spec.distance_bits, name=f"distance{lane}_kept", reset_less=True)
             m.d.encoder += d.eq(found[: spec.distance_bits])
             distances.append(d)
-        compares, ends, begins = Signal(), Signal(), Signal()
+        # Turns after the first are those of a row. In the first one, the nearest so far is replaced
+        # by whatever is here, and by that of the next row again.
+        ends, begins = Signal(), Signal()
         m.d.encoder += [
-            compares.eq(busy),
-            ends.eq(busy & last),
+            ends.eq(busy if turns == 1 else last),
             begins.eq(at_turn[0]),
         ]
         best = nearest(m, "nearest", distances)
@@ -178,7 +184,7 @@ class Encoder(wiring.Component):
             least = Signal(spec.distance_bits, reset_less=True)
             compared_turn = Signal(log2(turns), reset_less=True)
             m.d.encoder += compared_turn.eq(turn)
-            nearer = named(m, "nearer", compares & (begins | (best.distance < least)))
+            nearer = named(m, "nearer", begins | (best.distance < least))
             with m.If(nearer):
                 m.d.encoder += [
                     least.eq(best.distance),

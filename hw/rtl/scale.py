@@ -152,7 +152,7 @@ class Scaler(wiring.Component):
         # Where the next result belongs: the loops of row tiles and groups.
         slices_minus_1 = Signal.like(self._field("slices"), reset_less=True)
         left_minus_1 = Signal.like(slices_minus_1, reset_less=True)
-        group_minus_1 = Signal.like(self._field("group_slices"), reset_less=True)
+        group_minus_1 = Signal(range(max(2, engine.group_slices)), reset_less=True)
         rows_minus_1 = Signal.like(self._field("row_tiles"), reset_less=True)
         accumulate = Signal(reset_less=True)
         shift = Signal.like(self._field("offset_shift"), reset_less=True)

@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.rtl.arith import named, negate_if, sum_modulo, wrap
+from hw.rtl.arith import ends_turn, named, negate_if, sum_modulo
 from hw.rtl.float_engines import register
 from hw.rtl.floating import (
     Range,
@@ -107,9 +107,7 @@ class ScaleLanes(wiring.Component):
         stepping = Signal()
         wait = Signal(range(scaling.period_cycles))
         take = named(m, "take", self.result.valid & self.result.ready)
-        ends_step = named(
-            m, "ends_step", stepping & wrap(m, "cycle", scaling.step_cycles, stepping)
-        )
+        ends_step = named(m, "ends_step", ends_turn(m, "cycle", scaling.step_cycles, stepping))
         last_chunk = named(m, "last_chunk", self.chunk == self.chunks - 1)
         m.d.comb += [
             self.result.ready.eq(wait == 0),
@@ -268,7 +266,7 @@ class SerialLanes(ScaleLanes):
         at = _later(m, "hold", at)
         loads = at.valid
         at = Step(Signal(name="multiplies"), _kept(m, loads, "step_tag", at.tag))
-        ends = named(m, "ends_product", at.valid & wrap(m, "bit", bits, at.valid))
+        ends = named(m, "ends_product", ends_turn(m, "bit", bits, at.valid))
         top = Signal(name="top_bit")
         m.d.sync += top.eq(loads)
         with m.If(loads):

@@ -182,14 +182,15 @@ def stationary_streams(spec: LutStationary) -> StationaryStreams:
     """
     x = Field("x", spec.activation_bits, (spec.v,), signed=True)
     space_bits = (spec.subspaces - 1).bit_length()
+    tile_bits = (spec.tiles - 1).bit_length()
     index_bits = (spec.centroids - 1).bit_length()
-    row = Field("row", index_bits + space_bits + COUNT_BITS)
+    row = Field("row", index_bits + space_bits + tile_bits)
     return StationaryStreams(
         command=Beat(
             (
                 Field("rows_minus_1", (spec.m - 1).bit_length()),
                 *([Field("subspaces_minus_1", space_bits)] if space_bits else []),
-                Field("tiles_minus_1", COUNT_BITS),
+                Field("tiles_minus_1", tile_bits),
             )
         ),
         centroid=Beat((replace(x, shape=(spec.beat_centroids, spec.v)),)),

@@ -48,6 +48,8 @@ class LutStationary(Spec):
     """Centroids of a subspace, a power of two."""
     subspaces: int = 256
     """Most subspaces that a sum goes over."""
+    tiles: int = 65536
+    """Most column tiles of a command."""
     activation_bits: int = 8
     """Width of activations and of centroids' components, two's complement."""
     weight_bits: int = 8
@@ -82,6 +84,7 @@ class LutStationary(Spec):
         require_range("n", self.n, 1, 1024)
         require_range("v", self.v, 1, 16)
         require_range("subspaces", self.subspaces, 1, 4096)
+        require_range("tiles", self.tiles, 2, 65536)
         require_range("activation_bits", self.activation_bits, 4, 16)
         require_range("weight_bits", self.weight_bits, 2, 16)
         for name in ("centroids", "lanes", "beat_centroids", "queue"):

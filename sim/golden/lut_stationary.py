@@ -46,6 +46,8 @@ def product(
     shape = (subspaces, spec.centroids, spec.v)
     require(centroids.shape == shape, "centroids", f"of shape {shape}", centroids.shape)
     require(table.shape[:2] == shape[:2], "table", f"of shape {shape[:2]} and N", table.shape)
+    tiles = -(-table.shape[2] // spec.n)
+    require(0 < tiles <= spec.tiles, "tiles", f"in 1..{spec.tiles}", tiles)
     for name, values, bits in (
         ("activations", x, spec.activation_bits),
         ("centroids", centroids, spec.activation_bits),

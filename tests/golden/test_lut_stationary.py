@@ -14,8 +14,8 @@ from verif.lut_dla import nearest
 from verif.lut_stationary import random_product, sources
 
 SMALL = LutStationary(
-    m=5, n=4, v=3, centroids=4, lanes=4, subspaces=6, activation_bits=5, weight_bits=4,
-    beat_entries=2, queue=8,
+    m=5, n=4, v=3, centroids=4, lanes=4, subspaces=6, tiles=8, activation_bits=5,
+    weight_bits=4, beat_entries=2, queue=8,
 )  # fmt: skip
 
 
@@ -99,6 +99,7 @@ def test_a_gather_asks_for_what_indices_name_in_order(dedup: bool) -> None:
     [
         ({"centroids": 12}, "centroids: must be a power of two, got 12"),
         ({"m": 1}, "m: must be in 2..1024, got 1"),
+        ({"tiles": 1}, "tiles: must be in 2..65536, got 1"),
         ({"lanes": 2}, "lanes: must be in 4..4, got 2"),
         ({"encoder": "tree", "lanes": 8}, "lanes: must be in 1..4, got 8"),
         ({"beat_centroids": 2}, "beat_centroids: must be in 1..1, got 2"),
@@ -121,6 +122,7 @@ def test_a_spec_refuses(changes: dict, message: str) -> None:
     [
         ({"x": np.zeros((6, 4), int)}, "rows: must be in 1..5, got 6"),
         ({"x": np.zeros((1, 19), int)}, "subspaces: must be in 1..6, got 7"),
+        ({"table": np.zeros((2, 4, 4 * 9), int)}, "tiles: must be in 1..8, got 9"),
         ({"x": np.full((1, 4), 16)}, "activations: must be in -16..15, got [16, 16]"),
         ({"table": np.full((2, 4, 3), -9)}, "table: must be in -8..7, got [-9, -9]"),
         (

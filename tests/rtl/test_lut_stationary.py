@@ -95,6 +95,7 @@ def test_random_specs(seed: int) -> None:
         v=int(rng.integers(1, 6)),
         centroids=centroids,
         subspaces=int(rng.integers(1, 9)),
+        tiles=int(rng.choice([2, 3, 6, 65536])),
         activation_bits=int(rng.integers(4, 9)),
         weight_bits=int(rng.integers(2, 9)),
         metric=str(rng.choice(["l1", "l2", "chebyshev"])),
@@ -318,6 +319,14 @@ MUTANTS = (
         "self.read.eq(take & ~again)",
         "self.read.eq(take)",
         "cycle of",
+        SMALL.evolve(keeps_indices=True),
+    ),
+    Mutant(
+        "kept indices: no room for the last ones",
+        lut_stationary,
+        "depth=spec.m * spec.subspaces, init",
+        "depth=spec.m * spec.subspaces - 2, init",
+        "case 'all rows and subspaces'",
         SMALL.evolve(keeps_indices=True),
     ),
     Mutant(

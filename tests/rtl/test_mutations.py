@@ -495,6 +495,14 @@ MUTANTS = (
         FLOAT_MAC,
     ),
     Mutant(
+        "floating sums: of numbers that differ in low bits alone, the smaller is the larger",
+        floating,
+        'named(m, f"{name}_swap", keys[1] > keys[0])',
+        'named(m, f"{name}_swap", (keys[1] | 16) > keys[0])',
+        "case 'pairs'",
+        SMALL["float-mac"],
+    ),
+    Mutant(
         "floating numbers: infinity stays one",
         floating,
         "Mux(magnitude <= kind.largest_code, magnitude, kind.largest_code)",
