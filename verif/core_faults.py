@@ -484,7 +484,9 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
         _check_patience(bench, session, good, expected)
 
 
-_LATE = dict.fromkeys((Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 4)
+_LATE: dict[Fault, int] = dict.fromkeys(
+    (Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 4
+)
 """How often a fault whose instruction waits in a queue is looked for late in a program, so that
 every bit of its index is seen there as 0 and as 1."""
 
