@@ -73,7 +73,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; never shows a traceback for a refused request."""
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name="evolute", standalone_mode=False) or 0)
     except click.ClickException as error:
         click.echo(f"evolute: {_one_line(error)}", err=True)
         sys.exit(2)

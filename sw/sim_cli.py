@@ -196,23 +196,23 @@ def _scaled(value: float, factor: int) -> float:
     return float(decimal(value) * factor) if math.isfinite(value) else value
 
 
-_ENGINE_ROWS = (
-    ("engine cycles", "cycles", ",", "as the RTL"),
-    ("engine utilization", "utilization", ".1%", ""),
+_ENDING_ROWS = (
     ("memory bytes", "dram_bytes", ",", ""),
     ("seconds", "seconds", ".4g", "without the host"),
     ("tokens/s", "tokens_per_s", ".4g", "of linear layers"),
     ("share of MACs", "mac_share", ".1%", "the rest: the host"),
+)
+_ENGINE_ROWS = (
+    ("engine cycles", "cycles", ",", "as the RTL"),
+    ("engine utilization", "utilization", ".1%", ""),
+    *_ENDING_ROWS,
     ("bound by", "bound", "", "what takes longer"),
 )
 _CORE_ROWS = (
     ("core cycles", "cycles", ",", "for this memory, as the RTL"),
     ("engine utilization", "engine_utilization", ".1%", "for this memory"),
     ("bus utilization", "bus_utilization", ".1%", "for this memory"),
-    ("memory bytes", "dram_bytes", ",", ""),
-    ("seconds", "seconds", ".4g", "without the host"),
-    ("tokens/s", "tokens_per_s", ".4g", "of linear layers"),
-    ("share of MACs", "mac_share", ".1%", "the rest: the host"),
+    *_ENDING_ROWS,
     ("bound by", "bound", "", "or by waiting: latency"),
 )
 """What each figure is called, its name in the record, its form, and a word on it; `hw.labels` says

@@ -20,21 +20,6 @@ from sw.zoo import KNOWN
 VALUES = ("0", "-1", "nan", "inf", "-inf", "1e300", "1" + 300 * "0", "1e-300", "seven", "")
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs the front door in an empty folder; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evolute", *arguments])
-        with pytest.raises(SystemExit) as done:
-            evolute.main()
-        out, err = capsys.readouterr()
-        return int(done.value.code or 0), out, err
-
-    return run
-
-
 def commands(
     group: click.Group = evolute.cli, names: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
