@@ -114,11 +114,13 @@ class Sequencer(wiring.Component):
         _, last_tile = counter("tiles", fields["tiles_minus_1"], tile_end)
 
         # A tile's end also ends its last group, which may be shorter than the others.
-        in_group = Signal(range(self._most_group_slices))
-        group_full = Signal()
-        m.d.comb += group_full.eq((in_group == fields["group_slices_minus_1"]) | last_slice)
-        with m.If(slice_end):
-            m.d.sync += in_group.eq(Mux(group_full, 0, in_group + 1))
+        in_group: Value = Const(0)
+        group_full = Signal(init=1)
+        if self._most_group_slices > 1:
+            in_group = count = Signal(range(self._most_group_slices), name="in_group")
+            m.d.comb += group_full.eq((in_group == fields["group_slices_minus_1"]) | last_slice)
+            with m.If(slice_end):
+                m.d.sync += count.eq(Mux(group_full, 0, count + 1))
 
         m.d.comb += [
             self.plane.eq(plane),
