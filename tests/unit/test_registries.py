@@ -39,7 +39,7 @@ ROLES = {
 def test_a_role_knows_every_engine_and_no_other(role):
     # No rounding makes codebooks or tables, so that there are no weights to search over.
     absent = {VqCodebook, LutDla} if role == "SPACE" else set()
-    baselines = set(BASELINES.values()) if role in ("BUILD", "WEIGHTS") else set()
+    baselines = set(BASELINES.values()) if role in ("BUILD", "WEIGHTS", "VERIFY") else set()
     units = set(UNITS.values()) if role in ("BUILD", "VERIFY") else set()
     parts = {CoreSpec, IntegerScaling, FloatScaling}
     assert set(ROLES[role]) - parts == set(ENGINES.values()) - absent | baselines | units
