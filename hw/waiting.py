@@ -44,7 +44,7 @@ class Work:
 
 @contextlib.contextmanager
 def told(work: Work, every_s: float | None = None) -> Iterator[None]:
-    """While it lasts a line about `work` goes to stderr every so many seconds."""
+    """Print a line about `work` to stderr every `every_s` seconds, until the block ends."""
     ended, every_s = threading.Event(), EVERY_S if every_s is None else every_s
 
     def tell() -> None:
@@ -99,7 +99,7 @@ class Shown:
         self._work, self._draw = work, draw
 
     def __call__(self, done: float, what: str | None = None) -> None:
-        """So much is done; and, where it is given, this is what goes on now."""
+        """Set how much is done, in units of the total; and what goes on now, if `what` is given."""
         self._work.done = done
         self._work.what = self._work.what if what is None else what
         self._draw()

@@ -88,8 +88,8 @@ LARGEST_TERM = 1 << 52
 
 @dataclass(frozen=True)
 class Service:
-    """A memory's rate behind a port, in whole units of service, which its denominator makes small
-    enough: so many units pass in a cycle, and so many are needed for a bus word."""
+    """A memory's rate behind a port, in units small enough that both numbers are whole: the memory
+    gives `cycle_units` units in each cycle, and a bus word needs `word_units` units."""
 
     cycle_units: int
     word_units: int
@@ -143,6 +143,6 @@ class MemoryTiming:
         require_range("host_cycles", self.host_cycles, 1, 1 << 48)
 
     def service(self, bus_bytes: int) -> Service:
-        """The units in which times of this memory are whole, behind a port of so many bytes."""
+        """The rate of this memory behind a port of `bus_bytes` bytes, in whole units."""
         rate = min(Fraction(self.bytes_per_cycle), Fraction(bus_bytes))
         return Service(rate.numerator, bus_bytes * rate.denominator)

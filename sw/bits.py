@@ -55,7 +55,7 @@ class BitsPerWeight:
 
 
 def per_weight(bits: Bits, weights: int) -> BitsPerWeight:
-    """The averages over so many weights."""
+    """`bits` divided by the number of weights that the layers have."""
     return BitsPerWeight(bits.codes / weights, bits.total / weights)
 
 

@@ -85,7 +85,8 @@ _CROWD = ("program_low", "program_high", "watchdog")
 def _check_crowds(
     session: Session, rng: np.random.Generator, check: Callable[[str, object, object], None]
 ) -> None:
-    """Writes and reads that are there before those ahead of them are answered wait their turn."""
+    """Several writes, and several reads, are offered at once: each waits until the one before has
+    been taken, none is lost, and every read gets its own answer."""
     for first, address_after, data_after in (("addresses", 0, 20), ("data", 20, 0), ("both", 0, 0)):
         values = {name: int(rng.integers(1 << 32)) for name in _CROWD}
         for name, value in values.items():

@@ -32,8 +32,8 @@ def multiples(m: Module, name: str, x: Value, *, triple: bool) -> Multiples:
 
 
 def needs_triple(bits: int) -> bool:
-    """Whether `products` with codes of so many bits take three times x: only for pairs of bits
-    below the highest one."""
+    """Whether `products` needs 3x for codes of `bits` bits: only a pair of bits below the highest
+    pair can stand for 3."""
     return bits > 3
 
 

@@ -37,7 +37,7 @@ were not calibrated with (docs/quantizers.md)."""
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What the inputs x [K] of a layer were like, over so many `tokens`.
+    """Statistics of the inputs x [K] of a layer, taken over `tokens` tokens.
 
     `second` is E[x x^T], float32 [K, K]; `peak` is max |x|, float32 [K].
     """
@@ -177,8 +177,8 @@ def calibrate(
 
 
 def shrinkage(inputs: int, tokens: int) -> float:
-    """The part by which moments off the diagonal of so many inputs, over so many tokens, are taken
-    to be 0.
+    """The share, 0..1, by which moments off the diagonal are drawn towards 0, for a layer of
+    `inputs` inputs whose moments are means over `tokens` tokens.
 
     It is as if `PRIOR` more tokens for each input had been seen, of the same strengths but with
     nothing in common: the mean under an inverse Wishart prior of that weight. So a mean over many
