@@ -12,9 +12,9 @@ setup: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evolute: needs Python 3.11 or later, got " + sys.version.split()[0])'
 	@for tool in g++ make; do command -v $$tool >/dev/null || { echo "evolute: needs $$tool" >&2; exit 2; }; done
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PYTHON) -m hw.waiting "installing packages into .venv" \
+	$(PYTHON) -m evolute.support.waiting "installing packages into .venv" \
 		$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements.lock
-	$(PYTHON) -m hw.waiting "installing evolute into .venv" \
+	$(PYTHON) -m evolute.support.waiting "installing evolute into .venv" \
 		$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -55,15 +55,15 @@ accuracy: setup       ## perplexity against bits of engines and quantizers, into
 		$(BIN)/evolute eval smollm2-135m --accel lut-decode --weights $$weights --out out/accuracy; done
 	set -e; for weights in w8g32 w6g32 w5g32 w4g32 w4g128 w3g32 w3g128 w2g32 w2g128; do \
 		$(BIN)/evolute eval evolute-tiny --accel lut-decode --weights $$weights --tokens 4088 --out out/accuracy; done
-	$(BIN)/python -m sw.accuracy --out out/accuracy
+	$(BIN)/python -m evolute.sw.commands.accuracy --out out/accuracy
 	mv out/accuracy/records.jsonl reports/data/accuracy.jsonl
 
 fuzz: setup           ## damaged model files for ten minutes
-	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/unit/test_hostile_checkpoints.py
+	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/sw/checkpoints/test_hostile_checkpoints.py
 
 docs: setup           ## docs/isa.md from the instruction set's definition, figures from their records
-	$(BIN)/python -m hw.isa_docs > docs/isa.md
-	$(BIN)/python -m reports.figures
+	$(BIN)/python -m evolute.hw.isa.docs > docs/isa.md
+	$(BIN)/python -m evolute.reports.figures
 
 figures: setup        ## synthesize what docs/integration.md states, and write its figures anew
 	rm -rf out/figures
@@ -71,7 +71,7 @@ figures: setup        ## synthesize what docs/integration.md states, and write i
 		$(BIN)/evolute synth core-fpga --target $$target --out out/figures; done
 	$(BIN)/evolute synth core-decode --target asic --out out/figures
 	mv out/figures/records.jsonl reports/data/synthesis.jsonl
-	$(BIN)/python -m reports.figures
+	$(BIN)/python -m evolute.reports.figures
 
 bench: setup          ## speeds as ratios to their limits
 	for name in golden forward cycles program evaluate rtl core quantizers; do $(BIN)/python -m benchmarks.$$name; done

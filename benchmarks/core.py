@@ -15,18 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import report
-from hw.export import module_name, to_verilog
-from hw.registers import REGISTERS, Control
-from hw.spec.core import CoreSpec
-from hw.spec.formats import WeightCodes
-from hw.spec.presets import CORES
-from sim.memory import MemoryTiming
-from sim.program import program_cycles
-from sim.workload import Linear
-from sw.compile import Program, compile_stages
-from sw.place import images, stage
-from sw.rescale import ScaledTensor
-from verif import core_session, simulators
+from evolute.hw.emit.export import module_name, to_verilog
+from evolute.hw.isa.registers import REGISTERS, Control
+from evolute.hw.spec.core import CoreSpec
+from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.presets import CORES
+from evolute.sim.timing.core import program_cycles
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.workload.linear import Linear
+from evolute.sw.deploy.build import Program, compile_stages
+from evolute.sw.deploy.placement import images, stage
+from evolute.sw.tensors.rescale import ScaledTensor
+from evolute.verif.core import session as core_session
+from evolute.verif.harness import simulators
 
 PRESET = "core-decode"
 SHAPE = (3072, 576)

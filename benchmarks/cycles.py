@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.timing import median_seconds, report
-from hw.spec.formats import WeightCodes
-from hw.spec.lut_tensor_core import LutTensorCore
-from sim.cycles import fold, run_cycles
-from sim.schedule import Run, plan
-from sim.workload import Linear
+from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.lut_tensor_core import LutTensorCore
+from evolute.sim.timing.engine import fold, run_cycles
+from evolute.sim.timing.schedule import Run, plan
+from evolute.sim.workload.linear import Linear
 
 
 def main() -> None:

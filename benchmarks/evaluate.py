@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.timing import median_seconds, report
-from hw.spec import LutTensorCore
-from hw.spec.formats import WeightCodes
-from sim.evaluate import evaluate
-from sim.memory import Platform
-from sim.workload import Linear, Workload
+from evolute.hw.spec import LutTensorCore
+from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.cost.engine import evaluate
+from evolute.sim.timing.memory import Platform
+from evolute.sim.workload.linear import Linear, Workload
 
 # Published shapes (N, K, count): 32 blocks of hidden 3072 and FFN 8192, vocabulary 32064.
 PHI3 = [(9216, 3072, 32), (3072, 3072, 32), (16384, 3072, 32), (3072, 8192, 32), (32064, 3072, 1)]

@@ -7,11 +7,11 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy starts its threads
 
 from benchmarks.timing import median_seconds, report
-from sw import zoo
-from sw.cli import accelerator_from
-from sw.core import accelerated
-from sw.decoder import Cache, forward, head
-from sw.linear import Linears, default_weights, host_linears
+from evolute.sw.checkpoints import zoo
+from evolute.sw.commands.eval import accelerator_from
+from evolute.sw.deploy.on_core import accelerated
+from evolute.sw.language_model.decoder import Cache, forward, head
+from evolute.sw.language_model.linear import Linears, default_weights, host_linears
 
 TOKENS = 768
 

@@ -9,9 +9,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy starts its threads
 import numpy as np
 
 from benchmarks.timing import median_seconds, report
-from hw.spec import LutTensorCore
-from hw.spec.formats import WeightCodes
-from sim.golden import lut_tensor_core as golden
+from evolute.hw.spec import LutTensorCore
+from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.golden import lut_tensor_core as golden
 
 
 def main() -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from benchmarks.timing import median_seconds, report
-from hw import isa
-from hw.isa import Instruction, Unit, instruction
-from hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
-from hw.spec.presets import CORES
-from sim.golden.core import execute
-from sim.memory import MemoryTiming
-from sim.program import program_cycles
+from evolute.hw.isa import instructions as isa
+from evolute.hw.isa.instructions import Instruction, Unit, instruction
+from evolute.hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
+from evolute.hw.spec.presets import CORES
+from evolute.sim.golden.core import execute
+from evolute.sim.timing.core import program_cycles
+from evolute.sim.timing.memory import MemoryTiming
 
 PRESET = "core-decode"
 

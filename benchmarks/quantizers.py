@@ -9,9 +9,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy starts its threads
 import numpy as np
 
 from benchmarks.timing import median_seconds, report
-from sw.quantizers.hessian import Moments
-from sw.quantizers.kmeans import nearest
-from sw.quantizers.methods import parse_method, quantize_layer
+from evolute.sw.quantizers.hessian import Moments
+from evolute.sw.quantizers.kmeans import nearest
+from evolute.sw.quantizers.methods import parse_method, quantize_layer
 
 POINTS, V, ENTRIES = 1 << 17, 8, 256
 SIDE = 576

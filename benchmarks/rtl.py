@@ -8,13 +8,13 @@ import time
 import numpy as np
 
 from benchmarks.timing import report
-from hw.export import module_name, to_verilog
-from hw.spec import layout
-from hw.spec.presets import ENGINES
-from sim.cycles import run_cycles
-from sim.schedule import Run
-from verif import bench, simulators
-from verif.driver import command_word
+from evolute.hw.emit.export import module_name, to_verilog
+from evolute.hw.spec import layout
+from evolute.hw.spec.presets import ENGINES
+from evolute.sim.timing.engine import run_cycles
+from evolute.sim.timing.schedule import Run
+from evolute.verif.harness import bench, simulators
+from evolute.verif.harness.driver import command_word
 
 PRESET = "lut-fpga"
 RUN = Run(tiles=25, slices=100, group_slices=4, planes=4)

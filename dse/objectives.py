@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dse.space import Candidate
-from hw.files import FileError, cache_directory, write_text
-from hw.spec import Engine
-from hw.spec.base import RefusedError
-from hw.synth import synthesize
-from sim.evaluate import evaluate
-from sim.workload import Workload
-from sw.linear import engine_linears, fast_backend, require_whole, workload
-from sw.model import LanguageModel, Tensor
-from sw.perplexity import Text, read_text
-from sw.perplexity import measure as measure_text
-from sw.tensor import Coded, QuantError, parted
-from sw.weights import Weights
-from sw.zoo import default_text, load
+from evolute.dse.space import Candidate
+from evolute.hw.spec import Engine
+from evolute.hw.synthesis.synth import synthesize
+from evolute.sim.cost.engine import evaluate
+from evolute.sim.workload.linear import Workload
+from evolute.support.errors import RefusedError
+from evolute.support.files import FileError, cache_directory, write_text
+from evolute.sw.checkpoints.zoo import default_text, load
+from evolute.sw.language_model.linear import engine_linears, fast_backend, require_whole, workload
+from evolute.sw.language_model.model import LanguageModel, Tensor
+from evolute.sw.language_model.perplexity import Text, read_text
+from evolute.sw.language_model.perplexity import measure as measure_text
+from evolute.sw.tensors.tensor import Coded, QuantError, parted
+from evolute.sw.tensors.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def code_digest(*folders: str) -> str:
     """Changes whenever a Python file in these folders of the project does, commands excepted."""
     root, found = Path(__file__).resolve().parents[1], hashlib.sha256()
     for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
-        if not path.name.endswith("cli.py"):
+        if path.parent.name != "commands":
             found.update(path.read_bytes())
     return found.hexdigest()[:12]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from optuna.trial import BaseTrial
 
-from hw.spec import BitSerial, Engine, LutTensorCore, Mac
-from hw.spec.base import require
-from hw.spec.bit_serial import TERMS
-from sim.memory import Platform
-from sw.linear import linear_names
-from sw.model import LanguageModel
-from sw.tensor import parted
-from sw.weights import NATIVE, Weights, parse_weights
+from evolute.hw.spec import BitSerial, Engine, LutTensorCore, Mac
+from evolute.hw.spec.base import require
+from evolute.hw.spec.bit_serial import TERMS
+from evolute.sim.timing.memory import Platform
+from evolute.sw.language_model.linear import linear_names
+from evolute.sw.language_model.model import LanguageModel
+from evolute.sw.tensors.tensor import parted
+from evolute.sw.tensors.weights import NATIVE, Weights, parse_weights
 
 
 @dataclass(frozen=True)

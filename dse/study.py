@@ -23,12 +23,12 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from dse.metrics import METRICS
-from dse.space import Candidate
-from hw.files import FileError
-from hw.processes import executor
-from hw.spec.base import RefusedError, SpecError, require
-from hw.spec.presets import UnknownNameError
+from evolute.dse.metrics import METRICS
+from evolute.dse.space import Candidate
+from evolute.hw.spec.base import SpecError, require
+from evolute.support.errors import RefusedError, UnknownNameError
+from evolute.support.files import FileError
+from evolute.support.processes import executor
 
 Direction = Literal["minimize", "maximize"]
 

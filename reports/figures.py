@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hw.files import FileError, write_text
-from reports.records import Record, load
+from evolute.reports.records import Record, load
+from evolute.support.files import FileError, write_text
 
 RECORDS = Path(__file__).parent / "data" / "synthesis.jsonl"
 DOCS = Path(__file__).parents[1] / "docs"

@@ -8,9 +8,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hw.labels import MEANINGS
-from reports import plots, tables
-from reports.records import PHASES, Record, accuracy_of, is_core, labels, latest
+from evolute.reports import plots, tables
+from evolute.reports.records import PHASES, Record, accuracy_of, is_core, labels, latest
+from evolute.support.labels import MEANINGS
 
 _SETTING = ("model", "text", "tokens", "context")
 _FORMATS = ("stride", "activations", "kv")
@@ -20,7 +20,7 @@ _FORMATS = ("stride", "activations", "kv")
 def build(records: Sequence[Record]) -> str:
     """The page as HTML, equal for equal records. Sections without records say what makes them."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reports"),
+        loader=jinja2.PackageLoader("evolute.reports"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -14,8 +14,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from reports.records import PHASES, Record, is_core, layer_seconds
-from reports.tables import TIMES
+from evolute.reports.records import PHASES, Record, is_core, layer_seconds
+from evolute.reports.tables import TIMES
 
 PHASE_COLORS = {"prefill": "#0b6e99", "decode": "#c4501b"}
 COMPUTE, MEMORY, TAKEN = "#0b6e99", "#e0a030", "#c9ced6"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hw.files import FileError, read_records
-from hw.labels import sim_labels
+from evolute.support.files import FileError, read_records
+from evolute.support.labels import sim_labels
 
 PHASES = ("prefill", "decode")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.records import PHASES, Record, host_layers, is_core, labels, layer_seconds
+from evolute.reports.records import PHASES, Record, host_layers, is_core, labels, layer_seconds
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 

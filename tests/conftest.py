@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import settings
+
+from evolute import front
 
 settings.register_profile("shared", deadline=None)  # machines that run tests have other work, too
 settings.load_profile("shared")
 
-pytest.register_assert_rewrite("verif.contract")
+pytest.register_assert_rewrite("evolute.verif.harness.contract")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -19,3 +23,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(nightly)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs the front door in an empty folder; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["evolute", *arguments])
+        with pytest.raises(SystemExit) as done:
+            front.main()
+        out, err = capsys.readouterr()
+        return int(done.value.code or 0), out, err
+
+    return run

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hw.isa import to_bytes
-from hw.isa_docs import EXAMPLE_PRESET, example_program
-from hw.spec import CoreSpec
-from hw.spec.presets import preset
-from sim.golden.core import execute
+from evolute.hw.isa.docs import EXAMPLE_PRESET, example_program
+from evolute.hw.isa.instructions import to_bytes
+from evolute.hw.spec import CoreSpec
+from evolute.hw.spec.presets import preset
+from evolute.sim.golden.core import execute
 
 MEMORY_BYTES = 1 << 18
 

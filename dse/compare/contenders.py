@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dse.compare.layer import Layer
-from hw.spec import (
+from evolute.dse.compare.layer import Layer
+from evolute.hw.spec import (
     ENGINES,
     BitSerial,
     Engine,
@@ -23,10 +23,11 @@ from hw.spec import (
     SpecError,
     presets,
 )
-from hw.spec.base import RefusedError, require
-from hw.spec.floating import FloatEngine
-from hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
-from hw.spec.scaling import Scaling
+from evolute.hw.spec.base import require
+from evolute.hw.spec.floating import FloatEngine
+from evolute.hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
+from evolute.hw.spec.scaling import Scaling
+from evolute.support.errors import RefusedError
 
 ACTIVATIONS = f"int4 to int16, or {', '.join(FLOATS)}, such as fp16 or fp16:12"
 

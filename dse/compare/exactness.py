@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dse.compare.layer import Layer, linear_of
-from hw.spec import Engine, FloatLut, FloatMac
-from hw.spec.floating import FP16, FloatEngine
-from hw.spec.scaling import FloatScaling
-from sim.golden import align, floating, integer
-from sim.schedule import plan
-from sw.activations import quantize_activations
-from sw.linear import golden_total
-from sw.products import product_of
-from sw.rescale import coded_grid, golden_weights
-from sw.tensor import QuantTensor
+from evolute.dse.compare.layer import Layer, linear_of
+from evolute.hw.spec import Engine, FloatLut, FloatMac
+from evolute.hw.spec.floating import FP16, FloatEngine
+from evolute.hw.spec.scaling import FloatScaling
+from evolute.sim.golden import align, floating, integer
+from evolute.sim.timing.schedule import plan
+from evolute.sw.language_model.linear import golden_total
+from evolute.sw.language_model.products import product_of
+from evolute.sw.tensors.activations import quantize_activations
+from evolute.sw.tensors.rescale import coded_grid, golden_weights
+from evolute.sw.tensors.tensor import QuantTensor
 
 
 @dataclass(frozen=True)

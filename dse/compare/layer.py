@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec import presets
-from sim.workload import Linear
-from sw.decoder import Cache, forward, head
-from sw.linear import host_linear, linear_names
-from sw.model import LanguageModel, dequantized
-from sw.perplexity import Text, default_context, windows
-from sw.quantizers.rounding import quantize
-from sw.tensor import QuantError, QuantTensor
-from sw.weights import NATIVE, Weights
+from evolute.hw.spec import presets
+from evolute.sim.workload.linear import Linear
+from evolute.sw.language_model.decoder import Cache, forward, head
+from evolute.sw.language_model.linear import host_linear, linear_names
+from evolute.sw.language_model.model import LanguageModel, dequantized
+from evolute.sw.language_model.perplexity import Text, default_context, windows
+from evolute.sw.quantizers.rounding import quantize
+from evolute.sw.tensors.tensor import QuantError, QuantTensor
+from evolute.sw.tensors.weights import NATIVE, Weights
 
 TOKENS = 64
 """Tokens of text whose inputs to the layer are multiplied."""

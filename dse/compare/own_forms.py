@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from dse.compare.contenders import Contender, Task, presets_of, variants_of
-from dse.compare.layer import Layer, linear_of
-from hw.spec import ENGINES, Engine, LutDla, LutStationary, SpecError, VqCodebook
-from hw.spec.formats import Kind, WeightCodes
-from sw.activations import quantize_activations
-from sw.quantizers.hessian import Moments
-from sw.quantizers.lut_dla import Tables, learn_centroids, tables_of
-from sw.quantizers.vptq import WEIGHT_BITS, Vptq, to_tensor, vptq
-from sw.tensor import QuantTensor
+from evolute.dse.compare.contenders import Contender, Task, presets_of, variants_of
+from evolute.dse.compare.layer import Layer, linear_of
+from evolute.hw.spec import ENGINES, Engine, LutDla, LutStationary, SpecError, VqCodebook
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.sw.quantizers.hessian import Moments
+from evolute.sw.quantizers.lut_dla import Tables, learn_centroids, tables_of
+from evolute.sw.quantizers.vptq import WEIGHT_BITS, Vptq, to_tensor, vptq
+from evolute.sw.tensors.activations import quantize_activations
+from evolute.sw.tensors.tensor import QuantTensor
 
 
 def _vectors(task: Task) -> Mapping[str, Mapping[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dse.compare.contenders import Task
+from evolute.dse.compare.contenders import Task
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dse.compare.contenders import Contender
-from dse.compare.exactness import exactness
-from dse.compare.layer import Layer
-from hw.files import FileError
-from hw.processes import executor
-from hw.spec import Engine, FloatMac, engine_of
-from hw.spec.base import RefusedError
-from hw.spec.scaling import IntegerScaling, Scaling
-from hw.synth import AsicResult, synthesize
-from sim.cycles import run_cycles
-from sim.memory import Platform, traffic
-from sim.schedule import fills
-from sw.pack import weighed_run
+from evolute.dse.compare.contenders import Contender
+from evolute.dse.compare.exactness import exactness
+from evolute.dse.compare.layer import Layer
+from evolute.hw.spec import Engine, FloatMac, engine_of
+from evolute.hw.spec.scaling import IntegerScaling, Scaling
+from evolute.hw.synthesis.synth import AsicResult, synthesize
+from evolute.sim.timing.engine import run_cycles
+from evolute.sim.timing.memory import Platform, traffic
+from evolute.sim.timing.schedule import fills
+from evolute.support.errors import RefusedError
+from evolute.support.files import FileError
+from evolute.support.processes import executor
+from evolute.sw.deploy.pack import weighed_run
 
 INSIDE = (
     "operand registers, alignment of floating activations, table build, term decoders, "

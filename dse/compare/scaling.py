@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from dse.compare.contenders import Contender
-from dse.compare.layer import Layer
-from hw.spec import Engine
-from hw.spec.base import RefusedError
-from hw.spec.floating import FloatEngine
-from hw.spec.scaling import MULTIPLIERS, RESULT_BITS, FloatScaling, IntegerScaling, Scaling
-from sim.schedule import Run
-from sw.pack import weighed_run
+from evolute.dse.compare.contenders import Contender
+from evolute.dse.compare.layer import Layer
+from evolute.hw.spec import Engine
+from evolute.hw.spec.floating import FloatEngine
+from evolute.hw.spec.scaling import MULTIPLIERS, RESULT_BITS, FloatScaling, IntegerScaling, Scaling
+from evolute.sim.timing.schedule import Run
+from evolute.support.errors import RefusedError
+from evolute.sw.deploy.pack import weighed_run
 
 
 def shortest_group_cycles(spec: Engine, run: Run) -> int:

@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from dse.compare.contenders import Task
-from dse.compare.layer import Layer
-from dse.compare.own_forms import fitted, tables, tables_for
-from hw.spec import LutStationary, SpecError, presets
-from hw.spec.formats import Activations
-from hw.spec.layout import stationary_streams
-from hw.synth import synthesize
-from sim.golden import lut_stationary as golden
-from sim.golden.sums import group_bounds
-from sim.lut_stationary import Clocks, Transfers, command_of, fold
-from sw.activations import quantize_activations
-from sw.quantizers.lut_dla import Tables
-from sw.tensor import QuantTensor
+from evolute.dse.compare.contenders import Task
+from evolute.dse.compare.layer import Layer
+from evolute.dse.compare.own_forms import fitted, tables, tables_for
+from evolute.hw.spec import LutStationary, SpecError, presets
+from evolute.hw.spec.formats import Activations
+from evolute.hw.spec.layout import stationary_streams
+from evolute.hw.synthesis.synth import synthesize
+from evolute.sim.golden import lut_stationary as golden
+from evolute.sim.golden.sums import group_bounds
+from evolute.sim.timing.lut_stationary import Clocks, Transfers, command_of, fold
+from evolute.sw.quantizers.lut_dla import Tables
+from evolute.sw.tensors.activations import quantize_activations
+from evolute.sw.tensors.tensor import QuantTensor
 
 _TREE = {"encoder": "tree", "beat_centroids": 16}
 _GATHER = {**_TREE, "tables": "gather", "keeps_indices": True}
@@ -121,7 +121,7 @@ def _preset(task: Task, spec: LutStationary) -> LutStationary:
 def stationary_row(each: Arrangement, task: Task, layer: Layer, rows: int) -> dict[str, Any]:
     """All facts of one arrangement on the layer for the first `rows` tokens, of those there are,
     with units in the names; JSON-serializable. One without a spec has `refused`, the reason, and
-    nothing else than its name. Raises as `hw.synth.synthesize`."""
+    nothing else than its name. Raises as `hw.synthesis.synth.synthesize`."""
     if each.spec is None or each.tensor is None:
         return {"name": each.name, "refused": each.refused}
     x = quantize_activations(layer.inputs[:rows], task.activations).x

@@ -5,12 +5,12 @@ from typing import Any
 
 from amaranth.lib import wiring
 
-from hw.rtl.core import Core
-from hw.rtl.engines import BASELINES, ENGINES
-from hw.rtl.lut_stationary import LutStationaryUnit
-from hw.rtl.scale_lanes import lanes_of
-from hw.spec import CoreSpec, LutStationary, Spec
-from hw.spec.scaling import FloatScaling, IntegerScaling
+from evolute.hw.rtl.core.core import Core
+from evolute.hw.rtl.engines.registry import BASELINES, ENGINES
+from evolute.hw.rtl.units.lut_stationary import LutStationaryUnit
+from evolute.hw.rtl.units.scale_lanes import lanes_of
+from evolute.hw.spec import CoreSpec, LutStationary, Spec
+from evolute.hw.spec.scaling import FloatScaling, IntegerScaling
 
 BUILD: dict[type[Spec], Callable[[Any], wiring.Component]] = {
     CoreSpec: Core,

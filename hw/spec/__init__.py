@@ -1,15 +1,15 @@
 """What may be chosen, what follows from it, and what is illegal. Standard library only."""
 
-from hw.spec.base import Spec, SpecError
-from hw.spec.bit_serial import BitSerial
-from hw.spec.core import CoreSpec
-from hw.spec.engine import Engine
-from hw.spec.floating import FloatLut, FloatMac
-from hw.spec.lut_dla import LutDla
-from hw.spec.lut_stationary import LutStationary
-from hw.spec.lut_tensor_core import LutTensorCore
-from hw.spec.mac import Mac
-from hw.spec.vq_codebook import VqCodebook
+from evolute.hw.spec.base import Spec, SpecError
+from evolute.hw.spec.bit_serial import BitSerial
+from evolute.hw.spec.core import CoreSpec
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.floating import FloatLut, FloatMac
+from evolute.hw.spec.lut_dla import LutDla
+from evolute.hw.spec.lut_stationary import LutStationary
+from evolute.hw.spec.lut_tensor_core import LutTensorCore
+from evolute.hw.spec.mac import Mac
+from evolute.hw.spec.vq_codebook import VqCodebook
 
 ENGINES: dict[str, type[Engine]] = {
     "lut_tensor_core": LutTensorCore,

@@ -10,9 +10,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Self
 
-
-class RefusedError(Exception):
-    """A request that cannot be met; its one-line message goes to the user, exit code 2."""
+from evolute.support.errors import RefusedError
 
 
 class SpecError(RefusedError):

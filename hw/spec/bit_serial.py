@@ -18,10 +18,10 @@ fewer steps. What differs is where the terms come from (`BitSerial.terms`):
 
 With `skips` a beat holds whole codes, of planes too, and says which of its steps some weight of it
 needs; it takes no step for the others, so that cycles depend on the weights, but on nothing else
-(`sim.schedule.Run.steps_of_beats`). A beat that needs none takes one. A BitMoD value is then the
-sum of other terms (`float_terms`), so that all of FP3 but its special values need the first step
-alone. What that saves depends on how many weights a beat has, n * k, and not on m. Mean steps of a
-beat, measured on all layers of blocks 3 and 15 of SmolLM2-135M in groups of 128:
+(`sim.timing.schedule.Run.steps_of_beats`). A beat that needs none takes one. A BitMoD value is then
+the sum of other terms (`float_terms`), so that all of FP3 but its special values need the first
+step alone. What that saves depends on how many weights a beat has, n * k, and not on m. Mean steps
+of a beat, measured on all layers of blocks 3 and 15 of SmolLM2-135M in groups of 128:
 
     weights a beat     1     4    16    32    64   128   of
     BitMoD FP3      1.02  1.08  1.28  1.47  1.71  1.91    2
@@ -42,9 +42,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hw.spec.base import require, require_range
-from hw.spec.engine import Coding, Engine
-from hw.spec.formats import Kind, WeightCodes
+from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.engine import Coding, Engine
+from evolute.hw.spec.formats import Kind, WeightCodes
 
 TERMS = {"planes": 1, "booth": 2, "bitmod": 4, "and": 1, "xnor": 1}
 """The largest magnitude of a term, before its step's shift, by where terms come from."""

@@ -1,9 +1,10 @@
 """The core: an engine with its buffers, memory ports and control, complete enough to instantiate.
 
 Four units run decoupled, as in TVM's VTA (Moreau et al., IEEE Micro 2019): fetch, load, compute and
-store, ordered only by tokens that instructions wait for and signal (`hw.isa`). Weights, activations
-and scales are loaded over AXI4 into buffers while the engine works on others. What the engine gives
-per scale group is scaled by integers and summed, so that the core's results are exact:
+store, ordered only by tokens that instructions wait for and signal (`hw.isa.instructions`).
+Weights, activations and scales are loaded over AXI4 into buffers while the engine works on others.
+What the engine gives per scale group is scaled by integers and summed, so that the core's results
+are exact:
 
     result[m, n] = sum over groups g of scale[g, n] * psum[m, g, n]
                                       + (offset[g, n] << offset_shift) * row_sum[m, g]
@@ -17,21 +18,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from hw.spec import layout
-from hw.spec.base import Spec, require, require_range
-from hw.spec.engine import Engine
-from hw.spec.layout import Beat
-from hw.spec.scaling import RESULT_BITS, IntegerScaling
+from evolute.hw.spec import layout
+from evolute.hw.spec.base import Spec, require, require_range
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.layout import Beat
+from evolute.hw.spec.scaling import RESULT_BITS, IntegerScaling
 
 INSTRUCTION_BITS = 128
-"""Width of an instruction, see `hw.isa`."""
+"""Width of an instruction, see `hw.isa.instructions`."""
 
 MEMORY_PAGE_BYTES = 4096
 """No AXI4 burst crosses a multiple of this (AXI4 specification, A3.4.1)."""
 
 MOST_BUFFER_WORDS = {"weight": 1 << 20, "activation": 1 << 20, "scale": 1 << 16}
 MOST_ACCUMULATOR_WORDS = 1 << 12
-"""What the fields of an instruction can address (`hw.isa`)."""
+"""What the fields of an instruction can address (`hw.isa.instructions`)."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from hw.spec.base import Spec, require, require_range
-from hw.spec.formats import FLOATS, FORMATS, Activations, WeightCodes
+from evolute.hw.spec.base import Spec, require, require_range
+from evolute.hw.spec.formats import FLOATS, FORMATS, Activations, WeightCodes
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-from hw.spec.base import require, require_range
-from hw.spec.engine import Coding, Engine
-from hw.spec.formats import FLOATS, FloatFormat, Kind, WeightCodes
+from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.engine import Coding, Engine
+from evolute.hw.spec.formats import FLOATS, FloatFormat, Kind, WeightCodes
 
 SUMS = {"fp16": 11, "fp32": 24}
 """Bits of a significand, its leading one included, by the format of sums."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from hw.spec.base import require
+from evolute.hw.spec.base import require
 
 
 @dataclass(frozen=True)

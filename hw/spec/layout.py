@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from hw.spec.bit_serial import BitSerial
-from hw.spec.engine import Engine
-from hw.spec.floating import FP16, FloatLut, FloatMac
-from hw.spec.lut_dla import LutDla
-from hw.spec.lut_stationary import LutStationary
-from hw.spec.lut_tensor_core import LutTensorCore
-from hw.spec.mac import Mac
-from hw.spec.vq_codebook import VqCodebook
+from evolute.hw.spec.bit_serial import BitSerial
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.floating import FP16, FloatLut, FloatMac
+from evolute.hw.spec.lut_dla import LutDla
+from evolute.hw.spec.lut_stationary import LutStationary
+from evolute.hw.spec.lut_tensor_core import LutTensorCore
+from evolute.hw.spec.mac import Mac
+from evolute.hw.spec.vq_codebook import VqCodebook
 
 COUNT_BITS = 16
 """Width of the loop counts in a command: up to 65,536 tiles of up to 65,536 slices."""

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hw.spec.base import require, require_range
-from hw.spec.engine import Coding, Engine
-from hw.spec.formats import Kind, WeightCodes
+from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.engine import Coding, Engine
+from evolute.hw.spec.formats import Kind, WeightCodes
 
 METRICS = ("l1", "l2", "chebyshev")
 OVERFLOWS = ("exact", "saturate", "wrap")

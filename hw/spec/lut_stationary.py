@@ -27,8 +27,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hw.spec.base import Spec, require, require_range
-from hw.spec.lut_dla import METRICS, distance_bits, require_sums
+from evolute.hw.spec.base import Spec, require, require_range
+from evolute.hw.spec.lut_dla import METRICS, distance_bits, require_sums
 
 ENCODERS = ("chain", "tree")
 TABLES = ("stream", "gather")

@@ -20,9 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from hw.spec.base import require, require_range
-from hw.spec.engine import Coding, Engine
-from hw.spec.formats import Kind, WeightCodes
+from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.engine import Coding, Engine
+from evolute.hw.spec.formats import Kind, WeightCodes
 
 
 @dataclass(frozen=True, kw_only=True)

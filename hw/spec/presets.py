@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hw.spec.base import RefusedError, Spec
-from hw.spec.bit_serial import BitSerial
-from hw.spec.core import CoreSpec
-from hw.spec.engine import Engine
-from hw.spec.lut_dla import LutDla
-from hw.spec.lut_stationary import LutStationary
-from hw.spec.lut_tensor_core import LutTensorCore
-from hw.spec.mac import Mac
-from hw.spec.vq_codebook import VqCodebook
-
-_LISTED = 16
-"""So many names are listed where none is near."""
-
-
-def near_names(name: str, known: Sequence[str]) -> list[str]:
-    """Up to three of the known names that `name` may be a slip of, or a part of; often none."""
-    parts = known if len(name) >= 3 else ()
-    begun = [each for each in parts if each.startswith(name)]
-    like = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    longer = [each for each in parts if name in each]
-    return list(dict.fromkeys((*begun, *like, *longer)))[:3]
-
-
-class UnknownNameError(RefusedError):
-    """A name that is not in a catalogue.
-
-    The message lists the near ones. Where there is none it lists all, as far as they fit a line;
-    `rule` says instead what names there are where these are too many.
-    """
-
-    def __init__(self, what: str, name: str, known: Sequence[str], rule: str | None = None):
-        if rule is not None:
-            hint = f"it must be {rule}"
-        elif near := near_names(name, known):
-            hint = f"did you mean {' or '.join(near)}?"
-        elif len(known) > _LISTED:
-            hint = f"it may be {', '.join(known[:_LISTED])} or {len(known) - _LISTED} more"
-        else:
-            hint = f"it must be one of {', '.join(known)}"
-        super().__init__(f"unknown {what} {name!r:.60}; {hint}")
+from evolute.hw.spec.base import Spec
+from evolute.hw.spec.bit_serial import BitSerial
+from evolute.hw.spec.core import CoreSpec
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.lut_dla import LutDla
+from evolute.hw.spec.lut_stationary import LutStationary
+from evolute.hw.spec.lut_tensor_core import LutTensorCore
+from evolute.hw.spec.mac import Mac
+from evolute.hw.spec.vq_codebook import VqCodebook
+from evolute.support.errors import UnknownNameError
 
 
 @dataclass(frozen=True)

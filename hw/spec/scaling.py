@@ -11,10 +11,10 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-from hw.spec.base import Spec, require, require_range
-from hw.spec.engine import Engine
-from hw.spec.floating import FP16, RESULT, FloatEngine, FloatMac
-from hw.spec.layout import Beat, Field
+from evolute.hw.spec.base import Spec, require, require_range
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.floating import FP16, RESULT, FloatEngine, FloatMac
+from evolute.hw.spec.layout import Beat, Field
 
 RESULT_BITS = 64
 """Width of one result in memory, sign-extended."""

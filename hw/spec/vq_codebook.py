@@ -31,9 +31,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from hw.spec.base import require, require_range
-from hw.spec.engine import Coding, Engine, Fill
-from hw.spec.formats import Kind, WeightCodes
+from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.engine import Coding, Engine, Fill
+from evolute.hw.spec.formats import Kind, WeightCodes
 
 ALONG = ("outputs", "inputs")
 FORMS = ("gather", "table")

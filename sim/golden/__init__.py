@@ -2,8 +2,8 @@
 
 from types import ModuleType
 
-from hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook
-from sim.golden import bit_serial, lut_dla, lut_tensor_core, mac, vq_codebook
+from evolute.hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook
+from evolute.sim.golden import bit_serial, lut_dla, lut_tensor_core, mac, vq_codebook
 
 GOLDEN: dict[type[Engine], ModuleType] = {
     LutTensorCore: lut_tensor_core,

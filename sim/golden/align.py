@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hw.spec.formats import Activations, FloatFormat
-from sim.golden.sums import symmetric
+from evolute.hw.spec.formats import Activations, FloatFormat
+from evolute.sim.golden.sums import symmetric
 
 
 def _split(codes: np.ndarray, kind: FloatFormat) -> tuple[np.ndarray, np.ndarray]:

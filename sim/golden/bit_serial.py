@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.bit_serial import RADIX_BITS, BitSerial, float_code
-from hw.spec.formats import Kind, WeightCodes
-from sim.golden import integer
-from sim.golden.sums import GroupSums, symmetric
+from evolute.hw.spec.bit_serial import RADIX_BITS, BitSerial, float_code
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.sim.golden import integer
+from evolute.sim.golden.sums import GroupSums, symmetric
 
 
 @dataclass(frozen=True)

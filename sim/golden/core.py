@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hw import isa
-from hw.isa import DeadlockError, Instruction, IsaError, Unit
-from hw.spec import Engine, VqCodebook, layout
-from hw.spec.core import RESULT_BITS, Buffer, CoreSpec
-from hw.spec.layout import Beat
-from sim.golden import GOLDEN, vq_codebook
-from sim.golden.align import integers
-from sim.golden.sums import read_outs, wrap
+from evolute.hw.isa import instructions as isa
+from evolute.hw.isa.instructions import DeadlockError, Instruction, IsaError, Unit
+from evolute.hw.spec import Engine, VqCodebook, layout
+from evolute.hw.spec.core import RESULT_BITS, Buffer, CoreSpec
+from evolute.hw.spec.layout import Beat
+from evolute.sim.golden import GOLDEN, vq_codebook
+from evolute.sim.golden.align import integers
+from evolute.sim.golden.sums import read_outs, wrap
 
 ORDER_CHANGE = 0.1
 """How often, per step, a random order of turns changes: seldom enough for units to run far ahead

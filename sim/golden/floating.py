@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hw.spec.floating import FP16, FloatEngine, FloatLut, FloatMac
-from hw.spec.formats import FloatFormat
-from sim.golden import align
-from sim.golden.sums import group_bounds
+from evolute.hw.spec.floating import FP16, FloatEngine, FloatLut, FloatMac
+from evolute.hw.spec.formats import FloatFormat
+from evolute.sim.golden import align
+from evolute.sim.golden.sums import group_bounds
 
 Floats = np.ndarray
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.engine import Engine
-from hw.spec.formats import WeightCodes
-from sim.golden.sums import GroupSums, group_bounds, symmetric
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.golden.sums import GroupSums, group_bounds, symmetric
 
 
 @dataclass(frozen=True, eq=False)

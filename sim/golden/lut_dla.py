@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.base import require
-from hw.spec.formats import Activations, WeightCodes
-from hw.spec.lut_dla import LutDla
-from sim.golden import integer
-from sim.golden.sums import GroupSums, group_bounds, read_outs, symmetric
-from sim.schedule import read_out_slices
+from evolute.hw.spec.base import require
+from evolute.hw.spec.formats import Activations, WeightCodes
+from evolute.hw.spec.lut_dla import LutDla
+from evolute.sim.golden import integer
+from evolute.sim.golden.sums import GroupSums, group_bounds, read_outs, symmetric
+from evolute.sim.timing.schedule import read_out_slices
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "l1": lambda distance, part: distance + part,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.base import require
-from hw.spec.lut_stationary import LutStationary
-from sim.golden.lut_dla import nearest
+from evolute.hw.spec.base import require
+from evolute.hw.spec.lut_stationary import LutStationary
+from evolute.sim.golden.lut_dla import nearest
 
 
 @dataclass(frozen=True, eq=False)

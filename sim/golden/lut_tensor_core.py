@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.base import require
-from hw.spec.formats import Kind, WeightCodes
-from hw.spec.lut_tensor_core import LutTensorCore
-from sim.golden.sums import GroupSums, group_bounds, symmetric
+from evolute.hw.spec.base import require
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.hw.spec.lut_tensor_core import LutTensorCore
+from evolute.sim.golden.sums import GroupSums, group_bounds, symmetric
 
 
 def weight_planes(spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:

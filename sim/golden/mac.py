@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hw.spec.formats import WeightCodes
-from hw.spec.mac import Mac
-from sim.golden import integer
+from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.mac import Mac
+from evolute.sim.golden import integer
 
 
 def encode(

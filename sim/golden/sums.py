@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.engine import Engine
+from evolute.hw.spec.engine import Engine
 
 
 @dataclass(frozen=True)

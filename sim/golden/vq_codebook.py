@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw.spec.base import require
-from hw.spec.formats import Kind, WeightCodes
-from hw.spec.vq_codebook import SHORT_MODE, VqCodebook
-from sim.golden import integer
-from sim.golden.sums import group_bounds
+from evolute.hw.spec.base import require
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.hw.spec.vq_codebook import SHORT_MODE, VqCodebook
+from evolute.sim.golden import integer
+from evolute.sim.golden.sums import group_bounds
 
 
 @dataclass(frozen=True, eq=False)

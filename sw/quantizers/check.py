@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.linear import Linears, host_linear, streamed_linears
-from sw.model import LanguageModel, dequantized
-from sw.perplexity import Text, default_context, measure
-from sw.products import matrix_product
-from sw.quantizers.hessian import Calibration
-from sw.quantizers.methods import Grid, rounded
+from evolute.sw.language_model.linear import Linears, host_linear, streamed_linears
+from evolute.sw.language_model.model import LanguageModel, dequantized
+from evolute.sw.language_model.perplexity import Text, default_context, measure
+from evolute.sw.language_model.products import matrix_product
+from evolute.sw.quantizers.hessian import Calibration
+from evolute.sw.quantizers.methods import Grid, rounded
 
 
 @dataclass(frozen=True)

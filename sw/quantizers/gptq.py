@@ -15,8 +15,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.quantizers.rounding import column_rounder
-from sw.tensor import QuantTensor
+from evolute.sw.quantizers.rounding import column_rounder
+from evolute.sw.tensors.tensor import QuantTensor
 
 _BLOCK = 64
 """Columns after which an error reaches the columns of later blocks, all at once."""

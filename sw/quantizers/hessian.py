@@ -17,10 +17,10 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from hw.files import FileError, cache_directory, replacing
-from sw.decoder import Cache, forward
-from sw.linear import host_linears, linear_names
-from sw.model import LanguageModel, model_digest
+from evolute.support.files import FileError, cache_directory, replacing
+from evolute.sw.language_model.decoder import Cache, forward
+from evolute.sw.language_model.linear import host_linears, linear_names
+from evolute.sw.language_model.model import LanguageModel, model_digest
 
 TOKENS = 16_384
 """Tokens of a calibration where none are asked for, unless a layer has more inputs."""

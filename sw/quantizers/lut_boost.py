@@ -29,15 +29,15 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from hw.spec.formats import Kind, WeightCodes
-from sim.golden.lut_dla import Centroids, nearest, subspaces
-from sw.activations import quantize_activations
-from sw.model import LanguageModel, ModelConfig
-from sw.quantized_file import write_arrays
-from sw.quantizers.lut_dla import Tables, coded_tables, layers_by_input
-from sw.stored import Tensor
-from sw.tensor import QuantError, QuantTensor
-from sw.torch_llama import Linears, forward, half_split, torch_weights
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.sim.golden.lut_dla import Centroids, nearest, subspaces
+from evolute.sw.checkpoints.quantized_file import write_arrays
+from evolute.sw.language_model.model import LanguageModel, ModelConfig
+from evolute.sw.quantizers.lut_dla import Tables, coded_tables, layers_by_input
+from evolute.sw.tensors.activations import quantize_activations
+from evolute.sw.tensors.stored import Tensor
+from evolute.sw.tensors.tensor import QuantError, QuantTensor
+from evolute.sw.training.torch_llama import Linears, forward, half_split, torch_weights
 
 POINT_RATE = 0.3
 """Adam's greatest step of a centroid, in the integers that activations are."""

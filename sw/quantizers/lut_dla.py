@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.base import require, require_range
-from hw.spec.formats import Activations, Kind, WeightCodes
-from hw.spec.lut_dla import METRICS
-from sim.golden.lut_dla import Centroids, nearest, subspaces
-from sw.activations import quantize_activations
-from sw.decoder import Cache, forward
-from sw.linear import host_linears, linear_names
-from sw.model import LanguageModel, Tensor, dequantized
-from sw.quantizers.hessian import inputs_of
-from sw.tensor import SCALE_BITS, QuantError, QuantTensor, inverse, met
+from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.formats import Activations, Kind, WeightCodes
+from evolute.hw.spec.lut_dla import METRICS
+from evolute.sim.golden.lut_dla import Centroids, nearest, subspaces
+from evolute.sw.language_model.decoder import Cache, forward
+from evolute.sw.language_model.linear import host_linears, linear_names
+from evolute.sw.language_model.model import LanguageModel, Tensor, dequantized
+from evolute.sw.quantizers.hessian import inputs_of
+from evolute.sw.tensors.activations import quantize_activations
+from evolute.sw.tensors.tensor import SCALE_BITS, QuantError, QuantTensor, inverse, met
 
 SAMPLES = 8192
 """Tokens whose inputs are looked at, at most."""

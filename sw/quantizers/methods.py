@@ -9,14 +9,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.formats import Kind, WeightCodes
-from sw.quantizers.gptq import gptq
-from sw.quantizers.hessian import Moments, damped, proxy_error
-from sw.quantizers.rounding import Rounding, Scheme, quantize
-from sw.quantizers.scaling import Scaling
-from sw.quantizers.vptq import Norm, Vptq, require_useful, to_tensor, vptq
-from sw.tensor import Coded, PartedTensor, QuantError
-from sw.weights import parse_weights
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.sw.quantizers.gptq import gptq
+from evolute.sw.quantizers.hessian import Moments, damped, proxy_error
+from evolute.sw.quantizers.rounding import Rounding, Scheme, quantize
+from evolute.sw.quantizers.scaling import Scaling
+from evolute.sw.quantizers.vptq import Norm, Vptq, require_useful, to_tensor, vptq
+from evolute.sw.tensors.tensor import Coded, PartedTensor, QuantError
+from evolute.sw.tensors.weights import parse_weights
 
 OUTLIER_BITS = 8
 """Width of codes in outlier columns."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sw.tensor import QuantError
+from evolute.sw.tensors.tensor import QuantError
 
 
 class Candidate(NamedTuple):

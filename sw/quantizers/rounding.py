@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.formats import WeightCodes
-from sw.tensor import SCALE_BITS, QuantError, QuantTensor, inverse
+from evolute.hw.spec.formats import WeightCodes
+from evolute.sw.tensors.tensor import SCALE_BITS, QuantError, QuantTensor, inverse
 
 
 class Scheme(enum.Enum):

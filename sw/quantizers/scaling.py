@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sw.model import ModelConfig
-from sw.quantizers.hessian import Moments, squared_error
-from sw.quantizers.rounding import Rounding, quantize
+from evolute.sw.language_model.model import ModelConfig
+from evolute.sw.quantizers.hessian import Moments, squared_error
+from evolute.sw.quantizers.rounding import Rounding, quantize
 
 Scaling = Literal["awq", "smooth"]
 

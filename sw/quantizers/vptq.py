@@ -25,12 +25,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.spec.formats import Kind, WeightCodes
-from sim.golden.vq_codebook import Vectors, decode
-from sw.quantizers.gptq import act_order, column_loop, inverse_factor
-from sw.quantizers.hessian import Moments, damped, proxy_error
-from sw.quantizers.kmeans import kmeans, nearest
-from sw.tensor import (
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.sim.golden.vq_codebook import Vectors, decode
+from evolute.sw.checkpoints.vptq_file import Indices, pack_indices
+from evolute.sw.quantizers.gptq import act_order, column_loop, inverse_factor
+from evolute.sw.quantizers.hessian import Moments, damped, proxy_error
+from evolute.sw.quantizers.kmeans import kmeans, nearest
+from evolute.sw.tensors.tensor import (
     ORDER_BITS,
     SCALE_BITS,
     Coded,
@@ -38,7 +39,6 @@ from sw.tensor import (
     QuantError,
     QuantTensor,
 )
-from sw.vptq_file import Indices, pack_indices
 
 Norm = Literal["none", "consistent", "released"]
 Along = Literal["outputs", "inputs"]
@@ -570,7 +570,7 @@ def to_tensor(layer: VectorLayer) -> Coded:
 
 def published(layer: VectorLayer) -> tuple[dict[str, Any], dict[str, NDArray]]:
     """A layer of half-precision codewords as the `vptq` package 0.0.5.post1 stores it: its entry of
-    `config_for_layers`, and its tensors without the module's name (see `sw.vptq_file`).
+    `config_for_layers`, and its tensors without the module's name (see `sw.checkpoints.vptq_file`).
 
     Raises `QuantError` where codewords are integers, or where the package would misread them.
     """

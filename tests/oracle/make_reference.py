@@ -2,7 +2,7 @@
 
 Shares no code with this project. Needs the `oracle` extra, and `gguf` to read the GGUF file:
 
-    python tests/oracle/make_reference.py evolute-tiny=sw/models/evolute-tiny \\
+    python tests/oracle/make_reference.py evolute-tiny=sw/checkpoints/models/evolute-tiny \\
         smollm2-135m=SmolLM2-135M-Instruct.Q4_1.gguf
 """
 

@@ -1,0 +1,408 @@
+"""`evolute compare`: engines side by side on one layer of a real model."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Column, Table
+
+from evolute.dse.compare.contenders import (
+    ACTIVATIONS,
+    Task,
+    contenders,
+    parse_activations,
+    require_any,
+)
+from evolute.dse.compare.layer import layer_of
+from evolute.dse.compare.own_forms import in_own_forms
+from evolute.dse.compare.peers import peers
+from evolute.dse.compare.rows import INSIDE, OUTSIDE, areas, ranked, row
+from evolute.dse.compare.scaling import with_scaling
+from evolute.dse.compare.stationary import arrangements, stationary_row
+from evolute.hw.spec import ENGINES
+from evolute.hw.spec.base import require
+from evolute.hw.spec.scaling import IntegerScaling
+from evolute.support.errors import UnknownNameError
+from evolute.support.files import RECORDS, append_record, provenance
+from evolute.support.options import COUNT, WORKERS, json_option, out_option, show
+from evolute.support.waiting import shown
+from evolute.sw.commands.eval import chosen_text, load_model, model_argument, text_option, working
+from evolute.sw.tensors.tensor import QuantError
+from evolute.sw.tensors.weights import FLOAT, GRAMMAR, Weights, parse_weights
+
+_GROUP = 128
+"""Weights that share a scale where only bits are asked for."""
+
+
+@click.command(epilog="Example: evolute compare smollm2-135m --bits 2 --activations int8")
+@model_argument
+@click.option(
+    "--bits",
+    metavar="1-8|t|b3|b4",
+    help=f"Weights in groups of {_GROUP}: bits, t for ternary, b for BitMoD's. Default: 2.",
+)
+@click.option("--weights", metavar="CHOICE", help=f"More exactly than --bits: {GRAMMAR}.")
+@click.option(
+    "--activations",
+    default="int8",
+    show_default=True,
+    metavar="FORMAT",
+    help=f"{ACTIVATIONS}.",
+)
+@click.option("--layer", default="0.gate", show_default=True, help="The layer, BLOCK.ROLE or head.")
+@click.option("--rows", type=COUNT, default=1, show_default=True, help="Tokens at once.")
+@click.option(
+    "--shape",
+    default="1,16,16",
+    show_default=True,
+    metavar="M,N,K",
+    help="Size of all engines: rows, columns, and products that a step adds to each sum.",
+)
+@click.option("--engines", metavar="A,B", help=f"Some of {', '.join(ENGINES)}. Default: all.")
+@click.option(
+    "--floating", is_flag=True, help="Also baselines with floating sums, which take long to map."
+)
+@click.option(
+    "--units", is_flag=True, help="Also LUT-DLA as published, whose memories have no area."
+)
+@click.option("--presets", is_flag=True, help="Also presets, in sizes of their own.")
+@click.option(
+    "--workers",
+    type=WORKERS,
+    default=2,
+    show_default=True,
+    help="Synthesis processes at a time.",
+)
+@text_option
+@out_option
+@json_option
+def compare(
+    model: str | None,
+    bits: str | None,
+    weights: str | None,
+    activations: str,
+    layer: str,
+    rows: int,
+    shape: str,
+    engines: str | None,
+    floating: bool,
+    units: bool,
+    presets: bool,
+    workers: int,
+    text_path: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Compare engines of one size on one layer: exactness, cycles, area, data moved.
+
+    Every engine is synthesized whole, with scaling that keeps up with it, which takes seconds to
+    minutes the first time and is kept.
+    Values come from its golden model, on the layer's real inputs.
+    """
+    choice = _weights(bits, weights)
+    kind = parse_activations(activations)
+    m, n, slice_k = _shape(shape)
+    stems = _engines(engines)
+    loaded = load_model(model)
+    with working("running the model up to the layer"):
+        chosen = layer_of(loaded, layer, choice, chosen_text(text_path, model or loaded.name))
+    linear = chosen.linear
+    task = Task(linear.format, linear.group, kind, m, n, slice_k)
+    found = contenders(task, stems, presets, floating)
+    with working("learning codebooks and tables"):
+        found += in_own_forms(task, stems, chosen, presets)
+    found = with_scaling(found, chosen, rows)
+    require_any(task, stems, found)
+    with shown("synthesizing", sum(each.spec is not None for each in found)) as synthesizing:
+
+        def advance(running: list[str], done: int) -> None:
+            synthesizing(done, f"synthesizing {' and '.join(running)}" if running else None)
+
+        results = areas(found, workers, advance)
+    with working("multiplying the layer"):
+        compared = ranked([row(each, results.get(each.name), chosen, rows) for each in found])
+    apart = []
+    if units:
+        with working("synthesizing and replaying the units"):
+            apart = [
+                stationary_row(each, task, chosen, rows)
+                for each in arrangements(task, chosen, rows, presets)
+            ]
+    setting = {
+        "model": loaded.name,
+        "layer": layer,
+        "n": linear.n,
+        "k": linear.k,
+        "weights": choice.name,
+        "codes": linear.format.name,
+        "group": linear.group,
+        "activations": activations,
+        "activation_bits": kind.bits,
+        "rows": rows,
+        "shape": {"m": m, "n": n, "slice_k": slice_k},
+        "tokens": len(chosen.inputs),
+    }
+    record = {
+        "kind": "compare",
+        **setting,
+        "inside": INSIDE,
+        "outside": OUTSIDE,
+        "results": compared,
+        "units": apart,
+        "published": peers(task),
+        "provenance": provenance(
+            "values from golden models, cycles as the RTL's, area synthesized",
+            ("amaranth", "numpy", "pyosys"),
+        ),
+    }
+    append_record(out / RECORDS, record)
+    document = [{**setting, **each} for each in (*compared, *apart)]
+    show(as_json, document, lambda console: _render(console, record))
+
+
+def _weights(bits: str | None, weights: str | None) -> Weights:
+    """What `--bits` or `--weights` says. Raises `QuantError`."""
+    if weights is not None:
+        if bits is not None:
+            raise QuantError("bits: is part of --weights, give one of the two")
+        choice = parse_weights(weights)
+        require(choice != FLOAT, "weights", "codes, an engine multiplies no floats", weights)
+        return choice
+    bits = bits or "2"
+    # One bit from the least to the greatest weight, zero included, would lose every sign.
+    signs = "s" if bits == "1" else ""
+    name = f"{bits}g{_GROUP}" if bits[0].isalpha() else f"w{bits}g{_GROUP}{signs}"
+    try:
+        return parse_weights(name)
+    except QuantError:
+        raise QuantError(f"bits: must be 1 to 8, t, b3 or b4, got {bits!r}") from None
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    found = re.fullmatch(r"(\d{1,4}),(\d{1,4}),(\d{1,4})", text)
+    require(found is not None, "shape", "of the form M,N,K", text)
+    assert found is not None
+    m, n, slice_k = (int(each) for each in found.groups())
+    return m, n, slice_k
+
+
+def _engines(text: str | None) -> list[str]:
+    stems = list(ENGINES) if text is None else [each.strip() for each in text.split(",")]
+    for stem in stems:
+        if stem not in ENGINES:
+            raise UnknownNameError("engine", stem, list(ENGINES))
+    return stems
+
+
+_COSTS = (
+    ("area x cycles", "area_cycles_um2"),
+    ("area x cycles x path", "area_time_um2_ns"),
+)
+
+
+def _render(console: Console, record: dict[str, Any]) -> None:
+    shape = record["shape"]
+    tokens = f"{_tokens(record['rows'])} at once"
+    console.print(
+        f"{record['model']}, layer {record['layer']} ({record['n']} x {record['k']}) in "
+        f"{record['weights']} weights and {record['activations']} activations, {tokens}\n"
+        f"on engines of {shape['m']} x {shape['n']} x {shape['slice_k']} (rows, columns, products "
+        "of a sum's step), or as many in all\n",
+        soft_wrap=True,
+    )
+    compared = [each for each in record["results"] if each["refused"] is None]
+    refused = [each for each in record["results"] if each["refused"] is not None]
+    if compared:
+        _render_cost(console, compared)
+        console.print()
+        _render_data(console, compared)
+        console.print()
+        first = compared[0]
+        for text in (
+            f"Inside the area, as far as an engine has it: {record['inside']}.",
+            f"Outside, the same for all: {record['outside']}.",
+            "scaling: the smallest that never makes the engine wait on this layer, with whole "
+            f"products or bit by bit; the latter for {_serial(compared)}.",
+            "exact: equal to the RTL's, fill and drain included.",
+            *_beside(compared),
+            "synth.: of the whole mapped engine, and of its scaling, before layout; "
+            f"{first['library']}, "
+            f"{first['tool']}.",
+            f"measured: through the golden model on the layer's inputs for {record['tokens']} "
+            "tokens of text, with scales as stored: those of integer engines become integers of "
+            f"{IntegerScaling.scale_bits} bits in a core, which is not in these figures. "
+            "The difference is the largest from a float64 product of the same "
+            "codes and rounded activations, over the largest result; that of rounding is the root "
+            "mean square from activations as they were, over that of the results.",
+            "modelled: whole beats, padding included.",
+        ):
+            _paragraph(console, text)
+        console.print()
+    for each in refused:
+        console.print(f"refused: {each['name']}: {each['refused']}", soft_wrap=True)
+    whole = [each for each in compared if not each["memory_bits"]]
+    if whole:
+        for title, cost in _COSTS:
+            _paragraph(console, _verdict(whole, title, cost))
+    if record["units"]:
+        console.print()
+        _render_units(console, record["units"])
+    if record["published"]:
+        console.print()
+        _render_published(console, record["published"])
+
+
+def _serial(compared: list[dict[str, Any]]) -> str:
+    """The engines whose least scaling multiplies bit by bit."""
+    names = [each["name"] for each in compared if each["scalings"][0]["multiplier"] == "serial"]
+    return ", ".join(names) or "none"
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'s' * (count > 1)}"
+
+
+def _beside(compared: list[dict[str, Any]]) -> list[str]:
+    """What is not in the areas of engines with large memories."""
+    found = [
+        f"{each['name']} ({each['memory_bits']:,})" for each in compared if each["memory_bits"]
+    ]
+    if not found:
+        return []
+    return [
+        "-: not ranked, since of the bits in memories that are no cells, and of their access, no "
+        f"area and no delay is stated: {', '.join(found)}."
+    ]
+
+
+def _paragraph(console: Console, text: str) -> None:
+    console.print(textwrap.fill(text, min(100, console.width), break_long_words=False))
+
+
+def _name(title: str) -> Column:
+    """A column of names, in which an engine's own stays whole on a narrow terminal."""
+    return Column(title, min_width=max(map(len, ENGINES)))
+
+
+def _numbers(*titles: str) -> tuple[Column, ...]:
+    return tuple(Column(title, justify="right") for title in titles)
+
+
+def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
+    columns = _numbers(
+        "steps a\nslice\nexact",
+        "cycles\n\nexact",
+        "engine\num2\nsynth.",
+        "scaling\num2\nsynth.",
+        "in all\num2\nsynth.",
+        "path\nns\nsynth.",
+        "per MAC a\ncycle um2\nsynth.",
+        "area x\ncycles\nof best",
+    )
+    table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for each in compared:
+        table.add_row(
+            each["name"],
+            f"{each['slice_steps']:.3g}",
+            f"{each['cycles']:,}",
+            f"{each['engine_um2']:,.0f}",
+            f"{each['scaling_um2']:,.0f}",
+            f"{each['area_um2']:,.0f}",
+            f"{each['delay_ns']:.2f}",
+            _cost(each["area_um2_per_mac_per_cycle"], ".1f"),
+            _cost(each["area_cycles_of_best"], ".2f"),
+        )
+    console.print(table)
+
+
+def _cost(value: float | None, form: str) -> str:
+    """A cost in area, if it has one."""
+    return "-" if value is None else format(value, form)
+
+
+def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
+    columns = _numbers(
+        "off\nfloat64\nmeasured",
+        "by input\nrounding\nmeasured",
+        "off float\nlayer\nmeasured",
+        "weights\nbytes\nmodelled",
+        "scales\nbytes\nmodelled",
+        "inputs\nbytes\nmodelled",
+        "results\nbytes\nmodelled",
+    )
+    table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for each in compared:
+        table.add_row(
+            each["name"],
+            f"{each['max_rel_difference']:.2g}",
+            f"{each['activation_error']:.3%}",
+            f"{each['layer_error']:.2%}",
+            *(f"{each[f'{what}_bytes']:,}" for what in ("weight", "scale", "activation", "result")),
+        )
+    console.print(table)
+
+
+def _render_units(console: Console, units: list[dict[str, Any]]) -> None:
+    compared = [each for each in units if each["refused"] is None]
+    tokens = "".join(f" for {_tokens(each['tokens'])}" for each in compared[:1])
+    _paragraph(
+        console,
+        f"LUT-DLA as published{tokens}, not ranked: area is that of its logic and of memories of "
+        "at most 4,096 bits, and no area is stated for the bits of the others. Cycles are as the "
+        "RTL's, with both clocks alike and with the encoder's twice as fast.",
+    )
+    columns = _numbers(
+        "cycles\n\nexact",
+        "encoder\nat 2:1\nexact",
+        "logic\nGE\nsynth.",
+        "memory\nbits\n",
+        "path\nns\nsynth.",
+        "tables\nbytes\nexact",
+        "centroids\nbytes\nexact",
+    )
+    table = Table(_name("unit"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for each in compared:
+        table.add_row(
+            each["name"],
+            f"{each['cycles']:,}",
+            f"{each['cycles_fast_encoder']:,}",
+            f"{each['logic_ge']:,.0f}",
+            f"{each['memory_bits']:,}",
+            f"{each['delay_ns']:.2f}",
+            f"{each['table_bytes']:,}",
+            f"{each['centroid_bytes']:,}",
+        )
+    console.print(table)
+    for each in units:
+        if each["refused"] is not None:
+            console.print(f"refused: {each['name']}: {each['refused']}", soft_wrap=True)
+
+
+def _render_published(console: Console, published: list[dict[str, Any]]) -> None:
+    _paragraph(
+        console,
+        "Published designs for orientation: their Verilog, synthesized by us in the same library "
+        "but with another script and boundary.",
+    )
+    columns = _numbers("per MAC a\ncycle um2\npublished")
+    table = Table("design", *columns, "", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for each in published:
+        area = f"{each['area_um2_per_mac_per_cycle']:,}"
+        table.add_row(each["name"], area, f"{each['what']} ({each['source']})")
+    console.print(table)
+
+
+def _verdict(compared: list[dict[str, Any]], title: str, cost: str) -> str:
+    """Which exact engine has the least of a cost, and by how much."""
+    exact = [each for each in compared if each["max_abs_difference"] == 0] or compared
+    ordered = sorted(exact, key=lambda each: each[cost])
+    verdict = f"Least {title}: {ordered[0]['name']}"
+    if len(ordered) > 1:
+        ratio = ordered[1][cost] / ordered[0][cost]
+        verdict += f"; next is {ordered[1]['name']} with {ratio:.3f} times as much"
+    return verdict

@@ -1,0 +1,375 @@
+"""`evolute dse`: search for engines, and pick one."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from evolute.dse.metrics import METRICS
+from evolute.hw.spec import ENGINES
+from evolute.hw.spec.base import require
+from evolute.hw.spec.presets import PRESETS
+from evolute.support.errors import RefusedError, UnknownNameError
+from evolute.support.files import RECORDS, append_record, write_text
+from evolute.support.options import (
+    BANDWIDTH_GBS,
+    CONTEXT,
+    COUNT,
+    FREQUENCY_MHZ,
+    SEED,
+    WORKERS,
+    json_option,
+    out_option,
+    show,
+)
+from evolute.support.waiting import shown
+
+# What searches, and its libraries, is imported in the commands: help is shown without them.
+if TYPE_CHECKING:
+    import optuna
+
+STORAGE = Path("out/dse.db")
+
+storage_option = click.option(
+    "--storage",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=STORAGE,
+    show_default=True,
+    help="SQLite file that keeps the studies.",
+)
+
+
+class DefaultGroup(click.Group):
+    """A group whose first command runs when none is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultGroup)
+def dse() -> None:
+    """Search for good engines; `dse pick` chooses one."""
+
+
+@dse.command(
+    epilog="Example: evolute dse --trials 24 --workers 2 --constraint 'area_ge<=100000'  "
+    "Then: evolute dse pick"
+)
+@click.argument("space", default=next(iter(ENGINES)))
+@click.option("--trials", type=COUNT, default=24, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--study", "name", help="Name of the study. Default: made from all that defines it.")
+@storage_option
+@click.option("--resume", is_flag=True, help="Continue the study if it exists.")
+@click.option("--workers", type=WORKERS, default=1, show_default=True)
+@click.option(
+    "--objectives",
+    default="area_ge,tokens_per_s,perplexity",
+    show_default=True,
+    help=f"Two or more of {', '.join(METRICS)}.",
+)
+@click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="METRIC<=NUMBER",
+    help="Bound on a metric, also with >=; may be repeated.",
+)
+@click.option("--model", "model_name", default="evolute-tiny", show_default=True)
+@click.option(
+    "--frequency-mhz",
+    "frequencies_mhz",
+    type=FREQUENCY_MHZ,
+    multiple=True,
+    default=(200.0,),
+    show_default=True,
+    help="Clock asked for; several are searched. A slower netlist runs at its own speed.",
+)
+@click.option(
+    "--bandwidth-gbs",
+    "bandwidths_gbs",
+    type=BANDWIDTH_GBS,
+    multiple=True,
+    default=(6.4,),
+    show_default=True,
+    help="Memory bandwidth in GB/s; several are searched.",
+)
+@click.option(
+    "--text",
+    "text_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Text for perplexity. Default: the model's own.",
+)
+@click.option("--tokens", type=COUNT, default=1023, show_default=True)
+@click.option("--context", type=CONTEXT, help="Window. Default: 1024 or the model's context.")
+@out_option
+@json_option
+def search(
+    space: str,
+    trials: int,
+    seed: int,
+    name: str | None,
+    storage: Path,
+    resume: bool,
+    workers: int,
+    objectives: str,
+    constraints: tuple[str, ...],
+    model_name: str,
+    frequencies_mhz: tuple[float, ...],
+    bandwidths_gbs: tuple[float, ...],
+    text_path: Path | None,
+    tokens: int,
+    context: int | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Search engine shapes and weights for the best trade-offs.
+
+    Every candidate is synthesized, its cycles are counted on the model's layers, and the model's
+    perplexity is measured in its weights. A trial is a measured candidate; illegal ones are free.
+    """
+    from evolute.dse.objectives import (
+        Bench,
+        code_digest,
+        measure,
+        model,
+        model_digest,
+        scope_in_words,
+        text,
+    )
+    from evolute.dse.space import SPACE, choose, codes_to_try
+    from evolute.dse.study import Constraint, Search, explore, only_search, open_storage, open_study
+    from evolute.dse.study_record import front_trials
+    from evolute.sim.timing.memory import Platform
+    from evolute.sw.commands.eval import told
+    from evolute.sw.language_model.perplexity import default_context, windows
+
+    spaces = [stem for stem, kind in ENGINES.items() if kind in SPACE]
+    if space not in spaces:
+        raise UnknownNameError("space", space, spaces)
+    names = _metric_names(objectives)
+    bounds = tuple(Constraint.parse(each) for each in constraints)
+    choices = SPACE[ENGINES[space]]
+    loaded = model(model_name)
+    codes = codes_to_try(choices, loaded)
+    frequencies_hz = tuple(1e6 * each for each in frequencies_mhz)
+    bandwidths = tuple(1e9 * each for each in bandwidths_gbs)
+    window = context or default_context(loaded)
+    bench = Bench(model_name, text_path, tokens, window)
+    content = told(text(bench))
+    windows(loaded, content, tokens, window)  # refuses what no candidate could be measured with
+    for frequency_hz, bandwidth in itertools.product(frequencies_hz, bandwidths):
+        Platform(frequency_hz, bandwidth)
+    wanted = frozenset((*names, *(bound.name for bound in bounds)))
+    setup: dict[str, Any] = {
+        "engine": space,
+        "fields": {field: list(of) for field, of in choices.fields.items()},
+        "weights": list(codes),
+        "limits": {limit.formula: limit.most for limit in choices.limits},
+        "model": model_name,
+        "model_digest": model_digest(model_name),
+        "scope": scope_in_words(loaded),
+        "objectives": list(names),
+        "constraints": [bound.text for bound in bounds],
+        "frequencies_hz": list(frequencies_hz),
+        "bandwidths_bytes_per_s": list(bandwidths),
+        "text": content.name,
+        "text_digest": hashlib.sha256(content.content.encode()).hexdigest()[:12],
+        "tokens": tokens,
+        "context": window,
+        "seed": seed,
+        "code": code_digest("hw", "sim", "sw", "dse"),
+    }
+    digest = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
+    name = name or f"{space}-{model_name}-{digest[:6]}"
+    plan = Search(
+        choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
+        measure=functools.partial(measure, bench, wanted),
+        objectives=names,
+        constraints=bounds,
+        seed=seed,
+    )
+    with only_search(storage, name):
+        study = open_study(
+            open_storage(storage),
+            name,
+            [METRICS[each].direction for each in names],
+            setup,
+            resume,
+        )
+        try:
+            with shown("measuring candidates", trials) as progress:
+                explore(study, plan, trials, workers, progress)
+        except (KeyboardInterrupt, RefusedError):
+            kept = _keep(study, out)
+            measured = sum(each["state"] == "complete" for each in kept["trials"])
+            click.echo(
+                f"evolute: measured so far: {measured}, in {storage} and {out / RECORDS}; "
+                "the same command with --resume continues"
+                if measured
+                else "evolute: no candidate is measured yet",
+                err=True,
+            )
+            raise
+        result = _keep(study, out)
+    summary = {
+        "study": result["study"],
+        "trials": sum(each["state"] == "complete" for each in result["trials"]),
+        "front": front_trials(result),
+        "hypervolume": result["hypervolume"],
+        "reference": result["reference"],
+        "objectives": result["objectives"],
+    }
+    show(as_json, summary, functools.partial(_draw_front, result))
+
+
+def _keep(study: optuna.Study, out: Path) -> dict[str, Any]:
+    """Write down what a study holds by now, if anything was measured."""
+    from evolute.dse import study_record as record
+
+    result = record.of_study(study)
+    if any(each["state"] == "complete" for each in result["trials"]):
+        write_text(out / "front.csv", record.front_csv(result))
+        append_record(out / RECORDS, result)
+    return result
+
+
+@dse.command(epilog="Example: evolute dse pick --weight perplexity=3")
+@click.argument("study", required=False)
+@storage_option
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    metavar="OBJECTIVE=NUMBER",
+    help="How much an objective counts; 1 unless told.",
+)
+@json_option
+def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bool) -> None:
+    """Choose from a study's front the candidate nearest to the best of every objective.
+
+    STUDY is the newest of the storage unless named.
+    """
+    from evolute.dse import study_record as record
+    from evolute.dse.pareto import knee, losses
+    from evolute.dse.study import Constraint, StudyError, open_storage, shortfall
+
+    if not storage.exists():
+        raise StudyError(f"no study storage at {storage}; evolute dse makes one")
+    opened = record.find(open_storage(storage), study)
+    found = record.of_study(opened)
+    trials = record.front_trials(found)
+    if not trials:
+        bounds = [Constraint.parse(each) for each in found["constraints"]]
+        raise StudyError(shortfall(opened, bounds))
+    names = [each["name"] for each in found["objectives"]]
+    importance = dict.fromkeys(names, 1.0) | dict(_weight(each, names) for each in weights)
+    points = losses(
+        [[trial["metrics"][name] for name in names] for trial in trials],
+        [each["direction"] for each in found["objectives"]],
+    )
+    chosen = trials[knee(points, [importance[name] for name in names])]
+    spec = chosen["spec"]
+    accel = _changed_preset(spec)
+    surroundings = f"--frequency-mhz {chosen['metrics']['clock_mhz']:.6g}"
+    surroundings += f" --bandwidth-gbs {chosen['bandwidth_bytes_per_s'] / 1e9:g}"
+    commands = {
+        "export": f"evolute export {accel} -o {chosen['digest']}",
+        "sim": f"evolute sim {found['model']} --accel {accel} --weights {chosen['weights']}"
+        f" {surroundings}",
+    }
+    result = {"study": found["study"], "candidate": chosen, "commands": commands}
+
+    def render(console: Console) -> None:
+        _draw_table(console, found["objectives"], [chosen])
+        console.print(json.dumps(spec), soft_wrap=True)
+        console.print(commands["export"], commands["sim"], sep="\n", soft_wrap=True)
+
+    show(as_json, result, render)
+
+
+def _metric_names(objectives: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(each.strip() for each in objectives.split(",")))
+    for name in names:
+        if name not in METRICS:
+            raise UnknownNameError("objective", name, list(METRICS))
+    require(len(names) >= 2, "objectives", "two or more, a trade-off needs them", objectives)
+    return names
+
+
+def _changed_preset(spec: dict[str, Any]) -> str:
+    """How a command line names a spec: a preset of its kind, and the fewest changes to one."""
+    bases = {name: each.spec.to_dict() for name, each in PRESETS.items()}
+    changes = {
+        name: [f"{field}={value}" for field, value in spec.items() if value != base[field]]
+        for name, base in bases.items()
+        if base["kind"] == spec["kind"]
+    }
+    name = min(changes, key=lambda each: len(changes[each]))
+    return name + "".join(f" --set {shlex.quote(change)}" for change in changes[name])
+
+
+def _weight(text: str, names: list[str]) -> tuple[str, float]:
+    from evolute.dse.study import positive
+
+    name, equals, number = text.partition("=")
+    require(bool(equals), "weight", "of the form OBJECTIVE=NUMBER", text)
+    if name not in names:
+        raise UnknownNameError("objective", name, names)
+    return name, positive("weight", number)
+
+
+def _draw_front(result: dict[str, Any], console: Console) -> None:
+    from evolute.dse.study_record import front_trials
+
+    trials = front_trials(result)
+    _draw_table(console, result["objectives"], trials)
+    states = [each["state"] for each in result["trials"]]
+    console.print(
+        f"{len(trials)} of {states.count('complete')} measured candidates on the front, "
+        f"{states.count('pruned')} refused, hypervolume {result['hypervolume']:.4g}, "
+        f"study {result['study']}; speeds are of {result['scope']}",
+        soft_wrap=True,
+    )
+
+
+def _draw_table(
+    console: Console, objectives: list[dict[str, Any]], trials: list[dict[str, Any]]
+) -> None:
+    table = Table("trial", "weights", "engine", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("clock\nMHz", justify="right")
+    for each in objectives:
+        table.add_column(f"{each['name']}\n{each['how']}", justify="right")
+    table.add_column("share of\nMACs", justify="right")
+    for trial in trials:
+        spec, metrics = trial["spec"], trial["metrics"]
+        table.add_row(
+            str(trial["number"]),
+            trial["weights"],
+            _shape(spec),
+            f"{metrics['clock_mhz']:.0f}",
+            *(_readable(metrics[each["name"]]) for each in objectives),
+            f"{metrics['mac_share']:.1%}" if "mac_share" in metrics else "not stated",
+        )
+    console.print(table)
+
+
+def _shape(spec: dict[str, Any]) -> str:
+    shape = f"M{spec['m']} N{spec['n']} K{spec['k']}"
+    shape += f"x{spec['kg']}" if "kg" in spec else ""
+    return shape + (f", {spec['table_bits']}-bit tables" if spec.get("table_bits") else "")
+
+
+def _readable(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

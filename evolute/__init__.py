@@ -1,0 +1,1 @@
+"""Evolute: design, verify and price accelerators for low-bit language models."""

@@ -1,0 +1,120 @@
+"""What a user sees while something takes long.
+
+On a terminal that is a bar or a spinner; on a pipe or in a log, a line every ten seconds. As a
+program, `python -m evolute.support.waiting WHAT COMMAND...` runs a command with such lines and ends
+as it does; this needs no package, so that the set-up of the packages can say that it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+EVERY_S = 10.0
+"""Between two lines."""
+
+
+@dataclass
+class Work:
+    """Something that takes long, and how far it is: `done` of `total`, or nothing known.
+
+    A whole number is a count of things, and a float, 1.0, all of the work.
+    """
+
+    what: str
+    total: int | float | None = None
+    done: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        if self.total is None:
+            part = ""
+        elif isinstance(self.total, float):
+            part = f", {self.done:.0%}"
+        else:
+            part = f", {self.done:.0f} of {self.total:.0f}"
+        return f"{self.what}{part}, {time.monotonic() - self.began:.0f} s so far"
+
+
+@contextlib.contextmanager
+def told(work: Work, every_s: float | None = None) -> Iterator[None]:
+    """Print a line about `work` to stderr every `every_s` seconds, until the block ends."""
+    ended, every_s = threading.Event(), EVERY_S if every_s is None else every_s
+
+    def tell() -> None:
+        while not ended.wait(every_s):
+            with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+                print(f"evolute: {work}", file=sys.stderr, flush=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+@contextlib.contextmanager
+def shown(what: str, total: int | float | None = None) -> Iterator[Shown]:
+    """Show that `what` goes on. With a total, what is yielded is told how much of it is done.
+
+    A whole number is shown as a count, the float 1.0 in percent, and no total as a spinner.
+    """
+    work = Work(what, total)
+    if not sys.stderr.isatty():
+        with told(work):
+            yield Shown(work)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    first = SpinnerColumn() if total is None else BarColumn()
+    part = TaskProgressColumn() if isinstance(total, float) else MofNCompleteColumn()
+    last = [] if total is None else [part]
+    columns = (TextColumn("{task.description}"), first, *last, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield Shown(work, lambda: bar.update(task, description=work.what, completed=work.done))
+
+
+class Shown:
+    """Takes what is done of some work that is shown."""
+
+    def __init__(self, work: Work, draw: Callable[[], None] = lambda: None):
+        self._work, self._draw = work, draw
+
+    def __call__(self, done: float, what: str | None = None) -> None:
+        """Set how much is done, in units of the total; and what goes on now, if `what` is given."""
+        self._work.done = done
+        self._work.what = self._work.what if what is None else what
+        self._draw()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command, its first argument saying what it does. Returns its exit code."""
+    what, *command = arguments
+    with told(Work(what)):
+        done = subprocess.run(command, check=False).returncode
+    return done if done >= 0 else 128 - done
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,43 @@
+"""`evolute accels`: which accelerators have a name."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from evolute.hw.spec import UNITS, CoreSpec, Spec, engine_of
+from evolute.hw.spec.presets import DEFAULT, PRESETS
+from evolute.support.options import json_option, show
+
+
+def _kind(spec: Spec) -> str:
+    if isinstance(spec, CoreSpec):
+        return "core"
+    return "unit" if type(spec) in UNITS.values() else "engine"
+
+
+@click.command(epilog="Example: evolute accels --json")
+@json_option
+def accels(as_json: bool) -> None:
+    """List the named accelerators, engines, units and complete cores, the default first."""
+    rows = [
+        {
+            "name": each.name,
+            "kind": _kind(each.spec),
+            "engine": engine_of(each.spec),
+            "description": each.description,
+            "spec": each.spec.to_dict(),
+            "digest": each.spec.digest,
+        }
+        for each in PRESETS.values()
+    ]
+
+    def render(console: Console) -> None:
+        table = Table("name", "kind", "engine", "description", box=None, pad_edge=False)
+        for row in rows:
+            name = row["name"] + (" (default)" if row["name"] == DEFAULT else "")
+            table.add_row(name, row["kind"], row["engine"], row["description"])
+        console.print(table)
+
+    show(as_json, rows, render)

@@ -1,0 +1,52 @@
+"""Floating activations made integers that share an exponent, as `hw.spec.formats.Activations` says.
+
+One subtraction and one right shift per activation, with what is shifted out collected for rounding;
+the conditional negation and the rounding are one increment.
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value
+
+from evolute.hw.rtl.blocks.arith import named
+from evolute.hw.spec.formats import Activations, FloatFormat
+
+
+def shared_exponent(exponent: Value, kind: FloatFormat) -> Value:
+    """A row's exponent as it is read: 1 at least, at most that of the greatest finite number."""
+    low = exponent[0] | ~exponent.any()
+    if kind.infinities:
+        low = low & ~exponent.all()
+    return Cat(low, exponent[1:])
+
+
+def align(m: Module, name: str, code: Value, shared: Value, activations: Activations) -> Value:
+    """The signed integer for the number that `code` stands for, where its row shares `shared`."""
+    kind = activations.format
+    assert kind is not None
+    mantissa, exponent = code[: kind.mantissa_bits], code[kind.mantissa_bits : -1]
+    sign, normal = code[-1], named(m, f"{name}_normal", exponent.any())
+    own = Cat(exponent[0] | ~normal, exponent[1:])
+    distance = named(m, f"{name}_distance", shared - own)
+    outside = distance[-1] if kind.infinities else distance[-1] | code[:-1].all()
+
+    # Below the integer's bits as many of a fraction as the shared exponent leaves, one at least.
+    fraction = max(1, -activations.guard_bits)
+    value: Value = Cat(Const(0, max(0, 1 + activations.guard_bits)), mantissa, normal)
+    places = (len(value) - 1).bit_length()
+    lost: Value = Const(0, 1)
+    for place in reversed(range(places)):
+        shift, taken = 1 << place, distance[place]
+        lost = lost | (taken & value[:shift].any())
+        value = named(m, f"{name}_shift{shift}", Mux(taken, value >> shift, value))
+    far = distance[places:-1].any()
+
+    kept = (value[fraction:] & ~far.replicate(activations.bits - 1)) | outside.replicate(
+        activations.bits - 1
+    )
+    magnitude = named(m, f"{name}_magnitude", kept)
+    below = lost | value[: fraction - 1].any()
+    up = value[fraction - 1] & (below | value[fraction]) & ~far
+    # A magnitude of ones alone is the greatest one: rounding ends there.
+    up = up & ~(magnitude.all() if activations.guard_bits < 0 else outside)
+    # One's complement for negative numbers, whose other half of negation takes rounding back.
+    signed = Cat(magnitude, Const(0, 1)) ^ sign.replicate(activations.bits)
+    return (signed + (sign ^ up))[: activations.bits].as_signed()

@@ -1,0 +1,289 @@
+"""Arithmetic of floating numbers as `hw.spec.floating` defines it; combinational.
+
+Numbers are kept normalized: their significand starts with its leading one, subnormals included, and
+is 0 only in zero, whose exponent and sign are then 0, too. What a number can be is known while the
+hardware is made, so that exponents are as wide as they have to be and nothing ever overflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value
+
+from evolute.hw.rtl.blocks.arith import booth_products, named, sum_modulo
+from evolute.hw.spec.formats import FloatFormat
+
+
+@dataclass(frozen=True)
+class Range:
+    """What numbers can be: multiples of 2^unit below 2^high, of so many significand bits."""
+
+    unit: int
+    high: int
+    bits: int
+
+    @property
+    def exponent_bits(self) -> int:
+        """Width of the exponent of the leading one, counted from `unit` on."""
+        return (self.high - 1 - self.unit).bit_length()
+
+    @property
+    def word_bits(self) -> int:
+        """Width of a number in a register."""
+        return 1 + self.exponent_bits + self.bits
+
+
+@dataclass(frozen=True)
+class Number:
+    """(-1)^negative * significand * 2^(exponent + range.unit - (range.bits - 1))."""
+
+    negative: Value
+    exponent: Value
+    significand: Value
+    range: Range
+
+    @property
+    def nonzero(self) -> Value:
+        return self.significand[-1]
+
+    @property
+    def word(self) -> Value:
+        """The number in `range.word_bits` bits; zero is 0."""
+        return Cat(self.significand, self.exponent, self.negative)
+
+
+def number(word: Value, range_: Range) -> Number:
+    """The number in a register's word."""
+    return Number(word[-1], word[range_.bits : -1], word[: range_.bits], range_)
+
+
+def kept(m: Module, name: str, value: Number) -> Number:
+    """The same number, with a signal of its own."""
+    return number(named(m, name, value.word), value.range)
+
+
+def negated(value: Number, negative: Value) -> Number:
+    """-value where `negative`."""
+    return replace(value, negative=value.negative ^ (negative & value.nonzero))
+
+
+def gated(value: Number, present: Value) -> Number:
+    """The number, or zero unless `present`."""
+    return number(value.word & present.replicate(value.range.word_bits), value.range)
+
+
+def scaled(value: Number, places: Value, most: int) -> Number:
+    """value * 2^places, `places` being at most `most`."""
+    range_ = replace(value.range, high=value.range.high + most)
+    exponent = value.exponent + (places & value.nonzero.replicate(len(places)))
+    return Number(value.negative, exponent[: range_.exponent_bits], value.significand, range_)
+
+
+def normalized(m: Module, name: str, bits: Value) -> tuple[Value, Value]:
+    """How many zeros are above the leading one of `bits`, and the bits without these. Of 0 the
+    count is meaningless."""
+    zeros = []
+    for place in reversed(range((len(bits) - 1).bit_length())):
+        shift = 1 << place
+        empty = named(m, f"{name}_empty{shift}", ~bits[-shift:].any())
+        shifted = Mux(empty, Cat(Const(0, shift), bits[:-shift]), bits)
+        bits = named(m, f"{name}_left{shift}", shifted)
+        zeros.insert(0, empty)
+    return Cat(*zeros), bits
+
+
+def rounded(m: Module, name: str, bits: Value, below: Value, precision: int) -> tuple[Value, Value]:
+    """The significand nearest to a normalized one, halves to even, and whether it became the next
+    power of two. `below` says that there is more below the last of the bits."""
+    if len(bits) <= precision:
+        return Cat(Const(0, precision - len(bits)), bits), Const(0, 1)
+    high, half = bits[-precision:], bits[-precision - 1]
+    up = half & (high[0] | below | bits[: -precision - 1].any())
+    total = named(m, f"{name}_rounded", (high + up)[: precision + 1])
+    carry = total[-1]
+    return Cat(total[: precision - 1], total[precision - 1] | carry), carry
+
+
+def decoded(m: Module, name: str, code: Value, kind: FloatFormat) -> Number:
+    """The number of a code; what is not finite is the greatest finite number of its sign."""
+    magnitude = code[:-1]
+    magnitude = Mux(magnitude <= kind.largest_code, magnitude, kind.largest_code)
+    magnitude = named(m, f"{name}_finite", magnitude[: kind.bits - 1])
+    mantissa, exponent = magnitude[: kind.mantissa_bits], magnitude[kind.mantissa_bits :]
+    normal = named(m, f"{name}_normal", exponent.any())
+    zeros, significand = normalized(m, name, Cat(mantissa, normal))
+    nonzero = significand[-1]
+    range_ = float_range(kind)
+    # A subnormal counts as one of exponent 1.
+    above = Mux(normal, exponent - 1, 0) + (kind.mantissa_bits - zeros)
+    exponent = above[: range_.exponent_bits] & nonzero.replicate(range_.exponent_bits)
+    return kept(m, f"{name}_number", Number(code[-1] & nonzero, exponent, significand, range_))
+
+
+def float_range(kind: FloatFormat) -> Range:
+    """What finite numbers of a format can be."""
+    high = kind.top_exponent - kind.bias + 1
+    return Range(1 - kind.bias - kind.mantissa_bits, high, kind.mantissa_bits + 1)
+
+
+def from_integer(m: Module, name: str, code: Value) -> Number:
+    """A signed integer, which has at least two bits or stands for 0 and -1."""
+    negative = code[-1]
+    # The lowest integer alone needs all bits, and of these the top one.
+    width = max(1, len(code) - 1)
+    magnitude = named(m, f"{name}_magnitude", Mux(negative, -code, code)[: len(code)])
+    zeros, bits = normalized(m, name, magnitude)
+    nonzero = bits[-1]
+    range_ = Range(0, len(code), width)
+    exponent = (len(code) - 1 - zeros)[: range_.exponent_bits]
+    significand = bits[-width:]
+    exponent = exponent & nonzero.replicate(range_.exponent_bits)
+    return kept(m, f"{name}_number", Number(negative, exponent, significand, range_))
+
+
+def multiply(m: Module, name: str, a: Number, b: Number) -> Number:
+    """The exact product."""
+    bits = a.range.bits + b.range.bits
+    if min(a.range.bits, b.range.bits) == 1:
+        one, other = (a, b) if a.range.bits == 1 else (b, a)
+        product = other.significand & one.significand.replicate(other.range.bits)
+        bits, top = other.range.bits, Const(0, 1)
+    else:
+        x, y = (Cat(each.significand, Const(0, 1)).as_signed() for each in (a, b))
+        if len(x) < len(y):
+            x, y = y, x
+        whole = sum_modulo(m, f"{name}_product", booth_products(x, y), bits + 1)
+        whole = named(m, f"{name}_whole", whole[:bits])
+        top = whole[-1]
+        product = Mux(top, whole, Cat(Const(0, 1), whole)[:bits])
+    nonzero = a.nonzero & b.nonzero
+    range_ = Range(a.range.unit + b.range.unit, a.range.high + b.range.high, bits)
+    exponent = (a.exponent + b.exponent + top)[: range_.exponent_bits]
+    exponent = exponent & nonzero.replicate(range_.exponent_bits)
+    negative = (a.negative ^ b.negative) & nonzero
+    return kept(m, f"{name}_exact", Number(negative, exponent, product, range_))
+
+
+def nearest(m: Module, name: str, value: Number, precision: int) -> Number:
+    """The nearest number of so many significand bits, halves to even."""
+    if value.range.bits <= precision:
+        return value
+    significand, carry = rounded(m, name, value.significand, Const(0, 1), precision)
+    range_ = replace(value.range, high=value.range.high + 1, bits=precision)
+    exponent = (value.exponent + carry)[: range_.exponent_bits]
+    return kept(m, f"{name}_nearest", Number(value.negative, exponent, significand, range_))
+
+
+def _from_unit(value: Number, unit: int, bits: int) -> Value:
+    """The exponent, counted from a lower unit on, in so many bits; 0 of zero."""
+    raised = Const(value.range.unit - unit, bits) & value.nonzero.replicate(bits)
+    return (value.exponent + raised)[:bits]
+
+
+def add(
+    m: Module, name: str, a: Number, b: Number, precision: int, high: int | None = None
+) -> Number:
+    """The sum, rounded to so many significand bits. Where `high` is given, it is below 2^high."""
+    unit = min(a.range.unit, b.range.unit)
+    range_ = Range(unit, high or max(a.range.high, b.range.high) + 1, precision)
+    widest = max(a.range.bits, b.range.bits)
+    exponent_bits = max(1, (max(a.range.high, b.range.high) - 1 - unit).bit_length())
+    keys = [
+        named(
+            m,
+            f"{name}_key{i}",
+            Cat(
+                Const(0, widest - each.range.bits),
+                each.significand,
+                _from_unit(each, unit, exponent_bits),
+            ),
+        )
+        for i, each in enumerate((a, b))
+    ]
+    swap = named(m, f"{name}_swap", keys[1] > keys[0])
+    large = named(m, f"{name}_large", Mux(swap, keys[1], keys[0]))
+    small = named(m, f"{name}_small", Mux(swap, keys[0], keys[1]))
+    negative = Mux(swap, b.negative, a.negative)
+    distance = named(m, f"{name}_distance", (large[widest:] - small[widest:])[:exponent_bits])
+
+    # One bit more than the wider operand, so that neighbours subtract exactly; and two more than
+    # the result, so that what is below its last half bit only counts as more than nothing.
+    width = max(widest + 1, precision + 2)
+    padding = Const(0, width - widest)
+    shifted: Value = Cat(padding, small[:widest])
+    lost: Value = Const(0, 1)
+    places = min(exponent_bits, (width - 1).bit_length())
+    for place in reversed(range(places)):
+        shift, taken = 1 << place, distance[place]
+        lost = lost | (taken & shifted[:shift].any())
+        shifted = named(m, f"{name}_right{shift}", Mux(taken, shifted >> shift, shifted)[:width])
+    if places < exponent_bits:
+        far = named(m, f"{name}_far", distance[places:].any())
+        lost = lost | (far & shifted.any())
+        shifted = shifted & ~far.replicate(width)
+    lost = named(m, f"{name}_lost", lost)
+
+    subtract = named(m, f"{name}_subtract", a.negative ^ b.negative)
+    addend = Cat(shifted, Const(0, 1)) ^ subtract.replicate(width + 1)
+    carry = subtract & ~lost  # else what is lost takes the rest of it away
+    total = named(m, f"{name}_total", (Cat(padding, large[:widest]) + addend + carry)[: width + 1])
+    zeros, bits = normalized(m, f"{name}_sum", total)
+    significand, up = rounded(m, name, bits, lost, precision)
+    nonzero = significand[-1]
+    exponent = (large[widest:] + 1 + up - zeros)[: range_.exponent_bits]
+    return kept(
+        m,
+        f"{name}_added",
+        Number(
+            negative & nonzero,
+            exponent & nonzero.replicate(range_.exponent_bits),
+            significand,
+            range_,
+        ),
+    )
+
+
+def half_table(m: Module, name: str, x: Sequence[Number], precision: int) -> list[Number]:
+    """The stored half table of `x`, entry by entry as `hw.rtl.blocks.arith.half_sums` orders them:
+    12 adders for four numbers."""
+    if len(x) == 1:
+        return [x[0]]
+    low = half_table(m, f"{name}l", x[: len(x) // 2], precision)
+    high = half_table(m, f"{name}h", x[len(x) // 2 :], precision)
+    return joined(m, name, low, high, precision)
+
+
+def joined(
+    m: Module, name: str, low: Sequence[Number], high: Sequence[Number], precision: int
+) -> list[Number]:
+    """The half table of two parts from theirs."""
+    found, least = [], 2 * len(low)  # entries with and without the low part's top sign
+    for entry in range(least * len(high)):
+        pattern = entry % least
+        minus = pattern >= len(low)
+        term = negated(low[least - 1 - pattern if minus else pattern], Const(minus, 1))
+        found.append(add(m, f"{name}_{entry}", high[entry // least], term, precision))
+    return found
+
+
+def encoded(value: Number, kind: FloatFormat) -> Value:
+    """The code of a number that the format has."""
+    lowest = value.range.unit + kind.bias
+    assert lowest > 0 and value.range.high - 1 <= kind.top_exponent - kind.bias
+    assert value.range.bits - 1 <= kind.mantissa_bits
+    mantissa = Cat(Const(0, kind.mantissa_bits + 1 - value.range.bits), value.significand[:-1])
+    raised = Const(lowest, kind.exponent_bits) & value.nonzero.replicate(kind.exponent_bits)
+    exponent = (value.exponent + raised)[: kind.exponent_bits]
+    return Cat(mantissa, exponent, value.negative)
+
+
+def from_code(m: Module, name: str, code: Value, kind: FloatFormat, range_: Range) -> Number:
+    """The number of a code that `encoded` made of one in this range."""
+    mantissa, above = code[: kind.mantissa_bits], code[kind.mantissa_bits : -1]
+    nonzero = named(m, f"{name}_nonzero", above.any())
+    exponent = (above - (range_.unit + kind.bias))[: range_.exponent_bits]
+    exponent = exponent & nonzero.replicate(range_.exponent_bits)
+    significand = Cat(mantissa[kind.mantissa_bits + 1 - range_.bits :], nonzero)
+    return kept(m, f"{name}_number", Number(code[-1], exponent, significand, range_))

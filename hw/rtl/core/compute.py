@@ -1,0 +1,181 @@
+"""The compute unit: buffers, the engine in its socket, scaling, and the sums.
+
+The socket is the four streams of `hw.spec.layout.EngineStreams`. A matrix multiplication's fields
+become the engine's command by name; readers stream activations and weights out of their buffers;
+the scaler takes results. The engine may stall any of the streams.
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from evolute.hw.isa.instructions import BUFFERS, OPCODE_BITS, OPERATIONS, SIGNAL_OFFSET, Unit
+from evolute.hw.rtl.blocks.arith import any_of
+from evolute.hw.rtl.blocks.queues import field, unit_bits
+from evolute.hw.rtl.core.buffer import BeatBuffer, BeatReader
+from evolute.hw.rtl.core.scale import Accumulators, Scaler
+from evolute.hw.rtl.engines.registry import ENGINES
+from evolute.hw.spec import layout
+from evolute.hw.spec.core import CoreSpec
+
+
+class Compute(wiring.Component):
+    """Runs matrix multiplications, and fills of the engine's own memories, one after another.
+
+    Members
+    -------
+    pop, word : the instruction that starts; only while `idle`.
+    signals : those of the instruction that ends.
+    load_write, load_word, load_data : fill the buffer of each bit of `load_write`.
+    store_* : to the sums, see `Accumulators`.
+    step : the engine takes a step.
+    moved : it takes a step or a beat of a fill, or sums are written.
+    bounds : an operand or a sum lies outside its buffer.
+    """
+
+    pop: Signal
+    word: Signal
+    idle: Signal
+    signals: Signal
+    load_write: Signal
+    load_word: Signal
+    load_data: Signal
+    store_read: Signal
+    store_word: Signal
+    stored: Signal
+    storing: Signal
+    store_bank: Signal
+    step: Signal
+    moved: Signal
+    bounds: Signal
+
+    def __init__(self, core: CoreSpec):
+        self.core = core
+        load = {each.name: each.bits for each in OPERATIONS["load"].fields}
+        super().__init__(
+            {
+                "pop": In(1),
+                "word": In(unit_bits(Unit.COMPUTE)),
+                "idle": Out(1),
+                "signals": Out(len(Unit)),
+                "load_write": In(len(BUFFERS)),
+                "load_word": In(load["address"]),
+                "load_data": In(core.bus_bits),
+                "store_read": In(1),
+                "store_word": In(range(core.accumulator_words)),
+                "stored": Out(core.scale_lanes * core.sum_bits),
+                "storing": In(1),
+                "store_bank": In(1),
+                "step": Out(1),
+                "moved": Out(1),
+                "bounds": Out(1),
+            }
+        )
+
+    def _field(self, name: str, is_fill: Value) -> Value:
+        """A field of a multiplication, or the one of the name in a fill, 0 where it has none: no
+        more bits of it than those of the slices of the longest fill."""
+        value, fill = field(self.word, OPERATIONS["matmul"], name), OPERATIONS["fill"]
+        if not self.core.engine.fills:
+            return value
+        other = field(self.word, fill, name) if name in fill.offsets else Const(0)
+        if name == "slices":
+            most = max(each.slices for each in self.core.engine.fills)
+            other = other[: (most - 1).bit_length()]
+        return Mux(is_fill, other, value)
+
+    def elaborate(self, platform):
+        m = Module()
+        core = self.core
+        is_fill = self.word[:OPCODE_BITS] == OPERATIONS["fill"].opcode
+        multiplies = self.pop & ~is_fill if core.engine.fills else self.pop
+        buffers = {}
+        for i, buffer in enumerate(core.buffers):
+            memory = BeatBuffer(buffer)
+            m.submodules[f"{buffer.name}_buffer"] = buffers[buffer.name] = memory
+            m.d.comb += [
+                memory.write.eq(self.load_write[i]),
+                memory.word.eq(self.load_word),
+                memory.data.eq(self.load_data),
+            ]
+        m.submodules.engine = engine = ENGINES[type(core.engine)](core.engine)
+        m.submodules.scaler = scaler = Scaler(core)
+        m.submodules.sums = sums = Accumulators(core)
+
+        loops = {
+            "weight": ("row_tiles", "slices", "planes"),
+            "activation": ("row_tiles", "slices"),
+        }
+        readers = []
+        for name, limits in loops.items():
+            memory = buffers[name]
+            bits = tuple(len(self._field(limit, is_fill)) for limit in limits)
+            reader = BeatReader(memory.buffer, bits, rewind=name == "weight")
+            m.submodules[f"{name}_reader"] = reader
+            readers.append(reader)
+            operand = getattr(engine, name)
+            m.d.comb += [
+                *(
+                    getattr(reader, f"limit{i}").eq(self._field(limit, is_fill))
+                    for i, limit in enumerate(limits)
+                ),
+                reader.start.eq(self.pop if name == "weight" else multiplies),
+                reader.first.eq(self._field(name, is_fill)),
+                memory.read.eq(reader.read),
+                memory.beat.eq(reader.beat),
+                operand.payload.eq(memory.value),
+                operand.valid.eq(reader.valid),
+                reader.ready.eq(operand.ready),
+            ]
+        moved = engine.step | engine.fill if core.engine.fills else engine.step
+        m.d.comb += [self.step.eq(engine.step), self.moved.eq(moved | scaler.write)]
+
+        command = layout.streams(core.engine).command
+        # A row tile of the instruction is a tile of the engine's command.
+        renamed = {"tiles": "row_tiles"}
+        parts = []
+        for each in command.fields:
+            name = each.name.removesuffix("_minus_1")
+            value = self._field(renamed.get(name, name), is_fill)
+            parts.append(Cat(value, Const(0, each.bits))[: each.bits])
+        with m.If(self.pop):
+            m.d.sync += [engine.command.payload.eq(Cat(*parts)), engine.command.valid.eq(1)]
+        with m.Elif(engine.command.ready):
+            m.d.sync += engine.command.valid.eq(0)
+
+        scales = buffers["scale"]
+        m.d.comb += [
+            scaler.start.eq(multiplies),
+            scaler.word.eq(self.word),
+            scales.read.eq(scaler.scale_read),
+            scales.beat.eq(scaler.scale_beat),
+            scaler.scales.eq(scales.value),
+            sums.read.eq(scaler.read),
+            sums.read_word.eq(scaler.read_word),
+            scaler.value.eq(sums.value),
+            sums.write.eq(scaler.write),
+            sums.write_word.eq(scaler.write_word),
+            sums.data.eq(scaler.data),
+            sums.store_read.eq(self.store_read),
+            sums.store_word.eq(self.store_word),
+            self.stored.eq(sums.stored),
+            sums.storing.eq(self.storing),
+            sums.store_bank.eq(self.store_bank),
+        ]
+        wiring.connect(m, engine.result, scaler.result)
+
+        done = scaler.done | engine.filled if core.engine.fills else scaler.done
+        signals, active = Signal.like(self.signals, reset_less=True), Signal()
+        m.d.comb += [
+            self.idle.eq(~active),
+            self.signals.eq(signals & done.replicate(len(Unit))),
+            self.bounds.eq(any_of([scaler.bounds, *(reader.bounds for reader in readers)])),
+        ]
+        with m.If(done):
+            m.d.sync += active.eq(0)
+        with m.If(self.pop):
+            m.d.sync += [
+                active.eq(1),
+                signals.eq(self.word[SIGNAL_OFFSET:][: len(Unit)]),
+            ]
+        return m

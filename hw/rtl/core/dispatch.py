@@ -1,0 +1,283 @@
+"""Takes fetched bus words apart into instructions, checks them, and hands them to their units."""
+
+from collections.abc import Callable
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out
+
+from evolute.hw.isa.instructions import (
+    BUFFERS,
+    HEADER_BITS,
+    INDEX_BITS,
+    INSTRUCTION_BITS,
+    OPCODE_BITS,
+    SIGNAL_OFFSET,
+    WAIT_OFFSET,
+    Fault,
+    Operation,
+    Unit,
+    operations,
+)
+from evolute.hw.rtl.blocks.arith import any_of, log2, wrap
+from evolute.hw.rtl.blocks.queues import field, unit_bits
+from evolute.hw.spec.core import Buffer, CoreSpec
+
+
+def illegal(core: CoreSpec, word: Value, operation: Operation) -> Value:
+    """Whether `word`, which has the operation's opcode, breaks a rule of `hw.isa.instructions` that
+    needs no product: `isa.check` also bounds the spans of matmul and store, which the units
+    watch."""
+    rules: list[Value] = [word[operation.bits :].any()]
+    own = operation.unit
+    if own is None:
+        rules.append(word[OPCODE_BITS:HEADER_BITS].any())
+    else:
+        rules += [word[WAIT_OFFSET + own], word[SIGNAL_OFFSET + own]]
+    more = {
+        "load": _illegal_load,
+        "matmul": _illegal_matmul,
+        "store": _illegal_store,
+        "fill": _illegal_fill,
+    }
+    if operation.name in more:
+        rules += more[operation.name](core, lambda name: field(word, operation, name))
+    return any_of(rules)
+
+
+def _beyond_memory(core: CoreSpec, get: Callable[[str], Value]) -> Value:
+    """Whether the last word lies beyond the last address."""
+    last = (get("memory") >> log2(core.bus_bytes)) + get("words")
+    return last >= 1 << core.address_bits - log2(core.bus_bytes)
+
+
+def _illegal_load(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
+    rules = [get("buffer") >= len(BUFFERS), _beyond_memory(core, get)]
+    last = get("address") + get("words")
+    rules += [
+        (get("buffer") == i) & (last >= buffer.bus_words) for i, buffer in enumerate(core.buffers)
+    ]
+    return rules
+
+
+def _illegal_store(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
+    return [get("accumulator") >= core.accumulator_words, _beyond_memory(core, get)]
+
+
+def _illegal_matmul(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
+    rules = [
+        ~any_of(
+            (get("mode") == mode) & (get("planes") + 1 >= legal[0]) & (get("planes") < legal[-1])
+            for mode, legal in core.engine.modes.items()
+        ),
+        get("group_slices") >= core.engine.group_slices,
+        get("accumulator") >= core.accumulator_words,
+    ]
+    for buffer in core.buffers:
+        rules += _outside(get(buffer.name), buffer)
+    return rules
+
+
+def _illegal_fill(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
+    known = any_of(
+        (get("mode") == fill.mode)
+        & (get("planes") == fill.planes - 1)
+        & (get("slices") < fill.slices)
+        for fill in core.engine.fills
+    )
+    return [~known, *_outside(get("weight"), core.weight_buffer)]
+
+
+def _outside(address: Value, buffer: Buffer) -> list[Value]:
+    """Where no beat of a buffer begins."""
+    return [address[: log2(buffer.words_per_beat)].any(), address >= buffer.bus_words]
+
+
+def misaligned(core: CoreSpec, word: Value, operation: Operation) -> Value:
+    """Whether the operation's memory address is not a multiple of the bus width."""
+    return field(word, operation, "memory")[: log2(core.bus_bytes)].any()
+
+
+class Dispatch(wiring.Component):
+    """The instruction FIFO and the dispatcher behind it; one instruction leaves per cycle.
+
+    Members
+    -------
+    write, data : a fetched bus word; there is always room for what was requested.
+    arriving : index of the first instruction that begins or goes on in the next word to come.
+    popped : a bus word left the FIFO.
+    count : instructions in the program.
+    run : go on; without it nothing is dispatched.
+    idle : all units are idle and their queues empty, so that a halt may end.
+    push, word, index, room : to the queues, a bit per unit; `word` serves all.
+    halted : the halt was reached and everything is done.
+    fault : a `Fault` in the instruction `index`, or 0.
+    dispatched : an instruction left, the halt included.
+    """
+
+    write: Signal
+    data: Signal
+    arriving: Signal
+    popped: Signal
+    count: Signal
+    run: Signal
+    idle: Signal
+    push: Signal
+    word: Signal
+    index: Signal
+    room: Signal
+    halted: Signal
+    fault: Signal
+    dispatched: Signal
+
+    def __init__(self, core: CoreSpec):
+        self.core = core
+        super().__init__(
+            {
+                "write": In(1),
+                "data": In(core.bus_bits),
+                "arriving": Out(INDEX_BITS),
+                "popped": Out(1),
+                "count": In(INDEX_BITS),
+                "run": In(1),
+                "idle": In(1),
+                "push": Out(len(Unit)),
+                "word": Out(max(unit_bits(unit) for unit in Unit)),
+                "index": Out(INDEX_BITS),
+                "room": In(len(Unit)),
+                "halted": Out(1),
+                "fault": Out(range(max(Fault) + 1)),
+                "dispatched": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        core = self.core
+        m.submodules.fifo = fifo = SyncFIFO(width=core.bus_bits, depth=core.fetch_words)
+        m.d.comb += [
+            fifo.w_data.eq(self.data),
+            fifo.w_en.eq(self.write),
+            fifo.r_en.eq(self.popped),
+        ]
+
+        # The holding register: several instructions per bus word, or several words for one.
+        parts = max(1, INSTRUCTION_BITS // core.bus_bits)
+        slots = max(1, core.bus_bits // INSTRUCTION_BITS)
+        words = Signal(INDEX_BITS + log2(parts) - log2(slots))
+        m.d.comb += self.arriving.eq((words << log2(slots)) >> log2(parts))
+        m.d.sync += words.eq(words + self.write)
+        held = Signal(max(core.bus_bits, INSTRUCTION_BITS), reset_less=True)
+        full, leave, leave_last = Signal(), Signal(), Signal()
+        m.d.comb += self.popped.eq(fifo.r_rdy & (~full | leave_last))
+        m.d.comb += leave_last.eq(leave & wrap(m, "slot", slots, leave))
+        with m.If(leave):
+            m.d.sync += held.eq(held >> INSTRUCTION_BITS)
+        with m.If(leave_last):
+            m.d.sync += full.eq(0)
+        last_part = wrap(m, "part", parts, self.popped)
+        with m.If(self.popped):
+            m.d.sync += [held.eq(Cat(held, fifo.r_data)[-len(held) :]), full.eq(last_part)]
+
+        instruction = held[:INSTRUCTION_BITS]
+        opcode = instruction[:OPCODE_BITS]
+        index = Signal(INDEX_BITS)
+        known = operations(core)
+        is_a = {name: opcode == each.opcode for name, each in known.items()}
+        breaks = [is_a[name] & illegal(core, instruction, each) for name, each in known.items()]
+        crooked = [
+            is_a[name] & misaligned(core, instruction, each)
+            for name, each in known.items()
+            if any(each.name == "memory" for each in each.fields)
+        ]
+        there = Signal()
+        m.d.comb += [
+            there.eq(self.run & full),
+            self.index.eq(index),
+            self.word.eq(instruction),
+        ]
+        with m.If(self.run & (index == self.count)):
+            m.d.comb += self.fault.eq(Fault.NO_HALT)
+        with m.Elif(there & (any_of(breaks) | ~any_of(is_a.values()))):
+            m.d.comb += self.fault.eq(Fault.ILLEGAL)
+        with m.Elif(there & any_of(crooked)):
+            m.d.comb += self.fault.eq(Fault.MISALIGNED)
+        with m.Elif(there):
+            for_unit = [
+                any_of(is_a[name] for name, each in known.items() if each.unit is unit)
+                for unit in Unit
+            ]
+            m.d.comb += [
+                self.push.eq(Cat(*for_unit) & self.room),
+                self.halted.eq(is_a["halt"] & self.idle),
+                leave.eq(self.push.any() | self.halted),
+            ]
+        m.d.comb += self.dispatched.eq(leave)
+        with m.If(leave):
+            m.d.sync += index.eq(index + 1)
+        return m
+
+
+class Fetch(wiring.Component):
+    """Asks for the program's words burst by burst, as far as the instruction FIFO has room.
+
+    Members
+    -------
+    take, address, words : the next program's first byte and its bus words.
+    begin : forget what the program before reserved; may come with `take`, or later.
+    request, memory, beats_minus_1 : the next burst; `grant` takes it.
+    popped : a word left the FIFO.
+    """
+
+    take: Signal
+    begin: Signal
+    address: Signal
+    words: Signal
+    request: Signal
+    memory: Signal
+    beats_minus_1: Signal
+    grant: Signal
+    popped: Signal
+
+    def __init__(self, core: CoreSpec):
+        self.core = core
+        super().__init__(
+            {
+                "take": In(1),
+                "begin": In(1),
+                "address": In(core.address_bits),
+                "words": In(INDEX_BITS + 1),
+                "request": Out(1),
+                "memory": Out(core.address_bits),
+                "beats_minus_1": Out(8),
+                "grant": In(1),
+                "popped": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        core = self.core
+        left = Signal(INDEX_BITS + 1)
+        reserved = Signal(range(core.fetch_words + 1))
+        beats = Signal(range(core.fetch_beats + 1))
+        m.d.comb += [
+            beats.eq(Mux(left < core.fetch_beats, left, core.fetch_beats)),
+            self.request.eq((left != 0) & (reserved + beats <= core.fetch_words)),
+            self.beats_minus_1.eq(beats - 1),
+        ]
+        memory = Signal(core.address_bits, reset_less=True)
+        m.d.comb += self.memory.eq(memory)
+        granted = Mux(self.grant, beats, Const(0))
+        m.d.sync += reserved.eq(reserved + granted - self.popped)
+        with m.If(self.grant):
+            m.d.sync += [
+                left.eq(left - beats),
+                memory.eq(memory + core.fetch_beats * core.bus_bytes),
+            ]
+        with m.If(self.take):
+            m.d.sync += [left.eq(self.words), memory.eq(self.address)]
+        with m.If(self.begin):
+            m.d.sync += reserved.eq(0)
+        return m

@@ -1,0 +1,162 @@
+"""LUT Tensor Core in registers and multiplexers; `hw.spec.lut_tensor_core` says what it computes.
+
+The operands are tables: per table the low bit that its entries share, if they do, then the rest of
+each. A step looks one or more planes' codes up in them and sums all lookups of every output.
+"""
+
+from functools import reduce
+from operator import xor
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value
+
+from evolute.hw.rtl.blocks.arith import (
+    decode,
+    digit_sums,
+    half_sums,
+    log2,
+    named,
+    negate_if,
+    round_shift,
+    select,
+    subset_sums,
+    total,
+)
+from evolute.hw.rtl.engines.engine import EngineComponent
+from evolute.hw.spec.lut_tensor_core import LutTensorCore
+
+
+class LutTensorCoreEngine(EngineComponent):
+    """A complete LUT Tensor Core."""
+
+    spec: LutTensorCore
+
+    def operands(self, m, x, fields):
+        """The m*kg tables of a K-slice."""
+        spec = self.spec
+        built, sums = [], []
+        build = digit_sums if spec.base == 3 else half_sums if spec.mirrored else subset_sums
+        for row in range(spec.m):
+            row_sum: Value = Const(0)
+            for group in range(spec.kg):
+                start = (row * spec.kg + group) * spec.k
+                part = x[start : start + spec.k]
+                entries = build(m, part, spec.exact_table_bits)
+                # The sum of the k activations.
+                row_sum = row_sum + entries[0 if self._halves else -1]
+                if spec.table_bits is not None:
+                    shift = fields["table_shift"][row]
+                    entries = [
+                        round_shift(m, entry, shift, spec.maximum_table_shift, spec.entry_maximum)
+                        for entry in entries
+                    ]
+                if spec.shared_bits:
+                    built.append(reduce(xor, (value[0] for value in part)))
+                built += [
+                    _resized(entry, bits)[spec.shared_bits :]
+                    for entry, bits in zip(entries, self._widths, strict=True)
+                ]
+            sums.append(row_sum)
+        return Cat(*built), sums
+
+    @property
+    def _halves(self) -> bool:
+        """Whether a table is the half of the signed sums."""
+        return self.spec.base == 2 and self.spec.mirrored
+
+    @property
+    def _widths(self) -> list[int]:
+        """Width of every entry: those that sum less activations are narrower."""
+        spec = self.spec
+        if spec.base == 3:
+            terms = [_digits(index + 1) for index in range(spec.entries)]
+        elif spec.mirrored:
+            terms = [spec.k] * spec.entries
+        else:
+            terms = [(index + 1).bit_count() for index in range(spec.entries)]
+        exact = [(each * spec.activations.maximum).bit_length() + 1 for each in terms]
+        return [min(bits, spec.entry_bits) for bits in exact]
+
+    def _tables(self, operands: Value) -> list[tuple[Value, list[Value]]]:
+        """Of every table, row by row, the shared bit and the rest of the entries, in one width."""
+        spec, found, position = self.spec, [], 0
+        for _ in range(spec.m * spec.kg):
+            shared = operands[position : position + spec.shared_bits]
+            position += spec.shared_bits
+            entries = []
+            for bits in self._widths:
+                rest = operands[position : position + bits - spec.shared_bits]
+                position += bits - spec.shared_bits
+                entries.append(_resized(rest.as_signed(), spec.entry_bits - spec.shared_bits))
+            found.append((shared, entries))
+        return found
+
+    def _decoded(self, m: Module, code: Value, name: str) -> tuple[list[Value], Value | None]:
+        """Which entry a code selects, one-hot, and whether it is negated, if it can be."""
+        spec = self.spec
+        index = code[:-1] if spec.mirrored else code
+        places = decode(index)
+        places = places[: spec.entries] if self._halves else places[1 : spec.entries + 1]
+        one_hot = named(m, name, Cat(*places))
+        if not spec.mirrored:
+            return list(one_hot), None
+        return list(one_hot), ~code[-1] if spec.base == 2 else code[-1]
+
+    def multiply(self, m, operands, weights, sequencer):
+        """One lookup per plane, table and column.
+
+        With the low bit shared, a sum is 2*h + low, and the negated one 2*(~h + ~low) + low: so h
+        alone is looked up, and the low bits, the same in every column, are added once per row.
+        """
+        spec, psums = self.spec, []
+        decoded = [self._decoded(m, code, f"one_hot{i}") for i, code in enumerate(weights["code"])]
+        tables = self._tables(operands)
+        for row in range(spec.m):
+            of_row = tables[row * spec.kg : (row + 1) * spec.kg]
+            low: Value | None = None
+            if spec.shared_bits:
+                ones = total([shared for shared, _ in of_row])
+                low = named(m, f"low{row}", total([ones << p for p in range(spec.planes_per_step)]))
+            for column in range(spec.n):
+                terms: list[Value] = []
+                bias = 0
+                for plane in range(spec.planes_per_step):
+                    for group, (shared, entries) in enumerate(of_row):
+                        place = (column * spec.planes_per_step + plane) * spec.kg + group
+                        one_hot, negative = decoded[place]
+                        value: Value = select(entries, one_hot)
+                        if negative is not None:
+                            carry = negative & ~shared if spec.shared_bits else negative
+                            value = negate_if(value, negative)
+                            terms.append(Cat(Const(0, plane), carry))
+                        # Less a value is its complement, and one more in the constant.
+                        if spec.is_signed and plane == spec.weight_bits - 1:
+                            value = ~value
+                            bias -= 1 << plane
+                        value = named(m, f"found{row}_{column}_{plane}_{group}", value)
+                        # The sign bit inverted, and a constant, for a sign extension.
+                        terms.append(Cat(Const(0, plane), value[:-1], ~value[-1]))
+                        bias += 1 << (len(value) - 1 + plane)
+                if low is not None:
+                    terms.append(low[1:])
+                psum = total([*terms, Const(-bias)])
+                psums.append(psum if low is None else Cat(low[0], psum))
+        return psums
+
+    def shift(self, sequencer):
+        if self.spec.planes_per_step == 1:
+            return Mux(sequencer.mode == 1, 0, sequencer.plane)
+        return Cat(Const(0, log2(self.spec.planes_per_step)), sequencer.plane)
+
+
+def _resized(value: Value, bits: int) -> Value:
+    """The signed `value` in so many bits."""
+    return Cat(value, value[-1].replicate(max(0, bits - len(value))))[:bits]
+
+
+def _digits(number: int) -> int:
+    """How many digits of -1 .. 1 to base 3 are not 0."""
+    count = 0
+    while number:
+        count += number % 3 > 0
+        number = (number + 1) // 3
+    return count

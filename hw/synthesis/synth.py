@@ -1,0 +1,451 @@
+"""Area and speed of a spec's netlist: standard cells or FPGA, from the Verilog that is exported.
+
+Results are kept on disk under all they depend on: the Verilog, this code and the tools' versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from evolute.hw.emit.export import module_name, source_lines, to_verilog
+from evolute.hw.spec import Spec
+from evolute.hw.synthesis import liberty, nextpnr, yosys
+from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
+from evolute.hw.synthesis.liberty import NANGATE45
+from evolute.hw.synthesis.nextpnr import Hop
+from evolute.hw.synthesis.tools import ToolError
+from evolute.support import files
+from evolute.support.errors import RefusedError, UnknownNameError
+
+TARGETS = ("asic", *FAMILIES)
+
+_TIMEOUT_S = 1800.0
+_SIZING_TARGET_PS = 1000
+"""Gates are sized up until the paths between registers meet this, and down where they can be."""
+
+
+MACRO_BITS = 4096
+"""A clocked memory with more bits than this is no standard cells: it is left out and listed."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory that a chip would have as a macro; no area and no access time is stated for it."""
+
+    name: str
+    words: int
+    bits: int
+    """Width of a word."""
+    read_ports: int
+    write_ports: int
+
+
+@dataclass(frozen=True)
+class AsicResult:
+    """A flattened netlist of standard cells."""
+
+    target: str
+    area_um2: float
+    """Of the logic and of small memories, without `memories`."""
+    area_ge: float
+    """Area in two-input NAND gates of the library."""
+    delay_ns: float
+    """Longest path between registers; `delay_is` says how far to trust it."""
+    delay_is: str
+    flops: int
+    latches: int
+    multipliers: int
+    """Multiplications found in the Verilog before any optimization; no engine may have one."""
+    memories: tuple[Memory, ...]
+    memory_bits: int
+    """Bits of all `memories`."""
+    cells: dict[str, int]
+    library: str
+    tool: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """One part of an `AreaSplit`."""
+
+    area_um2: float
+    area_ge: float
+    register_um2: float
+    """The flip-flops' share of `area_um2`."""
+
+
+@dataclass(frozen=True)
+class AreaSplit:
+    """Area by block, with every module mapped on its own.
+
+    The blocks sum to `area_um2` here, which exceeds that of the flattened netlist a little, since
+    nothing is optimized across blocks.
+    """
+
+    area_um2: float
+    area_ge: float
+    blocks: dict[str, Block]
+    """By the names of the parts, where one with more than half of the area is split in turn; what
+    lies between the parts of something is under its own name."""
+
+
+@dataclass(frozen=True)
+class FpgaResult:
+    """A netlist of one FPGA family's cells."""
+
+    target: str
+    device: str | None
+    """The part asked for, or the smallest one known here that holds it; None if none does."""
+    lut: int
+    """Lookup tables, including those whose place carry cells and memories take; as mapped."""
+    ff: int
+    bram: int
+    dsp: int
+    fmax_mhz: float | None
+    fmax_is: str
+    """What `fmax_mhz` is, or why there is none."""
+    utilization: dict[str, float]
+    """Share of the device in use, by kind of cell; as placed where it was placed."""
+    critical_path: tuple[Hop, ...]
+    """What `fmax_mhz` is the rate of, net by net; empty where there is none."""
+    cells: dict[str, int]
+    tool: str
+
+
+@overload
+def synthesize(spec: Spec, target: Literal["asic"]) -> AsicResult: ...
+@overload
+def synthesize(
+    spec: Spec, target: str, seed: int = 1, device: str | None = None
+) -> AsicResult | FpgaResult: ...
+
+
+def synthesize(
+    spec: Spec, target: str, seed: int = 1, device: str | None = None
+) -> AsicResult | FpgaResult:
+    """Synthesize the spec's engine or core for `asic` or an FPGA family.
+
+    `seed` is the placer's, `device` the part, else the smallest one that holds it. Raises
+    `UnknownNameError` for another target or part, `ToolError` or `FileError` if a tool fails or the
+    cell library cannot be fetched.
+    """
+    if target not in TARGETS:
+        raise UnknownNameError("target", target, list(TARGETS))
+    if target == "asic":
+        if device is not None:
+            raise RefusedError(f"asic: has no parts to choose from, got {device}")
+        return map_asic(to_verilog(spec), module_name(spec))
+    family = FAMILIES[target]
+    part = None if device is None else family.part(device)
+    found = map_fpga(to_verilog(spec), module_name(spec), family, seed, part)
+    if not found.critical_path:
+        return found
+    lines = source_lines(spec)
+    path = (
+        dataclasses.replace(hop, source=lines.get(hop.line) if hop.line else None)
+        for hop in found.critical_path
+    )
+    return dataclasses.replace(found, critical_path=tuple(path))
+
+
+def split_area(spec: Spec) -> AreaSplit:
+    """Area of the spec's engine or core by block, in standard cells. Raises as `synthesize`."""
+    return split_asic(to_verilog(spec), module_name(spec))
+
+
+def map_asic(verilog: str, top: str) -> AsicResult:
+    """Flatten the module `top` and map it to standard cells; large memories stay what they are."""
+
+    def measure() -> dict[str, Any]:
+        memories = _memories(verilog, top)
+        run = _run_asic(verilog, top, memories, flat=True)
+        design = json.loads(run.files["mapped.json"])["design"]
+        cells = design["num_cells_by_type"]
+        library = liberty.read(NANGATE45)
+        delays = re.findall(r"Delay = *([0-9.]+) ps", run.log)
+        if not delays:
+            raise ToolError("yosys: ABC reported no delay")
+        register_ns = liberty.register_delay_ns(library, NANGATE45.register)
+        macros = [each.memory for each in memories if each.is_macro]
+        return dataclasses.asdict(
+            AsicResult(
+                target="asic",
+                area_um2=round(design["area"], 3),
+                area_ge=round(design["area"] / liberty.area_um2(library, NANGATE45.gate), 1),
+                delay_ns=round(float(delays[-1]) / 1000 + register_ns, 4),
+                delay_is=(
+                    "ABC's estimate of the longest path, gates sized for "
+                    f"{_SIZING_TARGET_PS / 1000:g} ns, plus clock-to-output and setup of "
+                    f"{NANGATE45.register}; before layout, no wires"
+                    + (", memories without access time" if macros else "")
+                ),
+                flops=_count(cells, r"S?DFF\w*"),
+                latches=_count(cells, _LATCH),
+                multipliers=_count(yosys.cell_counts(run.files["proc.json"]), r"\$(mul|macc\w*)"),
+                memories=tuple(macros),
+                memory_bits=sum(each.words * each.bits for each in macros),
+                cells=dict(sorted(cells.items())),
+                library=NANGATE45.name,
+                tool=yosys.version(),
+            )
+        )
+
+    found = _remembered("asic", (verilog, top), measure)
+    memories = tuple(Memory(**each) for each in found["memories"])
+    return AsicResult(**{**found, "memories": memories})
+
+
+def split_asic(verilog: str, top: str) -> AreaSplit:
+    """Map every module below `top` to standard cells on its own, and sum by block."""
+
+    def measure() -> dict[str, Any]:
+        run = _run_asic(verilog, top, _memories(verilog, top), flat=False)
+        # A module's area includes that of the modules in it.
+        modules = {
+            name.removeprefix("\\"): module
+            for name, module in json.loads(run.files["mapped.json"])["modules"].items()
+        }
+        gate_um2 = liberty.area_um2(liberty.read(NANGATE45), NANGATE45.gate)
+        blocks = {
+            name: Block(round(area_um2, 3), round(area_um2 / gate_um2, 1), round(register_um2, 3))
+            for name, (area_um2, register_um2) in _parts(modules, top, modules[top]["area"] / 2)
+            if round(area_um2, 3) > 0  # a memory, or mere wires
+        }
+        return {
+            "area_um2": round(modules[top]["area"], 3),
+            "area_ge": round(modules[top]["area"] / gate_um2, 1),
+            "blocks": {
+                name.removeprefix(f"{top}_").removeprefix("evolute_"): dataclasses.asdict(each)
+                for name, each in sorted(blocks.items(), key=lambda item: -item[1].area_um2)
+            },
+        }
+
+    found = _remembered("split", (verilog, top), measure)
+    blocks = {name: Block(**each) for name, each in found["blocks"].items()}
+    return AreaSplit(found["area_um2"], found["area_ge"], blocks)
+
+
+def _parts(
+    modules: Mapping[str, Any], name: str, most_um2: float, count: int = 1
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Area and registers' area of a module's parts and of the rest, larger parts split in turn."""
+    rest_um2, rest_register_um2 = _area(modules[name])
+    for inner, inner_count in modules[name]["num_cells_by_type"].items():
+        if inner not in modules:
+            continue
+        area_um2, register_um2 = (inner_count * each for each in _area(modules[inner]))
+        rest_um2 -= area_um2
+        rest_register_um2 -= register_um2
+        if count * area_um2 > most_um2:
+            yield from _parts(modules, inner, most_um2, count * inner_count)
+        else:
+            yield inner, (count * area_um2, count * register_um2)
+    yield name, (count * rest_um2, count * rest_register_um2)
+
+
+def _area(module: Mapping[str, Any]) -> tuple[float, float]:
+    """Area of a module and of its registers; Yosys states none for one without standard cells."""
+    return module.get("area", 0.0), module.get("sequential_area", 0.0)
+
+
+def map_fpga(
+    verilog: str, top: str, family: Family, seed: int, part: Part | None = None
+) -> FpgaResult:
+    """Map the module `top` to a family's cells; for ECP5, also place and route it."""
+
+    def map_cells() -> dict[str, Any]:
+        script = [
+            *yosys.fpga_passes(family, nextpnr.SOURCE, top),
+            "tee -q -o mapped.json stat -json",
+            "write_json netlist.json",
+        ]
+        outputs = ("mapped.json", "netlist.json")
+        run = yosys.run(script, {nextpnr.SOURCE: verilog}, outputs, _TIMEOUT_S)
+        cells = yosys.cell_counts(run.files["mapped.json"])
+        netlist = run.files["netlist.json"] if family.name == nextpnr.FAMILY else None
+        return {"cells": cells, "netlist": netlist}
+
+    # What cells there are depends neither on the part nor on the placer's seed.
+    mapped = _remembered(f"{family.name}-mapped", (verilog, top), map_cells)
+    cells = mapped["cells"]
+    used = family.usage(cells)
+    chosen = part or family.smallest_part(used)
+
+    def place() -> dict[str, Any]:
+        assert chosen is not None
+        return dataclasses.asdict(nextpnr.place(mapped["netlist"], chosen, seed, _TIMEOUT_S))
+
+    fmax_mhz, tool = None, yosys.version()
+    utilization: dict[str, float] = {}
+    path: tuple[Hop, ...] = ()
+    if chosen is None:
+        fmax_is = f"none: larger than the {family.parts[-1].name}, the largest part known here"
+    elif family.name != nextpnr.FAMILY:
+        fmax_is = "none: no place and route for this family, and mapping alone has no delays"
+        utilization = chosen.shares(used)
+    else:
+        key = (verilog, top, str(seed), chosen.name)
+        placed = _remembered(f"{family.name}-placed", key, place)
+        fmax_mhz, utilization = placed["fmax_mhz"], placed["utilization"]
+        path = tuple(Hop(**each) for each in placed["critical_path"])
+        fmax_is = f"routed alone, without pins; speed grade {nextpnr.SPEED_GRADE}, seed {seed}"
+        tool = f"{tool}, {nextpnr.version()}"
+    return FpgaResult(
+        target=family.name,
+        device=chosen.name if chosen else None,
+        **used,
+        fmax_mhz=fmax_mhz,
+        fmax_is=fmax_is,
+        utilization=utilization,
+        critical_path=path,
+        cells=cells,
+        tool=tool,
+    )
+
+
+# Area mapping over structural choices: of the mappers tried on these engines the one with the least
+# combinational area, 15 % below the delay-oriented `&nf` sized to the same delay.
+_ABC = f"""\
+strash
+&get -n
+&dch -f
+&put
+amap
+topo
+buffer -N 24
+upsize -D {_SIZING_TARGET_PS}
+dnsize -D {_SIZING_TARGET_PS}
+stime -p
+"""
+
+_LATCH = r"\$_?D?LATCH\w*|\$(adlatch|dlatch|dlatchsr|sr)|\$_SR_\w*|(DLH|DLL|TLAT)_\w*"
+
+
+@dataclass(frozen=True)
+class _FoundMemory:
+    """A memory of one module."""
+
+    module: str
+    cell: str
+    memory: Memory
+    clocked: bool
+
+    @property
+    def is_macro(self) -> bool:
+        return self.clocked and self.memory.words * self.memory.bits > MACRO_BITS
+
+
+_MEMORIES = ("opt_expr", "opt_dff -nosdff", "opt_clean", "memory -nomap", "opt_clean")
+"""Joins every memory and its ports to one cell, read registers with their enables included."""
+
+
+def _read(top: str) -> tuple[str, ...]:
+    return "read_verilog top.v", f"hierarchy -check -top {top}", "proc"
+
+
+def _memories(verilog: str, top: str) -> list[_FoundMemory]:
+    """Every memory of the design, by module and cell."""
+    if not re.search(r"^ *reg (\[\d+:\d+\] )?\S+ \[", verilog, re.MULTILINE):
+        return []
+    script = [*_read(top), *_MEMORIES, "write_json modules.json"]
+    run = yosys.run(script, {"top.v": verilog}, ("modules.json",), _TIMEOUT_S)
+    found = []
+    for module, parts in json.loads(run.files["modules.json"])["modules"].items():
+        for cell, each in parts["cells"].items():
+            if each["type"] != "$mem_v2":
+                continue
+            names = ("SIZE", "WIDTH", "RD_PORTS", "WR_PORTS", "RD_CLK_ENABLE")
+            number = {name: int(each["parameters"][name], 2) for name in names}
+            path = [module.removeprefix(f"{top}_").removeprefix(top), cell]
+            memory = Memory(
+                name="_".join(filter(None, path)),
+                words=number["SIZE"],
+                bits=number["WIDTH"],
+                read_ports=number["RD_PORTS"],
+                write_ports=number["WR_PORTS"],
+            )
+            clocked = number["RD_CLK_ENABLE"] == (1 << memory.read_ports) - 1
+            found.append(_FoundMemory(module, cell, memory, clocked))
+    return sorted(found, key=lambda each: each.memory.name)
+
+
+def _asic_script(top: str, memories: Sequence[_FoundMemory], flat: bool) -> list[str]:
+    """The passes of Yosys' `synth` that matter for logic without state machines."""
+    small = [each for each in memories if not each.is_macro]
+    # Words that a memory's address could name and that are not there leave wires without a driver.
+    into_logic = [
+        "check -assert",
+        *(f"memory_map {each.module}/{each.cell}" for each in small),
+        *(f"setundef -undriven -zero {each.module}" for each in small),
+    ]
+    return [
+        *_read(top),
+        "tee -q -o proc.json stat -json",
+        *((*_MEMORIES, *into_logic) if memories else ()),
+        *(["flatten"] if flat else []),
+        "opt_expr",
+        "opt_clean",
+        "check -assert",
+        "opt -nodffe -nosdff",
+        "wreduce",
+        "peepopt",
+        "opt_clean",
+        "alumacc",
+        "opt",
+        "opt -fast -full",
+        "techmap",
+        "opt_expr",
+        "opt_clean",
+        "dfflibmap -liberty cells.lib",
+        "abc -liberty cells.lib -constr top.constr -script map.abc",
+        "opt_clean -purge",
+        "tee -q -o mapped.json stat -json -liberty cells.lib",
+    ]
+
+
+def _run_asic(verilog: str, top: str, memories: Sequence[_FoundMemory], flat: bool) -> yosys.Run:
+    inputs = {
+        "top.v": verilog,
+        "cells.lib": liberty.read(NANGATE45),
+        "map.abc": _ABC,
+        "top.constr": (
+            f"set_driving_cell {NANGATE45.driving_cell}\n"
+            f"set_load {NANGATE45.output_load_ff} [all_outputs]\n"
+        ),
+    }
+    script = _asic_script(top, memories, flat)
+    run = yosys.run(script, inputs, ("proc.json", "mapped.json"), _TIMEOUT_S)
+    cells = yosys.cell_counts(run.files["mapped.json"])
+    whole = rf"\$mem_v2|{_LATCH}"
+    unmapped = [cell for cell in cells if cell.startswith("$") and not re.fullmatch(whole, cell)]
+    if unmapped:
+        raise ToolError(f"yosys: no standard cell for {', '.join(unmapped)}")
+    return run
+
+
+def _count(cells: Mapping[str, int], pattern: str) -> int:
+    return sum(count for cell, count in cells.items() if re.fullmatch(pattern, cell))
+
+
+def _remembered(
+    kind: str, inputs: tuple[str, ...], measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """`measure()`, or what it gave before for the same inputs, code and tools."""
+    modules = ("synth", "fpga", "liberty", "nextpnr", "yosys")
+    code = [Path(__file__).with_name(f"{name}.py").read_text("utf-8") for name in modules]
+    facts = (*inputs, *code, yosys.version(), nextpnr.version())
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    path = files.cache_directory() / "synth" / f"{kind}-{key}.json"
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    found = measure()
+    files.write_text(path, json.dumps(found, indent=2) + "\n")
+    return found

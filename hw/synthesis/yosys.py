@@ -1,0 +1,95 @@
+"""Yosys from its Python wheel.
+
+The wheel has no command line, and an error in a pass ends the interpreter, so every script runs in
+a Python process of its own and hands its results over in files. `python -m hw.synthesis.yosys` is
+the command line that the wheel lacks.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evolute.hw.synthesis.fpga import Family
+from evolute.hw.synthesis.tools import ToolError, run_tool
+
+_MAIN = "from pyosys import libyosys as y; y.run_pass('script run.ys', y.Design())"
+
+# Amaranth's output trips an assertion in the passes of some FPGA families unless it is flattened
+# and its generated names are made short first (YosysHQ/yosys issue 4349).
+_PREPARE = ("proc", "flatten", "opt_clean -purge", "rename -enumerate")
+
+
+def version() -> str:
+    """Name and version of the synthesis tool, as results state it."""
+    return f"Yosys {importlib.metadata.version('pyosys')}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a script printed, and the files it wrote."""
+
+    log: str
+    files: dict[str, str]
+
+
+def run(
+    script: Iterable[str], inputs: Mapping[str, str], outputs: Iterable[str], timeout_s: float
+) -> Run:
+    """Run the script's passes in an empty folder that holds `inputs` (name to text).
+
+    Raises `ToolError` if a pass fails, an output is missing or the time limit is reached.
+    """
+    with tempfile.TemporaryDirectory(prefix="evolute-") as name:
+        folder = Path(name)
+        for file, text in inputs.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        (folder / "run.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
+        log = run_tool("yosys", [sys.executable, "-c", _MAIN], folder, timeout_s)
+        try:
+            files = {file: (folder / file).read_text(encoding="utf-8") for file in outputs}
+        except FileNotFoundError as error:
+            raise ToolError(f"yosys: wrote no {Path(error.filename).name}") from None
+    return Run(log, files)
+
+
+def fpga_passes(family: Family, source: str, top: str) -> list[str]:
+    """The passes that map the Verilog file `source` to a family's cells."""
+    return [f"read_verilog {source}", *_PREPARE, f"{family.synthesis} -top {top}"]
+
+
+def generic_passes(source: str, top: str) -> list[str]:
+    """The passes that map the Verilog file `source` to gates; memories stay whole."""
+    return [
+        f"read_verilog {source}",
+        f"synth -flatten -top {top} -run begin:fine",
+        *("techmap", "opt -full", "abc", "opt_clean"),
+    ]
+
+
+def cell_counts(stat_json: str) -> dict[str, int]:
+    """Cells by type over the whole design, from the output of `stat -json`."""
+    design: dict[str, Any] = json.loads(stat_json)["design"]
+    return dict(sorted(design["num_cells_by_type"].items()))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run Yosys commands, `-s FILE` or `-p COMMANDS`, as its own program does."""
+    if len(arguments) != 2 or arguments[0] not in ("-s", "-p"):
+        sys.exit("usage: python -m evolute.hw.synthesis.yosys -s FILE | -p COMMANDS")
+    option, what = arguments
+    if option == "-s" and not Path(what).is_file():
+        sys.exit(f"evolute.hw.synthesis.yosys: no file {what}")
+    from pyosys import libyosys  # pyright: ignore[reportAttributeAccessIssue] made when built
+
+    libyosys.run_pass(f"script {what}" if option == "-s" else what, libyosys.Design())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,113 @@
+"""How many cycles the compute unit takes for a matrix multiplication or a fill: the engine's steps,
+and the waits between results, which are scaled one after another."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.isa.instructions import Instruction
+from evolute.hw.spec.core import CoreSpec
+from evolute.sim.timing.engine import FILL_LATENCY_CYCLES
+
+
+@dataclass(frozen=True)
+class ComputeCycles:
+    """The engine's steps and the compute unit's cycles of a matrix multiplication or a fill."""
+
+    steps: int
+    cycles: int
+
+
+def matmul_cycles(
+    core: CoreSpec, matmul: Instruction, beat_steps: NDArray[np.integer] | None
+) -> ComputeCycles:
+    """Steps of a matrix multiplication, and cycles from its issue until its last sums are written.
+
+    `beat_steps` are those of a row tile, int [beats], None where steps do not depend on weights.
+    """
+    engine = core.engine
+    fill = core.stream_latency_cycles + engine.operand_latency_cycles
+    if beat_steps is None:
+        steps, results = _fixed_steps(core, matmul)
+    else:
+        steps, results = _weighed_steps(core, matmul, beat_steps)
+    return ComputeCycles(
+        steps, fill + results + engine.step_latency_cycles - 1 + core.scale_drain_cycles
+    )
+
+
+def _weighed_steps(
+    core: CoreSpec, matmul: Instruction, beat_steps: NDArray[np.integer]
+) -> tuple[int, int]:
+    """Steps of row tiles that each have the same, and cycles of those with the waits between."""
+    assert len(beat_steps) == matmul["slices"] * matmul["planes"]
+    starts = np.arange(0, len(beat_steps), matmul["group_slices"] * matmul["planes"])
+    groups = np.add.reduceat(beat_steps.astype(np.int64), starts)
+    steps = matmul["row_tiles"] * int(groups.sum())
+    period = core.result_period_cycles
+    if groups.min() >= period:
+        return steps, steps
+    each = itertools.chain.from_iterable(itertools.repeat(groups.tolist(), matmul["row_tiles"]))
+    return steps, _waiting(each, core.engine.step_latency_cycles, period)
+
+
+def _waiting(groups: Iterable[int], drain: int, period: int) -> int:
+    """Cycles of groups of so many steps, results being `period` apart at the soonest.
+
+    A result leaves `drain` cycles after the step that ends its group. Until it has left, one step
+    more can be taken, whose product waits before the accumulators.
+    """
+    ended, left, before = 0, -period, -period
+    for group in groups:
+        first = max(ended + 1, before)
+        ended = first if group == 1 else max(first + group - 1, left + group - 2)
+        before, left = left, max(ended + drain, left + period)
+    return left - drain
+
+
+def _fixed_steps(core: CoreSpec, matmul: Instruction) -> tuple[int, int]:
+    """Steps where every weight beat takes as many, and cycles of those with the waits between."""
+    engine = core.engine
+    slice_steps = matmul["planes"] * engine.beat_steps(matmul["mode"])
+    slices, group_slices = matmul["slices"], min(matmul["slices"], matmul["group_slices"])
+    full, rest = divmod(slices, group_slices)
+    period = core.result_period_cycles
+    row_tile = full * max(group_slices * slice_steps, period)
+    if rest:
+        row_tile += max(rest * slice_steps, period)
+    # The first result of all waits for no other one.
+    first = group_slices * slice_steps
+    results = matmul["row_tiles"] * row_tile - max(first, period) + first
+    if engine.keeps_results:
+        groups = (full, first, rest * slice_steps)
+        results = _overlapped(matmul["row_tiles"], groups, engine.step_latency_cycles, period)
+    return matmul["row_tiles"] * slices * slice_steps, results
+
+
+@functools.cache
+def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period: int) -> int:
+    """Cycles of steps and waits where groups add up while the result before them waits.
+
+    Of each row tile so many groups of so many steps, and a rest. The step that ends a group comes
+    after the result before has left; a result leaves `drain` cycles after that step, and `period`
+    after the one before, at the soonest.
+    """
+    full, steps, rest = groups
+    row_tile = [steps] * full + [rest] * (rest > 0)
+    ended, left = 0, -period
+    for group in itertools.chain.from_iterable(itertools.repeat(row_tile, row_tiles)):
+        ended = max(ended + group, left)
+        left = max(ended + drain, left + period)
+    return left - drain
+
+
+def fill_cycles(core: CoreSpec, fill: Instruction) -> ComputeCycles:
+    """Cycles from a fill's issue until its last beat is in its place; it takes no steps."""
+    beats = fill["slices"] * fill["planes"]
+    return ComputeCycles(0, core.stream_latency_cycles + FILL_LATENCY_CYCLES + beats - 1)

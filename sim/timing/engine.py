@@ -1,0 +1,154 @@
+"""How many cycles: a closed form, and a fold over every step, each equal to the RTL.
+
+Cycle 0 is the first in which any stream may transfer; a run's cycles go up to and include the
+transfer of its last result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evolute.hw.spec.engine import Engine
+from evolute.sim.timing.schedule import Run
+from evolute.sim.timing.schedule import steps as steps_of
+
+FILL_LATENCY_CYCLES = 1
+"""Cycles from the transfer of a fill's beat until its step: the register that holds it."""
+
+
+def run_cycles(spec: Engine, runs: Sequence[Run]) -> int:
+    """Cycles of commands issued back to back while no stream ever waits for its partner.
+
+    One step a cycle, after the first table is built and before the last sum can be read; a group
+    after the first waits until as many cycles after the one before as a result needs. A cycle
+    goes by between a fill and what follows it, and before a multiplication whose operands are made
+    of what a fill keeps; fills themselves wait for no operands. `runs` end with a multiplication.
+    Only engines with a period of 1 have steps that depend on weights, so that no group waits.
+    """
+    period = spec.result_period_cycles
+    steps = sum(_cycles_apart(run, period) for run in runs) - _wait(_first_group(runs[0]), period)
+    waits = sum(
+        before.fill or (spec.operands_are_filled and not run.fill)
+        for before, run in itertools.pairwise(runs)
+    )
+    first = FILL_LATENCY_CYCLES if runs[0].fill else spec.operand_latency_cycles
+    return first + steps + waits + spec.step_latency_cycles
+
+
+def _first_group(run: Run) -> int:
+    """Steps of a run's first group."""
+    return min(run.group_slices, run.slices) * run.planes * run.beat_steps
+
+
+def _wait(steps: int, period: int) -> int:
+    """Cycles for which a group of so many steps waits if results are `period` apart."""
+    return max(0, period - steps)
+
+
+def _cycles_apart(run: Run, period: int) -> int:
+    """Cycles of a run's steps, every group of them taking `period` at least."""
+    if run.steps_of_beats:
+        assert period == 1
+        return run.steps
+    full, rest = divmod(run.slices, run.group_slices)
+    waits = full * _wait(_first_group(run), period)
+    if rest:
+        waits += _wait(rest * run.planes * run.beat_steps, period)
+    return run.steps + run.tiles * waits
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """The cycle of every transfer on every stream; `cycles` ends with the last result's."""
+
+    command: np.ndarray
+    activation: np.ndarray
+    weight: np.ndarray
+    result: np.ndarray
+
+    @property
+    def cycles(self) -> int:
+        return int(self.result[-1]) + 1
+
+
+class Free:
+    """The first cycle at or after a given one in which a stream's partner does not pause."""
+
+    def __init__(self, pause: np.ndarray | None):
+        pause = np.zeros(0, bool) if pause is None else np.asarray(pause, bool)
+        candidates = np.where(pause, len(pause), np.arange(len(pause)))
+        self._next = np.minimum.accumulate(candidates[::-1])[::-1].tolist()
+
+    def __call__(self, cycle: int) -> int:
+        return self._next[cycle] if cycle < len(self._next) else cycle
+
+
+def fold(
+    spec: Engine, runs: Sequence[Run], pauses: Mapping[str, np.ndarray] | None = None
+) -> Transfers:
+    """Replay commands step by step against partners that pause.
+
+    `pauses` maps a stream's name to booleans per cycle; past their end nothing pauses. In a cycle
+    in which it pauses, a source does not newly offer a beat (one on offer stays), and the sink of
+    `result` is not ready. Holding registers are refilled in the cycle they empty, as in the RTL.
+    """
+    pauses = pauses or {}
+    command_free, activation_free, weight_free, result_free = (
+        Free(pauses.get(name)) for name in ("command", "activation", "weight", "result")
+    )
+    commands: list[int] = []
+    activations: list[int] = []
+    weights: list[int] = []
+    results: list[int] = []
+    step = release = beat_end = -1  # cycles of the last step, of the last one of a slice, of a beat
+    moves = [-1] * spec.operand_latency_cycles  # when the operands entered each of their registers
+    moved = -1  # cycle in which the last step's sums left for the accumulators
+    read = -1  # cycle of the last result's transfer
+    for run in runs:
+        offer = command_free(commands[-1] + 1 if commands else 0)
+        commands.append(max(offer, step))
+        schedule = steps_of(run)
+        last_slice = -1
+        for slice_index, takes_beat, ends_beat, ends_slice, ends_group in zip(
+            schedule.slice_index.tolist(),
+            schedule.takes_beat.tolist(),
+            schedule.ends_beat.tolist(),
+            schedule.ends_slice.tolist(),
+            schedule.ends_group.tolist(),
+            strict=True,
+        ):
+            if slice_index != last_slice and not run.fill:
+                last_slice = slice_index
+                offer = activation_free(activations[-1] + 1 if activations else 0)
+                # A register can be entered in the cycle in which what it holds leaves for the next.
+                leaves = [*moves[1:], release]
+                moves[0] = max(offer, leaves[0])
+                for stage in range(1, len(moves)):
+                    moves[stage] = max(moves[stage - 1] + 1, leaves[stage])
+                if spec.operands_are_filled:
+                    moves[-1] = max(moves[-1], commands[-1] + 1)
+                activations.append(moves[0])
+            if takes_beat:
+                offer = weight_free(weights[-1] + 1 if weights else 0)
+                weights.append(max(offer, beat_end))
+            if run.fill:
+                step = beat_end = max(weights[-1] + 1, commands[-1] + 1, step + 1)
+                continue
+            # Accumulators that are the result take no step before it has left.
+            free = (read if ends_group else -1) if spec.keeps_results else moved
+            step = max(weights[-1] + 1, moves[-1] + 1, commands[-1] + 1, step + 1, free)
+            if ends_beat:
+                beat_end = step
+            if ends_slice:
+                release = step
+            moved = max(step + spec.step_latency_cycles - 1, read)
+            if ends_group:
+                read = result_free(moved + 1)
+                results.append(read)
+        if run.fill:
+            beat_end = step + 1  # the next beat is looked up when all is written
+    return Transfers(*(np.array(each) for each in (commands, activations, weights, results)))

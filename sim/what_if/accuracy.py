@@ -1,0 +1,103 @@
+"""How far dot products of FP16 activations and integer weights are from exact ones, by how an
+engine sums them: aligned to integers, or with a rounding after every addition in FP16.
+
+What rounds does so as published: a multiplier with an FP16 accumulator, whose product is not
+rounded; and the array of LUT Tensor Core (ISCA 2025), which adds a table's entry per bit-plane to
+an FP16 sum, both of them in FP16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.spec.formats import FLOATS, Activations
+from evolute.sim.golden import align
+
+Floats = NDArray[np.float64]
+Halves = NDArray[np.float16]
+
+DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, tuple[int, int]], Floats]] = {
+    "normal": lambda rng, size: rng.standard_normal(size),
+    "t3": lambda rng, size: rng.standard_t(3, size),
+}
+"""Activations of unit scale: even ones, and Student's t with its few that are far larger."""
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Pairs of vectors to multiply: activations [dots, K], and codes of weights of so many bits."""
+
+    x: Halves
+    codes: NDArray[np.integer]
+    weight_bits: int
+
+    @property
+    def weights(self) -> NDArray[np.integer]:
+        """Odd integers, as far above zero as below (LUT Tensor Core, Eq. 2)."""
+        return 2 * self.codes - ((1 << self.weight_bits) - 1)
+
+    @property
+    def exact(self) -> Floats:
+        """Products of 15 bits at most, of which float64 sums any number that fits in memory."""
+        return (self.x.astype(np.float64) * self.weights).sum(axis=1)
+
+
+def draw(rng: np.random.Generator, distribution: str, size: tuple[int, int], bits: int) -> Dots:
+    """Random activations, and codes that are all alike likely."""
+    x = DISTRIBUTIONS[distribution](rng, size).astype(np.float16)
+    return Dots(x, rng.integers(0, 1 << bits, size), bits)
+
+
+def aligned(dots: Dots, activation_bits: int, group: int) -> Floats:
+    """Sums of integers, exact but for the rounding of activations.
+
+    Every `group` activations share an exponent; what their sums count for is a power of two.
+    """
+    kind = FLOATS["fp16"]
+    codes = dots.x.view(np.uint16)
+    exponent = align.shared_exponents(codes, kind, group)
+    of_code = np.repeat(exponent, group, axis=1)[:, : dots.x.shape[1]]
+    x = align.align(codes, of_code, Activations(activation_bits, kind))
+    starts = np.arange(0, x.shape[1], group)
+    sums = np.add.reduceat(x * dots.weights, starts, axis=1)
+    return np.ldexp(sums.astype(np.float64), exponent - kind.bias - (activation_bits - 2)).sum(1)
+
+
+def multiplied(dots: Dots) -> Floats:
+    """One fused multiplication and addition after another, each rounded to FP16."""
+    x, weights = dots.x.astype(np.float64), dots.weights
+    total = np.zeros(len(x), np.float16)
+    for k in range(x.shape[1]):
+        total = (total + x[:, k] * weights[:, k]).astype(np.float16)
+    return total.astype(np.float64)
+
+
+def looked_up(dots: Dots, k: int = 4) -> Floats:
+    """One table of `k` activations after another, in it one bit-plane after another, all in FP16.
+
+    An entry is the sum of the sums of both halves.
+    """
+    total = np.zeros(len(dots.x), np.float16)
+    for start in range(0, dots.x.shape[1], k):
+        for plane in range(dots.weight_bits):
+            signs = 2 * (dots.codes[:, start : start + k] >> plane & 1) - 1
+            entry = _halved_sum(dots.x[:, start : start + k] * signs.astype(np.float16))
+            total = total + entry * np.float16(1 << plane)
+    return total.astype(np.float64)
+
+
+def _halved_sum(terms: Halves) -> Halves:
+    """The sum of the terms of each row, half by half."""
+    count = terms.shape[1]
+    if count == 1:
+        return terms[:, 0]
+    return _halved_sum(terms[:, : count // 2]) + _halved_sum(terms[:, count // 2 :])
+
+
+def relative_error(found: Floats, exact: Floats) -> float:
+    """Root of the mean squared error over that of the mean square."""
+    return float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))

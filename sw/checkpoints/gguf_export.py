@@ -1,0 +1,426 @@
+"""Writes a model as a GGUF file that llama.cpp loads, its codes without a second rounding.
+
+A file says less than `ModelConfig` does: the rest follows from its architecture. So that of the
+architectures is written of which `sw.checkpoints.gguf_file` reads back the same config, and of
+which llama.cpp is known to compute the same: what it leaves out of an architecture, such as
+windows, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from gguf import TokenType
+from numpy.typing import NDArray
+
+from evolute.support.errors import RefusedError
+from evolute.support.files import replacing
+from evolute.sw.checkpoints.gguf_blocks import CODES
+from evolute.sw.checkpoints.gguf_file import (
+    BLOCK_NAMES,
+    NAMES,
+    PARENT,
+    ROPE_FACTORS,
+    BrokenError,
+    config_of,
+    stretches,
+)
+from evolute.sw.language_model.linear import linear_names
+from evolute.sw.language_model.model import (
+    LanguageModel,
+    ModelConfig,
+    Parent,
+    dequantized,
+    model_digest,
+)
+from evolute.sw.language_model.tokenizer import SPACE, TextTokenizer, split_name
+from evolute.sw.tensors.stored import Tensor, shape_of
+from evolute.sw.tensors.tensor import Coded, QuantTensor, rows_of
+
+TYPES = {
+    "q4_0": Kind.Q4_0,
+    "q4_1": Kind.Q4_1,
+    "q8_0": Kind.Q8_0,
+    "tq1_0": Kind.TQ1_0,
+    "tq2_0": Kind.TQ2_0,
+    "f16": Kind.F16,
+    "f32": Kind.F32,
+}
+"""What linear layers can be written as. The embedding and the head are too, if their codes fit;
+else they are half-precision numbers."""
+
+
+class ExportError(RefusedError):
+    """A model that GGUF has no form for."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The file's architecture, and what became of the model's matrices, by name."""
+
+    architecture: str
+    exact: tuple[str, ...]
+    """Those whose weights are the same numbers as before."""
+    rounded: tuple[str, ...]
+    """Those rounded to the type asked for."""
+    half: tuple[str, ...]
+    """Those in half precision: asked for, tables whose codes have no form, and layers whose rows
+    are no whole number of blocks."""
+    half_part: float
+    """Of the weights of linear layers, the head not counted, those in half precision that were to
+    be of another type, 0..1."""
+
+
+def write_gguf(
+    model: LanguageModel,
+    path: Path,
+    kind: Kind,
+    progress: Callable[[float], None] = lambda done: None,
+    source: Parent | None = None,
+) -> Written:
+    """Write the model to a GGUF file, whole or not at all. `progress` is told the part done, 0..1.
+
+    The file remembers what the model was made of, or else `source`, where the model is to be found.
+
+    Raises `ExportError` where GGUF has no form for the model or its tokenizer, and `FileError`.
+    """
+    tokens = _tokens(model.tokenizer, model.config.vocab)
+    model = replace(model, config=_without_idle_window(model.config))
+    tied = "head" not in model.tensors
+    architecture, values = _architecture(model.config, tokens["tokens"], tied)
+    entries = [_entry(model, plan, kind) for plan in _plans(model, architecture)]
+    parent = model.parent
+    if parent is None and source is not None:
+        parent = replace(source, digest=model_digest(model))
+    with replacing(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, architecture)
+        writer.add_name(model.name)
+        for key, value in values.items():
+            _add(writer, key, value)
+        for key, value in vars(parent).items() if parent else ():
+            if value is not None:
+                _add(writer, f"{PARENT}.{key}", value)
+        for key, value in tokens.items():
+            _add(writer, f"tokenizer.ggml.{key}", value)
+        for each in entries:
+            size = math.prod(each.shape)
+            writer.add_tensor_info(each.name, each.shape, np.dtype(np.uint8), size, each.kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for index, each in enumerate(entries):
+            writer.write_tensor_data(each.bytes())
+            progress((index + 1) / len(entries))
+        writer.close()
+    matrices = [each for each in entries if len(each.shape) == 2]
+    half = [each for each in matrices if each.kind == Kind.F16]
+    layers = [name for name in linear_names(model) if name != "head"]
+    sizes = {name: math.prod(shape_of(model.tensors, name)) for name in layers}
+    left = 0 if kind == Kind.F16 else sum(sizes.get(name, 0) for name in _names(half))
+    exact = [each for each in matrices if each.exact]
+    rest = [each for each in matrices if each not in half and each not in exact]
+    part = left / sum(sizes.values())
+    return Written(architecture, _names(exact), _names(rest), _names(half), part)
+
+
+def _names(entries: list[_Entry]) -> tuple[str, ...]:
+    return tuple(entry.source for entry in entries if entry.source is not None)
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, value)
+
+
+# What a model's config is as metadata.
+
+
+_ANY_BIAS = ("q", "k", "v", "o", "gate", "up", "down")
+_BIASES_OF = {"llama": _ANY_BIAS}
+"""The layers whose biases llama.cpp adds in an architecture; in the others those of q, k and v."""
+_TIED_ONLY = ("gemma", "gemma2")
+"""Architectures of which llama.cpp refuses files that hold a head."""
+_WRITTEN = ("llama", "qwen3", "gemma", "gemma2", "gemma3")
+"""Architectures that are written. A Qwen2 is a Llama with biases, and so is a Phi-3 without a
+window; llama.cpp leaves out the window of one that has it."""
+
+
+def _without_idle_window(config: ModelConfig) -> ModelConfig:
+    """The same model without a window that is as long as its context, and so cuts nothing off."""
+    idle = config.window is not None and config.window >= config.context
+    if not idle or config.local_rope_theta is not None:
+        return config
+    return replace(config, window=None, local_layers=())
+
+
+def _architecture(config: ModelConfig, tokens: list[str], tied: bool) -> tuple[str, dict[str, Any]]:
+    """An architecture, and metadata, that read back as the config, and of which llama.cpp computes
+    the same. Raises `ExportError`."""
+    factors = [float(np.float32(each)) for each in config.rope_factors]
+    own = None if config.query_divisor == config.head_dim else config.query_divisor
+    single: dict[str, Any] = {
+        name: float(np.float32(value))
+        for name, value in vars(config).items()
+        if isinstance(value, float)
+    }
+    wanted = replace(config, **single | {"rope_factors": tuple(factors), "query_divisor": own})
+    for architecture in _WRITTEN:
+        if _known_to_llama_cpp(config, architecture, tied):
+            values = _metadata(config, architecture)
+            if _reads_back(wanted, architecture, values, tokens, factors):
+                return architecture, values
+    reason = ""
+    if not tied and config.embedding_scale != 1:
+        reason = "; llama.cpp takes the embedding for the head in Gemma 1 and 2"
+    elif config.window is not None:
+        reason = f"; llama.cpp has a window, here of {config.window} tokens, in Gemma 2 and 3 only"
+    raise ExportError(f"GGUF: none of {', '.join(_WRITTEN)} is such a model{reason}")
+
+
+def _known_to_llama_cpp(config: ModelConfig, architecture: str, tied: bool) -> bool:
+    """Whether llama.cpp opens files of the architecture that hold what the model has."""
+    biases = _BIASES_OF.get(architecture, ("q", "k", "v"))
+    return set(config.biases) <= set(biases) and (tied or architecture not in _TIED_ONLY)
+
+
+def _reads_back(
+    wanted: ModelConfig,
+    architecture: str,
+    values: Mapping[str, Any],
+    tokens: list[str],
+    factors: list[float],
+) -> bool:
+    """Whether metadata stands for a config, in which heads' pairs may be elsewhere."""
+    stored = {
+        name: float(np.float32(value)) if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+    stored |= {"general.architecture": architecture, "tokenizer.ggml.tokens": tokens}
+    names = [f"blk.0.{_stem(role)}.bias" for role in wanted.biases]
+    held = factors if ROPE_FACTORS in stretches(stored) else ()
+    try:
+        found = config_of(stored, names, held)
+    except (BrokenError, KeyError, ValueError):
+        return False
+    return replace(wanted, rope_pairs=wanted.rope_pairs and found.rope_pairs) == found
+
+
+def _stem(role: str) -> str:
+    return next(stem for stem, roles in BLOCK_NAMES.items() if roles == (role,))
+
+
+def _metadata(config: ModelConfig, architecture: str) -> dict[str, Any]:
+    values = {
+        "context_length": config.context,
+        "embedding_length": config.hidden,
+        "block_count": config.layers,
+        "feed_forward_length": config.ffn,
+        "attention.head_count": config.heads,
+        "attention.head_count_kv": config.kv_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
+        "rope.dimension_count": config.head_dim,
+        "rope.freq_base": config.rope_theta,
+        "attention.sliding_window": config.window,
+        "attn_logit_softcapping": config.score_cap,
+        "final_logit_softcapping": config.logit_cap,
+    }
+    if architecture != "llama" and len(set(config.rope_factors)) == 1:
+        values |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_factors[0]}
+    return {f"{architecture}.{key}": value for key, value in values.items() if value is not None}
+
+
+# What a model's tensors are in the file.
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A tensor of the file, and the model's that it holds; none, where it is the stretch of
+    positions."""
+
+    name: str
+    source: str | None
+    turn: Callable[[int], NDArray[np.int64]] | None = None
+    """The order of so many rows, where heads' pairs are to be elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """A tensor of the file. `shape` counts bytes along rows; `bytes` makes it, uint8."""
+
+    name: str
+    source: str | None
+    kind: Kind
+    shape: tuple[int, ...]
+    exact: bool
+    bytes: Callable[[], NDArray[np.uint8]]
+
+
+def _plans(model: LanguageModel, architecture: str) -> Iterator[_Plan]:
+    config = model.config
+    wanted = "interleaved" if architecture == "llama" else "halves"
+    turn = None if config.rope_pairs == wanted else partial(_turned, config.head_dim, wanted)
+    if config.rope_factors and architecture == "llama":
+        yield _Plan(ROPE_FACTORS, None)
+    for stem, name in NAMES.items():
+        if name in model.tensors:
+            yield _Plan(f"{stem}.weight", name)
+    for layer in range(config.layers):
+        for stem, (role,) in BLOCK_NAMES.items():
+            turning = turn if role in ("q", "k", "q_norm", "k_norm") else None
+            for suffix, kind in (("", "weight"), ("_bias", "bias")):
+                name = f"{layer}.{role}{suffix}"
+                if name in model.tensors:
+                    yield _Plan(f"blk.{layer}.{stem}.{kind}", name, turning)
+
+
+def _turned(head_dim: int, wanted: str, rows: int) -> NDArray[np.int64]:
+    """Rows of heads whose pairs are as wanted, given those whose pairs are the other way."""
+    pairs = (2, head_dim // 2) if wanted == "interleaved" else (head_dim // 2, 2)
+    return np.arange(rows).reshape(-1, *pairs).swapaxes(1, 2).reshape(-1)
+
+
+def _entry(model: LanguageModel, plan: _Plan, kind: Kind) -> _Entry:
+    """How a tensor is written."""
+    source = plan.source
+    if source is None:
+        factors = np.array(model.config.rope_factors, np.float32).view(np.uint8)
+        return _Entry(plan.name, None, Kind.F32, factors.shape, True, lambda: factors)
+    rows, *columns = shape_of(model.tensors, source)
+    chosen, exact = Kind.F32, True
+    if columns:
+        table = source in ("embedding", "head")
+        chosen, exact = _chosen(model.codes(source), columns[0], kind, table)
+    block, size = gguf.GGML_QUANT_SIZES[chosen]
+    shape = (rows, columns[0] // block * size) if columns else (rows * size,)
+
+    def made() -> NDArray[np.uint8]:
+        return _bytes(_ordered(model, source, plan.turn), chosen, exact).reshape(shape)
+
+    return _Entry(plan.name, source, chosen, shape, exact, made)
+
+
+def _chosen(codes: Coded | None, columns: int, kind: Kind, table: bool) -> tuple[Kind, bool]:
+    """The type of a matrix, and whether it holds the same numbers. A table, of which a pass reads
+    rows, may be of any type that holds its codes."""
+    for each in (kind, *CODES) if table else (kind,):
+        if each in CODES and _fits(codes, each):
+            return each, True
+    if kind == Kind.F32:
+        return kind, True
+    whole = columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
+    return (kind if whole and not table else Kind.F16), False
+
+
+def _fits(tensor: Coded | None, kind: Kind) -> bool:
+    return isinstance(tensor, QuantTensor) and CODES[kind].join(tensor) is not None
+
+
+def _ordered(
+    model: LanguageModel, name: str, turn: Callable[[int], NDArray[np.int64]] | None
+) -> Tensor:
+    """A tensor of the model as the file orders its rows."""
+    tensor = model.tensors[name]
+    if not isinstance(tensor, QuantTensor):
+        tensor = dequantized(tensor)
+    if turn is None:
+        return tensor
+    rows = turn(tensor.shape[0])
+    return rows_of(tensor, rows) if isinstance(tensor, QuantTensor) else tensor[rows]
+
+
+def _bytes(tensor: Tensor, kind: Kind, exact: bool) -> NDArray[np.uint8]:
+    if exact and isinstance(tensor, QuantTensor) and kind in CODES:
+        found = CODES[kind].join(tensor)
+        assert found is not None  # `_fits` says so
+        return found
+    values = dequantized(tensor)
+    return np.ascontiguousarray(gguf.quantize(values, kind)).view(np.uint8)
+
+
+# What a tokenizer is in the file.
+
+
+def _tokens(tokenizer: TextTokenizer, vocab: int) -> dict[str, Any]:
+    """The metadata below `tokenizer.ggml`. Raises `ExportError`."""
+    document = json.loads(tokenizer.library.to_str())
+    model = document["model"]
+    if model["type"] != "BPE":
+        raise ExportError(f"GGUF: its tokenizer must be BPE, got {model['type']}")
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    added = {each["content"]: bool(each["special"]) for each in document["added_tokens"]}
+    tokens = [f"[PAD{index}]" for index in range(vocab)]
+    types = [TokenType.UNUSED] * vocab
+    pieces = model.get("byte_fallback", False) or document["pre_tokenizer"] is None
+    for token, index in tokenizer.library.get_vocab(with_added_tokens=True).items():
+        tokens[index], types[index] = token, _type(token, added, pieces)
+    found: dict[str, Any] = {"tokens": tokens, "token_type": [int(each) for each in types]}
+    if pieces:
+        found |= _score_pieces(document, merges, tokens)
+    else:
+        split = split_name(tokenizer.library)
+        if split is None:
+            raise ExportError("GGUF: how its tokenizer splits text has no name there")
+        joined = [" ".join(pair) for pair in merges]
+        found |= {"model": "gpt2", "pre": split, "merges": joined}
+    return found | _ends(tokenizer)
+
+
+def _type(token: str, added: Mapping[str, bool], pieces: bool) -> TokenType:
+    if pieces and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return TokenType.BYTE
+    if pieces and token == "<unk>":
+        return TokenType.UNKNOWN
+    if token in added:
+        return TokenType.CONTROL if added[token] else TokenType.USER_DEFINED
+    return TokenType.NORMAL
+
+
+def _score_pieces(
+    document: Mapping[str, Any], merges: Sequence[tuple[str, ...]], tokens: list[str]
+) -> dict[str, Any]:
+    """SentencePiece's form: in place of ranked merges each token has a score, the higher the
+    earlier it is made. Spaces in `tokens` become SentencePiece's."""
+    rank: dict[str, int] = {}
+    for index, pair in enumerate(merges):
+        rank.setdefault("".join(pair), index)
+    scores = [-float(rank.get(token, len(merges))) for token in tokens]
+    tokens[:] = [token.replace(" ", SPACE) for token in tokens]
+    steps, split = document["normalizer"] or {}, document["pre_tokenizer"]
+    named = [each["type"] for each in steps.get("normalizers", [steps] if steps else [])]
+    if not set(named) <= {"Prepend", "Replace"} or (split and split["type"] != "Metaspace"):
+        raise ExportError("GGUF: how its tokenizer prepares text has no form there")
+    before = "Prepend" in named or bool(split and split.get("prepend_scheme") != "never")
+    return {"model": "llama", "scores": scores, "add_space_prefix": before}
+
+
+def _ends(tokenizer: TextTokenizer) -> dict[str, Any]:
+    """What begins and ends texts."""
+    prefix = tokenizer.prefix
+    # A token that also begins a text is the less likely one to be meant by the end.
+    stops = sorted(tokenizer.stops, key=lambda token: (token in prefix, token))
+    if len(prefix) > 1 or len(stops) > 3:
+        raise ExportError("GGUF: texts begin with one token and end with one of three, at most")
+    found: dict[str, Any] = {"add_bos_token": bool(prefix)}
+    found |= {"bos_token_id": prefix[0]} if prefix else {}
+    names = ("eos_token_id", "eot_token_id", "eom_token_id")
+    return found | dict(zip(names, stops, strict=False))

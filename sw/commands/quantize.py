@@ -1,0 +1,267 @@
+"""`evolute quantize`: a checkpoint in codes, by name of the method."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from evolute.support.files import write_text
+from evolute.support.options import COUNT, SEED, WORKERS, json_option, show
+from evolute.sw.checkpoints import quantized_file, zoo
+from evolute.sw.commands.eval import context_option, load_model, model_argument, progress, told
+from evolute.sw.language_model.model import LanguageModel
+from evolute.sw.language_model.perplexity import Text, default_context, read_text
+from evolute.sw.language_model.text_kinds import calibration_texts, check_text, mixed_windows
+from evolute.sw.quantizers import lut_dla
+from evolute.sw.quantizers.check import Check, check, text_sha256
+from evolute.sw.quantizers.hessian import (
+    TOKENS,
+    Calibration,
+    calibrate,
+    default_tokens,
+    widest_input,
+)
+from evolute.sw.quantizers.lut_dla import SAMPLES, parse_tables
+from evolute.sw.quantizers.methods import (
+    EXAMPLES,
+    GRAMMAR,
+    Grid,
+    Method,
+    has_rounding,
+    parse_method,
+)
+from evolute.sw.quantizers.whole_model import (
+    quantize_model,
+    require_fits,
+    require_training,
+    unfinished_layers,
+    write_tables,
+)
+
+
+@click.command(
+    epilog=f"\b\nMethods:\n{GRAMMAR}{lut_dla.GRAMMAR}\n\n"
+    "Example: evolute quantize evolute-tiny --method gptq-w3g64 -o out/tiny-w3; "
+    "evolute eval out/tiny-w3"
+)
+@model_argument
+@click.option(
+    "--method", "name", required=True, metavar="NAME", help=f"See below; such as {EXAMPLES}."
+)
+@click.option(
+    "-o",
+    "--out",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the quantized model; an interrupted run goes on from there.",
+)
+@click.option(
+    "--text",
+    "text_path",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text to calibrate with. Default: several kinds in turn, of which the first is the "
+    "second half of the text that `evolute eval` predicts the beginning of.",
+)
+@click.option(
+    "--tokens",
+    type=COUNT,
+    help=f"Tokens to calibrate with. Default: {TOKENS}, or the most inputs that a layer has.",
+)
+@context_option
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--workers", type=WORKERS, default=2, show_default=True, help="Processes; results are the same."
+)
+@click.option(
+    "--proxy-error",
+    "wants_error",
+    is_flag=True,
+    help="Calibrate for rounding too, which does not need it, only to say its proxy error.",
+)
+@click.option(
+    "--check/--no-check",
+    "checks",
+    default=True,
+    show_default=True,
+    help="Measure the result, and rounding on the same grids, on another kind of text.",
+)
+@click.option("--force", is_flag=True, help="Allow codebooks larger than what they encode.")
+@json_option
+def quantize(
+    model: str | None,
+    name: str,
+    folder: Path,
+    text_path: Path | None,
+    tokens: int | None,
+    context: int | None,
+    seed: int,
+    workers: int,
+    wants_error: bool,
+    checks: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Quantize a model's linear layers, and say what each costs in bits and in accuracy."""
+    tables = parse_tables(name)  # refuse a slip before a model is fetched for it
+    method = None if tables else parse_method(name)
+    if tables is not None and tables.steps:
+        require_training()
+    loaded = load_model(model)
+    parent = zoo.as_parent(model, loaded)
+    own = zoo.held_out(model or loaded.name)
+    window = context or default_context(loaded)
+    if method is not None:
+        require_fits(loaded, method, force)
+    elif tables is not None and tables.steps:
+        from evolute.sw.quantizers.lut_boost import require_trainable  # PyTorch is an extra
+
+        require_trainable(loaded)
+    began, seen = time.perf_counter(), None
+    parts: list[list[int]] = []
+    if method is None or method.calibrates or wants_error:
+        texts = _calibration_texts(text_path, model or loaded.name)
+        wanted = tokens or default_tokens(loaded)
+        if tables is not None and not tables.steps:
+            wanted = min(wanted, SAMPLES)
+        parts = mixed_windows(loaded, texts, wanted, window)
+        names = ", ".join(each.name for each in texts)
+        seen = {"text": names, "tokens": sum(map(len, parts)), "context": window}
+    calibration = None
+    with _resumable(folder):
+        if method is None:
+            assert tables is not None
+            with progress("making tables") as done:
+                document = write_tables(loaded, name, tables, parts, folder, seed, done, parent)
+            made = quantized_file.read_quantized(folder) if checks else None
+        else:
+            if parts:
+                with progress("calibrating") as done:
+                    calibration = calibrate(loaded, parts, done)
+                began = time.perf_counter()
+            with progress("quantizing") as done:
+                made, document = quantize_model(
+                    loaded, method, calibration, folder, seed, workers, force, done, parent
+                )
+    seconds = time.perf_counter() - began
+    files: list[str] = [*quantized_file.FILES]
+    if own is not None:
+        write_text(folder / zoo.HELD_OUT, read_text(own).content)
+        files.append(zoo.HELD_OUT)
+    found = None
+    if checks and made is not None:
+        found = _checked(loaded, made, folder, document, method, calibration)
+    record = {
+        **document,
+        "calibration": seen,
+        "check": None if found is None else {**asdict(found), "is_worse": found.is_worse},
+        "files": [str(folder / each) for each in files],
+        "seconds": seconds,
+    }
+    show(as_json, record, lambda console: _render(console, record))
+    _warn(name, loaded, seen, found)
+
+
+def _calibration_texts(path: Path | None, model: str) -> tuple[Text, ...]:
+    """What `--text` says, or the kinds of text that the model of that name is calibrated with."""
+    if path is not None:
+        return (told(read_text(path)),)
+    return calibration_texts(zoo.default_text(model))
+
+
+def _warn(
+    method: str, model: LanguageModel, calibration: dict[str, Any] | None, found: Check | None
+) -> None:
+    """Say on stderr where calibration had few tokens, and where rounding would do better."""
+    most = widest_input(model)
+    if calibration is not None and calibration["tokens"] < most:
+        click.echo(
+            f"evolute: {calibration['tokens']:,} tokens to calibrate with are fewer than the "
+            f"{most:,} inputs of the widest layer: what they say of inputs together counts less",
+            err=True,
+        )
+    if found is not None and found.is_worse:
+        click.echo(
+            f"evolute: on text of another kind {method} is worse than rounding to nearest on the "
+            f"same grids: perplexity {found.quantized:.4g} against {found.rounded:.4g}; calibrate "
+            "with more or other text",
+            err=True,
+        )
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Tell on stderr how to go on, where the quantization into `folder` is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        finished = unfinished_layers(folder)
+        click.echo(
+            f"evolute: {finished} groups of layers are done and kept in {folder}; "
+            "the same command goes on from there"
+            if finished
+            else "evolute: no layer is done yet; the same command begins again",
+            err=True,
+        )
+        raise
+
+
+def _checked(
+    model: LanguageModel,
+    made: LanguageModel,
+    folder: Path,
+    document: dict[str, Any],
+    method: Method | None,
+    calibration: Calibration | None,
+) -> Check:
+    """What comes of checking `made` in `folder`, which remembers it."""
+    text = check_text()
+    if (known := document.pop("check", None)) and known["text_sha256"] == text_sha256(text):
+        return Check(**known)
+    grids: dict[str, Grid] = {}
+    if method is not None and has_rounding(method):
+        for layer in document["layers"]:
+            grid = method.candidates[layer["candidate"]]
+            assert isinstance(grid, Grid)
+            grids[layer["name"]] = grid
+    with progress("checking on other text") as done:
+        found = check(model, made, text, grids, calibration, done)
+    quantized_file.add_to_document(folder, check=asdict(found))
+    return found
+
+
+def _render(console: Console, record: dict[str, Any]) -> None:
+    layers = Table("layer", "bits", "proxy error", "stages", box=None, pad_edge=False)
+    for layer in record["layers"]:
+        stages = ", ".join(f"{name} {error:.3g}" for name, error in layer["stages"].items())
+        bits = f"{layer['bits_total']:.3f}"
+        error = "" if layer["proxy_error"] is None else f"{layer['proxy_error']:.3g}"
+        layers.add_row(layer["name"], bits, error, stages)
+    console.print(layers)
+    error = record["proxy_error"]
+    console.print(
+        f"{record['model']}, {record['method']}: {record['bits_total']:.3f} bits per weight, "
+        + ("" if error is None else f"mean proxy error {error:.3g}, ")
+        + f"{record['seconds']:.1f} s"
+    )
+    if (seen := record["calibration"]) is None:
+        console.print("rounded without calibration")
+    else:
+        console.print(f"calibrated with {seen['tokens']:,} tokens of {seen['text']}")
+    if (found := record["check"]) is not None:
+        plain = found["rounded"]
+        rounded = "" if plain is None else f", {plain:.4g} rounded to nearest on the same grids"
+        console.print(
+            f"perplexity on {found['tokens']:,} tokens of {found['text']}: "
+            f"{found['as_shipped']:.4g} as shipped, {found['quantized']:.4g} quantized"
+            f"{rounded}"
+        )
+    console.print(f"wrote {', '.join(record['files'])}", soft_wrap=True)

@@ -1,0 +1,269 @@
+"""A model's linear layers on a core: what is placed there, and the same integers in three ways.
+
+The core gives one integer per output, y = result * unit * activation scale, multiplied in this
+order in float64 and rounded once to float32. Whoever computes the integers, RTL included, thus
+gives the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.spec import CoreSpec, Engine
+from evolute.sim.golden import GOLDEN
+from evolute.sim.workload.linear import Linear
+from evolute.sw.deploy import placement as place
+from evolute.sw.deploy.pack import layer_steps
+from evolute.sw.deploy.placement import Stage
+from evolute.sw.language_model.linear import (
+    Accelerator,
+    Backend,
+    HostLinear,
+    Linears,
+    codes_of,
+    engine_linears,
+    fast_backend,
+    host_linear,
+    layers_on,
+    linear_names,
+    part_of,
+    require_product,
+    workload,
+)
+from evolute.sw.language_model.model import LanguageModel
+from evolute.sw.language_model.products import BLOCK_BYTES, product_of
+from evolute.sw.tensors.activations import QuantActivations, quantize_activations
+from evolute.sw.tensors.rescale import ScaledTensor, golden_weights, rescale
+from evolute.sw.tensors.tensor import PartedTensor, QuantError
+from evolute.sw.tensors.weights import Weights
+
+RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64 | np.float64]]]
+"""Computes a stage: activations [M, K] -> each layer's results [M, N] by name, integers that are
+the caller's to change."""
+
+
+def stages_of(
+    model: LanguageModel, weights: Weights, core: CoreSpec
+) -> tuple[tuple[tuple[Linear, ...], ...], ...]:
+    """For every block, and at last the head, the layers on the core, those together with one input.
+
+    Layers of one input that cut it differently go one after another, and so do those that change
+    their input first, part after part. Raises what `workload` raises.
+    """
+    workload(model, weights, core)
+    blocks = [
+        [[f"{layer}.{role}" for role in roles] for roles in model.config.shared_inputs]
+        for layer in range(model.config.layers)
+    ]
+    found = []
+    for block in [*blocks, [["head"]]]:
+        stages: list[tuple[Linear, ...]] = []
+        for names in block:
+            layers = []
+            for name in names:
+                parts = layers_on(model, weights, core, name)
+                if len(parts) > 1 or any(part.column_bits for part in parts):
+                    stages += [(part,) for part in parts]
+                else:
+                    layers += parts
+            while layers:
+                together = [each for each in layers if place.share_input(core, layers[0], each)]
+                stages.append(tuple(together))
+                layers = [each for each in layers if each not in together]
+        found.append(tuple(stages))
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class CoreModel:
+    """What of a model is on a core, placed in memory, and what stays on the host."""
+
+    core: CoreSpec
+    blocks: tuple[tuple[Stage, ...], ...]
+    """The stages of every block, and at last of the head."""
+    layers: Mapping[str, PartedTensor]
+    """Layers on the core, by name."""
+    tensors: Mapping[str, ScaledTensor]
+    """Their parts, by the names in `stages`."""
+    host: Mapping[str, HostLinear]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return tuple(stage for block in self.blocks for stage in block)
+
+    @property
+    def end(self) -> int:
+        """First byte after all weights."""
+        return max((stage.end for stage in self.stages), default=0)
+
+    @functools.cached_property
+    def beat_steps(self) -> dict[str, NDArray[np.int64]] | None:
+        """Steps of the weight beats of every tensor, int64 [column tiles, beats], where they depend
+        on weights; else None."""
+        engine = self.core.engine
+        if engine.steps_are_fixed:
+            return None
+        return {name: layer_steps(engine, tensor) for name, tensor in self.tensors.items()}
+
+
+def core_model(
+    model: LanguageModel, weights: Weights, core: CoreSpec, address: int = 0
+) -> CoreModel:
+    """Quantize, rescale and place the model's layers, from `address` on.
+
+    Raises what `workload` raises, `QuantError` where no layer is on the core, and `PlaceError`
+    where one does not fit.
+    """
+    layers, tensors, blocks = {}, {}, []
+    planned = stages_of(model, weights, core)
+    if not any(planned):
+        raise QuantError(f"weights: {weights.name} leaves no layer on the core")
+    for linears in (linears for block in planned for linears in block):
+        # What does not fit is refused before any weights are read.
+        place.stage(core, place.stage_name(linears), linears, address)
+    for block in planned:
+        stages = []
+        for linears in block:
+            for linear in linears:
+                name, part = part_of(linear.name)
+                if name not in layers:
+                    layers[name] = codes_of(model, weights, core, name)
+                codes = layers[name].parts[part]
+                coding = core.engine.coding_of(codes.format)
+                tensor = rescale(codes, coding, core.scale_bits, core.offset_bits)
+                place.require_sums(core, linear.name, tensor)
+                if tensor.largest_sum(core.engine.activations) >= 1 << 53:
+                    raise QuantError(f"layer {linear.name}: its sums are not exact in float64")
+                tensors[linear.name] = tensor
+            shifts = {linear.name: tensors[linear.name].offset_shift for linear in linears}
+            stages.append(place.stage(core, place.stage_name(linears), linears, address, shifts))
+            address = stages[-1].end
+        blocks.append(tuple(stages))
+    host = {name: host_linear(model, name) for name in linear_names(model) if name not in layers}
+    return CoreModel(core, tuple(blocks), layers, tensors, host)
+
+
+def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
+    """The model's layers, with those on the core computed by `run_stage` in the stages' order."""
+    units = {name: tensor.unit.astype(np.float64) for name, tensor in held.tensors.items()}
+    stages = held.stages
+    runs: dict[str, list[int]] = {}
+    for i, stage in enumerate(stages):
+        for layer in stage.layers:
+            runs.setdefault(part_of(layer.linear.name)[0], []).append(i)
+
+    def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        found = {name: held.host[name](x) for name in names if name in held.host}
+        activations: dict[str, QuantActivations] = {}
+        results: dict[str, NDArray[np.float64]] = {}
+        for stage in (stages[i] for i in sorted({i for name in names for i in runs.get(name, ())})):
+            name, part = part_of(stage.layers[0].linear.name)
+            tensor = held.layers[name]
+            if name not in activations:
+                inputs = tensor.inputs(x)
+                activations[name] = quantize_activations(inputs, held.core.engine.activations)
+            a = activations[name].columns(tensor.columns[part])
+            scale = a.scale[:, None].astype(np.float64)
+            for each, result in run_stage(stage, a).items():
+                whole, _ = part_of(each)
+                product = result.astype(np.float64, copy=False)
+                product *= units[each]
+                product *= scale
+                if whole in results:
+                    product += results[whole]
+                results[whole] = product
+        for name, result in results.items():
+            if held.layers[name].bias is not None:
+                result += held.layers[name].added(x)[:, None]
+            found[name] = result.astype(np.float32)
+        return [found[name] for name in names]
+
+    return apply
+
+
+def integer_stage(held: CoreModel) -> RunStage:
+    """Stages as plain integer matrix products: exact in float64, a sum being below 2^53.
+
+    Raises `QuantError` where that is not what the engine computes.
+    """
+    require_product(held.core.engine)
+    products = {name: product_of(tensor) for name, tensor in held.tensors.items()}
+
+    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.float64]]:
+        names = [layer.linear.name for layer in stage.layers]
+        return {name: products[name](a.x) for name in names}
+
+    return run
+
+
+def golden_stage(held: CoreModel) -> RunStage:
+    """Stages through the engine's golden model, scaled in integers."""
+    engine = held.core.engine
+    encoded = {name: golden_weights(engine, tensor) for name, tensor in held.tensors.items()}
+
+    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.int64]]:
+        names = [layer.linear.name for layer in stage.layers]
+        return {
+            name: golden_result(engine, held.tensors[name], encoded[name], a.x) for name in names
+        }
+
+    return run
+
+
+def golden_result(
+    engine: Engine, tensor: ScaledTensor, encoded: Any, x: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """A layer's results [M, N] for integer activations [M, K], through the engine's golden model,
+    which knows the tensor as `encoded`."""
+    golden = GOLDEN[type(engine)]
+    scale = tensor.scale.T.astype(np.int64)
+    offset = tensor.offset.T.astype(np.int64) << tensor.offset_shift
+    found = np.empty((len(x), tensor.shape[0]), np.int64)
+    step = max(1, BLOCK_BYTES // (8 * tensor.scale.size))
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        sums = golden.group_sums(engine, x[rows], encoded)
+        scaled = sums.psum * scale + sums.row_sum[:, :, None] * offset
+        found[rows] = scaled.sum(axis=1)
+    return found
+
+
+def fast_stage(held: CoreModel) -> RunStage:
+    """Stages as integer products wherever the engine computes these, else through golden."""
+    return _STAGES[fast_backend(held.core)](held)
+
+
+_STAGES: dict[Backend, Callable[[CoreModel], RunStage]] = {
+    "integer": integer_stage,
+    "golden": golden_stage,
+}
+
+
+def on_accelerator(
+    model: LanguageModel, weights: Weights, spec: Accelerator
+) -> Callable[[Backend], Linears]:
+    """The model's layers on an engine or a core, as far as `workload` places them there.
+
+    Raises what `engine_linears` or `core_model` raise, an engine's when a backend is chosen.
+    """
+    if not isinstance(spec, CoreSpec):
+        return functools.partial(engine_linears, model, weights, spec)
+    return core_backends(core_model(model, weights, spec))
+
+
+def core_backends(held: CoreModel) -> Callable[[Backend], Linears]:
+    """The model's layers on the core, as each backend computes them."""
+    return lambda backend: core_linears(held, _STAGES[backend](held))
+
+
+def accelerated(
+    model: LanguageModel, weights: Weights, spec: Accelerator, backend: Backend
+) -> Linears:
+    """`on_accelerator` with the one backend."""
+    return on_accelerator(model, weights, spec)(backend)

@@ -1,0 +1,261 @@
+"""Weights, scales, activations and sums as they lie in a core's memory, whole layers at once.
+
+Positions come from `hw.spec.layout` and `hw.spec.core` alone: fields of a beat from its lowest bit,
+beats in bus words as `Buffer` says, bytes of a word lowest first.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.spec import BitSerial, VqCodebook, layout
+from evolute.hw.spec.core import RESULT_BITS, Buffer, CoreSpec
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.hw.spec.layout import Beat
+from evolute.sim.golden.vq_codebook import Vectors
+from evolute.sim.timing.schedule import Run, plan, weighed
+from evolute.sim.workload.linear import Linear
+from evolute.sw.deploy.packers import PACKERS
+from evolute.sw.deploy.packers.bit_serial import beat_steps
+from evolute.sw.deploy.packers.bits import low_bits
+from evolute.sw.deploy.packers.vq_codebook import fill_beats, stored_index
+from evolute.sw.tensors.rescale import ScaledTensor
+from evolute.sw.tensors.tensor import QuantTensor
+
+Bytes = NDArray[np.uint8]
+
+
+def places(engine: Engine, k: int, group: int) -> NDArray[np.int64]:
+    """For every activation of the slices, [slices * slice_k], its place along K; -1 for padding.
+
+    Each scale group is padded to whole slices.
+    """
+    padded = -(-group // engine.slice_k) * engine.slice_k
+    starts = np.arange(0, k, group)[:, None]
+    inside = np.arange(padded)
+    found = np.where((inside < group) & (starts + inside < k), starts + inside, -1).reshape(-1)
+    rest = -(-(k % group) // engine.slice_k) * engine.slice_k  # of a shorter last group
+    return found[: k // group * padded + rest]
+
+
+def zero_code(weight_format: WeightCodes) -> int:
+    """A code that adds nothing, up to a group's offset."""
+    return 0 if weight_format.kind is Kind.BITMOD else weight_format.levels // 2
+
+
+def _codes(
+    engine: Engine,
+    tensor: QuantTensor | ScaledTensor,
+    at: NDArray[np.int64],
+    tiles: slice,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Codes of column tiles at the places `at`, and the special values of their slices.
+
+    Beyond the layer's outputs and inputs codes are zero, or count as zero where steps depend on
+    weights.
+    """
+    rows = slice(tiles.start * engine.n, min(len(tensor.codes), tiles.stop * engine.n))
+    padded = (tiles.stop - tiles.start) * engine.n
+    blank = 0 if engine.steps_are_fixed else zero_code(tensor.format)
+    codes = _gather(tensor.codes[rows], at, padded, blank)
+    if tensor.special is None:
+        return codes, None
+    return codes, _gather(tensor.special[rows], at[:: engine.slice_k] // tensor.group, padded)
+
+
+def layer_steps(engine: Engine, tensor: QuantTensor | ScaledTensor) -> NDArray[np.int64]:
+    """Steps of a layer's weight beats, int64 [column tiles, beats], of an engine where they depend
+    on weights."""
+    assert isinstance(engine, BitSerial)
+    n, k = tensor.shape
+    tiles = slice(0, -(-n // engine.n))
+    codes, special = _codes(engine, tensor, places(engine, k, tensor.group), tiles)
+    return beat_steps(engine, codes, special, tensor.format)
+
+
+def weighed_run(engine: Engine, linear: Linear, tensor: QuantTensor, rows: int) -> Run:
+    """`plan`, with the steps that the layer's weights take where they depend on them; padding
+    counts as 0 then."""
+    run = plan(engine, linear, rows)
+    return run if engine.steps_are_fixed else weighed(run, layer_steps(engine, tensor))
+
+
+def _gather(values: NDArray, at: NDArray[np.int64], rows: int, blank: int = 0) -> NDArray:
+    """Columns of `values` at the places `at`, `blank` for padding and in more rows up to `rows`."""
+    found = np.full((rows, len(at)), blank, values.dtype)
+    if np.array_equal(at, np.arange(values.shape[1])):
+        found[: len(values)] = values
+    else:
+        found[: len(values), at >= 0] = values[:, at[at >= 0]]
+    return found
+
+
+def bits(beat: Beat, **fields: NDArray) -> Bytes:
+    """Beats as bits, one a byte, [..., beat.bits]; a field is integers [..., *its shape]."""
+    parts = []
+    for field in beat.fields:
+        values = fields[field.name]
+        lead = values.shape[: values.ndim - len(field.shape)]
+        kind = "<u1" if field.bits <= 8 else "<u2"
+        assert field.bits <= 16
+        each = low_bits(values.astype(kind), field.bits)
+        parts.append(each.reshape(*lead, field.total_bits))
+    return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+
+def bus_words(buffer: Buffer, beats: Bytes) -> Bytes:
+    """Beats as bits, [..., beats, bits], in bus words, [..., words * bytes of a word].
+
+    The first beat begins a word, and the last word is filled with zeros.
+    """
+    *lead, count, width = beats.shape
+    size = buffer.words(count) * buffer.bus_bits
+    if width != buffer.stride_bits:
+        spread = np.zeros((*lead, count, buffer.stride_bits), np.uint8)
+        spread[..., :width] = beats
+        beats = spread
+    flat = beats.reshape(*lead, -1)
+    if flat.shape[-1] < size:
+        flat = np.concatenate([flat, np.zeros((*lead, size - flat.shape[-1]), np.uint8)], axis=-1)
+    return np.packbits(flat, axis=-1, bitorder="little")
+
+
+def scale_beats(
+    core: CoreSpec, scale: NDArray[np.uint16], offset: NDArray[np.int16], repeats: NDArray
+) -> Bytes:
+    """Bits of the scale beats of whole column tiles, [tiles, read-outs * n/scale_lanes, bits].
+
+    `scale` and `offset` are [tiles * n, groups]; group g is read out `repeats[g]` times.
+    """
+
+    def by_tile(values: NDArray) -> NDArray:
+        tiles = len(values) // core.engine.n
+        values = np.repeat(values, repeats, axis=1).reshape(tiles, core.engine.n, -1)
+        return values.transpose(0, 2, 1).reshape(tiles, -1, core.scale_lanes)
+
+    return bits(core.scale_beat, scale=by_tile(scale), offset=by_tile(offset))
+
+
+def tile_words(
+    core: CoreSpec, tensor: ScaledTensor, parts: tuple[int, ...], group_slices: int, tiles: slice
+) -> Bytes:
+    """Column tiles of a layer as they are streamed, [tiles, bytes].
+
+    A tile has for each part of K, in `parts` slices, its weights and then its scales, which are
+    read out every `group_slices` slices. Beyond the layer's outputs scales and offsets are zero,
+    beyond its inputs codes are, or count as zero where steps depend on them.
+    """
+    engine = core.engine
+    n, k = tensor.shape
+    at = places(engine, k, tensor.group)
+    beside: NDArray | None = None
+    rows = slice(tiles.start * engine.n, min(n, tiles.stop * engine.n))
+    padded = (tiles.stop - tiles.start) * engine.n
+    if tensor.vectors is not None:
+        codes = _indices(engine, tensor.vectors, at, tiles)
+    elif tensor.centroids is not None:
+        codes = _gather(tensor.codes[rows], np.arange(tensor.codes.shape[1]), padded)
+        beside = tensor.centroids.points
+    else:
+        codes, beside = _codes(engine, tensor, at, tiles)
+    weights = PACKERS[type(engine)](engine, codes, beside, tensor.format)
+    counts = np.minimum(tensor.group, k - np.arange(0, k, tensor.group))
+    repeats = -(-counts // (engine.slice_k * group_slices))
+    everything = np.arange(tensor.scale.shape[1])
+    scales = scale_beats(
+        core,
+        _gather(tensor.scale[rows], everything, padded),
+        _gather(tensor.offset[rows], everything, padded),
+        repeats,
+    )
+    found, planes, steps = [], tensor.coding.planes, engine.n // core.scale_lanes
+    first = first_group = 0
+    for slices in parts:
+        groups = -(-slices // group_slices)
+        part = slice(first * planes, (first + slices) * planes)
+        part_scales = slice(first_group * steps, (first_group + groups) * steps)
+        found.append(bus_words(core.weight_buffer, weights[:, part]))
+        found.append(bus_words(core.scale_buffer, scales[:, part_scales]))
+        first, first_group = first + slices, first_group + groups
+    return np.concatenate(found, axis=1)
+
+
+def _indices(
+    engine: Engine, vectors: Vectors, at: NDArray[np.int64], tiles: slice
+) -> NDArray[np.uint32]:
+    """What stands for the codewords of column tiles, zero for padding; `at` are their `places`."""
+    assert isinstance(engine, VqCodebook)
+    columns, depth = engine.index_shape
+    columns *= engine.v // vectors.v
+    inside = at[:: engine.slice_k // depth] >= 0  # where a codeword begins
+    which = np.where(inside, np.cumsum(inside) - 1, -1)
+    rows = slice(tiles.start * columns, tiles.stop * columns)
+    padded = (tiles.stop - tiles.start) * columns
+    return _gather(stored_index(engine, vectors)[rows], which, padded)
+
+
+_CHUNK_BITS = 1 << 26
+"""Weight bits that are packed at once; each takes a byte on the way."""
+
+
+def layer_words(
+    core: CoreSpec, tensor: ScaledTensor, parts: tuple[int, ...], group_slices: int
+) -> Bytes:
+    """What a layer fills first, and all its column tiles, one after another; see `tile_words`."""
+    tiles = -(-tensor.shape[0] // core.engine.n)
+    beat_bits = layout.streams(core.engine).weight.bits
+    tile_bits = beat_bits * -(-tensor.shape[1] // core.engine.slice_k) * tensor.coding.planes
+    step = max(1, _CHUNK_BITS // tile_bits)
+    chunks = [
+        tile_words(core, tensor, parts, group_slices, slice(start, min(start + step, tiles)))
+        for start in range(0, tiles, step)
+    ]
+    words = np.concatenate(chunks).reshape(-1)
+    if tensor.vectors is None:
+        return words
+    assert isinstance(core.engine, VqCodebook)
+    filled = bus_words(core.weight_buffer, fill_beats(core.engine, tensor.vectors))
+    return np.concatenate([filled, words])
+
+
+def activation_words(
+    core: CoreSpec,
+    x: NDArray[np.integer],
+    at: NDArray[np.int64],
+    parts: tuple[int, ...],
+    exponent: NDArray[np.integer] | None = None,
+) -> Bytes:
+    """Rows of activations, integers [M, K], for each part of K in beats [row tile][slice].
+
+    `at` are the layer's `places`; rows up to a whole tile are zero. Of floating activations `x` are
+    the codes, with the `exponent` [M] that each row shares.
+    """
+    engine = core.engine
+    row_tiles = -(-len(x) // engine.m)
+    gathered = _gather(x.astype(np.int16), at, row_tiles * engine.m)
+    gathered = gathered.reshape(row_tiles, engine.m, -1, engine.slice_k)
+    fields = {"x": gathered.transpose(0, 2, 1, 3)}
+    if exponent is not None:
+        rows = np.zeros(row_tiles * engine.m, exponent.dtype)
+        rows[: len(exponent)] = exponent
+        shape = (row_tiles, len(at) // engine.slice_k, engine.m)
+        fields["exponent"] = np.broadcast_to(rows.reshape(row_tiles, 1, engine.m), shape)
+    beat = layout.streams(engine).activation
+    beats = bits(beat, **fields)  # [row tile, slice, bits]
+    ends = np.cumsum((0, *parts))
+    return np.concatenate(
+        [
+            bus_words(core.activation_buffer, beats[:, start:end].reshape(-1, beat.bits))
+            for start, end in itertools.pairwise(ends)
+        ]
+    )
+
+
+def result_tiles(core: CoreSpec, data: Bytes) -> NDArray[np.int64]:
+    """Stored result tiles, [tiles, m, n]."""
+    results = np.ascontiguousarray(data).view(f"<i{RESULT_BITS // 8}")
+    return results.reshape(-1, core.engine.m, core.engine.n)

@@ -1,0 +1,25 @@
+"""What packers have in common: codes as two's complement, and integers as bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.formats import WeightCodes
+
+
+def multipliers(
+    engine: Engine, codes: NDArray[np.uint8], weight_format: WeightCodes
+) -> NDArray[np.uint8]:
+    """What each code multiplies by, modulo 256."""
+    origin = engine.coding_of(weight_format).origin
+    return codes + np.uint8(origin % 256)  # wraps, as two's complement does
+
+
+def low_bits(values: NDArray[Any], width: int) -> NDArray[np.uint8]:
+    """The low bits of little-endian integers, one a byte, lowest first, [..., width]."""
+    each = np.ascontiguousarray(values)[..., None].view(np.uint8)
+    return np.unpackbits(each, axis=-1, count=width, bitorder="little")

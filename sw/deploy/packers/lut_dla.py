@@ -1,0 +1,30 @@
+"""Centroids, and with each of them a row of the table."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.lut_dla import LutDla
+from evolute.sw.deploy.packers.bits import low_bits, multipliers
+
+
+def weight_beats(
+    engine: LutDla,
+    codes: NDArray[np.uint8],
+    centroids: NDArray[np.integer],
+    weight_format: WeightCodes,
+) -> NDArray[np.uint8]:
+    """Bits of the weight beats: as many centroids as a beat has lanes, then what each counts for
+    every output. `codes` are of tables, [tiles * n, slices * c], `centroids` [slices, c, v]."""
+    tiles, beats = len(codes) // engine.n, codes.shape[1] // engine.lanes
+    entries = multipliers(engine, codes, weight_format)
+    rows = entries.reshape(tiles, engine.n, beats, engine.lanes).transpose(0, 2, 3, 1)
+
+    def bits(values: NDArray, width: int) -> NDArray[np.uint8]:
+        return low_bits(values, width).reshape(len(values), beats, -1)
+
+    kept = bits(centroids.astype("<i2")[None], engine.activation_bits)
+    kept = np.broadcast_to(kept, (tiles, *kept.shape[1:]))
+    return np.concatenate([kept, bits(rows, engine.weight_bits)], axis=-1)

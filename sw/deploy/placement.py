@@ -1,0 +1,312 @@
+"""Where a core's data lies in memory: weights for all programs, inputs and results for each.
+
+Layers that share an input are a `Stage`: one input region, one result region. A layer's weights and
+scales lie in the order in which they are streamed: what fills the engine's own memories, then
+column tile after column tile (n outputs each), in a tile part after part of K, in a part weights
+before scales.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.spec.core import CoreSpec
+from evolute.sim.timing.schedule import plan
+from evolute.sim.workload.linear import Linear
+from evolute.support.errors import RefusedError
+from evolute.sw.deploy import pack
+from evolute.sw.deploy.pack import Bytes
+from evolute.sw.tensors.rescale import ScaledTensor
+
+MOST_SLICES = 1 << 12
+"""K-slices that a matmul can have."""
+
+_SLOTS = 4
+"""Parts of column tiles that the buffers should hold, so that loads run ahead of the engine."""
+
+
+class PlaceError(RefusedError):
+    """A layer that a core has no room for."""
+
+
+def aligned(address: int, to: int) -> int:
+    """The first multiple of `to` that is not below `address`."""
+    return -(-address // to) * to
+
+
+# Weights, whatever the number of rows.
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose fill and column tiles lie one after another from `address` on."""
+
+    linear: Linear
+    offset_shift: int
+    address: int
+    group_slices: int
+    """Slices per read-out: a scale group, or an equal part of it."""
+    planes: int
+    mode: int
+    """How the engine takes the weights, as `hw.spec.engine.Coding` says."""
+    column_tiles: int
+    weight_words: tuple[int, ...]
+    """Bus words of one column tile's weights, for each part of K."""
+    scale_words: tuple[int, ...]
+    fill_words: int = 0
+    """Bus words of what the engine's own memories are filled with."""
+
+    @property
+    def tile_words(self) -> int:
+        """Bus words of one column tile."""
+        return sum(self.weight_words) + sum(self.scale_words)
+
+    def fill_end(self, core: CoreSpec) -> int:
+        """Where the first column tile lies."""
+        return self.address + self.fill_words * core.bus_bytes
+
+    @property
+    def words(self) -> int:
+        """Bus words of the whole layer."""
+        return self.fill_words + self.column_tiles * self.tile_words
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers that share an input, and the parts in which all of them take its K, in slices."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    parts: tuple[int, ...]
+    end: int
+    """First byte after the weights."""
+
+    @property
+    def column_tiles(self) -> int:
+        return sum(layer.column_tiles for layer in self.layers)
+
+
+def stage_name(linears: Sequence[Linear]) -> str:
+    """The name of a stage of these layers, such as 3.q+k+v."""
+    first, *others = (linear.name for linear in linears)
+    return "+".join([first, *(name.rpartition(".")[2] for name in others)])
+
+
+def share_input(core: CoreSpec, first: Linear, second: Linear) -> bool:
+    """Whether two layers of one input also cut it into the same slices."""
+
+    def cut(linear: Linear) -> tuple[int, int]:
+        seamless = linear.group % core.engine.slice_k == 0 or linear.group >= linear.k
+        return linear.k, 0 if seamless else linear.group
+
+    return cut(first) == cut(second)
+
+
+def stage(
+    core: CoreSpec,
+    name: str,
+    linears: Sequence[Linear],
+    address: int,
+    offset_shifts: Mapping[str, int] | None = None,
+) -> Stage:
+    """Place layers that share an input at `address` or soon after.
+
+    `offset_shifts` are those of the layers' tensors, by name; a price needs none. Raises
+    `PlaceError` where a buffer is too small for a scale group.
+    """
+    assert all(share_input(core, linears[0], other) for other in linears)
+    runs = [plan(core.engine, linear, 1) for linear in linears]
+    shapes = [_Shape(run.group_slices, run.planes) for run in runs]
+    parts = _parts(core, name, runs[0].slices, shapes)
+    placed = []
+    for linear, run, shape in zip(linears, runs, shapes, strict=True):
+        layer = Layer(
+            linear=linear,
+            offset_shift=(offset_shifts or {}).get(linear.name, 0),
+            address=aligned(address, core.burst_beats * core.bus_bytes),
+            group_slices=shape.group_slices,
+            planes=run.planes,
+            mode=run.mode,
+            column_tiles=-(-linear.n // core.engine.n),
+            weight_words=tuple(shape.weight_words(core, part) for part in parts),
+            scale_words=tuple(shape.scale_words(core, part) for part in parts),
+            fill_words=fill_words(core, name),
+        )
+        address = layer.address + layer.words * core.bus_bytes
+        placed.append(layer)
+    return Stage(name, tuple(placed), parts, address)
+
+
+def fill_words(core: CoreSpec, name: str) -> int:
+    """Bus words that a layer's fill takes. Raises `PlaceError` where the buffer is too small."""
+    buffer = core.weight_buffer
+    words = sum(buffer.words(fill.slices * fill.planes) for fill in core.engine.fills)
+    if words > buffer.bus_words:
+        over, whole = (words - buffer.bus_words) * core.bus_bytes, words * core.bus_bytes
+        raise PlaceError(
+            f"{name}: the weight buffer is {over} bytes too small; its codebooks need {whole}"
+        )
+    return words
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a column tile's size depends on."""
+
+    group_slices: int
+    planes: int
+
+    def weight_words(self, core: CoreSpec, slices: int) -> int:
+        return core.weight_buffer.words(slices * self.planes)
+
+    def scale_words(self, core: CoreSpec, slices: int) -> int:
+        beats = -(-slices // self.group_slices) * core.engine.n // core.scale_lanes
+        return core.scale_buffer.words(beats)
+
+
+def _parts(core: CoreSpec, name: str, slices: int, shapes: Sequence[_Shape]) -> tuple[int, ...]:
+    """K in the fewest about equal parts, cut between read-outs, of which `_SLOTS` fit the buffers.
+
+    Where no cut allows that, the one with the most. An input row that exceeds the activation buffer
+    is cut so that two parts of a row tile fit.
+    """
+    unit = math.lcm(*(shape.group_slices for shape in shapes))
+    units = -(-slices // unit)
+    weight, activation, scale = core.buffers
+
+    def needs(part: int) -> dict[str, tuple[int, int]]:
+        """Bus words of a part, and of the buffer, by the buffer's name."""
+        return {
+            "weight": (max(each.weight_words(core, part) for each in shapes), weight.bus_words),
+            "scale": (max(each.scale_words(core, part) for each in shapes), scale.bus_words),
+        }
+
+    def cut(count: int) -> tuple[int, ...]:
+        ends = [min(slices, units * (i + 1) // count * unit) for i in range(count)]
+        return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
+
+    best: tuple[int, tuple[int, ...]] = 0, ()
+    for count in range(1, units + 1):
+        parts = cut(count)
+        words = [activation.words(part) for part in parts]
+        if min(sum(words), 2 * max(words)) > activation.bus_words or max(parts) > MOST_SLICES:
+            continue
+        slots = min(room // size for size, room in needs(max(parts)).values())
+        best = max(best, (min(slots, _SLOTS), parts), key=lambda each: each[0])
+        if slots >= _SLOTS:
+            break
+    if best[0]:
+        return best[1]
+    least = max(cut(units))
+    if least > MOST_SLICES:
+        raise PlaceError(f"{name}: a scale group must have {MOST_SLICES} slices at most")
+    sizes = needs(least) | {"activation": (2 * activation.words(least), activation.bus_words)}
+    title, (size, room) = max(sizes.items(), key=lambda each: each[1][0] / each[1][1])
+    over, whole = (size - room) * core.bus_bytes, size * core.bus_bytes
+    raise PlaceError(
+        f"{name}: the {title} buffer is {over} bytes too small; its least part needs {whole}"
+    )
+
+
+def images(
+    core: CoreSpec, stage: Stage, tensors: Mapping[str, ScaledTensor]
+) -> Iterator[tuple[int, Bytes]]:
+    """Each layer's address and the bytes that lie there. `tensors` are by the layers' names.
+
+    Raises `PlaceError` where a sum could exceed the core's width.
+    """
+    for layer in stage.layers:
+        tensor = tensors[layer.linear.name]
+        require_sums(core, layer.linear.name, tensor)
+        yield layer.address, pack.layer_words(core, tensor, stage.parts, layer.group_slices)
+
+
+def require_sums(core: CoreSpec, name: str, tensor: ScaledTensor) -> None:
+    """Raise `PlaceError` where a sum over the layer `name` could exceed the core's width."""
+    bits = tensor.largest_sum(core.engine.activations).bit_length() + 1
+    if bits > core.sum_bits:
+        raise PlaceError(f"{name}: its sums need {bits} bits, sum_bits is {core.sum_bits}")
+
+
+# Inputs and results of a program.
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A stage's `rows` in a program: its input and its results, in `blocks` of row tiles.
+
+    The input has, block after block, the parts of K, each in beats [row tile][slice]. The results
+    have, block after block, the column tiles of all layers, each a result tile [m][n] of 64-bit
+    integers per row tile of the block.
+    """
+
+    core: CoreSpec
+    stage: Stage
+    rows: int
+    blocks: tuple[int, ...]
+    """Row tiles of each block."""
+    input_address: int
+    result_address: int
+    end: int
+    """First byte after the results."""
+
+    @property
+    def row_tiles(self) -> int:
+        return sum(self.blocks)
+
+    def pack_input(
+        self, x: NDArray[np.integer], exponent: NDArray[np.integer] | None = None
+    ) -> Bytes:
+        """The bytes to write at `input_address` for activations, integers [rows, K].
+
+        Floating ones are codes, with the `exponent` [rows] that each row shares.
+        """
+        linear = self.stage.layers[0].linear
+        if x.shape != (self.rows, linear.k):
+            raise ValueError(f"{self.stage.name}: must be {(self.rows, linear.k)}, got {x.shape}")
+        at = pack.places(self.core.engine, linear.k, linear.group)
+        ends = np.cumsum((0, *self.blocks)) * self.core.engine.m
+        blocks = [
+            pack.activation_words(
+                self.core,
+                x[start:end],
+                at,
+                self.stage.parts,
+                None if exponent is None else exponent[start:end],
+            )
+            for start, end in itertools.pairwise(ends)
+        ]
+        return np.concatenate(blocks)
+
+    def unpack_results(self, memory: Bytes, base: int = 0) -> dict[str, NDArray[np.int64]]:
+        """The layers' results [rows, N] by name, from a memory that begins at address `base`."""
+        tiles = pack.result_tiles(self.core, memory[self.result_address - base : self.end - base])
+        m, n, columns = self.core.engine.m, self.core.engine.n, self.stage.column_tiles
+        blocks, first = [], 0
+        for count in self.blocks:
+            block = tiles[first : first + columns * count].reshape(columns, count, m, n)
+            blocks.append(block.transpose(1, 2, 0, 3).reshape(count * m, columns * n))
+            first += columns * count
+        whole, found, column = np.concatenate(blocks)[: self.rows], {}, 0
+        for layer in self.stage.layers:
+            found[layer.linear.name] = whole[:, column : column + layer.linear.n]
+            column += layer.column_tiles * n
+        return found
+
+
+def batch(core: CoreSpec, stage: Stage, rows: int, blocks: tuple[int, ...], address: int) -> Batch:
+    """Place input and results of a stage at `address` or soon after."""
+    beats = [count * part for count in blocks for part in stage.parts]
+    words = sum(map(core.activation_buffer.words, beats))
+    burst_bytes = core.burst_beats * core.bus_bytes
+    first = aligned(address, burst_bytes)
+    result = aligned(first + words * core.bus_bytes, burst_bytes)
+    tiles = sum(blocks) * stage.column_tiles
+    end = result + tiles * core.tile_store_words * core.bus_bytes
+    return Batch(core, stage, rows, blocks, first, result, end)

@@ -1,0 +1,182 @@
+"""Products of integer activations with weights in scale groups, exact and fast.
+
+    total[m, n] = sum over k of x[m, k] * w[n, k],  w[n, k] = scale[n, g] * v[n, k] + offset[n, g]
+
+in float64, where every product and every partial sum is exact, so that any order of summation gives
+the same bits. In general that is a plain matrix product of dequantized weights. Where activations
+have 8 bits and values v as few, sums of groups are integers for which a processor has instructions
+of their own: those of `native/group_products.cpp`, compiled when they are first needed. They take
+half the time of the same product in float32, and the plain product takes twice that time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.support.files import FileError, cache_directory, replacing
+from evolute.sw.tensors.rescale import ScaledTensor
+from evolute.sw.tensors.tensor import QuantTensor, counted, met
+
+_OUTPUTS, _QUAD = 16, 4
+"""Neighbouring outputs, and codes along K, of one word of `native/group_products.cpp`."""
+
+BLOCK_BYTES = 1 << 22
+"""Memory of one block of an intermediate array; near a core's second-level cache."""
+
+_LARGEST_CODE = {1: 128, 2: 255}
+"""By the instructions that the native product is made of."""
+
+_EXACT = 1 << 53
+"""Integers below it are exact in float64."""
+
+
+Product: TypeAlias = Callable[[NDArray[np.integer]], NDArray[np.float64]]
+"""What an engine with exact sums computes: activations [M, K] -> [M, N]."""
+
+
+def product_of(tensor: QuantTensor | ScaledTensor) -> Product:
+    """The product with a tensor's weights, of a `ScaledTensor` without their unit."""
+    packed = _pack(tensor, best_instructions())
+
+    def product(x: NDArray[np.integer]) -> NDArray[np.float64]:
+        meets = met(x, tensor.group, tensor.centroids)
+        if packed is not None and max(-int(meets.min()), int(meets.max())) < 1 << 7:
+            return packed.product(meets)
+        return _plain(tensor, meets)
+
+    return product
+
+
+def matrix_product(x: NDArray, weight: NDArray) -> NDArray:
+    """x @ weight.T. A single row goes as a vector: BLAS's matrix path is far slower for it."""
+    return (weight @ x[0])[None] if len(x) == 1 else x @ weight.T
+
+
+def _plain(tensor: QuantTensor | ScaledTensor, x: NDArray[np.integer]) -> NDArray[np.float64]:
+    """x @ w.T for what codes meet, x [M, K]."""
+    n, k = tensor.codes.shape
+    integers, total = x.astype(np.float64), np.empty((len(x), n))
+    step = max(1, BLOCK_BYTES // (8 * k))
+    for start in range(0, n, step):
+        block = slice(start, start + step)
+        if isinstance(tensor, ScaledTensor):
+            rows = tensor.integers(block)
+        else:
+            rows = tensor.rows(block, np.float64)
+        total[:, block] = matrix_product(integers, rows)
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    """Weights as `native/group_products.cpp` takes them, with values counted from 0.
+
+    `u` is uint8 [blocks, quads, 16, 4], `scale` and `offset` are float64 [G, blocks * 16].
+    """
+
+    instructions: int
+    n: int
+    k: int
+    group: int
+    u: NDArray[np.uint8]
+    scale: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+    def product(self, x: NDArray[np.integer]) -> NDArray[np.float64]:
+        """x @ w.T for x [M, K] within 8 bits."""
+        library = _library()
+        assert library is not None
+        blocks, quads, *_ = self.u.shape
+        rows = np.zeros((len(x), quads * _QUAD), np.int8)
+        rows[:, : self.k] = x
+        starts = np.arange(0, self.k, self.group)
+        inputs = np.add.reduceat(x, starts, axis=1, dtype=np.int64).astype(np.float64)
+        total = np.empty((len(x), blocks * _OUTPUTS))
+        counts = (len(x), quads, blocks, -(-self.group // _QUAD))
+        arrays = (rows, self.u, self.scale, self.offset, inputs, total)
+        library.group_products(
+            self.instructions,
+            *map(ctypes.c_long, counts),
+            *(ctypes.c_void_p(each.ctypes.data) for each in arrays),
+        )
+        return total[:, : self.n]
+
+
+def best_instructions() -> int:
+    """Those that this machine has for the native product; 0 for none."""
+    library = _library()
+    return 0 if library is None else library.instructions()
+
+
+def _pack(tensor: QuantTensor | ScaledTensor, instructions: int) -> _Packed | None:
+    """The tensor for the native product; None where there is none for it, or it is not exact."""
+    table = tensor.table.astype(np.int64)
+    n, k = tensor.codes.shape
+    group, least = min(tensor.group_codes, k), table.min()
+    step = max(1, np.gcd.reduce((table - least).ravel()))
+    span = int(table.max() - least) // step
+    if span > _LARGEST_CODE.get(instructions, 0) or (group < k and group % _QUAD):
+        return None
+    scale = tensor.scale.astype(np.float64)
+    scale, offset = scale * step, tensor.offsets + scale * least
+    inputs = group << 7
+    sums = (np.abs(scale) * span + np.abs(offset)).sum(axis=1).max(initial=0) * inputs
+    unit = min(_unit(scale), _unit(offset))
+    if span * inputs >= 1 << 31 or not sums < _EXACT * unit:
+        return None
+    blocks, quads = -(-n // _OUTPUTS), -(-k // _QUAD)
+    u = np.zeros((blocks * _OUTPUTS, quads * _QUAD), np.uint8)
+    counts = ((table - least) // step).astype(np.uint8)
+    u[:n, :k] = counted(counts, tensor.codes, tensor.special, group)
+    u = u.reshape(blocks, _OUTPUTS, quads, _QUAD).transpose(0, 2, 1, 3)
+    return _Packed(
+        instructions, n, k, group, np.ascontiguousarray(u), _columns(scale), _columns(offset)
+    )
+
+
+def _columns(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of every group one number per output, [N, G] -> [G, blocks * 16]."""
+    n, groups = values.shape
+    found = np.zeros((groups, -(-n // _OUTPUTS) * _OUTPUTS))
+    found[:, :n] = values.T
+    return found
+
+
+def _unit(values: NDArray[np.float64]) -> float:
+    """The largest power of two of which all values are multiples; infinity for zeros alone."""
+    significand, exponent = np.frexp(values)
+    integers = (significand * _EXACT).astype(np.int64)
+    lowest = np.ldexp((integers & -integers).astype(np.float64), exponent - 53)
+    return float(lowest.min(where=values != 0, initial=np.inf))
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled products; None where no compiler is, or none that takes them."""
+    source = Path(__file__).parent / "native" / "group_products.cpp"
+    compiler = next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if compiler is None:
+        return None
+    command = [compiler, "-O3", "-std=c++17", "-shared", "-fPIC"]
+    key = "\0".join([*command, source.read_text(encoding="utf-8")])
+    path = cache_directory() / "native" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    try:
+        if not path.exists():
+            with replacing(path) as product:
+                subprocess.run([*command, "-o", product, source], check=True, capture_output=True)
+        library = ctypes.CDLL(str(path))
+    except (FileError, subprocess.CalledProcessError, OSError):
+        return None
+    library.group_products.restype = None
+    return library

@@ -1,0 +1,106 @@
+"""What weights take, in bits: the one definition that every command, record and table shares.
+
+`bits_index` counts codes, or indices of codewords, alone. `bits_total` counts all that is stored
+for the weights: codes or indices with their padding, codebooks, scales, minima or zero points,
+special values, and what columns store. Both are averages over the weights of a model's linear
+layers without the output head, in the form that the model's file has them, wherever a layer runs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from evolute.sw.language_model.model import LanguageModel
+from evolute.sw.quantizers.rounding import Rounding
+from evolute.sw.tensors.tensor import Coded, parted
+from evolute.sw.tensors.weights import Weights
+
+FLOAT_BITS = 32
+"""Of a weight that is in no codes: it is computed with as float32."""
+
+
+@dataclass(frozen=True)
+class Bits:
+    """What layers store, in bits."""
+
+    codes: int = 0
+    """Codes, or indices of codewords."""
+    padding: int = 0
+    """Of indices, what belongs to outputs or inputs that are not there."""
+    codebooks: int = 0
+    groups: int = 0
+    """Scales, minima or zero points, and special values; or one scale of a whole part."""
+    columns: int = 0
+    """Orders, scales and biases of columns."""
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+    def __add__(self, other: Bits) -> Bits:
+        sums = (each + getattr(other, name) for name, each in vars(self).items())
+        return Bits(*sums)
+
+    def to_dict(self) -> dict[str, int]:
+        return {**vars(self), "total": self.total}
+
+
+@dataclass(frozen=True)
+class BitsPerWeight:
+    """`Bits` of layers over their weights."""
+
+    bits_index: float
+    bits_total: float
+
+
+def per_weight(bits: Bits, weights: int) -> BitsPerWeight:
+    """`bits` divided by the number of weights that the layers have."""
+    return BitsPerWeight(bits.codes / weights, bits.total / weights)
+
+
+def bits_of(tensor: Coded) -> Bits:
+    """What `tensor` stores."""
+    whole = parted(tensor)
+    codes = padding = codebooks = groups = 0
+    for part in whole.parts:
+        groups += part.scale_bits
+        if part.vectors is None:
+            beside = 0 if part.centroids is None else part.centroids.stored_bits
+            codes += part.code_bits - beside
+            codebooks += beside
+            continue
+        books = sum(book.size for _, book in part.vectors.books)
+        books *= part.format.bits - (part.vectors.residual is not None)
+        indices = part.code_bits - books
+        axis = 0 if part.vectors.along == "outputs" else 1
+        held = part.vectors.index.shape[axis] * part.vectors.v
+        padding += indices * (held - part.shape[axis]) // held
+        codebooks += books
+        codes += indices
+    return Bits(codes - padding, padding, codebooks, groups, whole.shape[1] * whole.column_bits)
+
+
+def rounded_bits(shape: tuple[int, int], rounding: Rounding) -> Bits:
+    """What a matrix [N, K] stores once it is rounded."""
+    n, k = shape
+    groups = -(-k // min(rounding.group or k, k))
+    return Bits(codes=n * k * rounding.format.bits, groups=n * groups * rounding.group_bits)
+
+
+def model_bits(model: LanguageModel, weights: Weights) -> BitsPerWeight:
+    """What the model's linear layers, all but the head, store per weight under a choice of weights.
+
+    `native` and `float` are the form that the model's file has.
+    """
+    total, count = Bits(), 0
+    for layer in range(model.config.layers):
+        for role, shape in model.config.layer_linears().items():
+            count += math.prod(shape)
+            if weights.rounding is not None:
+                total += rounded_bits(shape, weights.rounding)
+            elif (tensor := model.codes(f"{layer}.{role}")) is not None:
+                total += bits_of(tensor)
+            else:
+                total += Bits(codes=FLOAT_BITS * math.prod(shape))
+    return per_weight(total, count)

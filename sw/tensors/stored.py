@@ -1,0 +1,117 @@
+"""Tensors that stay in their file until they are read."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.support.errors import RefusedError
+from evolute.sw.tensors.tensor import Coded, parted
+
+Tensor: TypeAlias = NDArray[np.float32] | Coded
+
+FORWARD_TABLES = ("embedding", "positions")
+"""Matrices of which a forward pass itself reads rows, rather than a linear layer the whole."""
+
+
+class CheckpointError(RefusedError):
+    """A model file that is broken or of a kind not supported; names the file and what is wrong."""
+
+    def __init__(self, path: Path, problem: str):
+        super().__init__(f"{path}: {problem}")
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor of a file: its shape, whether it is in codes, and how it is read.
+
+    `read` may raise ValueError, which says what is wrong with the values.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+    coded: bool = False
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of the file at `path` by name, each read and checked when it is asked for.
+
+    Codes, vectors and the tables of a forward pass are kept. A matrix of floats is kept only while
+    somebody holds it, so that a model need not fit into memory as float32. Asking for a tensor
+    raises `CheckpointError` if it holds a number that is not finite.
+    """
+
+    def __init__(self, path: Path, stored: Mapping[str, Stored]):
+        self.path, self.stored = path, dict(stored)
+        self._kept: dict[str, Tensor] = {}
+        self._held: weakref.WeakValueDictionary[str, Tensor] = weakref.WeakValueDictionary()
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored = self.stored[name]
+        found = self._kept.get(name)
+        if found is None:
+            found = self._held.get(name)
+        if found is not None:
+            return found
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                tensor = stored.read()
+        except ValueError as error:
+            raise CheckpointError(self.path, f"tensor {name}: {error}") from None
+        require_finite(self.path, name, tensor)
+        keep = stored.coded or len(stored.shape) < 2 or name in FORWARD_TABLES
+        (self._kept if keep else self._held)[name] = tensor
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored  # the inherited one would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
+def require_finite(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise `CheckpointError` if a number of the tensor is not finite."""
+    if not all(np.isfinite(array).all() for array in _numbers(tensor)):
+        raise CheckpointError(path, f"tensor {name}: holds a number that is not finite")
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The shape of a tensor, which is not read for it."""
+    return tensors.stored[name].shape if isinstance(tensors, StoredTensors) else tensors[name].shape
+
+
+def without(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, Tensor]:
+    """The tensors but those of some names."""
+    if not isinstance(tensors, StoredTensors):
+        return {name: tensor for name, tensor in tensors.items() if name not in names}
+    kept = {name: stored for name, stored in tensors.stored.items() if name not in names}
+    return StoredTensors(tensors.path, kept)
+
+
+def is_coded(tensors: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a tensor is in codes; it is not read for it."""
+    if isinstance(tensors, StoredTensors):
+        return tensors.stored[name].coded
+    return isinstance(tensors[name], Coded)
+
+
+def _numbers(tensor: Tensor) -> Iterator[NDArray[np.floating]]:
+    """What must be finite."""
+    if not isinstance(tensor, Coded):
+        yield tensor
+        return
+    whole = parted(tensor)
+    yield from (each for each in (whole.scale, whole.bias) if each is not None)
+    for part in whole.parts:
+        yield part.scale
+        yield part.minimum

@@ -1,0 +1,268 @@
+"""Weight matrices of codes, as files, quantizers and engines share them.
+
+Scales are kept in the half precision they are stored in. Together with integer activations that
+makes every sum of a linear layer exact in float64 (`sw.language_model.linear`), whatever order it
+is added in.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.spec.formats import Activations, WeightCodes
+from evolute.sim.golden.lut_dla import Centroids
+from evolute.sim.golden.vq_codebook import Vectors
+from evolute.support.errors import RefusedError
+
+SCALE_BITS = 16
+"""Stored width of a group's scale or minimum: IEEE half precision; and of the one scale of a matrix
+whose groups have none, which may be BF16 as well."""
+
+
+class QuantError(RefusedError):
+    """A choice of weights that does not exist, or numbers that no code can hold."""
+
+
+def inverse(scale: NDArray[np.floating]) -> NDArray:
+    """1 / scale, and 0 where a group is all zero."""
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+
+
+def spread(
+    values: NDArray[np.float64], scale: NDArray, offset: NDArray, group: int
+) -> NDArray[np.float64]:
+    """values[n, k] * scale[n, g] + offset[n, g] with g = k // group, in the place of `values`."""
+    k = values.shape[1]
+    scale, offset = scale.astype(np.float64), offset.astype(np.float64)  # once for each group
+    if k % group:
+        values *= np.repeat(scale, group, axis=1)[:, :k]
+        values += np.repeat(offset, group, axis=1)[:, :k]
+    else:  # the same by broadcasting, several times faster
+        grouped = values.reshape(len(values), -1, group)
+        grouped *= scale[:, :, None]
+        grouped += offset[:, :, None]
+    return values
+
+
+def counted(
+    values: NDArray[Any], codes: NDArray[np.uint8], special: NDArray | None, group: int
+) -> NDArray[Any]:
+    """What codes [N, K] count as: `values` [specials, levels] of their groups' special values."""
+    if special is None:
+        return values[0].take(codes)
+    of_code = np.repeat(special, group, axis=1)[:, : codes.shape[1]]
+    return values.reshape(-1).take(of_code.astype(np.int16) * values.shape[1] + codes)
+
+
+def group_codes(group: int, centroids: Centroids | None) -> int:
+    """Codes of one output in a group of so many inputs."""
+    return group if centroids is None else centroids.group_codes(group)
+
+
+def met(x: NDArray[np.integer], group: int, centroids: Centroids | None) -> NDArray[np.integer]:
+    """What codes meet for integer activations [M, K]: these, or one-hot rows made of them."""
+    return x if centroids is None else centroids.one_hot(x, group)
+
+
+def most_met(inputs: Any, activations: Activations, centroids: Centroids | None) -> Any:
+    """The largest magnitude that the sum of what codes meet has over so many inputs."""
+    return inputs * activations.maximum if centroids is None else centroids.subspaces(inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantTensor:
+    """A weight matrix w[n, k] = scale[n, g] * v + minimum[n, g], with g = k // group.
+
+    v is what codes[n, k] counts as in `format`. `codes` is uint8[N, K]; `scale` and `minimum` are
+    float32[N, G], G = ceil(K / group), the last group may be short. Scales are half-precision
+    values, or one float32 for the whole matrix, which keeps sums as exact, and minima are
+    half-precision values or half-integer multiples of their scale. `special`
+    is uint8[N, G] for formats with special values. `group_bits` is what one group stores beside its
+    codes. `vectors` are what codes of `Kind.VECTOR` come from.
+
+    Codes of `Kind.TABLE` are no weights but entries of tables by `centroids`, [N, subspaces * c],
+    which count in the same way, those of a subspace in the group of its inputs. They meet one-hot
+    rows in the place of inputs.
+    """
+
+    codes: NDArray[np.uint8]
+    format: WeightCodes
+    group: int
+    scale: NDArray[np.float32]
+    minimum: NDArray[np.float32]
+    group_bits: int
+    special: NDArray[np.uint8] | None = None
+    vectors: Vectors | None = None
+    centroids: Centroids | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N outputs, K inputs."""
+        n, k = self.codes.shape
+        return n, k if self.centroids is None else self.centroids.k
+
+    @property
+    def group_codes(self) -> int:
+        """Codes of one output in a group."""
+        return group_codes(self.group, self.centroids)
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of all codes, or of the indices and the codebooks that they come from; of tables
+        with the centroids."""
+        if self.vectors is not None:
+            return self.vectors.stored_bits(self.format.bits)
+        beside = 0 if self.centroids is None else self.centroids.stored_bits
+        return self.codes.size * self.format.bits + beside
+
+    @property
+    def scale_bits(self) -> int:
+        """Bits of what groups store beside their codes, or of the one scale of all."""
+        return self.scale.size * self.group_bits or SCALE_BITS
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of all codes and scales."""
+        return self.code_bits + self.scale_bits
+
+    @property
+    def table(self) -> NDArray[np.float64]:
+        """The integers that codes count as, [specials, levels]: themselves, if none is special."""
+        if self.special is None:
+            return np.arange(self.format.levels, dtype=np.float64)[None]
+        specials = range(len(self.format.specials))
+        return np.array([self.format.values(each) for each in specials], np.float64)
+
+    @property
+    def offsets(self) -> NDArray[np.float64]:
+        """What groups add to each of their weights, [N, G]."""
+        return self.minimum.astype(np.float64)
+
+    def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
+        """The chosen rows dequantized, [rows, K], or of tables all entries, [rows, subspaces * c];
+        exact in float64, rounded once in float32."""
+        if self.special is None:  # every code counts as itself
+            values = self.codes[rows].astype(np.float64)
+        else:
+            values = counted(self.table, self.codes[rows], self.special[rows], self.group)
+        found = spread(values, self.scale[rows], self.minimum[rows], self.group_codes)
+        return found.astype(dtype, copy=False)
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The whole matrix, float32[N, K]. Raises `QuantError` for tables, which are of none."""
+        if self.centroids is not None:
+            raise QuantError("tables by centroid stand for no weights that could be used otherwise")
+        whole = np.empty(self.shape, np.float32)
+        for start in range(0, len(whole), 4096):  # keeps the float64 intermediate small
+            block = slice(start, start + 4096)
+            whole[block] = self.rows(block, np.float32)
+        return whole
+
+
+ORDER_BITS = 16
+"""Stored width of a column's place."""
+
+
+@dataclass(frozen=True, eq=False)
+class PartedTensor:
+    """Codes of several kinds side by side, and what is done to their inputs first:
+
+    w[n, order[c]] = scale[order[c]] * v[n, c] + bias[order[c]]
+
+    with v the parts one beside the other along K: outlier columns, or groups of columns with a
+    codebook of their own (VPTQ, arXiv 2409.17066, section 3). So y = v @ (scale * x)[order], and
+    sum(bias * x) more for every output. `order` is int64 [K], `scale` and `bias` are float32 [K]
+    of half-precision values, in the order of the inputs; None where nothing is done.
+    """
+
+    parts: tuple[QuantTensor, ...]
+    order: NDArray[np.int64] | None = None
+    scale: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N outputs, K inputs."""
+        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
+
+    @property
+    def columns(self) -> tuple[slice, ...]:
+        """The stored columns of each part."""
+        ends = list(itertools.accumulate((part.shape[1] for part in self.parts), initial=0))
+        return tuple(slice(*each) for each in itertools.pairwise(ends))
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of all codes, or of the indices and the codebooks that they come from."""
+        return sum(part.code_bits for part in self.parts)
+
+    @property
+    def column_bits(self) -> int:
+        """Bits that a column stores beside its codes."""
+        each = (self.order, ORDER_BITS), (self.scale, SCALE_BITS), (self.bias, SCALE_BITS)
+        return sum(bits for values, bits in each if values is not None)
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of all codes and of what groups and columns store beside them."""
+        return sum(part.total_bits for part in self.parts) + self.shape[1] * self.column_bits
+
+    def inputs(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Inputs [M, K] as the parts take them, in float32."""
+        scaled = x if self.scale is None else x * self.scale
+        return scaled if self.order is None else scaled[:, self.order]
+
+    def added(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What a bias adds to every output of a row, [M]."""
+        assert self.bias is not None
+        return x.astype(np.float64) @ self.bias.astype(np.float64)
+
+    def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
+        """The chosen rows dequantized, [rows, K]."""
+        return self._in_place(np.concatenate([part.rows(rows, dtype) for part in self.parts], 1))
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The whole matrix, float32[N, K]."""
+        return self._in_place(np.concatenate([part.dequantize() for part in self.parts], 1))
+
+    def _in_place(self, stored: NDArray) -> NDArray:
+        """Rows of the parts side by side, as rows of weights."""
+        whole = stored if self.order is None else np.empty_like(stored)
+        if self.order is not None:
+            whole[:, self.order] = stored
+        if self.scale is not None:
+            whole *= self.scale
+        if self.bias is not None:
+            whole += self.bias
+        return whole
+
+
+Coded: TypeAlias = QuantTensor | PartedTensor
+"""Weights in codes."""
+
+
+def parted(tensor: Coded) -> PartedTensor:
+    """The tensor as its parts, of which a plain one has one."""
+    return tensor if isinstance(tensor, PartedTensor) else PartedTensor((tensor,))
+
+
+def rows_of(tensor: Coded, rows: slice | NDArray[np.integer]) -> Coded:
+    """Some rows of a tensor. Raises ValueError for vectors, of which one may serve many rows."""
+    if isinstance(tensor, PartedTensor):
+        cut = tuple(rows_of(part, rows) for part in tensor.parts)
+        assert all(isinstance(part, QuantTensor) for part in cut)
+        return replace(tensor, parts=cut)
+    if tensor.vectors is not None:
+        raise ValueError("vectors of several layers in one are not supported")
+    return replace(
+        tensor,
+        codes=tensor.codes[rows],
+        scale=tensor.scale[rows],
+        minimum=tensor.minimum[rows],
+        special=None if tensor.special is None else tensor.special[rows],
+    )

@@ -1,0 +1,103 @@
+"""Every engine has every role: one dict literal each, keyed by spec class."""
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from evolute import front
+from evolute.dse.compare.contenders import CONTENDERS
+from evolute.dse.compare.own_forms import OWN_FORMS
+from evolute.dse.space import SPACE
+from evolute.hw.rtl import BUILD
+from evolute.hw.spec import BASELINES, ENGINES, UNITS, CoreSpec, LutDla, VqCodebook
+from evolute.hw.spec.layout import WEIGHTS
+from evolute.hw.spec.presets import DEFAULT, PRESETS
+from evolute.hw.spec.scaling import FloatScaling, IntegerScaling
+from evolute.sim.golden import GOLDEN
+from evolute.sw.deploy.packers import PACKERS
+from evolute.verif.commands.verify import VERIFY
+from evolute.verif.harness.driver import DRIVERS
+
+ROOT = Path(front.__file__).parents[1]
+ROLES = {
+    "BUILD": BUILD,
+    "CONTENDERS": {**CONTENDERS, **OWN_FORMS},
+    "DRIVERS": DRIVERS,
+    "GOLDEN": GOLDEN,
+    "PACKERS": PACKERS,
+    "SPACE": SPACE,
+    "VERIFY": VERIFY,
+    "WEIGHTS": WEIGHTS,
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_knows_every_engine_and_no_other(role):
+    # No rounding makes codebooks or tables, so that there are no weights to search over.
+    absent = {VqCodebook, LutDla} if role == "SPACE" else set()
+    baselines = set(BASELINES.values()) if role in ("BUILD", "WEIGHTS", "VERIFY") else set()
+    units = set(UNITS.values()) if role in ("BUILD", "VERIFY") else set()
+    parts = {CoreSpec, IntegerScaling, FloatScaling}
+    assert set(ROLES[role]) - parts == set(ENGINES.values()) - absent | baselines | units
+
+
+def test_every_preset_can_be_built():
+    assert {type(each.spec) for each in PRESETS.values()} <= set(BUILD)
+    assert CoreSpec in BUILD
+
+
+@pytest.mark.parametrize("stem", ENGINES)
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("hw/spec", "hw/rtl/engines", "sim/golden", "sw/deploy/packers", "verif/engines"),
+        "tests/sim/golden",
+    ],
+)
+def test_an_engine_has_one_file_stem_in_every_role(stem, folder):
+    name = f"test_{stem}.py" if folder.startswith("tests") else f"{stem}.py"
+    assert (ROOT / folder / name).is_file()
+
+
+@pytest.mark.parametrize("stem", UNITS)
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("hw/spec", "hw/rtl/units", "sim/golden", "sim/timing", "verif/units"),
+        *("tests/sim/golden", "tests/verif/units"),
+    ],
+)
+def test_a_unit_has_one_file_stem_in_every_role(stem, folder):
+    name = f"test_{stem}.py" if folder.startswith("tests") else f"{stem}.py"
+    assert (ROOT / folder / name).is_file()
+
+
+@pytest.mark.parametrize("folder", ["hw/spec", "hw/rtl/core", "sim/golden", "sim/timing"])
+def test_the_core_has_one_file_stem_in_every_role(folder):
+    assert (ROOT / folder / "core.py").is_file()
+
+
+@pytest.mark.parametrize("command", front.COMMANDS)
+def test_every_command_loads_and_shows_an_example(command):
+    found = getattr(importlib.import_module(front.COMMANDS[command]), command)
+    commands = [found, *getattr(found, "commands", {}).values()]
+    assert any("Example: evolute" in (each.epilog or "") for each in commands)
+    assert inspect.cleandoc(found.help)
+
+
+def test_accels_lists_the_default_first_and_says_what_is_a_core():
+    done = CliRunner().invoke(front.cli, ["accels", "--json"], catch_exceptions=False)
+    rows = json.loads(done.stdout)
+    assert rows[0]["name"] == DEFAULT and [row["name"] for row in rows] == list(PRESETS)
+    for row in rows:
+        spec = PRESETS[row["name"]].spec
+        kinds = {**dict.fromkeys(UNITS.values(), "unit"), CoreSpec: "core"}
+        assert row["kind"] == kinds.get(type(spec), "engine")
+        assert row["engine"] in {**ENGINES, **UNITS}
+        assert row["digest"] == spec.digest
+    shown = CliRunner().invoke(front.cli, ["accels"], catch_exceptions=False).stdout
+    assert f"{DEFAULT} (default)" in shown

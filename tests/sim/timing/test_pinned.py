@@ -1,0 +1,99 @@
+"""Numbers that users have seen. They change only with a reason, given in the commit."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evolute.hw.spec import layout
+from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.presets import CORES, ENGINES
+from evolute.sim.cost.engine import evaluate
+from evolute.sim.timing.memory import Platform
+from evolute.sim.workload.linear import Linear, Workload
+from evolute.sw.deploy.pack import layer_steps
+from evolute.sw.deploy.price import CorePlatform, cost
+from evolute.sw.tensors.tensor import QuantTensor
+
+PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text())
+
+# SmolLM2-135M with 4-bit weights in groups of 32.
+SHAPES = {"q": (576, 576), "k": (192, 576), "gate": (1536, 576), "down": (576, 1536)}
+WORKLOAD = Workload(
+    "smollm2-135m",
+    "w4g32",
+    tuple(Linear(name, n, k, WeightCodes(4), 32, 32, 30) for name, (n, k) in SHAPES.items()),
+    (),
+)
+
+
+def codes_on(engine):
+    """4-bit integers, or the widest weights of an engine that does not run them."""
+    return WeightCodes(4) if engine.accepts(WeightCodes(4)) else engine.formats[-1]
+
+
+def steps_on(engine, linears):
+    """Where steps depend on weights, those of some, the same ones always: most are small."""
+    if engine.steps_are_fixed:
+        return None
+    steps = {}
+    for each in linears:
+        rng, groups = np.random.default_rng(1), -(-each.k // each.group)
+        codes = rng.binomial(15, 0.5, (each.n, each.k)).astype(np.uint8)
+        scale = np.ones((each.n, groups), np.float32)
+        tensor = QuantTensor(codes, each.format, each.group, scale, scale, group_bits=16)
+        steps[each.name] = layer_steps(engine, tensor)
+    return steps
+
+
+def numbers(spec):
+    """What is pinned of one engine."""
+    codes = codes_on(spec)
+    linears = tuple(replace(each, format=codes) for each in WORKLOAD.linears)
+    workload = replace(WORKLOAD, linears=linears)
+    steps = steps_on(spec, linears)
+    metrics = evaluate(spec, workload, Platform(), 128, 1, steps)
+    return {
+        "digest": spec.digest,
+        "result_bits": layout.streams(spec).result.bits,
+        "prefill_cycles": metrics.prefill.cycles,
+        "decode_cycles": metrics.decode.cycles,
+        "decode_bytes": metrics.decode.dram_bytes,
+    }
+
+
+def core_numbers(core):
+    """What is pinned of one core: a block of the same model, and a head of 4,096 outputs."""
+
+    codes = codes_on(core.engine)
+
+    def stage(*names):
+        shapes = SHAPES | {"v": SHAPES["k"], "o": SHAPES["q"], "up": SHAPES["gate"]}
+        return tuple(Linear(each, *shapes[each], codes, 32, 16) for each in names)
+
+    block = (stage("q", "k", "v"), stage("o"), stage("gate", "up"), stage("down"))
+    head = ((Linear("head", 4096, 576, codes, 32, 16, last_token_only=True),),)
+    platform = CorePlatform(
+        core.clock_mhz * 1e6, core.clock_mhz * 1e6 * core.bus_bytes, 60, refresh=True
+    )
+    steps = steps_on(core.engine, itertools.chain(*block, *head))
+    found = cost(core, (block, head), platform, 64, 1, steps)
+    return {
+        "digest": core.digest,
+        "prefill_cycles": found.prefill.cycles,
+        "decode_cycles": found.decode.cycles,
+        "decode_beats": found.decode.beats,
+    }
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_pinned_core(name):
+    assert core_numbers(CORES[name]) == PINNED[name]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_pinned(name):
+    assert numbers(ENGINES[name]) == PINNED[name]

@@ -1,0 +1,237 @@
+"""What compiled programs reach on the cycle model, with the shapes of SmolLM2-135M."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from evolute.hw.spec import CoreSpec, SpecError
+from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.presets import CORES
+from evolute.sim.timing.core import program_cycles
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.workload.linear import Linear
+from evolute.sw.deploy.build import Program, compile_stages
+from evolute.sw.deploy.placement import stage
+from evolute.sw.deploy.price import CorePlatform, Cost, cost
+
+SHAPES = (
+    (("q", 576, 576), ("k", 192, 576), ("v", 192, 576)),
+    (("o", 576, 576),),
+    (("gate", 1536, 576), ("up", 1536, 576)),
+    (("down", 576, 1536),),
+)
+
+
+def block(number: int, bits: int = 4) -> tuple[tuple[Linear, ...], ...]:
+    return tuple(
+        tuple(Linear(f"{number}.{name}", n, k, WeightCodes(bits), 32, 16) for name, n, k in layers)
+        for layers in SHAPES
+    )
+
+
+HEAD = ((Linear("head", 4096, 576, WeightCodes(8), 32, 16, last_token_only=True),),)
+
+
+def program(core: CoreSpec, rows: int, bits: int = 4) -> Program:
+    stages, address = [], 0
+    for layers in block(0, bits):
+        stages.append(stage(core, "+".join(each.name for each in layers), layers, address))
+        address = stages[-1].end
+    return compile_stages(core, stages, rows, address)
+
+
+@pytest.mark.parametrize("latency", [60, 200])
+@pytest.mark.parametrize(
+    ("name", "bits"), [("core-decode", 4), ("core-decode", 8), ("core-fpga", 4)]
+)
+def test_decoding_a_block_keeps_the_bus_busy(name, bits, latency):
+    core = CORES[name]
+    compiled = program(core, 1, bits)
+    timing = MemoryTiming(latency_cycles=latency, bytes_per_cycle=core.bus_bytes)
+    found = program_cycles(core, compiled.instructions, timing, compiled.address)
+    assert len(found.syncs) == 3
+    assert found.bus_utilization >= 0.97
+
+
+@pytest.mark.parametrize("latency", [60, 200])
+@pytest.mark.parametrize("rows", [64, 128])
+def test_a_prompt_keeps_the_engine_busy(rows, latency):
+    core = CORES["core-prefill"]
+    compiled = program(core, rows)
+    timing = MemoryTiming(latency_cycles=latency, bytes_per_cycle=core.bus_bytes)
+    found = program_cycles(core, compiled.instructions, timing, compiled.address)
+    assert found.engine_utilization >= 0.97
+
+
+def test_work_of_the_stages_adds_up_to_the_programs():
+    for core, rows in ((CORES["core-decode"], 3), (CORES["core-prefill"], 20)):
+        compiled = program(core, rows)
+        found = program_cycles(core, compiled.instructions, MemoryTiming(), compiled.address)
+        fetched = -(-len(compiled.code) // core.bus_bytes)
+        words = sum(work.bus_words for work in compiled.work)
+        assert found.read_beats + found.write_beats == words + fetched
+        assert len(found.computes) == sum(work.computes for work in compiled.work)
+        assert found.compute_cycles == sum(each.cycles for each in found.computes)
+
+
+PLATFORM = CorePlatform(200e6, 6.4e9, 60, False)
+
+
+def test_a_prompt_takes_a_program_per_block_and_a_token_one_for_all():
+    core = CORES["core-prefill"]
+    blocks = [block(0), block(1), block(2, bits=2), HEAD]
+    found = cost(core, blocks, PLATFORM, 9, 5)
+    one, two = (program(core, 9, bits) for bits in (4, 2))
+    timing = PLATFORM.timing()
+    cycles = [program_cycles(core, each.instructions, timing).cycles for each in (one, two)]
+    assert [count for _, count in found.prefill.programs] == [2, 1, 1]
+    assert [each.cycles for each, _ in found.prefill.programs[:2]] == cycles
+    assert found.prefill.cycles == 2 * cycles[0] + cycles[1] + found.prefill.programs[2][0].cycles
+    ((token, count),) = found.decode.programs
+    assert count == 1
+    assert found.decode.cycles == 5 * token.cycles
+    assert len(token.syncs) == 4 * 3
+    record = found.to_dict()
+    for phase, rows in (("prefill", 9), ("decode", 1)):
+        layers = record[phase]["layers"]
+        assert [each["name"] for each in layers][-1] == "head"
+        assert [each["count"] for each in layers] == [2] * 4 + [1] * 5
+        assert {each["rows"] for each in layers[:-1]} == {rows}
+        assert layers[-1]["rows"] == 1
+        macs = sum(each["macs"] * each["count"] for each in layers)
+        assert macs == rows * 3 * 3538944 + 4096 * 576
+        assert record[phase]["macs"] == macs * (5 if phase == "decode" else 1)
+    assert record["decode"]["dram_bytes"] == 5 * 32 * (token.read_beats + token.write_beats)
+    assert record["decode"]["bound"] == "memory"
+
+
+def test_steps_that_depend_on_weights_are_priced_by_the_weights():
+    """Where all are needed, as where none can be skipped; and else less, block by block."""
+    core, blocks = CORES["core-skip"], [block(0)[:2], block(1)[:2], ()]
+    with pytest.raises(SpecError, match="beat_steps: must be given"):
+        cost(core, blocks, PLATFORM, 9, 1)
+
+    def priced(core: CoreSpec, *steps: int) -> Cost:
+        """With so many steps a beat in each block."""
+        given = {
+            each.name: np.full((each.n // 2, -(-each.k // each.group) * 5), count)
+            for layers, count in zip(blocks, steps, strict=False)
+            for stage in layers
+            for each in stage
+        }
+        return cost(core, blocks, PLATFORM, 9, 1, given if steps else None)
+
+    fixed = priced(core.evolve(engine=core.engine.evolve(skips=False))).to_dict()
+    whole, half = priced(core, 2, 2), priced(core, 2, 1)
+    for name in ("prefill", "decode"):
+        assert whole.to_dict()[name] == fixed[name]
+    ones, twos = sorted(cycles.cycles for cycles, _ in half.prefill.programs)
+    assert ones < twos == whole.prefill.programs[0][0].cycles
+    assert half.decode.cycles < whole.decode.cycles
+    record = half.to_dict()["prefill"]
+    assert [each["count"] for each in record["layers"]] == [2] * 2
+    steps = sum(cycles.steps for cycles, _ in half.prefill.programs)
+    assert record["engine_utilization"] == steps / half.prefill.cycles
+    assert record["utilization"] < record["engine_utilization"]
+
+
+def test_padding_is_no_useful_work():
+    """Nine rows on an engine for eight: the second row tile is nearly empty."""
+    found = cost(CORES["core-prefill"], [block(0), HEAD], PLATFORM, 9, 1).to_dict()["prefill"]
+    assert found["utilization"] < 0.6 * found["engine_utilization"]
+
+
+@pytest.mark.parametrize(
+    ("frequency_hz", "bandwidth_bytes_per_s", "rate"),
+    [
+        (200e6, 6.4e9, 32),
+        (200e6, 301e6, Fraction(301, 200)),
+        (200e6, 1e8, Fraction(1, 2)),
+        (0.1, 0.3, 3),  # of the numbers as written, not of the binary fractions next to them
+        (333.333e6, 6.4e9, Fraction(6400000, 333333)),
+    ],
+)
+def test_bytes_per_cycle_are_the_exact_quotient(frequency_hz, bandwidth_bytes_per_s, rate):
+    timing = CorePlatform(frequency_hz, bandwidth_bytes_per_s, 60, False).timing()
+    assert timing.bytes_per_cycle == rate
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_platform_without_a_clock_or_a_bandwidth_is_refused(value):
+    with pytest.raises(SpecError, match="frequency_hz: must be finite and above 0"):
+        CorePlatform(value, 6.4e9, 60, False)
+    with pytest.raises(SpecError, match="bandwidth_bytes_per_s: must be finite and above 0"):
+        CorePlatform(200e6, value, 60, False)
+
+
+def test_a_rate_that_memory_cannot_keep_is_refused():
+    with pytest.raises(SpecError, match=r"bytes_per_cycle: must be in 1/512\.\.1048576, got 0.001"):
+        CorePlatform(200e6, 2e5, 60, False).timing()
+
+
+def test_every_rate_between_whole_bytes_costs_its_own_cycles():
+    """At 200 MHz all of these are 2 bytes per cycle, were they rounded."""
+    found = [
+        cost(CORES["core-decode"], [block(0), ()], CorePlatform(200e6, mbs * 1e6, 60, False), 4, 1)
+        for mbs in (301, 350, 400, 450, 499)
+    ]
+    cycles = [each.decode.cycles for each in found]
+    assert cycles == sorted(set(cycles), reverse=True)
+    # A decode layer is bound by memory, whose rate its cycles follow.
+    assert cycles[0] / cycles[-1] == pytest.approx(499 / 301, rel=1e-2)
+    assert found[0].to_dict()["platform"]["memory"]["bytes_per_cycle"] == "301/200"
+
+
+@pytest.mark.parametrize(
+    ("latency", "bandwidth", "rows", "bound"),
+    [
+        (1, 6.4e9, 64, "compute"),
+        (60, 6.4e9, 1, "memory"),
+        (60, 3e8, 64, "memory"),
+        (4000, 6.4e9, 1, "latency"),
+        (4000, 6.4e9, 64, "latency"),
+    ],
+)
+def test_what_limits_is_what_would_gain_most(latency, bandwidth, rows, bound):
+    """Against the same programs with a memory that answers at once, or is much faster."""
+    core, blocks = CORES["core-decode"], [block(0), ()]
+
+    def cycles(latency, bandwidth):
+        platform = CorePlatform(200e6, bandwidth, latency, False)
+        found = cost(core, blocks, platform, rows, 1)
+        return found.to_dict()["prefill"]
+
+    found = cycles(latency, bandwidth)
+    assert found["bound"] == bound
+    least = max(found["compute_seconds"], found["memory_seconds"])
+    assert found["seconds"] == pytest.approx(least + found["waiting_seconds"])
+    without_wait = 1 - cycles(1, bandwidth)["cycles"] / found["cycles"]
+    twice_as_fast = 1 - cycles(latency, 2 * bandwidth)["cycles"] / found["cycles"]
+    if bound == "latency":
+        assert without_wait > 0.4 and twice_as_fast < 0.1
+    else:
+        assert without_wait < 0.1
+        assert (twice_as_fast > 0.2) == (bandwidth < 6.4e9)  # the port is as fast as 6.4 GB/s
+
+
+def test_a_stage_is_charged_for_the_memory_that_is_busy_in_its_time():
+    """A slow memory binds every stage, also one whose own weights came before it began."""
+    core = CORES["core-decode"]
+    small = tuple(
+        tuple(Linear(f"0.{name}", n, k, WeightCodes(4), 32, 16) for name, n, k in stage)
+        for stage in ((("q", 256, 128),), (("o", 128, 128),), (("up", 640, 128),))
+    )
+    found = cost(core, [small, ()], CorePlatform(200e6, 3e8, 60, False), 1, 1).to_dict()["decode"]
+    frequency = 200e6
+    for layer in found["layers"]:
+        busy, cycles = layer["memory_seconds"] * frequency, layer["cycles"]
+        assert 0 < busy <= cycles
+        own = layer["dram_bytes"] / 1.5
+        assert layer["bound"] == "memory", layer
+        if layer["name"] == "o":
+            assert own < 0.7 * busy
+    total = sum(layer["memory_seconds"] for layer in found["layers"])
+    assert total == pytest.approx(found["memory_seconds"], rel=0.01)

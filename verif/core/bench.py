@@ -1,0 +1,339 @@
+"""Plays programs on a Verilated core and notes where it differs from its models."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.isa import instructions as isa
+from evolute.hw.isa.instructions import BUFFERS, Instruction, instruction
+from evolute.hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
+from evolute.sim.golden.core import execute
+from evolute.sim.timing.core import BeatSteps, ProgramCycles, program_cycles
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.verif.core.programs import DATA_BYTES, long_program, random_program
+from evolute.verif.core.session import Event, Session
+from evolute.verif.engines.bit_serial import taken_steps
+
+MEMORY_BYTES = 2 * DATA_BYTES
+"""Programs lie in the lower half of memory, their data in the upper."""
+
+MOST_DIFFERENCES = 24
+"""Enough to see what is wrong."""
+
+LIMIT_CYCLES = 1 << 20
+"""More cycles than any program here takes."""
+
+
+def timings(core: CoreSpec) -> dict[str, MemoryTiming]:
+    """Memories with different bounds, by what is special about them."""
+    bus = core.bus_bytes
+    return {
+        "latency 1": MemoryTiming(1, bus),
+        "latency 20": MemoryTiming(20, bus, host_cycles=5),
+        "latency 200": MemoryTiming(200, bus, host_cycles=2),
+        "half rate": MemoryTiming(60, bus // 2),
+        "odd rate": MemoryTiming(33, max(1, bus // 3), host_cycles=17),
+        "fractional rate": MemoryTiming(11, Fraction(301 * bus, 600), host_cycles=4),
+        "refresh": MemoryTiming(60, bus, 97, 13, host_cycles=3),
+        "slow and refresh": MemoryTiming(7, bus - 3, 31, 30),
+    }
+
+
+def random_rate(core: CoreSpec, rng: np.random.Generator) -> MemoryTiming:
+    """A memory whose bytes per cycle are a fraction, between a sixteenth of what the core's port
+    takes and a little more than that, of small numbers or of such as only just fit; every other one
+    with a refresh."""
+    cycles = int(rng.integers(2, rng.choice([1000, 1 << 40])))
+    part = Fraction(int(rng.integers(cycles, 17 * cycles)), 16 * cycles)
+    interval = int(rng.integers(20, 200)) if rng.integers(2) else 0
+    return MemoryTiming(
+        latency_cycles=int(rng.integers(1, 80)),
+        bytes_per_cycle=part * core.bus_bytes,
+        refresh_interval_cycles=interval,
+        refresh_cycles=interval // 8,
+        host_cycles=int(rng.integers(1, 20)),
+    )
+
+
+def put(memory: NDArray[np.uint8], place: int, data: bytes | NDArray[np.uint8]) -> None:
+    """Write bytes into a memory's image."""
+    memory[place : place + len(data)] = np.frombuffer(data, np.uint8)
+
+
+class Enough(Exception):
+    """So much is wrong that looking on would only take time."""
+
+
+@dataclass
+class Tally:
+    """What has been seen so far."""
+
+    cases: int = 0
+    beats: int = 0
+    elements: int = 0
+    rtl_cycles: int = 0
+    model_cycles: int = 0
+    differences: list[str] = field(default_factory=list)
+    coverage: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the golden model says of a program: the memory after it, whose byte 0 is address 0, and
+    the steps of the weight beats that it saw, where they depend on weights."""
+
+    memory: NDArray[np.uint8]
+    beat_steps: BeatSteps | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """Instructions at bus address `address`, and the memory they find, which lies at `base`."""
+
+    core: CoreSpec
+    instructions: Sequence[Instruction]
+    address: int
+    image: NDArray[np.uint8]
+    base: int = 0
+    host: Callable[[int, NDArray[np.uint8]], None] | None = None
+    """Called in the n-th sync with the memory, which it may change."""
+
+    def __post_init__(self) -> None:
+        self._write(self.image, self.instructions)
+
+    def _write(self, memory: NDArray[np.uint8], instructions: Sequence[Instruction]) -> None:
+        put(memory, self.address - self.base, isa.to_bytes(instructions))
+
+    def expected(self) -> Expected:
+        """What the golden model makes of the program."""
+        memory, moved = self.image.copy(), [self._moved(each) for each in self.instructions]
+        self._write(memory, moved)
+        calls = iter(range(len(moved)))
+
+        def host() -> None:
+            if self.host is not None:
+                self.host(next(calls), memory)
+
+        steps: dict[int, NDArray[np.int64]] | None = None
+        if not self.core.engine.steps_are_fixed:
+            steps = {}
+
+        def watch(index: int, fields: Mapping[str, NDArray]) -> None:
+            if steps is not None:
+                steps[index] = taken_steps(fields)
+
+        execute(self.core, memory, self.address - self.base, len(moved), host, watch=watch)
+        self._write(memory, self.instructions)
+        return Expected(memory, steps)
+
+    def _moved(self, each: Instruction) -> Instruction:
+        names = [field.name for field in each.operation.fields]
+        if "memory" not in names:
+            return each
+        values = dict(zip(names, each.values, strict=True))
+        values["memory"] -= self.base
+        return instruction(each.operation.name, wait=each.wait, signal=each.signal, **values)
+
+    def writer(self, address: int) -> str:
+        """Which instruction was to write the byte at a bus address."""
+        for index in reversed(range(len(self.instructions))):
+            each = self.instructions[index]
+            if each.operation.name == "store":
+                offset = address - each["memory"]
+                if 0 <= offset < each["words"] * self.core.bus_bytes:
+                    sums = each["accumulator"] * self.core.scale_lanes + offset * 8 // RESULT_BITS
+                    return f"sum {sums} stored by instruction {index}"
+        return "stored by no instruction"
+
+
+class Bench:
+    """A built core, and what has been found out about it."""
+
+    def __init__(
+        self,
+        core: CoreSpec,
+        native: Path,
+        seed: int,
+        waves: Path | None,
+        plusargs: tuple[str, ...] = (),
+        most_differences: int = MOST_DIFFERENCES,
+    ):
+        self.core, self.native, self.seed, self.waves = core, native, seed, waves
+        self.plusargs, self.most_differences = plusargs, most_differences
+        self.tally = Tally()
+
+    @contextlib.contextmanager
+    def session(self, base: int = 0, waves: Path | None = None) -> Iterator[Session]:
+        """A core at power-on, with memory from bus address `base` on."""
+        timing = MemoryTiming(1, self.core.bus_bytes)
+        with Session(
+            self.native,
+            MEMORY_BYTES,
+            timing,
+            base=base,
+            seed=self.seed,
+            waves=waves,
+            plusargs=self.plusargs,
+        ) as session:
+            yield session
+            self.watch(session, "the end of a session")
+
+    def watch(self, session: Session, case: str) -> None:
+        """Note what the bus monitor has found since it was last asked."""
+        for violation in session.violations():
+            self.differ(case, violation)
+
+    def differ(self, case: str, what: str) -> None:
+        where = f"spec {self.core.digest} seed {self.seed} case {case!r}"
+        self.tally.differences.append(f"{where}: {what}")
+        if len(self.tally.differences) == self.most_differences:
+            raise Enough
+
+    def check(self, case: str, name: str, found: object, wanted: object) -> None:
+        """Note a difference unless both are equal."""
+        if found != wanted:
+            self.differ(case, f"{name} is {found!r}, must be {wanted!r}")
+
+    def random_program(
+        self, rng: np.random.Generator, base: int = 0, length: int | None = None
+    ) -> Program:
+        """A random program among random data."""
+        length = int(rng.integers(2, 60)) if length is None else length
+        program = random_program(self.core, rng, base + DATA_BYTES, length)
+        size = len(program) * isa.INSTRUCTION_BYTES
+        pages = (DATA_BYTES - size) // MEMORY_PAGE_BYTES
+        address = base + MEMORY_PAGE_BYTES * int(rng.integers(pages))
+        memory = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
+        return Program(self.core, program, address, memory, base)
+
+    def long_program(self, rng: np.random.Generator, length: int, boundary: int) -> Program:
+        """A long program that lies across a boundary of memory among random data; or whose data do,
+        for a negative boundary."""
+        base = abs(boundary) - DATA_BYTES // 2 - (DATA_BYTES if boundary < 0 else 0)
+        program = long_program(self.core, rng, base + DATA_BYTES, length)
+        size = len(program) * isa.INSTRUCTION_BYTES
+        before = size // 2 // MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES
+        address = boundary - before if boundary > 0 else base
+        memory = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
+        return Program(self.core, program, address, memory, base)
+
+    def play(
+        self,
+        session: Session,
+        case: str,
+        program: Program,
+        expected: Expected,
+        time: MemoryTiming | int,
+        starts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Run a program in exact time, or in random time of that seed, and compare.
+
+        `starts` are values that counters have been made to count on from.
+        """
+        tally = self.tally
+        tally.cases += 1
+        session.memory[:] = program.image
+        model = None
+        if isinstance(time, MemoryTiming):
+            session.set_timing(time)
+            model = program_cycles(
+                self.core, program.instructions, time, program.address, expected.beat_steps
+            )
+        else:
+            session.set_random(time)
+        raised, event = run(session, program)
+        self.watch(session, case)
+        tally.beats += event.read_beats + event.write_beats
+        tally.coverage.update(features(program.instructions))
+        if event.kind != "done":
+            if event.kind == "limit":
+                session.reset()
+            self.differ(case, f"{outcome(event)} in cycle {event.cycle}, must be done")
+            return
+        self._compare_memory(case, program, session.memory, expected.memory)
+        counters = {
+            name: (value - (starts or {}).get(name, 0)) % (1 << 64)
+            for name, value in session.counters().items()
+        }
+        self.check(case, "cycles counted", counters["cycles"], event.cycle)
+        self.check(case, "words read", counters["read_beats"], event.read_beats)
+        self.check(case, "words written", counters["write_beats"], event.write_beats)
+        if model is not None:
+            self._compare_cycles(case, model, raised, counters)
+
+    def _compare_memory(
+        self, case: str, program: Program, found: NDArray[np.uint8], expected: NDArray[np.uint8]
+    ) -> None:
+        for each in program.instructions:
+            if each.operation.name == "store":
+                self.tally.elements += each["words"] * self.core.bus_bits // RESULT_BITS
+        wrong = np.flatnonzero(found != expected)
+        if len(wrong):
+            at = int(wrong[0])
+            address = program.base + at
+            self.differ(
+                case,
+                f"byte {address:#x} is {found[at]}, golden says {expected[at]} "
+                f"({program.writer(address)}; {len(wrong)} bytes differ)",
+            )
+
+    def _compare_cycles(
+        self, case: str, model: ProgramCycles, raised: list[int], counters: dict[str, int]
+    ) -> None:
+        self.tally.rtl_cycles += counters["cycles"]
+        self.tally.model_cycles += model.cycles
+        for i, (sync, cycle) in enumerate(zip(model.syncs, raised, strict=True)):
+            if cycle != sync.raised_cycle:
+                self.differ(case, f"sync {i} is in cycle {cycle}, model says {sync.raised_cycle}")
+        for name, value in counters.items():
+            if value != getattr(model, name):
+                self.differ(case, f"{name} is {value}, model says {getattr(model, name)}")
+
+
+def run(session: Session, program: Program, limit: int = LIMIT_CYCLES) -> tuple[list[int], Event]:
+    """Run a program with its host to its end: the cycles of its syncs, and the last event."""
+    raised: list[int] = []
+    event = session.run(program.address, len(program.instructions), limit)
+    while event.kind == "sync":
+        if program.host is not None:
+            program.host(len(raised), session.memory)
+        raised.append(event.cycle)
+        event = session.resume(limit)
+    return raised, event
+
+
+def outcome(event: Event) -> str:
+    """An event in words."""
+    if event.fault is None:
+        return event.kind
+    return f"fault {event.fault.name} at instruction {event.index}"
+
+
+def features(program: Sequence[Instruction]) -> set[str]:
+    """What a program covers, in words."""
+    found = set()
+    for each in program:
+        name = each.operation.name
+        found.add(f"load {BUFFERS[each['buffer']]}" if name == "load" else name)
+        unit = each.operation.unit
+        if unit is not None:
+            found |= {f"{unit.name} to {sink.name}".lower() for sink in each.signal}
+        if name == "matmul":
+            facts = {
+                "several row tiles": each["row_tiles"] > 1,
+                "several groups": each["slices"] > each["group_slices"],
+                "last group shorter": each["slices"] % each["group_slices"] > 0,
+                f"mode {each['mode']}": True,
+                "accumulate": each["accumulate"],
+                "offset shift": each["offset_shift"],
+            }
+            found |= {fact for fact, holds in facts.items() if holds}
+    return found

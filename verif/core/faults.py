@@ -1,0 +1,608 @@
+"""What a core must refuse, and how: every fault, and which words are instructions at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+
+from evolute.hw.isa import instructions as isa
+from evolute.hw.isa.instructions import (
+    BUFFERS,
+    OPERATIONS,
+    DeadlockError,
+    Fault,
+    Instruction,
+    IsaError,
+    Unit,
+    instruction,
+)
+from evolute.hw.isa.registers import WATCHDOG_DEFAULT
+from evolute.hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
+from evolute.sim.timing.core import program_cycles
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.verif.core.bench import (
+    LIMIT_CYCLES,
+    MEMORY_BYTES,
+    Bench,
+    Expected,
+    Program,
+    outcome,
+    put,
+)
+from evolute.verif.core.session import DECERR, SLVERR, Session
+from evolute.verif.core.stand import stand
+
+PATIENCE = 300
+"""The watchdog's cycles where it is to stop a program."""
+
+
+def words_to_bytes(words: Sequence[int]) -> bytes:
+    """Instructions in binary as they lie in memory."""
+    return b"".join(word.to_bytes(isa.INSTRUCTION_BYTES, "little") for word in words)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A program that must come to a stop, and how; `index` is the instruction at fault.
+
+    `setup` prepares the session; `words` are the instructions in binary, and `count`, where given,
+    how many the register says. Of a program that lies where none can, nothing must be `fetched`.
+    Where time decides which instruction is at fault, it is known in exact time alone.
+    """
+
+    name: str
+    words: tuple[int, ...]
+    fault: Fault
+    index: int
+    address: int = MEMORY_PAGE_BYTES
+    setup: Callable[[Session], object] = lambda _: None
+    count: int | None = None
+    fetched: bool = True
+    exact_time: bool = False
+
+
+def plain(core: CoreSpec, name: str, **changes: int) -> Instruction:
+    """An instruction with the least in every field that the core runs, unless changed."""
+    mode, planes = next(iter(core.engine.modes.items()))
+    if name == "matmul":
+        changes = {"mode": mode, "planes": planes[0]} | changes
+    fields = OPERATIONS[name].fields
+    values = (changes.get(each.name, each.minimum) for each in fields)
+    return Instruction(OPERATIONS[name], tuple(values))
+
+
+def _encoded(core: CoreSpec, wanted: dict[str, tuple[str, dict[str, int]]]) -> dict[str, int]:
+    """Plain instructions with changes, as words, as far as the fields can hold the changes."""
+    found = {}
+    for title, (name, changes) in wanted.items():
+        with contextlib.suppress(IsaError):
+            found[title] = isa.encode(plain(core, name, **changes))
+    return found
+
+
+def illegal_words(core: CoreSpec) -> dict[str, int]:
+    """Words that are no instruction, or none that the core has room for."""
+    known = {each.opcode for each in OPERATIONS.values()}
+    found = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in known}
+    for name, operation in OPERATIONS.items():
+        word = isa.encode(plain(core, name))
+        found[f"{name}: a bit above"] = word | 1 << operation.bits
+        found[f"{name}: the top bit"] = word | 1 << isa.INSTRUCTION_BITS - 1
+        for unit in list(Unit) if operation.unit is None else [operation.unit]:
+            found[f"{name}: waits for {unit.name}"] = word | 1 << isa.WAIT_OFFSET + unit
+            found[f"{name}: signals {unit.name}"] = word | 1 << isa.SIGNAL_OFFSET + unit
+    last = (1 << core.address_bits) - core.bus_bytes
+    wanted: dict[str, tuple[str, dict[str, int]]] = {
+        "load: no such buffer": ("load", {"buffer": len(BUFFERS)}),
+        "load: past memory": ("load", {"memory": last, "words": 2}),
+        "store: past memory": ("store", {"memory": last, "words": 2}),
+        "matmul: past the sums": ("matmul", {"accumulator": core.accumulator_words}),
+        "store: past the sums": ("store", {"accumulator": core.accumulator_words}),
+        "matmul: group too long": ("matmul", {"group_slices": core.engine.group_slices + 1}),
+    }
+    modes = core.engine.modes
+    for mode in {max(modes) + 1, (1 << isa.MODE_BITS) - 1} - {1 << isa.MODE_BITS}:
+        if mode not in modes:
+            wanted[f"matmul: no mode {mode}"] = ("matmul", {"mode": mode})
+    for mode, planes in modes.items():
+        for count in {planes[0] - 1, planes[-1] + 1} & set(range(1, 9)):
+            wanted[f"matmul: {count} planes in mode {mode}"] = (
+                "matmul",
+                {"planes": count, "mode": mode},
+            )
+    if not core.engine.fills:
+        wanted["fill: nothing to fill"] = ("fill", {})
+    for fill in core.engine.fills:
+        whole = {"slices": fill.slices, "planes": fill.planes, "mode": fill.mode}
+        changes: dict[str, dict[str, int]] = {
+            "too long": {"slices": fill.slices + 1},
+            "too many planes": {"planes": fill.planes + 1},
+            "too few planes": {"planes": fill.planes - 1},
+            "not a fill's mode": {"mode": min(modes)},
+            "past weights": {"weight": core.weight_buffer.bus_words},
+        }
+        if core.weight_buffer.words_per_beat > 1:
+            changes["within weights"] = {"weight": 1}
+        for title, change in changes.items():
+            wanted[f"fill: {title}"] = ("fill", whole | change)
+    for i, buffer in enumerate(core.buffers):
+        past = {"buffer": i, "address": buffer.bus_words - 1, "words": 2}
+        wanted[f"load: past {buffer.name}s"] = ("load", past)
+        wanted[f"matmul: past {buffer.name}s"] = ("matmul", {buffer.name: buffer.bus_words})
+        if buffer.words_per_beat > 1:
+            wanted[f"matmul: within {buffer.name}s"] = ("matmul", {buffer.name: 1})
+    return found | _encoded(core, wanted)
+
+
+def overrunning_words(core: CoreSpec) -> dict[str, int]:
+    """Multiplications and stores that run past the end of a buffer or a bank of sums."""
+    wanted: dict[str, tuple[str, dict[str, int]]] = {}
+    for buffer in core.buffers:
+        last = buffer.bus_words - buffer.words_per_beat
+        counts = {"slices": buffer.beats_per_word + 1, "group_slices": 1}
+        wanted[f"matmul: overruns {buffer.name}s"] = ("matmul", counts | {buffer.name: last})
+    weights = core.weight_buffer
+    for fill in core.engine.fills:
+        last = weights.bus_words - weights.words_per_beat
+        if fill.slices * fill.planes > weights.beats_per_word:
+            counts = {"slices": fill.slices, "planes": fill.planes, "mode": fill.mode}
+            wanted["fill: overruns weights"] = ("fill", counts | {"weight": last})
+    words = 2 * core.scale_lanes * RESULT_BITS // core.bus_bits + 1
+    for title, accumulator in (("a bank", core.bank_words - 1), ("sums", 2 * core.bank_words - 1)):
+        rows, span = {"row_tiles": 2}, {"words": words}
+        wanted[f"matmul: overruns {title}"] = ("matmul", rows | {"accumulator": accumulator})
+        wanted[f"store: overruns {title}"] = ("store", span | {"accumulator": accumulator})
+    return _encoded(core, wanted)
+
+
+def static_fault(core: CoreSpec, word: int) -> Fault | None:
+    """What the dispatcher must say to a word: all rules but those on how far a loop runs."""
+    try:
+        each = isa.decode(word)
+    except IsaError:
+        return Fault.ILLEGAL
+    name, holds = each.operation.name, []
+    if name in ("load", "store"):
+        end = each["memory"] // core.bus_bytes + each["words"]
+        holds.append(end * core.bus_bytes <= 1 << core.address_bits)
+    if name in ("matmul", "store"):
+        holds.append(each["accumulator"] < core.accumulator_words)
+    if name == "load":
+        words = [buffer.bus_words for buffer in core.buffers]
+        room = dict(enumerate(words)).get(each["buffer"], 0)
+        holds.append(each["address"] + each["words"] <= room)
+    if name == "matmul":
+        holds.append(each["planes"] in core.engine.modes.get(each["mode"], ()))
+        holds.append(each["group_slices"] <= core.engine.group_slices)
+        for buffer in core.buffers:
+            address = each[buffer.name]
+            holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
+    if name == "fill":
+        fills = {fill.mode: fill for fill in core.engine.fills}
+        fill = fills.get(each["mode"])
+        holds.append(fill is not None and each["slices"] <= fill.slices)
+        holds.append(fill is not None and each["planes"] == fill.planes)
+        buffer, address = core.weight_buffer, each["weight"]
+        holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
+    if not all(holds):
+        return Fault.ILLEGAL
+    if name in ("load", "store") and each["memory"] % core.bus_bytes:
+        return Fault.MISALIGNED
+    return None
+
+
+def _random_word(core: CoreSpec, rng: np.random.Generator) -> int:
+    """Bits at random, or an instruction near the limits of the core, some with a bit flipped."""
+    if rng.random() < 0.1:
+        return int.from_bytes(rng.bytes(isa.INSTRUCTION_BYTES), "little")
+    operation = list(OPERATIONS.values())[rng.integers(len(OPERATIONS))]
+    limits = [buffer.bus_words for buffer in core.buffers] + [
+        core.accumulator_words,
+        core.engine.weight_bits,
+        core.engine.group_slices,
+        1 << core.address_bits,
+    ]
+    word = operation.opcode
+    if rng.random() < 0.3:
+        word |= int(rng.integers(64)) << isa.WAIT_OFFSET
+    for each in operation.fields:
+        limit = limits[rng.integers(len(limits))]
+        value = [
+            int(rng.integers(1 << each.bits)),
+            limit - int(rng.integers(4)),
+            (limit - int(rng.integers(1, 4)) * core.bus_bytes) & -core.bus_bytes,
+            int(rng.integers(8)),
+            0,
+        ][rng.choice(5, p=(0.15, 0.15, 0.15, 0.15, 0.4))]
+        word |= (max(0, value) & (1 << each.bits) - 1) << operation.offsets[each.name]
+    if rng.random() < 0.2:
+        word ^= 1 << int(rng.integers(isa.INSTRUCTION_BITS))
+    return word
+
+
+def check_words(bench: Bench, rng: np.random.Generator) -> None:
+    """Random words: the dispatcher accepts what `hw.isa.instructions` accepts, and nothing else."""
+    core, address = bench.core, MEMORY_PAGE_BYTES
+    with bench.session() as session:
+        for _ in range(400):
+            word = _random_word(core, rng)
+            put(session.memory, address, words_to_bytes([word]))
+            event = session.run(address, 1, LIMIT_CYCLES)
+            while event.kind == "sync":
+                event = session.resume(LIMIT_CYCLES)
+            fault = static_fault(core, word)
+            wanted = (Fault.NO_HALT, 1) if fault is None else (fault, 0)
+            if word == isa.encode(plain(core, "halt")):
+                wanted = (None, 0)
+            bench.check(f"word {word:#034x}", "outcome", (event.fault, event.index), wanted)
+            bench.tally.cases += 1
+            bench.tally.coverage["random word accepted" if fault is None else "refused"] += 1
+
+
+def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
+    """Every fault, most of them in the middle of a random program."""
+    core = bench.core
+
+    def words(program: Sequence[Instruction]) -> tuple[int, ...]:
+        return tuple(isa.encode(each) for each in program)
+
+    def within(name: str, word: int, fault: Fault) -> Wrong:
+        program = words(bench.random_program(rng, length=20).instructions)
+        index = int(rng.integers(len(program)))
+        return Wrong(name, (*program[:index], word, *program[index:]), fault, index)
+
+    for name, word in illegal_words(core).items():
+        yield within(name, word, Fault.ILLEGAL)
+    for name, word in overrunning_words(core).items():
+        yield within(name, word, Fault.BOUNDS)
+    for name in ("load", "store"):
+        crooked = plain(core, name, memory=int(rng.integers(1, core.bus_bytes)))
+        yield within(f"{name}: misaligned", isa.encode(crooked), Fault.MISALIGNED)
+
+    some = words(bench.random_program(rng).instructions)
+    for offset in (isa.INSTRUCTION_BYTES, MEMORY_PAGE_BYTES // 2, 1 << core.address_bits):
+        title = f"program at {offset:#x}"
+        yield Wrong(title, some, Fault.MISALIGNED, 0, address=offset, fetched=False)
+    for pages in (1, 16):
+        start = (1 << core.address_bits) - pages * MEMORY_PAGE_BYTES
+        count = pages * MEMORY_PAGE_BYTES // isa.INSTRUCTION_BYTES + 1
+        title = f"{count} instructions at {start:#x}"
+        outside = Wrong(title, (), Fault.MISALIGNED, 0, start, count=count, fetched=False)
+        yield outside
+        # The longest that would fit is fetched; no memory lies there.
+        title = f"{count - 1} instructions at {start:#x}"
+        yield Wrong(title, (), Fault.READ, 0, start, count=count - 1)
+    longest = (1 << isa.INDEX_BITS) - 1
+    start = (1 << core.address_bits) - MEMORY_PAGE_BYTES
+    title = f"{longest} instructions at {start:#x}"
+    yield Wrong(title, (), Fault.MISALIGNED, 0, start, count=longest, fetched=False)
+    yield Wrong("no halt", some[:-1], Fault.NO_HALT, len(some) - 1)
+    yield Wrong("no instruction", (), Fault.NO_HALT, 0)
+
+    for name, fault in (("load", Fault.READ), ("store", Fault.WRITE)):
+        for response in (SLVERR, DECERR):
+            program: Sequence[Instruction] = ()
+            while not any(each.operation.name == name for each in program):
+                program = bench.random_program(rng).instructions
+            yield _trapped(core, rng, program, name, fault, response)
+    for at in {0, len(some) // 2, len(some) - 1}:
+        yield _untold(core, some, at)
+    yield from _too_many_tokens(core)
+
+    def guarded(session: Session) -> None:
+        session.set("watchdog", PATIENCE)
+
+    for _ in range(4):
+        yield _silent(bench, rng)
+    for _ in range(4):
+        stuck, index = _stuck(bench, rng)
+        yield Wrong("a wait for ever", words(stuck), Fault.WATCHDOG, index, setup=guarded)
+    for name, source in (("matmul", Unit.LOAD), ("store", Unit.COMPUTE), ("sync", Unit.STORE)):
+        waits = isa.encode(plain(core, name)) | 1 << isa.WAIT_OFFSET + source
+        waiting = (waits, isa.encode(plain(core, "halt")))
+        title = f"{name} waits for ever"
+        yield Wrong(title, waiting, Fault.WATCHDOG, 0, setup=guarded)
+
+
+def _untold(core: CoreSpec, program: tuple[int, ...], index: int) -> Wrong:
+    """A program of which one instruction's word of memory is answered with an error: the first
+    instruction in that word is at fault."""
+    at = MEMORY_PAGE_BYTES + isa.INSTRUCTION_BYTES * index
+    first = (at - at % core.bus_bytes - MEMORY_PAGE_BYTES) // isa.INSTRUCTION_BYTES
+    return Wrong(
+        f"fetch of {index} answered with an error",
+        program,
+        Fault.READ,
+        first,
+        setup=lambda session: session.trap(at, at + 1, write=False, response=SLVERR),
+    )
+
+
+def _too_many_tokens(core: CoreSpec) -> Iterator[Wrong]:
+    """From every unit, to each of the others, one token more than can be counted."""
+
+    def word(name: str, waits: int = 0, gives: int = 0) -> int:
+        header = waits << isa.WAIT_OFFSET | gives << isa.SIGNAL_OFFSET
+        return isa.encode(plain(core, name)) | header
+
+    for unit, taker in permutations(Unit, 2):
+        name = _PLAIN[unit]
+        (other,) = set(Unit) - {unit, taker}
+        many = [word(name, gives=1 << taker)] * core.token_limit
+        endings = {name: [word(name, gives=1 << taker)]}
+        if unit is Unit.LOAD:
+            # A sync must not overtake what is still being loaded.
+            there = {Unit.COMPUTE: "matmul", Unit.STORE: "store"}[other]
+            endings["sync"] = [
+                word("load", gives=1 << other),
+                word(there, waits=1 << unit, gives=1 << unit),
+                word("sync", waits=1 << other, gives=1 << taker),
+            ]
+        for title, ending in endings.items():
+            program = (*many, *ending, word("halt"))
+            index = len(program) - 2
+            name = f"too many tokens of {title} to {taker.name}"
+            yield Wrong(name, program, Fault.TOKENS, index)
+
+
+def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], int]:
+    """A random program with a wait that nobody ends, and the instruction that it stops at."""
+    core, timing = bench.core, MemoryTiming(20, bench.core.bus_bytes)
+    while True:
+        drawn = bench.random_program(rng, length=30)
+        program = list(drawn.instructions)
+        index = int(rng.integers(len(program)))
+        unit = program[index].operation.unit
+        if unit is None:
+            continue
+        source = rng.choice([each for each in Unit if each is not unit])
+        waits = program[index].wait | {Unit(source)}
+        program[index] = replace(program[index], wait=waits)
+        steps = None if core.engine.steps_are_fixed else drawn.expected().beat_steps
+        try:
+            program_cycles(core, program, timing, MEMORY_PAGE_BYTES, steps)
+        except DeadlockError:
+            return program, stand(core, program, timing, steps)[1]
+        except IsaError:
+            pass
+
+
+def _silent(bench: Bench, rng: np.random.Generator) -> Wrong:
+    """A program whose memory falls silent, until the watchdog has stopped it."""
+    core = bench.core
+    timing = MemoryTiming(20, core.bus_bytes)
+    while True:
+        program = bench.random_program(rng, length=60)
+        # The cycle in which the host resumes would count.
+        if all(each.operation.name != "sync" for each in program.instructions):
+            break
+    first = int(rng.integers(1, 200))
+    steps = program.expected().beat_steps
+    last, index = stand(core, program.instructions, timing, steps, first)
+
+    def setup(session: Session) -> None:
+        session.memory[:] = program.image
+        session.set("watchdog", PATIENCE)
+        session.silence(first, last + 2 * PATIENCE)
+
+    encoded = tuple(isa.encode(each) for each in program.instructions)
+    return Wrong(
+        "silent memory",
+        encoded,
+        Fault.WATCHDOG,
+        index,
+        address=program.address,
+        setup=setup,
+        exact_time=True,
+    )
+
+
+def _trapped(
+    core: CoreSpec,
+    rng: np.random.Generator,
+    program: Sequence[Instruction],
+    name: str,
+    fault: Fault,
+    response: int,
+) -> Wrong:
+    """A program with a word of one load's or store's memory answered with an error."""
+    touching = [each for each in program if each.operation.name == name]
+    chosen = touching[rng.integers(len(touching))]
+    at = chosen["memory"] + core.bus_bytes * int(rng.integers(chosen["words"]))
+
+    def touches(each: Instruction) -> bool:
+        same = each.operation.name == name
+        return same and 0 <= at - each["memory"] < each["words"] * core.bus_bytes
+
+    return Wrong(
+        f"{name} answered with {response}",
+        tuple(isa.encode(each) for each in program),
+        fault,
+        next(i for i, each in enumerate(program) if touches(each)),
+        setup=lambda session: session.trap(at, at + 1, write=name == "store", response=response),
+    )
+
+
+_PLAIN = {Unit.LOAD: "load", Unit.COMPUTE: "matmul", Unit.STORE: "store"}
+"""An instruction of each unit that always runs."""
+
+
+def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instruction]:
+    """A program in which so many tokens wait between two units before the first is taken."""
+
+    def each(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
+        return replace(plain(core, _PLAIN[unit]), wait=frozenset(wait), signal=frozenset(signal))
+
+    # The third unit lets the taker begin once the giver's last instruction is complete.
+    (third,) = set(Unit) - {giver, taker}
+    return [
+        *[each(giver, signal=[taker])] * (count - 1),
+        each(giver, signal=[taker, third]),
+        each(third, wait=[giver], signal=[taker]),
+        each(taker, wait=[giver, third]),
+        *[each(taker, wait=[giver])] * (count - 1),
+        plain(core, "halt"),
+    ]
+
+
+def check_tokens(bench: Bench, _: np.random.Generator) -> None:
+    """As many tokens as can be counted pass between every two units, and are all taken again; one
+    more is a fault, as `check_faults` sees."""
+    core = bench.core
+    with bench.session() as session:
+        for giver, taker in permutations(Unit, 2):
+            program = _tokens(core, giver, taker, core.token_limit)
+            put(session.memory, MEMORY_PAGE_BYTES, isa.to_bytes(program))
+            event = session.run(MEMORY_PAGE_BYTES, len(program), LIMIT_CYCLES)
+            case = f"all tokens {giver.name} to {taker.name}"
+            bench.check(case, "outcome", outcome(event), "done")
+            if event.kind == "limit":
+                session.reset()
+            bench.tally.cases += 1
+            bench.tally.coverage["all tokens"] += 1
+
+
+def check_faults(bench: Bench, rng: np.random.Generator) -> None:
+    """Every fault is reported as what it is, leaves the bus clean, and the next program runs."""
+    timing = MemoryTiming(20, bench.core.bus_bytes)
+    good = bench.random_program(rng)
+    expected = good.expected()
+    at_once = max(1, bench.core.bus_bits // isa.INSTRUCTION_BITS)
+    with bench.session() as session:
+        for seed, wrong in enumerate(_wrongs(bench, rng)):
+            session.set_timing(timing)
+            _check_fault(bench, session, wrong, wrong.name, rng)
+            bench.play(session, f"after {wrong.name}", good, expected, timing)
+            if not wrong.exact_time:
+                session.set_random(seed)
+                _check_fault(bench, session, wrong, f"{wrong.name} random", rng)
+                bench.play(session, f"after {wrong.name} random", good, expected, seed)
+            if wrong.fetched and wrong.count is None:
+                memory = (1 << bench.core.address_bits) - wrong.address
+                most = min(memory // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS) - len(wrong.words)
+                for _ in range(_LATE.get(wrong.fault, 1)):
+                    late = int(rng.integers(most)) // at_once * at_once
+                    _check_fault(bench, session, wrong, f"{wrong.name} late", rng, late)
+                    bench.tally.coverage["fault late in a program"] += 1
+        _check_places(bench, session)
+        _check_patience(bench, session, good, expected)
+
+
+_LATE: dict[Fault, int] = dict.fromkeys(
+    (Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 4
+)
+"""How often a fault whose instruction waits in a queue is looked for late in a program, so that
+every bit of its index is seen there as 0 and as 1."""
+
+
+def _check_places(bench: Bench, session: Session) -> None:
+    """No program is fetched that does not lie where programs may: each bit of its address that
+    must be 0 is 1, or it goes past the last address, by one instruction from each power of two
+    before that, or by each power of two of instructions."""
+    bits = bench.core.address_bits
+    page_bits, page = (MEMORY_PAGE_BYTES - 1).bit_length(), MEMORY_PAGE_BYTES
+    places = [(1 << bit, 1) for bit in (*range(page_bits), *range(bits, 64))]
+    fitting = [(1 << bit, 1) for bit in range(page_bits, bits + 1)]
+    fitting += [(page, 1 << bit) for bit in range(isa.INDEX_BITS)]
+    for size, more in fitting:
+        count = size // isa.INSTRUCTION_BYTES + more
+        if count < 1 << isa.INDEX_BITS:
+            places.append(((1 << bits) - size, count))
+    session.set_timing(MemoryTiming(20, bench.core.bus_bytes))
+    for address, count in places:
+        event = session.run(address, count, LIMIT_CYCLES)
+        if event.kind == "limit":
+            session.reset()
+        case = f"{count} instructions at {address:#x}"
+        found = (event.fault, event.index, event.read_beats)
+        bench.check(case, "fault, index and words read", found, (Fault.MISALIGNED, 0, 0))
+        bench.tally.cases += 1
+    bench.watch(session, "programs out of place")
+
+
+def _check_fault(
+    bench: Bench,
+    session: Session,
+    wrong: Wrong,
+    case: str,
+    rng: np.random.Generator,
+    before: int = 0,
+) -> None:
+    """`before` instructions count as dispatched before those that there are."""
+    session.memory[:] = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
+    # What lies beyond the memory's end lies nowhere, but must not be read either.
+    put(session.memory, wrong.address % MEMORY_BYTES, words_to_bytes(wrong.words))
+    wrong.setup(session)
+    at_error = bool(rng.random() < 0.5)
+    session.advance("index", before)
+    session.advance("words", before * isa.INSTRUCTION_BITS // bench.core.bus_bits)
+    count = before + (len(wrong.words) if wrong.count is None else wrong.count)
+    event = session.run(wrong.address, count, LIMIT_CYCLES, stop_at_error=at_error)
+    while event.kind == "sync":
+        event = session.resume(LIMIT_CYCLES)
+    if session.busy:
+        session.wait(LIMIT_CYCLES)
+    bench.watch(session, case)
+    bench.check(case, "busy", session.busy, False)
+    bench.check(case, "fault", event.fault, wrong.fault)
+    bench.check(case, "index", event.index, wrong.index + before)
+    if not wrong.fetched:
+        bench.check(case, "words read", session.get("read_beats_low"), 0)
+        bench.check(case, "words that crossed the bus", event.read_beats, 0)
+    session.calm()
+    session.set("watchdog", WATCHDOG_DEFAULT)
+    bench.tally.cases += 1
+    bench.tally.coverage[f"fault {wrong.fault.name}"] += 1
+
+
+def _check_long_patience(bench: Bench, session: Session) -> None:
+    """The watchdog waits as long as it is told, with every carry of its count."""
+    words = [instruction("sync", wait=[Unit.STORE]), plain(bench.core, "halt")]
+    Program(bench.core, words, 0, session.memory)
+    session.set("watchdog", PATIENCE)
+    stop = session.run(0, len(words), LIMIT_CYCLES).cycle
+    for bit in range(9, 32):
+        case = f"watchdog of {(1 << bit) + PATIENCE // 2}"
+        session.set("watchdog", (1 << bit) + PATIENCE // 2)
+        session.run(0, len(words), stop - PATIENCE // 2)
+        session.advance("still", (1 << bit) - PATIENCE // 2)
+        event = session.wait(LIMIT_CYCLES)
+        bench.check(case, "fault", event.fault, Fault.WATCHDOG)
+        bench.check(case, "cycle", event.cycle, stop)
+        if event.kind == "limit":
+            session.reset()
+        bench.tally.cases += 1
+
+
+def _check_patience(bench: Bench, session: Session, good: Program, expected: Expected) -> None:
+    """What the watchdog must let pass, and a bus that never answers again."""
+    core, case = bench.core, "watchdog"
+    session.set("watchdog", PATIENCE)
+    program = [plain(core, "sync"), plain(core, "halt")]
+    image_ = np.zeros(MEMORY_BYTES, np.uint8)
+    called = Program(core, program, 0, image_)
+    slow_host = MemoryTiming(20, core.bus_bytes, host_cycles=2000)
+    bench.play(session, "a host slower than the watchdog", called, called.expected(), slow_host)
+    bench.play(session, "good under watchdog", good, expected, MemoryTiming(200, core.bus_bytes))
+
+    _check_long_patience(bench, session)
+    session.set("watchdog", 0)
+    waits = instruction("sync", wait=[Unit.STORE])
+    Program(core, [waits, plain(core, "halt")], 0, session.memory)
+    event = session.run(0, 2, 100_000)
+    bench.check(case, "outcome with the watchdog off", event.kind, "limit")
+    session.reset()
+    bench.play(session, "after a reset", good, expected, slow_host)
+
+    session.set("watchdog", PATIENCE)
+    session.silence(20)
+    event = session.run(good.address, len(good.instructions), LIMIT_CYCLES, stop_at_error=True)
+    bench.check(case, "fault of a dead memory", event.fault, Fault.WATCHDOG)
+    bench.check(case, "busy before a dead memory", session.busy, True)
+    session.reset()
+    session.calm()
+    bench.play(session, "after a dead memory", good, expected, slow_host)

@@ -1,0 +1,305 @@
+"""Compares a core's RTL with its golden model, word by word of memory, and with the cycle model.
+
+Everything runs on the Verilated core of `verif.core.session`, whose bus monitor is always on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.spec import Engine
+from evolute.hw.spec.core import CoreSpec
+from evolute.sim.golden.align import integers
+from evolute.sim.timing.core import BeatSteps, program_cycles
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.workload.linear import Linear
+from evolute.sw.deploy.build import compile_stages
+from evolute.sw.deploy.on_core import golden_result
+from evolute.sw.deploy.pack import layer_steps
+from evolute.sw.deploy.placement import PlaceError, images, stage
+from evolute.sw.tensors.rescale import ScaledTensor, golden_weights
+from evolute.sw.tensors.tensor import met
+from evolute.verif.core import session as core_session
+from evolute.verif.core.bench import (
+    MEMORY_BYTES,
+    MOST_DIFFERENCES,
+    Bench,
+    Enough,
+    Program,
+    put,
+    random_rate,
+    run,
+    timings,
+)
+from evolute.verif.core.faults import check_faults, check_tokens, check_words
+from evolute.verif.core.registers import check_counts, check_registers
+from evolute.verif.core.sweep import check_orders
+from evolute.verif.harness.differences import SUMS, wrong_values
+from evolute.verif.harness.driver import random_weights
+from evolute.verif.harness.simulators import SimulatorError
+from evolute.verif.harness.vectors import Shape, random_activations, random_exponents
+from evolute.verif.harness.verify import Report
+
+SIMULATOR = "verilator"
+"""The one simulator that runs whole cores."""
+
+
+def check_programs(bench: Bench, rng: np.random.Generator) -> None:
+    """Random programs at both ends of the address space, in exact and in random time."""
+    top = (1 << bench.core.address_bits) - MEMORY_BYTES
+    known = list(timings(bench.core).items())
+    for base in (0, top):
+        with bench.session(base) as session:
+            for i in range(16):
+                program = bench.random_program(rng, base, length=500 if i == 0 else None)
+                expected = program.expected()
+                for j in range(3):
+                    name, timing = known[(3 * i + j) % len(known)]
+                    bench.tally.coverage[name] += 1
+                    bench.play(session, f"program {i} {name}", program, expected, timing)
+                timing = random_rate(bench.core, rng)
+                bench.tally.coverage["random rate"] += 1
+                name = f"program {i} at {timing.bytes_per_cycle} bytes per cycle"
+                bench.play(session, name, program, expected, timing)
+                bench.tally.coverage["random time"] += 1
+                bench.play(session, f"program {i} random", program, expected, i)
+
+
+def check_long(bench: Bench, rng: np.random.Generator) -> None:
+    """Long programs of long loops; they, or their data, lie across boundaries of memory: of 64 KiB,
+    of 1 MiB, and half the address space, where every bit of an address changes."""
+    middle = 1 << bench.core.address_bits - 1
+    timing = MemoryTiming(20, bench.core.bus_bytes)
+    for boundary in dict.fromkeys((1 << 20, -(1 << 20), middle, -middle)):
+        if abs(boundary) < MEMORY_BYTES:
+            continue
+        program = bench.long_program(rng, 1100 if abs(boundary) == middle else 60, boundary)
+        expected = program.expected()
+        with bench.session(program.base) as session:
+            bench.play(session, f"long across {boundary:#x}", program, expected, timing)
+            bench.play(session, f"long across {boundary:#x} random", program, expected, 1)
+        bench.tally.coverage["long loops"] += 1
+        if len(program.instructions) > 1024:
+            bench.tally.coverage["more than 1,024 instructions"] += 1
+
+
+def check_compiled(bench: Bench, rng: np.random.Generator) -> None:
+    """Random layers, compiled, in one program of several stages with a host between them."""
+    core = bench.core
+    known = list(timings(core).values())
+    for i in range(6):
+        rows = int(rng.integers(1, 3 * core.engine.m + 2)) if i else 1
+        try:
+            program, wanted, steps = _compiled(bench, rng, rows)
+        except PlaceError:  # a core too small for this layer
+            bench.tally.coverage["refused by the compiler"] += 1
+            continue
+        expected = program.expected()
+        case = f"compiled {i}"
+        for index, found in (expected.beat_steps or {}).items():
+            predicted = [] if steps is None else steps[index].tolist()
+            bench.check(case, f"steps of matmul {index}", found.tolist(), predicted)
+            bench.tally.coverage["steps of weights"] += 1
+        with bench.session(waves=None if i else bench.waves) as session:
+            bench.play(session, case, program, expected, known[i % len(known)])
+            _compare_results(bench, case, wanted, session.memory)
+            bench.play(session, f"{case} random", program, expected, i)
+        bench.tally.coverage["compiled stages"] += len(wanted)
+
+
+def _random_layer(
+    core: CoreSpec, rng: np.random.Generator, name: str, k: int, group: int
+) -> tuple[Linear, ScaledTensor]:
+    """A layer of random codes, scales and offsets whose sums the core can hold."""
+    engine = core.engine
+    codes = engine.formats[rng.integers(len(engine.formats))]
+    n, groups = int(rng.integers(1, 3 * engine.n)), -(-k // group)
+    half = 1 << core.offset_bits - 1
+    tensor = ScaledTensor(
+        format=codes,
+        coding=engine.coding_of(codes),
+        group=group,
+        scale=rng.integers(0, 1 << core.scale_bits, (n, groups)).astype(np.uint16),
+        offset=rng.integers(1 - half, half, (n, groups)).astype(np.int16),
+        offset_shift=int(rng.integers(16)),
+        unit=np.ones(n, np.float32),
+        **random_weights(engine, codes, Shape(1, n, k, group), rng),
+    )
+    while tensor.offset_shift and tensor.largest_sum(engine.activations) >> core.sum_bits - 1:
+        tensor = replace(tensor, offset_shift=tensor.offset_shift - 1)
+    if tensor.largest_sum(engine.activations) >> core.sum_bits - 1:
+        tensor = replace(tensor, scale=tensor.scale & 1, offset=tensor.offset & 0)
+    return Linear(name, n, k, codes, group, group_bits=0), tensor
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a stage must leave in memory, by layer, and how to find it there."""
+
+    results: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.int64]]]
+    sums: dict[str, NDArray]
+
+
+def _compiled(
+    bench: Bench, rng: np.random.Generator, rows: int
+) -> tuple[Program, list[_Wanted], BeatSteps | None]:
+    """Two stages of one to three layers, packed and compiled, with random inputs; and the steps of
+    their weights, where they depend on those."""
+    core, engine = bench.core, bench.core.engine
+    memory = np.zeros(MEMORY_BYTES, np.uint8)
+    stages, tensors, place = [], {}, 0
+    for number in range(2):
+        group = int(
+            rng.choice([engine.group_size, int(rng.integers(1, 2 * engine.group_size + 1))])
+        )
+        k = int(rng.integers(1, 4 * engine.slice_k * min(8, engine.group_slices) + 1))
+        layers = [
+            _random_layer(core, rng, f"{number}.{i}", k, min(group, k))
+            for i in range(int(rng.integers(1, 4)))
+        ]
+        found = {linear.name: tensor for linear, tensor in layers}
+        shifts = {name: tensor.offset_shift for name, tensor in found.items()}
+        placed = stage(core, f"stage {number}", [linear for linear, _ in layers], place, shifts)
+        for address, data in images(core, placed, found):
+            put(memory, address, data)
+        place = placed.end
+        stages.append(placed)
+        tensors |= found
+    compiled = compile_stages(core, stages, rows, place)
+    inputs, wanted = [], []
+    for batch in compiled.batches:
+        linears = [layer.linear for layer in batch.stage.layers]
+        x = random_activations(rng, engine.activations, (rows, linears[0].k))
+        exponent = random_exponents(rng, engine.activations, x, linears[0].k)
+        shared = None if exponent is None else exponent[:, 0]
+        inputs.append((batch.input_address, batch.pack_input(x, shared)))
+        x = integers(x, exponent, engine.activations)
+        sums = {each.name: _sums(engine, tensors[each.name], x) for each in linears}
+        wanted.append(_Wanted(batch.unpack_results, sums))
+
+    put(memory, *inputs[0])
+    program = Program(
+        core,
+        compiled.instructions,
+        compiled.address,
+        memory,
+        host=lambda sync, where: put(where, *inputs[sync + 1]),
+    )
+    steps = None
+    if not engine.steps_are_fixed:
+        steps = compiled.beat_steps(
+            {name: layer_steps(engine, tensor) for name, tensor in tensors.items()}
+        )
+    return program, wanted, steps
+
+
+def _sums(
+    engine: Engine, tensor: ScaledTensor, x: NDArray[np.int64]
+) -> NDArray[np.int64] | NDArray[np.float64]:
+    """A layer's results: plain products, or what golden says where an engine's sums are inexact."""
+    if not engine.exact:
+        return golden_result(engine, tensor, golden_weights(engine, tensor), x)
+    meets = met(x, tensor.group, tensor.centroids).astype(np.float64)
+    return meets @ tensor.integers(slice(None)).T
+
+
+def _compare_results(
+    bench: Bench, case: str, wanted: Sequence[_Wanted], memory: NDArray[np.uint8]
+) -> None:
+    """Every stage's results against plain products, exact in float64 below 2^53."""
+    for each in wanted:
+        found = each.results(memory)
+        for name, sums in each.sums.items():
+            if np.abs(sums).max() < 1 << 53:
+                for wrong in wrong_values(f"layer {name}:", found[name], sums, SUMS):
+                    bench.differ(case, wrong)
+
+
+def check_resets(bench: Bench, rng: np.random.Generator) -> None:
+    """A reset in mid-flight, then a whole run."""
+    timing = MemoryTiming(20, bench.core.bus_bytes)
+    with bench.session() as session:
+        for i in range(12):
+            program = bench.random_program(rng)
+            expected = program.expected()
+            cycles = program_cycles(
+                bench.core, program.instructions, timing, program.address, expected.beat_steps
+            )
+            session.memory[:] = program.image
+            session.set_timing(timing)
+            if i % 3 == 0:
+                session.set_random(i)
+            run(session, program, limit=int(rng.integers(1, cycles.cycles)))
+            session.reset(int(rng.integers(1, 4)))
+            bench.check(f"reset {i}", "busy after a reset", session.busy, False)
+            bench.check(f"reset {i}", "status after a reset", session.get("status"), 0)
+            bench.tally.coverage["reset in mid-flight"] += 1
+            bench.play(session, f"reset {i}", program, expected, timing)
+
+
+KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
+    "programs": check_programs,
+    "compiled": check_compiled,
+    "long": check_long,
+    "resets": check_resets,
+    "tokens": check_tokens,
+    "faults": check_faults,
+    "words": check_words,
+    "registers": check_registers,
+    "counts": check_counts,
+    "orders": check_orders,
+}
+"""Everything that is checked."""
+
+
+def verify(
+    core: CoreSpec,
+    *,
+    seed: int,
+    name: str = "",
+    simulator: str = SIMULATOR,
+    kinds: Collection[str] = tuple(KINDS),
+    waves: Path | None = None,
+    verilog: str | None = None,
+    plusargs: tuple[str, ...] = (),
+    most_differences: int = MOST_DIFFERENCES,
+) -> Report:
+    """Play everything on the core's RTL and compare every word of memory and every counter.
+
+    `kinds` picks from `KINDS`; `waves` takes a VCD of a compiled program; `verilog` replaces the
+    RTL, for a check of this check, and `plusargs` are the simulator's. Ends once it has found
+    `most_differences`. Raises `SimulatorError` when the simulator is absent or breaks down.
+    """
+    if simulator != SIMULATOR:
+        raise SimulatorError(f"simulator {simulator}: cores run on {SIMULATOR} alone")
+    started = time.perf_counter()
+    native = core_session.build(core, waves=waves is not None, verilog=verilog)
+    built = time.perf_counter()
+    bench = Bench(core, native, seed, waves, plusargs, most_differences)
+    with contextlib.suppress(Enough):
+        for i, (kind, play) in enumerate(KINDS.items()):
+            if kind in kinds:
+                play(bench, np.random.default_rng((seed, i)))
+    tally = bench.tally
+    return Report(
+        name=name,
+        spec=core,
+        simulator=simulator,
+        seed=seed,
+        cases=tally.cases,
+        transactions=tally.beats,
+        elements=tally.elements,
+        rtl_cycles=tally.rtl_cycles,
+        model_cycles=tally.model_cycles,
+        differences=tuple(tally.differences),
+        coverage=dict(sorted(tally.coverage.items())),
+        build_seconds=round(built - started, 3),
+        run_seconds=round(time.perf_counter() - built, 3),
+    )

@@ -1,0 +1,254 @@
+"""What a core's registers and orders must do, cycle by cycle, as `docs/isa.md` says it.
+
+Written from that page alone; it shares nothing with the RTL. What a program does while the host
+leaves it alone is given (`Course`); the rest follows from the writes and their cycles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evolute.hw.isa.instructions import INDEX_BITS, Fault
+from evolute.hw.isa.registers import REGISTERS, WATCHDOG_DEFAULT, Control, Status
+from evolute.verif.core.session import OKAY, SLVERR, Seen, Sight
+
+NEVER = 1 << 62
+
+_BUSY, _DONE, _ERROR, _SYNC = map(int, Status)
+assert [each.name for each in Status] == ["BUSY", "DONE", "ERROR", "SYNC"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a program does that the host does not touch; its cycle 0 is the first that is busy."""
+
+    stop: int
+    """The first cycle that shows its fault, or `NEVER`."""
+    end: int
+    """The first cycle that is not busy any more."""
+    fault: Fault | None = None
+    index: int = 0
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """What they hold in the end, `cycles` excepted."""
+    writes: Mapping[int, int] = field(default_factory=dict)
+    """Bytes that it leaves in memory, by address."""
+    stands: int | None = None
+    """Of a program that comes to a stand: the first cycle after the last movement. The watchdog
+    alone stops it, and `end` - `stop` cycles later it is not busy any more."""
+    sync: int = NEVER
+    """The first cycle of its only `sync`."""
+    resumed: Callable[[int], Course] | None = None
+    """The whole course if the sync is resumed in that cycle."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A write: the cycles from which its address and its data are offered, and what they are."""
+
+    cycle: int
+    name: str
+    """A register, or an offset in hexadecimal where there is none."""
+    value: int
+    strobes: int = 15
+    data_cycle: int | None = None
+
+    @property
+    def offset(self) -> int:
+        return REGISTERS[self.name].offset if self.name in REGISTERS else int(self.name, 16)
+
+
+class UnknownProgram(Exception):
+    """A program started of which no course is known; `place` is its address and its length."""
+
+    def __init__(self, place: tuple[int, int]):
+        super().__init__(f"program {place}")
+        self.place = place
+
+
+class Host:
+    """The state that the host sees, from reset on. `courses` are those of the programs by address
+    and number of instructions."""
+
+    def __init__(self, courses: Mapping[tuple[int, int], Course]):
+        self.courses = courses
+        self.registers = {name: 0 for name, each in REGISTERS.items() if each.writable}
+        self.registers["watchdog"] = WATCHDOG_DEFAULT
+        self.running: Course | None = None  # until its transfers are complete
+        self.stopped = False  # the running one was, by a fault
+        self.stopped_end = NEVER
+        self.began = 0  # its first busy cycle
+        self.waits = False  # for a RESUME
+        self.next: Course | None = None  # started while the one before is stopped and busy
+        self.forget = False  # an ACKNOWLEDGE waits for that one's end
+        self.done = False
+        self.fault: Fault | None = None
+        self.index = 0
+        self.cycles = 0  # the counter
+        self.last: Course | None = None  # whose counters are shown
+        self.written: dict[int, int] = {}  # in memory, by programs that went as far
+
+    @property
+    def status(self) -> int:
+        """Bits of `Status`."""
+        return (
+            _BUSY * (self.running is not None)
+            | _DONE * self.done
+            | _ERROR * (self.fault is not None)
+            | _SYNC * self.waits
+        )
+
+    @property
+    def interrupt(self) -> bool:
+        return bool(self.status & self.registers["interrupt_enable"])
+
+    def read(self, name: str) -> int:
+        """A register that is no counter and no constant."""
+        if name == "status":
+            return self.status
+        if name == "error":
+            return int(self.fault or 0)
+        if name == "error_index":
+            return self.index
+        return 0 if name == "control" else self.registers[name]
+
+    def step(self, cycle: int, order: Order | None) -> None:
+        """From `cycle`, in which that write acts, to the next one."""
+        patience = self.registers["watchdog"]
+        if order:
+            self._act(cycle, self._write(order))
+        self._advance(cycle, patience)
+        if self.running is None and self.next:
+            self.running = self.last = self.next
+            self.next, self.stopped, self.cycles = None, False, 0
+            self.began, self.stopped_end = cycle + 1, NEVER
+            self.written |= self.running.writes
+
+    def _act(self, cycle: int, control: int) -> None:
+        """Obey bits of `Control`."""
+        runs = self.running is not None and not self.stopped
+        start = control & Control.START and not runs
+        resume = control & Control.RESUME and self.waits
+        acknowledge = control & Control.ACKNOWLEDGE
+        if start:
+            place = self.registers["program_low"] | self.registers["program_high"] << 32
+            self.next = self._course((place, self.registers["instructions"]))
+        if acknowledge and self.running and self.fault:
+            self.forget = True
+        if start or (acknowledge and not self.running):
+            self._clear()
+        if resume:
+            assert self.running is not None and self.running.resumed is not None
+            self.running = self.last = self.running.resumed(cycle - self.began)
+            self.waits = False
+            self.written |= self.running.writes
+
+    def _write(self, order: Order) -> int:
+        """Set the register; what it orders, in bits of `Control`."""
+        mask = sum(0xFF << 8 * i for i in range(4) if order.strobes >> i & 1)
+        if order.name == "control":
+            return order.value & mask
+        if order.name in self.registers:
+            widths = {"interrupt_enable": len(Status), "instructions": INDEX_BITS}
+            mask &= (1 << widths.get(order.name, 32)) - 1
+            kept = self.registers[order.name] & ~mask
+            self.registers[order.name] = kept | order.value & mask
+        return 0
+
+    def _course(self, place: tuple[int, int]) -> Course:
+        if place not in self.courses:
+            raise UnknownProgram(place)
+        return self.courses[place]
+
+    def _clear(self) -> None:
+        self.done, self.fault, self.index, self.forget = False, None, 0, False
+
+    def _advance(self, cycle: int, patience: int) -> None:
+        """What the running program does on its own in the next cycle."""
+        course = self.running
+        if course is None:
+            return
+        self.cycles += 1
+        now = cycle + 1 - self.began
+        if self.stopped:
+            if now == self.stopped_end:
+                self.running = None
+                if self.forget:
+                    self._clear()
+            return
+        stop = now == course.stop
+        if course.stands is not None:
+            stop = 0 < patience <= cycle - self.began - course.stands
+        if stop:
+            self.stopped, self.waits = True, False
+            self.stopped_end = now + course.end - course.stop
+            self.fault, self.index = course.fault, course.index
+        elif now == course.end and course.stands is None:
+            self.running, self.done = None, True
+        elif now == course.sync:
+            self.waits = True
+
+
+def acting(
+    orders: Sequence[Order], hold: range, cycles: int
+) -> tuple[dict[int, Order], list[Sight]]:
+    """In which cycle each write acts, and what is seen of them on their channels.
+
+    Addresses and data go over their channels in order, one of each at most ahead of the other; a
+    write acts in the cycle in which both are there, unless an answer waits that is not taken in
+    that cycle. Answers are taken at once but in the cycles `hold`.
+    """
+    acts: dict[int, Order] = {}
+    sights: list[Sight] = []
+    addresses = [each.cycle for each in orders]
+    data = [each.cycle if each.data_cycle is None else each.data_cycle for each in orders]
+    place = taken_addresses = taken_data = 0
+    answer: int | None = None
+    for cycle in range(cycles):
+        if (
+            taken_addresses == place
+            and taken_addresses < len(orders)
+            and addresses[taken_addresses] <= cycle
+        ):
+            taken_addresses += 1
+            sights.append(Sight(Seen.ADDRESS, cycle))
+        if taken_data == place and taken_data < len(orders) and data[taken_data] <= cycle:
+            taken_data += 1
+            sights.append(Sight(Seen.DATA, cycle))
+        if answer is not None and cycle not in hold:
+            sights.append(Sight(Seen.ANSWER, cycle, answer))
+            answer = None
+        if answer is None and taken_addresses > place and taken_data > place:
+            order = acts[cycle] = orders[place]
+            known = order.name in REGISTERS and REGISTERS[order.name].writable
+            answer = OKAY if known else SLVERR
+            place += 1
+    return acts, sights
+
+
+def expected(
+    host: Host,
+    orders: Sequence[Order],
+    hold: range,
+    cycles: int,
+    name: str,
+    after: int,
+) -> list[Sight]:
+    """What `Session.watch(cycles, name, after)` must see from reset on, sorted; `host` is left in
+    the state that it must come to. Raises `UnknownProgram`."""
+    acts, sights = acting(orders, hold, cycles)
+    pins: tuple[bool, bool] | None = None
+    value: int | None = None
+    for cycle in range(cycles):
+        now = host.running is not None, host.interrupt
+        if now != pins:
+            sights.append(Sight(Seen.PINS, cycle, *map(int, now)))
+            pins = now
+        # The answer comes a cycle later, and is seen if that is still watched.
+        if cycle >= after and (cycle - after) % 2 == 0 and cycle + 1 < cycles:
+            found = host.read(name)
+            if found != value:
+                sights.append(Sight(Seen.VALUE, cycle, found))
+                value = found
+        host.step(cycle, acts.get(cycle))
+    return sorted(sights)

@@ -1,0 +1,165 @@
+"""What the host of a core reads and writes, and when it is interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from evolute.hw.isa import instructions as isa
+from evolute.hw.isa.instructions import Fault
+from evolute.hw.isa.registers import (
+    COUNTERS,
+    IDENTITY,
+    REGISTERS,
+    WATCHDOG_DEFAULT,
+    Control,
+    Status,
+)
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.verif.core.bench import Bench, put
+from evolute.verif.core.faults import plain
+from evolute.verif.core.session import OKAY, SLVERR, Session
+
+
+def check_registers(bench: Bench, rng: np.random.Generator) -> None:
+    """What the host reads and writes, in orderly and in random time."""
+    with bench.session() as session:
+        for case in ("registers", "registers in random time"):
+            session.reset()
+            _check_registers(bench, session, rng, case)
+            session.set_random(1)
+
+
+def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, case: str) -> None:
+    core = bench.core
+    bench.tally.cases += 1
+
+    def check(name: str, found: object, wanted: object) -> None:
+        bench.check(case, name, found, wanted)
+
+    fixed = {
+        "identity": IDENTITY,
+        "digest": int(core.digest[:8], 16),
+        "watchdog": WATCHDOG_DEFAULT,
+    }
+    for name in REGISTERS:
+        check(f"{name} after reset", session.get(name), fixed.get(name, 0))
+    offsets = {register.offset for register in REGISTERS.values()}
+    for offset in range(0, 256, 4):
+        if offset not in offsets:
+            check(f"response to a read of {offset:#x}", session.read(offset)[0].response, SLVERR)
+            answer = session.write(offset, int(rng.integers(1 << 32)))
+            check(f"response to a write of {offset:#x}", answer.response, SLVERR)
+    widths = {"interrupt_enable": len(Status), "instructions": isa.INDEX_BITS}
+    for name, register in REGISTERS.items():
+        before = session.get(name)
+        if not register.writable:
+            answer = session.write(register.offset, ~before & 0xFFFFFFFF)
+            check(f"response to a write of {name}", answer.response, SLVERR)
+            check(f"{name} after a write", session.get(name), before)
+        elif name != "control":
+            mask = (1 << widths.get(name, 32)) - 1
+            for strobes in (15, *range(16)):
+                value = int(rng.integers(1 << 32))
+                bytes_ = sum(0xFF << 8 * i for i in range(4) if strobes >> i & 1)
+                before = (before & ~bytes_ | value & bytes_) & mask
+                session.write(register.offset, value, strobes)
+                check(f"{name} written with strobes {strobes:#x}", session.get(name), before)
+    session.set("watchdog", WATCHDOG_DEFAULT)
+    _check_interrupts(bench, session, check)
+    _check_half_writes(session, check)
+    _check_crowds(session, rng, check)
+
+
+def _check_half_writes(session: Session, check: Callable[[str, object, object], None]) -> None:
+    """A reset forgets a write of which only the address or only the data was taken."""
+    offset, other = REGISTERS["program_low"].offset, REGISTERS["program_high"]
+    for half, address_after, data_after in (("address", 0, 50), ("data", 50, 0)):
+        session.offer(address_after, offset, 0x1234, data_after=data_after)
+        session.step(5)
+        session.reset()
+        response = session.write(other.offset, 7).response
+        check(f"response to a write after the {half} alone", response, OKAY)
+        check(f"program_high after the {half} alone", session.get("program_high"), 7)
+        check(f"program_low after the {half} alone", session.get("program_low"), 0)
+
+
+_CROWD = ("program_low", "program_high", "watchdog")
+"""Registers of 32 bits that mean nothing while no program runs."""
+
+
+def _check_crowds(
+    session: Session, rng: np.random.Generator, check: Callable[[str, object, object], None]
+) -> None:
+    """Several writes, and several reads, are offered at once: each waits until the one before has
+    been taken, none is lost, and every read gets its own answer."""
+    for first, address_after, data_after in (("addresses", 0, 20), ("data", 20, 0), ("both", 0, 0)):
+        values = {name: int(rng.integers(1 << 32)) for name in _CROWD}
+        for name, value in values.items():
+            session.offer(address_after, REGISTERS[name].offset, value, data_after=data_after)
+        session.hold(21, 20)
+        session.step(120)
+        for name, value in values.items():
+            check(f"{name} of several writes, {first} first", session.get(name), value)
+        answers = session.read(*(REGISTERS[name].offset for name in 2 * _CROWD))
+        found = [answer.value for answer in answers]
+        check("registers read one behind the other", found, 2 * list(values.values()))
+    session.set("watchdog", WATCHDOG_DEFAULT)
+
+
+def check_counts(bench: Bench, rng: np.random.Generator) -> None:
+    """Counters that go on from any value, with every carry there is."""
+    timing = MemoryTiming(20, bench.core.bus_bytes)
+    with bench.session() as session:
+        for start in (*(1 << bits for bits in range(8, 64, 8)), 1 << 64):
+            program = bench.random_program(rng)
+            starts = {name: start - int(rng.integers(1, 20)) for name in COUNTERS}
+            for name, value in starts.items():
+                session.advance(name, value)
+            bench.play(session, f"counters from {start:#x}", program, program.expected(), timing,
+                       starts)  # fmt: skip
+            bench.tally.coverage["counters with carries"] += 1
+
+
+def _check_interrupts(
+    bench: Bench, session: Session, check: Callable[[str, object, object], None]
+) -> None:
+    """Every status raises the interrupt exactly where it is enabled, and can be cleared."""
+    program = [plain(bench.core, "sync"), plain(bench.core, "halt")]
+    put(session.memory, 0, isa.to_bytes(program))
+    session.set("interrupt_enable", 0)
+    for name, value in (("program_low", 0), ("program_high", 0)):
+        session.set(name, value)
+
+    def look(what: str, status: Status) -> None:
+        check(f"status {what}", session.get("status"), status)
+        for mask in range(1 << len(Status)):
+            session.set("interrupt_enable", mask)
+            check(f"interrupt {what}, enabled {mask}", session.interrupt, bool(mask & status))
+        session.set("interrupt_enable", 0)
+
+    def order(control: Control) -> None:
+        session.set("control", control)
+        session.step(400)
+
+    look("at first", Status(0))
+    order(Control.RESUME)
+    look("resumed without a program", Status(0))
+    session.set("instructions", 2)
+    order(Control.START)
+    look("in a sync", Status.BUSY | Status.SYNC)
+    order(Control.START | Control.ACKNOWLEDGE)
+    look("in a sync, started again", Status.BUSY | Status.SYNC)
+    order(Control.RESUME)
+    look("at the end", Status.DONE)
+    check("dispatched", session.get("dispatched_low"), 2)
+    order(Control.ACKNOWLEDGE)
+    look("acknowledged", Status(0))
+    session.set("instructions", 0)
+    order(Control.START)
+    look("at an error", Status.ERROR)
+    check("error", session.get("error"), Fault.NO_HALT)
+    order(Control.ACKNOWLEDGE)
+    look("acknowledged after an error", Status(0))
+    check("error once acknowledged", session.get("error"), 0)

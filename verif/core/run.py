@@ -1,0 +1,177 @@
+"""A language model's layers on a Verilated core: every token's every stage, compared bit for bit.
+
+Weights and programs are written to the simulated memory once. A program per block takes the prompt
+through it, one more the last token through the head, and one every further token through all of
+them; in each of them the host steps in between two stages. `sw.deploy.price` counts the same
+programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.sw.deploy.image import Phase, contents
+from evolute.sw.deploy.on_core import CoreModel, RunStage, fast_stage
+from evolute.sw.deploy.placement import Stage, aligned
+from evolute.sw.tensors.activations import QuantActivations
+from evolute.verif.core.bench import LIMIT_CYCLES, outcome, put
+from evolute.verif.core.session import Event, Session
+from evolute.verif.harness.differences import SUMS, wrong_values
+from evolute.verif.harness.simulators import SimulatorError
+
+
+@dataclass
+class Totals:
+    """Counters of the RTL over all programs of a phase."""
+
+    programs: int = 0
+    cycles: int = 0
+    beats: int = 0
+    steps: int = 0
+
+    @property
+    def bus_utilization(self) -> float:
+        """Share of cycles in which a data word crossed, read or written."""
+        return self.beats / self.cycles
+
+    @property
+    def engine_utilization(self) -> float:
+        """Share of cycles in which the engine took a step."""
+        return self.steps / self.cycles
+
+
+@dataclass
+class Account:
+    """What running a model on the core has shown so far."""
+
+    phases: dict[str, Totals] = field(default_factory=dict)
+    model_cycles: int = 0
+    layers: int = 0
+    """Layers compared, each with all its rows."""
+    seconds: float = 0.0
+    """Time that the simulator took."""
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def rtl_cycles(self) -> int:
+        return sum(totals.cycles for totals in self.phases.values())
+
+    @property
+    def cycles_per_s(self) -> float:
+        """Simulated cycles per second."""
+        return self.rtl_cycles / self.seconds if self.seconds else 0.0
+
+
+class _Runner:
+    """Computes stages on a session, in the order in which the model asks for them."""
+
+    def __init__(
+        self,
+        held: CoreModel,
+        session: Session,
+        sequence: Iterator[Phase],
+        progress: Callable[[int], None],
+    ):
+        self.held, self.session, self.sequence, self.progress = held, session, sequence, progress
+        self.integers = fast_stage(held)
+        self.found = Account()
+        self.phase: Phase | None = None
+        self.place = 0  # of the stage that comes next in the phase's program
+
+    def __call__(self, stage: Stage, a: QuantActivations) -> Mapping[str, NDArray[np.int64]]:
+        first = self.phase is None
+        if self.phase is None:
+            self.phase, self.place = next(self.sequence), 0
+        program = self.phase.program
+        batch = program.batches[self.place]
+        assert batch.stage is stage and batch.rows == len(a.codes)
+        data = batch.pack_input(a.codes, a.exponent)
+        put(self.session.memory, batch.input_address, data)
+        limit = 2 * self.phase.model.cycles + LIMIT_CYCLES
+        began = time.perf_counter()
+        if first:
+            event = self.session.run(program.address, len(program.instructions), limit)
+        else:
+            event = self.session.resume(limit)
+        self.found.seconds += time.perf_counter() - began
+        self.place += 1
+        last = self.place == len(program.batches)
+        if event.kind != ("done" if last else "sync"):
+            what = f"{outcome(event)} in cycle {event.cycle}"
+            raise SimulatorError(f"stage {stage.name} of {self.phase.name}: {what}")
+        results = batch.unpack_results(self.session.memory)
+        self._compare(stage, a, results)
+        if last:
+            self._finish(self.phase)
+            self.phase = None
+        else:
+            self._compare_sync(self.phase, event)
+        return results
+
+    def _differ(self, what: str) -> None:
+        self.found.differences.append(f"spec {self.held.core.digest} {what}")
+
+    def _compare(
+        self, stage: Stage, a: QuantActivations, found: Mapping[str, NDArray[np.int64]]
+    ) -> None:
+        for name, wanted in self.integers(stage, a).items():
+            self.found.layers += 1
+            for wrong in wrong_values(f"layer {name}:", found[name], wanted, SUMS):
+                self._differ(wrong)
+
+    def _compare_sync(self, phase: Phase, event: Event) -> None:
+        wanted = phase.model.syncs[self.place - 1].raised_cycle
+        if event.cycle != wanted:
+            self._differ(
+                f"{phase.name} sync {self.place - 1} is in cycle {event.cycle}, model says {wanted}"
+            )
+        self.progress(self.found.model_cycles + event.cycle)
+
+    def _finish(self, phase: Phase) -> None:
+        counters, model = self.session.counters(), phase.model
+        for name, value in counters.items():
+            if value != getattr(model, name):
+                self._differ(f"{phase.name} {name} is {value}, model says {getattr(model, name)}")
+        totals = self.found.phases.setdefault(phase.name, Totals())
+        totals.programs += 1
+        totals.cycles += counters["cycles"]
+        totals.beats += counters["read_beats"] + counters["write_beats"]
+        totals.steps += counters["steps"]
+        self.found.model_cycles += model.cycles
+        self.progress(self.found.model_cycles)
+
+
+@contextlib.contextmanager
+def on_rtl(
+    held: CoreModel,
+    native: Path,
+    prompt: Sequence[Phase],
+    decode: Phase,
+    timing: MemoryTiming,
+    progress: Callable[[int], None] = lambda cycles: None,
+) -> Iterator[tuple[RunStage, Account]]:
+    """The model's stages on the Verilated core `native`, and an account of them that grows.
+
+    `progress` is told the cycles simulated so far. Raises `SimulatorError` where the core does not
+    come to an end.
+    """
+    core = held.core
+    # The last bus word of instructions may be half a word.
+    end = max(phase.program.end for phase in (*prompt, decode))
+    size = aligned(end, core.bus_bytes)
+    with Session(native, size, timing) as session:
+        for address, data in contents(held, (*prompt, decode)):
+            put(session.memory, address, data)
+        sequence = itertools.chain(prompt, itertools.repeat(decode))
+        runner = _Runner(held, session, sequence, progress)
+        yield runner, runner.found
+        runner.found.differences += [f"the bus: {each}" for each in session.violations()]

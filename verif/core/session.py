@@ -1,0 +1,386 @@
+"""A Verilated core with its memory, driven from Python one event at a time.
+
+The C++ in `verif/native` runs core, memory and bus monitor in a process of its own; the memory's
+image is shared through a file, and everything else is a line of text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import mmap
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.emit.export import module_name, to_verilog
+from evolute.hw.isa.instructions import Fault
+from evolute.hw.isa.registers import COUNTERS, REGISTERS, Control, Status
+from evolute.hw.spec.core import CoreSpec
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.support.files import replacing
+from evolute.verif.harness.simulators import SimulatorError, build_native
+
+_SOURCES = Path(__file__).parents[1] / "native"
+_SHARED_MEMORY = Path("/dev/shm")
+
+RESET_CYCLES = 4
+"""How long the reset is held at power-on."""
+
+ADVANCEABLE = {
+    **dict.fromkeys(COUNTERS, "registers"),
+    "index": "dispatch",
+    "words": "dispatch",
+    "still": "control",
+}
+"""Counts that `Session.advance` can change, and the part of the core that each belongs to."""
+
+_ANSWERS = ("ok ", "ok\n", "idle ", "interrupt ", "limit ")
+
+NEVER = 1 << 62
+"""A cycle that does not come."""
+
+OKAY, SLVERR, DECERR = 0, 2, 3
+"""Responses of AXI4; all but the first are errors."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Why a program came to a stand, and the cycle in which that was seen.
+
+    Cycle 0 is the first with `busy`, so that for `done` the cycle is the number of cycles the
+    program took. Beats are those seen on the bus since the start.
+    """
+
+    kind: Literal["done", "error", "sync", "limit"]
+    cycle: int
+    read_beats: int
+    write_beats: int
+    fault: Fault | None = None
+    index: int = 0
+    """The instruction at fault."""
+
+
+class Seen(enum.IntEnum):
+    """What a `Sight` is of, and its values; the same as in `verif/native/main.cpp`."""
+
+    PINS = 0
+    """Busy and interrupt, at first and when they change."""
+    VALUE = 1
+    """A register, at first and when it changes; in the cycle in which the request was taken."""
+    ADDRESS = 2
+    """A write's address is taken."""
+    DATA = 3
+    """A write's data is taken."""
+    ANSWER = 4
+    """The response to a write is taken."""
+
+
+class Sight(NamedTuple):
+    """One thing that `Session.watch` saw, and in which cycle since it began."""
+
+    what: Seen
+    cycle: int
+    value: int = 0
+    other: int = 0
+
+
+@dataclass(frozen=True)
+class Access:
+    """The answer to one access of a register."""
+
+    response: int
+    value: int = 0
+
+
+def build(core: CoreSpec, *, waves: bool = False, verilog: str | None = None) -> Path:
+    """The program that `Session` runs; `verilog` replaces the RTL, for a check of a check."""
+    sources = {path.name: path.read_text() for path in _SOURCES.iterdir()}
+    constants = {
+        "BUS_BYTES": core.bus_bytes,
+        "BURST_BEATS": core.burst_beats,
+        "OUTSTANDING_READS": core.outstanding_reads,
+    }
+    top, text = module_name(core), to_verilog(core) if verilog is None else verilog
+    lines = [f"constexpr unsigned {name} = {value};\n" for name, value in constants.items()]
+    text, members = _with_settable(text, top)
+    uses = (f'USE("{name}", {member})' for name, member in members.items())
+    lines.append(f"#define SETTABLE(USE) {' '.join(uses)}\n")
+    sources["config.h"] = "#pragma once\n" + "".join(lines)
+    return build_native(text, top, sources, waves=waves)
+
+
+def _with_settable(text: str, top: str) -> tuple[str, dict[str, str]]:
+    """Verilog whose registers of `ADVANCEABLE` a bench may change, be it flat or not; and what
+    Verilator calls them."""
+    members: dict[str, str] = {}
+    modules = re.split(r"(?m)^(?=module )", text)
+    for name, part in ADVANCEABLE.items():
+        declared = {top: rf"\\{part}\.{name} ", f"{top}_{part}": name}
+        for i, module in enumerate(modules):
+            title = re.match(r"module (\w+)", module)
+            if title and title[1] in declared:
+                line = rf"(?m)^(  reg \[\d+:0\] {declared[title[1]]})(?= ?[=;])"
+                modules[i], found = re.subn(line, r"\1/*verilator public_flat_rw*/", module)
+                if found:
+                    dot = "__02e" if title[1] == top else "__DOT__"
+                    members[name] = f"{top}__DOT__{part}{dot}{name}"
+        if name not in members:
+            raise SimulatorError(f"{top}: has no register {part}.{name}")
+    return "".join(modules), members
+
+
+class Session(contextlib.AbstractContextManager):
+    """A core at power-on and a memory of `memory_bytes` at bus address `base`, all zero.
+
+    `memory` is the memory's image, uint8, which a program reads and writes; it may be changed
+    whenever none runs. `program` is what `build` gave; `plusargs` are the simulator's. Raises
+    `SimulatorError` where the simulation breaks down.
+    """
+
+    def __init__(
+        self,
+        program: Path,
+        memory_bytes: int,
+        timing: MemoryTiming,
+        *,
+        base: int = 0,
+        seed: int = 1,
+        waves: Path | None = None,
+        plusargs: tuple[str, ...] = (),
+    ):
+        self._resources = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(_folder(memory_bytes))
+            image = folder / "memory"
+            with image.open("wb") as file:
+                file.truncate(memory_bytes)
+            with image.open("r+b") as file:
+                shared = mmap.mmap(file.fileno(), memory_bytes)
+            self.memory: NDArray[np.uint8] = np.frombuffer(shared, np.uint8)
+            command: list[str | Path] = [program, image, str(base), str(memory_bytes), str(seed)]
+            if waves is not None:
+                stack.enter_context(_keep(folder / "waves.vcd", waves))
+                command.append(folder / "waves.vcd")
+            command += plusargs
+            self._process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.callback(self._stop)
+            self.reset()
+            image.unlink()  # both sides have it; so it cannot outlive them, however they end
+            self.set_timing(timing)
+            self._resources = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def _stop(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate("quit\n")
+        self._process.wait()
+
+    def _ask(self, *words: object) -> str:
+        """Send a command; the line that answers it."""
+        process, line = self._process, ""
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(" ".join(str(word) for word in words) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        if line.startswith(_ANSWERS):
+            return line
+        reason = " ".join((line + process.stdout.read()).split()) or "no answer"
+        raise SimulatorError(f"the core's simulation ended with {process.wait()}: {reason}")
+
+    def _numbers(self, *words: object) -> list[int]:
+        """Send a command; the numbers in its answer."""
+        return [int(word) for word in self._ask(*words).split()[1:]]
+
+    # Time and faults.
+
+    def reset(self, cycles: int = RESET_CYCLES) -> None:
+        """Hold the reset for some cycles; the memory forgets what is under way."""
+        self._ask("reset", cycles)
+
+    def set_timing(self, timing: MemoryTiming) -> None:
+        """Let the memory keep to `timing` exactly from here on."""
+        self._ask(
+            "timing",
+            timing.latency_cycles,
+            timing.bytes_per_cycle.numerator,
+            timing.bytes_per_cycle.denominator,
+            timing.refresh_interval_cycles,
+            timing.refresh_cycles,
+            timing.host_cycles,
+        )
+
+    def set_random(self, seed: int) -> None:
+        """Let every channel pause, and every answer take time, at random from here on."""
+        self._ask("random", seed)
+
+    def trap(self, first: int, end: int, *, write: bool, response: int) -> None:
+        """Answer reads or writes of bus addresses `first` to `end` - 1 with `response`."""
+        self._ask("trap", first, end, int(write), response)
+
+    def silence(self, first: int, end: int = NEVER) -> None:
+        """Let the memory accept and answer nothing in cycles `first` to `end` - 1 of a program."""
+        self._ask("silence", first, end)
+
+    def calm(self) -> None:
+        """Take back every `trap` and `silence`."""
+        self._ask("calm")
+
+    def advance(self, name: str, value: int) -> None:
+        """Add to a count of `ADVANCEABLE`, which counts on from there: a count that no test could
+        wait for. It is done now if a program runs, or else when the next one begins. `index` is
+        that of the next instruction, and `words` are those fetched."""
+        self._ask("advance", name, value)
+
+    def step(self, cycles: int) -> None:
+        """Let time pass."""
+        self._ask("step", cycles)
+
+    # Registers and pins.
+
+    def read(self, *offsets: int) -> list[Access]:
+        """The answers to reads, each of which is asked for as soon as the one before has been."""
+        numbers = self._numbers("read", len(offsets), *offsets)
+        return [Access(*each) for each in zip(numbers[::2], numbers[1::2], strict=True)]
+
+    def write(self, offset: int, value: int, strobes: int = 15) -> Access:
+        return Access(*self._numbers("write", offset, value, strobes))
+
+    def offer(
+        self,
+        after: int,
+        offset: int,
+        value: int,
+        strobes: int = 15,
+        *,
+        data_after: int | None = None,
+    ) -> None:
+        """Let the host write a register on its own: the address is on its channel `after` cycles
+        from now, the data with it or `data_after` cycles from now, or later, once what was offered
+        on the channel before has been taken."""
+        self._ask("address", after, offset)
+        self._ask("data", after if data_after is None else data_after, value, strobes)
+
+    def hold(self, after: int, cycles: int) -> None:
+        """Let the host take no answer to a write in `cycles` cycles, the first `after` from now."""
+        self._ask("hold", after, cycles)
+
+    def watch(self, cycles: int, name: str, after: int = 0) -> list[Sight]:
+        """Let time pass, and see pins, writes, and the register `name`, which is read again and
+        again, every other cycle from `after` on."""
+        numbers = self._numbers("watch", cycles, REGISTERS[name].offset, after)
+        return [
+            Sight(Seen(what), *seen)
+            for what, *seen in zip(*(numbers[i::4] for i in range(4)), strict=True)
+        ]
+
+    def get(self, name: str) -> int:
+        """The value of the register `name`."""
+        return self.read(REGISTERS[name].offset)[0].value
+
+    def set(self, name: str, value: int) -> None:
+        """Write the register `name`."""
+        self.write(REGISTERS[name].offset, value)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._numbers("pins")[0])
+
+    @property
+    def interrupt(self) -> bool:
+        return bool(self._numbers("pins")[1])
+
+    # Programs.
+
+    def run(
+        self, address: int, instructions: int, limit: int = NEVER, *, stop_at_error: bool = False
+    ) -> Event:
+        """Run the program at bus address `address` until it ends or calls.
+
+        `stop_at_error` comes back as soon as the core reports an error, though it may still be
+        busy with what it had under way.
+        """
+        self._interrupts = Status.SYNC | Status.ERROR if stop_at_error else Status.SYNC
+        self.set("interrupt_enable", self._interrupts)
+        self.set("program_low", address & 0xFFFFFFFF)
+        self.set("program_high", address >> 32)
+        self.set("instructions", instructions)
+        return self._event("run", REGISTERS["control"].offset, int(Control.START), limit)
+
+    def resume(self, limit: int = NEVER) -> Event:
+        """Go on after a sync."""
+        return self._event("resume", REGISTERS["control"].offset, int(Control.RESUME), limit)
+
+    def wait(self, limit: int = NEVER) -> Event:
+        """Go on waiting, after `limit` or an error that left the core busy."""
+        return self._event("wait", limit)
+
+    def _event(self, *words: object) -> Event:
+        kind, cycle, reads, writes = self._ask(*words).split()
+        seen = int(cycle), int(reads), int(writes)
+        if kind == "limit":
+            return Event("limit", *seen)
+        # No look at the status, which would take the cycle in which the host may have to resume.
+        if kind == "interrupt" and self._interrupts == Status.SYNC:
+            return Event("sync", *seen)
+        status = Status(self.get("status"))
+        if Status.ERROR in status:
+            fault, index = Fault(self.get("error")), self.get("error_index")
+            return Event("error", *seen, fault, index)
+        if kind == "interrupt":
+            return Event("sync", *seen)
+        if Status.DONE not in status:
+            raise SimulatorError(f"the core ended with status {status!r}")
+        return Event("done", *seen)
+
+    def counters(self) -> dict[str, int]:
+        """The core's counters by name."""
+        return {name: self.get(f"{name}_low") | self.get(f"{name}_high") << 32 for name in COUNTERS}
+
+    @property
+    def cycles(self) -> int:
+        """Cycles simulated since power-on, programs or not."""
+        return self._numbers("cycles")[0]
+
+    def violations(self) -> list[str]:
+        """The bus rules broken since this was last asked, in words; only the first few."""
+        first, *shown = self._ask("violations").rstrip("\n").split("\t")
+        more = int(first.split()[1]) - len(shown)
+        return [*shown, *([f"and {more} more"] if more else [])]
+
+
+@contextlib.contextmanager
+def _folder(memory_bytes: int) -> Iterator[Path]:
+    """A temporary folder, in main memory where that has room for the image."""
+    roomy = _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free > 2 * memory_bytes
+    parent = _SHARED_MEMORY if roomy else None
+    with tempfile.TemporaryDirectory(prefix="evolute-core-", dir=parent) as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _keep(source: Path, target: Path) -> Iterator[None]:
+    """Copy `source` to `target` in the end."""
+    yield
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -1,0 +1,100 @@
+"""How weights fill the beats of a bit-serial engine, by `hw.spec.layout` alone; random specs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from evolute.hw.spec.bit_serial import TERMS, BitSerial, float_code
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.sim.golden import bit_serial as golden
+
+
+def weight_fields(
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray, weight_format: WeightCodes
+) -> dict[str, np.ndarray]:
+    """Fields [tiles, slices, planes, *shape] of codes [tiles, n, slices, slice_k]."""
+    if weight_format.kind is Kind.BITMOD:
+        scale = spec.coding_of(weight_format).scale
+        values = [weight_format.values(each) for each in range(4)]
+        table = np.array([[float_code(scale * value) for value in each] for each in values])
+        code = table[special[..., None], codes]
+    else:
+        code = codes if spec.has_pairs else codes - weight_format.levels // 2
+    code = code.transpose(0, 2, 1, 3)[:, :, None]
+    if spec.has_planes:
+        code = code >> np.arange(weight_format.bits)[:, None, None] & 1
+    fields = {"code": code, "special": special.transpose(0, 2, 1)[:, :, None]}
+    if spec.skips:
+        needed = has_terms(spec, codes, special, weight_format) << np.arange(spec.digits)
+        fields["needed"] = needed.sum(axis=2)[:, :, None]
+    return fields
+
+
+def has_terms(
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray | None, weight_format: WeightCodes
+) -> np.ndarray:
+    """Whether a weight beat has a term in each step, [tiles, slices, digits], by what golden takes
+    for terms, of codes [tiles, n, slices, slice_k] with special values [tiles, n, slices]."""
+    flat = codes.reshape(len(codes) * spec.n, -1)
+    if special is not None:
+        special = special.reshape(len(flat), -1)
+    terms = golden.encode(spec, flat, weight_format, spec.k, special).terms
+    has = (terms.reshape(-1, *codes.shape) != 0).any(axis=(2, 4)).transpose(1, 2, 0)
+    return np.pad(has, ((0, 0), (0, 0), (0, spec.digits - len(terms)))).astype(int)
+
+
+def beat_steps(
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray | None, weight_format: WeightCodes
+) -> np.ndarray:
+    """The steps of every weight beat, [tiles, slices]."""
+    return np.maximum(has_terms(spec, codes, special, weight_format).sum(axis=2), 1)
+
+
+def taken_steps(fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The steps of beats given by their fields, int64 [beats]."""
+    return np.maximum(np.bitwise_count(fields["needed"].reshape(-1)), 1).astype(np.int64)
+
+
+def sparser(
+    rng: np.random.Generator, spec: BitSerial, codes: np.ndarray, weight_format: WeightCodes
+) -> np.ndarray:
+    """The codes [N, K] with fewer terms: of every K-slice's weights some low bits are cleared, and
+    most are small; or their BitMoD values are of some magnitudes alone, none of them special."""
+    half, found = weight_format.levels // 2, codes.copy()
+    for start in range(0, codes.shape[1], spec.k):
+        part = codes[:, start : start + spec.k]
+        if weight_format.kind is Kind.BITMOD:
+            few = rng.choice(half, int(rng.integers(1, half + 1)), replace=False)
+            allowed = np.concatenate([few, few[few > 0] + half])
+            found[:, start : start + spec.k] = rng.choice(allowed, part.shape)
+            continue
+        values = part.astype(int) - half
+        low = int(rng.integers(0, weight_format.bits))
+        most = 1 << int(rng.integers(0, weight_format.bits + 1)) >> 1
+        lowest, highest = -min(most, half), min(most, weight_format.levels - 1 - half)
+        values = np.clip(values >> low << low, lowest, highest)
+        found[:, start : start + spec.k] = values + half
+    return found
+
+
+def random_spec(rng: np.random.Generator) -> BitSerial:
+    """A legal spec, small enough to build in seconds, with every choice drawn freely."""
+    while True:
+        terms = str(rng.choice(list(TERMS)))
+        spec = BitSerial(
+            m=int(rng.integers(1, 5)),
+            n=int(rng.integers(1, 13)),
+            k=int(rng.integers(1, 25)),
+            terms=terms,
+            activation_bits=int(rng.integers(4, 17)),
+            weight_bits=int(rng.integers(4 if terms == "bitmod" else 1, 9)),
+            group_size=int(rng.integers(1, 97)),
+        )
+        if not spec.has_pairs and spec.weight_bits > spec.radix_bits and rng.random() < 0.5:
+            spec = spec.evolve(skips=True)
+        if spec.has_pairs and spec.activation_bits > 9:
+            continue  # a slice would take too many steps
+        if spec.macs_per_step * (1 if spec.has_planes else 4) <= 1200:
+            return spec

@@ -1,0 +1,130 @@
+"""How tables fill the beats of a LUT-DLA engine, by `hw.spec.layout` alone; which centroids are
+nearest, one after another; random specs, centroids and tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evolute.hw.spec import SpecError
+from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.lut_dla import METRICS, OVERFLOWS, LutDla
+from evolute.sim.golden.lut_dla import Centroids
+from evolute.sim.golden.sums import group_bounds
+
+
+def weight_fields(
+    spec: LutDla, codes: np.ndarray, centroids: np.ndarray, weight_format: WeightCodes
+) -> dict[str, np.ndarray]:
+    """Fields [tiles, slices, planes, *shape] of codes [tiles, n, slices, c] and centroids
+    [slices, c, v]."""
+    tiles, _, slices, _ = codes.shape
+    lead = tiles, slices, spec.centroids // spec.lanes, spec.lanes
+    entry = (codes - weight_format.levels // 2).transpose(0, 2, 3, 1).reshape(*lead, spec.n)
+    centroid = np.broadcast_to(centroids, (tiles, *centroids.shape)).reshape(*lead, spec.v)
+    return {"centroid": centroid, "entry": entry}
+
+
+def cut(x: np.ndarray, group: int, v: int) -> np.ndarray:
+    """Rows [M, K] in subspaces [M, subspaces, v], of every scale group its own."""
+    found = []
+    for start, end in group_bounds(x.shape[1], group):
+        for first in range(start, end, v):
+            part = np.zeros((len(x), v), np.int64)
+            last = min(first + v, end)
+            part[:, : last - first] = x[:, first:last]
+            found.append(part)
+    return np.stack(found, axis=1)
+
+
+def nearest(metric: str, parts: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The nearest of centroids [subspaces, c, v] for parts of rows [M, subspaces, v], by number.
+
+    A centroid is taken if it is nearer than all before it.
+    """
+    least = np.full(parts.shape[:2], np.iinfo(np.int64).max)
+    found = np.zeros(parts.shape[:2], np.int64)
+    for j in range(centroids.shape[1]):
+        distance = np.zeros(parts.shape[:2], np.int64)
+        for i in range(centroids.shape[2]):
+            each = np.abs(parts[:, :, i] - centroids[:, j, i])
+            if metric == "chebyshev":
+                distance = np.maximum(distance, each)
+            else:
+                distance += each if metric == "l1" else each * each
+        found[distance < least] = j
+        least = np.minimum(least, distance)
+    return found
+
+
+def one_hot(spec: LutDla, x: np.ndarray, centroids: np.ndarray, group: int) -> np.ndarray:
+    """In the place of each row's subspaces 1 for its nearest centroid, [M, subspaces * c]."""
+    index = nearest(spec.metric, cut(x, group, spec.v), centroids)
+    return (index[:, :, None] == np.arange(spec.centroids)).astype(np.int64).reshape(len(x), -1)
+
+
+def product_group(spec: LutDla, group: int) -> int:
+    """Entries of one output in a scale group of so many activations."""
+    return -(-group // spec.v) * spec.centroids
+
+
+def tables(
+    spec: LutDla,
+    x: np.ndarray,
+    codes: np.ndarray,
+    levels: int,
+    group: int,
+    rng: np.random.Generator,
+) -> tuple[Centroids, np.ndarray]:
+    """Centroids, and codes [N, subspaces * c] that are extremes where those of an output, [N, K],
+    all are.
+
+    Of the centroids some are the activations [M, K] themselves or next to them, and some are equal.
+    """
+    parts = cut(x, group, spec.v)
+    shape = parts.shape[1], spec.centroids, spec.v
+    bound = 1 << spec.activation_bits - 1
+    centroids = rng.integers(-bound, bound, shape)
+    rows = parts[rng.integers(0, len(x), shape[:2]), np.arange(shape[0])[:, None]]
+    near = np.clip(rows + rng.integers(-1, 2, shape), -bound, bound - 1)
+    choice = rng.integers(0, 4, shape[:2])[:, :, None]
+    centroids = np.where(choice == 0, rows, np.where(choice == 1, near, centroids))
+    same = rng.random(shape[:2]) < 0.2
+    other = rng.integers(0, spec.centroids, shape[:2])
+    centroids[same] = np.take_along_axis(centroids, other[:, :, None], axis=1)[same]
+    # Beyond a scale group activations are 0, and so are centroids.
+    inside = cut(np.ones((1, x.shape[1]), np.int64), group, spec.v)[0]
+    size = len(codes), shape[0] * spec.centroids
+    drawn = np.take_along_axis(codes, rng.integers(0, codes.shape[1], size), axis=1)
+    extreme = np.isin(codes, (0, levels - 1)).all(axis=1, keepdims=True)
+    entries = np.where(extreme, drawn, rng.integers(0, levels, size))
+    points = centroids * inside[:, None]
+    kept = Centroids(x.shape[1], spec.activations, spec.metric, points)
+    return kept, entries.astype(np.uint8)
+
+
+def random_spec(rng: np.random.Generator) -> LutDla:
+    """A legal spec, small enough to build in seconds, with every choice drawn freely."""
+    while True:
+        overflow = OVERFLOWS[max(0, rng.integers(-2, len(OVERFLOWS)))]
+        weight_bits = int(rng.integers(2, 9))
+        width = None if overflow == "exact" else int(rng.integers(weight_bits, weight_bits + 4))
+        try:
+            spec = LutDla(
+                m=int(rng.integers(1, 5)),
+                n=int(rng.integers(1, 13)),
+                v=int(rng.integers(1, 9)),
+                centroids=1 << int(rng.integers(1, 7)),
+                lanes=1 << int(rng.integers(0, 7)),
+                metric=METRICS[rng.integers(len(METRICS))],
+                overflow=overflow,
+                accumulator_bits=width,
+                activation_bits=int(rng.integers(4, 17)),
+                weight_bits=weight_bits,
+                group_size=int(rng.integers(1, 97)),
+            )
+        except SpecError:
+            continue
+        each = spec.activation_bits ** (2 if spec.metric == "l2" else 1)
+        size = spec.m * spec.lanes * (spec.v * each + spec.n * spec.weight_bits // 2)
+        if size <= 2000:
+            return spec

@@ -1,0 +1,290 @@
+"""What a verification of an engine plays, for any that has a driver: cases by kind; and how what
+came back is compared with golden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.floating import FloatEngine, FloatMac
+from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.timing.engine import Transfers, fold, run_cycles
+from evolute.sim.timing.schedule import Run
+from evolute.verif.engines import floating
+from evolute.verif.harness import bench, driver
+from evolute.verif.harness.bench import SINK, SOURCES, Recording, Stimulus
+from evolute.verif.harness.differences import wrong_cycles, wrong_values
+from evolute.verif.harness.simulators import Build
+from evolute.verif.harness.vectors import PAUSES, Matmul, Shape, corner_matmul, random_matmul
+from evolute.verif.harness.vectors import corners as corners_of
+
+STREAMS = (*SOURCES, SINK)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Commands issued back to back after one reset, and how the streams' partners pause.
+
+    `pauses` holds booleans per cycle for the streams named in it. See
+    `verif.harness.bench.Stimulus` for `reset_after_cycles` and `probe`.
+    """
+
+    name: str
+    matmuls: tuple[Matmul, ...]
+    pauses: dict[str, np.ndarray] = field(default_factory=dict)
+    reset_after_cycles: int = 0
+    probe: bool = False
+
+
+def _any_matmul(
+    spec: Engine, rng: np.random.Generator, weight_format: WeightCodes | None = None
+) -> Matmul:
+    if weight_format is None:
+        weight_format = spec.formats[rng.integers(len(spec.formats))]
+    shape = driver.random_shape(spec, rng, weight_format)
+    matmul = random_matmul(rng, spec.activations, weight_format, shape)
+    return driver.completed(spec, matmul, rng)
+
+
+def _any_matmuls(spec: Engine, rng: np.random.Generator) -> tuple[Matmul, ...]:
+    matmuls: list[Matmul] = []
+    for _ in range(rng.integers(1, 4)):
+        # Codebooks that are there may be used again.
+        if matmuls and matmuls[-1].vectors is not None and rng.random() < 0.5:
+            matmuls.append(driver.without_fill(matmuls[-1], rng))
+        else:
+            matmuls.append(_any_matmul(spec, rng))
+    return tuple(matmuls)
+
+
+def _pauses(
+    spec: Engine,
+    rng: np.random.Generator,
+    matmuls: tuple[Matmul, ...],
+    patterns: dict[str, str],
+) -> dict[str, np.ndarray]:
+    """Named patterns for named streams, about as long as the stalled run will be."""
+    cycles = 100 + 4 * sum(driver.run_of(spec, matmul).steps for matmul in matmuls)
+    return {stream: PAUSES[name](rng, cycles) for stream, name in patterns.items()}
+
+
+def every_format(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Every weight format, one command each, back to back; and each alone with one row."""
+    cases = [Case("formats", tuple(_any_matmul(spec, rng, each) for each in spec.formats))]
+    for weight_format in spec.formats:
+        matmul = _any_matmul(spec, rng, weight_format)
+        exponent = None if matmul.exponent is None else matmul.exponent[:1]
+        one_row = replace(matmul, x=matmul.x[:1], shift=None, exponent=exponent)
+        one_row = driver.completed(spec, one_row, rng)
+        cases.append(Case(f"one row {weight_format.name}", (one_row,)))
+    return cases
+
+
+def corners(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Corner activations against extreme weights, in the formats of least and greatest weights."""
+    formats = sorted(spec.formats, key=lambda each: spec.coding_of(each).maximum(each))
+    cases = []
+    for corner in corners_of(spec.activations):
+        matmuls = []
+        for weight_format in dict.fromkeys([formats[0], formats[-1]]):
+            shape = driver.full_shape(spec)
+            matmul = corner_matmul(rng, spec.activations, weight_format, shape, corner)
+            matmuls.append(driver.completed(spec, matmul, rng))
+        cases.append(Case(f"corner {corner}", tuple(matmuls)))
+    return cases
+
+
+def binades(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Floating sums that rounding takes to the next power of two."""
+    if not isinstance(spec, FloatEngine) or (x := floating.binades(spec, rng)) is None:
+        return []
+    return [Case("binades", (_times_one(spec, rng, x, x.shape[1]),))]
+
+
+def pairs(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Floating sums of two numbers that nearly cancel out, or that lie half-way between sums."""
+    if not isinstance(spec, FloatEngine):
+        return []
+    x = floating.pairs(spec, rng)
+    return [Case("pairs", (_times_one(spec, rng, x, floating.pair_group(spec)),))]
+
+
+def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group: int) -> Matmul:
+    """Activations [M, K] and, where weights can be so, weights that are 1."""
+    weight_format = spec.formats[-1]
+    shape = Shape(len(x), spec.n, x.shape[1], group)
+    matmul = random_matmul(rng, spec.activations, weight_format, shape)
+    if isinstance(spec, FloatMac) and weight_format.levels > 2:
+        one = weight_format.levels // 2 + 1
+        matmul = replace(matmul, codes=np.full_like(matmul.codes, one))
+    matmul = driver.completed(spec, replace(matmul, x=x), rng)
+    assert matmul.special is not None
+    return replace(matmul, special=np.full_like(matmul.special, floating.ONES))
+
+
+def stalls(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Every stream pausing alone, then all of them together, in every pattern."""
+    cases = []
+    names = list(PAUSES)
+    for i, stream in enumerate(STREAMS):
+        matmuls = _any_matmuls(spec, rng)
+        patterns = {stream: names[i % len(names)]}
+        pauses = _pauses(spec, rng, matmuls, patterns)
+        cases.append(Case(f"stall {stream} {patterns[stream]}", matmuls, pauses))
+    for name in names:
+        matmuls = _any_matmuls(spec, rng)
+        pauses = _pauses(spec, rng, matmuls, dict.fromkeys(STREAMS, name))
+        cases.append(Case(f"stall all {name}", matmuls, pauses))
+    return cases
+
+
+def resets(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Resets in mid-flight while everything flows, under stalls, and while a result waits; each is
+    followed by a full run."""
+    cases = []
+    bursts = dict.fromkeys(STREAMS, "bursts")
+    scattered = dict.fromkeys(STREAMS, "scattered")
+    for name, patterns in (("flow", {}), ("stalls", scattered), ("long stalls", bursts)):
+        for _ in range(3):
+            matmuls = _any_matmuls(spec, rng)
+            steps = sum(driver.run_of(spec, matmul).steps for matmul in matmuls)
+            after = int(rng.integers(1, steps + 2))
+            pauses = _pauses(spec, rng, matmuls, patterns)
+            cases.append(Case(f"reset during {name}", matmuls, pauses, reset_after_cycles=after))
+    return cases
+
+
+def probes(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Ready toggled within every cycle, while results queue up."""
+    matmuls = _any_matmuls(spec, rng)
+    pauses = _pauses(spec, rng, matmuls, {SINK: "scattered"})
+    return [Case("probe", matmuls, pauses, probe=True)]
+
+
+def mixtures(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Two cases of any commands; each stream pauses in any pattern or none."""
+    cases = []
+    for i in range(2):
+        matmuls = _any_matmuls(spec, rng)
+        names = {stream: rng.choice([*PAUSES, "none"]) for stream in STREAMS}
+        patterns = {stream: name for stream, name in names.items() if name != "none"}
+        cases.append(Case(f"mixture {i}", matmuls, _pauses(spec, rng, matmuls, patterns)))
+    return cases
+
+
+KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
+    "formats": every_format,
+    "corners": corners,
+    "binades": binades,
+    "stalls": stalls,
+    "resets": resets,
+    "probes": probes,
+    "mixtures": mixtures,
+    "pairs": pairs,
+}
+"""The battery: every kind of case there is."""
+
+
+def model_of(spec: Engine, case: Case) -> Transfers:
+    """What the cycle model says of a case."""
+    return fold(spec, _runs(spec, case), case.pauses)
+
+
+def _runs(spec: Engine, case: Case) -> list[Run]:
+    return [run for matmul in case.matmuls for run in driver.runs_of(spec, matmul)]
+
+
+def _stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
+    silent = np.zeros(0, bool)
+    return Stimulus(
+        command=np.concatenate([driver.command_words(spec, each) for each in case.matmuls]),
+        activation=np.concatenate([driver.activation_words(spec, each) for each in case.matmuls]),
+        weight=np.concatenate([driver.weight_words(spec, each, rng) for each in case.matmuls]),
+        **{f"pause_{stream}": case.pauses.get(stream, silent) for stream in STREAMS},
+        results=len(model.result),
+        limit_cycles=2 * model.cycles + 100,
+        reset_after_cycles=case.reset_after_cycles,
+        probe=case.probe,
+    )
+
+
+def play(
+    spec: Engine,
+    cases: Sequence[Case],
+    models: Sequence[Transfers],
+    build: Build,
+    seed: int = 0,
+    waves: Path | None = None,
+) -> list[Recording]:
+    """Play every case on a built engine.
+
+    The models say how much it has to give; by `seed` is drawn what counts for nothing in its words.
+    """
+    rng = np.random.default_rng(seed)
+    stimuli = [_stimulus(spec, case, model, rng) for case, model in zip(cases, models, strict=True)]
+    return bench.play(build, stimuli, waves)
+
+
+def _compare_values(spec: Engine, case: Case, rtl: Recording) -> tuple[int, list[str]]:
+    """How many numbers were compared, and the first wrong one of each command."""
+    counts = [driver.run_of(spec, matmul).results for matmul in case.matmuls]
+    if len(rtl.words) != sum(counts):
+        return 0, [f"{len(rtl.words)} results, golden has {sum(counts)}"]
+    differences, elements = [], 0
+    starts = np.cumsum([0, *counts])
+    for i, matmul in enumerate(case.matmuls):
+        sums = driver.sums(spec, matmul, rtl.words[starts[i] : starts[i + 1]])
+        golden = driver.expected(spec, matmul)
+        # Every column tile repeats the row sums.
+        row_sum = np.broadcast_to(golden.row_sum[:, :, None], sums.row_sum.shape)
+        found = wrong_values("psum of", sums.psum, golden.psum, ("row", "group", "column"))
+        found += wrong_values("row_sum of", sums.row_sum, row_sum, ("row", "group", "tile"))
+        differences += [f"command {i}: {each}" for each in found]
+        elements += sums.psum.size + sums.row_sum.size
+    return elements, differences
+
+
+def compare(spec: Engine, case: Case, model: Transfers, rtl: Recording) -> tuple[int, list[str]]:
+    """How many numbers were compared, and what differs from golden and from the cycle model, or
+    between its fold and its closed form."""
+    elements, differences = _compare_values(spec, case, rtl)
+    differences += wrong_cycles(rtl, model, STREAMS)
+    if not case.pauses and (closed := run_cycles(spec, _runs(spec, case))) != model.cycles:
+        differences.append(f"closed form gives {closed} cycles, fold {model.cycles}")
+    return elements, differences
+
+
+def features(spec: Engine, case: Case) -> set[str]:
+    """What a case covers, in words."""
+    found = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
+    found |= {"commands back to back"} if len(case.matmuls) > 1 else set()
+    found |= {"reset in mid-flight"} if case.reset_after_cycles else set()
+    found |= {"ready probed"} if case.probe else set()
+    found |= {case.name} if case.name.startswith("corner") else set()
+    found |= {"rounding carries into the exponent"} if case.name == "binades" else set()
+    found |= {"numbers nearly cancel out"} if case.name == "pairs" else set()
+    for matmul in case.matmuls:
+        shape, run = matmul.shape, driver.run_of(spec, matmul)
+        facts = {
+            matmul.weight_format.name: True,
+            "M = 1": shape.m == 1,
+            "M not a multiple of the tile": shape.m % spec.m > 0,
+            "N not a multiple of the tile": shape.n % spec.n > 0,
+            "K not a multiple of the slice": shape.k % spec.slice_k > 0,
+            "scale group not a multiple of the slice": min(shape.group, shape.k) % spec.slice_k > 0,
+            "last scale group shorter": shape.k % shape.group > 0,
+            "scale group read out in parts": shape.group > run.group_slices * spec.slice_k,
+            "several tiles": run.tiles > 1,
+            "codebooks filled": matmul.fill,
+            "tables by centroid": matmul.centroids is not None,
+            "codebooks used again": matmul.vectors is not None and not matmul.fill,
+            "steps skipped": 0 < sum(run.steps_of_beats) < run.beats * run.beat_steps,
+            "narrower than built": matmul.weight_format.bits < spec.weight_bits,
+        }
+        found |= {name for name, holds in facts.items() if holds}
+        found |= driver.float_features(spec, matmul)
+    return found

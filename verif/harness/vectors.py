@@ -1,0 +1,210 @@
+"""Operands and stall patterns: seeded random ones, and the corners that random ones miss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from evolute.hw.spec.formats import Activations, WeightCodes
+from evolute.sim.golden import align
+from evolute.sim.golden.lut_dla import Centroids
+from evolute.sim.golden.vq_codebook import Vectors
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Rows, columns and length of a matrix multiplication, and the length of a scale group."""
+
+    m: int
+    n: int
+    k: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """The operands of one command: activations int [M, K], weight codes uint8 [N, K].
+
+    `group` weights along K share a scale; the last group may be shorter. `shift` int [M] holds
+    each row's table shift for engines with rounded tables, and is None for the others. `special`
+    uint8 [N, groups] names each group's special value where the format has any. Of floating
+    activations `x` are the codes, and `exponent` int [M, groups] is what those of a group share.
+    `vectors` are what codes of `Kind.VECTOR` come from; `fill` says that their codebooks are filled
+    first. Codes of `Kind.TABLE` are [N, subspaces * c], with their `centroids`.
+    """
+
+    x: np.ndarray
+    codes: np.ndarray
+    weight_format: WeightCodes
+    group: int
+    shift: np.ndarray | None = None
+    special: np.ndarray | None = None
+    exponent: np.ndarray | None = None
+    vectors: Vectors | None = None
+    fill: bool = False
+    centroids: Centroids | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(len(self.x), len(self.codes), self.x.shape[1], self.group)
+
+
+def random_activations(rng: np.random.Generator, kind: Activations, size: tuple) -> np.ndarray:
+    """Uniform over all codes, the leftover one included.
+
+    Half the time codes of a floating format lie so near each other that most of those that share an
+    exponent count as more than 0.
+    """
+    if kind.format is None:
+        return rng.integers(-kind.maximum - 1, kind.maximum + 1, size)
+    codes = rng.integers(0, 1 << kind.format.bits, size)
+    if rng.random() < 0.5:
+        return codes
+    top = int(rng.integers(0, 1 << kind.format.exponent_bits))
+    exponent = np.maximum(top - rng.integers(0, kind.bits + 1, size), 0)
+    mantissa_bits = kind.format.mantissa_bits
+    return codes & ~((1 << kind.format.bits - 1) - (1 << mantissa_bits)) | exponent << mantissa_bits
+
+
+def random_exponents(
+    rng: np.random.Generator, kind: Activations, x: np.ndarray, group: int
+) -> np.ndarray | None:
+    """What rows of floating activations share, int [M, groups]: the highest exponent of a group or
+    of the row, or anything that the field holds."""
+    if kind.format is None:
+        return None
+    highest = align.shared_exponents(x, kind.format, group)
+    choice = rng.integers(3)
+    if choice == 1:
+        highest[:] = highest.max(axis=1, keepdims=True)
+    elif choice == 2:
+        highest[:] = rng.integers(0, 1 << kind.format.exponent_bits, highest.shape)
+    return highest
+
+
+Corner = Callable[[np.random.Generator, Activations, tuple], np.ndarray]
+
+CORNERS: dict[str, Corner] = {
+    "maximum": lambda _rng, kind, size: np.full(size, kind.maximum),
+    "minimum": lambda _rng, kind, size: np.full(size, -kind.maximum),
+    "leftover": lambda _rng, kind, size: np.full(size, -kind.maximum - 1),
+    "extremes": lambda rng, kind, size: rng.choice([-kind.maximum, kind.maximum], size),
+    "sparse": lambda rng, kind, size: (
+        random_activations(rng, kind, size) * (rng.random(size) < 0.1)
+    ),
+}
+"""Activations that random ones rarely are: int arrays of a size, by name."""
+
+
+def _signed(rng: np.random.Generator, kind: Activations, magnitudes: np.ndarray) -> np.ndarray:
+    """Codes of these magnitudes and any signs."""
+    assert kind.format is not None
+    return magnitudes | rng.integers(0, 2, magnitudes.shape) << kind.format.bits - 1
+
+
+def _top(kind: Activations, size: tuple) -> np.ndarray:
+    assert kind.format is not None
+    return np.full(size, kind.format.largest_code)
+
+
+def _beyond(rng: np.random.Generator, kind: Activations, size: tuple) -> np.ndarray:
+    assert kind.format is not None
+    return rng.integers(kind.format.largest_code + 1, 1 << kind.format.bits - 1, size)
+
+
+def _subnormal(rng: np.random.Generator, kind: Activations, size: tuple) -> np.ndarray:
+    """Among them zeros, and the least of the normal numbers."""
+    assert kind.format is not None
+    return rng.integers(0, 2 << kind.format.mantissa_bits, size) * (rng.random(size) < 0.8)
+
+
+FLOAT_CORNERS: dict[str, Corner] = {
+    "maximum": lambda _rng, kind, size: _top(kind, size),
+    "minimum": lambda _rng, kind, size: _top(kind, size) | 1 << kind.code_bits - 1,
+    "not finite": lambda rng, kind, size: _signed(rng, kind, _beyond(rng, kind, size)),
+    "extremes": lambda rng, kind, size: _signed(rng, kind, _top(kind, size)),
+    "subnormal": lambda rng, kind, size: _signed(rng, kind, _subnormal(rng, kind, size)),
+    "sparse": CORNERS["sparse"],
+}
+"""The same for codes of floating activations."""
+
+
+def corners(kind: Activations) -> dict[str, Corner]:
+    """The corners that such activations have."""
+    return CORNERS if kind.format is None else FLOAT_CORNERS
+
+
+def corner_matmul(
+    rng: np.random.Generator,
+    kind: Activations,
+    weight_format: WeightCodes,
+    shape: Shape,
+    corner: str,
+) -> Matmul:
+    """A corner of the activations against columns of lowest, highest and extreme weight codes.
+
+    Every third column is all lowest, the next all highest, the third a random mix of both, so that
+    sums of the greatest magnitude of either sign occur. To that end every other row of floating
+    activations shares an exponent that is one too low.
+    """
+    special = random_special(rng, weight_format, shape)
+    count = max(1, len(weight_format.specials))
+    values = np.array([weight_format.values(each) for each in range(count)])
+    extremes = np.stack([values.argmin(axis=1), values.argmax(axis=1)], axis=1).astype(np.uint8)
+    side = rng.integers(0, 2, (shape.n, shape.k))
+    side[0::3], side[1::3] = 0, 1
+    of_code = 0 if special is None else np.repeat(special, shape.group, axis=1)[:, : shape.k]
+    x = corners(kind)[corner](rng, kind, (shape.m, shape.k))
+    exponent = None
+    if kind.format is not None:
+        exponent = align.shared_exponents(x, kind.format, shape.group)
+        exponent[::2] -= 1
+    codes = extremes[of_code, side]
+    return Matmul(x, codes, weight_format, shape.group, special=special, exponent=exponent)
+
+
+def random_special(
+    rng: np.random.Generator, weight_format: WeightCodes, shape: Shape
+) -> np.ndarray | None:
+    """A special value for every group, uint8 [N, groups], if the format has any."""
+    if not weight_format.specials:
+        return None
+    groups = -(-shape.k // shape.group)
+    return rng.integers(0, len(weight_format.specials), (shape.n, groups), dtype=np.uint8)
+
+
+def random_matmul(
+    rng: np.random.Generator, kind: Activations, weight_format: WeightCodes, shape: Shape
+) -> Matmul:
+    """Uniform activations and weight codes."""
+    codes = rng.integers(0, weight_format.levels, (shape.n, shape.k), dtype=np.uint8)
+    x = random_activations(rng, kind, (shape.m, shape.k))
+    special = random_special(rng, weight_format, shape)
+    exponent = random_exponents(rng, kind, x, shape.group)
+    return Matmul(x, codes, weight_format, shape.group, special=special, exponent=exponent)
+
+
+def scattered(rng: np.random.Generator, cycles: int) -> np.ndarray:
+    """Pauses in single cycles, at a rate drawn between a tenth and nine tenths."""
+    return rng.random(cycles) < rng.uniform(0.1, 0.9)
+
+
+def bursts(rng: np.random.Generator, cycles: int) -> np.ndarray:
+    """Runs of pause and of flow, each 1 to 24 cycles long."""
+    lengths = rng.integers(1, 25, cycles + 1)
+    return np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)[:cycles]
+
+
+def alternating(_rng: np.random.Generator, cycles: int) -> np.ndarray:
+    """Every other cycle."""
+    return np.arange(cycles) % 2 == 0
+
+
+PAUSES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "scattered": scattered,
+    "bursts": bursts,
+    "alternating": alternating,
+}
+"""Stall patterns by name: booleans per cycle."""
