@@ -61,9 +61,15 @@ accuracy: setup       ## perplexity against bits of engines and quantizers, into
 fuzz: setup           ## damaged model files for ten minutes
 	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/sw/checkpoints/test_hostile_checkpoints.py
 
-docs: setup           ## docs/isa.md from the instruction set's definition, figures from their records
+docs: setup           ## docs/isa.md, figures and pictures from what they show; a reference of all modules in out/docs
 	$(BIN)/python -m evolute.hw.isa.docs > docs/isa.md
 	$(BIN)/python -m evolute.reports.figures
+	$(BIN)/python docs/hierarchy.py > docs/hierarchy.svg
+	rm -rf out/docs
+	PYTHONWARNINGS="ignore:Couldn't import evolute.sw.quantizers.lut_boost" $(BIN)/pdoc --docformat markdown \
+		--no-show-source --output-directory out/docs evolute evolute.support evolute.hw evolute.sim \
+		evolute.sw evolute.verif evolute.dse evolute.reports \
+		'!evolute.sw.training' '!evolute.sw.quantizers.lut_boost'  # these import PyTorch, an extra
 
 figures: setup        ## synthesize what docs/integration.md states, and write its figures anew
 	rm -rf out/figures

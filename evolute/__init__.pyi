@@ -1,4 +1,4 @@
-"""The types of what `__init__.py` imports when it is asked for."""
+# The types of what `__init__.py` imports when it is asked for.
 
 from evolute.hw.emit.export import to_verilog
 from evolute.hw.emit.export import write_export as export
