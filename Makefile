@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ACCEL ?= core-decode
 
-.PHONY: setup sim verify mutants verilog dse report test check bench accuracy fuzz docs figures
+.PHONY: setup sim verify mutants verilog dse report test check bench accuracy fuzz docs figures tradeoff
 .DEFAULT_GOAL := sim
 
 setup: .venv/ready
@@ -61,9 +61,16 @@ accuracy: setup       ## perplexity against bits of engines and quantizers, into
 fuzz: setup           ## damaged model files for ten minutes
 	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/sw/checkpoints/test_hostile_checkpoints.py
 
-docs: setup           ## docs/isa.md from the instruction set's definition, figures from their records
+docs: setup           ## docs/isa.md, figures and pictures from what they show; a reference of all modules in out/docs
 	$(BIN)/python -m evolute.hw.isa.docs > docs/isa.md
 	$(BIN)/python -m evolute.reports.figures
+	$(BIN)/python docs/hierarchy.py > docs/hierarchy.svg
+	$(BIN)/python docs/tradeoff.py > docs/tradeoff.svg
+	rm -rf out/docs
+	PYTHONWARNINGS="ignore:Couldn't import evolute.sw.quantizers.lut_boost" $(BIN)/pdoc --docformat markdown \
+		--no-show-source --output-directory out/docs evolute evolute.support evolute.hw evolute.sim \
+		evolute.sw evolute.verif evolute.dse evolute.reports \
+		'!evolute.sw.training' '!evolute.sw.quantizers.lut_boost'  # these import PyTorch, an extra
 
 figures: setup        ## synthesize what docs/integration.md states, and write its figures anew
 	rm -rf out/figures
@@ -72,6 +79,16 @@ figures: setup        ## synthesize what docs/integration.md states, and write i
 	$(BIN)/evolute synth core-decode --target asic --out out/figures
 	mv out/figures/records.jsonl reports/data/synthesis.jsonl
 	$(BIN)/python -m evolute.reports.figures
+
+tradeoff: setup       ## simulate what the README's picture shows, and draw it
+	rm -rf out/tradeoff
+	set -e; for weights in w8g64 native w4g64 w3g64; do \
+		$(BIN)/evolute sim smollm2-135m --weights $$weights --out out/tradeoff; done
+	set -e; for method in gptq-w4g64c gptq-w3g64c gptq-w2g64c; do \
+		$(BIN)/evolute quantize smollm2-135m --method $$method -o out/tradeoff/$$method; \
+		$(BIN)/evolute sim out/tradeoff/$$method --out out/tradeoff; done
+	cp out/tradeoff/records.jsonl docs/tradeoff.jsonl
+	$(BIN)/python docs/tradeoff.py > docs/tradeoff.svg
 
 bench: setup          ## speeds as ratios to their limits
 	for name in golden forward cycles program evaluate rtl core quantizers; do $(BIN)/python -m benchmarks.$$name; done

@@ -1,1 +1,67 @@
-"""Evolute: design, verify and price accelerators for low-bit language models."""
+"""Evolute: design, verify and price accelerators for low-bit language models.
+
+`import evolute` takes milliseconds: what the commands are made of is imported when it is first
+asked for. `docs/api.md` has examples that run.
+
+A spec describes an accelerator. There is one class for every engine, and `CoreSpec` for a complete
+core; `preset` gives the named ones. A spec that cannot be built raises `SpecError`. Every error
+that this package raises on purpose is a `RefusedError`, whose message is one line.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+PLACES = {
+    # Specs: what may be chosen.
+    "Spec": "evolute.hw.spec:Spec",
+    "Engine": "evolute.hw.spec:Engine",
+    "LutTensorCore": "evolute.hw.spec:LutTensorCore",
+    "Mac": "evolute.hw.spec:Mac",
+    "BitSerial": "evolute.hw.spec:BitSerial",
+    "VqCodebook": "evolute.hw.spec:VqCodebook",
+    "LutDla": "evolute.hw.spec:LutDla",
+    "LutStationary": "evolute.hw.spec:LutStationary",
+    "CoreSpec": "evolute.hw.spec:CoreSpec",
+    "Preset": "evolute.hw.spec.presets:Preset",
+    "presets": "evolute.hw.spec.presets:PRESETS",
+    "preset": "evolute.hw.spec.presets:preset",
+    # Language models.
+    "LanguageModel": "evolute.sw.language_model.model:LanguageModel",
+    "KnownModel": "evolute.sw.checkpoints.zoo:KnownModel",
+    "models": "evolute.sw.checkpoints.zoo:KNOWN",
+    "load_model": "evolute.sw.checkpoints.zoo:load",
+    "Quantized": "evolute.sw.quantizers.quantize:Quantized",
+    "quantize": "evolute.sw.quantizers.quantize:quantize",
+    "check_quantized": "evolute.sw.quantizers.quantize:check_quantized",
+    # Hardware.
+    "to_verilog": "evolute.hw.emit.export:to_verilog",
+    "export": "evolute.hw.emit.export:write_export",
+    "AsicResult": "evolute.hw.synthesis.synth:AsicResult",
+    "FpgaResult": "evolute.hw.synthesis.synth:FpgaResult",
+    "synthesize": "evolute.hw.synthesis.synth:synthesize",
+    "split_area": "evolute.hw.synthesis.synth:split_area",
+    "Report": "evolute.verif.harness.verify:Report",
+    "verify": "evolute.verif.verification:verify",
+    # What goes wrong.
+    "RefusedError": "evolute.support.errors:RefusedError",
+    "SpecError": "evolute.hw.spec:SpecError",
+}
+"""The Python API: name to `module:attribute`. `__init__.pyi` says the same to type checkers, and a
+test holds the two together."""
+
+__all__ = [*PLACES]  # pyright: ignore[reportUnsupportedDunderAll]  # listed in __init__.pyi
+
+
+def __getattr__(name: str) -> object:
+    """What `PLACES` names, imported when it is first asked for."""
+    if name not in PLACES:
+        raise AttributeError(f"module 'evolute' has no attribute {name!r}")
+    module, _, attribute = PLACES[name].partition(":")
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PLACES})

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from evolute.hw.commands.specs import set_option, spec_from
-from evolute.hw.emit.export import PREFIX, TARGETS, write_all
-from evolute.hw.emit.export import export as export_texts
+from evolute.hw.emit.export import PREFIX, TARGETS, write_export
 from evolute.hw.synthesis import synth as netlists
 from evolute.support.files import RECORDS, append_record, provenance
 from evolute.support.options import SEED, json_option, out_option, show
@@ -57,9 +56,8 @@ def export(
 ) -> None:
     """Write an engine's or a core's Verilog, port description, constraints and scripts."""
     spec = spec_from(preset, assignments)
-    texts = export_texts(spec, TARGETS[target], prefix)
-    write_all(folder, texts)
-    document = {"files": [str(folder / name) for name in texts], "digest": spec.digest}
+    files = [str(path) for path in write_export(spec, folder, target, prefix)]
+    document = {"files": files, "digest": spec.digest}
     show(as_json, document, lambda console: console.print("\n".join(document["files"])))
 
 

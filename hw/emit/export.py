@@ -18,7 +18,7 @@ from evolute.hw.spec.scaling import Scaling
 from evolute.hw.synthesis import yosys
 from evolute.hw.synthesis.fpga import FAMILIES
 from evolute.support import files
-from evolute.support.errors import RefusedError
+from evolute.support.errors import RefusedError, UnknownNameError
 
 # Amaranth takes half a second to import; names of modules and targets do without.
 if TYPE_CHECKING:
@@ -169,6 +169,22 @@ def write_all(folder: Path, texts: dict[str, str]) -> None:
         for name, text in texts.items():
             temporary = stack.enter_context(files.replacing(folder / name))
             temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_export(
+    spec: Spec, folder: Path | str, target: str = next(iter(TARGETS)), prefix: str = PREFIX
+) -> list[Path]:
+    """Writes the texts of `export` into `folder`, all or none, and returns the files' paths.
+
+    `target` is a name from `TARGETS`: what constraints and scripts are for. Files of the same names
+    are replaced. Raises `UnknownNameError` for another target, `RefusedError` for a prefix that is
+    no identifier, and `evolute.support.files.FileError` where nothing can be written.
+    """
+    if target not in TARGETS:
+        raise UnknownNameError("target", target, list(TARGETS))
+    texts = export(spec, TARGETS[target], prefix)
+    write_all(Path(folder), texts)
+    return [Path(folder) / name for name in texts]
 
 
 def _component(spec: Spec) -> wiring.Component:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,38 +12,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from evolute.support.files import write_text
 from evolute.support.options import COUNT, SEED, WORKERS, json_option, show
-from evolute.sw.checkpoints import quantized_file, zoo
 from evolute.sw.commands.eval import context_option, load_model, model_argument, progress, told
 from evolute.sw.language_model.model import LanguageModel
-from evolute.sw.language_model.perplexity import Text, default_context, read_text
-from evolute.sw.language_model.text_kinds import calibration_texts, check_text, mixed_windows
+from evolute.sw.language_model.perplexity import read_text
 from evolute.sw.quantizers import lut_dla
-from evolute.sw.quantizers.check import Check, check, text_sha256
-from evolute.sw.quantizers.hessian import (
-    TOKENS,
-    Calibration,
-    calibrate,
-    default_tokens,
-    widest_input,
-)
-from evolute.sw.quantizers.lut_dla import SAMPLES, parse_tables
-from evolute.sw.quantizers.methods import (
-    EXAMPLES,
-    GRAMMAR,
-    Grid,
-    Method,
-    has_rounding,
-    parse_method,
-)
-from evolute.sw.quantizers.whole_model import (
-    quantize_model,
-    require_fits,
-    require_training,
-    unfinished_layers,
-    write_tables,
-)
+from evolute.sw.quantizers.check import Check
+from evolute.sw.quantizers.hessian import TOKENS, widest_input
+from evolute.sw.quantizers.methods import EXAMPLES, GRAMMAR
+from evolute.sw.quantizers.quantize import check_quantized, parse_choice
+from evolute.sw.quantizers.quantize import quantize as quantize_model
+from evolute.sw.quantizers.whole_model import unfinished_layers
 
 
 @click.command(
@@ -111,70 +89,35 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Quantize a model's linear layers, and say what each costs in bits and in accuracy."""
-    tables = parse_tables(name)  # refuse a slip before a model is fetched for it
-    method = None if tables else parse_method(name)
-    if tables is not None and tables.steps:
-        require_training()
+    parse_choice(name)  # refuse a slip before a model is fetched for it
     loaded = load_model(model)
-    parent = zoo.as_parent(model, loaded)
-    own = zoo.held_out(model or loaded.name)
-    window = context or default_context(loaded)
-    if method is not None:
-        require_fits(loaded, method, force)
-    elif tables is not None and tables.steps:
-        from evolute.sw.quantizers.lut_boost import require_trainable  # PyTorch is an extra
-
-        require_trainable(loaded)
-    began, seen = time.perf_counter(), None
-    parts: list[list[int]] = []
-    if method is None or method.calibrates or wants_error:
-        texts = _calibration_texts(text_path, model or loaded.name)
-        wanted = tokens or default_tokens(loaded)
-        if tables is not None and not tables.steps:
-            wanted = min(wanted, SAMPLES)
-        parts = mixed_windows(loaded, texts, wanted, window)
-        names = ", ".join(each.name for each in texts)
-        seen = {"text": names, "tokens": sum(map(len, parts)), "context": window}
-    calibration = None
+    text = None if text_path is None else told(read_text(text_path))
     with _resumable(folder):
-        if method is None:
-            assert tables is not None
-            with progress("making tables") as done:
-                document = write_tables(loaded, name, tables, parts, folder, seed, done, parent)
-            made = quantized_file.read_quantized(folder) if checks else None
-        else:
-            if parts:
-                with progress("calibrating") as done:
-                    calibration = calibrate(loaded, parts, done)
-                began = time.perf_counter()
-            with progress("quantizing") as done:
-                made, document = quantize_model(
-                    loaded, method, calibration, folder, seed, workers, force, done, parent
-                )
-    seconds = time.perf_counter() - began
-    files: list[str] = [*quantized_file.FILES]
-    if own is not None:
-        write_text(folder / zoo.HELD_OUT, read_text(own).content)
-        files.append(zoo.HELD_OUT)
-    found = None
-    if checks and made is not None:
-        found = _checked(loaded, made, folder, document, method, calibration)
+        made = quantize_model(
+            loaded,
+            name,
+            folder,
+            source=model,
+            text=text,
+            tokens=tokens,
+            context=context,
+            seed=seed,
+            workers=workers,
+            proxy_error=wants_error,
+            force=force,
+            stage=progress,
+        )
+    found = check_quantized(loaded, made, progress) if checks else None
+    seen = None if made.calibrated_with is None else asdict(made.calibrated_with)
     record = {
-        **document,
+        **made.document,
         "calibration": seen,
         "check": None if found is None else {**asdict(found), "is_worse": found.is_worse},
-        "files": [str(folder / each) for each in files],
-        "seconds": seconds,
+        "files": [str(path) for path in made.files],
+        "seconds": made.seconds,
     }
     show(as_json, record, lambda console: _render(console, record))
     _warn(name, loaded, seen, found)
-
-
-def _calibration_texts(path: Path | None, model: str) -> tuple[Text, ...]:
-    """What `--text` says, or the kinds of text that the model of that name is calibrated with."""
-    if path is not None:
-        return (told(read_text(path)),)
-    return calibration_texts(zoo.default_text(model))
 
 
 def _warn(
@@ -212,30 +155,6 @@ def _resumable(folder: Path) -> Iterator[None]:
             err=True,
         )
         raise
-
-
-def _checked(
-    model: LanguageModel,
-    made: LanguageModel,
-    folder: Path,
-    document: dict[str, Any],
-    method: Method | None,
-    calibration: Calibration | None,
-) -> Check:
-    """What comes of checking `made` in `folder`, which remembers it."""
-    text = check_text()
-    if (known := document.pop("check", None)) and known["text_sha256"] == text_sha256(text):
-        return Check(**known)
-    grids: dict[str, Grid] = {}
-    if method is not None and has_rounding(method):
-        for layer in document["layers"]:
-            grid = method.candidates[layer["candidate"]]
-            assert isinstance(grid, Grid)
-            grids[layer["name"]] = grid
-    with progress("checking on other text") as done:
-        found = check(model, made, text, grids, calibration, done)
-    quantized_file.add_to_document(folder, check=asdict(found))
-    return found
 
 
 def _render(console: Console, record: dict[str, Any]) -> None:

@@ -169,7 +169,7 @@ NUMERIC = HEAVY | {"numpy", "gguf", "safetensors", "tokenizers"}
 def imported_by(*arguments: str) -> set[str]:
     """The packages that a command has imported when it ends; it must succeed."""
     code = (
-        "import sys, evolute\n"
+        "import sys\nfrom evolute import front\n"
         "try:\n    front.main()\n"
         "except SystemExit as done:\n    assert not done.code\n"
         "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)\n"

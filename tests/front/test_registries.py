@@ -19,8 +19,8 @@ from evolute.hw.spec.presets import DEFAULT, PRESETS
 from evolute.hw.spec.scaling import FloatScaling, IntegerScaling
 from evolute.sim.golden import GOLDEN
 from evolute.sw.deploy.packers import PACKERS
-from evolute.verif.commands.verify import VERIFY
 from evolute.verif.harness.driver import DRIVERS
+from evolute.verif.verification import VERIFY
 
 ROOT = Path(front.__file__).parents[1]
 ROLES = {

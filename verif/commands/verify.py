@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evolute.hw.commands.specs import set_option, spec_from
-from evolute.hw.spec import BASELINES, ENGINES, UNITS, CoreSpec, Spec
+from evolute.hw.spec import CoreSpec, Spec
 from evolute.hw.spec.presets import PRESETS
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance
@@ -27,13 +27,7 @@ from evolute.verif.engines import floating
 from evolute.verif.harness.driver import DRIVERS, random_spec
 from evolute.verif.harness.simulators import SIMULATORS, SimulatorError
 from evolute.verif.harness.verify import Report
-from evolute.verif.harness.verify import verify as verify_streams
-
-VERIFY: dict[type[Spec], Callable[..., Report]] = {
-    CoreSpec: core.verify,
-    **dict.fromkeys((*ENGINES.values(), *BASELINES.values(), *UNITS.values()), verify_streams),
-}
-"""How a kind of spec is verified."""
+from evolute.verif.verification import verify as verify_spec
 
 _MOST_WORKERS = 4
 """Compiling a large engine takes about a gigabyte."""
@@ -72,8 +66,7 @@ def random_jobs(count: int, seed: int, simulator: str = SIMULATORS[0]) -> list[J
 def run_job(job: Job) -> Report:
     """Verify one spec; every refusal leaves as `SimulatorError`, which survives a process pool."""
     try:
-        verify = VERIFY[type(job.spec)]
-        return verify(
+        return verify_spec(
             job.spec, seed=job.seed, name=job.name, simulator=job.simulator, waves=job.waves
         )
     except RefusedError as error:

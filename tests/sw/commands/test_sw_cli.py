@@ -275,7 +275,7 @@ def test_a_method_that_cannot_be_is_refused_before_a_model_is_calibrated(
     def never(*_, **__):
         raise AssertionError("calibrated")
 
-    monkeypatch.setattr("evolute.sw.commands.quantize.calibrate", never)
+    monkeypatch.setattr("evolute.sw.quantizers.quantize.calibrate", never)
     code, out, err = command(*QUANTIZE, "--method", method)
     assert (code, out) == (2, "")
     assert message in err and err.count("\n") == 1
@@ -305,7 +305,7 @@ def test_an_interrupted_quantization_says_how_to_go_on(command, monkeypatch, tmp
     assert (code, err) == (0, "")
     assert (tmp_path / "made" / "evolute.json").is_file()
     with monkeypatch.context() as patch:
-        patch.setattr("evolute.sw.commands.quantize.calibrate", lambda *_: interrupted(0))
+        patch.setattr("evolute.sw.quantizers.quantize.calibrate", lambda *_: interrupted(0))
         code, _, err = command(*QUANTIZE[:-1], "other", "--method", "gptq-w4g64")
     assert code == 130
     assert err.startswith("evolute: no layer is done yet; the same command begins again\n")

@@ -17,13 +17,13 @@ from evolute.hw.spec import VqCodebook, presets
 from evolute.sw.checkpoints import zoo
 from evolute.sw.checkpoints.checkpoint import open_model
 from evolute.sw.commands import accuracy
-from evolute.sw.commands import quantize as quantize_cli
 from evolute.sw.deploy.on_core import on_accelerator
 from evolute.sw.language_model.decoder import Cache, forward, head
 from evolute.sw.language_model.linear import host_linears
 from evolute.sw.language_model.model import Parent
 from evolute.sw.language_model.perplexity import Text, measure, windows
 from evolute.sw.language_model.text_kinds import check_text, second_half
+from evolute.sw.quantizers import quantize as quantizing
 from evolute.sw.quantizers import whole_model as module
 from evolute.sw.quantizers.hessian import Calibration, calibrate, inputs_of
 from evolute.sw.quantizers.methods import parse_method
@@ -198,7 +198,7 @@ def test_rounding_does_not_calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     names = ["rtn-w3g32", "rtn-b3g32"]
     with monkeypatch.context() as patch:
-        patch.setattr(quantize_cli, "calibrate", forbidden)
+        patch.setattr(quantizing, "calibrate", forbidden)
         for name in names:
             command = ["quantize", "evolute-tiny", "--method", name, "--no-check"]
             record = record_of(*command, "-o", tmp_path / name)

@@ -1,0 +1,48 @@
+"""Figures of the documentation are what their scripts draw, and the index misses nothing."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from evolute import front
+
+ROOT = Path(front.__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize("name", ["hierarchy", "tradeoff"])
+def test_a_figure_is_what_its_script_draws(name, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)
+    spec.loader.exec_module(script)
+    script.main()
+    drawn = capsys.readouterr().out
+    assert (DOCS / f"{name}.svg").read_text(encoding="utf-8") == drawn, "run `make docs`"
+
+
+def test_the_index_lists_every_page_and_every_command():
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"]({page})" not in index} == set()
+    assert {name for name in front.COMMANDS if f"`evolute {name}" not in index} == set()
+
+
+def test_the_readme_shows_what_a_run_prints(command):
+    """Its run is of the RTL; the golden model says the same, and the cycle model as many cycles."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(
+        r"^(Once upon a time.*)\n([\d,]+) cycles of RTL, the model says \2:", page, re.M
+    )
+    assert shown is not None
+    arguments = ("run", "evolute-tiny", "--prompt", "Once upon a time", "--tokens", "8", "--json")
+    code, out, _ = command(*arguments)
+    result = json.loads(out)
+    assert code == 0
+    assert shown[1] == "Once upon a time" + result["text"]
+    assert int(shown[2].replace(",", "")) == result["cycles"]["model"]
