@@ -54,6 +54,7 @@ class Wrong:
     setup: Callable[[Session], object] = lambda _: None
     count: int | None = None
     fetched: bool = True
+    fetch_fails: bool = False
     exact_time: bool = False
 
 
@@ -281,8 +282,9 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
             while not any(each.operation.name == name for each in program):
                 program = bench.random_program(rng).instructions
             yield _trapped(core, rng, program, name, fault, response)
-    for at in {0, len(some) // 2, len(some) - 1}:
-        yield _untold(core, some, at)
+    more = words(bench.random_program(rng, length=20).instructions)
+    for at in {0, len(more) // 2, len(more) - 1}:
+        yield _untold(core, more, at)
     yield from _too_many_tokens(core)
 
     def guarded(session: Session) -> None:
@@ -311,6 +313,7 @@ def _untold(core: CoreSpec, program: tuple[int, ...], index: int) -> Wrong:
         Fault.READ,
         first,
         setup=lambda session: session.trap(at, at + 1, write=False, response=SLVERR),
+        fetch_fails=True,
     )
 
 
@@ -542,6 +545,9 @@ def _check_fault(
     bench.check(case, "busy", session.busy, False)
     bench.check(case, "fault", event.fault, wrong.fault)
     bench.check(case, "index", event.index, wrong.index + before)
+    if wrong.fetch_fails:
+        late = max(0, session.get("dispatched_low") - wrong.index)
+        bench.check(case, "instructions dispatched from the word at fault on", late, 0)
     if not wrong.fetched:
         bench.check(case, "words read", session.get("read_beats_low"), 0)
         bench.check(case, "words that crossed the bus", event.read_beats, 0)
@@ -570,6 +576,26 @@ def _check_long_patience(bench: Bench, session: Session) -> None:
         bench.tally.cases += 1
 
 
+def _check_patience_after_address(bench: Bench, session: Session) -> None:
+    """The watchdog counts from the cycle on in which an address was taken, and nothing else moved:
+    a program's first fetch waits for that for some cycles, and then for its words for too long."""
+    words = [plain(bench.core, "halt")]
+    Program(bench.core, words, 0, session.memory)
+    session.set_timing(MemoryTiming(4 * PATIENCE, bench.core.bus_bytes))
+    session.set("watchdog", PATIENCE)
+    waits, stops = (20, 50, 51), []
+    for cycles in waits:
+        session.silence(0, cycles)
+        event = session.run(0, len(words), LIMIT_CYCLES, stop_at_error=True)
+        bench.check("watchdog of a fetch", "fault", event.fault, Fault.WATCHDOG)
+        stops.append(event.cycle - cycles)
+        session.reset()
+        session.calm()
+        session.set("watchdog", PATIENCE)
+    bench.check("watchdog of a fetch", "cycles from its address on", stops, [stops[0]] * len(waits))
+    bench.tally.cases += len(waits)
+
+
 def _check_patience(bench: Bench, session: Session, good: Program, expected: Expected) -> None:
     """What the watchdog must let pass, and a bus that never answers again."""
     core, case = bench.core, "watchdog"
@@ -582,6 +608,7 @@ def _check_patience(bench: Bench, session: Session, good: Program, expected: Exp
     bench.play(session, "good under watchdog", good, expected, MemoryTiming(200, core.bus_bytes))
 
     _check_long_patience(bench, session)
+    _check_patience_after_address(bench, session)
     session.set("watchdog", 0)
     waits = instruction("sync", wait=[Unit.STORE])
     Program(core, [waits, plain(core, "halt")], 0, session.memory)

@@ -104,14 +104,18 @@ def _check_crowds(
 def check_counts(bench: Bench, rng: np.random.Generator) -> None:
     """Counters that go on from any value, with every carry there is."""
     timing = MemoryTiming(20, bench.core.bus_bytes)
+    carries = (*(1 << bits for bits in range(8, 64, 8)), 1 << 64)
     with bench.session() as session:
-        for start in (*(1 << bits for bits in range(8, 64, 8)), 1 << 64):
+        for i, start in enumerate((*carries, *[0] * 8)):
             program = bench.random_program(rng)
-            starts = {name: start - int(rng.integers(1, 20)) for name in COUNTERS}
+            starts = {
+                name: start - int(rng.integers(1, 20)) if start else int(rng.integers(1 << 63)) << 1
+                for name in COUNTERS
+            }
             for name, value in starts.items():
                 session.advance(name, value)
-            bench.play(session, f"counters from {start:#x}", program, program.expected(), timing,
-                       starts)  # fmt: skip
+            title = f"counters from {start:#x}" if start else f"counters from anywhere {i}"
+            bench.play(session, title, program, program.expected(), timing, starts)
             bench.tally.coverage["counters with carries"] += 1
 
 
