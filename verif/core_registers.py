@@ -12,7 +12,7 @@ from hw.registers import COUNTERS, IDENTITY, REGISTERS, WATCHDOG_DEFAULT, Contro
 from sim.memory import MemoryTiming
 from verif.core_bench import Bench, put
 from verif.core_faults import plain
-from verif.core_session import OKAY, SLVERR, Session
+from verif.core_session import OKAY, SLVERR, Seen, Session
 
 
 def check_registers(bench: Bench, rng: np.random.Generator) -> None:
@@ -62,6 +62,7 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
     session.set("watchdog", WATCHDOG_DEFAULT)
     _check_interrupts(bench, session, check)
     _check_half_writes(session, check)
+    _check_late_answers(session, check)
     _check_crowds(session, rng, check)
 
 
@@ -76,6 +77,15 @@ def _check_half_writes(session: Session, check: Callable[[str, object, object], 
         check(f"response to a write after the {half} alone", response, OKAY)
         check(f"program_high after the {half} alone", session.get("program_high"), 7)
         check(f"program_low after the {half} alone", session.get("program_low"), 0)
+
+
+def _check_late_answers(session: Session, check: Callable[[str, object, object], None]) -> None:
+    """A write does what it says although the host will take no answer before there is one."""
+    session.hold(0, 60)
+    session.offer(5, REGISTERS["program_low"].offset, 0x5A5A)
+    sights = session.watch(60, "program_low")
+    values = [sight.value for sight in sights if sight.what is Seen.VALUE]
+    check("program_low while no answer is taken", values[-1], 0x5A5A)
 
 
 _CROWD = ("program_low", "program_high", "watchdog")

@@ -143,6 +143,7 @@ FLOAT_CORNERS: dict[str, Corner] = {
     "extremes": lambda rng, kind, size: _signed(rng, kind, _top(kind, size)),
     "subnormal": lambda rng, kind, size: _signed(rng, kind, _subnormal(rng, kind, size)),
     "sparse": CORNERS["sparse"],
+    "least": lambda rng, kind, size: _signed(rng, kind, rng.integers(0, 4, size)),
 }
 """The same for codes of floating activations."""
 
