@@ -138,6 +138,12 @@ class Engine(Spec, abc.ABC):
         return ()
 
     @property
+    def most_planes(self) -> int:
+        """The most weight beats that a command can have of every K-slice."""
+        planes = [each[-1] for each in self.modes.values()]
+        return max([*planes, *(fill.planes for fill in self.fills)])
+
+    @property
     def mode_bits(self) -> int:
         """Width of a command's mode."""
         return max([*self.modes, *(fill.mode for fill in self.fills)]).bit_length()

@@ -62,6 +62,7 @@ class Wrong:
     setup: Callable[[Session], object] = lambda _: None
     count: int | None = None
     fetched: bool = True
+    fetch_fails: bool = False
     exact_time: bool = False
 
 
@@ -224,12 +225,37 @@ def _random_word(core: CoreSpec, rng: np.random.Generator) -> int:
     return word
 
 
+def _edges(core: CoreSpec, rng: np.random.Generator) -> Iterator[int]:
+    """Loads and stores that end with the last word of memory or of a buffer, or one word after it,
+    and are as long as each power of two, or of any length."""
+
+    def lengths(bits: int) -> list[int]:
+        most = (1 << bits) - 1
+        return [*(1 << bit for bit in range(bits)), *rng.integers(1, most, 20).tolist()]
+
+    end = 1 << core.address_bits
+    words_bits = {each.name: each.bits for each in OPERATIONS["store"].fields}["words"]
+    changes: list[tuple[str, dict[str, int]]] = []
+    for more in (0, 1):
+        for words in lengths(words_bits):
+            if words * core.bus_bytes <= end:
+                memory = end - words * core.bus_bytes
+                changes.append(("store", {"memory": memory, "words": words + more}))
+        for i, buffer in enumerate(core.buffers):
+            for words in lengths((buffer.bus_words - 1).bit_length()):
+                place = {"buffer": i, "address": buffer.bus_words - words, "words": words + more}
+                changes.append(("load", place))
+                memory = end - words * core.bus_bytes
+                changes.append(("load", {"buffer": i, "memory": memory, "words": words + more}))
+    for name, values in changes:
+        yield isa.encode(plain(core, name, **values))
+
+
 def check_words(bench: Bench, rng: np.random.Generator) -> None:
     """Random words: the dispatcher accepts what `hw.isa.instructions` accepts, and nothing else."""
     core, address = bench.core, MEMORY_PAGE_BYTES
     with bench.session() as session:
-        for _ in range(400):
-            word = _random_word(core, rng)
+        for word in (*_edges(core, rng), *(_random_word(core, rng) for _ in range(400))):
             put(session.memory, address, words_to_bytes([word]))
             event = session.run(address, 1, LIMIT_CYCLES)
             while event.kind == "sync":
@@ -289,8 +315,9 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
             while not any(each.operation.name == name for each in program):
                 program = bench.random_program(rng).instructions
             yield _trapped(core, rng, program, name, fault, response)
-    for at in {0, len(some) // 2, len(some) - 1}:
-        yield _untold(core, some, at)
+    more = words(bench.random_program(rng, length=20).instructions)
+    for at in {0, len(more) // 2, len(more) - 1}:
+        yield _untold(core, more, at)
     yield from _too_many_tokens(core)
 
     def guarded(session: Session) -> None:
@@ -319,6 +346,7 @@ def _untold(core: CoreSpec, program: tuple[int, ...], index: int) -> Wrong:
         Fault.READ,
         first,
         setup=lambda session: session.trap(at, at + 1, write=False, response=SLVERR),
+        fetch_fails=True,
     )
 
 
@@ -489,6 +517,7 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
                     _check_fault(bench, session, wrong, f"{wrong.name} late", rng, late)
                     bench.tally.coverage["fault late in a program"] += 1
         _check_places(bench, session)
+        _check_lengths(bench, session, rng)
         _check_patience(bench, session, good, expected)
 
 
@@ -550,6 +579,9 @@ def _check_fault(
     bench.check(case, "busy", session.busy, False)
     bench.check(case, "fault", event.fault, wrong.fault)
     bench.check(case, "index", event.index, wrong.index + before)
+    if wrong.fetch_fails:
+        late = max(0, session.get("dispatched_low") - wrong.index)
+        bench.check(case, "instructions dispatched from the word at fault on", late, 0)
     if not wrong.fetched:
         bench.check(case, "words read", session.get("read_beats_low"), 0)
         bench.check(case, "words that crossed the bus", event.read_beats, 0)
@@ -557,6 +589,32 @@ def _check_fault(
     session.set("watchdog", WATCHDOG_DEFAULT)
     bench.tally.cases += 1
     bench.tally.coverage[f"fault {wrong.fault.name}"] += 1
+
+
+def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> None:
+    """As many words are fetched as a program has, however many: most of its instructions count as
+    fetched and dispatched, and two bursts of it are left."""
+    core = bench.core
+    at_once = max(1, core.bus_bits // isa.INSTRUCTION_BITS)
+    left = 2 * core.fetch_beats
+    loads = left * core.bus_bits // isa.INSTRUCTION_BITS - 1
+    rest = [*[plain(core, "load")] * loads, plain(core, "halt")]
+    most = min((1 << core.address_bits) // isa.INSTRUCTION_BYTES, (1 << isa.INDEX_BITS) - 1)
+    put(session.memory, 0, isa.to_bytes(rest))
+    session.set_timing(MemoryTiming(20, core.bus_bytes))
+    for bit in 2 * [*range(6, isa.INDEX_BITS)]:
+        before = min(int(rng.integers(1 << bit, 2 << bit)), most - len(rest)) // at_once * at_once
+        words = before * isa.INSTRUCTION_BITS // core.bus_bits
+        for name, value in (("index", before), ("words", words), ("left", -words)):
+            session.advance(name, value)
+        event = session.run(0, before + len(rest), LIMIT_CYCLES)
+        case = f"{before + len(rest)} instructions"
+        found = outcome(event), event.read_beats
+        bench.check(case, "outcome and words read", found, ("done", left + loads))
+        if event.kind == "limit":
+            session.reset()
+        bench.tally.cases += 1
+    bench.watch(session, "programs of many instructions")
 
 
 def _check_long_patience(bench: Bench, session: Session) -> None:
@@ -578,6 +636,26 @@ def _check_long_patience(bench: Bench, session: Session) -> None:
         bench.tally.cases += 1
 
 
+def _check_patience_after_address(bench: Bench, session: Session) -> None:
+    """The watchdog counts from the cycle on in which an address was taken, and nothing else moved:
+    a program's first fetch waits for that for some cycles, and then for its words for too long."""
+    words = [plain(bench.core, "halt")]
+    Program(bench.core, words, 0, session.memory)
+    session.set_timing(MemoryTiming(4 * PATIENCE, bench.core.bus_bytes))
+    session.set("watchdog", PATIENCE)
+    waits, stops = (20, 50, 51), []
+    for cycles in waits:
+        session.silence(0, cycles)
+        event = session.run(0, len(words), LIMIT_CYCLES, stop_at_error=True)
+        bench.check("watchdog of a fetch", "fault", event.fault, Fault.WATCHDOG)
+        stops.append(event.cycle - cycles)
+        session.reset()
+        session.calm()
+        session.set("watchdog", PATIENCE)
+    bench.check("watchdog of a fetch", "cycles from its address on", stops, [stops[0]] * len(waits))
+    bench.tally.cases += len(waits)
+
+
 def _check_patience(bench: Bench, session: Session, good: Program, expected: Expected) -> None:
     """What the watchdog must let pass, and a bus that never answers again."""
     core, case = bench.core, "watchdog"
@@ -590,6 +668,7 @@ def _check_patience(bench: Bench, session: Session, good: Program, expected: Exp
     bench.play(session, "good under watchdog", good, expected, MemoryTiming(200, core.bus_bytes))
 
     _check_long_patience(bench, session)
+    _check_patience_after_address(bench, session)
     session.set("watchdog", 0)
     waits = instruction("sync", wait=[Unit.STORE])
     Program(core, [waits, plain(core, "halt")], 0, session.memory)

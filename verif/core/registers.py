@@ -19,7 +19,7 @@ from evolute.hw.isa.registers import (
 from evolute.sim.timing.memory import MemoryTiming
 from evolute.verif.core.bench import Bench, put
 from evolute.verif.core.faults import plain
-from evolute.verif.core.session import OKAY, SLVERR, Session
+from evolute.verif.core.session import OKAY, SLVERR, Seen, Session
 
 
 def check_registers(bench: Bench, rng: np.random.Generator) -> None:
@@ -69,6 +69,7 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
     session.set("watchdog", WATCHDOG_DEFAULT)
     _check_interrupts(bench, session, check)
     _check_half_writes(session, check)
+    _check_late_answers(session, check)
     _check_crowds(session, rng, check)
 
 
@@ -83,6 +84,15 @@ def _check_half_writes(session: Session, check: Callable[[str, object, object], 
         check(f"response to a write after the {half} alone", response, OKAY)
         check(f"program_high after the {half} alone", session.get("program_high"), 7)
         check(f"program_low after the {half} alone", session.get("program_low"), 0)
+
+
+def _check_late_answers(session: Session, check: Callable[[str, object, object], None]) -> None:
+    """A write does what it says although the host will take no answer before there is one."""
+    session.hold(0, 60)
+    session.offer(5, REGISTERS["program_low"].offset, 0x5A5A)
+    sights = session.watch(60, "program_low")
+    values = [sight.value for sight in sights if sight.what is Seen.VALUE]
+    check("program_low while no answer is taken", values[-1], 0x5A5A)
 
 
 _CROWD = ("program_low", "program_high", "watchdog")
@@ -111,14 +121,18 @@ def _check_crowds(
 def check_counts(bench: Bench, rng: np.random.Generator) -> None:
     """Counters that go on from any value, with every carry there is."""
     timing = MemoryTiming(20, bench.core.bus_bytes)
+    carries = (*(1 << bits for bits in range(8, 64, 8)), 1 << 64)
     with bench.session() as session:
-        for start in (*(1 << bits for bits in range(8, 64, 8)), 1 << 64):
+        for i, start in enumerate((*carries, *[0] * 8)):
             program = bench.random_program(rng)
-            starts = {name: start - int(rng.integers(1, 20)) for name in COUNTERS}
+            starts = {
+                name: start - int(rng.integers(1, 20)) if start else int(rng.integers(1 << 63)) << 1
+                for name in COUNTERS
+            }
             for name, value in starts.items():
                 session.advance(name, value)
-            bench.play(session, f"counters from {start:#x}", program, program.expected(), timing,
-                       starts)  # fmt: skip
+            title = f"counters from {start:#x}" if start else f"counters from anywhere {i}"
+            bench.play(session, title, program, program.expected(), timing, starts)
             bench.tally.coverage["counters with carries"] += 1
 
 

@@ -40,6 +40,7 @@ ADVANCEABLE = {
     "index": "dispatch",
     "words": "dispatch",
     "still": "control",
+    "left": "fetch",
 }
 """Counts that `Session.advance` can change, and the part of the core that each belongs to."""
 
@@ -249,7 +250,7 @@ class Session(contextlib.AbstractContextManager):
     def advance(self, name: str, value: int) -> None:
         """Add to a count of `ADVANCEABLE`, which counts on from there: a count that no test could
         wait for. It is done now if a program runs, or else when the next one begins. `index` is
-        that of the next instruction, and `words` are those fetched."""
+        that of the next instruction, `words` are those fetched, and `left` those to be fetched."""
         self._ask("advance", name, value)
 
     def step(self, cycles: int) -> None:

@@ -113,9 +113,10 @@ def pair_group(spec: FloatEngine) -> int:
 
 
 def values(result_codes: np.ndarray) -> np.ndarray:
-    """The numbers that a result's fields hold, float64."""
+    """The numbers that a result's fields hold, float64; NaN for -0, which no result is."""
     codes = result_codes.astype(np.int64) & (1 << RESULT.bits) - 1
-    return codes.astype(np.uint32).view(np.float32).astype(np.float64)
+    numbers = codes.astype(np.uint32).view(np.float32).astype(np.float64)
+    return np.where(codes == 1 << RESULT.bits - 1, np.nan, numbers)
 
 
 def group_sums(spec: FloatEngine, matmul: Matmul, part: int, activations: np.ndarray) -> GroupSums:

@@ -19,7 +19,14 @@ from evolute.verif.harness import bench, driver
 from evolute.verif.harness.bench import SINK, SOURCES, Recording, Stimulus
 from evolute.verif.harness.differences import wrong_cycles, wrong_values
 from evolute.verif.harness.simulators import Build
-from evolute.verif.harness.vectors import PAUSES, Matmul, Shape, corner_matmul, random_matmul
+from evolute.verif.harness.vectors import (
+    PAUSES,
+    Matmul,
+    Shape,
+    corner_matmul,
+    near_halves,
+    random_matmul,
+)
 from evolute.verif.harness.vectors import corners as corners_of
 
 STREAMS = (*SOURCES, SINK)
@@ -126,6 +133,37 @@ def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group
     return replace(matmul, special=np.full_like(matmul.special, floating.ONES))
 
 
+_MANY_WEIGHTS = 6000
+
+
+def many(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """So many weights of every format that, where an engine is small, each of its places sees
+    nearly all codes, and with every special value."""
+    most = max(1, _MANY_WEIGHTS // (spec.n * spec.slice_k))
+    matmuls = []
+    for each in spec.formats:
+        slices = min(most, 4 * each.levels * max(1, len(each.specials)))
+        shape = Shape(spec.m, spec.n, slices * spec.slice_k, spec.slice_k)
+        matmul = random_matmul(rng, spec.activations, each, shape)
+        matmuls.append(driver.completed(spec, matmul, rng))
+    return [Case("many weights", tuple(matmuls))]
+
+
+def halves(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Floating activations that align to halves of integers, or a little more, in every place."""
+    kind = spec.activations
+    if not spec.aligns or kind.format is None:
+        return []
+    groups = max(1, _MANY_WEIGHTS // (spec.n * spec.slice_k))
+    weight_format = spec.formats[-1]
+    shape = Shape(spec.m, spec.n, groups * spec.slice_k, spec.slice_k)
+    matmul = random_matmul(rng, kind, weight_format, shape)
+    exponent = rng.integers(1, kind.format.top_exponent + 1, (spec.m, groups))
+    of_code = np.repeat(exponent, spec.slice_k, axis=1)
+    matmul = replace(matmul, x=near_halves(rng, kind, of_code), exponent=exponent)
+    return [Case("halves", (driver.completed(spec, matmul, rng),))]
+
+
 def stalls(spec: Engine, rng: np.random.Generator) -> list[Case]:
     """Every stream pausing alone, then all of them together, in every pattern."""
     cases = []
@@ -185,6 +223,8 @@ KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "probes": probes,
     "mixtures": mixtures,
     "pairs": pairs,
+    "many": many,
+    "halves": halves,
 }
 """The battery: every kind of case there is."""
 
@@ -267,6 +307,7 @@ def features(spec: Engine, case: Case) -> set[str]:
     found |= {case.name} if case.name.startswith("corner") else set()
     found |= {"rounding carries into the exponent"} if case.name == "binades" else set()
     found |= {"numbers nearly cancel out"} if case.name == "pairs" else set()
+    found |= {"halves of integers"} if case.name == "halves" else set()
     for matmul in case.matmuls:
         shape, run = matmul.shape, driver.run_of(spec, matmul)
         facts = {

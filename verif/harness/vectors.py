@@ -84,6 +84,22 @@ def random_exponents(
     return highest
 
 
+def near_halves(rng: np.random.Generator, kind: Activations, exponent: np.ndarray) -> np.ndarray:
+    """Floating codes, of `exponent`'s shape, that have the shared exponents `exponent` and align to
+    a half, or to a half and one lower bit, beside any integer that their distance leaves."""
+    assert kind.format is not None
+    size, mantissa_bits = exponent.shape, kind.format.mantissa_bits
+    distance = rng.integers(0, kind.bits + 1, size)
+    own = np.maximum(exponent - distance, 0)
+    # Bits of the significand that lie below the integer, of which the highest is the half.
+    below = np.maximum(exponent - np.maximum(own, 1) - kind.guard_bits, 1)
+    lower = np.where(rng.random(size) < 0.5, 1 << rng.integers(0, np.maximum(below - 1, 1)), 0)
+    mantissa = rng.integers(0, 1 << mantissa_bits, size) >> below << below
+    mantissa |= 1 << below - 1 | np.where(below > 1, lower, 0)
+    sign = rng.integers(0, 2, size) << kind.format.bits - 1
+    return sign | own << mantissa_bits | mantissa & (1 << mantissa_bits) - 1
+
+
 Corner = Callable[[np.random.Generator, Activations, tuple], np.ndarray]
 
 CORNERS: dict[str, Corner] = {
@@ -127,6 +143,7 @@ FLOAT_CORNERS: dict[str, Corner] = {
     "extremes": lambda rng, kind, size: _signed(rng, kind, _top(kind, size)),
     "subnormal": lambda rng, kind, size: _signed(rng, kind, _subnormal(rng, kind, size)),
     "sparse": CORNERS["sparse"],
+    "least": lambda rng, kind, size: _signed(rng, kind, rng.integers(0, 4, size)),
 }
 """The same for codes of floating activations."""
 

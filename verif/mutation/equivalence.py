@@ -3,15 +3,23 @@
 A netlist with its fault behind a switch becomes two copies of its logic that share their inputs and
 registers: one with the switch off, one with it on. Where they differ in an output, in the next
 value of a register, or in an access of a memory, is one bit. First, registers being inputs, that
-bit is never 1 in any state; else, by temporal induction, never in any state that the sound design
-comes to after a reset. In both cases the faulty design never leaves the states of the sound one.
+bit is never 1 in any state; else it is never 1 in any state that the sound design comes to after a
+reset. In both cases the faulty design never leaves the states of the sound one.
+
+After a reset, a register that the reset sets has its one value, and everything else may be
+anything. From there, temporal induction shows that the bit is never 1. It is helped by what a few
+small registers near the fault can be at once: the set of their values that begins with those after
+a reset, and has all that the sound design makes of a state whose values are in the set, whatever
+its other registers, its memories and its inputs are. Clocks of a design that has several may tick
+in any order, alone or together.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +31,15 @@ SAT_SECONDS = 60
 INDUCTION_CYCLES = 12
 """Most cycles that an induction looks back."""
 
+SMALL_BITS = 4
+"""Widest register whose values are followed."""
+
+GROUP_BITS = (5, 9)
+"""Most bits of registers whose values are followed at once, in one try after another."""
+
+MOST_VALUES = 300
+"""Most values at once of registers that are followed."""
+
 _READS, _WRITES = ("$memrd", "$memrd_v2"), ("$memwr", "$memwr_v2")
 """Ports of memories."""
 
@@ -32,9 +49,9 @@ _INDUCED = "Induction step proven: SUCCESS!"
 
 @dataclass(frozen=True)
 class Reset:
-    """The reset of a design, and the level at which it resets."""
+    """The resets of a design, one for each of its clocks, and the level at which they reset."""
 
-    port: str
+    ports: tuple[str, ...]
     level: int
 
 
@@ -70,6 +87,8 @@ class _Netlist:
         parameters = {"Y_WIDTH": width}
         for port, bits in inputs.items():
             parameters |= {f"{port}_SIGNED": 0, f"{port}_WIDTH": len(bits)}
+        if kind == "$mux":
+            parameters = {"WIDTH": width}
         self.cells[f"proof{len(self.cells)}"] = {
             "type": kind,
             "parameters": parameters,
@@ -140,9 +159,9 @@ def _seen(
 
 
 def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str, dict[str, Any]]]:
-    """The netlist with a copy of all that the switch reaches; bits that say that the copies differ,
-    in anything (`differs`) or in what the next state will be (`strays`); and the registers, which
-    are taken out."""
+    """The netlist with a copy of all that the switch reaches; a bit that says that the copies
+    differ (`differs`); and the registers, which are taken out, with what the copy would give them
+    (`switched_on`)."""
     (module,) = json.loads(text)["modules"].values()
     net = _Netlist(module)
     (off,) = net.ports.pop(switch)["bits"]
@@ -183,19 +202,24 @@ def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str,
         if port["direction"] == "output"
     ]
     kept = [pair for cell in taken_out.values() for pair in _seen(net, cell, copied)]
-    found: dict[str, Bits] = {}
-    for name, pairs in (("differs", shown + kept), ("strays", kept)):
-        wrong = [
-            net.gate("$xor", 1, A=[a], B=[b])[0]
-            for left, right in pairs
-            for a, b in zip(left, right, strict=True)
-            if a != b
-        ]
-        found[name] = net.gate("$reduce_or", 1, A=wrong) if wrong else ["0"]
+    wrong = [
+        net.gate("$xor", 1, A=[a], B=[b])[0]
+        for left, right in shown + kept
+        for a, b in zip(left, right, strict=True)
+        if a != b
+    ]
+    found = {"differs": net.gate("$reduce_or", 1, A=wrong) if wrong else ["0"]}
     for i, cell in enumerate(taken_out.values()):
         if cell["type"] in _READS:
             net.input(f"read{i}", cell["connections"]["DATA"])
-    registers = {name: cell for name, cell in taken_out.items() if _is_register(cell)}
+    registers = {
+        name: {
+            **cell,
+            "switched_on": [copied.get(bit, bit) for bit in cell["connections"]["D"]],
+        }
+        for name, cell in taken_out.items()
+        if _is_register(cell)
+    }
     return net, found, registers
 
 
@@ -204,44 +228,233 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
 
     `change` are the arguments of Yosys' pass `mutate`, and `top` is the module.
     """
-    switch = "mutant"
     plant = [
         "read_rtlil flat.il",
-        f"mutate -module {top} {change} -ctrl {switch} 1 1",
+        f"mutate -module {top} {change} -ctrl {_SWITCH} 1 1",
         *("dffunmap", "opt_clean", "write_json flat.json"),
     ]
     text = yosys.run(plant, {"flat.il": flat}, ["flat.json"], timeout_s=300).files["flat.json"]
-    read = ["read_json miter.json", "opt -full", "opt_clean -purge"]
-
-    net, found, registers = _miter(text, switch)
-    clocks = {str(cell["connections"]["CLK"]) for cell in registers.values()}
-    for i, cell in enumerate(registers.values()):
-        net.input(f"state{i}", cell["connections"]["Q"])
-    cut = net.text(top, found)
-    free = [f"sat -prove differs 0 -timeout {SAT_SECONDS} {top}"]
-    if _holds([*read, *free], cut, _MISSED):
+    net, found, registers = _miter(text, _SWITCH)
+    _cut(net, registers)
+    if _holds(net.text(top, found), f"sat -prove differs 0 {_LIMIT} {top}", _MISSED):
         return "no state in which it shows"
-    if len(clocks) != 1:
-        return None  # Yosys' induction knows one clock
-    if reset.port not in net.ports:
+    if not registers or any(port not in net.ports for port in reset.ports):
         return None
-    # The first reset, in whatever state, leads to the same one; from then on nothing shows.
-    resetting = [
-        f"sat -set {reset.port} {reset.level} -prove strays 0 -timeout {SAT_SECONDS} {top}"
-    ]
-    if not _holds([*read, *resetting], cut, _MISSED):
+    after = _after_reset(text, top, reset)
+    if not _resets_alike(text, top, reset, after):
         return None
-    net, found, registers = _miter(text, switch)
-    net.cells |= registers
-    whole = net.text(top, {"differs": found["differs"]})
-    inducing = [
-        f"sat -tempinduct -seq 1 -set-at 1 {reset.port} {reset.level} -prove differs 0 "
-        f"-maxsteps {INDUCTION_CYCLES} -timeout {SAT_SECONDS} {top}"
-    ]
-    if _holds([*read, *inducing], whole, _INDUCED):
+    if _holds_by_induction(text, top, after, None):
         return "no state after a reset in which it shows, by induction"
+    cell = re.search(r"-cell (\S+)", change)
+    assert cell is not None
+    tried: set[tuple[Any, ...]] = set()
+    for most in GROUP_BITS:
+        near = _near(text, cell[1].removeprefix("\\"), after, most)
+        if near and tuple(near) not in tried:
+            tried.add(tuple(near))
+            values = _values(text, top, near, after)
+            if values is not None and _holds_by_induction(text, top, after, (near, values)):
+                return "no state after a reset in which it shows, by what registers can be"
     return None
 
 
-def _holds(script: list[str], miter: str, success: str) -> bool:
-    return success in yosys.run(script, {"miter.json": miter}, (), timeout_s=10 * SAT_SECONDS).log
+_SWITCH = "mutant"
+_LIMIT = f"-timeout {SAT_SECONDS}"
+
+
+def _cut(net: _Netlist, registers: dict[str, dict[str, Any]]) -> None:
+    """Make every register's value an input."""
+    for i, cell in enumerate(registers.values()):
+        net.input(f"state{i}", cell["connections"]["Q"])
+
+
+def _after_reset(text: str, top: str, reset: Reset) -> dict[Any, str]:
+    """By bits of registers, the value that a cycle of reset gives the sound design's."""
+    net, _, registers = _miter(text, _SWITCH)
+    _cut(net, registers)
+    _tie(net, reset)
+    outputs = {f"next{i}": cell["connections"]["D"] for i, cell in enumerate(registers.values())}
+    script = ["read_json miter.json", "opt -full", "write_json reset.json"]
+    inputs = {"miter.json": net.text(top, outputs)}
+    found = json.loads(yosys.run(script, inputs, ["reset.json"], timeout_s=300).files["reset.json"])
+    ports = found["modules"][top]["ports"]
+    return {
+        bit: value
+        for i, cell in enumerate(registers.values())
+        for bit, value in zip(cell["connections"]["Q"], ports[f"next{i}"]["bits"], strict=True)
+        if value in ("0", "1")
+    }
+
+
+def _tie(net: _Netlist, reset: Reset) -> None:
+    """Hold all resets on."""
+    tied = {net.ports.pop(port)["bits"][0]: str(reset.level) for port in reset.ports}
+    for cell in net.cells.values():
+        cell["connections"] = {
+            port: [tied.get(bit, bit) for bit in bits] for port, bits in cell["connections"].items()
+        }
+
+
+def _resets_alike(text: str, top: str, reset: Reset, after: dict[Any, str]) -> bool:
+    """Whether a reset gives the faulty design's registers the values of the sound one's."""
+    net, _, registers = _miter(text, _SWITCH)
+    _cut(net, registers)
+    _tie(net, reset)
+    wrong = [
+        net.gate("$xor", 1, A=[on], B=[after[bit]])[0]
+        for cell in registers.values()
+        for bit, on in zip(cell["connections"]["Q"], cell["switched_on"], strict=True)
+        if bit in after
+    ]
+    if not wrong:
+        return True
+    outputs = {"strays": net.gate("$reduce_or", 1, A=wrong)}
+    return _holds(net.text(top, outputs), f"sat -prove strays 0 {_LIMIT} {top}", _MISSED)
+
+
+def _next(net: _Netlist, registers: dict[str, dict[str, Any]]) -> dict[str, Bits]:
+    """What each register will be, with an input for each of several clocks that says that it
+    ticks."""
+    clocks = list(dict.fromkeys(str(each["connections"]["CLK"]) for each in registers.values()))
+    ticks = {}
+    for i, clock in enumerate(clocks):
+        ticks[clock] = net.new(1)
+        net.input(f"tick{i}", ticks[clock])
+    if len(clocks) < 2:
+        return {name: each["connections"]["D"] for name, each in registers.items()}
+    return {
+        name: net.gate(
+            "$mux",
+            len(each["connections"]["D"]),
+            A=each["connections"]["Q"],
+            B=each["connections"]["D"],
+            S=ticks[str(each["connections"]["CLK"])],
+        )
+        for name, each in registers.items()
+    }
+
+
+def _holds_by_induction(
+    text: str, top: str, after: dict[Any, str], known: tuple[Bits, set[str]] | None
+) -> bool:
+    """Whether both designs never differ after a reset, where `known` are values that bits of
+    registers have in every state."""
+    net, found, registers = _miter(text, _SWITCH)
+    begin = net.new(1)
+    net.input("begin", begin)
+    following = _next(net, registers)
+    clock = next(iter(registers.values()))["connections"]["CLK"]
+    for i, (name, cell) in enumerate(registers.items()):
+        bits = cell["connections"]["Q"]
+        anything = net.new(len(bits))
+        net.input(f"anything{i}", anything)
+        first = [after.get(bit, free) for bit, free in zip(bits, anything, strict=True)]
+        data = net.gate("$mux", len(bits), A=following[name], B=first, S=begin)
+        connections = {"CLK": clock, "D": data, "Q": bits}
+        net.cells[name] = {**cell, "connections": connections}
+    outputs, assumed = {"differs": found["differs"]}, ""
+    if known is not None:
+        outputs["known"], assumed = _is_one_of(net, *known), "-set known 1"
+    whole = net.text(top, outputs)
+    if known is not None:
+        # Often the values alone say enough.
+        alone, found, registers = _miter(text, _SWITCH)
+        _cut(alone, registers)
+        outputs = {"differs": found["differs"], "known": _is_one_of(alone, *known)}
+        command = f"sat -set known 1 -prove differs 0 {_LIMIT} {top}"
+        if _holds(alone.text(top, outputs), command, _MISSED):
+            return True
+    command = (
+        f"sat -tempinduct -seq 1 -set-at 1 begin 1 {assumed} -prove differs 0 "
+        f"-maxsteps {INDUCTION_CYCLES} {_LIMIT} {top}"
+    )
+    return _holds(whole, command, _INDUCED)
+
+
+def _is_one_of(net: _Netlist, bits: Bits, values: set[str]) -> Bits:
+    """Whether bits, the first being the lowest, have one of the values, in binary."""
+    each = [net.gate("$eq", 1, A=bits, B=list(reversed(value)))[0] for value in sorted(values)]
+    return net.gate("$reduce_or", 1, A=each)
+
+
+def _values(text: str, top: str, bits: Bits, after: dict[Any, str]) -> set[str] | None:
+    """All values, in binary, that bits of registers can have at once in the sound design; None if
+    they are too many to be of use."""
+    values = fresh = {"".join(after[bit] for bit in reversed(bits))}
+    while fresh:
+        net, _, registers = _miter(text, _SWITCH)
+        following = _next(net, registers)
+        _cut(net, registers)
+        of_bit = {
+            bit: later
+            for name, cell in registers.items()
+            for bit, later in zip(cell["connections"]["Q"], following[name], strict=True)
+        }
+        later = [of_bit[bit] for bit in bits]
+        outputs = {
+            "known": _is_one_of(net, bits, values),
+            "again": _is_one_of(net, later, values),
+            "later": later,
+        }
+        script = f"sat -set known 1 -set again 0 -show later -max {MOST_VALUES} {_LIMIT} {top}"
+        log = _log(net.text(top, outputs), script)
+        fresh = set(re.findall(r"\\later .* ([01]+)\s*$", log, re.M))
+        values = values | fresh
+        if "timeout" in log.lower() or len(values) >= MOST_VALUES:
+            return None
+    return values
+
+
+def _near(text: str, site: str, after: dict[Any, str], most: int) -> Bits:
+    """Bits of small registers that a reset sets, at most `most`, those nearest to a cell first:
+    before it, then around what reads it, then before these registers."""
+    (module,) = json.loads(text)["modules"].values()
+    cells: dict[str, dict[str, Any]] = module["cells"]
+    driver = {bit: n for n, c in cells.items() for bits in _outputs(c).values() for bit in bits}
+    readers = defaultdict(list)
+    for name, cell in cells.items():
+        for bits in _inputs(cell).values():
+            for bit in bits:
+                readers[bit].append(name)
+
+    def registers_before(names: Iterable[str]) -> Iterator[str]:
+        """Registers in the fan-in of cells, and of the registers in turn."""
+        front, seen = deque(names), set()
+        later: deque[str] = deque()
+        while front or later:
+            name = front.popleft() if front else later.popleft()
+            if name in seen:
+                continue
+            seen.add(name)
+            if _is_register(cells[name]):
+                yield name
+            for port, bits in _inputs(cells[name]).items():
+                for bit in bits if port != "CLK" else ():
+                    if bit in driver and driver[bit] not in seen:
+                        before = driver[bit]
+                        (later if _is_register(cells[before]) else front).append(before)
+
+    # The fault is behind a gate of its own, which is among the readers of the cell, or before it.
+    start = [site] if site in cells else []
+    around = [
+        reader
+        for name in start
+        for bits in _outputs(cells[name]).values()
+        for bit in bits
+        for reader in readers[bit]
+    ]
+    found: Bits = []
+    for name in registers_before([*start, *around]):
+        bits = [bit for bit in cells[name]["connections"]["Q"] if bit in after]
+        if len(bits) <= SMALL_BITS and len(found) + len(bits) <= most:
+            found += [bit for bit in bits if bit not in found]
+    return found
+
+
+def _log(miter: str, command: str) -> str:
+    script = ["read_json miter.json", "opt -full", "opt_clean -purge", command]
+    return yosys.run(script, {"miter.json": miter}, (), timeout_s=10 * SAT_SECONDS).log
+
+
+def _holds(miter: str, command: str, success: str) -> bool:
+    return success in _log(miter, command)

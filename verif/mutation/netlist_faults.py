@@ -96,7 +96,7 @@ DESIGNS: dict[str, Spec] = {
     "core-skips": _CORE.evolve(
         engine=_SERIAL.evolve(terms="booth", skips=True, weight_bits=6, n=4, group_size=6),
         bus_bits=64,
-        address_bits=24,
+        address_bits=28,
         outstanding_reads=1,
         burst_beats=4,
     ),
@@ -302,5 +302,6 @@ def equivalence_proof(spec: Spec, flat: str, mutation: Mutation) -> str | None:
     """How it is proved that a mutation changes nothing, or None; see
     `verif.mutation.equivalence`."""
     around = sidecar.ports(spec)
-    reset = Reset(around.reset, around.reset_level)
+    resets = (around.reset, *(reset for _, reset in around.more_clocks))
+    reset = Reset(resets, around.reset_level)
     return proof(flat, module_name(spec), mutation.change, reset)

@@ -1,7 +1,8 @@
 """Arithmetic of floating numbers as `hw.spec.floating` defines it; combinational.
 
 Numbers are kept normalized: their significand starts with its leading one, subnormals included, and
-is 0 only in zero, whose exponent and sign are then 0, too. What a number can be is known while the
+is 0 only in zero, whose exponent is then 0, too. The sign of a zero counts for nothing, and of sums
+it is 0. What a number can be is known while the
 hardware is made, so that exponents are as wide as they have to be and nothing ever overflows.
 """
 
@@ -50,7 +51,7 @@ class Number:
 
     @property
     def word(self) -> Value:
-        """The number in `range.word_bits` bits; zero is 0."""
+        """The number in `range.word_bits` bits; zero is 0, up to its sign."""
         return Cat(self.significand, self.exponent, self.negative)
 
 
@@ -66,7 +67,7 @@ def kept(m: Module, name: str, value: Number) -> Number:
 
 def negated(value: Number, negative: Value) -> Number:
     """-value where `negative`."""
-    return replace(value, negative=value.negative ^ (negative & value.nonzero))
+    return replace(value, negative=value.negative ^ negative)
 
 
 def gated(value: Number, present: Value) -> Number:
@@ -119,7 +120,7 @@ def decoded(m: Module, name: str, code: Value, kind: FloatFormat) -> Number:
     # A subnormal counts as one of exponent 1.
     above = Mux(normal, exponent - 1, 0) + (kind.mantissa_bits - zeros)
     exponent = above[: range_.exponent_bits] & nonzero.replicate(range_.exponent_bits)
-    return kept(m, f"{name}_number", Number(code[-1] & nonzero, exponent, significand, range_))
+    return kept(m, f"{name}_number", Number(code[-1], exponent, significand, range_))
 
 
 def float_range(kind: FloatFormat) -> Range:
@@ -162,7 +163,7 @@ def multiply(m: Module, name: str, a: Number, b: Number) -> Number:
     range_ = Range(a.range.unit + b.range.unit, a.range.high + b.range.high, bits)
     exponent = (a.exponent + b.exponent + top)[: range_.exponent_bits]
     exponent = exponent & nonzero.replicate(range_.exponent_bits)
-    negative = (a.negative ^ b.negative) & nonzero
+    negative = a.negative ^ b.negative
     return kept(m, f"{name}_exact", Number(negative, exponent, product, range_))
 
 
@@ -221,7 +222,8 @@ def add(
         shifted = named(m, f"{name}_right{shift}", Mux(taken, shifted >> shift, shifted)[:width])
     if places < exponent_bits:
         far = named(m, f"{name}_far", distance[places:].any())
-        lost = lost | (far & shifted.any())
+        # What zero loses does no harm to a number that has no half bit of its own below its last.
+        lost = lost | (far if widest <= precision else far & shifted.any())
         shifted = shifted & ~far.replicate(width)
     lost = named(m, f"{name}_lost", lost)
 

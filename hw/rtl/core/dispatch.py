@@ -250,7 +250,7 @@ class Fetch(wiring.Component):
                 "words": In(INDEX_BITS + 1),
                 "request": Out(1),
                 "memory": Out(core.address_bits),
-                "beats_minus_1": Out(8),
+                "beats_minus_1": Out(range(core.burst_beats)),
                 "grant": In(1),
                 "popped": In(1),
             }

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from evolute.hw.isa.instructions import INDEX_BITS, OPCODE_BITS, OPERATIONS, SIGNAL_OFFSET, Unit
 from evolute.hw.rtl.blocks.arith import log2
 from evolute.hw.rtl.blocks.queues import field, unit_bits
+from evolute.hw.rtl.core.buffer import most_bus_words
 from evolute.hw.spec.core import CoreSpec
 
 
@@ -15,7 +16,7 @@ def burst_beats_minus_1(core: CoreSpec, memory: Value, left_minus_1: Value) -> V
     """Length less one of the next burst: to the end of what is left, or to the next multiple of
     `burst_beats` words of memory, whichever is nearer."""
     to_boundary = ~(memory >> log2(core.bus_bytes))[: log2(core.burst_beats)]
-    return Mux(left_minus_1 < to_boundary, left_minus_1, to_boundary)[:8]
+    return Mux(left_minus_1 < to_boundary, left_minus_1, to_boundary)[: len(to_boundary)]
 
 
 class Load(wiring.Component):
@@ -55,11 +56,11 @@ class Load(wiring.Component):
                 "idle": Out(1),
                 "request": Out(1),
                 "memory": Out(core.address_bits),
-                "beats_minus_1": Out(8),
+                "beats_minus_1": Out(range(core.burst_beats)),
                 "last": Out(1),
                 "grant": In(1),
                 "buffer": Out(load["buffer"]),
-                "address": Out(load["address"]),
+                "address": Out(range(most_bus_words(core.buffers))),
                 "signals": Out(len(Unit)),
                 "sync": Out(1),
                 "resume": In(1),
@@ -165,16 +166,16 @@ class ReadMaster(wiring.Component):
                 "run": In(1),
                 "fetch_request": In(1),
                 "fetch_memory": In(core.address_bits),
-                "fetch_beats_minus_1": In(8),
+                "fetch_beats_minus_1": In(range(core.burst_beats)),
                 "fetch_grant": Out(1),
                 "fetch_index": In(INDEX_BITS),
                 "load_request": In(1),
                 "load_memory": In(core.address_bits),
-                "load_beats_minus_1": In(8),
+                "load_beats_minus_1": In(range(core.burst_beats)),
                 "load_last": In(1),
                 "load_grant": Out(1),
                 "load_buffer": In(load["buffer"]),
-                "load_address": In(load["address"]),
+                "load_address": In(range(most_bus_words(core.buffers))),
                 "load_signals": In(len(Unit)),
                 "load_index": In(INDEX_BITS),
                 "araddr": Out(core.address_bits),
@@ -186,7 +187,7 @@ class ReadMaster(wiring.Component):
                 "rvalid": In(1),
                 "fetch_write": Out(1),
                 "load_write": Out(len(core.buffers)),
-                "word": Out(load["address"]),
+                "word": Out(range(most_bus_words(core.buffers))),
                 "data": Out(core.bus_bits),
                 "signals": Out(len(Unit)),
                 "index": Out(INDEX_BITS),
@@ -233,7 +234,7 @@ class ReadMaster(wiring.Component):
                 self.arlen.eq(tags["beats_minus_1"]),
             ]
 
-        beat = Signal(8)
+        beat = Signal(range(core.burst_beats))
         last, arrives = Signal(), Signal()
         for_load = arrives & ~oldest["fetch"]
         m.d.comb += [

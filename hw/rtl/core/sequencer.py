@@ -50,10 +50,12 @@ class Sequencer(wiring.Component):
         self,
         command: Beat,
         most_beat_steps: int,
+        most_planes: int,
         most_group_slices: int,
         fill_modes: tuple[int, ...] = (),
     ):
         self._layout, self._most_beat_steps = command, most_beat_steps
+        self._most_planes = most_planes
         self._most_group_slices = most_group_slices
         self._fill_modes = fill_modes
         members = {f.name: Out(f.bits) for f in command.fields if f.name == "mode"}
@@ -107,7 +109,10 @@ class Sequencer(wiring.Component):
             beat_step, last_beat_step = counter("beat_step", self.last_beat_step, self.step)
             m.d.comb += [self.beat_step.eq(beat_step), self.last_of_beat.eq(last_beat_step)]
             beat_start, beat_end = beat_step == 0, self.step & last_beat_step
-        plane, last_plane = counter("planes", fields["planes_minus_1"], beat_end)
+        plane, last_plane = Const(0, 1), Const(1, 1)
+        if self._most_planes > 1:
+            planes_minus_1 = fields["planes_minus_1"][: (self._most_planes - 1).bit_length()]
+            plane, last_plane = counter("planes", planes_minus_1, beat_end)
         slice_end = beat_end & last_plane
         slices, last_slice = counter("slices", fields["slices_minus_1"], slice_end)
         tile_end = slice_end & last_slice

@@ -262,7 +262,11 @@ class EngineComponent(wiring.Component):
         spec, streams = self.spec, layout.streams(self.spec)
         fill_modes = tuple(each.mode for each in spec.fills)
         m.submodules.sequencer = sequencer = Sequencer(
-            streams.command, spec.most_beat_steps, spec.group_slices, fill_modes
+            streams.command,
+            spec.most_beat_steps,
+            spec.most_planes,
+            spec.group_slices,
+            fill_modes,
         )
         m.submodules.operands = operands = Module()
         wiring.connect(m, wiring.flipped(self.command), sequencer.command)

@@ -165,7 +165,7 @@ class Encoder(wiring.Component):
             distances.append(d)
         # Turns after the first are those of a row. In the first one, the nearest so far is replaced
         # by whatever is here, and by that of the next row again.
-        ends, begins = Signal(), Signal()
+        ends, begins = Signal(), Signal(reset_less=True)
         m.d.encoder += [
             ends.eq(busy if turns == 1 else last),
             begins.eq(at_turn[0]),

@@ -120,7 +120,7 @@ def test_a_product_is_exact(kind):
     assert found.range.bits - 1 == 2 * (x.range.bits - 1) + 1
     exact = (x.significand * y.significand) << (x.exponent + y.exponent)
     same = (found.significand << found.exponent) == exact << 1
-    sign = found.negative == (x.negative ^ y.negative) & found.nonzero
+    sign = (found.negative == x.negative ^ y.negative) | ~found.nonzero
     zero = found.nonzero == (x.nonzero & y.nonzero)
     assert found.range.unit == 2 * x.range.unit
     prove(m, [a, b], same & sign & zero)

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 import evolute.verif.commands.verify
 from evolute import front
 from evolute.hw.spec import ENGINES, CoreSpec, Engine, layout
-from evolute.hw.spec.formats import TERNARY, Activations
+from evolute.hw.spec.bit_serial import BitSerial
+from evolute.hw.spec.formats import FLOATS, TERNARY, Activations
 from evolute.hw.spec.layout import Beat, Field
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.sim.golden import integer
+from evolute.sim.golden.align import decode
 from evolute.sim.golden.lut_tensor_core import plane_weights
 from evolute.support.errors import RefusedError
 from evolute.support.files import read_records
@@ -29,7 +31,7 @@ from evolute.verif.engines.stream_engine import KINDS, STREAMS
 from evolute.verif.harness import bench, driver, simulators, words
 from evolute.verif.harness.bench import Recording, Stimulus
 from evolute.verif.harness.streams import Monitor, Sink, Source
-from evolute.verif.harness.vectors import CORNERS, PAUSES, Matmul
+from evolute.verif.harness.vectors import CORNERS, PAUSES, Matmul, near_halves
 from evolute.verif.harness.verify import Report
 
 SPEC = LutTensorCore(m=2, n=3, k=3, kg=2, weight_bits=3, group_size=13)
@@ -164,6 +166,32 @@ def test_cases_depend_on_nothing_but_the_seed() -> None:
             for a, b in zip(one.matmuls, other.matmuls, strict=True):
                 np.testing.assert_array_equal(a.x, b.x)
                 np.testing.assert_array_equal(a.codes, b.codes)
+
+
+def test_many_weights_bring_every_code_with_every_special_value_to_every_place() -> None:
+    spec = BitSerial(
+        m=1, n=2, k=3, terms="bitmod", activation_bits=5, weight_bits=5, group_size=9
+    )  # fmt: skip
+    (case,) = KINDS["many"](spec, np.random.default_rng(3))
+    found = {each.weight_format.name: each for each in case.matmuls}
+    matmul = found["bitmod4"]
+    assert matmul.special is not None
+    places = matmul.codes.reshape(2, -1, 3)
+    for column, place in np.ndindex(2, 3):
+        seen = zip(matmul.special[column], places[column, :, place], strict=True)
+        assert len(set(seen)) > 55  # of 16 * 4
+
+
+@pytest.mark.parametrize("bits", [5, 9, 14])
+def test_near_halves_align_to_a_half_or_a_little_more(bits: int) -> None:
+    kind = Activations(bits, FLOATS["fp16"])
+    exponent = np.broadcast_to(np.arange(5, 25)[:, None], (20, 500))
+    codes = near_halves(np.random.default_rng(2), kind, exponent)
+    last = np.ldexp(1.0, exponent - 15 - kind.bits + 2)  # what the integer's last bit counts as
+    rest = np.abs(decode(codes, FLOATS["fp16"])) / last % 1
+    assert (rest == 0.5).mean() > 0.2
+    little_more = (rest > 0.5) & (np.frexp(rest - 0.5)[0] == 0.5)
+    assert little_more.mean() > 0.1 or bits > 13
 
 
 def test_random_specs_are_varied_and_repeatable() -> None:

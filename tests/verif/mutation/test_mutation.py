@@ -97,7 +97,7 @@ endmodule
 def test_what_no_state_shows_is_proved_and_nothing_else(change: str, how: str | None) -> None:
     script = ["read_verilog -icells top.v", "proc", "opt_clean", "write_rtlil top.il"]
     flat = yosys.run(script, {"top.v": PROVED}, ["top.il"], timeout_s=60).files["top.il"]
-    found = proof(flat, "top", change, Reset("rst", 1))
+    found = proof(flat, "top", change, Reset(("rst",), 1))
     assert (found is None) == (how is None) and (how or "") in (found or "")
 
 
@@ -114,10 +114,48 @@ endmodule
 """
     script = ["read_verilog -icells top.v", "proc", "opt_clean", "memory_dff", "write_rtlil top.il"]
     flat = yosys.run(script, {"top.v": text}, ["top.il"], timeout_s=60).files["top.il"]
-    reset = Reset("rst", 1)
+    reset = Reset(("rst",), 1)
     same = "-mode const1 -cell gated -port B -portbit 2"  # it is 1 in all writes
     assert proof(flat, "top", same, reset) == "no state in which it shows"
     assert proof(flat, "top", same.replace("const1", "const0"), reset) is None
+
+
+HELD = r"""
+module top(input clk, input other_clk, input rst, input other_rst, input on, input [7:0] x,
+           output y, output z);
+  reg [1:0] count, twin;
+  reg [7:0] kept;
+  always @(posedge clk) begin
+    kept <= x;
+    if (rst) count <= 0; else if (on) count <= count == 2 ? 2'd0 : count + 2'd1;
+  end
+  always @(posedge other_clk)
+    if (other_rst) twin <= 2'd1; else if (on && twin != count) twin <= 2'd2;
+  \$and #(.A_SIGNED(0), .B_SIGNED(0), .A_WIDTH(1), .B_WIDTH(1), .Y_WIDTH(1))
+    three (.A(&count), .B(&kept), .Y(y));
+  \$and #(.A_SIGNED(0), .B_SIGNED(0), .A_WIDTH(1), .B_WIDTH(1), .Y_WIDTH(1))
+    none (.A(~|twin), .B(&kept), .Y(z));
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "proved"),
+    [
+        # A count that is held may be 3 for as long as one likes, but that it never becomes.
+        ("-mode const0 -cell three -port Y -portbit 0", True),
+        ("-mode const0 -cell none -port Y -portbit 0", True),
+        ("-mode const1 -cell three -port A -portbit 0", False),
+        ("-mode const1 -cell none -port A -portbit 0", False),
+    ],
+)
+def test_values_that_registers_of_several_clocks_never_have_are_known(
+    change: str, proved: bool
+) -> None:
+    script = ["read_verilog -icells top.v", "proc", "opt_clean", "write_rtlil top.il"]
+    flat = yosys.run(script, {"top.v": HELD}, ["top.il"], timeout_s=60).files["top.il"]
+    found = proof(flat, "top", change, Reset(("rst", "other_rst"), 1))
+    assert (found is not None) == proved
 
 
 @pytest.mark.slow  # .ci/run also runs a sample
