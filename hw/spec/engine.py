@@ -16,6 +16,12 @@ from functools import cached_property
 from evolute.hw.spec.base import Spec, require, require_range
 from evolute.hw.spec.formats import FLOATS, FORMATS, Activations, WeightCodes
 
+PLANES_BITS = 3
+"""Width of a command's count of weight beats per K-slice, which is stored less one."""
+
+MOST_PLANES = 1 << PLANES_BITS
+"""Most weight beats per K-slice."""
+
 
 @dataclass(frozen=True)
 class Coding:

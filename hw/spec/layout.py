@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from evolute.hw.spec.bit_serial import BitSerial
-from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.engine import PLANES_BITS, Engine
 from evolute.hw.spec.floating import FP16, FloatLut, FloatMac
 from evolute.hw.spec.lut_dla import LutDla
 from evolute.hw.spec.lut_stationary import LutStationary
@@ -145,7 +145,7 @@ def streams(spec: Engine) -> EngineStreams:
     return EngineStreams(
         command=Beat(
             (
-                Field("planes_minus_1", 3),
+                Field("planes_minus_1", PLANES_BITS),
                 *mode,
                 Field("group_slices_minus_1", COUNT_BITS),
                 Field("slices_minus_1", COUNT_BITS),

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evolute.hw.spec.base import require, require_range
-from evolute.hw.spec.engine import Coding, Engine, Fill
+from evolute.hw.spec.engine import MOST_PLANES, Coding, Engine, Fill
 from evolute.hw.spec.formats import Kind, WeightCodes
 
 ALONG = ("outputs", "inputs")
@@ -45,7 +45,6 @@ SHORT_MODE = 2
 """What a command calls a multiplication by short codewords."""
 
 _MOST_ENTRIES = 1 << 15
-_MOST_PLANES = 8
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -97,9 +96,9 @@ class VqCodebook(Engine):
             plain = self.form == "gather" and self.along == "outputs"
             divides = 0 < self.short_v < self.v and self.v % self.short_v == 0
             require(plain and divides, "short_v", rule, self.short_v)
-            require_range("v / short_v", self.short_planes, 2, _MOST_PLANES)
+            require_range("v / short_v", self.short_planes, 2, MOST_PLANES)
         most = self.fill_planes * self.beat_bits
-        rule = f"wide enough for a codeword of {self.codeword_bits} bits in {_MOST_PLANES} beats"
+        rule = f"wide enough for a codeword of {self.codeword_bits} bits in {MOST_PLANES} beats"
         require(most >= self.codeword_bits, "weight beat", rule, self.beat_bits)
 
     # What the choices mean.
@@ -166,7 +165,7 @@ class VqCodebook(Engine):
     @cached_property
     def fill_planes(self) -> int:
         """Weight beats into which a codeword is cut: the fewest equal parts that fit."""
-        parts = [each for each in range(1, _MOST_PLANES + 1) if self.v % each == 0]
+        parts = [each for each in range(1, MOST_PLANES + 1) if self.v % each == 0]
         fitting = (each for each in parts if self.codeword_bits // each <= self.beat_bits)
         return next(fitting, parts[-1])
 

@@ -51,7 +51,7 @@ class Compute(wiring.Component):
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        load = {each.name: each.bits for each in OPERATIONS["load"].fields}
+        load = OPERATIONS["load"]
         super().__init__(
             {
                 "pop": In(1),
@@ -59,7 +59,7 @@ class Compute(wiring.Component):
                 "idle": Out(1),
                 "signals": Out(len(Unit)),
                 "load_write": In(len(BUFFERS)),
-                "load_word": In(load["address"]),
+                "load_word": In(load["address"].bits),
                 "load_data": In(core.bus_bits),
                 "store_read": In(1),
                 "store_word": In(range(core.accumulator_words)),

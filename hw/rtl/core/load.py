@@ -47,7 +47,7 @@ class Load(wiring.Component):
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        load = {each.name: each.bits for each in OPERATIONS["load"].fields}
+        load = OPERATIONS["load"]
         super().__init__(
             {
                 "pop": In(1),
@@ -58,8 +58,8 @@ class Load(wiring.Component):
                 "beats_minus_1": Out(8),
                 "last": Out(1),
                 "grant": In(1),
-                "buffer": Out(load["buffer"]),
-                "address": Out(load["address"]),
+                "buffer": Out(load["buffer"].bits),
+                "address": Out(load["address"].bits),
                 "signals": Out(len(Unit)),
                 "sync": Out(1),
                 "resume": In(1),
@@ -159,7 +159,7 @@ class ReadMaster(wiring.Component):
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        load = {each.name: each.bits for each in OPERATIONS["load"].fields}
+        load = OPERATIONS["load"]
         super().__init__(
             {
                 "run": In(1),
@@ -173,8 +173,8 @@ class ReadMaster(wiring.Component):
                 "load_beats_minus_1": In(8),
                 "load_last": In(1),
                 "load_grant": Out(1),
-                "load_buffer": In(load["buffer"]),
-                "load_address": In(load["address"]),
+                "load_buffer": In(load["buffer"].bits),
+                "load_address": In(load["address"].bits),
                 "load_signals": In(len(Unit)),
                 "load_index": In(INDEX_BITS),
                 "araddr": Out(core.address_bits),
@@ -186,7 +186,7 @@ class ReadMaster(wiring.Component):
                 "rvalid": In(1),
                 "fetch_write": Out(1),
                 "load_write": Out(len(core.buffers)),
-                "word": Out(load["address"]),
+                "word": Out(load["address"].bits),
                 "data": Out(core.bus_bits),
                 "signals": Out(len(Unit)),
                 "index": Out(INDEX_BITS),
