@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.beat import Beat, Field
 from evolute.hw.spec.engine import MOST_PLANES, Coding, Engine
 from evolute.hw.spec.formats import Kind, WeightCodes
 
@@ -104,6 +105,20 @@ class LutDla(Engine):
             return None
         planes = self.centroids // self.lanes
         return Coding(planes=planes, mode=0, scale=1, origin=-(codes.levels // 2))
+
+    @property
+    def weight_beat(self) -> Beat:
+        meaning = (
+            "centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is to "
+            "every output; both two's complement."
+        )
+        return Beat(
+            (
+                Field("centroid", self.activation_bits, (self.lanes, self.v), signed=True),
+                Field("entry", self.weight_bits, (self.lanes, self.n), signed=True),
+            ),
+            meaning,
+        )
 
     # Widths.
 
