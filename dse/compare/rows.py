@@ -15,7 +15,7 @@ from typing import Any
 from evolute.dse.compare.contenders import Contender
 from evolute.dse.compare.exactness import exactness
 from evolute.dse.compare.layer import Layer
-from evolute.hw.spec import Engine, FloatMac, engine_of
+from evolute.hw.spec import Engine, engine_of
 from evolute.hw.spec.scaling import IntegerScaling, Scaling
 from evolute.hw.synthesis.synth import AsicResult, synthesize
 from evolute.sim.timing.engine import run_cycles
@@ -131,7 +131,7 @@ def row(
     def cost(value: float) -> float | None:
         return None if memory_bits else value
 
-    whole = isinstance(spec, FloatMac) and spec.weights == "fp16"
+    whole = not spec.row_sum_bits  # weights that need neither scales nor offsets
     without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
     moved = traffic(spec, without_scales, rows, Platform())
     found = exactness(spec, layer)

@@ -18,7 +18,6 @@ from evolute.dse.compare.layer import Layer
 from evolute.dse.compare.own_forms import fitted, tables, tables_for
 from evolute.hw.spec import LutStationary, SpecError, presets
 from evolute.hw.spec.formats import Activations
-from evolute.hw.spec.layout import stationary_streams
 from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.golden import lut_stationary as golden
 from evolute.sim.golden.sums import group_bounds
@@ -95,7 +94,9 @@ def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> li
             )
     if named:
         builds |= {
-            name: functools.partial(_preset, task, spec) for name, spec in presets.UNITS.items()
+            name: functools.partial(_preset, task, spec)
+            for name, spec in presets.UNITS.items()
+            if isinstance(spec, LutStationary)
         }
     found: list[Arrangement] = []
     learned: dict[Tables, QuantTensor] = {}
@@ -142,7 +143,11 @@ def stationary_row(each: Arrangement, task: Task, layer: Layer, rows: int) -> di
 def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, Any]:
     """Cycles and bytes of the layer for rows [M, K] of integers, while no stream waits for its
     partner."""
-    commands = [command_of(spec, each) for group in products(spec, tensor, x) for each in group]
+    commands = [
+        command_of(spec, each.shape, golden.asked(spec, each))
+        for group in products(spec, tensor, x)
+        for each in group
+    ]
     moved = fold(spec, commands)
     return {
         "spec": spec.to_dict(),
@@ -157,7 +162,7 @@ def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, 
 
 def moved_bytes(spec: LutStationary, moved: Transfers) -> dict[str, int]:
     """Bytes that crossed the streams, whole beats of whole bytes."""
-    streams = stationary_streams(spec)
+    streams = spec.streams
     return {
         f"{name}_bytes": len(getattr(moved, name)) * -(-beat.bits // 8)
         for name in ("table", "centroid", "activation", "request", "result")

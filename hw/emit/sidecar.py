@@ -8,9 +8,9 @@ from typing import Any
 
 from evolute.hw.isa import instructions as isa
 from evolute.hw.isa import registers
-from evolute.hw.spec import CoreSpec, LutStationary, Spec, layout
+from evolute.hw.spec import CoreSpec, Engine, Spec, Unit, layout
+from evolute.hw.spec.beat import Beat
 from evolute.hw.spec.core import RESULT_BITS
-from evolute.hw.spec.layout import Beat, EngineStreams, StationaryStreams
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Ports:
 
 def ports(spec: Spec) -> Ports:
     """What surrounds the spec's data ports."""
-    if isinstance(spec, LutStationary):
-        return Ports("clk", "rst", 1, more_clocks=(("encoder_clk", "encoder_rst"),))
+    if isinstance(spec, Unit):
+        return Ports("clk", "rst", 1, more_clocks=spec.more_clocks)
     if not isinstance(spec, CoreSpec):
         return Ports(clock="clk", reset="rst", reset_level=1)
     stored_words = spec.bank_words * spec.scale_lanes * RESULT_BITS // spec.bus_bits
@@ -80,11 +80,13 @@ def meaning(spec: Spec) -> dict[str, Any]:
     latencies = {name: getattr(spec, name) for name in dir(type(spec)) if name.endswith("_cycles")}
     if isinstance(spec, CoreSpec):
         return {**_core(spec), "latencies": latencies}
-    if isinstance(spec, LutStationary):
-        beats = _beats(layout.stationary_streams(spec))
-        text = inspect.cleandoc(layout.stationary_streams.__doc__ or "")
+    if isinstance(spec, Unit):
+        beats, text = spec.beats, spec.meaning
     else:
-        beats, text = _beats(layout.streams(spec)), _meaning_of_streams()
+        assert isinstance(spec, Engine)
+        streams = layout.streams(spec)
+        beats = {each.name: getattr(streams, each.name) for each in fields(streams)}
+        text = _meaning_of_streams(spec)
     return {
         "payloads": {f"{name}__payload": _ranges(beat) for name, beat in beats.items()},
         "meaning": text,
@@ -92,14 +94,9 @@ def meaning(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _meaning_of_streams() -> str:
-    documents = (layout.streams.__doc__, layout.weight_beat.__doc__)
-    return "\n\n".join(inspect.cleandoc(each or "") for each in documents)
-
-
-def _beats(streams: EngineStreams | StationaryStreams) -> dict[str, Beat]:
-    found = {each.name: getattr(streams, each.name) for each in fields(streams)}
-    return {name: beat for name, beat in found.items() if beat is not None}
+def _meaning_of_streams(spec: Engine) -> str:
+    text = inspect.cleandoc(layout.streams.__doc__ or "")
+    return f"{text}\n\nA beat of weights: {spec.weight_beat.meaning}"
 
 
 def _ranges(beat: Beat) -> list[dict[str, Any]]:
@@ -155,7 +152,7 @@ def _core(core: CoreSpec) -> dict[str, Any]:
             "words_per_tile": core.scale_steps,
             "banks": 2,
         },
-        "meaning": _meaning_of_streams(),
+        "meaning": _meaning_of_streams(core.engine),
     }
 
 

@@ -18,7 +18,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from evolute.hw.spec.core import INSTRUCTION_BITS, MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
+from evolute.hw.spec.core import (
+    ACCUMULATOR_ADDRESS_BITS,
+    BUFFER_ADDRESS_BITS,
+    INSTRUCTION_BITS,
+    MEMORY_ADDRESS_BITS,
+    MEMORY_PAGE_BYTES,
+    RESULT_BITS,
+    CoreSpec,
+)
+from evolute.hw.spec.engine import PLANES_BITS
 from evolute.hw.spec.scaling import OFFSET_SHIFT_BITS
 from evolute.support.errors import RefusedError
 
@@ -28,7 +37,7 @@ MODE_BITS = 3
 """Width of a matrix multiplication's mode, which each engine reads in its own way."""
 
 INDEX_BITS = 24
-"""Width of an instruction's index: a program has at most 2^24 - 1 instructions."""
+"""Width of an instruction's index, and of the count of a program's instructions."""
 
 
 class IsaError(RefusedError):
@@ -120,6 +129,10 @@ class Operation:
         """Place of each field among the fields."""
         return {field.name: place for place, field in enumerate(self.fields)}
 
+    def __getitem__(self, name: str) -> Field:
+        """The field `name`."""
+        return self.fields[self.places[name]]
+
     @property
     def bits(self) -> int:
         """Bits in use; those above must be zero."""
@@ -131,10 +144,12 @@ WAIT_OFFSET = OPCODE_BITS
 SIGNAL_OFFSET = WAIT_OFFSET + len(Unit)
 HEADER_BITS = SIGNAL_OFFSET + len(Unit)
 
-BUFFERS = ("weight", "activation", "scale")
+BUFFERS = tuple(BUFFER_ADDRESS_BITS)
 """What a load can fill, by the number in its `buffer` field; `CoreSpec.buffers` in words."""
 
-_MEMORY = Field("memory", 48, "byte address in memory, a multiple of the bus width")
+_MEMORY = Field(
+    "memory", MEMORY_ADDRESS_BITS, "byte address in memory, a multiple of the bus width"
+)
 
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
@@ -145,8 +160,8 @@ OPERATIONS: dict[str, Operation] = {
             Unit.LOAD,
             "Copy bus words from memory into a buffer.",
             (
-                Field("buffer", 2, "0 weight, 1 activation, 2 scale"),
-                Field("address", 20, "first bus word in the buffer"),
+                Field("buffer", 2, ", ".join(f"{i} {name}" for i, name in enumerate(BUFFERS))),
+                Field("address", max(BUFFER_ADDRESS_BITS.values()), "first bus word in the buffer"),
                 Field("words", 16, "bus words", less_one=True),
                 _MEMORY,
             ),
@@ -157,14 +172,18 @@ OPERATIONS: dict[str, Operation] = {
             Unit.COMPUTE,
             "Multiply row tiles of activations by one column tile of weights, scale and sum.",
             (
-                Field("weight", 20, "first bus word of the weights"),
-                Field("activation", 20, "first bus word of the activations"),
-                Field("scale", 16, "first bus word of the scales"),
-                Field("accumulator", 12, "first word of sums"),
+                Field("weight", BUFFER_ADDRESS_BITS["weight"], "first bus word of the weights"),
+                Field(
+                    "activation",
+                    BUFFER_ADDRESS_BITS["activation"],
+                    "first bus word of the activations",
+                ),
+                Field("scale", BUFFER_ADDRESS_BITS["scale"], "first bus word of the scales"),
+                Field("accumulator", ACCUMULATOR_ADDRESS_BITS, "first word of sums"),
                 Field("slices", 12, "K-slices per row tile", less_one=True),
                 Field("row_tiles", 8, "row tiles, one after another", less_one=True),
                 Field("group_slices", 12, "K-slices per scale group", less_one=True),
-                Field("planes", 3, "weight beats per K-slice", less_one=True),
+                Field("planes", PLANES_BITS, "weight beats per K-slice", less_one=True),
                 Field("mode", MODE_BITS, "how the engine reads the weights"),
                 Field("accumulate", 1, "0 starts sums, 1 adds to those there"),
                 Field("offset_shift", OFFSET_SHIFT_BITS, "left shift of every offset"),
@@ -176,7 +195,7 @@ OPERATIONS: dict[str, Operation] = {
             Unit.STORE,
             "Copy sums to memory, each as a 64-bit integer.",
             (
-                Field("accumulator", 12, "first word of sums"),
+                Field("accumulator", ACCUMULATOR_ADDRESS_BITS, "first word of sums"),
                 Field("words", 16, "bus words", less_one=True),
                 _MEMORY,
             ),
@@ -189,14 +208,18 @@ OPERATIONS: dict[str, Operation] = {
             Unit.COMPUTE,
             "Fill the engine's own memories, such as codebooks; only where it has any.",
             (
-                Field("weight", 20, "first bus word of the contents in the weight buffer"),
+                Field(
+                    "weight",
+                    BUFFER_ADDRESS_BITS["weight"],
+                    "first bus word of the contents in the weight buffer",
+                ),
                 Field(
                     "slices",
                     16,
                     "slices of contents, in the order of `evolute.hw.spec.layout`",
                     True,
                 ),
-                Field("planes", 3, "weight beats per slice", less_one=True),
+                Field("planes", PLANES_BITS, "weight beats per slice", less_one=True),
                 Field("mode", MODE_BITS, "what is filled, as the engine calls it"),
             ),
         ),

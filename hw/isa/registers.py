@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from evolute.hw.isa.instructions import INDEX_BITS
+from evolute.hw.spec.core import MEMORY_PAGE_BYTES
+
 IDENTITY = 0x45564C54
 """What the first register reads as: "EVLT" in ASCII."""
 
@@ -51,7 +54,7 @@ WATCHDOG_DEFAULT = 65536
 """Cycles without any movement after which a program is stopped, unless written otherwise."""
 
 _WORDS = (
-    Register("identity", 0x00, "0x45564C54"),
+    Register("identity", 0x00, f"0x{IDENTITY:08X}"),
     Register("digest", 0x04, "first 32 bits of the spec's digest"),
     Register("control", 0x08, "bits of Control; reads as 0", writable=True),
     Register("status", 0x0C, "bits of Status"),
@@ -59,14 +62,14 @@ _WORDS = (
     Register(
         "program_low",
         0x14,
-        "byte address of the program, a multiple of 4096; read at START",
+        f"byte address of the program, a multiple of {MEMORY_PAGE_BYTES}; read at START",
         writable=True,
     ),
     Register("program_high", 0x18, "its upper half; read at START", writable=True),
     Register(
         "instructions",
         0x1C,
-        "instructions in the program, 24 bits; read at START",
+        f"instructions in the program, {INDEX_BITS} bits; read at START",
         writable=True,
     ),
     Register(

@@ -9,6 +9,7 @@ from evolute.hw.spec.lut_dla import LutDla
 from evolute.hw.spec.lut_stationary import LutStationary
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.hw.spec.mac import Mac
+from evolute.hw.spec.unit import Unit
 from evolute.hw.spec.vq_codebook import VqCodebook
 
 ENGINES: dict[str, type[Engine]] = {
@@ -24,7 +25,7 @@ BASELINES: dict[str, type[Engine]] = {"float_mac": FloatMac, "float_lut": FloatL
 """What has an engine's streams but no place in a core, see `hw.spec.floating`, by its name."""
 
 
-UNITS: dict[str, type[Spec]] = {"lut_stationary": LutStationary}
+UNITS: dict[str, type[Unit]] = {"lut_stationary": LutStationary}
 """What has streams and clocks of its own, by its name."""
 
 
@@ -50,6 +51,7 @@ __all__ = [
     "Mac",
     "Spec",
     "SpecError",
+    "Unit",
     "VqCodebook",
     "engine_of",
 ]

@@ -43,6 +43,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.beat import Beat, Field
 from evolute.hw.spec.engine import Coding, Engine
 from evolute.hw.spec.formats import Kind, WeightCodes
 
@@ -194,6 +195,32 @@ class BitSerial(Engine):
         if self.has_pairs:
             return self.activation_planes
         return (mode & self.float_mode - 1) + 1
+
+    @property
+    def weight_beat(self) -> Beat:
+        if self.has_planes:
+            meaning = "code[n][k], one bit of each weight's two's complement a plane"
+            if self.has_pairs:
+                meaning = "code[n][k], one bit of each weight's code a plane"
+            return Beat((Field("code", 1, (self.n, self.k)),), f"{meaning}.")
+        fields = [Field("code", self.weight_bits, (self.n, self.k), signed=True)]
+        meaning = (
+            "code[n][k], each weight's two's complement, of which a mode with few steps uses the "
+            "low digits."
+        )
+        if self.has_floats:
+            fields.append(Field("special", 2, (self.n,)))
+            meaning += (
+                " For BitMoD codes are what `float_code` in `hw.spec.bit_serial` says, and "
+                "special[n] names the special value of the group, of which there are four."
+            )
+        if self.skips:
+            fields.append(Field("needed", self.digits))
+            meaning += (
+                " Bit i of needed says whether to take the step of digit, or plane, i; of a beat "
+                "without any it is one step, which adds nothing."
+            )
+        return Beat(tuple(fields), meaning)
 
     # Sums.
 

@@ -30,9 +30,16 @@ INSTRUCTION_BITS = 128
 MEMORY_PAGE_BYTES = 4096
 """No AXI4 burst crosses a multiple of this (AXI4 specification, A3.4.1)."""
 
-MOST_BUFFER_WORDS = {"weight": 1 << 20, "activation": 1 << 20, "scale": 1 << 16}
-MOST_ACCUMULATOR_WORDS = 1 << 12
-"""What the fields of an instruction can address (`hw.isa.instructions`)."""
+BUFFER_ADDRESS_BITS = {"weight": 20, "activation": 20, "scale": 16}
+"""Width of an address of a bus word in each buffer, by the buffer's name, in the order of the
+buffers' numbers. No buffer is larger than its addresses reach. Instructions take the widths of
+their fields from here, as from the two below (`hw.isa.instructions`)."""
+
+ACCUMULATOR_ADDRESS_BITS = 12
+"""Width of an address of a word of `scale_lanes` sums."""
+
+MEMORY_ADDRESS_BITS = 48
+"""Width of a byte address in memory in an instruction, the widest that a core's bus can have."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class CoreSpec(Spec):
         _ = self.scaling  # which has rules of its own
         require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
                 self.bus_bits)  # fmt: skip
-        require_range("address_bits", self.address_bits, 16, 48)
+        require_range("address_bits", self.address_bits, 16, MEMORY_ADDRESS_BITS)
         most = min(256, MEMORY_PAGE_BYTES // self.bus_bytes)
         require(
             self.burst_beats in [1 << i for i in range(2, most.bit_length())],
@@ -128,7 +135,7 @@ class CoreSpec(Spec):
             self.bus_bits,
         )
         words = self.accumulators // self.scale_lanes
-        most = MOST_ACCUMULATOR_WORDS * self.scale_lanes
+        most = self.scale_lanes << ACCUMULATOR_ADDRESS_BITS
         require(
             words * self.scale_lanes == self.accumulators
             and words & (words - 1) == 0
@@ -140,7 +147,7 @@ class CoreSpec(Spec):
         for buffer in self.buffers:
             name = f"{buffer.name}_buffer_bytes"
             least = 2 * buffer.words_per_beat * self.bus_bytes
-            most = MOST_BUFFER_WORDS[buffer.name] * self.bus_bytes
+            most = self.bus_bytes << BUFFER_ADDRESS_BITS[buffer.name]
             value = getattr(self, name)
             require(
                 value % least == 0 and least <= value <= most,
@@ -193,6 +200,12 @@ class CoreSpec(Spec):
     def buffers(self) -> tuple[Buffer, Buffer, Buffer]:
         """What a load can fill; the index is the buffer's number in an instruction."""
         return self.weight_buffer, self.activation_buffer, self.scale_buffer
+
+    @property
+    def largest_buffer_words(self) -> int:
+        """Bus words of the largest buffer. A load's address within a buffer has no more bits than
+        this needs, because the dispatcher refuses a load that would pass a buffer's end."""
+        return max(buffer.bus_words for buffer in self.buffers)
 
     # Sums. They are kept in words of `scale_lanes`.
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evolute.hw.spec.base import Spec, require, require_range
-from evolute.hw.spec.formats import FLOATS, FORMATS, Activations, WeightCodes
+from evolute.hw.spec.beat import Beat
+from evolute.hw.spec.formats import FLOATS, FORMATS, Activations, Kind, WeightCodes
+
+PLANES_BITS = 3
+"""Width of a command's count of weight beats per K-slice, which is stored less one."""
+
+MOST_PLANES = 1 << PLANES_BITS
+"""Most weight beats per K-slice."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,11 @@ class Fill:
     mode: int
     slices: int
     planes: int
+    beat: Beat
+    """What a weight beat carries in the fill, from its lowest bit."""
+    feeds_operands: bool
+    """Whether operands are made of what is kept. Then they are made while their command is in
+    force, a cycle after the one before has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +129,10 @@ class Engine(Spec, abc.ABC):
         require(coding is not None, "weights", f"one of {names} on this engine", codes.name)
         assert coding is not None
         return coding
+
+    def codeword_kind(self, v: int) -> Kind:
+        """The kind of formats in which codewords of v weights run, if they do."""
+        return Kind.VECTOR
 
     def slice_steps(self, codes: WeightCodes) -> int:
         """Cycles that a K-slice of such weights takes at most."""
@@ -195,6 +211,11 @@ class Engine(Spec, abc.ABC):
 
     # What differs.
 
+    @property
+    @abc.abstractmethod
+    def weight_beat(self) -> Beat:
+        """A beat of weights, one per K-slice and plane, with its meaning in words."""
+
     @abc.abstractmethod
     def coding(self, codes: WeightCodes) -> Coding | None:
         """How weights of this format run; None if they do not."""
@@ -223,9 +244,21 @@ class Engine(Spec, abc.ABC):
 
     @property
     def operands_are_filled(self) -> bool:
-        """Whether operands are made of what a fill keeps. Then they are made while their command is
-        in force, a cycle after the one before has ended."""
-        return False
+        """Whether operands are made of what a fill keeps."""
+        return any(fill.feeds_operands for fill in self.fills)
+
+    def read_out_slices(self, group: int) -> int:
+        """K-slices after which sums of scale groups of so many activations are read out: the whole
+        group's, or the most that are an equal part of it and fit the engine's group."""
+        per_group = -(-group // self.slice_k)
+        most = min(per_group, self.group_slices)
+        return next(size for size in range(most, 0, -1) if per_group % size == 0)
+
+    @property
+    def weight_latency_cycles(self) -> int:
+        """Cycles from a weight beat's transfer until a step can use it, or a fill keeps it: one,
+        for the register that holds the beat."""
+        return 1
 
     def beat_steps(self, mode: int) -> int:
         """Cycles for which one weight beat is used; the most if they depend on its weights."""
@@ -242,9 +275,10 @@ class Engine(Spec, abc.ABC):
         return True
 
     @property
-    def row_shifts(self) -> bool:
-        """Whether every row has a shift of its own, by which its sums count."""
-        return False
+    def row_shift_bits(self) -> int:
+        """Width of the shift that a row of an activation beat has of its own, by which its sums
+        count; 0 where rows have none."""
+        return 0
 
     @property
     def saturates(self) -> bool:

@@ -18,8 +18,10 @@ import abc
 from dataclasses import dataclass
 
 from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.beat import Beat, Field
 from evolute.hw.spec.engine import Coding, Engine
 from evolute.hw.spec.formats import FLOATS, FloatFormat, Kind, WeightCodes
+from evolute.hw.spec.lut_tensor_core import CODES
 
 SUMS = {"fp16": 11, "fp32": 24}
 """Bits of a significand, its leading one included, by the format of sums."""
@@ -74,6 +76,11 @@ class FloatEngine(Engine, abc.ABC):
     @abc.abstractmethod
     def leaves(self) -> int:
         """Numbers that a step adds to each sum, by a tree of adders: a power of two."""
+
+    @property
+    def scales_sums(self) -> bool:
+        """Whether sums still have to be multiplied by a scale."""
+        return True
 
     @property
     def levels(self) -> int:
@@ -141,6 +148,22 @@ class FloatMac(FloatEngine):
         """None where weights are whole: then no offset is left to multiply with."""
         return 0 if self.weights == "fp16" else RESULT.bits
 
+    @property
+    def weight_beat(self) -> Beat:
+        if self.weights == "fp16":
+            return Beat((Field("code", FP16.bits, (self.n, self.k)),), "code[n][k], FP16 codes.")
+        fields = [Field("code", self.weight_bits, (self.n, self.k), signed=True)]
+        meaning = "code[n][k], two's complement"
+        if self.weights == "dequantized":
+            fields.append(Field("scale", FP16.bits, (self.n,)))
+            meaning += ", with scale[n] of their groups, FP16 codes"
+        return Beat(tuple(fields), f"{meaning}.")
+
+    @property
+    def scales_sums(self) -> bool:
+        """Where weights do not bring their scale."""
+        return self.weights == "int"
+
     def coding(self, codes: WeightCodes) -> Coding | None:
         """As `hw.spec.mac` counts them."""
         if codes.kind in (Kind.BITMOD, Kind.VECTOR, Kind.SHORT) or codes.bits > self.weight_bits:
@@ -193,3 +216,8 @@ class FloatLut(FloatEngine):
         if codes.kind in (Kind.BITMOD, Kind.VECTOR, Kind.SHORT) or codes.bits > self.weight_bits:
             return None
         return Coding(codes.bits, 0, scale=2, origin=1 - (1 << codes.bits))
+
+    @property
+    def weight_beat(self) -> Beat:
+        meaning = f"code[n][1][kg]. {CODES[2, True]}"
+        return Beat((Field("code", self.k, (self.n, 1, self.kg)),), meaning)

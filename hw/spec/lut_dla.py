@@ -24,13 +24,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evolute.hw.spec.base import require, require_range
-from evolute.hw.spec.engine import Coding, Engine
+from evolute.hw.spec.beat import Beat, Field
+from evolute.hw.spec.engine import MOST_PLANES, Coding, Engine
 from evolute.hw.spec.formats import Kind, WeightCodes
 
 METRICS = ("l1", "l2", "chebyshev")
 OVERFLOWS = ("exact", "saturate", "wrap")
-
-_MOST_PLANES = 8
 
 
 def distance_bits(metric: str, v: int, bits: int) -> int:
@@ -86,7 +85,7 @@ class LutDla(Engine):
             value = getattr(self, name)
             require(value > 0 and value & (value - 1) == 0, name, "a power of two", value)
         require_range("centroids", self.centroids, 2, 64)
-        least = -(-self.centroids // _MOST_PLANES)
+        least = -(-self.centroids // MOST_PLANES)
         require_range("lanes", self.lanes, least, self.centroids)
         require_sums(self.overflow, self.accumulator_bits, self.weight_bits)
 
@@ -106,6 +105,20 @@ class LutDla(Engine):
             return None
         planes = self.centroids // self.lanes
         return Coding(planes=planes, mode=0, scale=1, origin=-(codes.levels // 2))
+
+    @property
+    def weight_beat(self) -> Beat:
+        meaning = (
+            "centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is to "
+            "every output; both two's complement."
+        )
+        return Beat(
+            (
+                Field("centroid", self.activation_bits, (self.lanes, self.v), signed=True),
+                Field("entry", self.weight_bits, (self.lanes, self.n), signed=True),
+            ),
+            meaning,
+        )
 
     # Widths.
 

@@ -20,22 +20,53 @@ stream of row numbers, and only the table rows that they name come back, in that
 than the whole table for one token. With `dedup`, a row that several tokens choose alike is asked
 for once. One bank of tables is left then, for rows that may be looked up again, or none.
 
-What a table's beats carry, and what a command and the results are, is in `hw.spec.layout`.
+What a table's beats carry, and what a command and the results are, is in `STREAMS`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
-from evolute.hw.spec.base import Spec, require, require_range
+from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.beat import Beat, Field
 from evolute.hw.spec.lut_dla import METRICS, distance_bits, require_sums
+from evolute.hw.spec.unit import Unit
 
 ENCODERS = ("chain", "tree")
 TABLES = ("stream", "gather")
 
 
+STREAMS = """\
+Column tiles are outermost, then subspaces, then rows.
+
+- `command`, one per matrix multiplication: rows - 1, subspaces - 1, column tiles - 1.
+- `centroid`, of the encoder's clock: x[beat_centroids][v]; all of a subspace, in the order of
+  their indices, before its rows, again for every column tile unless indices are kept.
+- `activation`, of the encoder's clock: x[v], one row's activations of the subspace, and `last`,
+  whether the row is the last one. Again as centroids are.
+- `table`: entry[beat_entries]. Of the stream, all rows of a subspace's table in the order of
+  their indices, each n / beat_entries beats; of a gather, only the rows asked for, in order.
+- `request`, of a gather: `row`, the number of the table row that is wanted, index in the lowest
+  bits and above it column tile * subspaces + subspace. With `dedup` none is asked for twice.
+- `result`, one per row and column tile: psum[n]."""
+"""What moves over the streams."""
+
+
+@dataclass(frozen=True)
+class StationaryStreams:
+    """The streams; `centroid` and `activation` are of the encoder's clock."""
+
+    command: Beat
+    centroid: Beat
+    activation: Beat
+    table: Beat
+    result: Beat
+    request: Beat | None
+
+
 @dataclass(frozen=True, kw_only=True)
-class LutStationary(Spec):
+class LutStationary(Unit):
     """Choices of one machine."""
 
     m: int = 64
@@ -136,7 +167,7 @@ class LutStationary(Spec):
         """Beats of the table stream in a table row of n entries."""
         return self.n // self.beat_entries
 
-    # Times, in cycles of the encoder's clock.
+    # Times, in cycles of the encoder's clock unless said otherwise.
 
     @property
     def encoder_period_cycles(self) -> int:
@@ -149,6 +180,12 @@ class LutStationary(Spec):
         distances, and of a chain one comparison per centroid."""
         stages = self.centroids if self.encoder == "chain" else self.encoder_period_cycles
         return stages + 2
+
+    @property
+    def crossing_latency_cycles(self) -> int:
+        """Cycles of the clock to which something crosses, of which the first begins at or after the
+        edge that brought it, until it is seen: two registers."""
+        return 2
 
     # Memories.
 
@@ -170,3 +207,43 @@ class LutStationary(Spec):
     @property
     def scratchpad_bits(self) -> int:
         return self.m * self.n * self.acc_bits
+
+    # Streams.
+
+    @cached_property
+    def streams(self) -> StationaryStreams:
+        """See `STREAMS`."""
+        x = Field("x", self.activation_bits, (self.v,), signed=True)
+        space_bits = (self.subspaces - 1).bit_length()
+        tile_bits = (self.tiles - 1).bit_length()
+        index_bits = (self.centroids - 1).bit_length()
+        row = Field("row", index_bits + space_bits + tile_bits)
+        return StationaryStreams(
+            command=Beat(
+                (
+                    Field("rows_minus_1", (self.m - 1).bit_length()),
+                    *([Field("subspaces_minus_1", space_bits)] if space_bits else []),
+                    Field("tiles_minus_1", tile_bits),
+                )
+            ),
+            centroid=Beat((replace(x, shape=(self.beat_centroids, self.v)),)),
+            activation=Beat((x, Field("last", 1))),
+            table=Beat((Field("entry", self.weight_bits, (self.beat_entries,), signed=True),)),
+            result=Beat((Field("psum", self.acc_bits, (self.n,), signed=True),)),
+            request=Beat((row,)) if self.gathers else None,
+        )
+
+    @property
+    def beats(self) -> dict[str, Beat]:
+        """Of all streams that there are."""
+        beats = {each.name: getattr(self.streams, each.name) for each in fields(self.streams)}
+        return {name: beat for name, beat in beats.items() if beat is not None}
+
+    @property
+    def meaning(self) -> str:
+        return STREAMS
+
+    @property
+    def more_clocks(self) -> tuple[tuple[str, str], ...]:
+        """The encoder's."""
+        return (("encoder_clk", "encoder_rst"),)

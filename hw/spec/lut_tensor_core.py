@@ -21,8 +21,22 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.beat import Beat, Field
 from evolute.hw.spec.engine import Coding, Engine
 from evolute.hw.spec.formats import Kind, WeightCodes
+
+CODES = {
+    (2, True): (
+        "Bit k-1 of a code is the sign S of the top weight; bits 0..k-2 are the other signs, each "
+        "XORed with S (Eq. 6)."
+    ),
+    (2, False): "All k bits are plain, of two's complement where a step takes all planes.",
+    (3, True): (
+        "j being the sum of 3^i times weight i, -1 .. 1: below the top bit the magnitude of j, in "
+        "the top bit whether j is negative (as TL2's codes, arXiv 2502.11880)."
+    ),
+}
+"""What a code of a weight beat says, by `base` and `mirrored`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +138,11 @@ class LutTensorCore(Engine):
         """Width of what a weight beat carries per table and plane."""
         return self.k if self.base == 2 else self.entries.bit_length() + 1
 
+    @property
+    def weight_beat(self) -> Beat:
+        code = Field("code", self.code_bits, (self.n, self.planes_per_step, self.kg))
+        return Beat((code,), f"code[n][planes_per_step][kg]. {CODES[self.base, self.mirrored]}")
+
     # Tables.
 
     @property
@@ -176,7 +195,7 @@ class LutTensorCore(Engine):
         return shift
 
     @property
-    def table_shift_bits(self) -> int:
+    def row_shift_bits(self) -> int:
         """Bits that carry one row's table shift; 0 for exact tables."""
         return self.maximum_table_shift.bit_length()
 
@@ -208,11 +227,6 @@ class LutTensorCore(Engine):
     def exact(self) -> bool:
         """Unless table entries are rounded."""
         return self.table_bits is None
-
-    @property
-    def row_shifts(self) -> bool:
-        """Where table entries are rounded."""
-        return not self.exact
 
     @property
     def operand_latency_cycles(self) -> int:

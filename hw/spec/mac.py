@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evolute.hw.spec.base import require, require_range
+from evolute.hw.spec.beat import Beat, Field
 from evolute.hw.spec.engine import Coding, Engine
 from evolute.hw.spec.formats import WeightCodes
 
@@ -50,6 +51,11 @@ class Mac(Engine):
         if not codes.is_plain or codes.bits > self.weight_bits:
             return None
         return Coding(planes=1, mode=0, scale=1, origin=-(codes.levels // 2))
+
+    @property
+    def weight_beat(self) -> Beat:
+        code = Field("code", self.weight_bits, (self.n, self.k), signed=True)
+        return Beat((code,), "code[n][k], two's complement.")
 
     @property
     def step_bits(self) -> int:

@@ -12,6 +12,7 @@ from evolute.hw.spec.lut_dla import LutDla
 from evolute.hw.spec.lut_stationary import LutStationary
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.hw.spec.mac import Mac
+from evolute.hw.spec.unit import Unit
 from evolute.hw.spec.vq_codebook import VqCodebook
 from evolute.support.errors import UnknownNameError
 
@@ -254,7 +255,7 @@ PRESETS: dict[str, Preset] = {
 
 CORES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, CoreSpec)}
 ENGINES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, Engine)}
-UNITS = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, LutStationary)}
+UNITS = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, Unit)}
 
 DEFAULT = next(iter(PRESETS))
 DEFAULT_ENGINE = next(iter(ENGINES))

@@ -12,9 +12,9 @@ import abc
 from dataclasses import dataclass
 
 from evolute.hw.spec.base import Spec, require, require_range
+from evolute.hw.spec.beat import Beat, Field
 from evolute.hw.spec.engine import Engine
-from evolute.hw.spec.floating import FP16, RESULT, FloatEngine, FloatMac
-from evolute.hw.spec.layout import Beat, Field
+from evolute.hw.spec.floating import FP16, RESULT, FloatEngine
 
 RESULT_BITS = 64
 """Width of one result in memory, sign-extended."""
@@ -112,7 +112,9 @@ class IntegerScaling(Scaling):
         integers = not isinstance(self.engine, FloatEngine)
         require(integers, "engine", "one with integer sums (scaling multiplies them)", name)
         super().__post_init__()
-        require(not self.engine.row_shifts, "engine", "without row shifts (scaling has none)", name)
+        require(
+            not self.engine.row_shift_bits, "engine", "without row shifts (scaling has none)", name
+        )
         names = ", ".join(MULTIPLIERS)
         known = self.scale_multiplier in MULTIPLIERS
         require(known, "scale_multiplier", f"one of {names}", self.scale_multiplier)
@@ -162,7 +164,7 @@ class FloatScaling(Scaling):
     @property
     def scales(self) -> bool:
         """Whether sums still have to be multiplied by a scale."""
-        return not isinstance(self.engine, FloatMac) or self.engine.weights == "int"
+        return self.engine.scales_sums
 
     @property
     def beat(self) -> Beat:

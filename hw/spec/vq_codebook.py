@@ -32,7 +32,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evolute.hw.spec.base import require, require_range
-from evolute.hw.spec.engine import Coding, Engine, Fill
+from evolute.hw.spec.beat import Beat, Field
+from evolute.hw.spec.engine import MOST_PLANES, Coding, Engine, Fill
 from evolute.hw.spec.formats import Kind, WeightCodes
 
 ALONG = ("outputs", "inputs")
@@ -45,7 +46,6 @@ SHORT_MODE = 2
 """What a command calls a multiplication by short codewords."""
 
 _MOST_ENTRIES = 1 << 15
-_MOST_PLANES = 8
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -97,9 +97,9 @@ class VqCodebook(Engine):
             plain = self.form == "gather" and self.along == "outputs"
             divides = 0 < self.short_v < self.v and self.v % self.short_v == 0
             require(plain and divides, "short_v", rule, self.short_v)
-            require_range("v / short_v", self.short_planes, 2, _MOST_PLANES)
+            require_range("v / short_v", self.short_planes, 2, MOST_PLANES)
         most = self.fill_planes * self.beat_bits
-        rule = f"wide enough for a codeword of {self.codeword_bits} bits in {_MOST_PLANES} beats"
+        rule = f"wide enough for a codeword of {self.codeword_bits} bits in {MOST_PLANES} beats"
         require(most >= self.codeword_bits, "weight beat", rule, self.beat_bits)
 
     # What the choices mean.
@@ -161,12 +161,26 @@ class VqCodebook(Engine):
             return Coding(planes=self.short_planes, mode=SHORT_MODE, scale=1, origin=origin)
         return None
 
+    @property
+    def weight_beat(self) -> Beat:
+        meaning = (
+            "index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and above "
+            "it the residual's. Of short codewords plane i has those of the i-th part of every n/v "
+            "outputs. In a fill a beat carries components in two's complement of whole codewords, "
+            "or of one part of a codeword."
+        )
+        return Beat((Field("index", self.index_bits, self.index_shape),), meaning)
+
+    def codeword_kind(self, v: int) -> Kind:
+        """Short ones have a kind of their own."""
+        return Kind.SHORT if v == self.short_v else Kind.VECTOR
+
     # Filling.
 
     @cached_property
     def fill_planes(self) -> int:
         """Weight beats into which a codeword is cut: the fewest equal parts that fit."""
-        parts = [each for each in range(1, _MOST_PLANES + 1) if self.v % each == 0]
+        parts = [each for each in range(1, MOST_PLANES + 1) if self.v % each == 0]
         fitting = (each for each in parts if self.codeword_bits // each <= self.beat_bits)
         return next(fitting, parts[-1])
 
@@ -182,12 +196,21 @@ class VqCodebook(Engine):
     @property
     def fills(self) -> tuple[Fill, ...]:
         """One, for all codebooks together."""
-        return (Fill(FILL_MODE, sum(self.codebooks) // self.fill_codewords, self.fill_planes),)
+        slices = sum(self.codebooks) // self.fill_codewords
+        tables = self.form == "table"  # which are made of codebooks
+        return (Fill(FILL_MODE, slices, self.fill_planes, self.codewords, feeds_operands=tables),)
 
     @property
-    def operands_are_filled(self) -> bool:
-        """Tables are made of codebooks."""
-        return self.form == "table"
+    def codewords(self) -> Beat:
+        """What a weight beat carries in a fill: components in two's complement of whole codewords,
+        [fill_codewords][v], or of one part of a codeword, [1][v / fill_planes].
+
+        A fill goes through the codebook and then the residual one, index by index; of each
+        codeword, plane by plane, through its parts from the first component on. Of short codewords
+        each is there as often as one of v weights has them.
+        """
+        shape = (self.fill_codewords, self.v // self.fill_planes)
+        return Beat((Field("component", self.entry_bits, shape, signed=True),))
 
     # Widths.
 

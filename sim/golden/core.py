@@ -14,10 +14,10 @@ import numpy as np
 
 from evolute.hw.isa import instructions as isa
 from evolute.hw.isa.instructions import DeadlockError, Instruction, IsaError, Unit
-from evolute.hw.spec import Engine, VqCodebook, layout
+from evolute.hw.spec import layout
 from evolute.hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from evolute.hw.spec.layout import Beat
-from evolute.sim.golden import GOLDEN, vq_codebook
+from evolute.sim.golden import GOLDEN, MEMORIES
 from evolute.sim.golden.align import integers
 from evolute.sim.golden.sums import read_outs, wrap
 
@@ -64,18 +64,6 @@ def unpack(beat: Beat, bits: np.ndarray) -> dict[str, np.ndarray]:
     return fields
 
 
-def engine_contents(engine: Engine, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-    """What an engine's own memories hold at first, zeros or noise, by the name that its golden
-    model knows them by."""
-    if not isinstance(engine, VqCodebook):
-        return {}
-    books = vq_codebook.empty_books(engine)
-    if rng is not None:
-        half = 1 << engine.entry_bits - 1
-        return {name: rng.integers(-half, half, book.shape) for name, book in books.items()}
-    return books
-
-
 class _Machine:
     """Buffers, sums, queues and tokens between two steps."""
 
@@ -98,7 +86,8 @@ class _Machine:
             for buffer in self.buffers:
                 buffer[:] = rng.integers(0, 256, buffer.shape)
             self.sums[:] = wrap(rng.integers(-(1 << 62), 1 << 62, self.sums.shape), core.sum_bits)
-        self.contents = engine_contents(core.engine, rng)
+        own = MEMORIES.get(type(core.engine))
+        self.contents = {} if own is None else own.contents(core.engine, rng)
         self.next = 0
         self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
         self.loading: deque[int] = deque()  # started, with nothing moved yet
@@ -229,11 +218,10 @@ class _Machine:
 
     def _fill(self, fill: Instruction) -> None:
         """Put beats of weights in the engine's own memories."""
-        engine = self.core.engine
-        assert isinstance(engine, VqCodebook)
-        beats = fill["slices"] * fill["planes"]
-        fields = self._beats(0, fill["weight"], beats, layout.codewords(engine))
-        vq_codebook.fill(engine, fields["component"], self.contents)
+        engine, beats = self.core.engine, fill["slices"] * fill["planes"]
+        kind = next(each for each in engine.fills if each.mode == fill["mode"])
+        fields = self._beats(0, fill["weight"], beats, kind.beat)
+        MEMORIES[type(engine)].fill(engine, fields, self.contents)
 
     def _matmul(self, index: int, matmul: Instruction) -> None:
         """Sum slices as the engine does, then groups of them, scale those, sum the groups."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from evolute.hw.spec.base import require
+from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.formats import Activations, WeightCodes
 from evolute.hw.spec.lut_dla import LutDla
 from evolute.sim.golden import integer
 from evolute.sim.golden.sums import GroupSums, group_bounds, read_outs, symmetric
-from evolute.sim.timing.schedule import read_out_slices
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "l1": lambda distance, part: distance + part,
@@ -63,7 +63,7 @@ class Centroids:
         return found.reshape(len(x), -1)
 
 
-def require_room(spec: LutDla, centroids: Centroids) -> None:
+def require_room(spec: Engine, centroids: Centroids) -> None:
     """Raise `SpecError` unless the engine is built for such centroids."""
     kind = centroids.activations
     wanted = {
@@ -155,7 +155,7 @@ def group_sums(
     terms = tables.transpose(1, 2, 0)[np.arange(count), index].astype(np.int64)  # [M, subspaces, N]
     per_group = weights.centroids.subspaces(weights.group)
     groups = np.arange(0, count, per_group)
-    step = read_out_slices(spec, weights.group)
+    step = spec.read_out_slices(weights.group)
     starts = np.concatenate(
         [np.arange(first, min(first + per_group, count), step) for first in groups]
     )

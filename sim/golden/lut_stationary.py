@@ -31,6 +31,11 @@ class Product:
     def subspaces(self) -> int:
         return self.x.shape[1]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, subspaces, columns."""
+        return self.rows, self.subspaces, self.table.shape[2]
+
 
 def product(
     spec: LutStationary, x: np.ndarray, centroids: np.ndarray, table: np.ndarray
@@ -95,7 +100,7 @@ def asked(spec: LutStationary, operands: Product) -> np.ndarray:
 
 def requests(spec: LutStationary, operands: Product) -> np.ndarray:
     """Numbers of the table rows that a gather asks for, in order, int64; see
-    `hw.spec.layout.stationary_streams`."""
+    `hw.spec.lut_stationary.STREAMS`."""
     wanted = asked(spec, operands)
     tile, space, row = np.nonzero(wanted)
     number = (tile * operands.subspaces + space) * spec.centroids

@@ -124,19 +124,26 @@ def slice_sums(
     return np.einsum("rsk,snk->rsn", x, weights.reshape(-1, spec.n, spec.k))
 
 
-def empty_books(spec: VqCodebook) -> dict[str, np.ndarray]:
-    """Codebooks without contents, as `slice_sums` takes them."""
-    return {f"book{i}": np.zeros((size, spec.v), np.int64) for i, size in enumerate(spec.codebooks)}
+def contents(spec: VqCodebook, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+    """What codebooks hold before any fill, zeros or noise, as `slice_sums` takes them."""
+    half = 1 << spec.entry_bits - 1
+    shapes = {f"book{i}": (size, spec.v) for i, size in enumerate(spec.codebooks)}
+    if rng is None:
+        return {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+    return {name: rng.integers(-half, half, shape) for name, shape in shapes.items()}
 
 
-def fill(spec: VqCodebook, components: np.ndarray, books: dict[str, np.ndarray]) -> None:
-    """Put the beats of a fill, int [beats, codewords, components], in codebooks, which change.
+def fill(
+    spec: VqCodebook, fields: Mapping[str, np.ndarray], contents: dict[str, np.ndarray]
+) -> None:
+    """Put the beats of a fill, whose components are int [beats, codewords, components], in
+    codebooks, which change.
 
     They begin with the first codeword; those that no beat brings stay.
     """
-    rows = components.reshape(-1, spec.v)
+    rows = fields["component"].reshape(-1, spec.v)
     first = 0
-    for book in books.values():
+    for book in contents.values():
         part = rows[first : first + len(book)]
         book[: len(part)] = part
         first += len(book)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from evolute.hw.isa.instructions import Instruction
 from evolute.hw.spec.core import CoreSpec
-from evolute.sim.timing.engine import FILL_LATENCY_CYCLES
 
 
 @dataclass(frozen=True)
@@ -110,4 +109,5 @@ def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period
 def fill_cycles(core: CoreSpec, fill: Instruction) -> ComputeCycles:
     """Cycles from a fill's issue until its last beat is in its place; it takes no steps."""
     beats = fill["slices"] * fill["planes"]
-    return ComputeCycles(0, core.stream_latency_cycles + FILL_LATENCY_CYCLES + beats - 1)
+    latency = core.stream_latency_cycles + core.engine.weight_latency_cycles
+    return ComputeCycles(0, latency + beats - 1)

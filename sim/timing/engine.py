@@ -16,9 +16,6 @@ from evolute.hw.spec.engine import Engine
 from evolute.sim.timing.schedule import Run
 from evolute.sim.timing.schedule import steps as steps_of
 
-FILL_LATENCY_CYCLES = 1
-"""Cycles from the transfer of a fill's beat until its step: the register that holds it."""
-
 
 def run_cycles(spec: Engine, runs: Sequence[Run]) -> int:
     """Cycles of commands issued back to back while no stream ever waits for its partner.
@@ -35,7 +32,7 @@ def run_cycles(spec: Engine, runs: Sequence[Run]) -> int:
         before.fill or (spec.operands_are_filled and not run.fill)
         for before, run in itertools.pairwise(runs)
     )
-    first = FILL_LATENCY_CYCLES if runs[0].fill else spec.operand_latency_cycles
+    first = spec.weight_latency_cycles if runs[0].fill else spec.operand_latency_cycles
     return first + steps + waits + spec.step_latency_cycles
 
 
@@ -105,6 +102,7 @@ def fold(
     weights: list[int] = []
     results: list[int] = []
     step = release = beat_end = -1  # cycles of the last step, of the last one of a slice, of a beat
+    latency = spec.weight_latency_cycles
     moves = [-1] * spec.operand_latency_cycles  # when the operands entered each of their registers
     moved = -1  # cycle in which the last step's sums left for the accumulators
     read = -1  # cycle of the last result's transfer
@@ -136,11 +134,11 @@ def fold(
                 offer = weight_free(weights[-1] + 1 if weights else 0)
                 weights.append(max(offer, beat_end))
             if run.fill:
-                step = beat_end = max(weights[-1] + 1, commands[-1] + 1, step + 1)
+                step = beat_end = max(weights[-1] + latency, commands[-1] + 1, step + 1)
                 continue
             # Accumulators that are the result take no step before it has left.
             free = (read if ends_group else -1) if spec.keeps_results else moved
-            step = max(weights[-1] + 1, moves[-1] + 1, commands[-1] + 1, step + 1, free)
+            step = max(weights[-1] + latency, moves[-1] + 1, commands[-1] + 1, step + 1, free)
             if ends_beat:
                 beat_end = step
             if ends_slice:

@@ -14,7 +14,6 @@ from fractions import Fraction
 import numpy as np
 
 from evolute.hw.spec.lut_stationary import LutStationary
-from evolute.sim.golden import lut_stationary as golden
 from evolute.sim.timing.engine import Free
 
 ENCODER_STREAMS = ("centroid", "activation")
@@ -28,10 +27,11 @@ class Clocks:
     encoder: int = 1
     matcher: int = 1
 
-    def seen(self, cycle: int, of: str, by: str) -> int:
-        """The first cycle of the clock `by` that knows what a cycle of the clock `of` brought."""
+    def seen(self, cycle: int, of: str, by: str, latency_cycles: int) -> int:
+        """The first cycle of the clock `by` that knows what a cycle of the clock `of` brought,
+        of a crossing of so many cycles."""
         time = (cycle + 1) * getattr(self, of)
-        return time // getattr(self, by) + 2
+        return time // getattr(self, by) + latency_cycles
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,13 @@ class Command:
         return self.subspaces * self.tiles
 
 
-def command_of(spec: LutStationary, operands: golden.Product) -> Command:
-    """The command that multiplies these operands."""
-    wanted = golden.asked(spec, operands).ravel().tolist() if spec.gathers else ()
-    tiles = operands.table.shape[2] // spec.n
-    return Command(operands.rows, operands.subspaces, tiles, tuple(wanted))
+def command_of(spec: LutStationary, shape: tuple[int, int, int], asked: np.ndarray) -> Command:
+    """The command that multiplies so many rows, of so many subspaces, by a table of so many
+    columns, in whole tiles. `asked`, bool [tiles, subspaces, rows], says which indices ask a gather
+    for their row."""
+    rows, subspaces, columns = shape
+    wanted = asked.ravel().tolist() if spec.gathers else ()
+    return Command(rows, subspaces, columns // spec.n, tuple(wanted))
 
 
 @dataclass
@@ -164,10 +166,14 @@ class _Replay:
         spec, ready = self.spec, self.encodes
         if len(self.found.activation) >= spec.queue:
             room = self.removed[len(self.found.activation) - spec.queue]
-            ready = max(ready, self.clocks.seen(room, "matcher", "encoder"))
+            ready = max(ready, self.seen(room, "matcher", "encoder"))
         row = self.take("activation", ready)
         self.encodes = row + spec.encoder_period_cycles
-        return self.clocks.seen(row + spec.encoder_latency_cycles, "encoder", "matcher")
+        return self.seen(row + spec.encoder_latency_cycles, "encoder", "matcher")
+
+    def seen(self, cycle: int, of: str, by: str) -> int:
+        """See `Clocks.seen`."""
+        return self.clocks.seen(cycle, of, by, self.spec.crossing_latency_cycles)
 
     def fill(self) -> int:
         """When the next table is there."""

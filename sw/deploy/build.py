@@ -48,7 +48,7 @@ from evolute.sw.deploy.tiling import (
 
 _WEIGHT, _ACTIVATION, _SCALE = range(len(isa.BUFFERS))
 
-_MOST_WORDS = 1 << 16
+_MOST_WORDS = isa.OPERATIONS["load"]["words"].maximum
 """Bus words that a load can have."""
 
 _AHEAD = 0.5

@@ -11,18 +11,15 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.hw.spec import BitSerial, VqCodebook, layout
+from evolute.hw.spec import layout
 from evolute.hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.layout import Beat
-from evolute.sim.golden.vq_codebook import Vectors
 from evolute.sim.timing.schedule import Run, plan, weighed
 from evolute.sim.workload.linear import Linear
-from evolute.sw.deploy.packers import PACKERS
-from evolute.sw.deploy.packers.bit_serial import beat_steps
-from evolute.sw.deploy.packers.bits import low_bits
-from evolute.sw.deploy.packers.vq_codebook import fill_beats, stored_index
+from evolute.sw.deploy.packers import FILLS, INDICES, PACKERS, STEPS
+from evolute.sw.deploy.packers.bits import gathered, low_bits
 from evolute.sw.tensors.rescale import ScaledTensor
 from evolute.sw.tensors.tensor import QuantTensor
 
@@ -61,20 +58,19 @@ def _codes(
     rows = slice(tiles.start * engine.n, min(len(tensor.codes), tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
     blank = 0 if engine.steps_are_fixed else zero_code(tensor.format)
-    codes = _gather(tensor.codes[rows], at, padded, blank)
+    codes = gathered(tensor.codes[rows], at, padded, blank)
     if tensor.special is None:
         return codes, None
-    return codes, _gather(tensor.special[rows], at[:: engine.slice_k] // tensor.group, padded)
+    return codes, gathered(tensor.special[rows], at[:: engine.slice_k] // tensor.group, padded)
 
 
 def layer_steps(engine: Engine, tensor: QuantTensor | ScaledTensor) -> NDArray[np.int64]:
     """Steps of a layer's weight beats, int64 [column tiles, beats], of an engine where they depend
     on weights."""
-    assert isinstance(engine, BitSerial)
     n, k = tensor.shape
     tiles = slice(0, -(-n // engine.n))
     codes, special = _codes(engine, tensor, places(engine, k, tensor.group), tiles)
-    return beat_steps(engine, codes, special, tensor.format)
+    return STEPS[type(engine)](engine, codes, special, tensor.format)
 
 
 def weighed_run(engine: Engine, linear: Linear, tensor: QuantTensor, rows: int) -> Run:
@@ -82,16 +78,6 @@ def weighed_run(engine: Engine, linear: Linear, tensor: QuantTensor, rows: int) 
     counts as 0 then."""
     run = plan(engine, linear, rows)
     return run if engine.steps_are_fixed else weighed(run, layer_steps(engine, tensor))
-
-
-def _gather(values: NDArray, at: NDArray[np.int64], rows: int, blank: int = 0) -> NDArray:
-    """Columns of `values` at the places `at`, `blank` for padding and in more rows up to `rows`."""
-    found = np.full((rows, len(at)), blank, values.dtype)
-    if np.array_equal(at, np.arange(values.shape[1])):
-        found[: len(values)] = values
-    else:
-        found[: len(values), at >= 0] = values[:, at[at >= 0]]
-    return found
 
 
 def bits(beat: Beat, **fields: NDArray) -> Bytes:
@@ -156,9 +142,9 @@ def tile_words(
     rows = slice(tiles.start * engine.n, min(n, tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
     if tensor.vectors is not None:
-        codes = _indices(engine, tensor.vectors, at, tiles)
+        codes = INDICES[type(engine)](engine, tensor.vectors, at, tiles)
     elif tensor.centroids is not None:
-        codes = _gather(tensor.codes[rows], np.arange(tensor.codes.shape[1]), padded)
+        codes = gathered(tensor.codes[rows], np.arange(tensor.codes.shape[1]), padded)
         beside = tensor.centroids.points
     else:
         codes, beside = _codes(engine, tensor, at, tiles)
@@ -168,8 +154,8 @@ def tile_words(
     everything = np.arange(tensor.scale.shape[1])
     scales = scale_beats(
         core,
-        _gather(tensor.scale[rows], everything, padded),
-        _gather(tensor.offset[rows], everything, padded),
+        gathered(tensor.scale[rows], everything, padded),
+        gathered(tensor.offset[rows], everything, padded),
         repeats,
     )
     found, planes, steps = [], tensor.coding.planes, engine.n // core.scale_lanes
@@ -182,20 +168,6 @@ def tile_words(
         found.append(bus_words(core.scale_buffer, scales[:, part_scales]))
         first, first_group = first + slices, first_group + groups
     return np.concatenate(found, axis=1)
-
-
-def _indices(
-    engine: Engine, vectors: Vectors, at: NDArray[np.int64], tiles: slice
-) -> NDArray[np.uint32]:
-    """What stands for the codewords of column tiles, zero for padding; `at` are their `places`."""
-    assert isinstance(engine, VqCodebook)
-    columns, depth = engine.index_shape
-    columns *= engine.v // vectors.v
-    inside = at[:: engine.slice_k // depth] >= 0  # where a codeword begins
-    which = np.where(inside, np.cumsum(inside) - 1, -1)
-    rows = slice(tiles.start * columns, tiles.stop * columns)
-    padded = (tiles.stop - tiles.start) * columns
-    return _gather(stored_index(engine, vectors)[rows], which, padded)
 
 
 _CHUNK_BITS = 1 << 26
@@ -217,8 +189,8 @@ def layer_words(
     words = np.concatenate(chunks).reshape(-1)
     if tensor.vectors is None:
         return words
-    assert isinstance(core.engine, VqCodebook)
-    filled = bus_words(core.weight_buffer, fill_beats(core.engine, tensor.vectors))
+    beats = FILLS[type(core.engine)](core.engine, tensor.vectors)
+    filled = bus_words(core.weight_buffer, beats)
     return np.concatenate([filled, words])
 
 
@@ -236,9 +208,9 @@ def activation_words(
     """
     engine = core.engine
     row_tiles = -(-len(x) // engine.m)
-    gathered = _gather(x.astype(np.int16), at, row_tiles * engine.m)
-    gathered = gathered.reshape(row_tiles, engine.m, -1, engine.slice_k)
-    fields = {"x": gathered.transpose(0, 2, 1, 3)}
+    tiled = gathered(x.astype(np.int16), at, row_tiles * engine.m)
+    tiled = tiled.reshape(row_tiles, engine.m, -1, engine.slice_k)
+    fields = {"x": tiled.transpose(0, 2, 1, 3)}
     if exponent is not None:
         rows = np.zeros(row_tiles * engine.m, exponent.dtype)
         rows[: len(exponent)] = exponent

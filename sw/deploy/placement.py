@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evolute.hw.isa.instructions import OPERATIONS
 from evolute.hw.spec.core import CoreSpec
 from evolute.sim.timing.schedule import plan
 from evolute.sim.workload.linear import Linear
@@ -24,7 +25,7 @@ from evolute.sw.deploy import pack
 from evolute.sw.deploy.pack import Bytes
 from evolute.sw.tensors.rescale import ScaledTensor
 
-MOST_SLICES = 1 << 12
+MOST_SLICES = OPERATIONS["matmul"]["slices"].maximum
 """K-slices that a matmul can have."""
 
 _SLOTS = 4

@@ -3,10 +3,11 @@ buffer, and runs of them that a bank of sums holds."""
 
 from __future__ import annotations
 
+from evolute.hw.isa.instructions import OPERATIONS
 from evolute.hw.spec.core import CoreSpec
 from evolute.sw.deploy.placement import Stage
 
-_MOST_ROW_TILES = 1 << 8
+_MOST_ROW_TILES = OPERATIONS["matmul"]["row_tiles"].maximum
 """Row tiles that a matmul can have."""
 
 

@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.hw.spec import CoreSpec, Engine, LutDla, VqCodebook
-from evolute.hw.spec.formats import Kind, WeightCodes
-from evolute.sim.golden import GOLDEN, lut_dla
+from evolute.hw.spec import CoreSpec, Engine
+from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.golden import GOLDEN, ROW_SHIFTS, lut_dla
 from evolute.sim.golden.lut_dla import Centroids
 from evolute.sim.workload.linear import HostLayer, Linear, Workload
 from evolute.sw.language_model.model import LanguageModel, dequantized
@@ -109,7 +109,9 @@ def golden_total(
     step = max(1, BLOCK_BYTES // (8 * tensor.scale.size))
     for start in range(0, len(x), step):
         rows = x[start : start + step]
-        shift = golden.table_shift(spec, rows, tensor.group) if spec.row_shifts else None
+        shift = None
+        if spec.row_shift_bits:
+            shift = ROW_SHIFTS[type(spec)].table_shift(spec, rows, tensor.group)
         sums = golden.group_sums(spec, rows, encoded, shift)
         unit = 1.0 if shift is None else np.exp2(shift)[:, None]
         part = total[start : start + step]
@@ -162,7 +164,7 @@ def layers_on(
         if not all(engine.accepts(layer.format) for layer in layers):
             return ()
         for centroids in (part.centroids for part in whole.parts):
-            if centroids is not None and isinstance(engine, LutDla):
+            if centroids is not None:
                 lut_dla.require_room(engine, centroids)
     if isinstance(spec, CoreSpec):
         bits = spec.scale_bits + spec.offset_bits
@@ -188,9 +190,9 @@ def on_engine(tensor: PartedTensor, engine: Engine) -> PartedTensor:
     """The tensor with the formats that its codewords have on the engine: it may take short ones."""
 
     def named(part: QuantTensor) -> QuantTensor:
-        if part.vectors is None or not isinstance(engine, VqCodebook):
+        if part.vectors is None:
             return part
-        kind = Kind.SHORT if part.vectors.v == engine.short_v else Kind.VECTOR
+        kind = engine.codeword_kind(part.vectors.v)
         return replace(part, format=WeightCodes(part.format.bits, kind))
 
     return replace(tensor, parts=tuple(map(named, tensor.parts)))

@@ -3,8 +3,10 @@
 import importlib
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -13,12 +15,12 @@ from evolute.dse.compare.contenders import CONTENDERS
 from evolute.dse.compare.own_forms import OWN_FORMS
 from evolute.dse.space import SPACE
 from evolute.hw.rtl import BUILD
-from evolute.hw.spec import BASELINES, ENGINES, UNITS, CoreSpec, LutDla, VqCodebook
-from evolute.hw.spec.layout import WEIGHTS
+from evolute.hw.spec import BASELINES, ENGINES, UNITS, CoreSpec, Engine, LutDla, VqCodebook
+from evolute.hw.spec.formats import Kind
 from evolute.hw.spec.presets import DEFAULT, PRESETS
 from evolute.hw.spec.scaling import FloatScaling, IntegerScaling
-from evolute.sim.golden import GOLDEN
-from evolute.sw.deploy.packers import PACKERS
+from evolute.sim.golden import GOLDEN, MEMORIES, ROW_SHIFTS
+from evolute.sw.deploy.packers import FILLS, INDICES, PACKERS, STEPS
 from evolute.verif.harness.driver import DRIVERS
 from evolute.verif.verification import VERIFY
 
@@ -31,7 +33,6 @@ ROLES = {
     "PACKERS": PACKERS,
     "SPACE": SPACE,
     "VERIFY": VERIFY,
-    "WEIGHTS": WEIGHTS,
 }
 
 
@@ -39,10 +40,31 @@ ROLES = {
 def test_a_role_knows_every_engine_and_no_other(role):
     # No rounding makes codebooks or tables, so that there are no weights to search over.
     absent = {VqCodebook, LutDla} if role == "SPACE" else set()
-    baselines = set(BASELINES.values()) if role in ("BUILD", "WEIGHTS", "VERIFY") else set()
+    baselines = set(BASELINES.values()) if role in ("BUILD", "VERIFY") else set()
     units = set(UNITS.values()) if role in ("BUILD", "VERIFY") else set()
     parts = {CoreSpec, IntegerScaling, FloatScaling}
     assert set(ROLES[role]) - parts == set(ENGINES.values()) - absent | baselines | units
+
+
+SOME: dict[str, tuple[set[type[Engine]], Callable[[Engine], object]]] = {
+    "FILLS": (set(FILLS), lambda spec: spec.fills),
+    "INDICES": (
+        set(INDICES),
+        lambda spec: {each.kind for each in spec.formats} & {Kind.VECTOR, Kind.SHORT},
+    ),
+    "MEMORIES": (set(MEMORIES), lambda spec: spec.fills),
+    "ROW_SHIFTS": (set(ROW_SHIFTS), lambda spec: spec.row_shift_bits),
+    "STEPS": (set(STEPS), lambda spec: not spec.steps_are_fixed),
+}
+"""Roles that some engines have: of which specs."""
+
+
+@pytest.mark.parametrize("role", SOME)
+def test_a_role_that_some_engines_have_knows_those_and_no_other(role):
+    known, has = SOME[role]
+    rng = np.random.default_rng(1)
+    specs = [driver.random_spec(rng) for driver in DRIVERS.values() for _ in range(40)]
+    assert {type(spec) for spec in specs if has(spec)} == known
 
 
 def test_every_preset_can_be_built():

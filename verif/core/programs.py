@@ -28,9 +28,7 @@ DATA_BYTES = 1 << 18
 
 _NOBODY = -1
 _MOST = {
-    each.name: each.maximum
-    for each in OPERATIONS["matmul"].fields
-    if each.name in ("slices", "row_tiles", "group_slices")
+    name: OPERATIONS["matmul"][name].maximum for name in ("slices", "row_tiles", "group_slices")
 }
 """Greatest counts that an instruction can hold."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evolute.hw.spec import SpecError, layout
+from evolute.hw.spec import SpecError
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.vq_codebook import ALONG, FORMS, VqCodebook
 from evolute.sim.golden.sums import group_bounds
@@ -24,7 +24,7 @@ def weight_fields(
 def fill_words(spec: VqCodebook, vectors: Vectors, rng: np.random.Generator) -> np.ndarray:
     """The weight beats of a fill; what codebooks or beats have no use for is random, but for a
     residual codebook that there is not, which is zero."""
-    beat, found = layout.codewords(spec), []
+    beat, found = spec.codewords, []
     books = [book for _, book in vectors.books]
     books += [np.zeros((size, vectors.v), int) for size in spec.codebooks[len(books) :]]
     for size, book in zip(spec.codebooks, books, strict=True):

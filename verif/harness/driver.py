@@ -16,7 +16,7 @@ import numpy as np
 from evolute.hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, layout
 from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.spec.formats import FLOATS, Kind, WeightCodes
-from evolute.sim.golden import GOLDEN, align, integer
+from evolute.sim.golden import GOLDEN, ROW_SHIFTS, align, integer
 from evolute.sim.golden.sums import GroupSums, group_bounds
 from evolute.sim.golden.vq_codebook import Vectors
 from evolute.sim.timing.schedule import Run, fills, plan, weighed
@@ -302,9 +302,9 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
     if not isinstance(spec, LutTensorCore) or spec.exact:
         return matmul
     x = integers(spec, matmul)
-    shift = GOLDEN[LutTensorCore].table_shift(spec, x, matmul.group)
+    shift = ROW_SHIFTS[LutTensorCore].table_shift(spec, x, matmul.group)
     if rng.random() < 0.5:
-        shift = rng.integers(0, 1 << spec.table_shift_bits, len(matmul.x))
+        shift = rng.integers(0, 1 << spec.row_shift_bits, len(matmul.x))
     return dataclasses.replace(matmul, shift=shift)
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from evolute.hw.emit.export import module_name, to_verilog
-from evolute.hw.spec import LutStationary
-from evolute.hw.spec.base import Spec
-from evolute.hw.spec.engine import Engine
+from evolute.hw.spec import Engine, LutStationary, Spec, Unit
 from evolute.verif.engines import stream_engine
 from evolute.verif.harness import simulators
 from evolute.verif.units import lut_stationary
@@ -67,8 +65,56 @@ class Report:
         }
 
 
+class Battery(Protocol):
+    """The cases that a kind of machine is verified with, and how they are played and judged. What a
+    case, a model and a recording are, each battery knows for itself."""
+
+    @property
+    def KINDS(self) -> Mapping[str, Callable[[Any, np.random.Generator], Sequence[Any]]]:
+        """Cases by their kind, each made for a spec."""
+        ...
+
+    @property
+    def STREAMS(self) -> tuple[str, ...]:
+        """The streams whose transfers a recording has."""
+        ...
+
+    def model_of(self, spec: Any, case: Any, /) -> Any:
+        """What the cycle model says of a case."""
+        ...
+
+    def play(
+        self,
+        spec: Any,
+        cases: Sequence[Any],
+        models: Sequence[Any],
+        build: simulators.Build,
+        seed: int = 0,
+        waves: Path | None = None,
+    ) -> Sequence[Any]:
+        """Recordings of the cases, played on a built design."""
+        ...
+
+    def compare(self, spec: Any, case: Any, model: Any, rtl: Any, /) -> tuple[int, list[str]]:
+        """How many numbers were compared, and what differs."""
+        ...
+
+    def features(self, spec: Any, case: Any, /) -> Collection[str]:
+        """What a case covers, in words."""
+        ...
+
+
+BATTERIES: dict[type[Spec], Battery] = {Engine: stream_engine, LutStationary: lut_stationary}
+"""Batteries by the class of the spec, or one that it derives from."""
+
+
+def battery_of(spec: Spec) -> Battery:
+    """The battery of a spec's class."""
+    return next(BATTERIES[kind] for kind in type(spec).__mro__ if kind in BATTERIES)
+
+
 def verify(
-    spec: Engine | LutStationary,
+    spec: Engine | Unit,
     *,
     seed: int,
     name: str = "",
@@ -84,7 +130,7 @@ def verify(
     the RTL, for a check of this check, and `plusargs` are the simulator's. Raises
     `SimulatorError` when the simulator is absent or breaks down.
     """
-    battery: Any = lut_stationary if isinstance(spec, LutStationary) else stream_engine
+    battery = battery_of(spec)
     cases: list[Any] = []
     for i, (kind, make) in enumerate(battery.KINDS.items()):
         if kinds is None or kind in kinds:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from evolute.hw.spec import layout
 from evolute.hw.spec.lut_stationary import LutStationary
 from evolute.sim.golden import lut_stationary as golden
 from evolute.sim.golden.lut_stationary import Product
@@ -51,7 +50,7 @@ def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
 
     Tables are [tiles][subspaces][c][beats], as the row numbers of requests count them.
     """
-    streams = layout.stationary_streams(spec)
+    streams = spec.streams
     rows, subspaces = operands.rows, operands.subspaces
     tiles = operands.table.shape[2] // spec.n
     command = {"rows_minus_1": rows - 1, "tiles_minus_1": tiles - 1}
@@ -73,7 +72,7 @@ def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
 
 def results(spec: LutStationary, operands: Product, found: np.ndarray) -> np.ndarray:
     """The sums [rows, columns] of a command from its result words."""
-    psum = words.unpack(layout.stationary_streams(spec).result, found)["psum"]
+    psum = words.unpack(spec.streams.result, found)["psum"]
     return psum.reshape(-1, operands.rows, spec.n).transpose(1, 0, 2).reshape(operands.rows, -1)
 
 
@@ -248,7 +247,7 @@ def _stimulus(spec: LutStationary, case: Case, model: Transfers) -> Stimulus:
 
 def model_of(spec: LutStationary, case: Case) -> Transfers:
     """What the cycle model says of a case."""
-    commands = [command_of(spec, each) for each in case.products]
+    commands = [command_of(spec, each.shape, golden.asked(spec, each)) for each in case.products]
     return fold(spec, commands, case.clocks, case.pauses, case.memory_latency_cycles)
 
 
@@ -281,7 +280,7 @@ def _compare_values(spec: LutStationary, case: Case, rtl: Recording) -> tuple[in
         start += count
         elements += found.size
     if spec.gathers:
-        beat = layout.stationary_streams(spec).request
+        beat = spec.streams.request
         assert beat is not None
         wanted = np.concatenate([golden.requests(spec, each) for each in case.products])
         found = words.unpack(beat, rtl.request_words)["row"]

@@ -12,8 +12,7 @@ from evolute.hw.rtl.blocks.arith import any_of
 
 def field(word: Value, operation: Operation, name: str) -> Value:
     """The bits of the field `name` as they are stored, counts less one."""
-    bits = next(each.bits for each in operation.fields if each.name == name)
-    return word[operation.offsets[name] :][:bits]
+    return word[operation.offsets[name] :][: operation[name].bits]
 
 
 def unit_bits(unit: Unit) -> int:

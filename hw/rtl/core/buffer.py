@@ -1,6 +1,5 @@
 """On-chip buffers: filled in bus words by loads, read in beats by the units that use them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
@@ -13,12 +12,6 @@ from evolute.hw.spec.core import Buffer
 NO_COLLISION: dict[str, Any] = {"no_rw_check": 1}
 """Attribute of a memory in which no word is read in the cycle it is written in, unless the program
 lacks a token: spares Yosys the logic that would define what is read then."""
-
-
-def most_bus_words(buffers: Sequence[Buffer]) -> int:
-    """The size of the largest of some buffers; addresses of loads have no more bits than it needs,
-    for the dispatcher takes none that goes beyond a buffer's end."""
-    return max(buffer.bus_words for buffer in buffers)
 
 
 class BeatBuffer(wiring.Component):

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from evolute.hw.isa.instructions import BUFFERS, OPCODE_BITS, OPERATIONS, SIGNAL_OFFSET, Unit
 from evolute.hw.rtl.blocks.arith import any_of
 from evolute.hw.rtl.blocks.queues import field, unit_bits
-from evolute.hw.rtl.core.buffer import BeatBuffer, BeatReader, most_bus_words
+from evolute.hw.rtl.core.buffer import BeatBuffer, BeatReader
 from evolute.hw.rtl.core.scale import Accumulators, Scaler
 from evolute.hw.rtl.engines.registry import ENGINES
 from evolute.hw.spec import layout
@@ -58,7 +58,7 @@ class Compute(wiring.Component):
                 "idle": Out(1),
                 "signals": Out(len(Unit)),
                 "load_write": In(len(BUFFERS)),
-                "load_word": In(range(most_bus_words(core.buffers))),
+                "load_word": In(range(core.largest_buffer_words)),
                 "load_data": In(core.bus_bits),
                 "store_read": In(1),
                 "store_word": In(range(core.accumulator_words)),

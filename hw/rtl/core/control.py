@@ -6,7 +6,6 @@ from amaranth.lib.wiring import In, Out
 
 from evolute.hw.isa.instructions import INDEX_BITS, INSTRUCTION_BYTES, Fault
 from evolute.hw.isa.registers import (
-    ADDRESS_BITS,
     COUNTERS,
     IDENTITY,
     REGISTERS,
@@ -15,6 +14,7 @@ from evolute.hw.isa.registers import (
     Status,
 )
 from evolute.hw.rtl.blocks.arith import log2
+from evolute.hw.rtl.blocks.bundles import Ports, axi_lite
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
 
 _OKAY, _SLVERR = 0, 2
@@ -29,7 +29,7 @@ class Registers(wiring.Component):
 
     Members
     -------
-    aw.. r.. : the AXI4-Lite channels.
+    axi : the AXI4-Lite channels, see `bundles.axi_lite`.
     start, resume, acknowledge : the host's orders, for one cycle.
     interrupt : an enabled status is set.
     status, error, error_index : to be read.
@@ -37,23 +37,7 @@ class Registers(wiring.Component):
     count_<name> : add to the counter of that name; `clear` zeroes them all.
     """
 
-    awaddr: Signal
-    awvalid: Signal
-    awready: Signal
-    wdata: Signal
-    wstrb: Signal
-    wvalid: Signal
-    wready: Signal
-    bresp: Signal
-    bvalid: Signal
-    bready: Signal
-    araddr: Signal
-    arvalid: Signal
-    arready: Signal
-    rdata: Signal
-    rresp: Signal
-    rvalid: Signal
-    rready: Signal
+    axi: Ports
     start: Signal
     resume: Signal
     acknowledge: Signal
@@ -76,23 +60,7 @@ class Registers(wiring.Component):
         self.core = core
         super().__init__(
             {
-                "awaddr": In(ADDRESS_BITS),
-                "awvalid": In(1),
-                "awready": Out(1),
-                "wdata": In(32),
-                "wstrb": In(4),
-                "wvalid": In(1),
-                "wready": Out(1),
-                "bresp": Out(2),
-                "bvalid": Out(1),
-                "bready": In(1),
-                "araddr": In(ADDRESS_BITS),
-                "arvalid": In(1),
-                "arready": Out(1),
-                "rdata": Out(32),
-                "rresp": Out(2),
-                "rvalid": Out(1),
-                "rready": In(1),
+                "axi": In(axi_lite()),
                 "start": Out(1),
                 "resume": Out(1),
                 "acknowledge": Out(1),
@@ -136,40 +104,40 @@ class Registers(wiring.Component):
 
         # What comes first, or while an answer waits, is held.
         address_held, data_held = Signal(), Signal()
-        held_address = Signal.like(self.awaddr, reset_less=True)
-        held_data = Signal.like(self.wdata, reset_less=True)
-        held_strobes = Signal.like(self.wstrb, reset_less=True)
-        address, data = Signal.like(self.awaddr), Signal.like(self.wdata)
-        strobes, write = Signal.like(self.wstrb), Signal()
+        held_address = Signal.like(self.axi.awaddr, reset_less=True)
+        held_data = Signal.like(self.axi.wdata, reset_less=True)
+        held_strobes = Signal.like(self.axi.wstrb, reset_less=True)
+        address, data = Signal.like(self.axi.awaddr), Signal.like(self.axi.wdata)
+        strobes, write = Signal.like(self.axi.wstrb), Signal()
         m.d.comb += [
-            self.awready.eq(~address_held),
-            self.wready.eq(~data_held),
-            address.eq(Mux(address_held, held_address, self.awaddr)),
-            data.eq(Mux(data_held, held_data, self.wdata)),
-            strobes.eq(Mux(data_held, held_strobes, self.wstrb)),
+            self.axi.awready.eq(~address_held),
+            self.axi.wready.eq(~data_held),
+            address.eq(Mux(address_held, held_address, self.axi.awaddr)),
+            data.eq(Mux(data_held, held_data, self.axi.wdata)),
+            strobes.eq(Mux(data_held, held_strobes, self.axi.wstrb)),
             write.eq(
-                (address_held | self.awvalid)
-                & (data_held | self.wvalid)
-                & (~self.bvalid | self.bready)
+                (address_held | self.axi.awvalid)
+                & (data_held | self.axi.wvalid)
+                & (~self.axi.bvalid | self.axi.bready)
             ),
         ]
         m.d.sync += [
-            address_held.eq((address_held | self.awvalid) & ~write),
-            data_held.eq((data_held | self.wvalid) & ~write),
+            address_held.eq((address_held | self.axi.awvalid) & ~write),
+            data_held.eq((data_held | self.axi.wvalid) & ~write),
             held_address.eq(address),
             held_data.eq(data),
             held_strobes.eq(strobes),
         ]
 
         # Whole bytes are written, as the strobes say.
-        with m.If(self.bready):
-            m.d.sync += self.bvalid.eq(0)
+        with m.If(self.axi.bready):
+            m.d.sync += self.axi.bvalid.eq(0)
         with m.If(write):
-            m.d.sync += [self.bvalid.eq(1), self.bresp.eq(_SLVERR)]
+            m.d.sync += [self.axi.bvalid.eq(1), self.axi.bresp.eq(_SLVERR)]
             for register in REGISTERS.values():
                 if register.writable:
                     with m.If(address == register.offset):
-                        m.d.sync += self.bresp.eq(_OKAY)
+                        m.d.sync += self.axi.bresp.eq(_OKAY)
         for name, value in written.items():
             with m.If(write & (address == REGISTERS[name].offset)):
                 for byte in range(-(-len(value) // 8)):
@@ -183,14 +151,14 @@ class Registers(wiring.Component):
             self.acknowledge.eq((order & Control.ACKNOWLEDGE).any()),
         ]
 
-        m.d.comb += self.arready.eq(~self.rvalid)
-        with m.If(self.rready):
-            m.d.sync += self.rvalid.eq(0)
-        with m.If(self.arvalid & self.arready):
-            m.d.sync += [self.rvalid.eq(1), self.rdata.eq(0), self.rresp.eq(_SLVERR)]
+        m.d.comb += self.axi.arready.eq(~self.axi.rvalid)
+        with m.If(self.axi.rready):
+            m.d.sync += self.axi.rvalid.eq(0)
+        with m.If(self.axi.arvalid & self.axi.arready):
+            m.d.sync += [self.axi.rvalid.eq(1), self.axi.rdata.eq(0), self.axi.rresp.eq(_SLVERR)]
             for name, register in REGISTERS.items():
-                with m.If(self.araddr == register.offset):
-                    m.d.sync += [self.rdata.eq(readable[name]), self.rresp.eq(_OKAY)]
+                with m.If(self.axi.araddr == register.offset):
+                    m.d.sync += [self.axi.rdata.eq(readable[name]), self.axi.rresp.eq(_OKAY)]
 
         for name, counter in counters.items():
             # A cycle late, so that no path runs through what is counted into a carry chain.

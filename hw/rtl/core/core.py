@@ -15,11 +15,18 @@ from amaranth.hdl import (
     Value,
 )
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from evolute.hw.isa.instructions import INSTRUCTION_BYTES, Fault, Unit
-from evolute.hw.isa.registers import ADDRESS_BITS
 from evolute.hw.rtl.blocks.arith import log2
+from evolute.hw.rtl.blocks.bundles import (
+    HOST,
+    MEMORY,
+    axi_lite,
+    axi_read,
+    axi_write,
+    connect,
+    core_ports,
+)
 from evolute.hw.rtl.blocks.queues import Queue, Tokens
 from evolute.hw.rtl.core.compute import Compute
 from evolute.hw.rtl.core.control import Registers, Run
@@ -31,47 +38,6 @@ from evolute.hw.spec.core import CoreSpec
 _INCREMENTING = 1
 _NORMAL_BUFFERABLE = 0b0011
 """AxCACHE: normal memory, as the AXI4 specification recommends for masters without coherency."""
-
-
-def channels(core: CoreSpec) -> dict[str, dict[str, wiring.Member]]:
-    """The core's AXI4 and AXI4-Lite channels by the prefix of their ports."""
-    address, data = core.address_bits, core.bus_bits
-    request = {
-        "addr": Out(address),
-        "len": Out(8),
-        "size": Out(3),
-        "burst": Out(2),
-        "cache": Out(4),
-        "prot": Out(3),
-        "valid": Out(1),
-        "ready": In(1),
-    }
-    answer = {"data": In(data), "resp": In(2), "last": In(1), "valid": In(1), "ready": Out(1)}
-    strobes = Out(core.bus_bytes)
-    write = {"data": Out(data), "strb": strobes, "last": Out(1), "valid": Out(1), "ready": In(1)}
-    lite_request = {"addr": In(ADDRESS_BITS), "prot": In(3), "valid": In(1), "ready": Out(1)}
-    return {
-        "m_axi_ar": request,
-        "m_axi_r": answer,
-        "m_axi_aw": request,
-        "m_axi_w": write,
-        "m_axi_b": {"resp": In(2), "valid": In(1), "ready": Out(1)},
-        "s_axi_aw": lite_request,
-        "s_axi_w": {"data": In(32), "strb": In(4), "valid": In(1), "ready": Out(1)},
-        "s_axi_b": {"resp": Out(2), "valid": Out(1), "ready": In(1)},
-        "s_axi_ar": lite_request,
-        "s_axi_r": {"data": Out(32), "resp": Out(2), "valid": Out(1), "ready": In(1)},
-    }
-
-
-def ports(core: CoreSpec) -> dict[str, wiring.Member]:
-    """The core's ports by their names in Verilog."""
-    axi = {
-        prefix + name: member
-        for prefix, members in channels(core).items()
-        for name, member in members.items()
-    }
-    return {"aclk": In(1), "aresetn": In(1), **axi, "interrupt": Out(1), "busy": Out(1)}
 
 
 def _oldest(
@@ -90,12 +56,12 @@ def _oldest(
 
 
 class Core(wiring.Component):
-    """The top module; see `ports`."""
+    """The top module; see `bundles.core_ports`."""
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        super().__init__(ports(core))
-        self._ports: dict[str, Signal] = {name: getattr(self, name) for name in ports(core)}
+        super().__init__(core_ports(core))
+        self._ports: dict[str, Signal] = {name: getattr(self, name) for name in core_ports(core)}
 
     def elaborate(self, platform):
         m = Module()
@@ -136,9 +102,9 @@ class Core(wiring.Component):
             fetch.words.eq(Mux(control.outside, 0, words >> log2(core.bus_bytes))),
             fetch.popped.eq(dispatch.popped),
             fetch.grant.eq(reads.fetch_grant),
-            reads.fetch_request.eq(fetch.request),
-            reads.fetch_memory.eq(fetch.memory),
-            reads.fetch_beats_minus_1.eq(fetch.beats_minus_1),
+        ]
+        connect(m, reads.fetch, fetch.burst)
+        m.d.comb += [
             reads.fetch_index.eq(dispatch.arriving),
             dispatch.write.eq(reads.fetch_write),
             dispatch.data.eq(reads.data),
@@ -174,15 +140,9 @@ class Core(wiring.Component):
         ]
 
         # Data between the units.
+        m.d.comb += reads.run.eq(control.run)
+        connect(m, reads.load, load.burst)
         m.d.comb += [
-            reads.run.eq(control.run),
-            reads.load_request.eq(load.request),
-            reads.load_memory.eq(load.memory),
-            reads.load_beats_minus_1.eq(load.beats_minus_1),
-            reads.load_last.eq(load.last),
-            reads.load_buffer.eq(load.buffer),
-            reads.load_address.eq(load.address),
-            reads.load_signals.eq(load.signals),
             reads.load_index.eq(indices[Unit.LOAD]),
             load.grant.eq(reads.load_grant),
             compute.load_write.eq(reads.load_write),
@@ -276,15 +236,8 @@ class Core(wiring.Component):
             "m_axi_wstrb": (1 << core.bus_bytes) - 1,
             "m_axi_bready": 1,
         }
-        m.d.comb += [getattr(self, name).eq(value) for name, value in constants.items()]
-        reading = ("m_axi_ar", "m_axi_r")
-        for prefix, members in channels(core).items():
-            side = (
-                registers if prefix.startswith("s_axi") else reads if prefix in reading else store
-            )
-            for name, member in members.items():
-                # Both sides bear the names of the AXI specification: araddr, rdata, wlast, ...
-                inner = getattr(side, prefix.rpartition("_")[2] + name, None)
-                if inner is not None:
-                    outer = self._ports[prefix + name]
-                    m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
+        port = self._ports
+        m.d.comb += [port[name].eq(value) for name, value in constants.items()]
+        connect(m, reads.axi, wiring.flipped(axi_read(core, MEMORY).of(port)))
+        connect(m, store.axi, wiring.flipped(axi_write(core, MEMORY).of(port)))
+        connect(m, registers.axi, axi_lite(HOST).of(port))

@@ -21,6 +21,7 @@ from evolute.hw.isa.instructions import (
     operations,
 )
 from evolute.hw.rtl.blocks.arith import any_of, log2, wrap
+from evolute.hw.rtl.blocks.bundles import Ports, burst_request
 from evolute.hw.rtl.blocks.queues import field, unit_bits
 from evolute.hw.spec.core import Buffer, CoreSpec
 
@@ -226,7 +227,7 @@ class Fetch(wiring.Component):
     -------
     take, address, words : the next program's first byte and its bus words.
     begin : forget what the program before reserved; may come with `take`, or later.
-    request, memory, beats_minus_1 : the next burst; `grant` takes it.
+    burst : asks for the next burst, see `bundles.burst_request`; `grant` takes it.
     popped : a word left the FIFO.
     """
 
@@ -234,9 +235,7 @@ class Fetch(wiring.Component):
     begin: Signal
     address: Signal
     words: Signal
-    request: Signal
-    memory: Signal
-    beats_minus_1: Signal
+    burst: Ports
     grant: Signal
     popped: Signal
 
@@ -248,9 +247,7 @@ class Fetch(wiring.Component):
                 "begin": In(1),
                 "address": In(core.address_bits),
                 "words": In(INDEX_BITS + 1),
-                "request": Out(1),
-                "memory": Out(core.address_bits),
-                "beats_minus_1": Out(range(core.burst_beats)),
+                "burst": Out(burst_request(core)),
                 "grant": In(1),
                 "popped": In(1),
             }
@@ -264,11 +261,11 @@ class Fetch(wiring.Component):
         beats = Signal(range(core.fetch_beats + 1))
         m.d.comb += [
             beats.eq(Mux(left < core.fetch_beats, left, core.fetch_beats)),
-            self.request.eq((left != 0) & (reserved + beats <= core.fetch_words)),
-            self.beats_minus_1.eq(beats - 1),
+            self.burst.request.eq((left != 0) & (reserved + beats <= core.fetch_words)),
+            self.burst.beats_minus_1.eq(beats - 1),
         ]
         memory = Signal(core.address_bits, reset_less=True)
-        m.d.comb += self.memory.eq(memory)
+        m.d.comb += self.burst.memory.eq(memory)
         granted = Mux(self.grant, beats, Const(0))
         m.d.sync += reserved.eq(reserved + granted - self.popped)
         with m.If(self.grant):

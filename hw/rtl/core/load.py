@@ -7,8 +7,8 @@ from amaranth.lib.wiring import In, Out
 
 from evolute.hw.isa.instructions import INDEX_BITS, OPCODE_BITS, OPERATIONS, SIGNAL_OFFSET, Unit
 from evolute.hw.rtl.blocks.arith import log2
+from evolute.hw.rtl.blocks.bundles import Ports, axi_read, burst_request, load_request
 from evolute.hw.rtl.blocks.queues import field, unit_bits
-from evolute.hw.rtl.core.buffer import most_bus_words
 from evolute.hw.spec.core import CoreSpec
 
 
@@ -25,43 +25,28 @@ class Load(wiring.Component):
     Members
     -------
     pop, word : the instruction that starts; only while `idle`.
-    request, memory, beats_minus_1, last : the next burst, and whether it is its load's last;
-        `grant` takes it.
-    buffer, address, signals : where its words go, and the load's signals.
+    burst : asks for the next burst, see `bundles.load_request`; `grant` takes it.
     sync : a sync waits for the host; `resume` ends it, with `sync_signals`.
     """
 
     pop: Signal
     word: Signal
     idle: Signal
-    request: Signal
-    memory: Signal
-    beats_minus_1: Signal
-    last: Signal
+    burst: Ports
     grant: Signal
-    buffer: Signal
-    address: Signal
-    signals: Signal
     sync: Signal
     resume: Signal
     sync_signals: Signal
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        load = {each.name: each.bits for each in OPERATIONS["load"].fields}
         super().__init__(
             {
                 "pop": In(1),
                 "word": In(unit_bits(Unit.LOAD)),
                 "idle": Out(1),
-                "request": Out(1),
-                "memory": Out(core.address_bits),
-                "beats_minus_1": Out(range(core.burst_beats)),
-                "last": Out(1),
+                "burst": Out(load_request(core)),
                 "grant": In(1),
-                "buffer": Out(load["buffer"]),
-                "address": Out(range(most_bus_words(core.buffers))),
-                "signals": Out(len(Unit)),
                 "sync": Out(1),
                 "resume": In(1),
                 "sync_signals": Out(len(Unit)),
@@ -73,23 +58,23 @@ class Load(wiring.Component):
         core, load = self.core, OPERATIONS["load"]
         left_minus_1 = Signal(len(field(self.word, load, "words")), reset_less=True)
         memory = Signal(core.address_bits, reset_less=True)
-        address = Signal.like(self.address, reset_less=True)
-        buffer = Signal.like(self.buffer, reset_less=True)
-        signals = Signal.like(self.signals, reset_less=True)
+        address = Signal.like(self.burst.address, reset_less=True)
+        buffer = Signal.like(self.burst.buffer, reset_less=True)
+        signals = Signal.like(self.burst.signals, reset_less=True)
         m.d.comb += [
-            self.idle.eq(~self.request & ~self.sync),
-            self.memory.eq(memory),
-            self.beats_minus_1.eq(burst_beats_minus_1(core, memory, left_minus_1)),
-            self.last.eq(self.beats_minus_1 == left_minus_1),
-            self.buffer.eq(buffer),
-            self.address.eq(address),
-            self.signals.eq(signals),
+            self.idle.eq(~self.burst.request & ~self.sync),
+            self.burst.memory.eq(memory),
+            self.burst.beats_minus_1.eq(burst_beats_minus_1(core, memory, left_minus_1)),
+            self.burst.last.eq(self.burst.beats_minus_1 == left_minus_1),
+            self.burst.buffer.eq(buffer),
+            self.burst.address.eq(address),
+            self.burst.signals.eq(signals),
             self.sync_signals.eq(Mux(self.sync & self.resume, signals, 0)),
         ]
         with m.If(self.pop):
             is_sync = self.word[:OPCODE_BITS] == OPERATIONS["sync"].opcode
             m.d.sync += [
-                self.request.eq(~is_sync),
+                self.burst.request.eq(~is_sync),
                 self.sync.eq(is_sync),
                 left_minus_1.eq(field(self.word, load, "words")),
                 memory.eq(field(self.word, load, "memory")),
@@ -98,9 +83,9 @@ class Load(wiring.Component):
                 signals.eq(self.word[SIGNAL_OFFSET:][: len(Unit)]),
             ]
         with m.If(self.grant):
-            beats = self.beats_minus_1 + 1
+            beats = self.burst.beats_minus_1 + 1
             m.d.sync += [
-                self.request.eq(~self.last),
+                self.burst.request.eq(~self.burst.last),
                 left_minus_1.eq(left_minus_1 - beats),
                 memory.eq(memory + (beats << log2(core.bus_bytes))),
                 address.eq(address + beats),
@@ -115,10 +100,12 @@ class ReadMaster(wiring.Component):
 
     Members
     -------
-    fetch_*, load_* : their requests; `fetch` goes first. `load_index` is the load's place in the
-        program, `fetch_index` that of the first instruction in the next fetched word.
+    fetch, load : their requests; `fetch` goes first.
+    fetch_grant, load_grant : the request is taken.
+    fetch_index : the place in the program of the first instruction in the next fetched word.
+    load_index : the place in the program of the load that asks.
     run : new bursts may be asked for.
-    araddr .. rvalid : the channels; `rready` is constantly 1.
+    axi : the channels, see `bundles.axi_read`.
     fetch_write, load_write, data : a word for the instruction FIFO, or for the buffer bit in
         `load_write` at `word`.
     signals : those of a load whose last word arrives.
@@ -128,27 +115,13 @@ class ReadMaster(wiring.Component):
     """
 
     run: Signal
-    fetch_request: Signal
-    fetch_memory: Signal
-    fetch_beats_minus_1: Signal
+    fetch: Ports
     fetch_grant: Signal
     fetch_index: Signal
-    load_request: Signal
-    load_memory: Signal
-    load_beats_minus_1: Signal
-    load_last: Signal
+    load: Ports
     load_grant: Signal
-    load_buffer: Signal
-    load_address: Signal
-    load_signals: Signal
     load_index: Signal
-    araddr: Signal
-    arlen: Signal
-    arvalid: Signal
-    arready: Signal
-    rdata: Signal
-    rresp: Signal
-    rvalid: Signal
+    axi: Ports
     fetch_write: Signal
     load_write: Signal
     word: Signal
@@ -160,34 +133,19 @@ class ReadMaster(wiring.Component):
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        load = {each.name: each.bits for each in OPERATIONS["load"].fields}
         super().__init__(
             {
                 "run": In(1),
-                "fetch_request": In(1),
-                "fetch_memory": In(core.address_bits),
-                "fetch_beats_minus_1": In(range(core.burst_beats)),
+                "fetch": In(burst_request(core, "fetch_")),
                 "fetch_grant": Out(1),
                 "fetch_index": In(INDEX_BITS),
-                "load_request": In(1),
-                "load_memory": In(core.address_bits),
-                "load_beats_minus_1": In(range(core.burst_beats)),
-                "load_last": In(1),
+                "load": In(load_request(core, "load_")),
                 "load_grant": Out(1),
-                "load_buffer": In(load["buffer"]),
-                "load_address": In(range(most_bus_words(core.buffers))),
-                "load_signals": In(len(Unit)),
                 "load_index": In(INDEX_BITS),
-                "araddr": Out(core.address_bits),
-                "arlen": Out(8),
-                "arvalid": Out(1),
-                "arready": In(1),
-                "rdata": In(core.bus_bits),
-                "rresp": In(2),
-                "rvalid": In(1),
+                "axi": Out(axi_read(core)),
                 "fetch_write": Out(1),
                 "load_write": Out(len(core.buffers)),
-                "word": Out(range(most_bus_words(core.buffers))),
+                "word": Out(range(core.largest_buffer_words)),
                 "data": Out(core.bus_bits),
                 "signals": Out(len(Unit)),
                 "index": Out(INDEX_BITS),
@@ -204,11 +162,11 @@ class ReadMaster(wiring.Component):
         assert Unit.LOAD == 0
         tags = {
             "fetch": self.fetch_grant,
-            "signals": Mux(self.load_last, self.load_signals[1:], 0),
-            "buffer": self.load_buffer,
-            "address": self.load_address,
+            "signals": Mux(self.load.last, self.load.signals[1:], 0),
+            "buffer": self.load.buffer,
+            "address": self.load.address,
             "beats_minus_1": Mux(
-                self.fetch_grant, self.fetch_beats_minus_1, self.load_beats_minus_1
+                self.fetch_grant, self.fetch.beats_minus_1, self.load.beats_minus_1
             ),
             "index": self.load_index,
         }
@@ -217,38 +175,38 @@ class ReadMaster(wiring.Component):
         oldest = {name: Signal(len(value), name=f"oldest_{name}") for name, value in tags.items()}
         grant, free = Signal(), Signal()
         m.d.comb += [
-            free.eq(self.run & bursts.w_rdy & (~self.arvalid | self.arready)),
-            self.fetch_grant.eq(free & self.fetch_request),
-            self.load_grant.eq(free & self.load_request & ~self.fetch_request),
+            free.eq(self.run & bursts.w_rdy & (~self.axi.arvalid | self.axi.arready)),
+            self.fetch_grant.eq(free & self.fetch.request),
+            self.load_grant.eq(free & self.load.request & ~self.fetch.request),
             grant.eq(self.fetch_grant | self.load_grant),
             bursts.w_data.eq(Cat(*tags.values())),
             bursts.w_en.eq(grant),
             Cat(*oldest.values()).eq(bursts.r_data),
-            self.empty.eq(~bursts.r_rdy & ~self.arvalid),
+            self.empty.eq(~bursts.r_rdy & ~self.axi.arvalid),
         ]
-        with m.If(~self.arvalid | self.arready):
-            m.d.sync += self.arvalid.eq(grant)
+        with m.If(~self.axi.arvalid | self.axi.arready):
+            m.d.sync += self.axi.arvalid.eq(grant)
         with m.If(grant):
             m.d.sync += [
-                self.araddr.eq(Mux(self.fetch_grant, self.fetch_memory, self.load_memory)),
-                self.arlen.eq(tags["beats_minus_1"]),
+                self.axi.araddr.eq(Mux(self.fetch_grant, self.fetch.memory, self.load.memory)),
+                self.axi.arlen.eq(tags["beats_minus_1"]),
             ]
 
         beat = Signal(range(core.burst_beats))
         last, arrives = Signal(), Signal()
         for_load = arrives & ~oldest["fetch"]
         m.d.comb += [
-            arrives.eq(self.rvalid & bursts.r_rdy),
+            arrives.eq(self.axi.rvalid & bursts.r_rdy),
             last.eq(arrives & (beat == oldest["beats_minus_1"])),
             bursts.r_en.eq(last),
-            self.data.eq(self.rdata),
+            self.data.eq(self.axi.rdata),
             self.word.eq(oldest["address"] + beat),
             self.fetch_write.eq(arrives & oldest["fetch"]),
             self.load_write.eq(
                 Cat(for_load & (oldest["buffer"] == i) for i in range(len(core.buffers)))
             ),
             self.signals[1:].eq(Mux(last & ~oldest["fetch"], oldest["signals"], 0)),
-            self.error.eq(arrives & self.rresp[1]),
+            self.error.eq(arrives & self.axi.rresp[1]),
             self.index.eq(Mux(oldest["fetch"], self.fetch_index, oldest["index"])),
         ]
         with m.If(arrives):

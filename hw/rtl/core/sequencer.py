@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from evolute.hw.rtl.blocks.arith import any_of
 from evolute.hw.rtl.blocks.words import unpack
+from evolute.hw.spec.engine import PLANES_BITS
 from evolute.hw.spec.layout import Beat
 
 
@@ -77,7 +78,7 @@ class Sequencer(wiring.Component):
             {
                 "command": In(stream.Signature(command.bits)),
                 "valid": Out(1),
-                "plane": Out(3),
+                "plane": Out(PLANES_BITS),
                 **members,
                 "first_of_slice": Out(1),
                 "last_of_slice": Out(1),

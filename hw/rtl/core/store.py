@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from evolute.hw.isa.instructions import OPERATIONS, SIGNAL_OFFSET, Unit
 from evolute.hw.rtl.blocks.arith import log2, wrap
+from evolute.hw.rtl.blocks.bundles import Ports, axi_write
 from evolute.hw.rtl.blocks.queues import field, unit_bits
 from evolute.hw.rtl.core.load import burst_beats_minus_1
 from evolute.hw.spec.core import RESULT_BITS, CoreSpec
@@ -19,7 +20,7 @@ class Store(wiring.Component):
     pop, word : the instruction that starts; only while `idle`.
     read, address, sums : look a word of sums up; it is on `sums` from the next cycle on.
     bank : which half of the sums is being stored.
-    awaddr .. bvalid : the AXI4 write channels; `bready` is constantly 1.
+    axi : the AXI4 write channels, see `bundles.axi_write`.
     signals : those of the store that ends.
     bounds : a word of sums lies in another bank than the first.
     error : the memory answered with an error.
@@ -32,16 +33,7 @@ class Store(wiring.Component):
     address: Signal
     bank: Signal
     sums: Signal
-    awaddr: Signal
-    awlen: Signal
-    awvalid: Signal
-    awready: Signal
-    wdata: Signal
-    wlast: Signal
-    wvalid: Signal
-    wready: Signal
-    bresp: Signal
-    bvalid: Signal
+    axi: Ports
     signals: Signal
     bounds: Signal
     error: Signal
@@ -57,16 +49,7 @@ class Store(wiring.Component):
                 "address": Out(range(core.accumulator_words)),
                 "bank": Out(1),
                 "sums": In(core.scale_lanes * core.sum_bits),
-                "awaddr": Out(core.address_bits),
-                "awlen": Out(8),
-                "awvalid": Out(1),
-                "awready": In(1),
-                "wdata": Out(core.bus_bits),
-                "wlast": Out(1),
-                "wvalid": Out(1),
-                "wready": In(1),
-                "bresp": In(2),
-                "bvalid": In(1),
+                "axi": Out(axi_write(core)),
                 "signals": Out(len(Unit)),
                 "bounds": Out(1),
                 "error": Out(1),
@@ -83,7 +66,7 @@ class Store(wiring.Component):
         m.d.comb += [
             self.bank.eq(bank),
             self.idle.eq(~active),
-            self.error.eq(self.bvalid & self.bresp[1]),
+            self.error.eq(self.axi.bvalid & self.axi.bresp[1]),
         ]
 
         # Addresses of all bursts, one after another.
@@ -91,14 +74,14 @@ class Store(wiring.Component):
         aw_memory = Signal(core.address_bits, reset_less=True)
         aw_taken = Signal()
         m.d.comb += [
-            self.awaddr.eq(aw_memory),
-            self.awlen.eq(burst_beats_minus_1(core, aw_memory, aw_left_minus_1)),
-            aw_taken.eq(self.awvalid & self.awready),
+            self.axi.awaddr.eq(aw_memory),
+            self.axi.awlen.eq(burst_beats_minus_1(core, aw_memory, aw_left_minus_1)),
+            aw_taken.eq(self.axi.awvalid & self.axi.awready),
         ]
         with m.If(aw_taken):
-            beats = self.awlen + 1
+            beats = self.axi.awlen + 1
             m.d.sync += [
-                self.awvalid.eq(self.awlen != aw_left_minus_1),
+                self.axi.awvalid.eq(self.axi.awlen != aw_left_minus_1),
                 aw_left_minus_1.eq(aw_left_minus_1 - beats),
                 aw_memory.eq(aw_memory + (beats << log2(core.bus_bytes))),
             ]
@@ -127,7 +110,7 @@ class Store(wiring.Component):
 
         wide = Signal(max(core.bus_bits, lane_bits), reset_less=True)
         full, sent = Signal(), Signal()
-        m.d.comb += [sent.eq(self.wvalid & self.wready), self.wdata.eq(wide)]
+        m.d.comb += [sent.eq(self.axi.wvalid & self.axi.wready), self.axi.wdata.eq(wide)]
         sums = [
             self.sums.word_select(i, core.sum_bits).as_signed() for i in range(core.scale_lanes)
         ]
@@ -150,15 +133,15 @@ class Store(wiring.Component):
         w_end, done = Signal(), Signal()
         w_done = Signal()
         m.d.comb += [
-            self.wvalid.eq(full & (ahead != 0)),
-            self.wlast.eq((w_left_minus_1 == 0) | (w_place == core.burst_beats - 1)),
-            w_end.eq(sent & self.wlast),
-            done.eq(w_done & active & self.bvalid & (unanswered == 1)),
+            self.axi.wvalid.eq(full & (ahead != 0)),
+            self.axi.wlast.eq((w_left_minus_1 == 0) | (w_place == core.burst_beats - 1)),
+            w_end.eq(sent & self.axi.wlast),
+            done.eq(w_done & active & self.axi.bvalid & (unanswered == 1)),
             self.signals.eq(Mux(done, signals, 0)),
         ]
         m.d.sync += [
             ahead.eq(ahead + aw_taken - w_end),
-            unanswered.eq(unanswered + aw_taken - self.bvalid),
+            unanswered.eq(unanswered + aw_taken - self.axi.bvalid),
         ]
         with m.If(sent):
             m.d.sync += [
@@ -176,7 +159,7 @@ class Store(wiring.Component):
             m.d.sync += [
                 active.eq(1),
                 signals.eq(self.word[SIGNAL_OFFSET:][: len(Unit)]),
-                self.awvalid.eq(1),
+                self.axi.awvalid.eq(1),
                 aw_left_minus_1.eq(words_minus_1),
                 aw_memory.eq(memory),
                 reading.eq(1),

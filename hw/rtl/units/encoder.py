@@ -10,7 +10,6 @@ from amaranth.lib.wiring import In, Out
 from evolute.hw.rtl.blocks.arith import any_of, log2, named, select
 from evolute.hw.rtl.blocks.words import unpack
 from evolute.hw.rtl.engines.lut_dla import distance, nearest
-from evolute.hw.spec import layout
 from evolute.hw.spec.lut_stationary import LutStationary
 
 ENCODER = "encoder"
@@ -22,7 +21,7 @@ class Encoder(wiring.Component):
 
     Members
     -------
-    centroid, activation : streams of `layout.stationary_streams`.
+    centroid, activation : streams of `hw.spec.lut_stationary.STREAMS`.
     room, reserve : the queue has room for an index, and a row takes it.
     write, index : an index, `encoder_latency_cycles` after its row.
     """
@@ -36,7 +35,7 @@ class Encoder(wiring.Component):
 
     def __init__(self, spec: LutStationary):
         self.spec = spec
-        streams = layout.stationary_streams(spec)
+        streams = spec.streams
         super().__init__(
             {
                 "centroid": In(stream.Signature(streams.centroid.bits)),
@@ -51,7 +50,7 @@ class Encoder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         spec = self.spec
-        fields = unpack(self.activation.payload, layout.stationary_streams(spec).activation)
+        fields = unpack(self.activation.payload, spec.streams.activation)
         # Centroids come before a subspace's rows, and again after its last one.
         loads = Signal(init=1)
         loaded, row, free = Signal(), Signal(), Signal()

@@ -29,7 +29,6 @@ from evolute.hw.rtl.blocks.crossing import Crossing
 from evolute.hw.rtl.blocks.words import pack, unpack
 from evolute.hw.rtl.core.buffer import NO_COLLISION
 from evolute.hw.rtl.units.encoder import ENCODER, Encoder
-from evolute.hw.spec import layout
 from evolute.hw.spec.lut_stationary import LutStationary
 
 
@@ -52,7 +51,7 @@ class Matcher(wiring.Component):
 
     Members
     -------
-    command, table, result : streams of `layout.stationary_streams`; and request, of a gather.
+    command, table, result : streams of `hw.spec.lut_stationary.STREAMS`; and request, of a gather.
     there, index, read : the first index in the queue, which `read` removes.
 
     No port: `free` is set where the register before the sums can be filled.
@@ -69,7 +68,7 @@ class Matcher(wiring.Component):
     def __init__(self, spec: LutStationary):
         self.spec = spec
         self.free = Signal()
-        streams = layout.stationary_streams(spec)
+        streams = spec.streams
         requests = streams.request
         super().__init__(
             {
@@ -86,7 +85,7 @@ class Matcher(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         spec = self.spec
-        beat = layout.stationary_streams(spec).command
+        beat = spec.streams.command
         current = Signal(beat.bits, reset_less=True)
         fields = {name: value[0] for name, value in unpack(current, beat).items()}
         rows_minus_1 = fields["rows_minus_1"]
@@ -130,7 +129,7 @@ class Matcher(wiring.Component):
             if spec.saturates:
                 after = saturated(named(m, f"after{i}", after), spec.acc_bits)
             sums.append(named(m, f"sum{i}", after[: spec.acc_bits]))
-        word = pack(layout.stationary_streams(spec).result, psum=sums)
+        word = pack(spec.streams.result, psum=sums)
         m.d.comb += [
             read.addr.eq(place.row),
             read.en.eq(entered),
@@ -326,7 +325,7 @@ CLOCKS = {"sync": ("clk", "rst"), ENCODER: (f"{ENCODER}_clk", f"{ENCODER}_rst")}
 
 
 class LutStationaryUnit(wiring.Component):
-    """The machine, with the streams of `layout.stationary_streams`, and its clocks.
+    """The machine, with the streams of `hw.spec.lut_stationary.STREAMS`, and its clocks.
 
     Of domains that nobody defines, Amaranth would make ports in an order that is another in every
     process.
@@ -334,7 +333,7 @@ class LutStationaryUnit(wiring.Component):
 
     def __init__(self, spec: LutStationary):
         self.spec = spec
-        streams = layout.stationary_streams(spec)
+        streams = spec.streams
         outputs = {"result": streams.result, "request": streams.request}
         super().__init__(
             {

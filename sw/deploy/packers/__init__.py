@@ -11,7 +11,7 @@ places them. In the place of codes that come from codebooks it takes what stands
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,36 @@ from evolute.sw.deploy.packers import bit_serial, lut_dla, lut_tensor_core, mac,
 
 Bits = NDArray[np.uint8]
 
-PACKERS: dict[type[Engine], Callable[[Any, NDArray[Any], Any, WeightCodes], Bits]] = {
+
+class Packer(Protocol):
+    """Packs codes for an engine; see above."""
+
+    def __call__(
+        self, engine: Any, codes: NDArray[Any], beside: Any, weight_format: WeightCodes, /
+    ) -> Bits: ...
+
+
+PACKERS: dict[type[Engine], Packer] = {
     LutTensorCore: lut_tensor_core.weight_beats,
     Mac: mac.weight_beats,
     BitSerial: bit_serial.weight_beats,
     VqCodebook: vq_codebook.weight_beats,
     LutDla: lut_dla.weight_beats,
 }
+
+STEPS: dict[
+    type[Engine],
+    Callable[[Any, NDArray[np.uint8], NDArray[np.uint8] | None, WeightCodes], NDArray[np.int64]],
+] = {BitSerial: bit_serial.beat_steps}
+"""Of engines whose steps depend on weights: the steps of every weight beat of whole column tiles,
+int64 [tiles, beats], from what a packer takes."""
+
+FILLS: dict[type[Engine], Callable[[Any, Any], Bits]] = {VqCodebook: vq_codebook.fill_beats}
+"""Of engines with fills: bits of the beats of a fill, [beats, bits of a beat], from what the codes
+of a layer come from."""
+
+INDICES: dict[type[Engine], Callable[[Any, Any, NDArray[np.int64], slice], NDArray[np.uint32]]] = {
+    VqCodebook: vq_codebook.tile_indices
+}
+"""Of engines whose codes come from codebooks: what stands for the codewords of column tiles, of
+what the codes of a layer come from, at the places along K of the activations of all slices."""

@@ -9,7 +9,7 @@ from evolute.hw.spec.base import require
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.vq_codebook import VqCodebook
 from evolute.sim.golden.vq_codebook import Vectors
-from evolute.sw.deploy.packers.bits import low_bits
+from evolute.sw.deploy.packers.bits import gathered, low_bits
 
 
 def stored_index(engine: VqCodebook, vectors: Vectors) -> NDArray[np.uint32]:
@@ -19,6 +19,20 @@ def stored_index(engine: VqCodebook, vectors: Vectors) -> NDArray[np.uint32]:
         found |= index.astype(np.uint32) << np.uint32(low)
         low += size.bit_length() - 1
     return found
+
+
+def tile_indices(
+    engine: VqCodebook, vectors: Vectors, at: NDArray[np.int64], tiles: slice
+) -> NDArray[np.uint32]:
+    """What stands for the codewords of column tiles, zero for padding; `at` are the places along K
+    of the activations of all slices, -1 for padding."""
+    columns, depth = engine.index_shape
+    columns *= engine.v // vectors.v
+    inside = at[:: engine.slice_k // depth] >= 0  # where a codeword begins
+    which = np.where(inside, np.cumsum(inside) - 1, -1)
+    rows = slice(tiles.start * columns, tiles.stop * columns)
+    padded = (tiles.stop - tiles.start) * columns
+    return gathered(stored_index(engine, vectors)[rows], which, padded)
 
 
 def weight_beats(

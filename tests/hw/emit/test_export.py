@@ -253,7 +253,7 @@ def test_sidecar_bit_ranges_are_the_layout(engine: Engine) -> None:
 @pytest.mark.parametrize("name", UNITS)
 def test_a_units_sidecar_has_its_streams_and_both_clocks(name: str) -> None:
     sidecar = sidecar_of(UNITS[name])
-    streams = layout.stationary_streams(UNITS[name])
+    streams = UNITS[name].streams
     names = {"command", "centroid", "activation", "table", "result"}
     names |= {"request"} if UNITS[name].gathers else set()
     assert set(sidecar["payloads"]) == {f"{each}__payload" for each in names}

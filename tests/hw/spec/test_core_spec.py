@@ -12,8 +12,6 @@ from evolute.hw.isa.instructions import BUFFERS, OPERATIONS
 from evolute.hw.spec import ENGINES, LutTensorCore, SpecError
 from evolute.hw.spec.core import (
     MEMORY_PAGE_BYTES,
-    MOST_ACCUMULATOR_WORDS,
-    MOST_BUFFER_WORDS,
     RESULT_BITS,
     Buffer,
     CoreSpec,
@@ -186,12 +184,30 @@ def test_what_a_core_derives(core: CoreSpec) -> None:
     assert core.fetch_words >= 2 * core.fetch_beats
 
 
+@pytest.mark.parametrize("buffer", BUFFERS)
+def test_the_largest_buffer_is_what_instructions_can_address(buffer: str) -> None:
+    core = CoreSpec(engine=ENGINE)
+    largest = core.bus_bytes * (OPERATIONS["matmul"][buffer].maximum + 1)
+    field = f"{buffer}_buffer_bytes"
+    whole = core.evolve(**{field: largest})
+    words = whole.buffers[BUFFERS.index(buffer)].bus_words
+    assert words == largest // core.bus_bytes <= OPERATIONS["load"]["address"].maximum + 1
+    with pytest.raises(SpecError, match=field):
+        core.evolve(**{field: 2 * largest})
+
+
 def test_limits_are_what_instructions_can_address() -> None:
-    matmul = {field.name: field for field in OPERATIONS["matmul"].fields}
-    load = {field.name: field for field in OPERATIONS["load"].fields}
-    store = {field.name: field for field in OPERATIONS["store"].fields}
-    for name, words in MOST_BUFFER_WORDS.items():
-        assert words == matmul[name].maximum + 1 <= load["address"].maximum + 1
+    matmul, load, store = (OPERATIONS[name] for name in ("matmul", "load", "store"))
+    core = CoreSpec(engine=ENGINE)
+    most = core.scale_lanes * (matmul["accumulator"].maximum + 1)
+    assert core.evolve(accumulators=most).accumulator_words == matmul["accumulator"].maximum + 1
+    with pytest.raises(SpecError, match="accumulators"):
+        core.evolve(accumulators=2 * most)
     assert matmul["accumulator"].maximum == store["accumulator"].maximum
-    assert matmul["accumulator"].maximum + 1 == MOST_ACCUMULATOR_WORDS
+    memory_bits = load["memory"].bits
+    assert core.evolve(address_bits=memory_bits).address_bits == store["memory"].bits
+    with pytest.raises(SpecError, match="address_bits"):
+        core.evolve(address_bits=memory_bits + 1)
+    streams = streams_of(core.engine)
+    assert matmul["planes"].bits == streams.command.field("planes_minus_1").bits
     assert 1 << load["buffer"].bits >= len(BUFFERS)

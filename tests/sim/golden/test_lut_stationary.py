@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evolute.hw.spec import LutStationary, SpecError, layout
+from evolute.hw.spec import LutStationary, SpecError
 from evolute.hw.spec.lut_dla import METRICS, OVERFLOWS
 from evolute.sim.golden import lut_stationary as golden
 from evolute.sim.timing.lut_stationary import command_of
@@ -68,14 +68,14 @@ def test_k_and_n_need_not_fill_their_last_part() -> None:
     operands = golden.product(SMALL, x, centroids, table)
     assert operands.x.shape == (2, 3, 3) and not operands.x[:, 2, 1:].any()
     assert operands.table.shape == (3, 4, 8) and not operands.table[:, :, 5:].any()
-    assert command_of(SMALL, operands).steps == 6
+    assert command_of(SMALL, operands.shape, golden.asked(SMALL, operands)).steps == 6
 
 
 @pytest.mark.parametrize("dedup", [False, True])
 def test_a_gather_asks_for_what_indices_name_in_order(dedup: bool) -> None:
     spec = SMALL.evolve(tables="gather", dedup=dedup)
     operands = random_product(spec, np.random.default_rng(3), rows=5)
-    tables = layout.stationary_streams(spec).table
+    tables = spec.streams.table
     rows = sources(spec, operands)["table"]
     index, wanted = golden.indices(spec, operands), []
     for tile in range(operands.table.shape[2] // spec.n):

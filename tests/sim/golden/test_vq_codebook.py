@@ -136,14 +136,14 @@ def test_a_fill_brings_the_codebooks(seed: int) -> None:
     index = np.zeros((1, 1), int)
     others = [(index, book) for book in books[1:]]
     vectors = Vectors(spec.along, index, books[0], others[0] if others else None)
-    beat, (fill,) = layout.codewords(spec), spec.fills
+    beat, (fill,) = spec.codewords, spec.fills
     packed = fill_beats(spec, vectors)
     assert packed.shape == (fill.slices * fill.planes, spec.beat_bits)
     sent = vq_codebook.fill_words(spec, vectors, rng)
     bits = np.unpackbits(sent, axis=1, count=beat.bits, bitorder="little")
     assert np.array_equal(packed[:, : beat.bits], bits)
-    held = golden.empty_books(spec)
-    golden.fill(spec, words.unpack(beat, sent)["component"], held)
+    held = golden.contents(spec)
+    golden.fill(spec, words.unpack(beat, sent), held)
     for found, wanted in zip(held.values(), books, strict=True):
         assert np.array_equal(found, wanted)
 
@@ -160,10 +160,10 @@ def test_short_codewords_by_hand(residual: bool) -> None:
     linear = Linear("short", 8, 6, short, 6, 0)
     assert plan(spec, linear, 1).steps == 2 * plan(spec, replace(linear, format=CODES), 1).steps
 
-    held = golden.empty_books(spec)
+    held = golden.contents(spec)
     beats = words.unpack(
-        layout.codewords(spec), np.packbits(fill_beats(spec, vectors), axis=1, bitorder="little")
-    )["component"]
+        spec.codewords, np.packbits(fill_beats(spec, vectors), axis=1, bitorder="little")
+    )
     golden.fill(spec, beats, held)
     assert np.array_equal(held["book0"], np.tile(vectors.codebook, 2))
     assert residual or not held["book1"].any()
