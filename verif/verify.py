@@ -16,7 +16,8 @@ from hw.export import module_name, to_verilog
 from hw.spec import LutStationary
 from hw.spec.base import Spec
 from hw.spec.engine import Engine
-from verif import lut_stationary, simulators, stream_engine
+from hw.spec.scaling import Scaling
+from verif import lut_stationary, scaling, simulators, stream_engine
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Report:
 
 
 def verify(
-    spec: Engine | LutStationary,
+    spec: Engine | LutStationary | Scaling,
     *,
     seed: int,
     name: str = "",
@@ -82,7 +83,11 @@ def verify(
     the RTL, for a check of this check, and `plusargs` are the simulator's. Raises
     `SimulatorError` when the simulator is absent or breaks down.
     """
-    battery: Any = lut_stationary if isinstance(spec, LutStationary) else stream_engine
+    battery: Any = stream_engine
+    if isinstance(spec, LutStationary):
+        battery = lut_stationary
+    elif isinstance(spec, Scaling):
+        battery = scaling
     cases: list[Any] = []
     for i, (kind, make) in enumerate(battery.KINDS.items()):
         if kinds is None or kind in kinds:
