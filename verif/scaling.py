@@ -164,12 +164,12 @@ def expected(spec: Scaling, case: Case) -> np.ndarray:
         since = g if starts else since
         part = slice(since, g + 1)
         if isinstance(spec, FloatScaling):
-            factors = (
+            scale, offset = (
                 None if each is None else floating.numbers(each[part], FP16).T
                 for each in (case.scale, case.offset)
             )
             psum, row_sum = case.psum[part].transpose(1, 0, 2), case.row_sum[part].T
-            total = floating.scaled_sums(psum, row_sum, *factors, spec.engine.significand_bits)
+            total = floating.scaled_sums(psum, row_sum, scale, offset, spec.engine.significand_bits)
         else:
             assert isinstance(spec, IntegerScaling)
             assert case.scale is not None and case.offset is not None
