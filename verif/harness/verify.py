@@ -14,9 +14,10 @@ import numpy as np
 
 from evolute.hw.emit.export import module_name, to_verilog
 from evolute.hw.spec import Engine, LutStationary, Spec, Unit
+from evolute.hw.spec.scaling import FloatScaling, IntegerScaling, Scaling
 from evolute.verif.engines import stream_engine
 from evolute.verif.harness import simulators
-from evolute.verif.units import lut_stationary
+from evolute.verif.units import lut_stationary, scaling
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,12 @@ class Battery(Protocol):
         ...
 
 
-BATTERIES: dict[type[Spec], Battery] = {Engine: stream_engine, LutStationary: lut_stationary}
+BATTERIES: dict[type[Spec], Battery] = {
+    Engine: stream_engine,
+    LutStationary: lut_stationary,
+    IntegerScaling: scaling,
+    FloatScaling: scaling,
+}
 """Batteries by the class of the spec, or one that it derives from."""
 
 
@@ -114,7 +120,7 @@ def battery_of(spec: Spec) -> Battery:
 
 
 def verify(
-    spec: Engine | Unit,
+    spec: Engine | Unit | Scaling,
     *,
     seed: int,
     name: str = "",

@@ -33,6 +33,7 @@ from evolute.hw.spec import (
     Spec,
     VqCodebook,
 )
+from evolute.hw.spec.scaling import FloatScaling
 from evolute.hw.synthesis import yosys
 from evolute.verif.core import kinds as core
 from evolute.verif.core.session import ADVANCEABLE
@@ -88,6 +89,9 @@ DESIGNS: dict[str, Spec] = {
     "centroids-chebyshev": _DLA.evolve(metric="chebyshev", lanes=8),
     **floating.SMALL,
     "float-mac-fp16": FloatMac(m=1, n=1, k=2, weights="fp16", weight_bits=3, group_size=13),
+    "scaling-fp16": FloatScaling(
+        engine=FloatMac(m=2, n=2, k=2, weight_bits=3, group_size=13), scale_lanes=1
+    ),
     "stationary": _STATIONARY,
     "stationary-tree": _STATIONARY.evolve(encoder="tree", lanes=2, metric="l2", keeps_indices=True),
     "stationary-gather": _STATIONARY.evolve(tables="gather", dedup=True),

@@ -88,7 +88,8 @@ class FloatComponent(EngineComponent):
         m.submodules.accumulators = adders = Module()
         present = named(leaves, "present", operands & step.replicate(len(operands)))
         terms = self.terms(leaves, present, weights, sequencer)
-        tags = Tags(step & sequencer.first, step & sequencer.last)
+        # Without a step, sums of nothing begin, after which those of the next step begin again.
+        tags = Tags(sequencer.first, step & sequencer.last)
         for stage in range(spec.step_latency_cycles - 1):
             later = [
                 Signal(name=f"{name}{stage}", reset_less=name == "first") for name in Tags._fields

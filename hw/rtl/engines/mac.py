@@ -213,7 +213,7 @@ class MacEngine(EngineComponent):
         m.d.comb += [
             array.x.eq(operands & step.replicate(len(operands))),
             array.codes.eq(Cat(*weights["code"])),
-            array.first.eq(step & sequencer.first),
+            array.first.eq(sequencer.first),  # without a step it begins with sums of nothing
             array.last.eq(step & sequencer.last),
             self.result.payload.eq(Cat(array.psums, array.row_sums)),
         ]

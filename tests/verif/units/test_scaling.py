@@ -10,12 +10,14 @@ import pytest
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.sim import Simulator
 
-from evolute.hw.rtl.units.scale_lanes import lanes_of
+from evolute.hw.rtl.blocks.floating import encoded
+from evolute.hw.rtl.units.scale_lanes import FloatLanes, lanes_of
 from evolute.hw.spec import FloatLut, FloatMac, Mac, SpecError, layout
 from evolute.hw.spec.floating import FP16, RESULT
 from evolute.hw.spec.layout import Beat
 from evolute.hw.spec.scaling import FloatScaling, IntegerScaling, Scaling
 from evolute.sim.golden import floating
+from evolute.verif.harness.verify import verify
 
 ENGINE = Mac(m=2, n=4, k=2, activation_bits=5, weight_bits=3, group_size=6)
 FLOAT: dict[str, Any] = {"m": 1, "n": 2, "group_size": 20}
@@ -214,6 +216,49 @@ def test_floating_numbers(name):
     ]
     assert found == codes_of(expected.reshape(-1)).tolist()
     assert np.abs(expected).max() > 0
+
+
+VERIFIED = {
+    "floating": FLOATS["FP32 sums"].evolve(engine=FLOATS["FP32 sums"].engine.evolve(m=2)),
+    "tables": FLOATS["tables"],
+    "whole": FLOATS["whole"],
+    "integers": IntegerScaling(engine=ENGINE, scale_lanes=2),
+    "serial": IntegerScaling(
+        engine=ENGINE, scale_lanes=4, scale_multiplier="serial", offset_bits=3, scale_bits=7
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("tables", "whole", "integers")))
+        for name in VERIFIED
+    ],
+)
+def test_lanes_are_verified_as_engines_are(name):
+    report = verify(VERIFIED[name], seed=2)
+    assert report.passed, report.differences[:3]
+    assert {"no stall", "stall result", "reset in mid-flight"} <= set(report.coverage)
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "found"),
+    [
+        ("term", lambda self, m, name, scaled, offset: scaled, "sum of"),
+        pytest.param(
+            "total",
+            lambda self, m, name, before, term: encoded(term, RESULT),
+            "sum of",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_faults_of_lanes_are_found(monkeypatch, method, fault, found):
+    scaling = FLOATS["FP16 sums"]
+    monkeypatch.setattr(FloatLanes, method, fault)
+    report = verify(scaling, seed=2, kinds=("flow",))
+    assert not report.passed and found in report.differences[0]
 
 
 def test_factors_are_those_that_weights_do_not_bring():
