@@ -39,6 +39,17 @@ def weights(
     return table[of_code, codes]
 
 
+def encode(
+    spec: Engine,
+    codes: np.ndarray,
+    weight_format: WeightCodes,
+    group: int,
+    special: np.ndarray | None = None,
+) -> EncodedWeights:
+    """What the codes, uint8 [N, K], multiply by. Raises `SpecError`."""
+    return EncodedWeights(group, weights(spec, codes, weight_format, group, special))
+
+
 def exact_float(maximum: int, activation_maximum: int, group: int) -> type:
     """The narrowest float type in which sums of `group` products, in any order, are exact."""
     bound = maximum * activation_maximum * group

@@ -21,7 +21,7 @@ from evolute.hw.spec.presets import DEFAULT, PRESETS
 from evolute.hw.spec.scaling import FloatScaling, IntegerScaling
 from evolute.sim.golden import GOLDEN, MEMORIES, ROW_SHIFTS
 from evolute.sw.deploy.packers import FILLS, INDICES, PACKERS, STEPS
-from evolute.verif.harness.driver import DRIVERS
+from evolute.verif.harness.driver import BASELINE_DRIVERS, DRIVERS, OPERANDS
 from evolute.verif.verification import VERIFY
 
 ROOT = Path(front.__file__).parents[1]
@@ -65,6 +65,11 @@ def test_a_role_that_some_engines_have_knows_those_and_no_other(role):
     rng = np.random.default_rng(1)
     specs = [driver.random_spec(rng) for driver in DRIVERS.values() for _ in range(40)]
     assert {type(spec) for spec in specs if has(spec)} == known
+
+
+def test_operands_are_of_engines_and_of_all_baselines():
+    assert set(BASELINE_DRIVERS) == set(BASELINES.values()) <= set(OPERANDS)
+    assert set(OPERANDS) <= set(ENGINES.values()) | set(BASELINES.values())
 
 
 def test_every_preset_can_be_built():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from evolute.hw.spec.bit_serial import TERMS, BitSerial, float_code
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.sim.golden import bit_serial as golden
+from evolute.verif.harness.operands import Operands
 
 
 def weight_fields(
@@ -98,3 +100,17 @@ def random_spec(rng: np.random.Generator) -> BitSerial:
             continue  # a slice would take too many steps
         if spec.macs_per_step * (1 if spec.has_planes else 4) <= 1200:
             return spec
+
+
+class SparseCodes(Operands[BitSerial]):
+    """Where steps are skipped, most weights have few terms, and beats take steps of their own."""
+
+    def completed(self, spec, matmul, x, rng):
+        """With fewer terms, most often."""
+        if not spec.skips or rng.random() >= 0.7:
+            return matmul
+        codes = sparser(rng, spec, matmul.codes, matmul.weight_format)
+        return dataclasses.replace(matmul, codes=codes)
+
+    def beat_steps(self, spec, codes, special, weight_format):
+        return beat_steps(spec, codes, special, weight_format)

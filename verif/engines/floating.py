@@ -6,12 +6,15 @@ tables of any FP16 codes.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from evolute.hw.spec.floating import FP16, RESULT, SUMS, WEIGHTS, FloatEngine, FloatLut, FloatMac
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.golden import floating as golden
 from evolute.sim.golden.sums import GroupSums
+from evolute.verif.harness.operands import Operands
 from evolute.verif.harness.vectors import Matmul
 
 _TABLES = np.random.default_rng(16).integers(0, 1 << FP16.bits, (256, 256), dtype=np.uint16)
@@ -169,3 +172,27 @@ def random_spec(rng: np.random.Generator) -> FloatEngine:
     if rng.random() < 0.5:
         return FloatLut(k=int(rng.integers(2, 6)), kg=int(2 ** rng.integers(0, 3)), **common)
     return FloatMac(k=int(2 ** rng.integers(0, 4)), weights=str(rng.choice(WEIGHTS)), **common)
+
+
+class FloatOperands(Operands[FloatEngine]):
+    """Groups have FP16 scales, or weights, in the place of special values; sums are rounded."""
+
+    def completed(self, spec, matmul, x, rng):
+        return dataclasses.replace(matmul, special=random_scales(rng, matmul))
+
+    def special_values(self, weight_format):
+        return len(_TABLES)
+
+    def numbers(self, fields):
+        return {name: values(codes) for name, codes in fields.items()}
+
+    def expected(self, spec, matmul, x, part):
+        return group_sums(spec, matmul, part, matmul.x)
+
+
+def by_ones(spec: FloatEngine, matmul: Matmul) -> Matmul:
+    """The multiplication by weights that are 1, where weights can be so."""
+    if isinstance(spec, FloatMac) and matmul.weight_format.levels > 2:
+        one = matmul.weight_format.levels // 2 + 1
+        return dataclasses.replace(matmul, codes=np.full_like(matmul.codes, one))
+    return matmul

@@ -3,6 +3,8 @@ nearest, one after another; random specs, centroids and tables."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from evolute.hw.spec import SpecError
@@ -10,6 +12,8 @@ from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.lut_dla import METRICS, OVERFLOWS, LutDla
 from evolute.sim.golden.lut_dla import Centroids
 from evolute.sim.golden.sums import group_bounds
+from evolute.verif.harness.operands import Operands
+from evolute.verif.harness.vectors import Matmul
 
 
 def weight_fields(
@@ -128,3 +132,19 @@ def random_spec(rng: np.random.Generator) -> LutDla:
         size = spec.m * spec.lanes * (spec.v * each + spec.n * spec.weight_bits // 2)
         if size <= 2000:
             return spec
+
+
+class CentroidTables(Operands[LutDla]):
+    """Codes are entries of tables, which meet one-hot rows."""
+
+    def completed(self, spec, matmul, x, rng):
+        """With centroids near the activations, with which come codes of their own."""
+        levels = matmul.weight_format.levels
+        centroids, codes = tables(spec, x, matmul.codes, levels, matmul.group, rng)
+        return dataclasses.replace(matmul, codes=codes, centroids=centroids)
+
+    def product(self, spec, matmul, x):
+        assert matmul.centroids is not None
+        rows = one_hot(spec, x, matmul.centroids.points, matmul.group)
+        group = product_group(spec, matmul.group)
+        return Matmul(rows, matmul.codes, matmul.weight_format, group)

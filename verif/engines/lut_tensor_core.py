@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
+from evolute.sim.golden import lut_tensor_core as golden
+from evolute.verif.harness.operands import Operands
 
 
 def bit_planes(spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
@@ -62,3 +66,16 @@ def random_spec(rng: np.random.Generator) -> LutTensorCore:
     if rng.random() < 0.2:
         spec = spec.evolve(accumulator_bits=min(64, spec.acc_bits + int(rng.integers(0, 9))))
     return spec
+
+
+class ShiftedRows(Operands[LutTensorCore]):
+    """Where table entries are rounded, rows have shifts."""
+
+    def completed(self, spec, matmul, x, rng):
+        """With the model's shifts, or, half the time, any."""
+        if spec.exact:
+            return matmul
+        shift = golden.table_shift(spec, x, matmul.group)
+        if rng.random() < 0.5:
+            shift = rng.integers(0, 1 << spec.row_shift_bits, len(matmul.x))
+        return dataclasses.replace(matmul, shift=shift)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from evolute.hw.spec.engine import Engine
-from evolute.hw.spec.floating import FloatEngine, FloatMac
+from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.timing.engine import Transfers, fold, run_cycles
 from evolute.sim.timing.schedule import Run
@@ -124,10 +124,7 @@ def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group
     """Activations [M, K] and, where weights can be so, weights that are 1."""
     weight_format = spec.formats[-1]
     shape = Shape(len(x), spec.n, x.shape[1], group)
-    matmul = random_matmul(rng, spec.activations, weight_format, shape)
-    if isinstance(spec, FloatMac) and weight_format.levels > 2:
-        one = weight_format.levels // 2 + 1
-        matmul = replace(matmul, codes=np.full_like(matmul.codes, one))
+    matmul = floating.by_ones(spec, random_matmul(rng, spec.activations, weight_format, shape))
     matmul = driver.completed(spec, replace(matmul, x=x), rng)
     assert matmul.special is not None
     return replace(matmul, special=np.full_like(matmul.special, floating.ONES))

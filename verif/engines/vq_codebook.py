@@ -3,14 +3,18 @@ vectors."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from evolute.hw.spec import SpecError
-from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.vq_codebook import ALONG, FORMS, VqCodebook
 from evolute.sim.golden.sums import group_bounds
 from evolute.sim.golden.vq_codebook import Vectors
 from evolute.verif.harness import words
+from evolute.verif.harness.operands import Operands
+from evolute.verif.harness.vectors import Matmul
 
 
 def weight_fields(
@@ -167,3 +171,33 @@ def random_spec(rng: np.random.Generator) -> VqCodebook:
             products += lookups // 4
         if products * spec.weight_bits <= 2000 and sum(spec.codebooks) * spec.lanes <= 2000:
             return spec
+
+
+def of_vectors(matmul: Matmul, vectors: Vectors, *, fill: bool) -> Matmul:
+    """The multiplication by what vectors stand for; `fill` says whether codebooks come first."""
+    shape = matmul.codes.shape[0], matmul.codes.shape[1]
+    codes = codes_of(vectors, matmul.weight_format, shape, matmul.group)
+    return dataclasses.replace(matmul, codes=codes, vectors=vectors, fill=fill)
+
+
+class Codewords(Operands[VqCodebook]):
+    """Codes come from codebooks, which a fill brings."""
+
+    def completed(self, spec, matmul, x, rng):
+        """With vectors near the codes, with which come codes of their own."""
+        codes, bits = matmul.codes, matmul.weight_format.bits
+        values = codes.astype(int) - matmul.weight_format.levels // 2
+        v = spec.short_v if matmul.weight_format.kind is Kind.SHORT else spec.v
+        vectors = near(spec, values, bits, matmul.group, rng, v)
+        if rng.random() < 0.2:
+            vectors = dataclasses.replace(vectors, residual=None)
+        return of_vectors(matmul, vectors, fill=True)
+
+    def carried(self, spec, matmul, codes, cut, rng):
+        """What stands for codewords."""
+        assert matmul.vectors is not None
+        return index_table(spec, matmul.vectors, cut.column_tiles, cut.positions, rng)
+
+    def fill_words(self, spec, matmul, rng):
+        assert matmul.vectors is not None
+        return [fill_words(spec, matmul.vectors, rng)] * matmul.fill

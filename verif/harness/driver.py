@@ -6,33 +6,67 @@ differs between engines is in a file each: how weights fill a beat, and which sp
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 from evolute.hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, layout
-from evolute.hw.spec.floating import FloatEngine
+from evolute.hw.spec.floating import FloatLut, FloatMac
 from evolute.hw.spec.formats import FLOATS, Kind, WeightCodes
-from evolute.sim.golden import GOLDEN, ROW_SHIFTS, align, integer
+from evolute.sim.golden import align
 from evolute.sim.golden.sums import GroupSums, group_bounds
 from evolute.sim.golden.vq_codebook import Vectors
 from evolute.sim.timing.schedule import Run, fills, plan, weighed
 from evolute.sim.workload.linear import Linear
 from evolute.verif.engines import bit_serial, floating, lut_dla, lut_tensor_core, mac, vq_codebook
 from evolute.verif.harness import words
+from evolute.verif.harness.operands import Operands, Tiling
 from evolute.verif.harness.vectors import Matmul, Shape, random_special
 
-DRIVERS: dict[type[Engine], ModuleType] = {
+
+class Driver(Protocol):
+    """What the bench must know of an engine, from the file of its stem."""
+
+    def random_spec(self, rng: np.random.Generator, /) -> Engine:
+        """A small legal spec."""
+        ...
+
+    def weight_fields(
+        self, spec: Any, codes: np.ndarray, beside: Any, weight_format: WeightCodes, /
+    ) -> Mapping[str, np.ndarray]:
+        """Fields of weight beats, [tiles, slices, planes, *shape], of codes [tiles, n, slices,
+        codes of a slice] and what slices have beside them."""
+        ...
+
+
+DRIVERS: dict[type[Engine], Driver] = {
     LutTensorCore: lut_tensor_core,
     Mac: mac,
     BitSerial: bit_serial,
     VqCodebook: vq_codebook,
     LutDla: lut_dla,
 }
-"""For each engine: `weight_fields`, and `random_spec`, which draws a small legal one."""
+
+BASELINE_DRIVERS: dict[type[Engine], Driver] = {FloatMac: floating, FloatLut: floating}
+"""The floating baselines'."""
+
+OPERANDS: dict[type[Engine], Operands] = {
+    LutTensorCore: lut_tensor_core.ShiftedRows(),
+    BitSerial: bit_serial.SparseCodes(),
+    VqCodebook: vq_codebook.Codewords(),
+    LutDla: lut_dla.CentroidTables(),
+    FloatMac: floating.FloatOperands(),
+    FloatLut: floating.FloatOperands(),
+}
+"""Of the engines and baselines whose operands are more than a grid of codes, or whose sums are not
+exact."""
+
+_PLAIN = Operands()
+
+
+def _operands(spec: Engine) -> Operands:
+    return OPERANDS.get(type(spec), _PLAIN)
 
 
 def random_spec(kind: type[Engine], rng: np.random.Generator) -> Engine:
@@ -51,35 +85,23 @@ def _run(spec: Engine, shape: Shape, weight_format: WeightCodes) -> Run:
 def run_of(spec: Engine, matmul: Matmul) -> Run:
     """The command that computes `matmul`."""
     run = _run(spec, matmul.shape, matmul.weight_format)
-    if isinstance(spec, BitSerial) and spec.skips:
-        cut = tiling(spec, matmul)
-        whole, special = _padded_codes(spec, matmul, cut), None
-        if matmul.special is not None:
-            special = matmul.special[:, cut.slice_groups]
-            beyond = cut.column_tiles * spec.n - len(special)  # where no code is that of a special
-            special = np.pad(special, ((0, beyond), (0, 0)))
-            special = special.reshape(cut.column_tiles, spec.n, -1)
-        run = weighed(run, bit_serial.beat_steps(spec, whole, special, matmul.weight_format))
-    return run
+    if spec.steps_are_fixed:
+        return run
+    cut = tiling(spec, matmul)
+    whole, special = _padded_codes(spec, matmul, cut), None
+    if matmul.special is not None:
+        special = matmul.special[:, cut.slice_groups]
+        beyond = cut.column_tiles * spec.n - len(special)  # where no code is that of a special
+        special = np.pad(special, ((0, beyond), (0, 0)))
+        special = special.reshape(cut.column_tiles, spec.n, -1)
+    steps = _operands(spec).beat_steps(spec, whole, special, matmul.weight_format)
+    assert steps is not None
+    return weighed(run, steps)
 
 
 def runs_of(spec: Engine, matmul: Matmul) -> list[Run]:
     """`run_of`, after the commands that fill what it needs."""
     return [*(fills(spec) if matmul.fill else []), run_of(spec, matmul)]
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a matrix multiplication is cut into tiles, slices and groups."""
-
-    row_tiles: int
-    column_tiles: int
-    positions: np.ndarray
-    """For every activation of the padded K, its place in the unpadded K; -1 for padding."""
-    slice_groups: np.ndarray
-    """For every slice, its scale group."""
-    read_outs: np.ndarray
-    """For every result beat of a tile, its scale group."""
 
 
 def tiling(spec: Engine, matmul: Matmul) -> Tiling:
@@ -160,22 +182,24 @@ def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.n
     cut, weight_format = tiling(spec, matmul), matmul.weight_format
     columns = cut.column_tiles * spec.n
     whole = _padded_codes(spec, matmul, cut, rng)
-    most = 256 if isinstance(spec, FloatEngine) else max(1, len(weight_format.specials))
+    operands = _operands(spec)
+    most = operands.special_values(weight_format)
     special = rng.integers(0, most, (columns, len(cut.slice_groups)))
     if matmul.special is not None:
         special[: len(matmul.codes)] = matmul.special[:, cut.slice_groups]
-    beside, filling = special.reshape(cut.column_tiles, spec.n, -1), []
-    if isinstance(spec, VqCodebook):
-        assert matmul.vectors is not None
-        whole = vq_codebook.index_table(spec, matmul.vectors, cut.column_tiles, cut.positions, rng)
-        filling += [vq_codebook.fill_words(spec, matmul.vectors, rng)] * matmul.fill
+    beside = special.reshape(cut.column_tiles, spec.n, -1)
+    whole = operands.carried(spec, matmul, whole, cut, rng)
+    filling = operands.fill_words(spec, matmul, rng)
     if matmul.centroids is not None:
         beside = matmul.centroids.points
-    filler: Any = floating if isinstance(spec, FloatEngine) else DRIVERS[type(spec)]
-    fields = filler.weight_fields(spec, whole, beside, weight_format)
+    fields = _driver(spec).weight_fields(spec, whole, beside, weight_format)
     beat = layout.streams(spec).weight
     flat = {each.name: fields[each.name].reshape(-1, *each.shape) for each in beat.fields}
     return np.concatenate([*filling, np.tile(words.pack(beat, **flat), (cut.row_tiles, 1))])
+
+
+def _driver(spec: Engine) -> Driver:
+    return {**DRIVERS, **BASELINE_DRIVERS}[type(spec)]
 
 
 def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
@@ -185,9 +209,7 @@ def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
     in parts is added up.
     """
     cut = tiling(spec, matmul)
-    fields = words.unpack(layout.streams(spec).result, result_words)
-    if isinstance(spec, FloatEngine):
-        fields = {name: floating.values(codes) for name, codes in fields.items()}
+    fields = _operands(spec).numbers(words.unpack(layout.streams(spec).result, result_words))
     starts = np.flatnonzero(np.diff(cut.read_outs, prepend=-1))
 
     def whole_groups(values: np.ndarray) -> np.ndarray:
@@ -231,7 +253,10 @@ def full_shape(spec: Engine) -> Shape:
 
 
 def integers(spec: Engine, matmul: Matmul) -> np.ndarray:
-    """The activations that the engine multiplies, int64 [M, K]."""
+    """The activations that the engine multiplies, int64 [M, K]; their codes where it takes floating
+    ones as they are."""
+    if spec.activations.format is not None and not spec.aligns:
+        return matmul.x
     of_code = None
     if matmul.exponent is not None:
         of_code = np.repeat(matmul.exponent, matmul.group, axis=1)[:, : matmul.x.shape[1]]
@@ -260,18 +285,14 @@ def random_weights(
     size = (shape.n, shape.k)
     codes = rng.integers(0, weight_format.levels, size, dtype=np.uint8)
     special = random_special(rng, weight_format, shape)
-    if isinstance(spec, LutDla):
+    x = np.zeros((1, shape.k), int)
+    if weight_format.kind is Kind.TABLE:  # whose centroids are to be near activations
         most = spec.activations.maximum
-        x, levels = rng.integers(-most, most + 1, (1, shape.k)), weight_format.levels
-        centroids, codes = lut_dla.tables(spec, x, codes, levels, shape.group, rng)
-        return {"codes": codes, "centroids": centroids}
-    if isinstance(spec, BitSerial) and spec.skips and rng.random() < 0.7:
-        codes = bit_serial.sparser(rng, spec, codes, weight_format)
-    if not isinstance(spec, VqCodebook):
-        return {"codes": codes, "special": special}
-    matmul = Matmul(np.zeros((1, shape.k), int), codes, weight_format, shape.group)
-    matmul = completed(spec, matmul, rng)
-    return {"codes": matmul.codes, "vectors": matmul.vectors}
+        x = rng.integers(-most, most + 1, x.shape)
+    matmul = Matmul(x, codes, weight_format, shape.group, special=special)
+    matmul = _operands(spec).completed(spec, matmul, x, rng)
+    held = {name: getattr(matmul, name) for name in ("special", "vectors", "centroids")}
+    return {"codes": matmul.codes, **{k: v for k, v in held.items() if v is not None}}
 
 
 def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
@@ -282,30 +303,7 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
     centroids; and the scales of floating baselines. Where steps can be skipped, weights most often
     have fewer terms.
     """
-    if isinstance(spec, LutDla):
-        x, levels = integers(spec, matmul), matmul.weight_format.levels
-        centroids, codes = lut_dla.tables(spec, x, matmul.codes, levels, matmul.group, rng)
-        return dataclasses.replace(matmul, codes=codes, centroids=centroids)
-    if isinstance(spec, BitSerial) and spec.skips and rng.random() < 0.7:
-        codes = bit_serial.sparser(rng, spec, matmul.codes, matmul.weight_format)
-        return dataclasses.replace(matmul, codes=codes)
-    if isinstance(spec, FloatEngine):
-        return dataclasses.replace(matmul, special=floating.random_scales(rng, matmul))
-    if isinstance(spec, VqCodebook):
-        codes, bits = matmul.codes, matmul.weight_format.bits
-        values = codes.astype(int) - matmul.weight_format.levels // 2
-        v = spec.short_v if matmul.weight_format.kind is Kind.SHORT else spec.v
-        vectors = vq_codebook.near(spec, values, bits, matmul.group, rng, v)
-        if rng.random() < 0.2:
-            vectors = dataclasses.replace(vectors, residual=None)
-        return _of_vectors(matmul, vectors, fill=True)
-    if not isinstance(spec, LutTensorCore) or spec.exact:
-        return matmul
-    x = integers(spec, matmul)
-    shift = ROW_SHIFTS[LutTensorCore].table_shift(spec, x, matmul.group)
-    if rng.random() < 0.5:
-        shift = rng.integers(0, 1 << spec.row_shift_bits, len(matmul.x))
-    return dataclasses.replace(matmul, shift=shift)
+    return _operands(spec).completed(spec, matmul, integers(spec, matmul), rng)
 
 
 def without_fill(matmul: Matmul, rng: np.random.Generator) -> Matmul:
@@ -315,50 +313,15 @@ def without_fill(matmul: Matmul, rng: np.random.Generator) -> Matmul:
         (rng.integers(0, len(book), index.shape), book) for index, book in matmul.vectors.books
     ]
     vectors = Vectors(matmul.vectors.along, *first, *others)
-    return _of_vectors(matmul, vectors, fill=False)
-
-
-def _of_vectors(matmul: Matmul, vectors: Vectors, *, fill: bool) -> Matmul:
-    shape = matmul.codes.shape[0], matmul.codes.shape[1]
-    codes = vq_codebook.codes_of(vectors, matmul.weight_format, shape, matmul.group)
-    return dataclasses.replace(matmul, codes=codes, vectors=vectors, fill=fill)
-
-
-def encoded(spec: Engine, matmul: Matmul) -> Any:
-    """A command's weights as golden takes them."""
-    operands = matmul.codes, matmul.weight_format, matmul.group, matmul.special
-    beside = {"vectors": matmul.vectors, "centroids": matmul.centroids}
-    beside = {name: each for name, each in beside.items() if each is not None}
-    return GOLDEN[type(spec)].encode(spec, *operands, **beside)
+    return vq_codebook.of_vectors(matmul, vectors, fill=False)
 
 
 def as_product(spec: Engine, matmul: Matmul) -> Matmul:
     """The same sums as integers that codes meet: activations, or one-hot rows made of them."""
-    x = integers(spec, matmul)
-    if matmul.centroids is None:
-        return dataclasses.replace(matmul, x=x, exponent=None)
-    assert isinstance(spec, LutDla)
-    rows = lut_dla.one_hot(spec, x, matmul.centroids.points, matmul.group)
-    group = lut_dla.product_group(spec, matmul.group)
-    return Matmul(rows, matmul.codes, matmul.weight_format, group)
+    return _operands(spec).product(spec, matmul, integers(spec, matmul))
 
 
 def expected(spec: Engine, matmul: Matmul) -> GroupSums:
     """What golden says; where it is exact, once plain integer multiplication has said the same."""
-    if isinstance(spec, FloatEngine):
-        part = run_of(spec, matmul).group_slices * spec.slice_k
-        return floating.group_sums(spec, matmul, part, matmul.x)
-    golden = GOLDEN[type(spec)]
-    x = integers(spec, matmul)
-    # Golden reads the leftover code of integers by itself.
-    taken = x if spec.activations.format else matmul.x
-    sums = golden.group_sums(spec, taken, encoded(spec, matmul), matmul.shift)
-    if spec.exact:
-        product = as_product(spec, matmul)
-        operands = product.codes, product.weight_format, product.group, product.special
-        plain = integer.group_sums(product.x, integer.weights(spec, *operands), product.group)
-        if not (
-            np.array_equal(plain.psum, sums.psum) and np.array_equal(plain.row_sum, sums.row_sum)
-        ):
-            raise AssertionError(f"golden differs from integer multiplication: {spec}")
-    return sums
+    part = run_of(spec, matmul).group_slices * spec.slice_k
+    return _operands(spec).expected(spec, matmul, integers(spec, matmul), part)

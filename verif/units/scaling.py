@@ -216,7 +216,8 @@ def play(
     seed: int = 0,
     waves: Path | None = None,
 ) -> list[Recording]:
-    """As `verif.engines.stream_engine.play`; by `seed` is drawn what memories give that were not asked."""
+    """As `play` of `verif.engines.stream_engine`; `seed` draws what memories give that were not
+    asked."""
     rng = np.random.default_rng(seed)
     stimuli = [_stimulus(spec, case, model, rng) for case, model in zip(cases, models, strict=True)]
     return bench.play_with("evolute.verif.units.tb_scaling", Recording, build, stimuli, waves)

@@ -13,7 +13,7 @@ from evolute.hw.spec.formats import FORMATS, WeightCodes
 from evolute.sim.golden import GOLDEN
 from evolute.sw.deploy.packers import PACKERS
 from evolute.sw.deploy.packers.vq_codebook import stored_index
-from evolute.verif.harness import driver, words
+from evolute.verif.harness import driver, operands, words
 from evolute.verif.harness.driver import DRIVERS
 from evolute.verif.harness.vectors import Matmul, Shape, random_matmul
 
@@ -75,7 +75,7 @@ def test_golden_is_the_definition(kind: type[Engine]) -> None:
             matmul = random_matmul(rng, spec.activations, weight_format, Shape(2, 3, 25, 7))
             matmul = driver.completed(spec, matmul, rng)
             matmul.x[0, 0] = lowest - 1  # the leftover code, which reads as the lowest
-            found = golden.group_sums(spec, matmul.x, driver.encoded(spec, matmul))
+            found = golden.group_sums(spec, matmul.x, operands.encoded(spec, matmul))
             psum, row_sum = np.zeros((2, 4, 3), object), np.zeros((2, 4), object)
             product = driver.as_product(spec, matmul)
             for m, k in itertools.product(range(2), range(product.codes.shape[1])):

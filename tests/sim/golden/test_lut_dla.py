@@ -13,7 +13,7 @@ from evolute.hw.spec.lut_dla import METRICS, OVERFLOWS
 from evolute.sim.golden import lut_dla as golden
 from evolute.sim.golden.lut_dla import Centroids
 from evolute.verif.engines import lut_dla
-from evolute.verif.harness import driver
+from evolute.verif.harness import driver, operands
 from evolute.verif.harness.vectors import Matmul, Shape, random_matmul
 
 TABLE8 = WeightCodes(8, Kind.TABLE)
@@ -63,11 +63,11 @@ def test_golden_is_brute_force(metric: str, overflow: str) -> None:
             rng, spec.activations, WeightCodes(4, Kind.TABLE), Shape(3, 4, 25, group)
         )
         matmul = driver.completed(spec, drawn, rng)
-        found = golden.group_sums(spec, matmul.x, driver.encoded(spec, matmul))
+        found = golden.group_sums(spec, matmul.x, operands.encoded(spec, matmul))
         exact = golden.group_sums(
             spec.evolve(overflow="exact", accumulator_bits=None),
             matmul.x,
-            driver.encoded(spec, matmul),
+            operands.encoded(spec, matmul),
         )
         beyond += int((found.psum != exact.psum).sum())
         for g, first in enumerate(range(0, 25, group)):
@@ -189,6 +189,6 @@ def test_drawn_tables_have_ties_and_exact_matches() -> None:
     least = distance.min(axis=-1, keepdims=True)
     assert ((distance == least).sum(axis=-1) > 1).any() and (least == 0).any()
     moved = replace(matmul, centroids=replace(matmul.centroids, points=points[:, ::-1]))
-    other = golden.group_sums(spec, matmul.x, driver.encoded(spec, moved))
-    found = golden.group_sums(spec, matmul.x, driver.encoded(spec, matmul))
+    other = golden.group_sums(spec, matmul.x, operands.encoded(spec, moved))
+    found = golden.group_sums(spec, matmul.x, operands.encoded(spec, matmul))
     assert (other.psum != found.psum).any()
