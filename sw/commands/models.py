@@ -43,7 +43,10 @@ def models(check: bool, as_json: bool) -> None:
             size = f"{row['params'] / 1e6:.1f} M"
             table.add_row(name, size, str(row["layers"]), _how(row), row["source"])
         console.print(table)
-        console.print("\nA path to a GGUF file, a Hugging Face folder or a llama2.c file does too.")
+        console.print(
+            "\nA command also takes the path of a GGUF file, a Hugging Face folder or a "
+            "llama2.c file."
+        )
 
     show(as_json, rows, render)
 

@@ -83,9 +83,9 @@ _NORM_WORDS: dict[Norm, str] = {
 
 
 GRAMMAR = """\
-rtn-FORMAT     rounding to nearest
-gptq-FORMAT    and the error made up for by later columns
-awq-FORMAT     rtn with inputs scaled for the strong ones; awq+gptq-FORMAT
+rtn-FORMAT     rounds to nearest
+gptq-FORMAT    rounds column by column; later columns make up for errors
+awq-FORMAT     rtn with strong inputs scaled down; awq+gptq-FORMAT
 smooth-FORMAT  rtn with inputs' range shared with weights; smooth+gptq-FORMAT
                FORMAT is w<1-8>[g<group>][s|a|f], b<3|4>[g<group>] (BitMoD) or
                t[g<group>] (ternary), then c for grids clipped to the least

@@ -294,7 +294,7 @@ def test_an_interrupted_quantization_says_how_to_go_on(command, monkeypatch, tmp
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr("evolute.sw.commands.quantize.quantize_model", quantize_some)
+        patch.setattr("evolute.sw.quantizers.quantize.quantize_model", quantize_some)
         code, out, err = command(*QUANTIZE, "--method", "rtn-w4g64")
     assert (code, out) == (130, "")
     first, last = filter(None, err.splitlines())  # the first line may hold ^C
