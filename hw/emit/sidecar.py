@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -82,19 +81,15 @@ def meaning(spec: Spec) -> dict[str, Any]:
         return {**_core(spec), "latencies": latencies}
     if isinstance(spec, LutStationary):
         beats = _beats(layout.stationary_streams(spec))
-        text = inspect.cleandoc(layout.stationary_streams.__doc__ or "")
+        text = layout.STATIONARY_MEANING.strip()
     else:
-        beats, text = _beats(layout.streams(spec)), _meaning_of_streams()
+        beats = _beats(layout.streams(spec))
+        text = f"{layout.STREAMS_MEANING}\n{layout.WEIGHT_MEANING}".strip()
     return {
         "payloads": {f"{name}__payload": _ranges(beat) for name, beat in beats.items()},
         "meaning": text,
         "latencies": latencies,
     }
-
-
-def _meaning_of_streams() -> str:
-    documents = (layout.streams.__doc__, layout.weight_beat.__doc__)
-    return "\n\n".join(inspect.cleandoc(each or "") for each in documents)
 
 
 def _beats(streams: EngineStreams | StationaryStreams) -> dict[str, Beat]:
@@ -155,7 +150,7 @@ def _core(core: CoreSpec) -> dict[str, Any]:
             "words_per_tile": core.scale_steps,
             "banks": 2,
         },
-        "meaning": _meaning_of_streams(),
+        "meaning": f"{layout.STREAMS_MEANING}\n{layout.WEIGHT_MEANING}".strip(),
     }
 
 

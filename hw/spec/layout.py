@@ -90,49 +90,76 @@ class StationaryStreams:
     request: Beat | None
 
 
-def weight_beat(spec: Engine) -> Beat:
-    """A beat of weights, one per K-slice and plane, by the engine:
+WEIGHT_MEANING = """\
+A beat of weights, one per K-slice and plane, by the engine:
 
-    - LUT Tensor Core: code[n][planes_per_step][kg]. Bit k-1 of a code is the sign S of the top
-      weight; bits 0..k-2 are the other signs, each XORed with S (Eq. 6). Without mirrored tables
-      all k are plain bits, of two's complement where a step takes all planes. In base 3, j = the
-      sum of 3^i times weight i, -1 .. 1: below the top bit the magnitude of j, in the top bit
-      whether j is negative (as TL2's codes, arXiv 2502.11880).
-    - MAC: code[n][k], two's complement.
-    - Bit-serial: code[n][k], one bit of each weight's two's complement a plane, or of its code in
-      pairs of planes; or all of it, of which a mode with few steps uses the low digits. For BitMoD
-      codes are `float_code`s, and special[n] names the special value of the group, of which there
-      are four. Where steps are skipped, bit i of needed says whether to take the step of digit, or
-      plane, i; of a beat without any it is one step, which adds nothing.
-    - VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
-      above it the residual's. Of short codewords plane i has those of the i-th part of every n/v
-      outputs. See also `codewords`.
-    - LUT-DLA: centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is
-      to every output; both two's complement.
-    - Floating MAC: code[n][k], two's complement, with scale[n] of their groups where weights are
-      dequantized; or FP16 codes. Floating LUT Tensor Core: as that with mirrored tables.
-    """
+- LUT Tensor Core: code[n][planes_per_step][kg]. Bit k-1 of a code is the sign S of the top
+  weight; bits 0..k-2 are the other signs, each XORed with S (Eq. 6). Without mirrored tables
+  all k are plain bits, of two's complement where a step takes all planes. In base 3, j = the
+  sum of 3^i times weight i, -1 .. 1: below the top bit the magnitude of j, in the top bit
+  whether j is negative (as TL2's codes, arXiv 2502.11880).
+- MAC: code[n][k], two's complement.
+- Bit-serial: code[n][k], one bit of each weight's two's complement a plane, or of its code in
+  pairs of planes; or all of it, of which a mode with few steps uses the low digits. For BitMoD
+  codes are `float_code`s, and special[n] names the special value of the group, of which there
+  are four. Where steps are skipped, bit i of needed says whether to take the step of digit, or
+  plane, i; of a beat without any it is one step, which adds nothing.
+- VQ codebook: index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and
+  above it the residual's. Of short codewords plane i has those of the i-th part of every n/v
+  outputs. See also `codewords`.
+- LUT-DLA: centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is
+  to every output; both two's complement.
+- Floating MAC: code[n][k], two's complement, with scale[n] of their groups where weights are
+  dequantized; or FP16 codes. Floating LUT Tensor Core: as that with mirrored tables.
+"""
+"""What beats of weights carry, by the engine; text for readers of this module and of sidecars."""
+
+STREAMS_MEANING = """\
+The streams of the engine that `spec` describes.
+
+- `command`, one per matrix multiplication: planes - 1; the mode, where there are several;
+  K-slices per group - 1; K-slices per tile - 1 (the last group of a tile may be shorter);
+  tiles - 1.
+- `activation`, one per K-slice: x[m][slice_k]; for floating activations, whose codes x are, the
+  exponent that each row shares; and, for rounded tables, the right shift of each row's entries.
+  Exponent and shift must stay the same within a group. The host finds the exponent, as it finds
+  the scale of integer activations: the highest of the group, or of the whole row, as their
+  codes hold it. 0 is read as 1, and what no finite number has as the highest of one.
+- `weight`: see `weight_beat`.
+- `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
+  row_sum[m] = sum of x. Where saturation is chosen, psum does after each slice. Of LUT-DLA
+  x are one-hot rows in this place, and row_sum their number. Floating sums are codes of
+  `hw.spec.floating.RESULT`.
+"""
+"""What the streams of an engine carry, as `WEIGHT_MEANING`."""
+
+STATIONARY_MEANING = """\
+The streams of the machine that `spec` describes.
+
+Column tiles are outermost, then subspaces, then rows.
+
+- `command`, one per matrix multiplication: rows - 1, subspaces - 1, column tiles - 1.
+- `centroid`, of the encoder's clock: x[beat_centroids][v]; all of a subspace, in the order of
+  their indices, before its rows, again for every column tile unless indices are kept.
+- `activation`, of the encoder's clock: x[v], one row's activations of the subspace, and `last`,
+  whether the row is the last one. Again as centroids are.
+- `table`: entry[beat_entries]. Of the stream, all rows of a subspace's table in the order of
+  their indices, each n / beat_entries beats; of a gather, only the rows asked for, in order.
+- `request`, of a gather: `row`, the number of the table row that is wanted, index in the lowest
+  bits and above it column tile * subspaces + subspace. With `dedup` none is asked for twice.
+- `result`, one per row and column tile: psum[n].
+"""
+"""What the streams of `LutStationary` carry, as `WEIGHT_MEANING`."""
+
+
+def weight_beat(spec: Engine) -> Beat:
+    """A beat of weights, one per K-slice and plane; `WEIGHT_MEANING` says what it carries."""
     return WEIGHTS[type(spec)](spec)
 
 
 @lru_cache(maxsize=64)
 def streams(spec: Engine) -> EngineStreams:
-    """The streams of the engine that `spec` describes.
-
-    - `command`, one per matrix multiplication: planes - 1; the mode, where there are several;
-      K-slices per group - 1; K-slices per tile - 1 (the last group of a tile may be shorter);
-      tiles - 1.
-    - `activation`, one per K-slice: x[m][slice_k]; for floating activations, whose codes x are, the
-      exponent that each row shares; and, for rounded tables, the right shift of each row's entries.
-      Exponent and shift must stay the same within a group. The host finds the exponent, as it finds
-      the scale of integer activations: the highest of the group, or of the whole row, as their
-      codes hold it. 0 is read as 1, and what no finite number has as the highest of one.
-    - `weight`: see `weight_beat`.
-    - `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
-      row_sum[m] = sum of x. Where saturation is chosen, psum does after each slice. Of LUT-DLA
-      x are one-hot rows in this place, and row_sum their number.
-      row_sum[m] = sum of x. Floating sums are codes of `hw.spec.floating.RESULT`.
-    """
+    """The streams of the engine that `spec` describes; `STREAMS_MEANING` says what each carries."""
     mode = [Field("mode", spec.mode_bits)] if spec.mode_bits else []
     kind = spec.activations
     x = Field("x", kind.code_bits, (spec.m, spec.slice_k), signed=kind.format is None)
@@ -165,21 +192,7 @@ def streams(spec: Engine) -> EngineStreams:
 
 @lru_cache(maxsize=64)
 def stationary_streams(spec: LutStationary) -> StationaryStreams:
-    """The streams of the machine that `spec` describes.
-
-    Column tiles are outermost, then subspaces, then rows.
-
-    - `command`, one per matrix multiplication: rows - 1, subspaces - 1, column tiles - 1.
-    - `centroid`, of the encoder's clock: x[beat_centroids][v]; all of a subspace, in the order of
-      their indices, before its rows, again for every column tile unless indices are kept.
-    - `activation`, of the encoder's clock: x[v], one row's activations of the subspace, and `last`,
-      whether the row is the last one. Again as centroids are.
-    - `table`: entry[beat_entries]. Of the stream, all rows of a subspace's table in the order of
-      their indices, each n / beat_entries beats; of a gather, only the rows asked for, in order.
-    - `request`, of a gather: `row`, the number of the table row that is wanted, index in the lowest
-      bits and above it column tile * subspaces + subspace. With `dedup` none is asked for twice.
-    - `result`, one per row and column tile: psum[n].
-    """
+    """The streams of the machine that `spec` describes, as `STATIONARY_MEANING` says."""
     x = Field("x", spec.activation_bits, (spec.v,), signed=True)
     space_bits = (spec.subspaces - 1).bit_length()
     tile_bits = (spec.tiles - 1).bit_length()
