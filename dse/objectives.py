@@ -8,11 +8,10 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+import evolute.hw.revisions as hw_revisions
+import evolute.sim.revisions as sim_revisions
+import evolute.sw.revisions as sw_revisions
 from evolute.dse.space import Candidate
 from evolute.hw.spec import Engine
 from evolute.hw.synthesis.synth import synthesize
@@ -20,12 +19,13 @@ from evolute.sim.cost.engine import evaluate
 from evolute.sim.workload.linear import Workload
 from evolute.support.errors import RefusedError
 from evolute.support.files import FileError, cache_directory, write_text
+from evolute.support.identity import digest
 from evolute.sw.checkpoints.zoo import default_text, load
 from evolute.sw.language_model.linear import engine_linears, fast_backend, require_whole, workload
-from evolute.sw.language_model.model import LanguageModel, Tensor
+from evolute.sw.language_model.model import LanguageModel, model_digest
 from evolute.sw.language_model.perplexity import Text, read_text
 from evolute.sw.language_model.perplexity import measure as measure_text
-from evolute.sw.tensors.tensor import Coded, QuantError, parted
+from evolute.sw.tensors.tensor import QuantError
 from evolute.sw.tensors.weights import Weights
 
 
@@ -39,14 +39,21 @@ class Bench:
     context: int
 
 
-@functools.cache
-def code_digest(*folders: str) -> str:
-    """Changes whenever a Python file in these folders of the project does, commands excepted."""
-    root, found = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
-        if path.parent.name != "commands":
-            found.update(path.read_bytes())
-    return found.hexdigest()[:12]
+REVISIONS = {
+    "rtl": hw_revisions.RTL,
+    "synthesis": hw_revisions.SYNTHESIS,
+    "golden": sim_revisions.GOLDEN,
+    "cycles": sim_revisions.CYCLES,
+    "cost": sim_revisions.COST,
+    "quantizers": sw_revisions.QUANTIZERS,
+    "language model": sw_revisions.LANGUAGE_MODEL,
+    "search": 1,
+}
+"""By model, the revision that a study's results come from. The search's own, of how candidates are
+drawn and what their metrics are, grows when it takes other steps than before."""
+
+TOOLS = ("amaranth", "optuna", "pyosys")
+"""Packages whose version decides the results or the steps of a study."""
 
 
 def measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
@@ -119,8 +126,8 @@ def perplexity(bench: Bench, weights: Weights, spec: Engine) -> float:
     content = text(bench)
     rounded = None if spec.exact else spec.to_dict()
     facts = (
-        code_digest("hw/spec", "sim/golden", "sw"),
-        model_digest(bench.model),
+        *(REVISIONS[name] for name in ("golden", "quantizers", "language model")),
+        digest_of_model(bench.model),
         weights.name,
         spec.weight_bits,
         spec.activation_bits,
@@ -130,8 +137,7 @@ def perplexity(bench: Bench, weights: Weights, spec: Engine) -> float:
         bench.tokens,
         bench.context,
     )
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-    path = cache_directory() / "perplexity" / f"{key}.json"
+    path = cache_directory() / "perplexity" / f"{digest(facts)[:24]}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["perplexity"]
     linears = engine_linears(model(bench.model), weights, spec, fast_backend(spec))
@@ -142,25 +148,9 @@ def perplexity(bench: Bench, weights: Weights, spec: Engine) -> float:
 
 
 @functools.cache
-def model_digest(name: str) -> str:
-    """Changes whenever a weight of the model does."""
-    found = hashlib.sha256()
-    for key, tensor in sorted(model(name).tensors.items()):
-        found.update(key.encode())
-        for array in _arrays(tensor):
-            found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()[:12]
-
-
-def _arrays(tensor: Tensor) -> tuple[NDArray[Any], ...]:
-    if not isinstance(tensor, Coded):
-        return (tensor,)
-    whole = parted(tensor)
-    found = [whole.order, whole.scale, whole.bias]
-    for part in whole.parts:
-        found += [part.codes, part.scale, part.minimum, part.special]
-        found += [] if part.centroids is None else [part.centroids.points]
-    return tuple(each for each in found if each is not None)
+def digest_of_model(name: str) -> str:
+    """The `model_digest` of the model called `name`, taken once per process."""
+    return model_digest(model(name))
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import shlex
@@ -20,6 +21,7 @@ from evolute.hw.spec.base import require
 from evolute.hw.spec.presets import PRESETS
 from evolute.support.errors import RefusedError, UnknownNameError
 from evolute.support.files import RECORDS, append_record, write_text
+from evolute.support.identity import digest
 from evolute.support.options import (
     BANDWIDTH_GBS,
     CONTEXT,
@@ -140,11 +142,12 @@ def search(
     perplexity is measured in its weights. A trial is a measured candidate; illegal ones are free.
     """
     from evolute.dse.objectives import (
+        REVISIONS,
+        TOOLS,
         Bench,
-        code_digest,
+        digest_of_model,
         measure,
         model,
-        model_digest,
         scope_in_words,
         text,
     )
@@ -178,7 +181,7 @@ def search(
         "weights": list(codes),
         "limits": {limit.formula: limit.most for limit in choices.limits},
         "model": model_name,
-        "model_digest": model_digest(model_name),
+        "model_digest": digest_of_model(model_name),
         "scope": scope_in_words(loaded),
         "objectives": list(names),
         "constraints": [bound.text for bound in bounds],
@@ -189,10 +192,10 @@ def search(
         "tokens": tokens,
         "context": window,
         "seed": seed,
-        "code": code_digest("hw", "sim", "sw", "dse"),
+        "revisions": REVISIONS,
+        "tools": {tool: importlib.metadata.version(tool) for tool in TOOLS},
     }
-    digest = hashlib.sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
-    name = name or f"{space}-{model_name}-{digest[:6]}"
+    name = name or f"{space}-{model_name}-{digest(setup)[:6]}"
     plan = Search(
         choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
         measure=functools.partial(measure, bench, wanted),

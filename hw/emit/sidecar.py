@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -95,8 +94,7 @@ def meaning(spec: Spec) -> dict[str, Any]:
 
 
 def _meaning_of_streams(spec: Engine) -> str:
-    text = inspect.cleandoc(layout.streams.__doc__ or "")
-    return f"{text}\n\nA beat of weights: {spec.weight_beat.meaning}"
+    return f"{layout.STREAMS_MEANING}\nA beat of weights: {spec.weight_beat.meaning}"
 
 
 def _ranges(beat: Beat) -> list[dict[str, Any]]:

@@ -26,24 +26,29 @@ class EngineStreams:
     result: Beat
 
 
+STREAMS_MEANING = """\
+The streams of the engine that `spec` describes.
+
+- `command`, one per matrix multiplication: planes - 1; the mode, where there are several;
+  K-slices per group - 1; K-slices per tile - 1 (the last group of a tile may be shorter);
+  tiles - 1.
+- `activation`, one per K-slice: x[m][slice_k]; for floating activations, whose codes x are, the
+  exponent that each row shares; and, for rounded tables, the right shift of each row's entries.
+  Exponent and shift must stay the same within a group. The host finds the exponent, as it finds
+  the scale of integer activations: the highest of the group, or of the whole row, as their
+  codes hold it. 0 is read as 1, and what no finite number has as the highest of one.
+- `weight`, one per K-slice and plane: see the engine's `weight_beat`.
+- `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
+  row_sum[m] = sum of x. Where saturation is chosen, psum does after each slice. Of LUT-DLA
+  x are one-hot rows in this place, and row_sum their number. Floating sums are codes of
+  `hw.spec.floating.RESULT`.
+"""
+"""What the streams of an engine carry; text for readers of this module and of sidecars."""
+
+
 @lru_cache(maxsize=64)
 def streams(spec: Engine) -> EngineStreams:
-    """The streams of the engine that `spec` describes.
-
-    - `command`, one per matrix multiplication: planes - 1; the mode, where there are several;
-      K-slices per group - 1; K-slices per tile - 1 (the last group of a tile may be shorter);
-      tiles - 1.
-    - `activation`, one per K-slice: x[m][slice_k]; for floating activations, whose codes x are, the
-      exponent that each row shares; and, for rounded tables, the right shift of each row's entries.
-      Exponent and shift must stay the same within a group. The host finds the exponent, as it finds
-      the scale of integer activations: the highest of the group, or of the whole row, as their
-      codes hold it. 0 is read as 1, and what no finite number has as the highest of one.
-    - `weight`, one per K-slice and plane: see the engine's `weight_beat`.
-    - `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
-      row_sum[m] = sum of x. Where saturation is chosen, psum does after each slice. Of LUT-DLA
-      x are one-hot rows in this place, and row_sum their number. Floating sums are codes of
-      `hw.spec.floating.RESULT`.
-    """
+    """The streams of the engine that `spec` describes, as `STREAMS_MEANING` says."""
     mode = [Field("mode", spec.mode_bits)] if spec.mode_bits else []
     kind = spec.activations
     x = Field("x", kind.code_bits, (spec.m, spec.slice_k), signed=kind.format is None)

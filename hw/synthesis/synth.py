@@ -1,20 +1,20 @@
 """Area and speed of a spec's netlist: standard cells or FPGA, from the Verilog that is exported.
 
-Results are kept on disk under all they depend on: the Verilog, this code and the tools' versions.
+Results are kept on disk under all they depend on: the Verilog, the revision of this flow, the cell
+library and the tools' versions.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, overload
 
+from evolute.hw import revisions
 from evolute.hw.emit.export import module_name, source_lines, to_verilog
 from evolute.hw.spec import Spec
 from evolute.hw.synthesis import liberty, nextpnr, yosys
@@ -24,6 +24,7 @@ from evolute.hw.synthesis.nextpnr import Hop
 from evolute.hw.synthesis.tools import ToolError
 from evolute.support import files
 from evolute.support.errors import RefusedError, UnknownNameError
+from evolute.support.identity import digest
 
 TARGETS = ("asic", *FAMILIES)
 
@@ -438,12 +439,10 @@ def _count(cells: Mapping[str, int], pattern: str) -> int:
 def _remembered(
     kind: str, inputs: tuple[str, ...], measure: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """`measure()`, or what it gave before for the same inputs, code and tools."""
-    modules = ("synth", "fpga", "liberty", "nextpnr", "yosys")
-    code = [Path(__file__).with_name(f"{name}.py").read_text("utf-8") for name in modules]
-    facts = (*inputs, *code, yosys.version(), nextpnr.version())
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    path = files.cache_directory() / "synth" / f"{kind}-{key}.json"
+    """`measure()`, or what it gave before for the same inputs, flow, cell library and tools."""
+    library = (NANGATE45.requirement, NANGATE45.member)
+    facts = (*inputs, revisions.SYNTHESIS, *library, yosys.version(), nextpnr.version())
+    path = files.cache_directory() / "synth" / f"{kind}-{digest(facts)}.json"
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
         return json.loads(path.read_text(encoding="utf-8"))
     found = measure()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from evolute.sw.quantizers.rounding import column_rounder
@@ -21,29 +22,15 @@ from evolute.sw.tensors.tensor import QuantTensor
 _BLOCK = 64
 """Columns after which an error reaches the columns of later blocks, all at once."""
 
-_LEAF = 64
-"""Order of a triangular matrix that is inverted without dividing it further."""
 
-
-def lower_inverse(lower: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The inverse of a lower triangular matrix [K, K], by halves."""
-    k = len(lower)
-    if k <= _LEAF:
-        return np.tril(np.linalg.inv(lower))
-    half = k // 2
-    first, last = lower_inverse(lower[:half, :half]), lower_inverse(lower[half:, half:])
-    found = np.zeros_like(lower)
-    found[:half, :half], found[half:, half:] = first, last
-    found[half:, :half] = -last @ (lower[half:, :half] @ first)
-    return found
-
-
-def inverse_factor(h: NDArray[np.float64]) -> NDArray[np.floating]:
+def inverse_factor(h: NDArray[np.float64]) -> NDArray[np.float64]:
     """The upper triangular U [K, K] with U^T U = H^-1, for a positive definite H.
 
     With H read from its end, H = L L^T, it is the inverse of L read from its end.
     """
-    return lower_inverse(np.linalg.cholesky(h[::-1, ::-1]))[::-1, ::-1].copy()
+    lower = scipy.linalg.cholesky(h[::-1, ::-1], lower=True)
+    inverse, _ = scipy.linalg.lapack.dtrtri(lower, lower=1)
+    return inverse[::-1, ::-1].copy()
 
 
 def act_order(second: NDArray[np.floating]) -> NDArray[np.int64]:

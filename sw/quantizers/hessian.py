@@ -6,8 +6,6 @@ H = E[x x^T] (Frantar et al., GPTQ, arXiv 2210.17323, Eq. 1). Layers that share 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from evolute.support.files import FileError, cache_directory, replacing
+from evolute.support.identity import digest
+from evolute.sw import revisions
 from evolute.sw.language_model.decoder import Cache, forward
 from evolute.sw.language_model.linear import host_linears, linear_names
 from evolute.sw.language_model.model import LanguageModel, model_digest
@@ -160,10 +160,9 @@ def calibrate(
     They are kept in the cache directory, and collected once for a model and its windows. Raises
     `FileError`.
     """
-    identity = [model_digest(model), parts]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    folder = cache_directory() / "calibration" / digest[:32]
-    kept = Calibration(folder, digest, sum(map(len, parts)))
+    key = digest([revisions.LANGUAGE_MODEL, model_digest(model), parts])
+    folder = cache_directory() / "calibration" / key[:32]
+    kept = Calibration(folder, key, sum(map(len, parts)))
     missing = [name for name in inputs_of(model) if not kept.path(name).exists()]
     passes = list(_passes(model, missing))
     for number, names in enumerate(passes):

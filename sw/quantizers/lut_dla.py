@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from evolute.hw.spec.base import require, require_range
@@ -216,7 +217,7 @@ def fitted_tables(
         outputs = part.astype(np.float64) @ w.astype(np.float64).T
         missed += meets.T @ (outputs - meets @ products.T)
     square[np.diag_indices(len(square))] += RIDGE * len(x) / count
-    return products + np.linalg.solve(square, missed).T
+    return products + scipy.linalg.solve(square, missed, assume_a="pos").T
 
 
 def tables_of(

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import Kind, WeightCodes
@@ -399,7 +400,8 @@ def _metric(factor: NDArray[np.floating], v: int) -> NDArray[np.floating]:
     """The V^-1 of `column_loop` up to a factor, [v, v]: 1 for one column, and 0 for components
     beyond the columns of a short vector."""
     found = np.zeros((v, v))
-    found[: len(factor), : len(factor)] = np.linalg.inv(factor / factor[0, 0])
+    inverse, _ = scipy.linalg.lapack.dtrtri(factor / factor[0, 0])
+    found[: len(factor), : len(factor)] = inverse
     return found
 
 
@@ -462,6 +464,8 @@ def _solved(
     books = np.concatenate(part.books)
     ridge = _RIDGE * np.diag(normal).mean() + np.finfo(np.float64).tiny
     normal[np.diag_indices(len(normal))] += ridge
+    # Two codebooks can trade a constant, so that the system is close to singular: a factorization
+    # for positive definite systems, though twice as fast, gives other codebooks than this one.
     fitted = np.linalg.solve(normal, right + ridge * books)
     return [fitted[start:end] for start, end in itertools.pairwise(starts)]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import hashlib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -28,7 +27,9 @@ import safetensors
 from numpy.typing import NDArray
 
 from evolute.support.files import FileError
+from evolute.support.identity import digest
 from evolute.support.processes import processes
+from evolute.sw import revisions
 from evolute.sw.checkpoints import quantized_file
 from evolute.sw.language_model.linear import linear_names
 from evolute.sw.language_model.model import LanguageModel, Parent, dequantized, model_digest
@@ -168,10 +169,10 @@ def quantize_model(
     model, and what its document says of how it came about. `force` allows codebooks that are larger
     than what they encode. Raises `QuantError` and `FileError`.
     """
-    digest = model_digest(model)
+    parent_digest = model_digest(model)
     seen = None if calibration is None else calibration.digest
-    identity = [*_versions(), method.name, digest, seen, seed]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    identity = [*_versions(), method.name, parent_digest, seen, seed]
+    key = digest(identity)[:32]
     if (finished := _document_of(folder, key)) is not None:
         return quantized_file.read_quantized(folder), finished
     plan = _Plan(method, calibration, seed, force, folder / UNFINISHED / key, key)
@@ -210,21 +211,16 @@ def quantize_model(
         model,
         name=folder.resolve().name,
         tensors={**others, **found},
-        parent=_remembered(parent, model, digest),
+        parent=_remembered(parent, model, parent_digest),
     )
     quantized_file.write_quantized(folder, quantized, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return quantized, document
 
 
-REVISION = 2
-"""Of how layers are quantized: it grows when a request gives other codes than before, so that what
-an older revision left is not taken for what this one makes."""
-
-
 def _versions() -> list[str]:
     """What of this package a result depends on."""
-    return [importlib.metadata.version("evolute"), f"revision {REVISION}"]
+    return [importlib.metadata.version("evolute"), f"revision {revisions.QUANTIZERS}"]
 
 
 def _remembered(parent: Parent | None, model: LanguageModel, digest: str) -> Parent:
@@ -295,12 +291,12 @@ def write_tables(
     as it is; `parent` is as in `quantize_model`. A layer's `proxy_error` is that of its outputs
     over these tokens. Raises `QuantError` and `FileError`.
     """
-    versions, digest = _versions(), model_digest(model)
+    versions, parent_digest = _versions(), model_digest(model)
     if choice.steps:
         require_training()
         versions.append(importlib.metadata.version("torch"))
-    identity = [*versions, name, digest, [list(part) for part in parts], seed]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    identity = [*versions, name, parent_digest, [list(part) for part in parts], seed]
+    key = digest(identity)[:32]
     if (document := _document_of(folder, key)) is not None:
         return document
     part_done = 0.2 if choice.steps else 1.0  # of the whole, before training
@@ -360,7 +356,7 @@ def write_tables(
         "proxy_error": _mean_error(layers),
         "layers": layers,
     }
-    made = replace(made, parent=_remembered(parent, model, digest))
+    made = replace(made, parent=_remembered(parent, model, parent_digest))
     quantized_file.write_quantized(folder, made, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return document

@@ -266,6 +266,22 @@ def test_a_units_sidecar_has_its_streams_and_both_clocks(name: str) -> None:
     assert "subspace" in sidecar["meaning"]
 
 
+def test_what_streams_mean_is_told_without_docstrings() -> None:
+    """Python leaves them out with -OO; a sidecar is the same then."""
+    program = (
+        "import json, sys; from evolute.hw.emit.sidecar import meaning; "
+        "from evolute.hw.spec.presets import PRESETS; "
+        "json.dump({name: meaning(each.spec) for name, each in PRESETS.items()}, sys.stdout)"
+    )
+    told = [
+        subprocess.run([sys.executable, *flags, "-c", program], capture_output=True, check=True)
+        for flags in ([], ["-OO"])
+    ]
+    assert told[0].stdout == told[1].stdout
+    texts = [each["meaning"] for each in json.loads(told[0].stdout).values() if "meaning" in each]
+    assert texts and all("`command`, one per matrix" in text for text in texts)
+
+
 def check_ranges(ranges: list[dict[str, Any]], beat: layout.Beat) -> None:
     next_bit = 0
     for field, stated in zip(beat.fields, ranges, strict=True):

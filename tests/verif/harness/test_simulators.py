@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
+from evolute.support.identity import digest
 from evolute.verif.harness import simulators
 from evolute.verif.harness.simulators import SIMULATORS, SimulatorError
 from evolute.verif.harness.verify import verify
@@ -51,3 +55,34 @@ def test_broken_design_is_refused_in_one_line(simulator: str) -> None:
     with pytest.raises(SimulatorError, match="failed: ") as caught:
         simulators.build("module evolute_broken(input clk; endmodule", "evolute_broken", simulator)
     assert "\n" not in str(caught.value)
+
+
+def test_a_change_of_commands_needs_a_new_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Commands of every kind of build, and the files that they find, without this machine's paths;
+    where they change, `RECIPE` must grow, and the digest here with it."""
+    calls: list[Any] = []
+
+    def call(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]) -> None:
+        words = [re.sub(r"/[^\s:,]*/", "", str(word)) for word in command]
+        if "-o" in command:
+            Path(command[command.index("-o") + 1]).touch()
+        if "--cc" in command:
+            (folder / "Vtop.cpp").touch()
+        names = [path.name for path in folder.iterdir() if path.suffix in (".v", ".cpp", "")]
+        named = sorted(word for word in map(str, command) if word in names)
+        texts = [re.sub(r'"/.*/', '"', (folder / name).read_text()) for name in named]
+        calls.append([words, sorted(environment), texts])
+
+    monkeypatch.setattr(simulators, "_call", call)
+    monkeypatch.setattr(simulators, "_missing", lambda simulator: [])
+    monkeypatch.setattr(simulators, "_compiler", lambda: "g++")
+    monkeypatch.setattr(simulators, "_tool_versions", lambda simulator: ())
+    monkeypatch.setattr(simulators, "cache_directory", lambda: tmp_path)
+    for waves in (False, True):
+        for each in SIMULATORS:
+            simulators.build("module m; endmodule", "m", each, waves=waves)
+        simulators.build_native("module m; endmodule", "m", {"main.cpp": ""}, waves=waves)
+    found = sorted(map(json.dumps, calls))
+    assert (simulators.RECIPE, len(found), digest(found)[:16]) == (1, 25, "c88cace341f5d8d6")
