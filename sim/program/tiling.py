@@ -4,7 +4,7 @@ buffer, and runs of them that a bank of sums holds."""
 from __future__ import annotations
 
 from evolute.hw.spec.core import CoreSpec
-from evolute.sw.deploy.placement import Stage
+from evolute.sim.program.placement import Stage
 
 _MOST_ROW_TILES = 1 << 8
 """Row tiles that a matmul can have."""
