@@ -20,16 +20,18 @@ from evolute.hw.isa.registers import REGISTERS, Control
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.presets import CORES
+from evolute.sim.program.build import Program, compile_stages
+from evolute.sim.program.placement import stage
 from evolute.sim.timing.core import program_cycles
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.sim.workload.linear import Linear
-from evolute.sw.deploy.build import Program, compile_stages
-from evolute.sw.deploy.placement import images, stage
+from evolute.sim.workload.linear import LayerName, Linear
+from evolute.sw.deploy.pack import images, pack_input
 from evolute.sw.tensors.rescale import ScaledTensor
 from evolute.verif.core import session as core_session
 from evolute.verif.harness import simulators
 
 PRESET = "core-decode"
+LAYER = LayerName(None, "layer")
 SHAPE = (3072, 576)
 """N, K of the gate and up projections of a SmolLM2-135M block."""
 RUNS = 8
@@ -104,13 +106,13 @@ def compiled(core: CoreSpec) -> tuple[Program, np.ndarray]:
         offset_shift=0,
         unit=np.ones(n, np.float32),
     )
-    placed = stage(core, "layer", [Linear("layer", n, k, codes, group, 0)], 0)
+    placed = stage(core, "layer", [Linear(LAYER, n, k, codes, group, 0)], 0)
     program = compile_stages(core, [placed], 1, placed.end)
     memory = np.zeros(-(-program.end // 4096) * 4096, np.uint8)
     (batch,) = program.batches
     maximum = core.engine.activations.maximum
-    x = batch.pack_input(rng.integers(-maximum, maximum + 1, (1, k)))
-    parts = [*images(core, placed, {"layer": tensor}), (batch.input_address, x)]
+    x = pack_input(batch, rng.integers(-maximum, maximum + 1, (1, k)))
+    parts = [*images(core, placed, {LAYER: tensor}), (batch.input_address, x)]
     for address, data in (*parts, (program.address, np.frombuffer(program.code, np.uint8))):
         memory[address : address + len(data)] = data
     return program, memory

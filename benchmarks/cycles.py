@@ -7,12 +7,14 @@ from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.sim.timing.engine import fold, run_cycles
 from evolute.sim.timing.schedule import Run, plan
-from evolute.sim.workload.linear import Linear
+from evolute.sim.workload.linear import LayerName, Linear
 
 
 def main() -> None:
     spec = LutTensorCore()
-    layers = [Linear("layer", 576 + n, 1536, WeightCodes(4), 32, 32) for n in range(1000)]
+    layers = [
+        Linear(LayerName(None, "layer"), 576 + n, 1536, WeightCodes(4), 32, 32) for n in range(1000)
+    ]
     run = Run(tiles=2, slices=1000, group_slices=2, planes=4)
     closed_s = median_seconds(lambda: [run_cycles(spec, [plan(spec, each, 1)]) for each in layers])
     fold_s = median_seconds(lambda: fold(spec, [run]))

@@ -9,9 +9,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy starts its threads
 from benchmarks.timing import median_seconds, report
 from evolute.sw.checkpoints import zoo
 from evolute.sw.commands.eval import accelerator_from
-from evolute.sw.deploy.on_core import accelerated
+from evolute.sw.deploy.assignment import assign, default_weights
+from evolute.sw.deploy.on_core import on_accelerator
 from evolute.sw.language_model.decoder import Cache, forward, head
-from evolute.sw.language_model.linear import Linears, default_weights, host_linears
+from evolute.sw.language_model.linear import Linears, host_linears
 
 TOKENS = 768
 
@@ -30,7 +31,8 @@ def main() -> None:
     figures = {"float_tokens_per_s": limit}
     notes = {"float_tokens_per_s": f"limit: {model.name} in float32, {TOKENS} tokens at once"}
     for name in ("lut-decode", "core-decode"):
-        linear = accelerated(model, default_weights(model), accelerator_from(name, ()), "integer")
+        assignment = assign(model, default_weights(model), accelerator_from(name, ()))
+        linear = on_accelerator(assignment)("integer")
         stem = name.replace("-", "_")
         figures[f"{stem}_tokens_per_s"] = tokens_per_s(linear)
         figures[f"{stem}_ratio"] = figures[f"{stem}_tokens_per_s"] / limit

@@ -13,20 +13,18 @@ import evolute.hw.revisions as hw_revisions
 import evolute.sim.revisions as sim_revisions
 import evolute.sw.revisions as sw_revisions
 from evolute.dse.space import Candidate
-from evolute.hw.spec import Engine
 from evolute.hw.synthesis.synth import synthesize
-from evolute.sim.cost.engine import evaluate
-from evolute.sim.workload.linear import Workload
+from evolute.sim.cost.evaluate import evaluate
 from evolute.support.errors import RefusedError
 from evolute.support.files import FileError, cache_directory, write_text
 from evolute.support.identity import digest
 from evolute.sw.checkpoints.zoo import default_text, load
-from evolute.sw.language_model.linear import engine_linears, fast_backend, require_whole, workload
+from evolute.sw.deploy.assignment import Assignment, assign
+from evolute.sw.deploy.on_engine import engine_linears, engine_steps, fast_backend
 from evolute.sw.language_model.model import LanguageModel, model_digest
 from evolute.sw.language_model.perplexity import Text, read_text
 from evolute.sw.language_model.perplexity import measure as measure_text
 from evolute.sw.tensors.tensor import QuantError
-from evolute.sw.tensors.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,17 @@ def measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[
 
 def _measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
     spec, weights = candidate.spec, candidate.weights
-    work = require_scope(model(bench.model), workload(model(bench.model), weights, spec), spec)
+    assignment = require_scope(assign(model(bench.model), weights, spec))
+    work = assignment.workload
     netlist = synthesize(spec, "asic")
     frequency_hz = min(candidate.platform.frequency_hz, 1e9 / netlist.delay_ns)
     metrics = evaluate(
         spec,
         work,
         replace(candidate.platform, frequency_hz=frequency_hz),
+        layer_steps=engine_steps(assignment),
     )
-    measured = {"perplexity": perplexity(bench, weights, spec)} if "perplexity" in names else {}
+    measured = {"perplexity": perplexity(bench, assignment)} if "perplexity" in names else {}
     return {
         "area_ge": netlist.area_ge,
         "delay_ns": netlist.delay_ns,
@@ -106,24 +106,31 @@ def scope_in_words(subject: LanguageModel) -> str:
     return f"all linear layers but {', '.join(left)}" if left else "all linear layers"
 
 
-def require_scope(subject: LanguageModel, work: Workload, spec: Engine) -> Workload:
-    """`work`, if it leaves to the host what every candidate does.
+def require_scope(assignment: Assignment) -> Assignment:
+    """`assignment`, if it leaves to the host what every candidate does, and codes nothing anew.
 
-    Raises `QuantError` otherwise: a speed without a layer is not to be ranked among those with it.
+    Raises `QuantError` otherwise: a speed without a layer is not to be ranked among those with it,
+    nor under `native` one of codes that the checkpoint does not have.
     """
-    require_whole(work, spec)
+    work, subject = assignment.workload, assignment.model
+    if assignment.recoding is not None:
+        names = assignment.recoded_names
+        raise QuantError(
+            f"weights: {work.weights} has no codes that the engine runs for {len(names)} of "
+            f"{len(assignment.layers)} linear layers ({names[0]} is the first)"
+        )
     if work.host != scope(subject):
         left = ", ".join(work.host) or "no layer"
         raise QuantError(
             f"weights: {work.weights} leaves {left} to the host, other candidates do not; all of a "
             f"study must run {scope_in_words(subject)}"
         )
-    return work
+    return assignment
 
 
-def perplexity(bench: Bench, weights: Weights, spec: Engine) -> float:
+def perplexity(bench: Bench, assignment: Assignment) -> float:
     """Perplexity through the engine's arithmetic, kept on disk by all that it depends on."""
-    content = text(bench)
+    content, weights, spec = text(bench), assignment.weights, assignment.engine
     rounded = None if spec.exact else spec.to_dict()
     facts = (
         *(REVISIONS[name] for name in ("golden", "quantizers", "language model")),
@@ -140,7 +147,7 @@ def perplexity(bench: Bench, weights: Weights, spec: Engine) -> float:
     path = cache_directory() / "perplexity" / f"{digest(facts)[:24]}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["perplexity"]
-    linears = engine_linears(model(bench.model), weights, spec, fast_backend(spec))
+    linears = engine_linears(assignment, fast_backend(spec))
     # The model itself as reference costs nothing and is not looked at.
     found = measure_text(model(bench.model), linears, linears, content, bench.tokens, bench.context)
     write_text(path, json.dumps(asdict(found)) + "\n")

@@ -11,7 +11,7 @@ from optuna.trial import BaseTrial
 from evolute.hw.spec import BitSerial, Engine, LutTensorCore, Mac
 from evolute.hw.spec.base import require
 from evolute.hw.spec.bit_serial import TERMS
-from evolute.sim.timing.memory import Platform
+from evolute.hw.spec.platform import Platform
 from evolute.sw.language_model.linear import linear_names
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.tensors.tensor import parted

@@ -7,21 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evolute.sim.cost.metrics import LayerMetrics, PhaseMetrics
 from evolute.support.files import FileError, read_records
-from evolute.support.labels import sim_labels
+from evolute.support.labels import Kind, labels_of, numbers
 
 PHASES = ("prefill", "decode")
 
-_PHASE_NUMBERS = ("tokens", "cycles", "seconds", "tokens_per_s", "utilization", "dram_bytes")
-_LAYER_NUMBERS = (
-    "count",
-    "cycles",
-    "utilization",
-    "macs",
-    "dram_bytes",
-    "compute_seconds",
-    "memory_seconds",
-)
 _ACCURACY_NUMBERS = (
     "bits_index",
     "bits_total",
@@ -106,17 +97,16 @@ def check(record: Record) -> None:
             record.text(name)
         for name in ("frequency_hz", "bandwidth_bytes_per_s"):
             record.number(f"platform.{name}")
+        kind: Kind = "core" if is_core(record) else "engine"
         for phase in PHASES:
             record.text(f"{phase}.bound")
-            for name in _PHASE_NUMBERS:
-                record.number(f"{phase}.{name}")
+            _check_numbers(record, f"{phase}.", PhaseMetrics, kind)
             layers = record.parts(f"{phase}.layers")
             if not layers:
                 raise FileError(f"{record.origin}: {phase}.layers is empty")
             for layer in layers:
                 layer.text("name")
-                for name in _LAYER_NUMBERS:
-                    layer.number(name)
+                _check_numbers(layer, "", LayerMetrics, kind)
     elif record.kind == "accuracy":
         for name in ("model", "method", "weights", "text"):
             record.text(name)
@@ -149,14 +139,29 @@ def check(record: Record) -> None:
                     engine.number(name)
 
 
+def _check_numbers(record: Record, path: str, schema: type, kind: Kind) -> None:
+    """Raise `FileError` unless what lies at `path` has its schema's numbers; records of earlier
+    versions may lack some."""
+    for name in numbers(schema, kind, optional=False):
+        record.number(path + name)
+    for name in numbers(schema, kind, optional=True):
+        if record.optional(path + name) is not None:
+            record.number(path + name)
+
+
 def is_core(run: Record) -> bool:
     """Whether a `sim` record is of a complete core, whose cycles count its memory's time too."""
     return run.optional("spec.engine") is not None
 
 
 def labels(run: Record) -> dict[str, str]:
-    """What kind of number each figure of a `sim` record is, by the figure's name."""
-    return sim_labels(is_core(run))
+    """What kind of number each figure of a `sim` record is, by the figure's name.
+
+    The record itself says which figures are bounds, because steps were not measured.
+    """
+    of_kind = labels_of(PhaseMetrics, "core" if is_core(run) else "engine")
+    bounds = {name: "bound" for name in of_kind if run.optional(f"labels.{name}") == "bound"}
+    return {**of_kind, **bounds, "perplexity": "measured"}
 
 
 def layer_seconds(run: Record, layer: Record) -> float:

@@ -400,6 +400,12 @@ def setting(run: Record) -> str:
                 f": {quantity(run.number('host_macs_per_token'))} MACs "
                 f"and {size(run.number('host_bytes_per_token'))} of float32 weights per token"
             )
+    if run.optional("recoded"):
+        layers, error = run["recoded.layers"], run.number("recoded.relative_error")
+        sentences.append(
+            f"{len(layers)} linear layers without codes that the engine runs are coded to "
+            f"{run.text('recoded.weights')}, relative error of their weights {error:.2g}"
+        )
     equal = run.optional("perplexity.tables_equal")
     if equal is not None:
         relation = "equal" if equal else "DIFFER from"

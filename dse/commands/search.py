@@ -154,7 +154,7 @@ def search(
     from evolute.dse.space import SPACE, choose, codes_to_try
     from evolute.dse.study import Constraint, Search, explore, only_search, open_storage, open_study
     from evolute.dse.study_record import front_trials
-    from evolute.sim.timing.memory import Platform
+    from evolute.hw.spec.platform import Platform
     from evolute.sw.commands.eval import told
     from evolute.sw.language_model.perplexity import default_context, windows
 

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.dse.compare.layer import Layer, linear_of
+from evolute.dse.compare.layer import Layer
 from evolute.hw.spec import Engine, FloatLut, FloatMac
 from evolute.hw.spec.floating import FP16, FloatEngine
 from evolute.hw.spec.scaling import FloatScaling
 from evolute.sim.golden import align, floating, integer
-from evolute.sim.timing.schedule import plan
-from evolute.sw.language_model.linear import golden_total
+from evolute.sw.deploy.on_engine import golden_total
 from evolute.sw.language_model.products import product_of
 from evolute.sw.tensors.activations import quantize_activations
 from evolute.sw.tensors.rescale import coded_grid, golden_weights
@@ -58,7 +57,7 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
         if spec.weights == "dequantized":
             codes = align.encode(np.repeat(grid.scale, tensor.group, axis=1), FP16)
             weights = floating.dequantized(weights, codes[:, : weights.shape[1]])
-    part = plan(spec, linear_of("", tensor), 1).group_slices * spec.slice_k
+    part = spec.read_out_slices(tensor.group) * spec.slice_k
     psums, row_sums, groups = [], [], []
     for g, start in enumerate(range(0, tensor.shape[1], tensor.group)):
         inside = slice(start, start + tensor.group)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.hw.spec import presets
-from evolute.sim.workload.linear import Linear
+from evolute.sim.workload.linear import LayerName, Linear
 from evolute.sw.language_model.decoder import Cache, forward, head
 from evolute.sw.language_model.linear import host_linear, linear_names
 from evolute.sw.language_model.model import LanguageModel, dequantized
@@ -39,7 +39,7 @@ class Layer:
     """The same of the tokens after these."""
 
 
-def linear_of(name: str, tensor: QuantTensor) -> Linear:
+def linear_of(name: LayerName, tensor: QuantTensor) -> Linear:
     """The layer's size, and what its weights take, without the weights."""
     vectors = None if tensor.format.is_direct else tensor.code_bits
     shape = tensor.shape
@@ -53,7 +53,7 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> L
     """
     names = linear_names(model)
     if name not in names:
-        roles = dict.fromkeys(each.rpartition(".")[2] for each in names if "." in each)
+        roles = model.config.layer_linears()
         blocks = f"BLOCK.ROLE, a block in 0..{model.config.layers - 1}"
         rule = f"{blocks} and a role of {', '.join(roles)}, or {names[-1]}"
         raise presets.UnknownNameError("layer", name, names, rule)
@@ -65,7 +65,9 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> L
         raise QuantError(f"weights: {weights.name} gives no codes for layer {name}")
     most = TOKENS + LEARNING_TOKENS
     inputs = inputs_of(model, name, windows(model, text, most, default_context(model))[0][:most])
-    return Layer(linear_of(name, tensor), tensor, whole, inputs[:TOKENS], inputs[TOKENS:])
+    return Layer(
+        linear_of(LayerName.parse(name), tensor), tensor, whole, inputs[:TOKENS], inputs[TOKENS:]
+    )
 
 
 def inputs_of(model: LanguageModel, name: str, tokens: Sequence[int]) -> NDArray[np.float32]:

@@ -16,10 +16,11 @@ from evolute.dse.compare.contenders import Contender
 from evolute.dse.compare.exactness import exactness
 from evolute.dse.compare.layer import Layer
 from evolute.hw.spec import Engine, engine_of
+from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.scaling import IntegerScaling, Scaling
 from evolute.hw.synthesis.synth import AsicResult, synthesize
 from evolute.sim.timing.engine import run_cycles
-from evolute.sim.timing.memory import Platform, traffic
+from evolute.sim.timing.memory import traffic
 from evolute.sim.timing.schedule import fills
 from evolute.support.errors import RefusedError
 from evolute.support.files import FileError

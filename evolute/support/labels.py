@@ -1,27 +1,101 @@
-"""What kind of number a figure is: said here once, for terminal, records and report alike."""
+"""Figures that say what kind of number they are, in one place: beside the field that holds them.
+
+A record is a frozen dataclass whose fields are annotated with a `Figure`, as in
+`cycles: Annotated[int, Figure("exact")]`. The dataclass is the schema: what a command prints as
+JSON (`to_record`), what a report reads of it (`numbers`) and the label of every figure
+(`labels_of`) all come from it.
+"""
 
 from __future__ import annotations
 
-MEANINGS = {
+import dataclasses
+import functools
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Label = Literal["exact", "measured", "modelled", "synthesized", "bound", "absent"]
+
+MEANINGS: dict[Label, str] = {
     "exact": "counted by construction; equal to the RTL, cycle by cycle, wherever it was simulated",
     "measured": "the result of running the model through the engine's bit-exact arithmetic",
     "modelled": "exact cycles at the stated clock; a core's with the stated memory, which keeps to "
     "its times exactly, an engine's with an ideal memory bus",
     "synthesized": "from a netlist that Yosys mapped to a standard-cell library",
+    "bound": "what it comes to if every weight beat takes the most steps that it can: those that "
+    "weights allow to skip were not measured",
 }
-"""What a label on a number means."""
+"""What a label on a number means; a figure that is `absent` is not shown."""
 
-_TIMES = dict.fromkeys(
-    ("seconds", "tokens_per_s", "compute_seconds", "memory_seconds", "waiting_seconds"), "modelled"
-)
-_COUNTS = dict.fromkeys(("cycles", "utilization", "mac_share"), "exact")
-_OF_MEMORY = ("engine_utilization", "bus_utilization", "dram_bytes", "bound")
+Kind = Literal["engine", "core"]
+"""What a figure is of: an engine alone, or a complete core."""
 
 
-def sim_labels(is_core: bool) -> dict[str, str]:
-    """The label of every figure of `evolute sim`, by the figure's name.
+@dataclass(frozen=True)
+class Figure:
+    """What a field of a record holds."""
 
-    What memory does is counted in a core's programs, and only modelled beside an engine alone.
+    label: Label
+    """What kind of number it is of an engine alone."""
+    core: Label | None = None
+    """The same of a core, where that differs."""
+    follows_steps: bool = False
+    """Whether it depends on how many steps weights take: a bound where that is not known."""
+    optional: bool = False
+    """Whether records of earlier versions may lack it."""
+
+    def of(self, kind: Kind) -> Label:
+        """The label where the steps of weights are known."""
+        return self.core if kind == "core" and self.core is not None else self.label
+
+
+@functools.cache
+def figures(record: type) -> dict[str, tuple[Any, Figure]]:
+    """The type and the meaning of every field of a record that holds a figure, by its name."""
+    hints = typing.get_type_hints(record, include_extras=True)
+    found = {}
+    for each in dataclasses.fields(record):
+        for note in getattr(hints[each.name], "__metadata__", ()):
+            if isinstance(note, Figure):
+                found[each.name] = hints[each.name].__origin__, note
+    return found
+
+
+def labels_of(record: type, kind: Kind, *, is_bound: bool = False) -> dict[str, Label]:
+    """The label of every figure of a record, by the figure's name, `absent` ones included.
+
+    `is_bound` says that the steps of weights were not known.
     """
-    of_memory = dict.fromkeys(_OF_MEMORY, "exact" if is_core else "modelled")
-    return {**_COUNTS, **of_memory, **_TIMES, "perplexity": "measured"}
+    found: dict[str, Label] = {}
+    for name, (_, figure) in figures(record).items():
+        label = figure.of(kind)
+        found[name] = "bound" if is_bound and figure.follows_steps and label != "absent" else label
+    return found
+
+
+def numbers(record: type, kind: Kind, *, optional: bool) -> tuple[str, ...]:
+    """The names of a record's numbers that are not `absent`: those that records of earlier versions
+    may lack, or all others."""
+    return tuple(
+        name
+        for name, (held, figure) in figures(record).items()
+        if held in (int, float, float | None)
+        and figure.of(kind) != "absent"
+        and figure.optional == optional
+    )
+
+
+def to_record(record: Any, kind: Kind) -> dict[str, Any]:
+    """A record as JSON holds it: its fields in order without the `absent` ones, inner records
+    alike."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(each) for each in value]
+        return to_record(value, kind) if dataclasses.is_dataclass(value) else value
+
+    absent = {
+        name for name, (_, each) in figures(type(record)).items() if each.of(kind) == "absent"
+    }
+    names = (each.name for each in dataclasses.fields(record))
+    return {name: plain(getattr(record, name)) for name in names if name not in absent}

@@ -7,39 +7,15 @@ buffer allows. `MemoryTiming` is the exact counterpart for a core with its own m
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 
 from evolute.hw.spec import layout
 from evolute.hw.spec.base import require, require_range
 from evolute.hw.spec.engine import Engine
+from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
 from evolute.sim.timing.schedule import fills, plan
 from evolute.sim.workload.linear import Linear
-
-
-def require_positive(field: str, value: float) -> None:
-    """Raise `SpecError` unless `value` is a finite number above 0."""
-    require(math.isfinite(value) and value > 0, field, "finite and above 0", value)
-
-
-@dataclass(frozen=True)
-class Platform:
-    """What surrounds an engine: its clock, its memory bus, and a buffer for weights."""
-
-    frequency_hz: float = 200e6
-    bandwidth_bytes_per_s: float = 6.4e9
-    weight_buffer_bytes: int = 64 * 1024
-
-    def __post_init__(self) -> None:
-        require_positive("frequency_hz", self.frequency_hz)
-        require_positive("bandwidth_bytes_per_s", self.bandwidth_bytes_per_s)
-        require(
-            self.weight_buffer_bytes >= 0,
-            "weight_buffer_bytes",
-            "0 or more",
-            self.weight_buffer_bytes,
-        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +92,7 @@ class MemoryTiming:
     these times counts in `Service` units, in integers.
     """
 
-    latency_cycles: int = 60
+    latency_cycles: int = Platform.latency_cycles
     """From an accepted read address to its first word, and from a written word to the answer."""
     bytes_per_cycle: int | Fraction = 32
     """What the memory can move, in both directions together."""
@@ -146,3 +122,21 @@ class MemoryTiming:
         """The rate of this memory behind a port of `bus_bytes` bytes, in whole units."""
         rate = min(Fraction(self.bytes_per_cycle), Fraction(bus_bytes))
         return Service(rate.numerator, bus_bytes * rate.denominator)
+
+
+def memory_timing(platform: Platform) -> MemoryTiming:
+    """The memory of a core's platform in cycles, its bytes per cycle an exact fraction.
+
+    Raises `SpecError` for a rate that `MemoryTiming` cannot hold.
+    """
+    rate = decimal(platform.bandwidth_bytes_per_s) / decimal(platform.frequency_hz)
+    interval, length = (
+        round(seconds * platform.frequency_hz) if platform.refresh else 0
+        for seconds in (REFRESH_INTERVAL_S, REFRESH_S)
+    )
+    return MemoryTiming(
+        latency_cycles=platform.latency_cycles,
+        bytes_per_cycle=rate,
+        refresh_interval_cycles=interval,
+        refresh_cycles=length,
+    )

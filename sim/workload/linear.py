@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import collections
+import functools
+import re
+from dataclasses import dataclass, replace
 
 from evolute.hw.spec.formats import WeightCodes
+
+
+@dataclass(frozen=True)
+class LayerName:
+    """Which linear layer of a model: the block it is in, its role there, and which part of it.
+
+    `str` gives the text that files of weights, records and messages have, and `parse` reads it
+    back: `3.q`, `3.q/1` for a part, `head` for a layer outside all blocks. `q` is every block's.
+    """
+
+    block: int | None
+    """The block's number; None outside all blocks, and for layers of all blocks alike."""
+    role: str
+    part: int | None = None
+    """Of a layer that is stored in several parts, the number of one."""
+
+    def __str__(self) -> str:
+        block = "" if self.block is None else f"{self.block}."
+        return block + self.role + ("" if self.part is None else f"/{self.part}")
+
+    @classmethod
+    def parse(cls, text: str) -> LayerName:
+        """The name that is written as `text`. Raises ValueError for what is no name."""
+        match = re.fullmatch(r"(?:(\d+)\.)?([^./]+)(?:/(\d+))?", text)
+        if match is None:
+            raise ValueError(f"not the name of a layer: {text!r}")
+        block, role, part = match.groups()
+        return cls(None if block is None else int(block), role, None if part is None else int(part))
+
+    @property
+    def kind(self) -> LayerName:
+        """The name without the block: equal for layers of one role in all blocks."""
+        return replace(self, block=None)
+
+    @property
+    def whole(self) -> LayerName:
+        """The name of the layer that a part is of."""
+        return replace(self, part=None)
+
+
+HEAD = LayerName(None, "head")
+"""The output head, which turns the last hidden state into logits."""
 
 
 @dataclass(frozen=True)
 class Linear:
     """`count` equal linear layers, each y[m, n] = sum over k of w[n, k] * x[m, k]."""
 
-    name: str
+    name: LayerName
     n: int
     k: int
     format: WeightCodes
@@ -52,7 +97,7 @@ class Linear:
 class HostLayer:
     """A linear layer that the accelerator leaves to the host, which computes it in float32."""
 
-    name: str
+    name: LayerName
     n: int
     k: int
     last_token_only: bool = False
@@ -63,6 +108,10 @@ class HostLayer:
         return 4 * self.n * self.k
 
 
+Block = tuple[tuple[Linear, ...], ...]
+"""Linear layers of a block in the order they run, those together that share an input."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """The linear layers of a model: those an accelerator runs, and those it leaves to the host."""
@@ -70,12 +119,37 @@ class Workload:
     model: str
     weights: str
     linears: tuple[Linear, ...]
+    """In the order they run."""
     left: tuple[HostLayer, ...] = ()
+    shared_inputs: tuple[tuple[str, ...], ...] = ()
+    """Roles of the layers of a block that share an input; any other layer has one of its own."""
+
+    @functools.cached_property
+    def kinds(self) -> tuple[Linear, ...]:
+        """The layers without their blocks' numbers, equal ones counted together."""
+        counts: collections.Counter[Linear] = collections.Counter()
+        for linear in self.linears:
+            counts[replace(linear, name=linear.name.kind, count=1)] += linear.count
+        return tuple(replace(linear, count=count) for linear, count in counts.items())
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers of every block, and at last of none, such as the head; some may be empty."""
+        together = {role: roles for roles in self.shared_inputs for role in roles}
+        numbers = [linear.name.block for linear in self.linears]
+        count = max((number for number in numbers if number is not None), default=-1) + 1
+        found: dict[int | None, dict[tuple[str, ...], list[Linear]]] = {
+            number: {} for number in (*range(count), None)
+        }
+        for linear in self.linears:
+            roles = together.get(linear.name.role, (linear.name.role,))
+            found[linear.name.block].setdefault(roles, []).append(linear)
+        return tuple(tuple(map(tuple, groups.values())) for groups in found.values())
 
     @property
     def host(self) -> tuple[str, ...]:
         """The names of the layers that are left."""
-        return tuple(each.name for each in self.left)
+        return tuple(str(each.name) for each in self.left)
 
     def macs(self, rows: int = 1) -> int:
         """Multiply-accumulates on the accelerator for `rows` tokens at once."""

@@ -18,6 +18,7 @@ from evolute.hw.isa import instructions as isa
 from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.base import require
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES
+from evolute.sim.program.placement import Batch
 from evolute.sim.timing.memory import MemoryTiming
 from evolute.support.errors import RefusedError
 from evolute.support.files import provenance, replacing, write_text
@@ -26,17 +27,16 @@ from evolute.sw.commands.eval import (
     accel_option,
     accelerator_from,
     chosen_weights,
-    host_summary,
     load_model,
     model_argument,
     require_core,
+    scope_summary,
     weights_option,
     working,
 )
+from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.image import Phase, contents, phases
 from evolute.sw.deploy.on_core import CoreModel, core_model
-from evolute.sw.deploy.placement import Batch
-from evolute.sw.language_model.linear import require_whole, workload
 from evolute.sw.tensors.weights import parse_weights
 
 IMAGE, UNITS, MANIFEST = "image.bin", "units.safetensors", "manifest.json"
@@ -64,7 +64,7 @@ def _stage(batch: Batch) -> dict[str, Any]:
             "address": batch.result_address,
             "layers": [
                 {
-                    "name": layer.linear.name,
+                    "name": str(layer.linear.name),
                     "n": layer.linear.n,
                     "column_tiles": layer.column_tiles,
                 }
@@ -82,7 +82,7 @@ def manifest(held: CoreModel, programs: Sequence[Phase], base: int, size: int) -
         "digest": held.core.digest,
         "base": base,
         "bytes": size,
-        "host_layers": sorted(held.host),
+        "host_layers": sorted(map(str, held.host)),
         "programs": [
             {
                 "name": phase.name,
@@ -158,9 +158,9 @@ def compile(  # the front door finds a command by its name
     rule = f"at most {most}, the model's context"
     require(prompt_tokens <= most, "--prompt-tokens", rule, prompt_tokens)
     choice = chosen_weights(weights, loaded)
-    work = require_whole(workload(loaded, choice, core), core)
+    assignment = assign(loaded, choice, core)
     with working("compiling"):
-        held = core_model(loaded, choice, core, address)
+        held = core_model(assignment, address)
         prompt, decode = phases(held, prompt_tokens, MemoryTiming())
         programs = [decode, *prompt]
         end = max(phase.program.end for phase in programs)
@@ -168,7 +168,8 @@ def compile(  # the front door finds a command by its name
         for first, data in contents(held, programs):
             image[first - address :][: len(data)] = data
         document: dict[str, Any] = {"model": loaded.name, "weights": choice.name}
-        document["mac_share"] = work.mac_share()
+        document["mac_share"] = assignment.workload.mac_share()
+        document["recoded"] = assignment.recoding_record()
         document |= manifest(held, programs, address, len(image))
         document["provenance"] = provenance("compiled", ("numpy",))
         _write(folder, held, programs, image, document)
@@ -185,7 +186,7 @@ def compile(  # the front door finds a command by its name
                 f"{phase.model.cycles:,}",
             )
         console.print(f"{loaded.name}, {choice.name} weights, for {accel} {core.digest}")
-        console.print(host_summary(work), soft_wrap=True)
+        console.print(scope_summary(assignment), soft_wrap=True)
         console.print(table)
         console.print(f"{len(image):,} bytes from {address:#x} on, in {folder / IMAGE}")
 
@@ -212,7 +213,7 @@ def _write(
     image: np.ndarray,
     document: dict[str, Any],
 ) -> None:
-    units = {name: tensor.unit for name, tensor in held.tensors.items()}
+    units = {str(name): tensor.unit for name, tensor in held.tensors.items()}
     with replacing(folder / IMAGE) as temporary:
         image.tofile(temporary)
     with replacing(folder / UNITS) as temporary:

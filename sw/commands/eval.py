@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -15,22 +16,16 @@ from rich.table import Table
 from evolute.hw.commands.specs import set_option, spec_from
 from evolute.hw.spec import CoreSpec, Engine, presets
 from evolute.hw.spec.base import require
-from evolute.sim.workload.linear import Workload
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance
 from evolute.support.options import CONTEXT, COUNT, json_option, out_option, show
 from evolute.support.waiting import shown
 from evolute.sw.checkpoints import zoo
-from evolute.sw.deploy.on_core import accelerated
+from evolute.sw.deploy.assignment import Accelerator, Assignment, assign, default_weights
+from evolute.sw.deploy.on_core import on_accelerator
+from evolute.sw.deploy.on_engine import Backend, fast_backend
 from evolute.sw.language_model.kv import FLOAT32, NAMES, parse_kv, token_bytes
-from evolute.sw.language_model.linear import (
-    Accelerator,
-    Backend,
-    default_weights,
-    fast_backend,
-    host_linears,
-    workload,
-)
+from evolute.sw.language_model.linear import host_linears
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.language_model.perplexity import Text, default_context, measure, read_text, strided
 from evolute.sw.tensors.bits import model_bits
@@ -211,7 +206,8 @@ def eval(  # the front door finds a command by its name
     kv = parse_kv(kv_name)
     loaded = load_model(model)
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
-    work, tokens = workload(loaded, choice, spec), tokens or default_tokens(spec)
+    assignment, tokens = assign(loaded, choice, spec), tokens or default_tokens(spec)
+    work = assignment.workload
     window, kv_bytes = context or default_context(loaded), token_bytes(kv, loaded.config)
     strided(loaded, text, tokens, window, stride)  # refuse windows before weights are read
     original, reference = shipped_model(loaded, against), None
@@ -220,7 +216,7 @@ def eval(  # the front door finds a command by its name
         if original is not None:
             reference = linear if original is loaded else host_linears(original)
         if choice != FLOAT:
-            linear = accelerated(loaded, choice, spec, fast_backend(spec))
+            linear = on_accelerator(assignment)(fast_backend(spec))
     began = time.perf_counter()
     with progress("predicting") as done:
         accuracy = measure(
@@ -233,13 +229,14 @@ def eval(  # the front door finds a command by its name
         "spec": spec.to_dict(),
         "digest": spec.digest,
         "weights": choice.name,
-        "method": choice.method,
+        "method": assignment.method,
         **asdict(model_bits(loaded, choice)),
         "bits_held": work.bits_held,
         **asdict(accuracy),
         "kv_bytes_per_token": kv_bytes,
         "against": original and original.name,
         "host": list(work.host),
+        "recoded": assignment.recoding_record(),
         "seconds": time.perf_counter() - began,
         "provenance": provenance("SLM run on the golden model's integers", ("numpy",)),
     }
@@ -254,25 +251,40 @@ def eval(  # the front door finds a command by its name
             table.add_row("divergence", f"{accuracy.kl:.4g} nats per token")
             table.add_row("same best token", f"{accuracy.top1:.1%}")
         table.add_row("stored", f"{record['bits_total']:.4g} bits per weight")
-        console.print(f"{loaded.name}, {choice.name} ({choice.method}) on {accel}")
+        console.print(f"{loaded.name}, {choice.name} ({assignment.method}) on {accel}")
         console.print(table)
         strides = f" every {accuracy.stride}" if stride is not None else ""
         console.print(f"{accuracy.tokens} tokens of {text.name}, windows of {window}{strides}")
         console.print(f"attention in float32, keys and values as {kv.name}: {kv_bytes:,} B a token")
+        if recoding := record["recoded"]:
+            console.print(recoding_summary(recoding), soft_wrap=True)
         if work.host:
             console.print(f"on the host in float32: {summary(work.host)}")
 
     show(as_json, record, render)
 
 
-def host_summary(work: Workload) -> str:
-    """Which linear layers are on the accelerator, and what of each token's is left to the host."""
+def scope_summary(assignment: Assignment) -> str:
+    """Which linear layers are on the accelerator, which of them are coded anew and at what loss,
+    and what of each token's is left to the host."""
+    work, recoding = assignment.workload, assignment.recoding_record()
+    recoded = "" if recoding is None else f"; {recoding_summary(recoding)}"
     if not work.left:
-        return "all linear layers on the accelerator"
+        return f"all linear layers on the accelerator{recoded}"
     return (
         f"WITHOUT {summary(work.host)}, left to the host in float32: {work.host_macs():,} MACs "
         f"({1 - work.mac_share():.1%} of the linear layers') and {work.host_bytes:,} bytes of "
-        "weights per token"
+        f"weights per token{recoded}"
+    )
+
+
+def recoding_summary(recoding: Mapping[str, Any]) -> str:
+    """A record of `Assignment.recoding_record` in words."""
+    count = len(recoding["layers"])
+    return (
+        f"{count} linear layer{'s' if count > 1 else ''} ({recoding['mac_share']:.1%} of the "
+        f"MACs) without codes that the engine runs coded to {recoding['weights']}, relative "
+        f"error of their weights {recoding['relative_error']:.2g}"
     )
 
 

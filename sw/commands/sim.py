@@ -13,7 +13,8 @@ from rich.table import Table
 from evolute.hw.commands.specs import set_option
 from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.base import SpecError
-from evolute.sim.timing.memory import MemoryTiming, Platform
+from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
+from evolute.sim.timing.memory import memory_timing
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance, read_records
 from evolute.support.options import (
@@ -33,23 +34,21 @@ from evolute.sw.commands.eval import (
     chosen_weights,
     context_option,
     default_tokens,
-    host_summary,
     load_model,
     model_argument,
     progress,
+    scope_summary,
     shipped_model,
     text_option,
     tokens_option,
     weights_option,
 )
-from evolute.sw.deploy.price import REFRESH_INTERVAL_S, REFRESH_S, CorePlatform, decimal
+from evolute.sw.deploy.assignment import Accelerator, assign
 from evolute.sw.deploy.simulate import require_room, simulate
-from evolute.sw.language_model.linear import Accelerator
 from evolute.sw.language_model.perplexity import default_context, strided
 from evolute.sw.tensors.weights import parse_weights
 
 _PLATFORM = Platform()
-_LATENCY_CYCLES = MemoryTiming().latency_cycles
 
 
 def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
@@ -86,7 +85,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
 @click.option(
     "--latency",
     type=LATENCY,
-    help=f"A core's memory: cycles from address to data. Default: {_LATENCY_CYCLES}.",
+    help=f"A core's memory: cycles from address to data. Default: {_PLATFORM.latency_cycles}.",
 )
 @click.option(
     "--refresh/--no-refresh",
@@ -139,10 +138,11 @@ def sim(
     choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
     measured, window = tokens or default_tokens(spec), context or default_context(loaded)
     strided(loaded, text, measured, window, None)  # refuse windows before weights are read
+    assignment = assign(loaded, choice, spec)
     original = shipped_model(loaded, None)
     with progress("predicting") as done:
         result = simulate(
-            loaded, choice, spec, platform, prefill, decode, text, measured, window, done, original
+            assignment, platform, prefill, decode, text, measured, window, done, original
         )
     how = (
         "cycles of compiled programs with the stated memory"
@@ -153,7 +153,7 @@ def sim(
         "kind": "sim",
         "accelerator": accel,
         **result.to_dict(),
-        "method": choice.method,
+        "method": assignment.method,
         "verified": verified
         and {
             name: verified[name]
@@ -162,7 +162,7 @@ def sim(
         "provenance": provenance(f"{how}, perplexity measured on golden integers", ("numpy",)),
     }
     append_record(out / RECORDS, record)
-    scope = host_summary(result.workload)
+    scope = scope_summary(assignment)
     show(as_json, record, lambda console: _render(console, record, scope))
 
 
@@ -173,7 +173,7 @@ def _platform(
     latency: int | None,
     refresh: bool | None,
     weight_buffer_kib: int | None,
-) -> Platform | CorePlatform:
+) -> Platform:
     """What the options say surrounds `spec`. Raises `RefusedError` for those of the other kind."""
     bandwidth = _scaled(bandwidth_gbs, 10**9)
 
@@ -185,10 +185,14 @@ def _platform(
     if isinstance(spec, CoreSpec):
         refuse("an engine alone", weight_buffer_kib=weight_buffer_kib)
         frequency = spec.clock_mhz if frequency_mhz is None else frequency_mhz
-        cycles = _LATENCY_CYCLES if latency is None else latency
         try:
-            found = CorePlatform(_scaled(frequency, 10**6), bandwidth, cycles, bool(refresh))
-            found.timing()  # refuses a rate that cannot be kept exactly
+            found = Platform(
+                _scaled(frequency, 10**6),
+                bandwidth,
+                latency_cycles=_PLATFORM.latency_cycles if latency is None else latency,
+                refresh=bool(refresh),
+            )
+            memory_timing(found)  # refuses a rate that cannot be kept exactly
         except SpecError as error:
             options = f"--bandwidth-gbs {bandwidth_gbs:g} at --frequency-mhz {frequency:g}"
             raise RefusedError(f"{options}: {error}") from None

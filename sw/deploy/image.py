@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evolute.sim.program.build import Program, compile_stages
+from evolute.sim.program.placement import Stage
 from evolute.sim.timing.core import ProgramCycles, program_cycles
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.sw.deploy.build import Program, compile_stages
 from evolute.sw.deploy.on_core import CoreModel
-from evolute.sw.deploy.pack import Bytes
-from evolute.sw.deploy.placement import Stage, images
+from evolute.sw.deploy.pack import Bytes, images
 
 
 @dataclass(frozen=True)

@@ -17,67 +17,22 @@ from numpy.typing import NDArray
 
 from evolute.hw.spec import CoreSpec, Engine
 from evolute.sim.golden import GOLDEN
-from evolute.sim.workload.linear import Linear
-from evolute.sw.deploy import placement as place
-from evolute.sw.deploy.pack import layer_steps
-from evolute.sw.deploy.placement import Stage
-from evolute.sw.language_model.linear import (
-    Accelerator,
-    Backend,
-    HostLinear,
-    Linears,
-    codes_of,
-    engine_linears,
-    fast_backend,
-    host_linear,
-    layers_on,
-    linear_names,
-    part_of,
-    require_product,
-    workload,
-)
-from evolute.sw.language_model.model import LanguageModel
+from evolute.sim.program import placement as place
+from evolute.sim.program.build import LayerSteps
+from evolute.sim.program.placement import Stage
+from evolute.sim.workload.linear import LayerName
+from evolute.sw.deploy.assignment import Assignment
+from evolute.sw.deploy.on_engine import Backend, engine_linears, fast_backend, require_product
+from evolute.sw.deploy.pack import layer_steps, require_sums
+from evolute.sw.language_model.linear import HostLinear, Linears, host_linear
 from evolute.sw.language_model.products import BLOCK_BYTES, product_of
 from evolute.sw.tensors.activations import QuantActivations, quantize_activations
 from evolute.sw.tensors.rescale import ScaledTensor, golden_weights, rescale
 from evolute.sw.tensors.tensor import PartedTensor, QuantError
-from evolute.sw.tensors.weights import Weights
 
-RunStage = Callable[[Stage, QuantActivations], Mapping[str, NDArray[np.int64 | np.float64]]]
+RunStage = Callable[[Stage, QuantActivations], Mapping[LayerName, NDArray[np.int64 | np.float64]]]
 """Computes a stage: activations [M, K] -> each layer's results [M, N] by name, integers that are
 the caller's to change."""
-
-
-def stages_of(
-    model: LanguageModel, weights: Weights, core: CoreSpec
-) -> tuple[tuple[tuple[Linear, ...], ...], ...]:
-    """For every block, and at last the head, the layers on the core, those together with one input.
-
-    Layers of one input that cut it differently go one after another, and so do those that change
-    their input first, part after part. Raises what `workload` raises.
-    """
-    workload(model, weights, core)
-    blocks = [
-        [[f"{layer}.{role}" for role in roles] for roles in model.config.shared_inputs]
-        for layer in range(model.config.layers)
-    ]
-    found = []
-    for block in [*blocks, [["head"]]]:
-        stages: list[tuple[Linear, ...]] = []
-        for names in block:
-            layers = []
-            for name in names:
-                parts = layers_on(model, weights, core, name)
-                if len(parts) > 1 or any(part.column_bits for part in parts):
-                    stages += [(part,) for part in parts]
-                else:
-                    layers += parts
-            while layers:
-                together = [each for each in layers if place.share_input(core, layers[0], each)]
-                stages.append(tuple(together))
-                layers = [each for each in layers if each not in together]
-        found.append(tuple(stages))
-    return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +42,11 @@ class CoreModel:
     core: CoreSpec
     blocks: tuple[tuple[Stage, ...], ...]
     """The stages of every block, and at last of the head."""
-    layers: Mapping[str, PartedTensor]
+    layers: Mapping[LayerName, PartedTensor]
     """Layers on the core, by name."""
-    tensors: Mapping[str, ScaledTensor]
+    tensors: Mapping[LayerName, ScaledTensor]
     """Their parts, by the names in `stages`."""
-    host: Mapping[str, HostLinear]
+    host: Mapping[LayerName, HostLinear]
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -103,7 +58,7 @@ class CoreModel:
         return max((stage.end for stage in self.stages), default=0)
 
     @functools.cached_property
-    def beat_steps(self) -> dict[str, NDArray[np.int64]] | None:
+    def beat_steps(self) -> LayerSteps | None:
         """Steps of the weight beats of every tensor, int64 [column tiles, beats], where they depend
         on weights; else None."""
         engine = self.core.engine
@@ -112,32 +67,31 @@ class CoreModel:
         return {name: layer_steps(engine, tensor) for name, tensor in self.tensors.items()}
 
 
-def core_model(
-    model: LanguageModel, weights: Weights, core: CoreSpec, address: int = 0
-) -> CoreModel:
-    """Quantize, rescale and place the model's layers, from `address` on.
+def core_model(assignment: Assignment, address: int = 0) -> CoreModel:
+    """Quantize, rescale and place the layers that are on the core, from `address` on.
 
-    Raises what `workload` raises, `QuantError` where no layer is on the core, and `PlaceError`
-    where one does not fit.
+    Raises `QuantError` where no layer is, or sums are not exact in float64, and `PlaceError` where
+    a layer does not fit.
     """
+    core, model = assignment.spec, assignment.model
+    assert isinstance(core, CoreSpec)
     layers, tensors, blocks = {}, {}, []
-    planned = stages_of(model, weights, core)
-    if not any(planned):
-        raise QuantError(f"weights: {weights.name} leaves no layer on the core")
-    for linears in (linears for block in planned for linears in block):
+    if not any(assignment.blocks):
+        raise QuantError(f"weights: {assignment.weights.name} leaves no layer on the core")
+    for linears in (linears for block in assignment.blocks for linears in block):
         # What does not fit is refused before any weights are read.
         place.stage(core, place.stage_name(linears), linears, address)
-    for block in planned:
+    for block in assignment.blocks:
         stages = []
         for linears in block:
             for linear in linears:
-                name, part = part_of(linear.name)
+                name = linear.name.whole
                 if name not in layers:
-                    layers[name] = codes_of(model, weights, core, name)
-                codes = layers[name].parts[part]
+                    layers[name] = assignment.codes(name)
+                codes = layers[name].parts[linear.name.part or 0]
                 coding = core.engine.coding_of(codes.format)
                 tensor = rescale(codes, coding, core.scale_bits, core.offset_bits)
-                place.require_sums(core, linear.name, tensor)
+                require_sums(core, linear.name, tensor)
                 if tensor.largest_sum(core.engine.activations) >= 1 << 53:
                     raise QuantError(f"layer {linear.name}: its sums are not exact in float64")
                 tensors[linear.name] = tensor
@@ -145,7 +99,11 @@ def core_model(
             stages.append(place.stage(core, place.stage_name(linears), linears, address, shifts))
             address = stages[-1].end
         blocks.append(tuple(stages))
-    host = {name: host_linear(model, name) for name in linear_names(model) if name not in layers}
+    host = {
+        name: host_linear(model, str(name))
+        for name, layer in assignment.layers.items()
+        if layer.on_host
+    }
     return CoreModel(core, tuple(blocks), layers, tensors, host)
 
 
@@ -153,31 +111,34 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
     """The model's layers, with those on the core computed by `run_stage` in the stages' order."""
     units = {name: tensor.unit.astype(np.float64) for name, tensor in held.tensors.items()}
     stages = held.stages
-    runs: dict[str, list[int]] = {}
+    by_text = {str(name): name for name in (*held.host, *held.layers)}
+    runs: dict[LayerName, list[int]] = {}
     for i, stage in enumerate(stages):
         for layer in stage.layers:
-            runs.setdefault(part_of(layer.linear.name)[0], []).append(i)
+            runs.setdefault(layer.linear.name.whole, []).append(i)
 
-    def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def apply(texts: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        names = [by_text[text] for text in texts]
         found = {name: held.host[name](x) for name in names if name in held.host}
-        activations: dict[str, QuantActivations] = {}
-        results: dict[str, NDArray[np.float64]] = {}
+        activations: dict[LayerName, QuantActivations] = {}
+        results: dict[LayerName, NDArray[np.float64]] = {}
         for stage in (stages[i] for i in sorted({i for name in names for i in runs.get(name, ())})):
-            name, part = part_of(stage.layers[0].linear.name)
-            tensor = held.layers[name]
-            if name not in activations:
+            first = stage.layers[0].linear.name
+            tensor = held.layers[first.whole]
+            if first.whole not in activations:
                 inputs = tensor.inputs(x)
-                activations[name] = quantize_activations(inputs, held.core.engine.activations)
-            a = activations[name].columns(tensor.columns[part])
+                activations[first.whole] = quantize_activations(
+                    inputs, held.core.engine.activations
+                )
+            a = activations[first.whole].columns(tensor.columns[first.part or 0])
             scale = a.scale[:, None].astype(np.float64)
-            for each, result in run_stage(stage, a).items():
-                whole, _ = part_of(each)
+            for name, result in run_stage(stage, a).items():
                 product = result.astype(np.float64, copy=False)
-                product *= units[each]
+                product *= units[name]
                 product *= scale
-                if whole in results:
-                    product += results[whole]
-                results[whole] = product
+                if name.whole in results:
+                    product += results[name.whole]
+                results[name.whole] = product
         for name, result in results.items():
             if held.layers[name].bias is not None:
                 result += held.layers[name].added(x)[:, None]
@@ -195,7 +156,7 @@ def integer_stage(held: CoreModel) -> RunStage:
     require_product(held.core.engine)
     products = {name: product_of(tensor) for name, tensor in held.tensors.items()}
 
-    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.float64]]:
+    def run(stage: Stage, a: QuantActivations) -> dict[LayerName, NDArray[np.float64]]:
         names = [layer.linear.name for layer in stage.layers]
         return {name: products[name](a.x) for name in names}
 
@@ -207,7 +168,7 @@ def golden_stage(held: CoreModel) -> RunStage:
     engine = held.core.engine
     encoded = {name: golden_weights(engine, tensor) for name, tensor in held.tensors.items()}
 
-    def run(stage: Stage, a: QuantActivations) -> dict[str, NDArray[np.int64]]:
+    def run(stage: Stage, a: QuantActivations) -> dict[LayerName, NDArray[np.int64]]:
         names = [layer.linear.name for layer in stage.layers]
         return {
             name: golden_result(engine, held.tensors[name], encoded[name], a.x) for name in names
@@ -245,25 +206,16 @@ _STAGES: dict[Backend, Callable[[CoreModel], RunStage]] = {
 }
 
 
-def on_accelerator(
-    model: LanguageModel, weights: Weights, spec: Accelerator
-) -> Callable[[Backend], Linears]:
-    """The model's layers on an engine or a core, as far as `workload` places them there.
+def on_accelerator(assignment: Assignment) -> Callable[[Backend], Linears]:
+    """The model's layers on an engine or a core, as they are assigned.
 
     Raises what `engine_linears` or `core_model` raise, an engine's when a backend is chosen.
     """
-    if not isinstance(spec, CoreSpec):
-        return functools.partial(engine_linears, model, weights, spec)
-    return core_backends(core_model(model, weights, spec))
+    if not isinstance(assignment.spec, CoreSpec):
+        return functools.partial(engine_linears, assignment)
+    return core_backends(core_model(assignment))
 
 
 def core_backends(held: CoreModel) -> Callable[[Backend], Linears]:
     """The model's layers on the core, as each backend computes them."""
     return lambda backend: core_linears(held, _STAGES[backend](held))
-
-
-def accelerated(
-    model: LanguageModel, weights: Weights, spec: Accelerator, backend: Backend
-) -> Linears:
-    """`on_accelerator` with the one backend."""
-    return on_accelerator(model, weights, spec)(backend)

@@ -1,5 +1,7 @@
 """Weights, scales, activations and sums as they lie in a core's memory, whole layers at once.
 
+`sim.program.placement` says where; this says which bytes lie there.
+
 Positions come from `hw.spec.layout` and `hw.spec.core` alone: fields of a beat from its lowest bit,
 beats in bus words as `Buffer` says, bytes of a word lowest first.
 """
@@ -7,6 +9,7 @@ beats in bus words as `Buffer` says, bytes of a word lowest first.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +19,9 @@ from evolute.hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.layout import Beat
+from evolute.sim.program.placement import Batch, PlaceError, Stage
 from evolute.sim.timing.schedule import Run, plan, weighed
-from evolute.sim.workload.linear import Linear
+from evolute.sim.workload.linear import LayerName, Linear
 from evolute.sw.deploy.packers import FILLS, INDICES, PACKERS, STEPS
 from evolute.sw.deploy.packers.bits import gathered, low_bits
 from evolute.sw.tensors.rescale import ScaledTensor
@@ -231,3 +235,71 @@ def result_tiles(core: CoreSpec, data: Bytes) -> NDArray[np.int64]:
     """Stored result tiles, [tiles, m, n]."""
     results = np.ascontiguousarray(data).view(f"<i{RESULT_BITS // 8}")
     return results.reshape(-1, core.engine.m, core.engine.n)
+
+
+# Placed stages.
+
+
+def images(
+    core: CoreSpec, stage: Stage, tensors: Mapping[LayerName, ScaledTensor]
+) -> Iterator[tuple[int, Bytes]]:
+    """Each layer's address and the bytes that lie there. `tensors` are by the layers' names.
+
+    Raises `PlaceError` where a sum could exceed the core's width.
+    """
+    for layer in stage.layers:
+        tensor = tensors[layer.linear.name]
+        require_sums(core, layer.linear.name, tensor)
+        yield layer.address, layer_words(core, tensor, stage.parts, layer.group_slices)
+
+
+def require_sums(core: CoreSpec, name: LayerName, tensor: ScaledTensor) -> None:
+    """Raise `PlaceError` where a sum over the layer `name` could exceed the core's width."""
+    bits = tensor.largest_sum(core.engine.activations).bit_length() + 1
+    if bits > core.sum_bits:
+        raise PlaceError(f"{name}: its sums need {bits} bits, sum_bits is {core.sum_bits}")
+
+
+def pack_input(
+    batch: Batch, x: NDArray[np.integer], exponent: NDArray[np.integer] | None = None
+) -> Bytes:
+    """The bytes to write at the batch's `input_address` for activations, integers [rows, K].
+
+    Floating ones are codes, with the `exponent` [rows] that each row shares.
+    """
+    core, stage = batch.core, batch.stage
+    linear = stage.layers[0].linear
+    if x.shape != (batch.rows, linear.k):
+        raise ValueError(f"{stage.name}: must be {(batch.rows, linear.k)}, got {x.shape}")
+    at = places(core.engine, linear.k, linear.group)
+    ends = np.cumsum((0, *batch.blocks)) * core.engine.m
+    blocks = [
+        activation_words(
+            core,
+            x[start:end],
+            at,
+            stage.parts,
+            None if exponent is None else exponent[start:end],
+        )
+        for start, end in itertools.pairwise(ends)
+    ]
+    return np.concatenate(blocks)
+
+
+def unpack_results(
+    batch: Batch, memory: Bytes, base: int = 0
+) -> dict[LayerName, NDArray[np.int64]]:
+    """The layers' results [rows, N] by name, from a memory that begins at address `base`."""
+    core, stage = batch.core, batch.stage
+    tiles = result_tiles(core, memory[batch.result_address - base : batch.end - base])
+    m, n, columns = core.engine.m, core.engine.n, stage.column_tiles
+    blocks, first = [], 0
+    for count in batch.blocks:
+        block = tiles[first : first + columns * count].reshape(columns, count, m, n)
+        blocks.append(block.transpose(1, 2, 0, 3).reshape(count * m, columns * n))
+        first += columns * count
+    whole, found, column = np.concatenate(blocks)[: batch.rows], {}, 0
+    for layer in stage.layers:
+        found[layer.linear.name] = whole[:, column : column + layer.linear.n]
+        column += layer.column_tiles * n
+    return found

@@ -8,37 +8,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evolute.hw.spec import CoreSpec, Engine
-from evolute.sim.cost.engine import Metrics, evaluate
-from evolute.sim.timing.memory import Platform
-from evolute.sim.workload.linear import Workload
+from evolute.hw.spec import CoreSpec
+from evolute.hw.spec.platform import Platform
+from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.cost.metrics import Metrics
 from evolute.support.errors import RefusedError
-from evolute.support.labels import sim_labels
-from evolute.sw.deploy.on_core import core_backends, core_model, stages_of
-from evolute.sw.deploy.pack import layer_steps
-from evolute.sw.deploy.price import CorePlatform, Cost, cost
+from evolute.sw.deploy.assignment import Assignment
+from evolute.sw.deploy.on_core import core_backends, core_model
+from evolute.sw.deploy.on_engine import Backend, engine_linears, engine_steps, fast_backend
 from evolute.sw.language_model.decoder import Cache, forward, head
-from evolute.sw.language_model.linear import (
-    Accelerator,
-    Backend,
-    Linears,
-    codes_of,
-    engine_linears,
-    fast_backend,
-    host_linears,
-    layers_on,
-    linear_names,
-    part_name,
-    require_whole,
-    workload,
-)
+from evolute.sw.language_model.linear import Linears, host_linears
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.language_model.perplexity import Accuracy, Text, measure, windows
 from evolute.sw.tensors.bits import BitsPerWeight, model_bits
 from evolute.sw.tensors.tensor import QuantError
-from evolute.sw.tensors.weights import Weights
 
 CHECK_TOKENS = 4
 """Tokens whose logits are computed by the golden model and as plain integer products."""
@@ -52,21 +36,19 @@ class Simulation:
     integer products that measured the accuracy; None where the tables measured it themselves.
     """
 
-    workload: Workload
+    assignment: Assignment
     bits: BitsPerWeight
-    metrics: Metrics | Cost
+    metrics: Metrics
     accuracy: Accuracy
     backend: Backend
     tables_equal: bool | None
 
     def to_dict(self) -> dict[str, Any]:
-        metrics, work = self.metrics.to_dict(), self.workload
-        for name, rows in (("prefill", self.metrics.prefill.tokens), ("decode", 1)):
-            metrics[name]["mac_share"] = work.mac_share(rows)
+        metrics, work = self.metrics.to_dict(), self.assignment.workload
         phases = zip(metrics["prefill"]["layers"], metrics["decode"]["layers"], strict=True)
         return {
-            "model": self.workload.model,
-            "weights": self.workload.weights,
+            "model": work.model,
+            "weights": work.weights,
             **metrics,
             "layers": [
                 {
@@ -76,12 +58,13 @@ class Simulation:
                 }
                 for prefill, decode in phases
             ],
-            "labels": sim_labels(isinstance(self.metrics, Cost)),
+            "labels": self.metrics.labels | {"perplexity": "measured"},
             "host_layers": list(work.host),
             "host_macs_per_token": work.host_macs(),
             "host_bytes_per_token": work.host_bytes,
+            "recoded": self.assignment.recoding_record(),
             **asdict(self.bits),
-            "bits_held": self.workload.bits_held,
+            "bits_held": work.bits_held,
             "perplexity": {
                 "float": self.accuracy.reference_perplexity,
                 "quantized": self.accuracy.perplexity,
@@ -99,10 +82,8 @@ class Simulation:
 
 
 def simulate(
-    model: LanguageModel,
-    weights: Weights,
-    spec: Accelerator,
-    platform: Platform | CorePlatform,
+    assignment: Assignment,
+    platform: Platform,
     prefill_tokens: int,
     decode_tokens: int,
     text: Text,
@@ -111,30 +92,27 @@ def simulate(
     progress: Callable[[float], None] = lambda done: None,
     original: LanguageModel | None = None,
 ) -> Simulation:
-    """Price the model's linear layers on `spec`, and measure what its arithmetic does to the text.
+    """Price the model's linear layers as assigned, and measure what the accelerator's arithmetic
+    does to the text.
 
-    `platform` is of the kind that `spec` needs. Perplexity runs through plain integer products,
-    which exact tables equal; rounded tables are run themselves. `progress` is called with the part
-    of the measurement done, 0..1. Accuracy is compared with that of `original`, the model as
-    shipped, if there is one to compare with. Raises `RefusedError` for what the model, the weights
-    and the accelerator do not allow together, and for more tokens than the model's context has
-    room for.
+    Perplexity runs through plain integer products, which exact tables equal; rounded tables are run
+    themselves. `progress` is called with the part of the measurement done, 0..1. Accuracy is
+    compared with that of `original`, the model as shipped, if there is one to compare with. Raises
+    `RefusedError` for what the model, the weights and the accelerator do not allow together, and
+    for more tokens than the model's context has room for.
     """
+    model, spec = assignment.model, assignment.spec
     require_room(model, prefill_tokens, decode_tokens)
-    work = require_whole(workload(model, weights, spec), spec)
+    work, weights = assignment.workload, assignment.weights
     if not work.linears:
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
     if isinstance(spec, CoreSpec):
-        assert isinstance(platform, CorePlatform)
-        held = core_model(model, weights, spec)
-        backends = core_backends(held)
-        blocks, steps = stages_of(model, weights, spec), held.beat_steps
-        metrics = cost(spec, blocks, platform, prefill_tokens, decode_tokens, steps)
+        held = core_model(assignment)
+        backends, steps = core_backends(held), held.beat_steps
     else:
-        assert isinstance(platform, Platform)
-        backends = functools.partial(engine_linears, model, weights, spec)
-        steps = _engine_steps(model, weights, spec)
-        metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens, steps)
+        backends = functools.partial(engine_linears, assignment)
+        steps = engine_steps(assignment)
+    metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens, steps)
     backend = fast_backend(spec)
     linear = backends(backend)
     shipped = None if original is None else host_linears(original)
@@ -145,7 +123,7 @@ def simulate(
         tables = backends("golden")
         tables_equal = np.array_equal(_logits(model, linear, start), _logits(model, tables, start))
     bits = model_bits(model, weights)
-    return Simulation(work, bits, metrics, accuracy, backend, tables_equal)
+    return Simulation(assignment, bits, metrics, accuracy, backend, tables_equal)
 
 
 def require_room(model: LanguageModel, prefill_tokens: int, decode_tokens: int) -> None:
@@ -156,24 +134,6 @@ def require_room(model: LanguageModel, prefill_tokens: int, decode_tokens: int) 
     if asked > limit:
         rule = f"must be at most {limit:,} tokens, the context of {model.name}"
         raise RefusedError(f"{what}: {rule}, got {asked:,}")
-
-
-def _engine_steps(
-    model: LanguageModel, weights: Weights, spec: Engine
-) -> dict[str, NDArray[np.int64]] | None:
-    """The steps of every layer's weight beats where they depend on weights, by its parts' names."""
-    if spec.steps_are_fixed:
-        return None
-    tensors = {
-        name: codes_of(model, weights, spec, name)
-        for name in linear_names(model)
-        if layers_on(model, weights, spec, name)
-    }
-    return {
-        part_name(tensor, name, i): layer_steps(spec, part)
-        for name, tensor in tensors.items()
-        for i, part in enumerate(tensor.parts)
-    }
 
 
 def _logits(model: LanguageModel, linear: Linears, tokens: list[int]) -> np.ndarray:

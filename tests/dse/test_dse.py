@@ -30,12 +30,14 @@ from evolute.dse.study import (
 from evolute.hw.spec import ENGINES, LutDla, LutTensorCore, VqCodebook
 from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.formats import WeightCodes
-from evolute.sim.cost.engine import evaluate
-from evolute.sim.timing.memory import Platform
+from evolute.hw.spec.platform import Platform
+from evolute.sim.cost.evaluate import evaluate
 from evolute.support.errors import RefusedError
 from evolute.support.files import FileError
 from evolute.sw.checkpoints.zoo import load
-from evolute.sw.language_model.linear import engine_linears, host_linears, workload
+from evolute.sw.deploy.assignment import assign
+from evolute.sw.deploy.on_engine import engine_linears
+from evolute.sw.language_model.linear import host_linears
 from evolute.sw.quantizers.rounding import Rounding, Scheme, quantize
 from evolute.sw.tensors.tensor import QuantError
 from evolute.sw.tensors.weights import parse_weights
@@ -123,12 +125,12 @@ def test_a_fixed_trial_is_measured_for_real() -> None:
     except FileError as error:
         pytest.skip(f"no cell library: {error}")
     assert found["clock_mhz"] == pytest.approx(1e3 / found["delay_ns"])
-    work = workload(model, candidate.weights, candidate.spec)
+    work = assign(model, candidate.weights, candidate.spec).workload
     run = evaluate(candidate.spec, work, Platform(1e6 * found["clock_mhz"], 1e15))
     assert found["tokens_per_s"] == pytest.approx(run.decode.tokens / run.decode.seconds)
     assert found["area_ge"] > 1000
     linears, reference = (
-        engine_linears(model, candidate.weights, candidate.spec),
+        engine_linears(assign(model, candidate.weights, candidate.spec)),
         host_linears(model),
     )
     direct = evolute.sw.language_model.perplexity.measure(
@@ -147,13 +149,13 @@ def test_candidates_of_different_scopes_are_not_ranked() -> None:
     weights = parse_weights("w4g32")
     narrow, wide = LutTensorCore(weight_bits=4), LutTensorCore(weight_bits=8)
     assert scope_in_words(coded) == "all linear layers"
-    whole = workload(coded, weights, wide)
-    assert require_scope(coded, whole, wide) is whole
+    whole = assign(coded, weights, wide)
+    assert require_scope(whole) is whole
     with pytest.raises(QuantError, match="w4g32 leaves head to the host, other candidates do not"):
-        require_scope(coded, workload(coded, weights, narrow), narrow)
+        require_scope(assign(coded, weights, narrow))
     # Where the checkpoint has no codes of the head, all leave it.
     assert scope_in_words(tiny) == "all linear layers but head"
-    require_scope(tiny, workload(tiny, weights, narrow), narrow)
+    require_scope(assign(tiny, weights, narrow))
 
 
 def test_an_engine_is_built_for_the_widest_codes_that_the_model_holds() -> None:

@@ -13,17 +13,17 @@ from click.testing import CliRunner
 
 from evolute.hw.spec import LutTensorCore
 from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES
 from evolute.reports import plots, tables
 from evolute.reports.commands.report import report
 from evolute.reports.page import build
 from evolute.reports.records import Record, accuracy_of, check, labels, latest, layer_seconds, load
-from evolute.sim.cost.engine import evaluate
-from evolute.sim.timing.memory import Platform
-from evolute.sim.workload.linear import Linear, Workload
+from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.cost.metrics import PhaseMetrics
+from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
 from evolute.support.files import FileError
-from evolute.support.labels import MEANINGS, sim_labels
-from evolute.sw.deploy.price import CorePlatform, cost
+from evolute.support.labels import MEANINGS, labels_of
 
 SPEC = LutTensorCore(m=1, n=32, k=4, kg=2, weight_bits=8)
 
@@ -31,8 +31,8 @@ SPEC = LutTensorCore(m=1, n=32, k=4, kg=2, weight_bits=8)
 def sim_record(**changes: Any) -> dict[str, Any]:
     """A run of two kinds of layers, priced by the real models."""
     linears = (
-        Linear("gate", 320, 128, WeightCodes(4), 32, 32, count=4),
-        Linear("head", 1024, 128, WeightCodes(8), 32, 16),
+        Linear(LayerName(None, "gate"), 320, 128, WeightCodes(4), 32, 32, count=4),
+        Linear(HEAD, 1024, 128, WeightCodes(8), 32, 16),
     )
     metrics = evaluate(SPEC, Workload("toy", "w4g32", linears, ()), Platform(), 32, 8)
     perplexity = {"float": 17.25, "quantized": 17.75, "text": "prose", "tokens": 640, "context": 64}
@@ -58,13 +58,12 @@ def sim_record(**changes: Any) -> dict[str, Any]:
 
 def core_record(latency: int = 200, gbs: float = 20, **changes: Any) -> dict[str, Any]:
     """A run of two stages on a core, whose cycles are those of programs."""
-    block = tuple(
-        (Linear(f"0.{name}", 320, 128, WeightCodes(4), 32, 16),) for name in ("q", "gate")
+    linears = tuple(
+        Linear(LayerName(0, role), 320, 128, WeightCodes(4), 32, 16) for role in ("q", "gate")
     )
-    platform = CorePlatform(200e6, gbs * 1e9, latency, False)
-    metrics = cost(CORES["core-decode"], [block, ()], platform, 32, 8).to_dict()
-    for phase in ("prefill", "decode"):
-        metrics[phase]["mac_share"] = 0.75
+    workload = Workload("toy", "w4g32", linears, (HostLayer(LayerName(0, "v"), 160, 128),))
+    platform = Platform(200e6, gbs * 1e9, latency_cycles=latency)
+    metrics = evaluate(CORES["core-decode"], workload, platform, 32, 8).to_dict()
     left = {"host_layers": ["head"], "host_macs_per_token": 54321, "host_bytes_per_token": 217284}
     return sim_record(**metrics, accelerator="core-decode", **left, **changes)
 
@@ -257,7 +256,7 @@ def test_time_by_layer_is_what_the_layers_take(run: dict[str, Any], drawn: Any) 
 
 def test_waiting_is_neither_computing_nor_moving() -> None:
     assert core_record()["decode"]["bound"] == "latency"
-    assert "latency-bound, with 75.0% of the linear MACs" in build(records(core_record()))
+    assert "latency-bound, with 80.0% of the linear MACs" in build(records(core_record()))
     assert core_record(1, 0.9)["decode"]["bound"] == "memory"
 
 
@@ -291,9 +290,13 @@ def test_a_figure_has_one_label_everywhere() -> None:
     """In the record that `evolute sim` writes, in its tables and on the page."""
     for run, core in ((core_record(), True), (sim_record(), False)):
         (record,) = records(run)
-        how = sim_labels(core)
-        assert labels(record) == how
-        assert set(how.values()) <= set(MEANINGS)
+        how = labels(record)
+        assert how == {
+            **labels_of(PhaseMetrics, "core" if core else "engine"),
+            "perplexity": "measured",
+        }
+        assert set(how.values()) <= {*MEANINGS, "absent"}
+        assert (how["waiting_seconds"] == "absent") == (not core)
         ((_, table),) = tables.headlines([record])
         by_title = {column.title: column.how for column in table.columns}
         assert by_title["moved"] == how["dram_bytes"] == ("exact" if core else "modelled")
@@ -316,7 +319,7 @@ def test_runs_that_leave_different_layers_out_share_no_table() -> None:
     assert [table.rows[0][0] for _, table in found] == ["whole", "engine", "part"]
     for _, table in found[::2]:
         share = [column.title for column in table.columns].index("MACs on it")
-        assert [row[share] for row in table.rows] == ["75.0%", "75.0%"]
+        assert [row[share] for row in table.rows] == ["80.0%", "80.0%"]
     sentence = tables.setting(runs[1])
     assert "Without head, left to the host" in sentence
     assert "54,321 MACs and 217.3 kB of float32 weights per token" in sentence

@@ -18,35 +18,27 @@ import evolute.sw.language_model.decoder
 from evolute.hw.commands.specs import set_option
 from evolute.hw.spec import CoreSpec
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.sim.workload.linear import Workload
 from evolute.support.errors import RefusedError
 from evolute.support.options import COUNT, LATENCY, SEED, TEMPERATURE, json_option, show
 from evolute.sw.commands.eval import (
     accel_option,
     accelerator_from,
     chosen_weights,
-    host_summary,
     kv_option,
     load_model,
     model_argument,
     progress,
     require_core,
+    scope_summary,
     weights_option,
     working,
 )
+from evolute.sw.deploy.assignment import Assignment, assign, engine_in
 from evolute.sw.deploy.image import phases
 from evolute.sw.deploy.on_core import core_linears, core_model, golden_stage, integer_stage
+from evolute.sw.deploy.on_engine import engine_linears, require_product
 from evolute.sw.language_model.kv import KvFormat, parse_kv
-from evolute.sw.language_model.linear import (
-    Linears,
-    engine_in,
-    engine_linears,
-    host_linears,
-    linear_names,
-    require_product,
-    require_whole,
-    workload,
-)
+from evolute.sw.language_model.linear import Linears, host_linears, linear_names
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.tensors.weights import FLOAT, Weights, parse_weights
 from evolute.verif.core.run import Account, on_rtl
@@ -89,9 +81,9 @@ def _generate(job: Job, linear: Linears) -> list[int]:
     return found
 
 
-def _on_core(job: Job, core: CoreSpec, backend: Backend, work: Workload) -> Outcome:
+def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment) -> Outcome:
     with working("preparing the weights"):
-        held = core_model(job.model, job.weights, core)
+        held = core_model(assignment)
         prompt, decode = phases(held, len(job.prompt), job.timing)
 
     def cycles(tokens: int) -> int:
@@ -118,7 +110,7 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend, work: Workload) -> Outc
                 job.model, linear, job.prompt, job.tokens, job.choose, job.kv
             )
         )
-    return Outcome(found, _measured(core, account), _lines(core, account, work))
+    return Outcome(found, _measured(core, account), _lines(core, account, assignment))
 
 
 def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:
@@ -140,11 +132,11 @@ def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:
     }
 
 
-def _lines(core: CoreSpec, account: Account, work: Workload) -> list[str]:
+def _lines(core: CoreSpec, account: Account, assignment: Assignment) -> list[str]:
     seconds = account.rtl_cycles / (core.clock_mhz * 1e6)
     return [
         f"{account.rtl_cycles:,} cycles of RTL, the model says {account.model_cycles:,}: "
-        f"{seconds:.3g} s at {core.clock_mhz} MHz, {host_summary(work)}",
+        f"{seconds:.3g} s at {core.clock_mhz} MHz, {scope_summary(assignment)}",
         *(
             f"{name}: {totals.programs} programs, {totals.cycles:,} cycles, "
             f"bus busy {totals.bus_utilization:.1%}, engine {totals.engine_utilization:.1%}"
@@ -234,23 +226,23 @@ def run(
     kv = parse_kv(kv_name)
     loaded = load_model(model)
     choice = FLOAT if backend == "float" else chosen_weights(weights, loaded)
-    work = None if backend == "float" else require_whole(workload(loaded, choice, spec), spec)
+    assignment = None if backend == "float" else assign(loaded, choice, spec)
     ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
     evolute.sw.language_model.decoder.require_room(loaded.config, ids, tokens)
     choose = evolute.sw.language_model.decoder.greedy
     if temperature > 0:
         choose = evolute.sw.language_model.decoder.sampler(temperature, np.random.default_rng(seed))
     job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency), kv)
-    if work is None:
+    if assignment is None:
         with working("preparing the weights"):
             linear = host_linears(loaded)
         outcome = Outcome(_generate(job, linear))
     elif isinstance(spec, CoreSpec):
-        outcome = _on_core(job, spec, backend, work)
+        outcome = _on_core(job, spec, backend, assignment)
     else:
         assert backend in ("integer", "golden")
         with working("preparing the weights"):
-            linear = engine_linears(loaded, choice, spec, backend)
+            linear = engine_linears(assignment, backend)
         outcome = Outcome(_generate(job, linear))
     record: dict[str, Any] = {
         "model": loaded.name,
@@ -261,8 +253,9 @@ def run(
         "prompt": prompt,
         "tokens": outcome.tokens,
         "text": loaded.tokenizer.decode(outcome.tokens),
-        "host": linear_names(loaded) if work is None else list(work.host),
-        "mac_share": 0.0 if work is None else work.mac_share(),
+        "host": linear_names(loaded) if assignment is None else list(assignment.workload.host),
+        "mac_share": 0.0 if assignment is None else assignment.workload.mac_share(),
+        "recoded": None if assignment is None else assignment.recoding_record(),
         **outcome.measured,
         "seconds": time.perf_counter() - job.began,
     }

@@ -6,6 +6,7 @@ Everything runs on the Verilated core of `verif.core.session`, whose bus monitor
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from evolute.hw.spec import Engine
 from evolute.hw.spec.core import CoreSpec
 from evolute.sim.golden.align import integers
+from evolute.sim.program.build import compile_stages
+from evolute.sim.program.placement import PlaceError, stage
 from evolute.sim.timing.core import BeatSteps, program_cycles
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.sim.workload.linear import Linear
-from evolute.sw.deploy.build import compile_stages
+from evolute.sim.workload.linear import LayerName, Linear
 from evolute.sw.deploy.on_core import golden_result
-from evolute.sw.deploy.pack import layer_steps
-from evolute.sw.deploy.placement import PlaceError, images, stage
+from evolute.sw.deploy.pack import images, layer_steps, pack_input, unpack_results
 from evolute.sw.tensors.rescale import ScaledTensor, golden_weights
 from evolute.sw.tensors.tensor import met
 from evolute.verif.core import session as core_session
@@ -115,7 +116,7 @@ def check_compiled(bench: Bench, rng: np.random.Generator) -> None:
 
 
 def _random_layer(
-    core: CoreSpec, rng: np.random.Generator, name: str, k: int, group: int
+    core: CoreSpec, rng: np.random.Generator, name: LayerName, k: int, group: int
 ) -> tuple[Linear, ScaledTensor]:
     """A layer of random codes, scales and offsets whose sums the core can hold."""
     engine = core.engine
@@ -143,8 +144,8 @@ def _random_layer(
 class _Wanted:
     """What a stage must leave in memory, by layer, and how to find it there."""
 
-    results: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.int64]]]
-    sums: dict[str, NDArray]
+    results: Callable[[NDArray[np.uint8]], dict[LayerName, NDArray[np.int64]]]
+    sums: dict[LayerName, NDArray]
 
 
 def _compiled(
@@ -161,7 +162,7 @@ def _compiled(
         )
         k = int(rng.integers(1, 4 * engine.slice_k * min(8, engine.group_slices) + 1))
         layers = [
-            _random_layer(core, rng, f"{number}.{i}", k, min(group, k))
+            _random_layer(core, rng, LayerName(number, str(i)), k, min(group, k))
             for i in range(int(rng.integers(1, 4)))
         ]
         found = {linear.name: tensor for linear, tensor in layers}
@@ -179,10 +180,10 @@ def _compiled(
         x = random_activations(rng, engine.activations, (rows, linears[0].k))
         exponent = random_exponents(rng, engine.activations, x, linears[0].k)
         shared = None if exponent is None else exponent[:, 0]
-        inputs.append((batch.input_address, batch.pack_input(x, shared)))
+        inputs.append((batch.input_address, pack_input(batch, x, shared)))
         x = integers(x, exponent, engine.activations)
         sums = {each.name: _sums(engine, tensors[each.name], x) for each in linears}
-        wanted.append(_Wanted(batch.unpack_results, sums))
+        wanted.append(_Wanted(functools.partial(unpack_results, batch), sums))
 
     put(memory, *inputs[0])
     program = Program(

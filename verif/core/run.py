@@ -2,7 +2,7 @@
 
 Weights and programs are written to the simulated memory once. A program per block takes the prompt
 through it, one more the last token through the head, and one every further token through all of
-them; in each of them the host steps in between two stages. `sw.deploy.price` counts the same
+them; in each of them the host steps in between two stages. `sim.cost.core` counts the same
 programs.
 """
 
@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evolute.sim.program.placement import Stage, aligned
 from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.workload.linear import LayerName
 from evolute.sw.deploy.image import Phase, contents
 from evolute.sw.deploy.on_core import CoreModel, RunStage, fast_stage
-from evolute.sw.deploy.placement import Stage, aligned
+from evolute.sw.deploy.pack import pack_input, unpack_results
 from evolute.sw.tensors.activations import QuantActivations
 from evolute.verif.core.bench import LIMIT_CYCLES, outcome, put
 from evolute.verif.core.session import Event, Session
@@ -87,14 +89,14 @@ class _Runner:
         self.phase: Phase | None = None
         self.place = 0  # of the stage that comes next in the phase's program
 
-    def __call__(self, stage: Stage, a: QuantActivations) -> Mapping[str, NDArray[np.int64]]:
+    def __call__(self, stage: Stage, a: QuantActivations) -> Mapping[LayerName, NDArray[np.int64]]:
         first = self.phase is None
         if self.phase is None:
             self.phase, self.place = next(self.sequence), 0
         program = self.phase.program
         batch = program.batches[self.place]
         assert batch.stage is stage and batch.rows == len(a.codes)
-        data = batch.pack_input(a.codes, a.exponent)
+        data = pack_input(batch, a.codes, a.exponent)
         put(self.session.memory, batch.input_address, data)
         limit = 2 * self.phase.model.cycles + LIMIT_CYCLES
         began = time.perf_counter()
@@ -108,7 +110,7 @@ class _Runner:
         if event.kind != ("done" if last else "sync"):
             what = f"{outcome(event)} in cycle {event.cycle}"
             raise SimulatorError(f"stage {stage.name} of {self.phase.name}: {what}")
-        results = batch.unpack_results(self.session.memory)
+        results = unpack_results(batch, self.session.memory)
         self._compare(stage, a, results)
         if last:
             self._finish(self.phase)
@@ -121,7 +123,7 @@ class _Runner:
         self.found.differences.append(f"spec {self.held.core.digest} {what}")
 
     def _compare(
-        self, stage: Stage, a: QuantActivations, found: Mapping[str, NDArray[np.int64]]
+        self, stage: Stage, a: QuantActivations, found: Mapping[LayerName, NDArray[np.int64]]
     ) -> None:
         for name, wanted in self.integers(stage, a).items():
             self.found.layers += 1

@@ -18,7 +18,7 @@ from evolute.sim.golden import align
 from evolute.sim.golden.sums import GroupSums, group_bounds
 from evolute.sim.golden.vq_codebook import Vectors
 from evolute.sim.timing.schedule import Run, fills, plan, weighed
-from evolute.sim.workload.linear import Linear
+from evolute.sim.workload.linear import LayerName, Linear
 from evolute.verif.engines import bit_serial, floating, lut_dla, lut_tensor_core, mac, vq_codebook
 from evolute.verif.harness import words
 from evolute.verif.harness.operands import Operands, Tiling
@@ -78,7 +78,9 @@ def random_spec(kind: type[Engine], rng: np.random.Generator) -> Engine:
 
 
 def _run(spec: Engine, shape: Shape, weight_format: WeightCodes) -> Run:
-    linear = Linear("bench", shape.n, shape.k, weight_format, shape.group, group_bits=0)
+    linear = Linear(
+        LayerName(None, "bench"), shape.n, shape.k, weight_format, shape.group, group_bits=0
+    )
     return plan(spec, linear, shape.m)
 
 

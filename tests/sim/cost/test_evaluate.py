@@ -4,13 +4,14 @@ import pytest
 
 from evolute.hw.spec import LutTensorCore, SpecError
 from evolute.hw.spec.formats import WeightCodes
-from evolute.sim.cost.engine import evaluate
-from evolute.sim.timing.memory import Platform, traffic
-from evolute.sim.workload.linear import Linear, Workload
+from evolute.hw.spec.platform import Platform
+from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.timing.memory import traffic
+from evolute.sim.workload.linear import HEAD, LayerName, Linear, Workload
 
 SPEC = LutTensorCore(m=2, n=32, k=4, kg=2, weight_bits=8)
-BLOCK = Linear("block", 64, 64, WeightCodes(4), 32, 32, count=3)
-HEAD = Linear("head", 100, 64, WeightCodes(8), 32, 16, last_token_only=True)
+BLOCK = Linear(LayerName(None, "block"), 64, 64, WeightCodes(4), 32, 32, count=3)
+HEAD = Linear(HEAD, 100, 64, WeightCodes(8), 32, 16, last_token_only=True)
 PLATFORM = Platform(frequency_hz=1e6, bandwidth_bytes_per_s=1e6, weight_buffer_bytes=4096)
 
 
@@ -30,8 +31,9 @@ def test_a_layer_takes_the_longer_of_computing_and_moving():
     metrics = evaluate(SPEC, Workload("model", "w4", (BLOCK,), ()), PLATFORM, 1, 1)
     (layer,) = metrics.decode.layers
     assert layer.compute_seconds == layer.cycles / 1e6
-    assert layer.memory_seconds == layer.traffic.total_bytes / 1e6
-    assert layer.seconds == max(layer.compute_seconds, layer.memory_seconds)
+    assert layer.memory_seconds == layer.dram_bytes / 1e6
+    once = max(layer.compute_seconds, layer.memory_seconds)
+    assert metrics.decode.seconds == BLOCK.count * once
     assert layer.bound == "memory"  # 2,688 bytes against 68 cycles
 
 

@@ -13,14 +13,15 @@ from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.formats import FLOATS, Activations, FloatFormat
 from evolute.sim.golden import align
 from evolute.sw.checkpoints import zoo
+from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.on_core import (
-    accelerated,
     core_linears,
     core_model,
     golden_stage,
     integer_stage,
+    on_accelerator,
 )
-from evolute.sw.language_model.linear import engine_linears
+from evolute.sw.deploy.on_engine import engine_linears
 from evolute.sw.tensors.activations import quantize_activations
 from evolute.sw.tensors.tensor import QuantError
 from evolute.sw.tensors.weights import parse_weights
@@ -219,7 +220,7 @@ def test_an_engine_gives_the_same_through_tables_and_as_integers(kind):
     spec = LutTensorCore(activation_bits=13, activation_format=kind.name, k=3, kg=2)
     weights = parse_weights("w4g32")
     integer, golden = (
-        engine_linears(TINY, weights, spec, backend)(NAMES, row(0))
+        engine_linears(assign(TINY, weights, spec), backend)(NAMES, row(0))
         for backend in ("integer", "golden")
     )
     for first, second in zip(integer, golden, strict=True):
@@ -229,7 +230,7 @@ def test_an_engine_gives_the_same_through_tables_and_as_integers(kind):
 @FORMATS
 def test_a_core_gives_the_same_through_tables_and_as_integers(kind):
     engine = LutTensorCore(n=8, kg=2, activation_bits=12, activation_format=kind.name)
-    held = core_model(TINY, parse_weights("w4g32"), CoreSpec(engine=engine))
+    held = core_model(assign(TINY, parse_weights("w4g32"), CoreSpec(engine=engine)))
     integer, golden = (
         core_linears(held, stage(held))(NAMES, row(1)) for stage in (integer_stage, golden_stage)
     )
@@ -239,12 +240,14 @@ def test_a_core_gives_the_same_through_tables_and_as_integers(kind):
 
 def test_fp16_activations_move_a_layer_far_less_than_int8_ones():
     weights, x = parse_weights("w8"), row(2)
-    exact = accelerated(TINY, weights, LutTensorCore(weight_bits=8, activation_bits=16), "integer")
+    exact = on_accelerator(assign(TINY, weights, LutTensorCore(weight_bits=8, activation_bits=16)))(
+        "integer"
+    )
     (wanted,) = exact(["1.q"], x)
     errors = []
     for choice in ({}, {"activation_format": "fp16", "activation_bits": 13}):
         spec = LutTensorCore(weight_bits=8, **choice)
-        (found,) = accelerated(TINY, weights, spec, "integer")(["1.q"], x)
+        (found,) = on_accelerator(assign(TINY, weights, spec))("integer")(["1.q"], x)
         errors.append(np.abs(found - wanted).max())
     assert errors[1] < errors[0] / 8
 

@@ -10,12 +10,13 @@ import pytest
 from evolute.hw.spec import BitSerial, SpecError
 from evolute.hw.spec.bit_serial import SPECIAL_CODE, float_code, float_terms
 from evolute.hw.spec.formats import FORMATS, Kind, WeightCodes
+from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.engine import evaluate_layer
+from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.golden import bit_serial as golden
 from evolute.sim.timing.engine import fold, run_cycles
-from evolute.sim.timing.memory import Platform
 from evolute.sim.timing.schedule import plan
-from evolute.sim.workload.linear import Linear
+from evolute.sim.workload.linear import LayerName, Linear, Workload
 from evolute.sw.deploy.pack import layer_steps, weighed_run
 from evolute.sw.deploy.packers.bit_serial import needed_steps
 from evolute.sw.tensors.tensor import QuantTensor
@@ -187,7 +188,7 @@ def test_steps_of_a_layer_by_hand():
     spec = BitSerial(n=2, k=2, terms="booth", weight_bits=8, skips=True)
     values = np.array([[5, 0, 0, 16, 0, 0], [0, 0, 16, 6, 0, 0]])
     tensor = tensor_of((values + 128).astype(np.uint8), WeightCodes(8), 6)
-    linear = Linear("by hand", 2, 6, WeightCodes(8), group=6, group_bits=16)
+    linear = Linear(LayerName(None, "hand"), 2, 6, WeightCodes(8), group=6, group_bits=16)
     # Digits 0 and 1; 0, 1 and 2; and the one that is always taken.
     found = weighed_run(spec, linear, tensor, rows=2)
     assert found.steps_of_beats == (2, 3, 1) * 2
@@ -200,14 +201,24 @@ def test_steps_of_a_layer_by_hand():
     assert layer_steps(planes, tensor).tolist() == [[4, 1]]
     metrics = evaluate_layer(spec, linear, 2, Platform(), layer_steps(spec, tensor))
     assert metrics.cycles == run_cycles(spec, [found])
-    assert metrics.ideal_cycles == 2 * 12 * 2 / 4  # two steps of a beat in the mean
+    # Two steps of a beat in the mean; four multipliers.
+    assert metrics.utilization == 2 * 12 * 2 / 4 / metrics.cycles
 
 
-def test_cycles_that_depend_on_weights_are_not_told_without_them():
-    spec = BitSerial(terms="booth", weight_bits=8, skips=True)
-    linear = Linear("shape", 2, 6, WeightCodes(8), group=6, group_bits=16)
-    with pytest.raises(SpecError, match="a workload has shapes alone"):
-        evaluate_layer(spec, linear, 1, Platform())
+def test_cycles_that_depend_on_weights_are_a_bound_without_them():
+    """As many as where nothing is skipped; measured steps are never more, and the labels tell."""
+    spec = BitSerial(n=2, k=2, terms="booth", weight_bits=8, skips=True)
+    name = LayerName(0, "shape")
+    linear = Linear(name, 2, 6, WeightCodes(8), group=6, group_bits=16)
+    bound = evaluate_layer(spec, linear, 1, Platform())
+    assert bound.cycles == evaluate_layer(spec.evolve(skips=False), linear, 1, Platform()).cycles
+    work = Workload("toy", "w8", (linear,))
+    steps = {name: np.array([[2, 3, 1]])}
+    unknown, known = (evaluate(spec, work, Platform(), 4, 1, each) for each in (None, steps))
+    assert known.prefill.cycles < unknown.prefill.cycles
+    timed = {"cycles", "seconds", "tokens_per_s", "utilization", "compute_seconds", "bound"}
+    assert {name for name, label in unknown.labels.items() if label == "bound"} == timed
+    assert "bound" not in known.labels.values()
 
 
 def test_refusals():

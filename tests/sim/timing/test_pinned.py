@@ -10,12 +10,12 @@ import pytest
 
 from evolute.hw.spec import layout
 from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES, ENGINES
-from evolute.sim.cost.engine import evaluate
-from evolute.sim.timing.memory import Platform
-from evolute.sim.workload.linear import Linear, Workload
+from evolute.sim.cost.core import priced_phases
+from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.workload.linear import HEAD, LayerName, Linear, Workload
 from evolute.sw.deploy.pack import layer_steps
-from evolute.sw.deploy.price import CorePlatform, cost
 from evolute.sw.tensors.tensor import QuantTensor
 
 PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text())
@@ -25,7 +25,10 @@ SHAPES = {"q": (576, 576), "k": (192, 576), "gate": (1536, 576), "down": (576, 1
 WORKLOAD = Workload(
     "smollm2-135m",
     "w4g32",
-    tuple(Linear(name, n, k, WeightCodes(4), 32, 32, 30) for name, (n, k) in SHAPES.items()),
+    tuple(
+        Linear(LayerName(None, name), n, k, WeightCodes(4), 32, 32, 30)
+        for name, (n, k) in SHAPES.items()
+    ),
     (),
 )
 
@@ -70,22 +73,23 @@ def core_numbers(core):
 
     codes = codes_on(core.engine)
 
-    def stage(*names):
-        shapes = SHAPES | {"v": SHAPES["k"], "o": SHAPES["q"], "up": SHAPES["gate"]}
-        return tuple(Linear(each, *shapes[each], codes, 32, 16) for each in names)
-
-    block = (stage("q", "k", "v"), stage("o"), stage("gate", "up"), stage("down"))
-    head = ((Linear("head", 4096, 576, codes, 32, 16, last_token_only=True),),)
-    platform = CorePlatform(
-        core.clock_mhz * 1e6, core.clock_mhz * 1e6 * core.bus_bytes, 60, refresh=True
-    )
-    steps = steps_on(core.engine, itertools.chain(*block, *head))
-    found = cost(core, (block, head), platform, 64, 1, steps)
+    shapes = SHAPES | {"v": SHAPES["k"], "o": SHAPES["q"], "up": SHAPES["gate"]}
+    inputs = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+    block = [
+        Linear(LayerName(0, role), *shapes[role], codes, 32, 16)
+        for role in itertools.chain(*inputs)
+    ]
+    head = Linear(HEAD, 4096, 576, codes, 32, 16, last_token_only=True)
+    workload = Workload("smollm2-135m", "w4g32", (*block, head), (), inputs)
+    frequency_hz = core.clock_mhz * 1e6
+    platform = Platform(frequency_hz, frequency_hz * core.bus_bytes, refresh=True)
+    steps = steps_on(core.engine, workload.linears)
+    prefill, decode = priced_phases(core, workload, platform, 64, 1, steps)
     return {
         "digest": core.digest,
-        "prefill_cycles": found.prefill.cycles,
-        "decode_cycles": found.decode.cycles,
-        "decode_beats": found.decode.beats,
+        "prefill_cycles": prefill.total("cycles"),
+        "decode_cycles": decode.total("cycles"),
+        "decode_beats": decode.beats,
     }
 
 

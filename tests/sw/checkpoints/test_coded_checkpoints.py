@@ -23,8 +23,9 @@ from evolute.sw.checkpoints import bitnet_file, gptq_file
 from evolute.sw.checkpoints.checkpoint import open_model
 from evolute.sw.checkpoints.gguf_blocks import CODES
 from evolute.sw.checkpoints.vptq_file import Indices, VptqTensor, pack_indices
+from evolute.sw.deploy.assignment import assign
+from evolute.sw.deploy.on_engine import engine_linears
 from evolute.sw.language_model.decoder import Cache, forward, head
-from evolute.sw.language_model.linear import engine_linears
 from evolute.sw.language_model.model import dequantized
 from evolute.sw.tensors.stored import CheckpointError
 from evolute.sw.tensors.tensor import PartedTensor, QuantTensor
@@ -140,7 +141,7 @@ def test_gptq_runs_on_an_engine_as_its_weights_say(tmp_path):
     ids = list(range(10))
     found = []
     for backend in ("integer", "golden"):
-        linear = engine_linears(model, NATIVE, LutTensorCore(weight_bits=4), backend)
+        linear = engine_linears(assign(model, NATIVE, LutTensorCore(weight_bits=4)), backend)
         found.append(head(model, linear, forward(model, linear, ids, Cache(model.config, 10))))
     assert np.array_equal(*found)
 
@@ -192,7 +193,7 @@ def test_bitnet_same_as_transformers(tmp_path, monkeypatch):
     with torch.no_grad():
         expected = other(torch.tensor([ids])).logits[0].numpy()
     model = open_model(folder)
-    linear = engine_linears(model, NATIVE, LutTensorCore(weight_bits=2, activation_bits=8))
+    linear = engine_linears(assign(model, NATIVE, LutTensorCore(weight_bits=2, activation_bits=8)))
     found = head(model, linear, forward(model, linear, ids, Cache(model.config, len(ids))))
     # An activation half way between integers may be rounded differently: one step of 127 of few.
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()

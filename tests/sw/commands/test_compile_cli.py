@@ -11,8 +11,10 @@ from evolute import front
 from evolute.hw.isa import instructions as isa
 from evolute.hw.spec.presets import CORES
 from evolute.sim.golden.core import execute
+from evolute.sim.workload.linear import LayerName
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints import zoo
+from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.on_core import core_model, integer_stage
 from evolute.sw.tensors.activations import QuantActivations
 from evolute.sw.tensors.weights import parse_weights
@@ -35,7 +37,7 @@ def test_a_driver_can_run_what_was_written(tmp_path):
     memory = np.concatenate([np.zeros(manifest["base"], np.uint8), image])
     core = CORES["core-fpga"]
     assert (manifest["digest"], manifest["base"]) == (core.digest, BASE)
-    held = core_model(zoo.load("evolute-tiny"), parse_weights("w4g32"), core)
+    held = core_model(assign(zoo.load("evolute-tiny"), parse_weights("w4g32"), core))
     integers, stages = integer_stage(held), {stage.name: stage for stage in held.stages}
     decode = manifest["programs"][0]
     assert (decode["name"], decode["rows"]) == ("decode", 1)
@@ -58,12 +60,12 @@ def test_a_driver_can_run_what_was_written(tmp_path):
         for layer in stage["results"]["layers"]:
             first = stage["results"]["address"] + at
             found = memory[first : first + 8 * layer["n"]].view(np.int64)
-            np.testing.assert_array_equal(found, wanted[layer["name"]][0])
+            np.testing.assert_array_equal(found, wanted[LayerName.parse(layer["name"])][0])
             at += 8 * layer["column_tiles"] * core.engine.n
     units = safetensors.numpy.load_file(tmp_path / "units.safetensors")
-    assert set(units) == set(held.tensors)
+    assert set(units) == set(map(str, held.tensors))
     for name, tensor in held.tensors.items():
-        np.testing.assert_array_equal(units[name], tensor.unit)
+        np.testing.assert_array_equal(units[str(name)], tensor.unit)
 
 
 def test_listings_assemble_to_the_programs_in_the_image(tmp_path):

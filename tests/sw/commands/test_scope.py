@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -12,11 +13,17 @@ from click.testing import CliRunner, Result
 from gguf import GGMLQuantizationType as Kind
 
 from evolute import front
-from evolute.hw.spec import LutTensorCore, Mac, VqCodebook
+from evolute.hw.spec import LutTensorCore, Mac
+from evolute.hw.spec.formats import Kind as Codes
 from evolute.hw.spec.formats import WeightCodes
-from evolute.sim.workload.linear import HostLayer, Linear, Workload
-from evolute.sw.language_model.linear import require_whole
-from evolute.sw.tensors.tensor import QuantError
+from evolute.hw.spec.presets import CORES, ENGINES
+from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
+from evolute.sw.checkpoints.zoo import load
+from evolute.sw.deploy.assignment import assign, recoding_for
+from evolute.sw.language_model.model import dequantized
+from evolute.sw.tensors.tensor import QuantError, QuantTensor
+from evolute.sw.tensors.weights import NATIVE
+from evolute.verif.engines.vq_codebook import codes_of, near
 
 HIDDEN, FFN, HEADS, VOCAB, LAYERS, CONTEXT = 256, 512, 4, 300, 2, 64
 SHAPES = {
@@ -102,26 +109,99 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
+RECODED = sum(n * k for role, (n, k) in SHAPES.items() if role != "attn_v") * LAYERS
+WHOLE = sum(n * k for n, k in SHAPES.values()) * LAYERS + VOCAB * HIDDEN
+
+
 @pytest.mark.parametrize("accel", ["core-decode", "lut-decode"])
-@pytest.mark.parametrize("name", ["sim", "run", "compile"])
-def test_a_part_of_a_mixed_checkpoint_is_no_headline(name, accel, mixed, tmp_path):
-    """One layer in seven would have been on the accelerator, and a speed stated of it."""
-    options = {
-        "sim": ("--prefill", 4, "--decode", 2, "--out", tmp_path),
-        "run": ("--prompt", PROMPT, "--tokens", 2),
-        "compile": ("-o", tmp_path / "image"),
-    }
-    if name == "compile" and accel == "lut-decode":
-        pytest.skip("only cores are compiled for")
-    result = command(name, mixed, "--accel", accel, *options[name])
-    assert isinstance(result.exception, QuantError)
-    assert not list(tmp_path.iterdir())
-    left = sum(n * k for role, (n, k) in SHAPES.items() if role != "attn_v") * LAYERS
-    whole = sum(n * k for n, k in SHAPES.values()) * LAYERS + VOCAB * HIDDEN
-    message = str(result.exception)
-    assert message.startswith(f"weights: native leaves 12 of 15 linear layers of {mixed.stem}, ")
-    assert f" {left / whole:.0%} of their multiply-accumulates, to the host" in message
-    assert "choose --weights w4g32 or the like" in message
+def test_a_mixed_checkpoint_is_planned_whole(accel, mixed, tmp_path):
+    """Its own codes where the engine runs them, and 8 bits for K-quants, at a loss that is said."""
+    place = ("--text", text(tmp_path), "--out", tmp_path)
+    options = ("--prefill", 4, "--decode", 2, "--tokens", 8, "--accel", accel)
+    result = command("sim", mixed, *options, *place, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["weights"], record["host_layers"]) == ("native", [])
+    assert record["prefill"]["mac_share"] == record["decode"]["mac_share"] == 1
+    recoded = record["recoded"]
+    assert recoded["weights"] == "w8g32" and len(recoded["layers"]) == 12
+    assert recoded["mac_share"] == RECODED / WHOLE
+    assert 0 < recoded["relative_error"] < 0.01
+    assert record["method"].startswith("codes as shipped, else w8g32: round to nearest")
+    said = " ".join(command("sim", mixed, *options, *place).output.split())
+    assert "all linear layers on the accelerator; 12 linear layers (" in said
+    assert (
+        f"coded to w8g32, relative error of their weights {recoded['relative_error']:.2g}" in said
+    )
+    assert "share of MACs 100.0%" in said
+
+
+def test_the_loss_is_that_of_the_codes_that_run(mixed):
+    """Against the weights as shipped, dequantized, of the tensors that the engine is given."""
+    model = load(str(mixed))
+    for spec in (CORES["core-decode"], Mac(weight_bits=8)):
+        found = assign(model, NATIVE, spec)
+        error = square = 0.0
+        for name in found.recoded_names:
+            (part,) = found.codes(name).parts
+            shipped = dequantized(model.matrix(str(name))).astype(np.float64)
+            assert part.format == WeightCodes(8)
+            error += np.square(part.dequantize() - shipped).sum()
+            square += np.square(shipped).sum()
+        record = found.recoding_record()
+        assert record is not None
+        assert record["relative_error"] == pytest.approx(np.sqrt(error / square), rel=1e-6)
+        assert found.recoding_record() == record
+
+
+def test_all_commands_follow_one_plan(mixed, tmp_path):
+    """`run`, `compile` and `eval` code the same layers."""
+    result = command("run", mixed, "--prompt", PROMPT, "--tokens", 2, "--json")
+    assert result.exit_code == 0, result.output
+    ran = json.loads(result.stdout)
+    assert (ran["host"], ran["mac_share"]) == ([], 1)
+    result = command("compile", mixed, "-o", tmp_path / "image", "--json")
+    assert result.exit_code == 0, result.output
+    compiled = json.loads(result.stdout)
+    assert compiled["recoded"] == ran["recoded"]
+    assert compiled["recoded"]["mac_share"] == RECODED / WHOLE
+    result = command("eval", mixed, "--tokens", 8, "--text", text(tmp_path), "--out", tmp_path)
+    assert "12 linear layers" in result.output and result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "weights"),
+    [
+        (LutTensorCore(weight_bits=8), "w8g32"),
+        (LutTensorCore(weight_bits=3), "w3g32"),
+        (Mac(weight_bits=2), "w2g32"),
+        (ENGINES["bs-skip"], "w4g35"),  # slices of 7
+        (ENGINES["lut-ternary"], "tg32"),
+        (ENGINES["vq-residual"], None),
+        (ENGINES["dla-l1"], None),
+    ],
+)
+def test_what_has_no_codes_is_coded_to_the_widest_grid(spec, weights):
+    found = recoding_for(spec)
+    assert (None if found is None else found.name) == weights
+    if found is not None and found.rounding is not None:
+        assert spec.accepts(found.rounding.format)
+        assert found.rounding.group is not None and found.rounding.group % spec.slice_k == 0
+
+
+def test_an_engine_without_grids_refuses_what_it_has_no_codes_for(mixed):
+    """Codewords of some layers, and nothing to code the others to."""
+    model, engine, rng = load(str(mixed)), ENGINES["vq-residual"], np.random.default_rng(0)
+    w = dequantized(model.matrix("0.q"))
+    codes = WeightCodes(engine.weight_bits, Codes.VECTOR)
+    vectors = near(engine, np.zeros(w.shape, int), engine.weight_bits, w.shape[1], rng)
+    scale = np.ones((len(w), 1), np.float32)
+    found = codes_of(vectors, codes, w.shape, w.shape[1])
+    tensor = QuantTensor(found, codes, w.shape[1], scale, 0 * scale, 16, vectors=vectors)
+    mixture = replace(model, tensors={**model.tensors, "0.q": tensor})
+    rule = r"native leaves 13 of 15 linear layers .* \(0\.k is the first\), .* another accelerator"
+    with pytest.raises(QuantError, match=rule):
+        assign(mixture, NATIVE, engine)
 
 
 def test_all_of_a_mixed_checkpoint_is_one(mixed, tmp_path):
@@ -154,27 +234,12 @@ def test_a_head_that_a_core_cannot_hold_is_named_not_refused(mixed, tmp_path):
 
 
 def work(*left: HostLayer) -> Workload:
-    linears = (Linear("q", 8, 16, WeightCodes(4), 32, 16, count=3),)
+    linears = (Linear(LayerName(None, "q"), 8, 16, WeightCodes(4), 32, 16, count=3),)
     return Workload("toy", "native", linears, left)
 
 
-@pytest.mark.parametrize(
-    ("spec", "advice"),
-    [
-        (LutTensorCore(weight_bits=4), "--weights w4g32 or"),
-        (Mac(weight_bits=2), "--weights w2g32 or"),
-        (VqCodebook(), "another accelerator"),
-    ],
-)
-def test_the_advice_is_one_that_the_engine_runs(spec, advice):
-    head = HostLayer("head", 40, 16, last_token_only=True)
-    require_whole(work(head), spec)  # may be left
-    with pytest.raises(QuantError, match=rf"leaves 1 of 5 .* 14% of .* \(0\.k .* choose {advice}"):
-        require_whole(work(HostLayer("0.k", 10, 16), head), spec)
-
-
 def test_shares_are_of_the_rows_that_each_layer_computes():
-    one = work(HostLayer("head", 40, 16, last_token_only=True))
+    one = work(HostLayer(HEAD, 40, 16, last_token_only=True))
     assert (one.macs(), one.host_macs(), one.host_bytes) == (384, 640, 4 * 640)
     assert one.mac_share() == 384 / 1024
     assert one.mac_share(10) == 3840 / (3840 + 640)

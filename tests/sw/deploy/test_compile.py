@@ -13,13 +13,13 @@ from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.presets import PRESETS
 from evolute.sim.golden.core import execute
+from evolute.sim.program.build import Program, compile_stages
+from evolute.sim.program.placement import PlaceError, Stage, share_input, stage
 from evolute.sim.timing.core import program_cycles
 from evolute.sim.timing.memory import MemoryTiming
 from evolute.sim.workload.linear import Linear
-from evolute.sw.deploy.build import Program, compile_stages
 from evolute.sw.deploy.on_core import golden_result
-from evolute.sw.deploy.pack import layer_steps
-from evolute.sw.deploy.placement import PlaceError, Stage, images, share_input, stage
+from evolute.sw.deploy.pack import images, layer_steps, pack_input, unpack_results
 from evolute.sw.tensors.activations import QuantActivations, quantize_activations
 from evolute.sw.tensors.rescale import ScaledTensor, golden_weights
 from evolute.sw.tensors.tensor import group_codes, met
@@ -124,13 +124,13 @@ def run(
     def write() -> None:
         batch = program.batches[len(found)]
         a = inputs[len(found)]
-        data = batch.pack_input(a.codes, a.exponent)
+        data = pack_input(batch, a.codes, a.exponent)
         memory[batch.input_address : batch.input_address + len(data)] = data
 
     def host() -> None:
         batch = program.batches[len(found)]
         memory[batch.input_address : batch.result_address] = 0xA5
-        found.append(batch.unpack_results(memory))
+        found.append(unpack_results(batch, memory))
         if len(found) < len(program.batches):
             write()
 

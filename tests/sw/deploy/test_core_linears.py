@@ -11,28 +11,24 @@ from evolute.hw.spec import SpecError, VqCodebook
 from evolute.hw.spec.formats import Activations, Kind, WeightCodes
 from evolute.hw.spec.presets import CORES
 from evolute.sim.golden.core import execute
-from evolute.sim.workload.linear import Linear
+from evolute.sim.program.build import compile_stages
+from evolute.sim.program.placement import PlaceError, Stage
+from evolute.sim.workload.linear import HEAD, LayerName, Linear
 from evolute.sw.checkpoints import zoo
-from evolute.sw.deploy.build import compile_stages
+from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.on_core import (
     CoreModel,
     RunStage,
-    accelerated,
     core_linears,
     core_model,
     golden_stage,
     integer_stage,
-    stages_of,
+    on_accelerator,
 )
-from evolute.sw.deploy.placement import PlaceError, Stage, images
+from evolute.sw.deploy.on_engine import engine_linears
+from evolute.sw.deploy.pack import images, pack_input, unpack_results
 from evolute.sw.language_model.decoder import Cache, forward, head
-from evolute.sw.language_model.linear import (
-    engine_linears,
-    host_linears,
-    layers_on,
-    linear_names,
-    workload,
-)
+from evolute.sw.language_model.linear import host_linears, linear_names
 from evolute.sw.language_model.model import LanguageModel, dequantized
 from evolute.sw.language_model.perplexity import Text, measure
 from evolute.sw.quantizers.rounding import Rounding, Scheme, quantize
@@ -64,12 +60,12 @@ def program_stage(held: CoreModel) -> RunStage:
         for address, data in images(held.core, stage, held.tensors):
             memory[address : address + len(data)] = data
         (batch,) = program.batches
-        parts = {batch.input_address: batch.pack_input(a.codes, a.exponent)}
+        parts = {batch.input_address: pack_input(batch, a.codes, a.exponent)}
         parts[program.address] = np.frombuffer(program.code, np.uint8)
         for address, data in parts.items():
             memory[address : address + len(data)] = data
         execute(held.core, memory, program.address, len(program.instructions))
-        return batch.unpack_results(memory)
+        return unpack_results(batch, memory)
 
     return run
 
@@ -96,7 +92,7 @@ def runs(accel: str, weights: str) -> bool:
 )
 def test_tables_and_integers_give_identical_logits(accel, weights):
     model, core = coded_head(), CORES[accel]
-    held = core_model(model, parse_weights(weights), core)
+    held = core_model(assign(model, parse_weights(weights), core))
     assert not held.host
     ids = model.tokenizer.encode(STORY)
     found = [logits(model, held, run(held), ids) for run in (integer_stage, golden_stage)]
@@ -106,7 +102,7 @@ def test_tables_and_integers_give_identical_logits(accel, weights):
 @pytest.mark.parametrize(("accel", "tokens"), [("core-decode", 1), ("core-prefill", 9)])
 def test_compiled_programs_give_the_same(accel, tokens):
     model, core = coded_head(), CORES[accel]
-    held = core_model(model, parse_weights("w2g64"), core)
+    held = core_model(assign(model, parse_weights("w2g64"), core))
     ids = model.tokenizer.encode(STORY)[:tokens]
     found = [logits(model, held, run(held), ids) for run in (integer_stage, program_stage)]
     assert np.array_equal(*found)
@@ -120,7 +116,7 @@ def test_a_layer_is_the_formula():
     quantized = quantize(dequantized(TINY.tensors["1.down"]), choice.rounding)
     tensor = rescale(quantized, core.engine.coding_of(quantized.format), 8, 8)
     x = np.random.default_rng(0).normal(size=(2, TINY.config.ffn)).astype(np.float32)
-    (found,) = accelerated(TINY, choice, core, "integer")(["1.down"], x)
+    (found,) = on_accelerator(assign(TINY, choice, core))("integer")(["1.down"], x)
     a = quantize_activations(x, Activations(8))
     for m, n in ((0, 0), (1, 5), (1, 127)):
         result = 0
@@ -137,23 +133,25 @@ def test_integer_scales_move_little():
     core = CORES["core-decode"]
     shipped = host_linears(TINY)
     losses = [
-        measure(TINY, accelerated(TINY, choice, spec, "integer"), shipped, text, 40, 256).kl
+        measure(
+            TINY, on_accelerator(assign(TINY, choice, spec))("integer"), shipped, text, 40, 256
+        ).kl
         for spec in (core.engine, core)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
 
 
 def test_stages_are_layers_of_one_input():
-    found = stages_of(TINY, parse_weights("w4g32"), CORES["core-decode"])
+    found = assign(TINY, parse_weights("w4g32"), CORES["core-decode"]).blocks
     assert len(found) == TINY.config.layers + 1
     assert found[-1] == ()  # the head is float
-    names = [[each.name for each in stage] for stage in found[1]]
+    names = [[str(each.name) for each in stage] for stage in found[1]]
     assert names == [["1.q", "1.k", "1.v"], ["1.o"], ["1.gate", "1.up"], ["1.down"]]
-    held = core_model(TINY, parse_weights("w4g32"), CORES["core-decode"], address=1 << 20)
+    held = core_model(assign(TINY, parse_weights("w4g32"), CORES["core-decode"]), address=1 << 20)
     assert [stage.name for stage in held.stages[:2]] == ["0.q+k+v", "0.o"]
     addresses = [layer.address for stage in held.stages for layer in stage.layers]
     assert addresses == sorted(addresses) and addresses[0] >= 1 << 20
-    assert list(held.host) == ["head"]
+    assert list(held.host) == [HEAD]
 
 
 def test_layers_that_cut_their_input_differently_go_one_after_another():
@@ -164,9 +162,10 @@ def test_layers_that_cut_their_input_differently_go_one_after_another():
         assert rounding
         tensors[name] = quantize(dequantized(tensors[name]), rounding)
     model, core = replace(TINY, tensors=tensors), CORES["core-prefill"]
-    found = stages_of(model, parse_weights("native"), core)
-    assert [[each.name for each in stage] for stage in found[0]] == [["0.q", "0.v"], ["0.k"]]
-    held = core_model(model, parse_weights("native"), core)
+    found = assign(model, parse_weights("native"), core).blocks
+    names = [[str(each.name) for each in stage] for stage in found[0][:2]]
+    assert names == [["0.q", "0.v"], ["0.k"]]  # the other layers have no codes, and are coded anew
+    held = core_model(assign(model, parse_weights("native"), core))
     x = np.random.default_rng(1).normal(size=(3, 128)).astype(np.float32)
     names = ["0.q", "0.k", "0.v"]
     integer, programs = (
@@ -177,12 +176,13 @@ def test_layers_that_cut_their_input_differently_go_one_after_another():
 
 
 def test_a_core_stores_integers_for_scales():
-    work = workload(TINY, parse_weights("w4g32"), CORES["core-decode"])
+    work = assign(TINY, parse_weights("w4g32"), CORES["core-decode"]).workload
     for each in work.linears:
         assert (each.group_bits, each.row_bits) == (16, 32)
         assert each.total_bits == each.count * each.n * (4 * each.k + 16 * each.groups + 32)
-    layer = layers_on(TINY, parse_weights("w4g32"), CORES["core-decode"].engine, "0.q")
-    assert layer == (Linear("0.q", 128, 128, parse_weights("w4").rounding.format, 32, 20),)
+    name, engine = LayerName(0, "q"), CORES["core-decode"].engine
+    (part,) = assign(TINY, parse_weights("w4g32"), engine).layers[name].parts
+    assert part.linear == Linear(name, 128, 128, parse_weights("w4").rounding.format, 32, 20)
 
 
 def halves(values: np.ndarray) -> np.ndarray:
@@ -241,7 +241,7 @@ def test_layers_in_parts_give_identical_logits_however_computed():
     model, ids = partly_parted(), TINY.tokenizer.encode(STORY)[:5]
     core = CORES["core-mac"]
     native = parse_weights("native")
-    held = core_model(model, native, core)
+    held = core_model(assign(model, native, core))
     names = [stage.name for stage in held.stages[:6]]
     assert names == ["0.q/0", "0.q/1", "0.v/0", "0.v/1", "0.k", "0.o"]
     found = [
@@ -250,7 +250,7 @@ def test_layers_in_parts_give_identical_logits_however_computed():
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
     on_engine = []
     for backend in ("integer", "golden"):
-        linear = engine_linears(model, native, core.engine, backend)
+        linear = engine_linears(assign(model, native, core.engine), backend)
         on_engine.append(
             head(model, linear, forward(model, linear, ids, Cache(model.config, len(ids))))
         )
@@ -304,8 +304,8 @@ def test_short_outliers_beside_codewords_give_identical_logits_however_computed(
     core, native = CORES["core-vq"], parse_weights("native")
     assert isinstance(core.engine, VqCodebook)
     model, ids = with_short_outliers(core.engine, 3), TINY.tokenizer.encode(STORY)[:3]
-    held = core_model(model, native, core)
-    assert list(held.host) == ["head"]
+    held = core_model(assign(model, native, core))
+    assert list(held.host) == [HEAD]
     formats = [stage.layers[0].linear.format.name for stage in held.stages[:2]]
     assert formats == ["short8", "vector8"]
     found = [
@@ -314,23 +314,23 @@ def test_short_outliers_beside_codewords_give_identical_logits_however_computed(
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
     whole = core.evolve(engine=core.engine.evolve(short_v=0))
     with pytest.raises(SpecError, match="v: must be 2 for these vectors, got 8"):
-        golden_stage(core_model(model, native, whole))
+        golden_stage(core_model(assign(model, native, whole)))
 
 
 def test_codewords_give_identical_logits_however_computed():
     core, native = CORES["core-vq"], parse_weights("native")
     assert isinstance(core.engine, VqCodebook)
     model, ids = vector_quantized(core.engine), TINY.tokenizer.encode(STORY)[:3]
-    held = core_model(model, native, core)
-    assert list(held.host) == ["head"]
+    held = core_model(assign(model, native, core))
+    assert list(held.host) == [HEAD]
     found = [
         logits(model, held, run(held), ids) for run in (integer_stage, golden_stage, program_stage)
     ]
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
     (bits,) = {
         each.index_bits // each.count
-        for each in workload(model, native, core).linears
-        if each.name == "q"
+        for each in assign(model, native, core).workload.linears
+        if each.name.role == "q"
     }
     assert bits == 128 // 8 * 128 * 16 + 2 * 256 * 8 * 7
 
@@ -340,12 +340,12 @@ def test_sums_too_wide_for_the_core_are_refused():
     core = CORES["core-decode"]
     narrow = core.evolve(sum_bits=core.engine.acc_bits)
     with pytest.raises(PlaceError, match=r"0\.q: its sums need \d+ bits, sum_bits is 23"):
-        core_model(TINY, parse_weights("w4g32"), narrow)
+        core_model(assign(TINY, parse_weights("w4g32"), narrow))
 
 
 def test_a_head_of_codes_goes_to_the_core():
     model = coded_head()
     assert isinstance(model.head, QuantTensor)
-    held = core_model(model, parse_weights("w4g32"), CORES["core-decode"])
+    held = core_model(assign(model, parse_weights("w4g32"), CORES["core-decode"]))
     assert held.stages[-1].name == "head"
     assert held.blocks[-1] == (held.stages[-1],)

@@ -22,8 +22,10 @@ from evolute.sim.golden import integer
 from evolute.support.files import sha256
 from evolute.sw.checkpoints import zoo
 from evolute.sw.checkpoints.checkpoint import open_model
+from evolute.sw.deploy.assignment import assign
+from evolute.sw.deploy.on_engine import engine_linears
 from evolute.sw.language_model.decoder import Cache, forward, generate, greedy, head, sampler
-from evolute.sw.language_model.linear import engine_linears, host_linears, linear_names, workload
+from evolute.sw.language_model.linear import host_linears, linear_names
 from evolute.sw.language_model.model import LanguageModel, dequantized
 from evolute.sw.language_model.perplexity import Text, measure, windows
 from evolute.sw.quantizers.rounding import Rounding, Scheme, quantize
@@ -158,7 +160,7 @@ def test_golden_models_and_integers_give_identical_logits(accel, weights):
     ids = subject.tokenizer.encode(STORY)
     found = []
     for backend in ("golden", "integer"):
-        linear = engine_linears(subject, choice, spec, backend)
+        linear = engine_linears(assign(subject, choice, spec), backend)
         hidden = forward(subject, linear, ids, Cache(subject.config, len(ids)))
         found.append(head(subject, linear, hidden))
     assert np.array_equal(*found)
@@ -179,7 +181,7 @@ def test_engine_layer_is_the_formula(bits):
     a = quantize_activations(x, spec.activations)
     weights = integer.weights(spec, tensor.codes, tensor.format, tensor.group)
     sums = integer.group_sums(a.x, weights, tensor.group)
-    (found,) = engine_linears(subject, choice, spec)(["0.q"], x)
+    (found,) = engine_linears(assign(subject, choice, spec))(["0.q"], x)
     for m, n in ((0, 0), (1, 17), (1, 127)):
         total = Fraction(0)
         for g in range(3):
@@ -197,9 +199,9 @@ def test_rounded_tables_move_little_and_need_golden():
     spec = ENGINES["lut-int8-table"]
     choice, text = parse_weights("w4g32"), Text("story", STORY * 3)
     with pytest.raises(QuantError, match="golden"):
-        engine_linears(subject, choice, spec, "integer")
-    exact = engine_linears(subject, choice, spec.evolve(table_bits=None))
-    rounded = engine_linears(subject, choice, spec, "golden")
+        engine_linears(assign(subject, choice, spec), "integer")
+    exact = engine_linears(assign(subject, choice, spec.evolve(table_bits=None)))
+    rounded = engine_linears(assign(subject, choice, spec), "golden")
     accuracy = measure(subject, rounded, exact, text, 40, 256)
     assert accuracy.perplexity == pytest.approx(accuracy.reference_perplexity, rel=0.1)
     assert accuracy.kl > 0
@@ -209,7 +211,7 @@ def test_rounded_tables_move_little_and_need_golden():
 @pytest.mark.slow
 def test_smollm2_tells_the_capital_through_the_engine(backend):
     subject = model("smollm2-135m")
-    linear = engine_linears(subject, NATIVE, LutTensorCore(weight_bits=8), backend)
+    linear = engine_linears(assign(subject, NATIVE, LutTensorCore(weight_bits=8)), backend)
     ids = subject.tokenizer.encode("The capital of France is")
     tokens = list(generate(subject, linear, ids, 2, greedy))
     assert subject.tokenizer.decode(tokens) == " Paris."
@@ -217,10 +219,10 @@ def test_smollm2_tells_the_capital_through_the_engine(backend):
 
 def test_workload_counts_every_layer_once():
     subject = model("evolute-tiny")
-    work = workload(subject, parse_weights("w2g64"), LutTensorCore(weight_bits=4))
+    work = assign(subject, parse_weights("w2g64"), LutTensorCore(weight_bits=4)).workload
     assert sum(each.count for each in work.linears) + len(work.host) == len(linear_names(subject))
     assert work.host == ("head",)
-    for each in work.linears:
+    for each in work.kinds:
         assert (each.n, each.k) == subject.config.shapes()[f"0.{each.name}"]
         assert each.groups == -(-each.k // 64)
         choice = parse_weights("w2g64").rounding
@@ -235,17 +237,19 @@ def test_workload_counts_every_layer_once():
 def test_choices_that_cannot_run_are_refused():
     subject = model("evolute-tiny")
     with pytest.raises(QuantError, match="stores no codes"):
-        workload(subject, NATIVE, LutTensorCore())
+        assign(subject, NATIVE, LutTensorCore())
     with pytest.raises(SpecError, match=r"weights: must be one of w1, .* on this engine, got 'w8'"):
-        workload(subject, parse_weights("w8g32"), LutTensorCore(weight_bits=4))
-    assert not workload(subject, FLOAT, LutTensorCore()).linears
+        assign(subject, parse_weights("w8g32"), LutTensorCore(weight_bits=4))
+    assert not assign(subject, FLOAT, LutTensorCore()).workload.linears
 
 
 def test_weights_too_large_for_exact_sums_are_refused():
     subject = model("evolute-tiny")
     tensor = quantize(dequantized(subject.tensors["2.up"]) * np.float32(1e5), W4G32)
     with pytest.raises(QuantError, match=r"layer 2\.up: weights too large for exact sums"):
-        engine_linears(replace(subject, tensors={**subject.tensors, "2.up": tensor}), NATIVE, SPEC)
+        engine_linears(
+            assign(replace(subject, tensors={**subject.tensors, "2.up": tensor}), NATIVE, SPEC)
+        )
 
 
 def test_native_codes_go_to_the_engine_as_far_as_they_fit():
@@ -260,11 +264,11 @@ def test_native_codes_go_to_the_engine_as_far_as_they_fit():
     tensors["embedding"] = quantize(dequantized(tensors["embedding"]), head_rounding)
     coded = replace(subject, tensors=tensors)
     assert isinstance(coded.head, QuantTensor)
-    assert workload(coded, NATIVE, LutTensorCore(weight_bits=4)).host == ("head",)
-    assert workload(coded, NATIVE, LutTensorCore(weight_bits=8)).host == ()
+    assert assign(coded, NATIVE, LutTensorCore(weight_bits=4)).workload.host == ("head",)
+    assert assign(coded, NATIVE, LutTensorCore(weight_bits=8)).workload.host == ()
     ids = coded.tokenizer.encode(STORY)
     for bits in (4, 8):
-        linear = engine_linears(coded, NATIVE, LutTensorCore(weight_bits=bits))
+        linear = engine_linears(assign(coded, NATIVE, LutTensorCore(weight_bits=bits)))
         tokens = list(generate(coded, linear, ids, 8, greedy))
         assert len(tokens) == 8
 

@@ -17,6 +17,7 @@ from evolute.hw.spec import VqCodebook, presets
 from evolute.sw.checkpoints import zoo
 from evolute.sw.checkpoints.checkpoint import open_model
 from evolute.sw.commands import accuracy
+from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.on_core import on_accelerator
 from evolute.sw.language_model.decoder import Cache, forward, head
 from evolute.sw.language_model.linear import host_linears
@@ -109,7 +110,7 @@ def test_from_quantizing_to_the_engines_integers(
     def logits(linear):
         return head(model, linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
 
-    run = on_accelerator(model, NATIVE, spec)
+    run = on_accelerator(assign(model, NATIVE, spec))
     golden = logits(run("golden"))
     assert np.array_equal(golden, logits(run("integer")))
     assert np.abs(golden - logits(host_linears(model))).max() < 0.1 * np.abs(golden).max()

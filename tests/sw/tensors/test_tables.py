@@ -14,15 +14,11 @@ from evolute.hw.spec.presets import CORES
 from evolute.sim.golden.lut_dla import Centroids, nearest, subspaces
 from evolute.sw.checkpoints import quantized_file
 from evolute.sw.checkpoints.zoo import load
+from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.on_core import core_linears, core_model, golden_stage, integer_stage
+from evolute.sw.deploy.on_engine import engine_linears
 from evolute.sw.language_model.decoder import Cache, forward, head
-from evolute.sw.language_model.linear import (
-    Linears,
-    engine_linears,
-    host_linears,
-    linear_names,
-    workload,
-)
+from evolute.sw.language_model.linear import Linears, host_linears, linear_names
 from evolute.sw.language_model.model import CheckpointError, LanguageModel
 from evolute.sw.quantizers.lut_dla import (
     Tables,
@@ -55,8 +51,8 @@ def logits(model: LanguageModel, linear: Linears, ids: list[int]) -> np.ndarray:
 
 def test_tables_give_identical_logits_however_computed(model: LanguageModel) -> None:
     core = CORES["core-dla"]
-    held = core_model(model, NATIVE, core)
-    assert list(held.host) == ["head"]
+    held = core_model(assign(model, NATIVE, core))
+    assert list(map(str, held.host)) == ["head"]
     on_core = [
         logits(model, core_linears(held, run(held)), IDS[:4])
         for run in (integer_stage, golden_stage)
@@ -64,7 +60,7 @@ def test_tables_give_identical_logits_however_computed(model: LanguageModel) -> 
     assert np.array_equal(on_core[0], on_core[1])
     engine = core.engine
     on_engine = [
-        logits(model, engine_linears(model, NATIVE, engine, backend), IDS[:4])
+        logits(model, engine_linears(assign(model, NATIVE, engine), backend), IDS[:4])
         for backend in ("integer", "golden")
     ]
     assert np.array_equal(on_engine[0], on_engine[1])
@@ -79,7 +75,7 @@ def test_the_host_computes_tables_as_shipped(model: LanguageModel) -> None:
     assert isinstance(tensor, QuantTensor) and tensor.centroids is not None
     x = np.random.default_rng(1).normal(size=(3, TINY.config.ffn)).astype(np.float32)
     (found,) = host_linears(model)(["0.down"], x)
-    (exact,) = engine_linears(model, NATIVE, engine)(["0.down"], x)
+    (exact,) = engine_linears(assign(model, NATIVE, engine))(["0.down"], x)
     # One rounding of each entry, one for every sum of two, and one of the whole.
     terms = len(tensor.centroids.points)
     largest = np.abs(tensor.rows(slice(None), np.float64)).max() * np.abs(x).max() / 127
@@ -91,9 +87,9 @@ def test_sums_that_wrap_are_golden_only(model: LanguageModel) -> None:
     engine = CORES["core-dla"].engine
     wide = engine.evolve(overflow="saturate", accumulator_bits=engine.acc_bits)
     with pytest.raises(QuantError, match="must be golden for inexact sums"):
-        engine_linears(model, NATIVE, wide, "integer")
+        engine_linears(assign(model, NATIVE, wide), "integer")
     found = [
-        logits(model, engine_linears(model, NATIVE, each, "golden"), IDS[:2])
+        logits(model, engine_linears(assign(model, NATIVE, each), "golden"), IDS[:2])
         for each in (engine, wide, wide.evolve(accumulator_bits=9))
     ]
     assert np.array_equal(found[0], found[1])
@@ -103,14 +99,16 @@ def test_sums_that_wrap_are_golden_only(model: LanguageModel) -> None:
 def test_an_engine_for_other_centroids_is_refused(model: LanguageModel) -> None:
     engine = CORES["core-dla"].engine
     with pytest.raises(SpecError, match="metric: must be l1 for these tables, got 'l2'"):
-        engine_linears(model, NATIVE, engine.evolve(metric="l2"))
+        engine_linears(assign(model, NATIVE, engine.evolve(metric="l2")))
     with pytest.raises(QuantError, match="tables by centroid stand for no weights"):
-        engine_linears(model, parse_weights("w4g32"), CORES["core-decode"].engine)
+        engine_linears(assign(model, parse_weights("w4g32"), CORES["core-decode"].engine))
 
 
 def test_what_tables_store_is_counted(model: LanguageModel) -> None:
     (layer,) = (
-        each for each in workload(model, NATIVE, CORES["core-dla"]).linears if each.name == "down"
+        each
+        for each in assign(model, NATIVE, CORES["core-dla"]).workload.kinds
+        if each.name.role == "down"
     )
     hidden, ffn = TINY.config.hidden, TINY.config.ffn
     entries, centroids = hidden * ffn // 2 * 16 * 8, ffn // 2 * 16 * 2 * 8

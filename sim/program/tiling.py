@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from evolute.hw.isa.instructions import OPERATIONS
 from evolute.hw.spec.core import CoreSpec
-from evolute.sw.deploy.placement import Stage
+from evolute.sim.program.placement import Stage
 
 _MOST_ROW_TILES = OPERATIONS["matmul"]["row_tiles"].maximum
 """Row tiles that a matmul can have."""

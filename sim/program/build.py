@@ -1,7 +1,7 @@
 """Linear layers to a core's program: which unit does what, and waits for whom.
 
-A program runs one or several stages (`sw.deploy.placement`); between two of them the core waits in
-a `sync` while the host reads results and writes the next input. Blocks of row tiles stay in the
+A program runs one or several stages (`sim.program.placement`); between two of them the core waits
+in a `sync` while the host reads results and writes the next input. Blocks of row tiles stay in the
 activation buffer while all column tiles pass by; for each of these, as many row tiles as a bank of
 sums holds make a run; each part of K of a run is one `matmul`. Buffers are rings, and the banks
 take turns. Whatever an instruction waits for comes earlier in the program, so that none can wait
@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from evolute.hw.isa import instructions as isa
 from evolute.hw.isa.instructions import Instruction, Unit, instruction
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
-from evolute.sim.timing.core import BeatSteps
-from evolute.sw.deploy.placement import Batch, Layer, PlaceError, Stage, aligned, batch
-from evolute.sw.deploy.steps import (
+from evolute.sim.program.placement import Batch, Layer, PlaceError, Stage, aligned, batch
+from evolute.sim.program.steps import (
     Data,
     FillStep,
     LoadStep,
@@ -37,7 +36,7 @@ from evolute.sw.deploy.steps import (
     TilePart,
     places,
 )
-from evolute.sw.deploy.tiling import (
+from evolute.sim.program.tiling import (
     blocks,
     divisible,
     equal_parts,
@@ -45,6 +44,8 @@ from evolute.sw.deploy.tiling import (
     resident,
     run_tiles,
 )
+from evolute.sim.timing.core import BeatSteps
+from evolute.sim.workload.linear import LayerName
 
 _WEIGHT, _ACTIVATION, _SCALE = range(len(isa.BUFFERS))
 
@@ -56,6 +57,11 @@ _AHEAD = 0.5
 
 More would delay the next input, which is loaded after it; less would leave the bus idle while the
 last results are stored."""
+
+
+LayerSteps = Mapping[LayerName, NDArray[np.integer]]
+"""Measured on the weights of an engine whose steps depend on them: the steps of every weight beat,
+by the layers' names, int [column tiles, beats]."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Program:
     parts: Mapping[int, TilePart]
     """What every matmul takes, by its index."""
 
-    def beat_steps(self, layers: Mapping[str, NDArray[np.integer]] | None) -> BeatSteps | None:
+    def beat_steps(self, layers: LayerSteps | None) -> BeatSteps | None:
         """The steps of every matmul's beats, from those of the layers by name, int [column tiles,
         beats]; None for None, where steps do not depend on weights."""
         if layers is None:

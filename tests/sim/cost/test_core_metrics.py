@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 
 from evolute.hw.spec import CoreSpec, SpecError
 from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES
+from evolute.sim.cost.core import PricedPhase, priced_phases
+from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.cost.metrics import Metrics
+from evolute.sim.program.build import Program, compile_stages
+from evolute.sim.program.placement import stage, stage_name, stages_of
 from evolute.sim.timing.core import program_cycles
-from evolute.sim.timing.memory import MemoryTiming
-from evolute.sim.workload.linear import Linear
-from evolute.sw.deploy.build import Program, compile_stages
-from evolute.sw.deploy.placement import stage
-from evolute.sw.deploy.price import CorePlatform, Cost, cost
+from evolute.sim.timing.memory import MemoryTiming, memory_timing
+from evolute.sim.workload.linear import HEAD, Block, LayerName, Linear, Workload
 
 SHAPES = (
     (("q", 576, 576), ("k", 192, 576), ("v", 192, 576)),
@@ -25,20 +29,31 @@ SHAPES = (
 )
 
 
-def block(number: int, bits: int = 4) -> tuple[tuple[Linear, ...], ...]:
+INPUTS = tuple(tuple(role for role, _, _ in layers) for layers in SHAPES)
+
+
+def block(number: int, bits: int = 4) -> Block:
     return tuple(
-        tuple(Linear(f"{number}.{name}", n, k, WeightCodes(bits), 32, 16) for name, n, k in layers)
+        tuple(
+            Linear(LayerName(number, role), n, k, WeightCodes(bits), 32, 16)
+            for role, n, k in layers
+        )
         for layers in SHAPES
     )
 
 
-HEAD = ((Linear("head", 4096, 576, WeightCodes(8), 32, 16, last_token_only=True),),)
+OUTPUT = ((Linear(HEAD, 4096, 576, WeightCodes(8), 32, 16, last_token_only=True),),)
+
+
+def workload(*blocks: Block) -> Workload:
+    linears = tuple(each for block in blocks for layers in block for each in layers)
+    return Workload("toy", "w4g32", linears, (), INPUTS)
 
 
 def program(core: CoreSpec, rows: int, bits: int = 4) -> Program:
     stages, address = [], 0
     for layers in block(0, bits):
-        stages.append(stage(core, "+".join(each.name for each in layers), layers, address))
+        stages.append(stage(core, stage_name(layers), layers, address))
         address = stages[-1].end
     return compile_stages(core, stages, rows, address)
 
@@ -77,24 +92,51 @@ def test_work_of_the_stages_adds_up_to_the_programs():
         assert found.compute_cycles == sum(each.cycles for each in found.computes)
 
 
-PLATFORM = CorePlatform(200e6, 6.4e9, 60, False)
+PLATFORM = Platform(200e6, 6.4e9)
+
+
+def test_layers_that_share_an_input_are_one_group_and_parts_are_apart() -> None:
+    """A workload knows its blocks by its layers' names, and a core cuts them into stages."""
+    core, given = CORES["core-decode"], workload(block(0), block(2), OUTPUT)
+    assert given.blocks == (block(0), (), block(2), OUTPUT)
+    assert stages_of(core, given.blocks[0]) == block(0)
+    parts = [
+        Linear(LayerName(0, "q", part), 64, k, WeightCodes(4), 32, 16)
+        for part, k in enumerate((32, 64))
+    ]
+    rest = Linear(LayerName(0, "k"), 64, 96, WeightCodes(4), 32, 16)
+    (together,) = workload(((*parts, rest),)).blocks[0]
+    assert together == (*parts, rest)
+    found = stages_of(core, (together,))
+    assert [stage_name(each) for each in found] == ["0.q/0", "0.q/1", "0.k"]
+
+
+def test_layers_counted_together_have_no_program() -> None:
+    many = replace(block(0)[1][0], count=2)
+    with pytest.raises(SpecError, match="workload: must be of single layers for a core"):
+        evaluate(CORES["core-decode"], workload(((many,),)), PLATFORM, 1, 1)
 
 
 def test_a_prompt_takes_a_program_per_block_and_a_token_one_for_all():
     core = CORES["core-prefill"]
-    blocks = [block(0), block(1), block(2, bits=2), HEAD]
-    found = cost(core, blocks, PLATFORM, 9, 5)
+    work = workload(block(0), block(1), block(2, bits=2), OUTPUT)
+    prefill, decode = priced_phases(core, work, PLATFORM, 9, 5)
     one, two = (program(core, 9, bits) for bits in (4, 2))
-    timing = PLATFORM.timing()
+    timing = memory_timing(PLATFORM)
     cycles = [program_cycles(core, each.instructions, timing).cycles for each in (one, two)]
-    assert [count for _, count in found.prefill.programs] == [2, 1, 1]
-    assert [each.cycles for each, _ in found.prefill.programs[:2]] == cycles
-    assert found.prefill.cycles == 2 * cycles[0] + cycles[1] + found.prefill.programs[2][0].cycles
-    ((token, count),) = found.decode.programs
-    assert count == 1
-    assert found.decode.cycles == 5 * token.cycles
+    assert [each.count for each in prefill.programs] == [2, 1, 1]
+    assert [each.cycles.cycles for each in prefill.programs[:2]] == cycles
+    head = prefill.programs[2].cycles.cycles
+    assert prefill.total("cycles") == 2 * cycles[0] + cycles[1] + head
+    (one_token,) = decode.programs
+    token = one_token.cycles
+    assert one_token.count == 1
+    assert decode.total("cycles") == 5 * token.cycles
     assert len(token.syncs) == 4 * 3
-    record = found.to_dict()
+    metrics = evaluate(core, work, PLATFORM, 9, 5)
+    assert metrics.prefill.cycles == prefill.total("cycles")
+    assert metrics.decode.cycles == decode.total("cycles")
+    record = metrics.to_dict()
     for phase, rows in (("prefill", 9), ("decode", 1)):
         layers = record[phase]["layers"]
         assert [each["name"] for each in layers][-1] == "head"
@@ -110,37 +152,61 @@ def test_a_prompt_takes_a_program_per_block_and_a_token_one_for_all():
 
 def test_steps_that_depend_on_weights_are_priced_by_the_weights():
     """Where all are needed, as where none can be skipped; and else less, block by block."""
-    core, blocks = CORES["core-skip"], [block(0)[:2], block(1)[:2], ()]
-    with pytest.raises(SpecError, match="beat_steps: must be given"):
-        cost(core, blocks, PLATFORM, 9, 1)
+    core, blocks = CORES["core-skip"], [block(0)[:2], block(1)[:2]]
+    work = workload(*blocks)
+    names = [[each.name for stage in layers for each in stage] for layers in blocks]
+    shapes = {each.name: (each.n // 2, -(-each.k // each.group) * 5) for each in work.linears}
 
-    def priced(core: CoreSpec, *steps: int) -> Cost:
-        """With so many steps a beat in each block."""
-        given = {
-            each.name: np.full((each.n // 2, -(-each.k // each.group) * 5), count)
-            for layers, count in zip(blocks, steps, strict=False)
-            for stage in layers
-            for each in stage
+    def steps(*counts: int) -> dict[LayerName, np.ndarray]:
+        """So many steps a beat in each block."""
+        return {
+            name: np.full(shapes[name], count)
+            for of_block, count in zip(names, counts, strict=True)
+            for name in of_block
         }
-        return cost(core, blocks, PLATFORM, 9, 1, given if steps else None)
 
-    fixed = priced(core.evolve(engine=core.engine.evolve(skips=False))).to_dict()
-    whole, half = priced(core, 2, 2), priced(core, 2, 1)
+    def priced(*counts: int) -> tuple[Metrics, PricedPhase]:
+        found = evaluate(core, work, PLATFORM, 9, 1, steps(*counts))
+        prefill, _ = priced_phases(core, work, PLATFORM, 9, 1, steps(*counts))
+        return found, prefill
+
+    fixed = evaluate(
+        core.evolve(engine=core.engine.evolve(skips=False)), work, PLATFORM, 9, 1
+    ).to_dict()
+    (whole, whole_prefill), (half, half_prefill) = priced(2, 2), priced(2, 1)
     for name in ("prefill", "decode"):
         assert whole.to_dict()[name] == fixed[name]
-    ones, twos = sorted(cycles.cycles for cycles, _ in half.prefill.programs)
-    assert ones < twos == whole.prefill.programs[0][0].cycles
+    ones, twos = sorted(each.cycles.cycles for each in half_prefill.programs)
+    assert ones < twos == whole_prefill.programs[0].cycles.cycles
     assert half.decode.cycles < whole.decode.cycles
     record = half.to_dict()["prefill"]
     assert [each["count"] for each in record["layers"]] == [2] * 2
-    steps = sum(cycles.steps for cycles, _ in half.prefill.programs)
-    assert record["engine_utilization"] == steps / half.prefill.cycles
+    counted = sum(each.cycles.steps for each in half_prefill.programs)
+    assert record["engine_utilization"] == counted / half.prefill.cycles
     assert record["utilization"] < record["engine_utilization"]
+
+
+def test_steps_that_nobody_measured_give_a_bound_and_say_so():
+    """The figures of a core that skips nothing, with labels that tell them from exact ones."""
+    core, work = CORES["core-skip"], workload(block(0)[:2], block(1)[:2])
+    never = core.evolve(engine=core.engine.evolve(skips=False))
+    bound, fixed = (evaluate(each, work, PLATFORM, 9, 1) for each in (core, never))
+    assert bound.to_dict()["prefill"] == fixed.to_dict()["prefill"]
+    assert bound.to_dict()["decode"] == fixed.to_dict()["decode"]
+    assert {fixed.labels[name] for name in ("cycles", "utilization", "bus_utilization")} == {
+        "exact"
+    }
+    for name in ("cycles", "seconds", "tokens_per_s", "utilization", "bus_utilization"):
+        assert bound.labels[name] == "bound"
+    for name in ("tokens", "macs", "mac_share", "dram_bytes"):
+        assert bound.labels[name] == fixed.labels[name] == "exact"
 
 
 def test_padding_is_no_useful_work():
     """Nine rows on an engine for eight: the second row tile is nearly empty."""
-    found = cost(CORES["core-prefill"], [block(0), HEAD], PLATFORM, 9, 1).to_dict()["prefill"]
+    found = evaluate(CORES["core-prefill"], workload(block(0), OUTPUT), PLATFORM, 9, 1).to_dict()[
+        "prefill"
+    ]
     assert found["utilization"] < 0.6 * found["engine_utilization"]
 
 
@@ -155,27 +221,27 @@ def test_padding_is_no_useful_work():
     ],
 )
 def test_bytes_per_cycle_are_the_exact_quotient(frequency_hz, bandwidth_bytes_per_s, rate):
-    timing = CorePlatform(frequency_hz, bandwidth_bytes_per_s, 60, False).timing()
+    timing = memory_timing(Platform(frequency_hz, bandwidth_bytes_per_s))
     assert timing.bytes_per_cycle == rate
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_platform_without_a_clock_or_a_bandwidth_is_refused(value):
     with pytest.raises(SpecError, match="frequency_hz: must be finite and above 0"):
-        CorePlatform(value, 6.4e9, 60, False)
+        Platform(value, 6.4e9)
     with pytest.raises(SpecError, match="bandwidth_bytes_per_s: must be finite and above 0"):
-        CorePlatform(200e6, value, 60, False)
+        Platform(200e6, value)
 
 
 def test_a_rate_that_memory_cannot_keep_is_refused():
     with pytest.raises(SpecError, match=r"bytes_per_cycle: must be in 1/512\.\.1048576, got 0.001"):
-        CorePlatform(200e6, 2e5, 60, False).timing()
+        memory_timing(Platform(200e6, 2e5))
 
 
 def test_every_rate_between_whole_bytes_costs_its_own_cycles():
     """At 200 MHz all of these are 2 bytes per cycle, were they rounded."""
     found = [
-        cost(CORES["core-decode"], [block(0), ()], CorePlatform(200e6, mbs * 1e6, 60, False), 4, 1)
+        evaluate(CORES["core-decode"], workload(block(0)), Platform(200e6, mbs * 1e6), 4, 1)
         for mbs in (301, 350, 400, 450, 499)
     ]
     cycles = [each.decode.cycles for each in found]
@@ -197,11 +263,11 @@ def test_every_rate_between_whole_bytes_costs_its_own_cycles():
 )
 def test_what_limits_is_what_would_gain_most(latency, bandwidth, rows, bound):
     """Against the same programs with a memory that answers at once, or is much faster."""
-    core, blocks = CORES["core-decode"], [block(0), ()]
+    core, work = CORES["core-decode"], workload(block(0))
 
     def cycles(latency, bandwidth):
-        platform = CorePlatform(200e6, bandwidth, latency, False)
-        found = cost(core, blocks, platform, rows, 1)
+        platform = Platform(200e6, bandwidth, latency_cycles=latency)
+        found = evaluate(core, work, platform, rows, 1)
         return found.to_dict()["prefill"]
 
     found = cycles(latency, bandwidth)
@@ -221,10 +287,10 @@ def test_a_stage_is_charged_for_the_memory_that_is_busy_in_its_time():
     """A slow memory binds every stage, also one whose own weights came before it began."""
     core = CORES["core-decode"]
     small = tuple(
-        tuple(Linear(f"0.{name}", n, k, WeightCodes(4), 32, 16) for name, n, k in stage)
+        tuple(Linear(LayerName(0, role), n, k, WeightCodes(4), 32, 16) for role, n, k in stage)
         for stage in ((("q", 256, 128),), (("o", 128, 128),), (("up", 640, 128),))
     )
-    found = cost(core, [small, ()], CorePlatform(200e6, 3e8, 60, False), 1, 1).to_dict()["decode"]
+    found = evaluate(core, workload(small), Platform(200e6, 3e8), 1, 1).to_dict()["decode"]
     frequency = 200e6
     for layer in found["layers"]:
         busy, cycles = layer["memory_seconds"] * frequency, layer["cycles"]

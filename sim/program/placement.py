@@ -8,22 +8,15 @@ before scales.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from evolute.hw.isa.instructions import OPERATIONS
 from evolute.hw.spec.core import CoreSpec
 from evolute.sim.timing.schedule import plan
-from evolute.sim.workload.linear import Linear
+from evolute.sim.workload.linear import Block, LayerName, Linear
 from evolute.support.errors import RefusedError
-from evolute.sw.deploy import pack
-from evolute.sw.deploy.pack import Bytes
-from evolute.sw.tensors.rescale import ScaledTensor
 
 MOST_SLICES = OPERATIONS["matmul"]["slices"].maximum
 """K-slices that a matmul can have."""
@@ -96,7 +89,7 @@ class Stage:
 def stage_name(linears: Sequence[Linear]) -> str:
     """The name of a stage of these layers, such as 3.q+k+v."""
     first, *others = (linear.name for linear in linears)
-    return "+".join([first, *(name.rpartition(".")[2] for name in others)])
+    return "+".join([str(first), *(str(name.kind) for name in others)])
 
 
 def share_input(core: CoreSpec, first: Linear, second: Linear) -> bool:
@@ -109,12 +102,30 @@ def share_input(core: CoreSpec, first: Linear, second: Linear) -> bool:
     return cut(first) == cut(second)
 
 
+def stages_of(core: CoreSpec, block: Block) -> tuple[tuple[Linear, ...], ...]:
+    """The layers of a block stage by stage, in the order they run.
+
+    Layers that share an input are one stage, unless they cut it into different slices, or change
+    it first: a layer in parts, and one that scales or moves its inputs, are stages of their own.
+    """
+    stages: list[tuple[Linear, ...]] = []
+    for layers in block:
+        alone = [each for each in layers if each.name.part is not None or each.column_bits]
+        stages += [(each,) for each in alone]
+        rest = [each for each in layers if each not in alone]
+        while rest:
+            together = [each for each in rest if share_input(core, rest[0], each)]
+            stages.append(tuple(together))
+            rest = [each for each in rest if each not in together]
+    return tuple(stages)
+
+
 def stage(
     core: CoreSpec,
     name: str,
     linears: Sequence[Linear],
     address: int,
-    offset_shifts: Mapping[str, int] | None = None,
+    offset_shifts: Mapping[LayerName, int] | None = None,
 ) -> Stage:
     """Place layers that share an input at `address` or soon after.
 
@@ -215,26 +226,6 @@ def _parts(core: CoreSpec, name: str, slices: int, shapes: Sequence[_Shape]) -> 
     )
 
 
-def images(
-    core: CoreSpec, stage: Stage, tensors: Mapping[str, ScaledTensor]
-) -> Iterator[tuple[int, Bytes]]:
-    """Each layer's address and the bytes that lie there. `tensors` are by the layers' names.
-
-    Raises `PlaceError` where a sum could exceed the core's width.
-    """
-    for layer in stage.layers:
-        tensor = tensors[layer.linear.name]
-        require_sums(core, layer.linear.name, tensor)
-        yield layer.address, pack.layer_words(core, tensor, stage.parts, layer.group_slices)
-
-
-def require_sums(core: CoreSpec, name: str, tensor: ScaledTensor) -> None:
-    """Raise `PlaceError` where a sum over the layer `name` could exceed the core's width."""
-    bits = tensor.largest_sum(core.engine.activations).bit_length() + 1
-    if bits > core.sum_bits:
-        raise PlaceError(f"{name}: its sums need {bits} bits, sum_bits is {core.sum_bits}")
-
-
 # Inputs and results of a program.
 
 
@@ -260,45 +251,6 @@ class Batch:
     @property
     def row_tiles(self) -> int:
         return sum(self.blocks)
-
-    def pack_input(
-        self, x: NDArray[np.integer], exponent: NDArray[np.integer] | None = None
-    ) -> Bytes:
-        """The bytes to write at `input_address` for activations, integers [rows, K].
-
-        Floating ones are codes, with the `exponent` [rows] that each row shares.
-        """
-        linear = self.stage.layers[0].linear
-        if x.shape != (self.rows, linear.k):
-            raise ValueError(f"{self.stage.name}: must be {(self.rows, linear.k)}, got {x.shape}")
-        at = pack.places(self.core.engine, linear.k, linear.group)
-        ends = np.cumsum((0, *self.blocks)) * self.core.engine.m
-        blocks = [
-            pack.activation_words(
-                self.core,
-                x[start:end],
-                at,
-                self.stage.parts,
-                None if exponent is None else exponent[start:end],
-            )
-            for start, end in itertools.pairwise(ends)
-        ]
-        return np.concatenate(blocks)
-
-    def unpack_results(self, memory: Bytes, base: int = 0) -> dict[str, NDArray[np.int64]]:
-        """The layers' results [rows, N] by name, from a memory that begins at address `base`."""
-        tiles = pack.result_tiles(self.core, memory[self.result_address - base : self.end - base])
-        m, n, columns = self.core.engine.m, self.core.engine.n, self.stage.column_tiles
-        blocks, first = [], 0
-        for count in self.blocks:
-            block = tiles[first : first + columns * count].reshape(columns, count, m, n)
-            blocks.append(block.transpose(1, 2, 0, 3).reshape(count * m, columns * n))
-            first += columns * count
-        whole, found, column = np.concatenate(blocks)[: self.rows], {}, 0
-        for layer in self.stage.layers:
-            found[layer.linear.name] = whole[:, column : column + layer.linear.n]
-            column += layer.column_tiles * n
-        return found
 
 
 def batch(core: CoreSpec, stage: Stage, rows: int, blocks: tuple[int, ...], address: int) -> Batch:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from evolute.hw.isa.instructions import Instruction, Unit, instruction
 from evolute.hw.spec.engine import Fill
-from evolute.sw.deploy.placement import Layer
+from evolute.sim.program.placement import Layer
+from evolute.sim.workload.linear import LayerName
 
 
 @dataclass(eq=False)
@@ -43,8 +44,7 @@ class Place:
 class TilePart:
     """Weight beats of one column tile that a matmul takes."""
 
-    layer: str
-    """The layer's name."""
+    layer: LayerName
     tile: int
     beats: slice
 

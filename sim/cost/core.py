@@ -1,0 +1,301 @@
+"""What a model's linear layers cost on a core: its programs, compiled and run on the cycle model.
+
+A prompt takes one program per block and one for the head, which sees the last token alone; every
+further token takes a single program. Blocks of equal layers take equal programs, so that a prompt
+costs one program per kind of block; where steps depend on weights, each block its own. The host's
+own work is not in any of these cycles.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from evolute.hw.spec.base import require
+from evolute.hw.spec.core import CoreSpec
+from evolute.hw.spec.platform import Platform
+from evolute.sim.cost.metrics import LayerMetrics, Metrics, PhaseMetrics
+from evolute.sim.program.build import LayerSteps, Program, compile_stages
+from evolute.sim.program.placement import stage, stage_name, stages_of
+from evolute.sim.timing.core import ProgramCycles, program_cycles
+from evolute.sim.timing.memory import MemoryTiming, memory_timing
+from evolute.sim.timing.schedule import plan
+from evolute.sim.workload.linear import Linear, Workload
+
+Stages = tuple[tuple[Linear, ...], ...]
+"""Layers of a program stage by stage, as `sim.program.placement.stages_of` cuts a block."""
+
+
+@dataclass(frozen=True)
+class PricedProgram:
+    """A program, what it takes, and how many such a pass has."""
+
+    stages: Stages
+    rows: int
+    count: int
+    program: Program
+    cycles: ProgramCycles
+
+
+@dataclass(frozen=True)
+class PricedPhase:
+    """The programs of one pass through the model; decode is `passes` times the same."""
+
+    tokens: int
+    passes: int
+    programs: tuple[PricedProgram, ...]
+
+    def total(self, name: str) -> int:
+        """One of the programs' counters, over the whole phase."""
+        counts = (each.count * getattr(each.cycles, name) for each in self.programs)
+        return self.passes * sum(counts)
+
+    @property
+    def beats(self) -> int:
+        """Bus words in both directions, instructions included."""
+        return self.total("read_beats") + self.total("write_beats")
+
+
+def priced_phases(
+    core: CoreSpec,
+    workload: Workload,
+    platform: Platform,
+    prefill_tokens: int,
+    decode_tokens: int,
+    layer_steps: LayerSteps | None = None,
+) -> tuple[PricedPhase, PricedPhase]:
+    """The programs of a prompt and of decoding, compiled and run on the cycle model.
+
+    Raises `PlaceError` where a layer does not fit the core, and `SpecError` for layers counted
+    together, of which no program can be made.
+    """
+    for each in workload.linears:
+        require(each.count == 1, "workload", "of single layers for a core", f"{each.count} equal")
+    timing = memory_timing(platform)
+    body, head = _cut(core, workload, numbered=layer_steps is not None)
+    if layer_steps is None and not core.engine.steps_are_fixed:
+        linears = [each for block in (*body, head) for layers in block for each in layers]
+        layer_steps = {each.name: _most_steps(core, each) for each in linears}
+    prompt = [
+        (stages, prefill_tokens, count) for stages, count in collections.Counter(body).items()
+    ]
+    token = tuple(layers for block in (*body, head) for layers in block)
+
+    def phase(tokens: int, passes: int, programs: Sequence[tuple[Stages, int, int]]) -> PricedPhase:
+        return PricedPhase(
+            tokens,
+            passes,
+            tuple(
+                _priced(core, stages, rows, count, timing, layer_steps)
+                for stages, rows, count in programs
+                if stages
+            ),
+        )
+
+    return (
+        phase(prefill_tokens, 1, [*prompt, (head, 1, 1)]),
+        phase(decode_tokens, decode_tokens, [(token, 1, 1)]),
+    )
+
+
+def _cut(core: CoreSpec, workload: Workload, *, numbered: bool) -> tuple[list[Stages], Stages]:
+    """The stages of every block, and those of the head; without the blocks' numbers in the layers'
+    names unless `numbered`."""
+    blocks = [stages_of(core, block) for block in workload.blocks]
+    if not numbered:
+        blocks = [tuple(map(_unnumbered, block)) for block in blocks]
+    *body, head = blocks
+    return body, head
+
+
+def _unnumbered(linears: tuple[Linear, ...]) -> tuple[Linear, ...]:
+    """Layers without their block's number in their names."""
+    return tuple(replace(linear, name=linear.name.kind) for linear in linears)
+
+
+def _most_steps(core: CoreSpec, linear: Linear) -> np.ndarray:
+    """The steps of a layer's weight beats, int [column tiles, beats], if each takes the most."""
+    run = plan(core.engine, linear, 1)
+    shape = (-(-linear.n // core.engine.n), run.slices * run.planes)
+    return np.full(shape, run.beat_steps)
+
+
+def _priced(
+    core: CoreSpec,
+    stages: Stages,
+    rows: int,
+    count: int,
+    timing: MemoryTiming,
+    layer_steps: LayerSteps | None,
+) -> PricedProgram:
+    """Compile layers for so many rows and run them on the cycle model."""
+    placed, address = [], 0
+    for linears in stages:
+        placed.append(stage(core, stage_name(linears), linears, address))
+        address = placed[-1].end
+    program = compile_stages(core, placed, rows, address)
+    steps = program.beat_steps(layer_steps)
+    cycles = program_cycles(core, program.instructions, timing, program.address, steps)
+    return PricedProgram(stages, rows, count, program, cycles)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Layers that share an input, of which a pass has `count`; totals are of all of them.
+
+    `compute_cycles` are those of their matmuls and fills, `memory_cycles` those in which the memory
+    was busy, with words of the next part too, and `step_macs` their multiply-accumulates, each
+    counted as often as the engine has steps for it.
+    """
+
+    linears: tuple[Linear, ...]
+    rows: int
+    count: int = 0
+    cycles: int = 0
+    bus_words: int = 0
+    compute_cycles: int = 0
+    memory_cycles: float = 0
+    step_macs: float = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one."""
+        return self.rows * sum(linear.n * linear.k for linear in self.linears)
+
+
+def _stages(
+    core: CoreSpec, programs: Sequence[PricedProgram], layer_steps: LayerSteps | None
+) -> list[_Stage]:
+    """What the programs of a pass consist of, stages of equal layers together."""
+    found: dict[tuple[Linear, ...], _Stage] = {}
+    for priced in programs:
+        rows, count, cycles = priced.rows, priced.count, priced.cycles
+        computes = iter(cycles.computes)
+        parts = zip(cycles.stage_cycles, cycles.stage_memory_cycles, strict=True)
+        for linears, (part, busy), work in zip(
+            priced.stages, parts, priced.program.work, strict=True
+        ):
+            own = itertools.islice(computes, work.computes)
+            kind = _unnumbered(linears)
+            before = found.get(kind, _Stage(kind, rows))
+            step_macs = sum(_step_macs(core, each, layer_steps) for each in linears)
+            found[kind] = replace(
+                before,
+                count=before.count + count,
+                cycles=before.cycles + count * part,
+                bus_words=before.bus_words + count * work.bus_words,
+                compute_cycles=before.compute_cycles + count * sum(each.cycles for each in own),
+                memory_cycles=before.memory_cycles + count * busy,
+                step_macs=before.step_macs + count * rows * step_macs,
+            )
+    return list(found.values())
+
+
+def _step_macs(core: CoreSpec, linear: Linear, layer_steps: LayerSteps | None) -> float:
+    """Multiply-accumulates of a layer for one row, each counted as often as there are steps for it;
+    where they depend on weights, for all in the mean."""
+    steps: float = core.engine.slice_steps(linear.format)
+    if layer_steps is not None:
+        beats = layer_steps[linear.name]
+        steps = beats.mean() * core.engine.coding_of(linear.format).planes
+    return linear.n * linear.k * steps
+
+
+class _Limits(NamedTuple):
+    """How long the engine computes, the memory moves words, and the busier of the two waits; and
+    which of the three limits.
+
+    It is the waiting, or latency, where doing away with it would save more than making the busier
+    twice as fast could; else what the busier does.
+    """
+
+    compute_seconds: float
+    memory_seconds: float
+    waiting_seconds: float
+    bound: str
+
+
+def _limits(
+    platform: Platform, cycles: float, compute_cycles: float, memory_cycles: float
+) -> _Limits:
+    busy_cycles = max(compute_cycles, memory_cycles)
+    waiting_cycles = max(0.0, cycles - busy_cycles)
+    work = "compute" if compute_cycles >= memory_cycles else "memory"
+    frequency = platform.frequency_hz
+    return _Limits(
+        compute_seconds=compute_cycles / frequency,
+        memory_seconds=memory_cycles / frequency,
+        waiting_seconds=waiting_cycles / frequency,
+        bound="latency" if waiting_cycles > busy_cycles / 2 else work,
+    )
+
+
+def _layer(core: CoreSpec, platform: Platform, stage: _Stage) -> LayerMetrics:
+    first, count = stage.linears[0], stage.count
+    limits = _limits(
+        platform, stage.cycles / count, stage.compute_cycles / count, stage.memory_cycles / count
+    )
+    return LayerMetrics(
+        name="+".join(str(linear.name) for linear in stage.linears),
+        count=count,
+        rows=stage.rows,
+        n=sum(linear.n for linear in stage.linears),
+        k=first.k,
+        weights=", ".join(dict.fromkeys(linear.format.name for linear in stage.linears)),
+        group=first.group,
+        cycles=round(stage.cycles / count),
+        utilization=stage.step_macs / core.engine.macs_per_step / stage.cycles,
+        macs=stage.macs,
+        dram_bytes=stage.bus_words // count * core.bus_bytes,
+        **limits._asdict(),
+    )
+
+
+def core_metrics(
+    core: CoreSpec,
+    workload: Workload,
+    platform: Platform,
+    prefill_tokens: int,
+    decode_tokens: int,
+    layer_steps: LayerSteps | None = None,
+) -> Metrics:
+    """See `sim.cost.evaluate.evaluate`; cycles and traffic are those of `priced_phases`."""
+    word_cycles = memory_timing(platform).service(core.bus_bytes).word_cycles
+
+    def metrics(phase: PricedPhase, rows: int) -> PhaseMetrics:
+        stages = _stages(core, phase.programs, layer_steps)
+        cycles, passes, beats = phase.total("cycles"), phase.passes, phase.beats
+        seconds = cycles / platform.frequency_hz
+        step_macs = passes * sum(each.step_macs for each in stages)
+        memory_cycles = float(beats * word_cycles)
+        limits = _limits(platform, cycles, phase.total("compute_cycles"), memory_cycles)
+        return PhaseMetrics(
+            tokens=phase.tokens,
+            cycles=cycles,
+            seconds=seconds,
+            tokens_per_s=phase.tokens / seconds,
+            utilization=step_macs / core.engine.macs_per_step / cycles,
+            engine_utilization=phase.total("steps") / cycles,
+            bus_utilization=beats / cycles,
+            dram_bytes=beats * core.bus_bytes,
+            macs=passes * sum(each.count * each.macs for each in stages),
+            mac_share=workload.mac_share(rows),
+            layers=tuple(_layer(core, platform, each) for each in stages),
+            **limits._asdict(),
+        )
+
+    prompt, decode = priced_phases(
+        core, workload, platform, prefill_tokens, decode_tokens, layer_steps
+    )
+    return Metrics(
+        core,
+        platform,
+        prefill=metrics(prompt, prefill_tokens),
+        decode=metrics(decode, 1),
+        steps_are_bounds=layer_steps is None and not core.engine.steps_are_fixed,
+    )
