@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict
 from typing import Any
 
@@ -88,11 +86,12 @@ def front_csv(record: dict[str, Any]) -> str:
         | each["metrics"]
         for each in front_trials(record)
     ]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, rows[0] if rows else ["trial"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    import pandas
+
+    columns = None if rows else ["trial"]
+    return pandas.DataFrame(rows, columns=columns, dtype=object).to_csv(
+        index=False, lineterminator="\n"
+    )
 
 
 def _trial(trial: FrozenTrial) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -31,18 +32,55 @@ OUT = Path("out")
     show_default=True,
     help="Folder of the page.",
 )
+@click.option(
+    "--csv",
+    "csv_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the records as a table of comma-separated values, too.",
+)
+@click.option(
+    "--parquet",
+    "parquet_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write that table as a Parquet file; needs the extra evolute[parquet].",
+)
+@click.option("--kind", help="Only records of this kind go into the tables, such as sim or dse.")
 @json_option
-def report(files: tuple[Path, ...], output: Path, as_json: bool) -> None:
-    """Draw recorded results as a page that opens from disk."""
+def report(
+    files: tuple[Path, ...],
+    output: Path,
+    csv_path: Path | None,
+    parquet_path: Path | None,
+    kind: str | None,
+    as_json: bool,
+) -> None:
+    """Draw recorded results as a page that opens from disk; as tables, where asked for.
+
+    A row of a table is a phase of a `sim` record, a trial of a `dse` record, an engine of a
+    `compare` record, or a whole record of another kind.
+    """
+    from evolute.reports import frames
     from evolute.reports.page import build  # draws with matplotlib, which help does without
     from evolute.reports.records import load
 
     own = OUT / RECORDS
     found = list(files) or [*sorted(COMMITTED.glob("*.jsonl")), *([own] if own.exists() else [])]
+    tables = [path for path in (csv_path, parquet_path) if path is not None]
+    if kind is not None and not tables:
+        raise click.UsageError("--kind needs --csv or --parquet")
+    if parquet_path is not None:
+        frames.require_parquet()
+    if tables:
+        table = frames.records(found, kind)
+        if csv_path is not None:
+            write_text(csv_path, frames.csv(table))
+        if parquet_path is not None:
+            frames.write_parquet(parquet_path, table)
     page = output / "index.html"
     write_text(page, build(load(found)))
-    show(as_json, {"pages": [str(page)]}, lambda console: _announce(console, page))
+    document = {"pages": [str(page)], "tables": [str(path) for path in tables]}
+    show(as_json, document, lambda console: _announce(console, [page, *tables]))
 
 
-def _announce(console: Console, page: Path) -> None:
-    console.print(f"wrote {page}", soft_wrap=True)
+def _announce(console: Console, paths: Sequence[Path]) -> None:
+    console.print(f"wrote {', '.join(map(str, paths))}", soft_wrap=True)

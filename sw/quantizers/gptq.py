@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import scipy.linalg
+import scipy  # whose parts are loaded where they are used first
 from numpy.typing import NDArray
 
 from evolute.sw.quantizers.rounding import column_rounder

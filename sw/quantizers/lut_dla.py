@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
+import scipy  # whose parts are loaded where they are used first
 from numpy.typing import NDArray
 
 from evolute.hw.spec.base import require, require_range

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import scipy.linalg
+import scipy  # whose parts are loaded where they are used first
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import Kind, WeightCodes
