@@ -20,10 +20,11 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 RECORDS = Path(__file__).parent / "tradeoff.jsonl"
 MODEL = "smollm2-135m"
 SERIES = {
-    "rounded to nearest": ("#9a4f00", "s"),
-    "GPTQ, grids clipped": ("#0b57b0", "o"),
-    "as the file has them": ("#1b7a2b", "D"),
+    "rounded to nearest": ("#9a4f00", "s", (-7, 4), "right"),
+    "GPTQ, grids clipped": ("#0b57b0", "o", (8, -6), "left"),
+    "as the file has them": ("#1b7a2b", "D", (-3, -17), "center"),
 }
+"""For each line its colour and marker, and where a point's label lies: offset and alignment."""
 STYLE = {
     "font.size": 10,
     "svg.hashsalt": "tradeoff",
@@ -45,12 +46,12 @@ def series_of(record: dict) -> str:
 @mpl.rc_context(STYLE)
 def picture(records: list[dict]) -> str:
     """Perplexity against tokens per second, a point for each choice of weights."""
-    figure = Figure(figsize=(5.6, 3.9), layout="constrained")
+    figure = Figure(figsize=(4.8, 3.8), layout="constrained")
     axis = figure.subplots()
     first = records[0]
     shipped = first["perplexity"]["float"]
     axis.axhline(shipped, color="#56606b", linestyle=":", linewidth=1.2)
-    for name, (colour, marker) in SERIES.items():
+    for name, (colour, marker, offset, alignment) in SERIES.items():
         own = sorted(
             (each for each in records if series_of(each) == name),
             key=lambda each: each["bits_total"],
@@ -59,13 +60,12 @@ def picture(records: list[dict]) -> str:
         y = [each["perplexity"]["quantized"] for each in own]
         axis.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.3, label=name)
         for each, left, up in zip(own, x, y, strict=True):
-            above = name == "rounded to nearest"
             axis.annotate(
                 f"{each['bits_total']:.1f} bits",
                 (left, up),
                 textcoords="offset points",
-                xytext=(0, 8 if above else -15),
-                ha="center",
+                xytext=offset,
+                ha=alignment,
                 color=colour,
                 fontsize=9,
             )
@@ -75,9 +75,9 @@ def picture(records: list[dict]) -> str:
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_yticks([10, 20, 50, 100], ["10", "20", "50", "100"])
     low, high = axis.get_xlim()
-    axis.set_xlim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    axis.set_xlim(low - 0.13 * (high - low), high + 0.1 * (high - low))
     axis.annotate(
-        f"as shipped, in float32: {shipped:.1f}",
+        f"as shipped: {shipped:.1f}",
         (axis.get_xlim()[0], shipped),
         textcoords="offset points",
         xytext=(4, -12),
