@@ -44,6 +44,9 @@ ADVANCEABLE = {
 }
 """Counts that `Session.advance` can change, and the part of the core that each belongs to."""
 
+QUIT_SECONDS = 20
+"""How long a simulation may take to end when it is told to."""
+
 _ANSWERS = ("ok ", "ok\n", "idle ", "interrupt ", "limit ")
 
 NEVER = 1 << 62
@@ -192,8 +195,12 @@ class Session(contextlib.AbstractContextManager):
         self._resources.close()
 
     def _stop(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate("quit\n")
+        try:
+            self._process.communicate("quit\n", timeout=QUIT_SECONDS)
+        except BrokenPipeError:
+            pass
+        except subprocess.TimeoutExpired:  # a simulation without an end reads no more
+            self._process.kill()
         self._process.wait()
 
     def _ask(self, *words: object) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from evolute.sim.golden.lut_tensor_core import plane_weights
 from evolute.support.errors import RefusedError
 from evolute.support.files import read_records
 from evolute.verif.commands.verify import random_jobs
+from evolute.verif.core import session as core_session
 from evolute.verif.engines import lut_tensor_core
 from evolute.verif.engines.stream_engine import KINDS, STREAMS
 from evolute.verif.harness import bench, driver, simulators, words
@@ -166,6 +169,17 @@ def test_cases_depend_on_nothing_but_the_seed() -> None:
             for a, b in zip(one.matmuls, other.matmuls, strict=True):
                 np.testing.assert_array_equal(a.x, b.x)
                 np.testing.assert_array_equal(a.codes, b.codes)
+
+
+def test_a_simulation_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_session, "QUIT_SECONDS", 0.2)
+    session = core_session.Session.__new__(core_session.Session)
+    endless = [sys.executable, "-c", "while True: pass"]
+    session._process = subprocess.Popen(
+        endless, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    session._stop()
+    assert session._process.poll() is not None
 
 
 def test_many_weights_bring_every_code_with_every_special_value_to_every_place() -> None:
