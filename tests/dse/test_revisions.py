@@ -24,14 +24,15 @@ from evolute.dse.objectives import REVISIONS
 from evolute.hw.emit.export import to_verilog
 from evolute.hw.spec import CoreSpec, LutStationary, LutTensorCore, layout
 from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import PRESETS
 from evolute.hw.synthesis import nextpnr, synth, yosys
 from evolute.hw.synthesis.fpga import FAMILIES
-from evolute.sim.cost.engine import evaluate
+from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.golden import lut_stationary
 from evolute.sim.timing.core import program_cycles
-from evolute.sim.timing.memory import MemoryTiming, Platform
-from evolute.sim.workload.linear import Linear, Workload
+from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.workload.linear import LayerName, Linear, Workload
 from evolute.support import files
 from evolute.support.files import FileError
 from evolute.support.identity import digest
@@ -96,7 +97,7 @@ def golden() -> tuple[str, str]:
 def _layers(spec: Any) -> Workload:
     codes = WeightCodes(4) if spec.accepts(WeightCodes(4)) else spec.formats[-1]
     shapes = ((96, 64), (33, 257), (5, 1024))
-    linears = tuple(Linear(f"{n}x{k}", n, k, codes, 32, 16) for n, k in shapes)
+    linears = tuple(Linear(LayerName(None, f"{n}x{k}"), n, k, codes, 32, 16) for n, k in shapes)
     return Workload("pinned", codes.name, linears, ())
 
 
