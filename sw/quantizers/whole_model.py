@@ -26,6 +26,7 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
+from evolute.sim.workload.linear import LayerName
 from evolute.support.files import FileError
 from evolute.support.identity import digest
 from evolute.support.processes import processes
@@ -409,9 +410,10 @@ def _made(
             made.paths.append(task.path)
             scale = tensors.get(_SCALE)
             if task.ties is not None and isinstance(scale, np.ndarray):
-                layer, _, role = task.first.rpartition(".")
-                into, divisor = folds_into(config, role), _per_output(scale, task.ties)
-                made.folded[f"{layer}.{into}"] = made.folded[f"{layer}.{into}_bias"] = divisor
+                first = LayerName.parse(task.first)
+                into, divisor = folds_into(config, first.role), _per_output(scale, task.ties)
+                folded = f"{first.block}.{into}"
+                made.folded[folded] = made.folded[f"{folded}_bias"] = divisor
             progress(len(made.paths) / (config.layers * len(inputs)))
     return made
 
@@ -502,7 +504,7 @@ def _tasks(
 def _ties(model: LanguageModel, name: str) -> NDArray[np.int64] | None:
     """For each input of the layer `name` the output, or the norm's element, that makes it; None if
     nothing does that it could fold into."""
-    config, role = model.config, name.rpartition(".")[2]
+    config, role = model.config, LayerName.parse(name).role
     into = folds_into(config, role)
     if into is None:
         return None
