@@ -61,8 +61,9 @@ accuracy: setup       ## perplexity against bits of engines and quantizers, into
 fuzz: setup           ## damaged model files for ten minutes
 	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/sw/checkpoints/test_hostile_checkpoints.py
 
-docs: setup           ## docs/isa.md from the instruction set's definition, figures from their records
+docs: setup           ## docs/isa.md and docs/records.md from their definitions, figures from records
 	$(BIN)/python -m evolute.hw.isa.docs > docs/isa.md
+	$(BIN)/python -m evolute.support.schema > docs/records.md
 	$(BIN)/python -m evolute.reports.figures
 
 figures: setup        ## synthesize what docs/integration.md states, and write its figures anew
