@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from evolute.sim.cost.metrics import LayerMetrics, PhaseMetrics
+from evolute.support import schema
 from evolute.support.files import FileError, read_records
 from evolute.support.labels import Kind, labels_of, numbers
 
 PHASES = ("prefill", "decode")
-
-_ACCURACY_NUMBERS = (
-    "bits_index",
-    "bits_total",
-    "perplexity",
-    "tokens",
-    "context",
-)
-
 
 _COMPARED_NUMBERS = (
     "slice_steps",
@@ -90,6 +82,23 @@ class Record:
         return value
 
 
+def _check_fields(record: Record, of: type) -> None:
+    """Raise `FileError` unless a record has the fields that `of`, a dataclass of
+    `evolute.support.schema`, requires, and those of the objects in its lists."""
+    hints = get_type_hints(of)
+    for field in fields(of):
+        if schema.may_be_absent(field):
+            continue
+        kind = hints[field.name]
+        if get_origin(kind) is list:
+            for part in record.parts(field.name):
+                _check_fields(part, *get_args(kind))
+        elif kind is str:
+            record.text(field.name)
+        elif record[field.name] is not None or type(None) not in get_args(kind):
+            record.number(field.name)
+
+
 def check(record: Record) -> None:
     """Raise `FileError` unless a record of a known kind has what its section of the page shows."""
     if record.kind == "sim":
@@ -108,21 +117,11 @@ def check(record: Record) -> None:
                 layer.text("name")
                 _check_numbers(layer, "", LayerMetrics, kind)
     elif record.kind == "accuracy":
-        for name in ("model", "method", "weights", "text"):
-            record.text(name)
-        for name in _ACCURACY_NUMBERS:
-            record.number(name)
-        if record["reference_perplexity"] is not None:  # there was nothing to compare with
-            record.number("reference_perplexity")
+        _check_fields(record, schema.Accuracy)
     elif record.kind == "dse":
-        record.text("study")
+        _check_fields(record, schema.Study)
         objectives = record.parts("objectives")
-        for objective in objectives:
-            for name in ("name", "title", "direction", "unit", "how"):
-                objective.text(name)
         for trial in record.parts("trials"):
-            trial.number("number")
-            trial.text("state")
             if trial["state"] == "complete":
                 for objective in objectives:
                     trial.number(f"metrics.{objective['name']}")

@@ -1,0 +1,100 @@
+"""The dataclasses of records against what commands write, what readers take, and the page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from evolute.dse.metrics import Metric
+from evolute.dse.study_record import of_study
+from evolute.hw.spec import LutTensorCore
+from evolute.hw.synthesis.synth import AsicResult, FpgaResult
+from evolute.reports.commands.report import COMMITTED
+from evolute.support import schema
+from evolute.support.files import provenance, read_records
+from evolute.support.schema import KINDS, SchemaError
+from evolute.sw.language_model.perplexity import Accuracy
+from evolute.verif.harness.verify import Report
+
+RECORDS = [
+    record
+    for path in sorted(COMMITTED.glob("*.jsonl"))
+    for record in read_records(path)
+    if record["kind"] in KINDS
+]
+
+
+def test_every_committed_record_is_as_its_kind_says() -> None:
+    assert {"accuracy", "synth"} <= {record["kind"] for record in RECORDS}
+    for record in RECORDS:
+        schema.require(record)
+
+
+def test_what_verify_writes_is_as_its_kind_says() -> None:
+    report = Report(
+        *("", LutTensorCore(), "verilator", 1, 2, 3, 4, 5, 6, ("one",), {"stalls": 1}, 0.5, 1.5)
+    )
+    schema.require(report.to_dict())
+    schema.require(report.to_dict() | {"provenance": provenance("simulated", ("numpy",), 1)})
+
+
+def test_what_dse_writes_is_as_its_kind_says() -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    texts = dict.fromkeys(("engine", "model", "text", "scope"), "x")
+    objectives = ["area_ge", "tokens_per_s"]
+    setup = {**texts, "tokens": 5, "context": 4, "seed": 1, "constraints": []}
+    study.set_user_attr("setup", setup | {"objectives": objectives})
+    done, refused = study.ask(), study.ask()
+    candidate = {"spec": LutTensorCore().to_dict(), "digest": "d", "weights": "w4g32"}
+    candidate |= {"frequency_hz": 2e8, "bandwidth_bytes_per_s": 6.4e9}
+    done.set_user_attr("candidate", candidate)
+    done.set_user_attr("metrics", dict(zip(objectives, (2.0, 3.0), strict=True)))
+    study.tell(done, [2.0, 3.0])
+    refused.set_user_attr("refused", "too large")
+    study.tell(refused, state=optuna.trial.TrialState.PRUNED)
+    record = json.loads(json.dumps(of_study(study)))
+    assert [each["state"] for each in record["trials"]] == ["complete", "pruned"]
+    schema.require(record)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        (schema.Synthesis, AsicResult),
+        (schema.Synthesis, FpgaResult),
+        (schema.Accuracy, Accuracy),
+        (schema.Objective, Metric),
+    ],
+)
+def test_a_record_has_a_field_for_everything_that_is_written(kind: type, part: type) -> None:
+    held = {field.name for field in dataclasses.fields(kind)}
+    assert {field.name for field in dataclasses.fields(part)} <= held
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"perplexity": "low"}, "perplexity: must be a number, got 'low'"),
+        ({"tokens": True}, "tokens: must be a whole number, got True"),
+        ({"ppl": 1.0}, "ppl: is no field of Accuracy"),
+        ({"provenance": {"how": "so"}}, "provenance.tools: is missing"),
+        ({"host": "head"}, "host: must be a list, got 'head'"),
+    ],
+)
+def test_what_is_wrong_is_named(changes: dict, complaint: str) -> None:
+    record = next(each for each in RECORDS if each["kind"] == "accuracy")
+    with pytest.raises(SchemaError) as refusal:
+        schema.require(record | changes)
+    assert str(refusal.value) == complaint
+
+
+def test_the_page_is_current() -> None:
+    page = Path(__file__).parents[2] / "docs" / "records.md"
+    assert page.read_text(encoding="utf-8") == schema.page(), "run `make docs`"
+    for kind, of in KINDS.items():
+        listed = schema.json_schema(kind)["properties"]
+        assert set(listed) == {"kind", *(field.name for field in dataclasses.fields(of))}
