@@ -624,13 +624,14 @@ def _check_long_patience(bench: Bench, session: Session) -> None:
     session.set("watchdog", PATIENCE)
     stop = session.run(0, len(words), LIMIT_CYCLES).cycle
     for bit in range(9, 32):
-        case = f"watchdog of {(1 << bit) + PATIENCE // 2}"
-        session.set("watchdog", (1 << bit) + PATIENCE // 2)
+        patience = (1 << bit) + PATIENCE // 2 + bit % 2
+        case = f"watchdog of {patience}"
+        session.set("watchdog", patience)
         session.run(0, len(words), stop - PATIENCE // 2)
         session.advance("still", (1 << bit) - PATIENCE // 2)
         event = session.wait(LIMIT_CYCLES)
         bench.check(case, "fault", event.fault, Fault.WATCHDOG)
-        bench.check(case, "cycle", event.cycle, stop)
+        bench.check(case, "cycle", event.cycle, stop + bit % 2)
         if event.kind == "limit":
             session.reset()
         bench.tally.cases += 1
