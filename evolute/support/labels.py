@@ -85,17 +85,19 @@ def numbers(record: type, kind: Kind, *, optional: bool) -> tuple[str, ...]:
     )
 
 
-def to_record(record: Any, kind: Kind) -> dict[str, Any]:
-    """A record as JSON holds it: its fields in order without the `absent` ones, inner records
-    alike."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [plain(each) for each in value]
-        return to_record(value, kind) if dataclasses.is_dataclass(value) else value
-
-    absent = {
-        name for name, (_, each) in figures(type(record)).items() if each.of(kind) == "absent"
-    }
+@functools.cache
+def _shown(record: type, kind: Kind) -> tuple[str, ...]:
+    """The names of a record's fields in order, without the `absent` ones."""
+    known = figures(record)
     names = (each.name for each in dataclasses.fields(record))
-    return {name: plain(getattr(record, name)) for name in names if name not in absent}
+    return tuple(name for name in names if name not in known or known[name][1].of(kind) != "absent")
+
+
+def to_record(record: Any, kind: Kind) -> dict[str, Any]:
+    """A record as JSON holds it: its fields in order without the `absent` ones, and records in a
+    tuple alike."""
+    values = {name: getattr(record, name) for name in _shown(type(record), kind)}
+    return {
+        name: [to_record(each, kind) for each in value] if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }

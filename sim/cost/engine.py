@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ from evolute.sim.timing.schedule import fills, plan, weighed
 from evolute.sim.workload.linear import Linear, Workload
 
 
-@dataclass(frozen=True)
-class _Cost:
+class _Cost(NamedTuple):
     """One linear layer, once, as totals are made of it."""
 
     linear: Linear
