@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import pytest
@@ -13,6 +14,13 @@ settings.register_profile("shared", deadline=None)  # machines that run tests ha
 settings.load_profile("shared")
 
 pytest.register_assert_rewrite("evolute.verif.harness.contract")
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays until the last, so that searching it for garbage
+    in between would be in vain."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
