@@ -2,8 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ACCEL ?= core-decode
+PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+PARTS ?= 60
+PART ?= $(shell expr $$(date -u +%j) % $(PARTS))
 
-.PHONY: setup sim verify mutants verilog dse report test check bench accuracy fuzz docs figures tradeoff
+.PHONY: setup sim verify mutants verilog dse report test test-all test-part check bench accuracy fuzz docs figures tradeoff
 .DEFAULT_GOAL := sim
 
 setup: .venv/ready
@@ -40,8 +43,14 @@ dse: setup            ## a short design-space sweep
 report: setup         ## out/report/index.html from all records so far
 	$(BIN)/evolute report
 
-test: setup
-	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+test: setup           ## every law, each in a form of seconds
+	$(PYTEST) -m "not slow"
+
+test-all: setup       ## the nightly forms, too
+	$(PYTEST) -m "slow or not slow"
+
+test-part: setup      ## the PART-th, from 0, of PARTS equal parts of the nightly forms
+	$(PYTEST) -m slow --part $(PART)/$(PARTS)
 
 check: setup          ## lint, format, types, layers
 	$(BIN)/ruff check

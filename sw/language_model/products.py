@@ -16,6 +16,7 @@ import functools
 import hashlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ _OUTPUTS, _QUAD = 16, 4
 
 BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a core's second-level cache."""
+
+_COMPILERS = ("g++", "clang++", "c++")
+"""The first of these that is there compiles the native product."""
 
 _LARGEST_CODE = {1: 128, 2: 255}
 """By the instructions that the native product is made of."""
@@ -163,20 +167,36 @@ def _unit(values: NDArray[np.float64]) -> float:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled products; None where no compiler is, or none that takes them."""
+    """The compiled products, made at the first call of a process.
+
+    None where no compiler is, or none that takes them, which a line on stderr says: results are
+    the same without, but take longer.
+    """
     source = Path(__file__).parent / "native" / "group_products.cpp"
-    compiler = next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    compiler = next(filter(shutil.which, _COMPILERS), None)
     if compiler is None:
-        return None
+        return _absent(f"none of {', '.join(_COMPILERS)} is on the path")
     command = [compiler, "-O3", "-std=c++17", "-shared", "-fPIC"]
     key = "\0".join([*command, source.read_text(encoding="utf-8")])
     path = cache_directory() / "native" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     try:
         if not path.exists():
             with replacing(path) as product:
-                subprocess.run([*command, "-o", product, source], check=True, capture_output=True)
+                subprocess.run(
+                    [*command, "-o", product, source], check=True, capture_output=True, text=True
+                )
         library = ctypes.CDLL(str(path))
-    except (FileError, subprocess.CalledProcessError, OSError):
-        return None
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in error.stderr.splitlines() if "error" in line]
+        return _absent(
+            f"{compiler}: {' '.join([*lines, f'exit code {error.returncode}'][0].split())}"
+        )
+    except (FileError, OSError) as error:
+        return _absent(" ".join(str(error).split()))
     library.group_products.restype = None
     return library
+
+
+def _absent(reason: str) -> None:
+    """Say in one line that there are no compiled products, and why."""
+    print(f"evolute: products take longer, as they cannot be compiled: {reason}", file=sys.stderr)

@@ -10,6 +10,15 @@ import numpy as np
 SUMS = ("row", "column")
 """Axes of a layer's sums."""
 
+VALUES = (" must be ", " results, golden has ")
+CYCLES = ("cycle of ", " model says ", "closed form gives ")
+"""Words of which differences of numbers, and of transfers in time, have some."""
+
+
+def about(kind: Sequence[str], differences: Sequence[str]) -> list[str]:
+    """Those of `differences` that are `VALUES` or `CYCLES`."""
+    return [line for line in differences if any(words in line for words in kind)]
+
 
 def wrong_values(
     what: str, found: np.ndarray, wanted: np.ndarray, axes: Sequence[str]

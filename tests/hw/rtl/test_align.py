@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 from amaranth.sim import Simulator
 from click.testing import CliRunner
@@ -143,23 +144,24 @@ def test_the_rtl_equals_the_golden_model(kind, bits):
     assert np.array_equal(simulate(activations, codes, exponents), wanted)
 
 
-def drawn() -> list[Engine]:
-    """Every engine with every format, small, of any width."""
+def drawn() -> list[ParameterSet]:
+    """Every engine with every format, small, of any width; every day each engine with one of them
+    and each format with some engine."""
     found = []
     for i, kind in enumerate(driver.DRIVERS):
         for j, name in enumerate(FLOATS):
             spec = driver.DRIVERS[kind].random_spec(np.random.default_rng((5, i, j)))
-            found.append(spec.evolve(activation_format=name))
+            spec = spec.evolve(activation_format=name)
+            nightly = [pytest.mark.slow] * (j != i % len(FLOATS))
+            found.append(pytest.param(spec, id=f"{kind.__name__}-{name}", marks=nightly))
     return found
 
 
-@pytest.mark.parametrize(
-    "spec", drawn(), ids=lambda each: f"{type(each).__name__}-{each.activation_format}",
-    indirect=True,
-)  # fmt: skip
+@pytest.mark.parametrize("spec", drawn(), indirect=True, scope="class")
 class TestEveryEngineWithEveryFormat(EngineContract):
-    @pytest.fixture
-    def spec(self, request: pytest.FixtureRequest) -> Engine:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls, request: pytest.FixtureRequest) -> Engine:
         return request.param
 
 

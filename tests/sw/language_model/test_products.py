@@ -1,6 +1,7 @@
 """The native product of 8-bit integers, with all of its instructions, against plain integers."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,3 +94,40 @@ def test_wide_activations_take_the_plain_product() -> None:
         x = np.random.default_rng(0).integers(-100, 100, (3, 64))
         x[1, 7] = edge
         assert np.array_equal(product(x), by_fractions(tensor, x))
+
+
+FAILURES = {
+    "a compiler that refuses": "evolute: products take longer, as they cannot be compiled: g++: ",
+    "no compiler": "none of g++, clang++, c++ is on the path",
+    "no folder to write to": "evolute: products take longer, as they cannot be compiled: ",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_products_that_cannot_be_compiled_are_said_once(
+    failure: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """In one line; and products are as exact without."""
+    programs, cache = tmp_path / "bin", tmp_path / "cache"
+    programs.mkdir()
+    if failure != "no compiler":
+        compiler = programs / "g++"
+        compiler.write_text("#!/bin/sh\necho 'a.cpp:1:\terror: no such' >&2\nexit 1\n")
+        compiler.chmod(0o755)
+    if failure == "no folder to write to":
+        cache.write_text("a file")
+    monkeypatch.setenv("PATH", f"{programs}")
+    monkeypatch.setattr(products, "cache_directory", lambda: cache)
+    products._library.cache_clear()
+    try:
+        tensor = tensor_of(WeightCodes(4), 5, 64, 32, seed=2)
+        x = np.random.default_rng(0).integers(-100, 100, (3, 64))
+        for _ in range(2):
+            assert np.array_equal(product_of(tensor)(x), by_fractions(tensor, x))
+    finally:
+        products._library.cache_clear()
+    out, err = capsys.readouterr()
+    assert not out
+    (line,) = err.splitlines()
+    assert FAILURES[failure] in line
+    assert ("no such" in line) == (failure == "a compiler that refuses")

@@ -18,7 +18,7 @@ from evolute.hw.rtl.blocks import queues
 from evolute.hw.rtl.core import compute, control, dispatch, load, scale, store
 from evolute.hw.rtl.core import core as rtl
 from evolute.hw.rtl.units import scale_lanes
-from evolute.hw.spec import CoreSpec, Engine, LutTensorCore
+from evolute.hw.spec import BitSerial, CoreSpec, Engine, LutDla, LutTensorCore
 from evolute.hw.spec.presets import CORES, DEFAULT
 from evolute.sim.timing.memory import MemoryTiming
 from evolute.verif.core import session as core_session
@@ -75,11 +75,15 @@ def passes(core: CoreSpec, seed: int) -> set[str]:
     return set(report.coverage) - covered
 
 
+EVERY_DAY = {"core-decode", "core-fpga", "core-skip", "core-mac", "core-dla"}
+"""Presets of different engines. Others differ from these in widths, in codebooks, of which programs
+run in `test_run.py`, or in serial scale multipliers, as `SERIAL` has."""
+
+
 @pytest.mark.parametrize(
     "core",
     [
-        # Its Verilog and its simulator take more than a minute to make.
-        pytest.param(core, id=name, marks=[pytest.mark.slow] * (name == "core-prefill"))
+        pytest.param(core, id=name, marks=[pytest.mark.slow] * (name not in EVERY_DAY))
         for name, core in CORES.items()
     ],
 )
@@ -89,9 +93,17 @@ def test_presets(core: CoreSpec) -> None:
         assert "several row tiles" in found
 
 
+QUICK = {(LutTensorCore, 0), (LutTensorCore, 1), (BitSerial, 0), (LutDla, 0)}
+"""Kinds and seeds of random cores that are built in seconds."""
+
+
 @pytest.mark.parametrize(
     ("kind", "seed"),
-    [(kind, seed) for kind in DRIVERS for seed in range(4 if kind is LutTensorCore else 2)],
+    [
+        pytest.param(kind, seed, marks=[pytest.mark.slow] * ((kind, seed) not in QUICK))
+        for kind in DRIVERS
+        for seed in range(4 if kind is LutTensorCore else 2)
+    ],
 )
 def test_random_cores(kind: type[Engine], seed: int) -> None:
     passes(random_core(np.random.default_rng(seed), kind), seed)
@@ -187,6 +199,7 @@ MUTANTS = (
         "(offset << self.shift)",
         "offset",
         "golden says",
+        slow=True,
     ),
     Mutant(
         "serial scale: a negative offset counts positive",
@@ -194,6 +207,7 @@ MUTANTS = (
         "top & offset",
         "top & 0",
         "golden says",
+        slow=True,
         core=SERIAL,
     ),
     Mutant(
@@ -315,7 +329,6 @@ ORDER_MUTANTS = (
         rtl,
         "dispatch.count.eq(instructions)",
         "dispatch.count.eq(registers.instructions)",
-        slow=False,
     ),
     order_mutant(
         "the program's place is read while it runs",
@@ -553,6 +566,11 @@ def test_orders_in_every_cycle(native: Path, cases: int | None) -> None:
     assert bench.tally.cases > 4000
 
 
+@pytest.fixture(scope="module")
+def small() -> str:
+    return to_verilog(SMALL)
+
+
 @pytest.mark.parametrize(
     "latency",
     [
@@ -563,10 +581,10 @@ def test_orders_in_every_cycle(native: Path, cases: int | None) -> None:
         "queue_instructions",
     ],
 )
-def test_wrong_latency_is_found(latency: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    verilog, wrong = to_verilog(SMALL), getattr(SMALL, latency) + 1
+def test_wrong_latency_is_found(latency: str, small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = getattr(SMALL, latency) + 1
     monkeypatch.setattr(CoreSpec, latency, property(lambda _: wrong))
-    report = verify(SMALL, seed=1, kinds=["programs"], verilog=verilog)
+    report = verify(SMALL, seed=1, kinds=["programs"], verilog=small)
     assert report.rtl_cycles != report.model_cycles
     assert all("model says" in difference for difference in report.differences)
 
