@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -68,6 +68,10 @@ class Record:
             raise FileError(f"{self.origin}: {path} must be a list of objects")
         return [Record(self.origin, {"kind": self.kind, **item}) for item in items]
 
+    def part(self, path: str) -> Record:
+        """The object at `path` as a record with the same origin. Raises `FileError`."""
+        return Record(self.origin, {"kind": self.kind, **self._typed(path, dict, "an object")})
+
     def optional(self, path: str) -> Any:
         """The value at a dotted path, or None where it is absent or null."""
         value: Any = self.data
@@ -93,9 +97,15 @@ def _check_fields(record: Record, of: type) -> None:
         if get_origin(kind) is list:
             for part in record.parts(field.name):
                 _check_fields(part, *get_args(kind))
+        elif is_dataclass(kind):
+            _check_fields(record.part(field.name), kind)
         elif kind is str:
             record.text(field.name)
-        elif record[field.name] is not None or type(None) not in get_args(kind):
+        elif type(None) in get_args(kind) and record[field.name] is None:
+            continue
+        elif str in get_args(kind):
+            record.text(field.name)
+        else:
             record.number(field.name)
 
 
@@ -126,12 +136,8 @@ def check(record: Record) -> None:
                 for objective in objectives:
                     trial.number(f"metrics.{objective['name']}")
     elif record.kind == "compare":
-        for name in ("model", "layer", "weights", "activations", "inside", "outside"):
-            record.text(name)
-        for name in ("n", "k", "rows", "shape.m", "shape.n", "shape.slice_k"):
-            record.number(name)
+        _check_fields(record, schema.Comparison)
         for engine in record.parts("results"):
-            engine.text("name")
             if engine["refused"] is None:
                 costs = () if engine.optional("memory_bits") else _COMPARED_COSTS
                 for name in (*_COMPARED_NUMBERS, *costs):

@@ -194,8 +194,80 @@ class Synthesis:
     critical_path: list[dict[str, Any]] = ABSENT
 
 
+@dataclass(frozen=True)
+class Shape:
+    """The common size of compared engines: rows, columns, products of a sum's step."""
+
+    m: int
+    n: int
+    slice_k: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One engine of a comparison; of one that was refused there is nothing but the reason. Areas
+    leave out memories of `memory_bits`, and costs in area are null where there are such."""
+
+    name: str
+    refused: str | None
+    engine: str = ABSENT
+    spec: dict[str, Any] = ABSENT
+    digest: str = ABSENT
+    max_abs_difference: float = ABSENT
+    max_rel_difference: float = ABSENT
+    activation_error: float = ABSENT
+    layer_error: float = ABSENT
+    slice_steps: float = ABSENT
+    cycles: int = ABSENT
+    macs_per_cycle: float = ABSENT
+    engine_um2: float = ABSENT
+    scaling_um2: float = ABSENT
+    area_um2: float = ABSENT
+    area_ge: float = ABSENT
+    cells: int = ABSENT
+    delay_ns: float = ABSENT
+    scalings: list[dict[str, Any]] = ABSENT
+    memory_bits: int = ABSENT
+    area_um2_per_mac_per_cycle: float | None = ABSENT
+    area_cycles_um2: float | None = ABSENT
+    area_time_um2_ns: float | None = ABSENT
+    area_cycles_of_best: float | None = ABSENT
+    weight_bytes: int = ABSENT
+    scale_bytes: int = ABSENT
+    activation_bytes: int = ABSENT
+    result_bytes: int = ABSENT
+    moved_bytes: int = ABSENT
+    library: str = ABSENT
+    tool: str = ABSENT
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Engines of one size on one layer, by `evolute compare`."""
+
+    model: str
+    layer: str
+    n: int
+    k: int
+    weights: str
+    activations: str
+    rows: int
+    shape: Shape
+    inside: str
+    outside: str
+    results: list[Compared]
+    codes: str = ABSENT
+    group: int = ABSENT
+    activation_bits: int = ABSENT
+    tokens: int = ABSENT
+    units: list[dict[str, Any]] = ABSENT
+    published: list[dict[str, Any]] = ABSENT
+    provenance: Provenance = ABSENT
+
+
 KINDS: dict[str, type] = {
     "accuracy": Accuracy,
+    "compare": Comparison,
     "dse": Study,
     "synth": Synthesis,
     "verify": Verification,
