@@ -1,6 +1,6 @@
 """Figures of synthesis in the documentation, written from the committed records and not by hand.
 
-    python -m reports.figures
+    python -m evolute.reports.figures
 
 writes them anew between the marks that name them; `make figures` synthesizes and measures first.
 """
@@ -16,7 +16,7 @@ from evolute.reports.records import Record, load
 from evolute.support.files import FileError, write_text
 
 RECORDS = Path(__file__).parent / "data" / "synthesis.jsonl"
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 _CELLS = {
     "ecp5": ("TRELLIS_COMB", "TRELLIS_FF", "DP16KD", "MULT18X18D"),

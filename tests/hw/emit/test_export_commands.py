@@ -13,7 +13,7 @@ import pytest
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "export.md"
 TOOLS = Path(sys.executable).parent
-FUSESOC = "FuseSoC is not part of the set-up."
+FUSESOC = "FuseSoC is not installed by `make setup`."
 
 
 def blocks() -> list[str]:
