@@ -34,6 +34,15 @@ PLACES = {
     "Quantized": "evolute.sw.quantizers.quantize:Quantized",
     "quantize": "evolute.sw.quantizers.quantize:quantize",
     "check_quantized": "evolute.sw.quantizers.quantize:check_quantized",
+    # A model on an accelerator: what runs where, and what it costs.
+    "Weights": "evolute.sw.tensors.weights:Weights",
+    "parse_weights": "evolute.sw.tensors.weights:parse_weights",
+    "Assignment": "evolute.sw.deploy.assignment:Assignment",
+    "plan": "evolute.sw.deploy.assignment:assign",
+    "Platform": "evolute.hw.spec.platform:Platform",
+    "Metrics": "evolute.sim.cost.metrics:Metrics",
+    "evaluate": "evolute.sim.cost.evaluate:evaluate",
+    "records": "evolute.reports.frames:records",
     # Hardware.
     "to_verilog": "evolute.hw.emit.export:to_verilog",
     "export": "evolute.hw.emit.export:write_export",

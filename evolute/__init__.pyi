@@ -14,20 +14,28 @@ from evolute.hw.spec import (
     SpecError,
     VqCodebook,
 )
+from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import PRESETS as presets
 from evolute.hw.spec.presets import Preset, preset
 from evolute.hw.synthesis.synth import AsicResult, FpgaResult, split_area, synthesize
+from evolute.reports.frames import records
+from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.cost.metrics import Metrics
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints.zoo import KNOWN as models
 from evolute.sw.checkpoints.zoo import KnownModel
 from evolute.sw.checkpoints.zoo import load as load_model
+from evolute.sw.deploy.assignment import Assignment
+from evolute.sw.deploy.assignment import assign as plan
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.quantizers.quantize import Quantized, check_quantized, quantize
+from evolute.sw.tensors.weights import Weights, parse_weights
 from evolute.verif.harness.verify import Report
 from evolute.verif.verification import verify
 
 __all__ = [
     "AsicResult",
+    "Assignment",
     "BitSerial",
     "CoreSpec",
     "Engine",
@@ -38,6 +46,8 @@ __all__ = [
     "LutStationary",
     "LutTensorCore",
     "Mac",
+    "Metrics",
+    "Platform",
     "Preset",
     "Quantized",
     "RefusedError",
@@ -45,13 +55,18 @@ __all__ = [
     "Spec",
     "SpecError",
     "VqCodebook",
+    "Weights",
     "check_quantized",
+    "evaluate",
     "export",
     "load_model",
     "models",
+    "parse_weights",
+    "plan",
     "preset",
     "presets",
     "quantize",
+    "records",
     "split_area",
     "synthesize",
     "to_verilog",
