@@ -106,7 +106,7 @@ def _check_fields(record: Record, of: type) -> None:
         if get_origin(kind) is list:
             for part in record.parts(field.name):
                 _check_fields(part, *get_args(kind))
-        elif is_dataclass(kind):
+        elif isinstance(kind, type) and is_dataclass(kind):
             _check_fields(record.part(field.name), kind)
         elif kind is str:
             record.text(field.name)
