@@ -221,6 +221,13 @@ class Engine(Spec, abc.ABC):
         in force, a cycle after the one before has ended."""
         return False
 
+    def read_out_slices(self, group: int) -> int:
+        """K-slices after which sums of scale groups of so many activations are read out: the whole
+        group's, or the most that are an equal part of it and fit the engine's group."""
+        per_group = -(-group // self.slice_k)
+        most = min(per_group, self.group_slices)
+        return next(size for size in range(most, 0, -1) if per_group % size == 0)
+
     def beat_steps(self, mode: int) -> int:
         """Cycles for which one weight beat is used; the most if they depend on its weights."""
         return 1

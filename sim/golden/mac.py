@@ -6,22 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.mac import Mac
 from evolute.sim.golden import integer
+from evolute.sim.weights import Form
 
 
-def encode(
-    spec: Mac,
-    codes: np.ndarray,
-    weight_format: WeightCodes,
-    group: int,
-    special: np.ndarray | None = None,
-) -> integer.EncodedWeights:
-    """What the codes, uint8 [N, K], multiply by. Raises `SpecError`."""
-    return integer.EncodedWeights(
-        group, integer.weights(spec, codes, weight_format, group, special)
-    )
+def encode(spec: Mac, weights: Form) -> integer.EncodedWeights:
+    """What the codes multiply by. Raises `SpecError`."""
+    return integer.EncodedWeights(weights.group, integer.weights(spec, weights))
 
 
 group_sums = integer.encoded_sums

@@ -49,14 +49,6 @@ class Run:
         return self.tiles * -(-self.slices // self.group_slices)
 
 
-def read_out_slices(spec: Engine, group: int) -> int:
-    """Slices after which sums of scale groups of so many activations are read out: the whole
-    group's, or the most that are an equal part of it and fit the engine's group."""
-    per_group = -(-group // spec.slice_k)
-    most = min(per_group, spec.group_slices)
-    return next(size for size in range(most, 0, -1) if per_group % size == 0)
-
-
 def plan(spec: Engine, linear: Linear, rows: int) -> Run:
     """The command that multiplies `rows` rows of activations by a linear layer's weights.
 
@@ -71,7 +63,7 @@ def plan(spec: Engine, linear: Linear, rows: int) -> Run:
     return Run(
         tiles=-(-rows // spec.m) * -(-linear.n // spec.n),
         slices=full * per_group + -(-rest // spec.slice_k),
-        group_slices=read_out_slices(spec, linear.group),
+        group_slices=spec.read_out_slices(linear.group),
         planes=coding.planes,
         mode=coding.mode,
         beat_steps=spec.beat_steps(coding.mode),

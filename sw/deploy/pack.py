@@ -16,8 +16,8 @@ from evolute.hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.layout import Beat
-from evolute.sim.golden.vq_codebook import Vectors
 from evolute.sim.timing.schedule import Run, plan, weighed
+from evolute.sim.weights import Codebook, Grid, Table
 from evolute.sim.workload.linear import Linear
 from evolute.sw.deploy.packers import PACKERS
 from evolute.sw.deploy.packers.bit_serial import beat_steps
@@ -49,31 +49,30 @@ def zero_code(weight_format: WeightCodes) -> int:
 
 def _codes(
     engine: Engine,
-    tensor: QuantTensor | ScaledTensor,
+    grid: Grid,
     at: NDArray[np.int64],
     tiles: slice,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Codes of column tiles at the places `at`, and the special values of their slices.
 
     Beyond the layer's outputs and inputs codes are zero, or count as zero where steps depend on
     weights.
     """
-    rows = slice(tiles.start * engine.n, min(len(tensor.codes), tiles.stop * engine.n))
+    rows = slice(tiles.start * engine.n, min(len(grid.codes), tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
-    blank = 0 if engine.steps_are_fixed else zero_code(tensor.format)
-    codes = _gather(tensor.codes[rows], at, padded, blank)
-    if tensor.special is None:
-        return codes, None
-    return codes, _gather(tensor.special[rows], at[:: engine.slice_k] // tensor.group, padded)
+    blank = 0 if engine.steps_are_fixed else zero_code(grid.format)
+    codes = _gather(grid.codes[rows], at, padded, blank)
+    groups = at[:: engine.slice_k] // grid.group
+    return codes, _gather(grid.special[rows], groups, padded)
 
 
 def layer_steps(engine: Engine, tensor: QuantTensor | ScaledTensor) -> NDArray[np.int64]:
     """Steps of a layer's weight beats, int64 [column tiles, beats], of an engine where they depend
     on weights."""
-    assert isinstance(engine, BitSerial)
+    assert isinstance(engine, BitSerial) and isinstance(tensor.form, Grid)
     n, k = tensor.shape
     tiles = slice(0, -(-n // engine.n))
-    codes, special = _codes(engine, tensor, places(engine, k, tensor.group), tiles)
+    codes, special = _codes(engine, tensor.form, places(engine, k, tensor.group), tiles)
     return beat_steps(engine, codes, special, tensor.format)
 
 
@@ -152,16 +151,16 @@ def tile_words(
     engine = core.engine
     n, k = tensor.shape
     at = places(engine, k, tensor.group)
-    beside: NDArray | None = None
     rows = slice(tiles.start * engine.n, min(n, tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
-    if tensor.vectors is not None:
-        codes = _indices(engine, tensor.vectors, at, tiles)
-    elif tensor.centroids is not None:
-        codes = _gather(tensor.codes[rows], np.arange(tensor.codes.shape[1]), padded)
-        beside = tensor.centroids.points
-    else:
-        codes, beside = _codes(engine, tensor, at, tiles)
+    match tensor.form:
+        case Grid() as grid:
+            codes, beside = _codes(engine, grid, at, tiles)
+        case Codebook() as codebook:
+            codes, beside = _indices(engine, codebook, at, tiles), None
+        case Table(codes=entries, centroids=centroids):
+            codes = _gather(entries[rows], np.arange(entries.shape[1]), padded)
+            beside = centroids.points
     weights = PACKERS[type(engine)](engine, codes, beside, tensor.format)
     counts = np.minimum(tensor.group, k - np.arange(0, k, tensor.group))
     repeats = -(-counts // (engine.slice_k * group_slices))
@@ -185,17 +184,17 @@ def tile_words(
 
 
 def _indices(
-    engine: Engine, vectors: Vectors, at: NDArray[np.int64], tiles: slice
+    engine: Engine, weights: Codebook, at: NDArray[np.int64], tiles: slice
 ) -> NDArray[np.uint32]:
     """What stands for the codewords of column tiles, zero for padding; `at` are their `places`."""
     assert isinstance(engine, VqCodebook)
     columns, depth = engine.index_shape
-    columns *= engine.v // vectors.v
+    columns *= engine.v // weights.v
     inside = at[:: engine.slice_k // depth] >= 0  # where a codeword begins
     which = np.where(inside, np.cumsum(inside) - 1, -1)
     rows = slice(tiles.start * columns, tiles.stop * columns)
     padded = (tiles.stop - tiles.start) * columns
-    return _gather(stored_index(engine, vectors)[rows], which, padded)
+    return _gather(stored_index(engine, weights)[rows], which, padded)
 
 
 _CHUNK_BITS = 1 << 26
@@ -215,10 +214,10 @@ def layer_words(
         for start in range(0, tiles, step)
     ]
     words = np.concatenate(chunks).reshape(-1)
-    if tensor.vectors is None:
+    if not isinstance(tensor.form, Codebook):
         return words
     assert isinstance(core.engine, VqCodebook)
-    filled = bus_words(core.weight_buffer, fill_beats(core.engine, tensor.vectors))
+    filled = bus_words(core.weight_buffer, fill_beats(core.engine, tensor.form))
     return np.concatenate([filled, words])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from evolute.hw.spec.bit_serial import TERMS, BitSerial, float_code
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.sim.golden import bit_serial as golden
+from evolute.sim.weights import Grid
 
 
 def weight_fields(
@@ -33,20 +34,19 @@ def weight_fields(
 
 
 def has_terms(
-    spec: BitSerial, codes: np.ndarray, special: np.ndarray | None, weight_format: WeightCodes
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray, weight_format: WeightCodes
 ) -> np.ndarray:
     """Whether a weight beat has a term in each step, [tiles, slices, digits], by what golden takes
     for terms, of codes [tiles, n, slices, slice_k] with special values [tiles, n, slices]."""
     flat = codes.reshape(len(codes) * spec.n, -1)
-    if special is not None:
-        special = special.reshape(len(flat), -1)
-    terms = golden.encode(spec, flat, weight_format, spec.k, special).terms
+    grid = Grid(flat, weight_format, spec.k, special.reshape(len(flat), -1))
+    terms = golden.encode(spec, grid).terms
     has = (terms.reshape(-1, *codes.shape) != 0).any(axis=(2, 4)).transpose(1, 2, 0)
     return np.pad(has, ((0, 0), (0, 0), (0, spec.digits - len(terms)))).astype(int)
 
 
 def beat_steps(
-    spec: BitSerial, codes: np.ndarray, special: np.ndarray | None, weight_format: WeightCodes
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray, weight_format: WeightCodes
 ) -> np.ndarray:
     """The steps of every weight beat, [tiles, slices]."""
     return np.maximum(has_terms(spec, codes, special, weight_format).sum(axis=2), 1)

@@ -12,6 +12,7 @@ from evolute.hw.spec.floating import FP16, RESULT, SUMS, WEIGHTS, FloatEngine, F
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.golden import floating as golden
 from evolute.sim.golden.sums import GroupSums
+from evolute.sim.weights import Grid
 from evolute.verif.harness.vectors import Matmul
 
 _TABLES = np.random.default_rng(16).integers(0, 1 << FP16.bits, (256, 256), dtype=np.uint16)
@@ -132,8 +133,8 @@ def group_sums(spec: FloatEngine, matmul: Matmul, part: int, activations: np.nda
                 lambda x, w, planes=planes: golden.lut_sums(spec, x, w, planes), x, codes, part
             )
         else:
-            assert isinstance(spec, FloatMac) and matmul.special is not None
-            table = matmul.special[:, group, None]
+            assert isinstance(spec, FloatMac) and isinstance(matmul.weights, Grid)
+            table = matmul.weights.special[:, group, None]
             weights = codes.astype(np.int64) - matmul.weight_format.levels // 2
             if spec.weights == "fp16":
                 weights = golden.numbers(fp16_weights(codes, table), FP16)

@@ -8,8 +8,7 @@ import numpy as np
 from evolute.hw.spec import SpecError
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.lut_dla import METRICS, OVERFLOWS, LutDla
-from evolute.sim.golden.lut_dla import Centroids
-from evolute.sim.golden.sums import group_bounds
+from evolute.sim.weights import Centroids, Table, group_bounds
 
 
 def weight_fields(
@@ -71,16 +70,16 @@ def tables(
     spec: LutDla,
     x: np.ndarray,
     codes: np.ndarray,
-    levels: int,
+    weight_format: WeightCodes,
     group: int,
     rng: np.random.Generator,
-) -> tuple[Centroids, np.ndarray]:
-    """Centroids, and codes [N, subspaces * c] that are extremes where those of an output, [N, K],
-    all are.
+) -> Table:
+    """Tables of random centroids, of which the entries of an output are extremes where its codes,
+    [N, K], all are.
 
     Of the centroids some are the activations [M, K] themselves or next to them, and some are equal.
     """
-    parts = cut(x, group, spec.v)
+    parts, levels = cut(x, group, spec.v), weight_format.levels
     shape = parts.shape[1], spec.centroids, spec.v
     bound = 1 << spec.activation_bits - 1
     centroids = rng.integers(-bound, bound, shape)
@@ -99,7 +98,7 @@ def tables(
     entries = np.where(extreme, drawn, rng.integers(0, levels, size))
     points = centroids * inside[:, None]
     kept = Centroids(x.shape[1], spec.activations, spec.metric, points)
-    return kept, entries.astype(np.uint8)
+    return Table(entries.astype(np.uint8), weight_format, group, kept)
 
 
 def random_spec(rng: np.random.Generator) -> LutDla:

@@ -14,6 +14,7 @@ from evolute.hw.spec.floating import FloatEngine, FloatMac
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.timing.engine import Transfers, fold, run_cycles
 from evolute.sim.timing.schedule import Run
+from evolute.sim.weights import Codebook, Grid, Table
 from evolute.verif.engines import floating
 from evolute.verif.harness import bench, driver
 from evolute.verif.harness.bench import SINK, SOURCES, Recording, Stimulus
@@ -54,7 +55,7 @@ def _any_matmuls(spec: Engine, rng: np.random.Generator) -> tuple[Matmul, ...]:
     matmuls: list[Matmul] = []
     for _ in range(rng.integers(1, 4)):
         # Codebooks that are there may be used again.
-        if matmuls and matmuls[-1].vectors is not None and rng.random() < 0.5:
+        if matmuls and isinstance(matmuls[-1].weights, Codebook) and rng.random() < 0.5:
             matmuls.append(driver.without_fill(matmuls[-1], rng))
         else:
             matmuls.append(_any_matmul(spec, rng))
@@ -120,10 +121,12 @@ def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group
     matmul = random_matmul(rng, spec.activations, weight_format, shape)
     if isinstance(spec, FloatMac) and weight_format.levels > 2:
         one = weight_format.levels // 2 + 1
-        matmul = replace(matmul, codes=np.full_like(matmul.codes, one))
+        grid = Grid.plain(np.full_like(matmul.codes, one), weight_format, group)
+        matmul = replace(matmul, weights=grid)
     matmul = driver.completed(spec, replace(matmul, x=x), rng)
-    assert matmul.special is not None
-    return replace(matmul, special=np.full_like(matmul.special, floating.ONES))
+    assert isinstance(matmul.weights, Grid)
+    special = np.full_like(matmul.weights.special, floating.ONES)
+    return replace(matmul, weights=replace(matmul.weights, special=special))
 
 
 def stalls(spec: Engine, rng: np.random.Generator) -> list[Case]:
@@ -280,8 +283,8 @@ def features(spec: Engine, case: Case) -> set[str]:
             "scale group read out in parts": shape.group > run.group_slices * spec.slice_k,
             "several tiles": run.tiles > 1,
             "codebooks filled": matmul.fill,
-            "tables by centroid": matmul.centroids is not None,
-            "codebooks used again": matmul.vectors is not None and not matmul.fill,
+            "tables by centroid": isinstance(matmul.weights, Table),
+            "codebooks used again": isinstance(matmul.weights, Codebook) and not matmul.fill,
             "steps skipped": 0 < sum(run.steps_of_beats) < run.beats * run.beat_steps,
             "narrower than built": matmul.weight_format.bits < spec.weight_bits,
         }

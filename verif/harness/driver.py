@@ -16,10 +16,11 @@ import numpy as np
 from evolute.hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, layout
 from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.spec.formats import FLOATS, Kind, WeightCodes
+from evolute.sim import numbers
 from evolute.sim.golden import GOLDEN, align, integer
-from evolute.sim.golden.sums import GroupSums, group_bounds
-from evolute.sim.golden.vq_codebook import Vectors
+from evolute.sim.golden.sums import GroupSums
 from evolute.sim.timing.schedule import Run, fills, plan, weighed
+from evolute.sim.weights import Book, Codebook, Form, Grid, Table, group_bounds
 from evolute.sim.workload.linear import Linear
 from evolute.verif.engines import bit_serial, floating, lut_dla, lut_tensor_core, mac, vq_codebook
 from evolute.verif.harness import words
@@ -53,12 +54,11 @@ def run_of(spec: Engine, matmul: Matmul) -> Run:
     run = _run(spec, matmul.shape, matmul.weight_format)
     if isinstance(spec, BitSerial) and spec.skips:
         cut = tiling(spec, matmul)
-        whole, special = _padded_codes(spec, matmul, cut), None
-        if matmul.special is not None:
-            special = matmul.special[:, cut.slice_groups]
-            beyond = cut.column_tiles * spec.n - len(special)  # where no code is that of a special
-            special = np.pad(special, ((0, beyond), (0, 0)))
-            special = special.reshape(cut.column_tiles, spec.n, -1)
+        whole = _padded_codes(spec, matmul, cut)
+        special = _grid(matmul).special[:, cut.slice_groups]
+        beyond = cut.column_tiles * spec.n - len(special)  # where no code is that of a special
+        special = np.pad(special, ((0, beyond), (0, 0)))
+        special = special.reshape(cut.column_tiles, spec.n, -1)
         run = weighed(run, bit_serial.beat_steps(spec, whole, special, matmul.weight_format))
     return run
 
@@ -144,7 +144,7 @@ def _padded_codes(
     What lies beyond N or a scale group is random, or, where that would change cycles, counts as 0.
     """
     # Of tables no entry is padding.
-    at = cut.positions if matmul.centroids is None else np.arange(matmul.codes.shape[1])
+    at = cut.positions if matmul.weights.is_of_weights else np.arange(matmul.codes.shape[1])
     levels, size = matmul.weight_format.levels, (cut.column_tiles * spec.n, len(at))
     if rng is None or not spec.steps_are_fixed:
         codes = np.full(size, 0 if matmul.weight_format.kind is Kind.BITMOD else levels // 2)
@@ -162,15 +162,16 @@ def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.n
     whole = _padded_codes(spec, matmul, cut, rng)
     most = 256 if isinstance(spec, FloatEngine) else max(1, len(weight_format.specials))
     special = rng.integers(0, most, (columns, len(cut.slice_groups)))
-    if matmul.special is not None:
-        special[: len(matmul.codes)] = matmul.special[:, cut.slice_groups]
     beside, filling = special.reshape(cut.column_tiles, spec.n, -1), []
-    if isinstance(spec, VqCodebook):
-        assert matmul.vectors is not None
-        whole = vq_codebook.index_table(spec, matmul.vectors, cut.column_tiles, cut.positions, rng)
-        filling += [vq_codebook.fill_words(spec, matmul.vectors, rng)] * matmul.fill
-    if matmul.centroids is not None:
-        beside = matmul.centroids.points
+    match matmul.weights:
+        case Grid() as grid:
+            special[: len(grid.codes)] = grid.special[:, cut.slice_groups]
+        case Codebook() as book:
+            assert isinstance(spec, VqCodebook)
+            whole = vq_codebook.index_table(spec, book, cut.column_tiles, cut.positions, rng)
+            filling += [vq_codebook.fill_words(spec, book, rng)] * matmul.fill
+        case Table(centroids=centroids):
+            beside = centroids.points
     filler: Any = floating if isinstance(spec, FloatEngine) else DRIVERS[type(spec)]
     fields = filler.weight_fields(spec, whole, beside, weight_format)
     beat = layout.streams(spec).weight
@@ -243,35 +244,42 @@ def float_features(spec: Engine, matmul: Matmul) -> set[str]:
     kind = spec.activations.format
     if kind is None or matmul.exponent is None:
         return set()
-    finite = align.is_finite(matmul.x, kind)
-    highest = align.shared_exponents(matmul.x, kind, matmul.group)
+    finite = numbers.is_finite(matmul.x, kind)
+    highest = numbers.shared_exponents(matmul.x, kind, matmul.group)
     facts = {
         "exponent too low": (matmul.exponent < highest).any(),
         "not finite": not finite.all(),
-        "subnormal": (np.abs(align.decode(matmul.x, kind))[finite] < 2.0 ** (1 - kind.bias)).any(),
+        "subnormal": (
+            np.abs(numbers.decode(matmul.x, kind))[finite] < 2.0 ** (1 - kind.bias)
+        ).any(),
     }
     return {name for name, holds in facts.items() if holds}
 
 
 def random_weights(
     spec: Engine, weight_format: WeightCodes, shape: Shape, rng: np.random.Generator
-) -> dict[str, Any]:
-    """What a tensor of random weights holds: `codes`, and what they need beside them."""
+) -> Form:
+    """Random weights in the form that the engine takes."""
     size = (shape.n, shape.k)
     codes = rng.integers(0, weight_format.levels, size, dtype=np.uint8)
     special = random_special(rng, weight_format, shape)
     if isinstance(spec, LutDla):
         most = spec.activations.maximum
-        x, levels = rng.integers(-most, most + 1, (1, shape.k)), weight_format.levels
-        centroids, codes = lut_dla.tables(spec, x, codes, levels, shape.group, rng)
-        return {"codes": codes, "centroids": centroids}
+        x = rng.integers(-most, most + 1, (1, shape.k))
+        return lut_dla.tables(spec, x, codes, weight_format, shape.group, rng)
     if isinstance(spec, BitSerial) and spec.skips and rng.random() < 0.7:
         codes = bit_serial.sparser(rng, spec, codes, weight_format)
-    if not isinstance(spec, VqCodebook):
-        return {"codes": codes, "special": special}
-    matmul = Matmul(np.zeros((1, shape.k), int), codes, weight_format, shape.group)
-    matmul = completed(spec, matmul, rng)
-    return {"codes": matmul.codes, "vectors": matmul.vectors}
+    grid = Grid(codes, weight_format, shape.group, special)
+    return _near(spec, grid, rng) if isinstance(spec, VqCodebook) else grid
+
+
+def _near(spec: VqCodebook, grid: Grid, rng: np.random.Generator) -> Codebook:
+    """Codewords near the weights of a grid, most often with the residual codebook that the engine
+    has room for."""
+    values = grid.codes.astype(int) - grid.format.levels // 2
+    v = spec.short_v if grid.format.kind is Kind.SHORT else spec.v
+    near = vq_codebook.near(spec, values, grid.format, grid.group, rng, v)
+    return dataclasses.replace(near, books=near.books[:1]) if rng.random() < 0.2 else near
 
 
 def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
@@ -283,22 +291,18 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
     have fewer terms.
     """
     if isinstance(spec, LutDla):
-        x, levels = integers(spec, matmul), matmul.weight_format.levels
-        centroids, codes = lut_dla.tables(spec, x, matmul.codes, levels, matmul.group, rng)
-        return dataclasses.replace(matmul, codes=codes, centroids=centroids)
+        x, codes, kind = integers(spec, matmul), matmul.codes, matmul.weight_format
+        weights = lut_dla.tables(spec, x, codes, kind, matmul.group, rng)
+        return dataclasses.replace(matmul, weights=weights)
     if isinstance(spec, BitSerial) and spec.skips and rng.random() < 0.7:
         codes = bit_serial.sparser(rng, spec, matmul.codes, matmul.weight_format)
-        return dataclasses.replace(matmul, codes=codes)
+        weights = dataclasses.replace(_grid(matmul), codes=codes)
+        return dataclasses.replace(matmul, weights=weights)
     if isinstance(spec, FloatEngine):
-        return dataclasses.replace(matmul, special=floating.random_scales(rng, matmul))
+        weights = dataclasses.replace(_grid(matmul), special=floating.random_scales(rng, matmul))
+        return dataclasses.replace(matmul, weights=weights)
     if isinstance(spec, VqCodebook):
-        codes, bits = matmul.codes, matmul.weight_format.bits
-        values = codes.astype(int) - matmul.weight_format.levels // 2
-        v = spec.short_v if matmul.weight_format.kind is Kind.SHORT else spec.v
-        vectors = vq_codebook.near(spec, values, bits, matmul.group, rng, v)
-        if rng.random() < 0.2:
-            vectors = dataclasses.replace(vectors, residual=None)
-        return _of_vectors(matmul, vectors, fill=True)
+        return dataclasses.replace(matmul, weights=_near(spec, _grid(matmul), rng), fill=True)
     if not isinstance(spec, LutTensorCore) or spec.exact:
         return matmul
     x = integers(spec, matmul)
@@ -310,37 +314,41 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
 
 def without_fill(matmul: Matmul, rng: np.random.Generator) -> Matmul:
     """Other weights of the same codebooks, which are there."""
-    assert matmul.vectors is not None
-    first, *others = [
-        (rng.integers(0, len(book), index.shape), book) for index, book in matmul.vectors.books
-    ]
-    vectors = Vectors(matmul.vectors.along, *first, *others)
-    return _of_vectors(matmul, vectors, fill=False)
+    assert isinstance(matmul.weights, Codebook)
+    books = tuple(
+        Book(rng.integers(0, len(codewords), index.shape), codewords)
+        for index, codewords in matmul.weights.books
+    )
+    weights = dataclasses.replace(matmul.weights, books=books)
+    return dataclasses.replace(matmul, weights=weights, fill=False)
 
 
-def _of_vectors(matmul: Matmul, vectors: Vectors, *, fill: bool) -> Matmul:
-    shape = matmul.codes.shape[0], matmul.codes.shape[1]
-    codes = vq_codebook.codes_of(vectors, matmul.weight_format, shape, matmul.group)
-    return dataclasses.replace(matmul, codes=codes, vectors=vectors, fill=fill)
+def _grid(matmul: Matmul) -> Grid:
+    """The weights for an engine that takes a code for each."""
+    assert isinstance(matmul.weights, Grid)
+    return matmul.weights
 
 
 def encoded(spec: Engine, matmul: Matmul) -> Any:
     """A command's weights as golden takes them."""
-    operands = matmul.codes, matmul.weight_format, matmul.group, matmul.special
-    beside = {"vectors": matmul.vectors, "centroids": matmul.centroids}
-    beside = {name: each for name, each in beside.items() if each is not None}
-    return GOLDEN[type(spec)].encode(spec, *operands, **beside)
+    return GOLDEN[type(spec)].encode(spec, matmul.weights)
 
 
 def as_product(spec: Engine, matmul: Matmul) -> Matmul:
-    """The same sums as integers that codes meet: activations, or one-hot rows made of them."""
-    x = integers(spec, matmul)
-    if matmul.centroids is None:
-        return dataclasses.replace(matmul, x=x, exponent=None)
-    assert isinstance(spec, LutDla)
-    rows = lut_dla.one_hot(spec, x, matmul.centroids.points, matmul.group)
-    group = lut_dla.product_group(spec, matmul.group)
-    return Matmul(rows, matmul.codes, matmul.weight_format, group)
+    """The same sums as those of a grid of codes, whatever the form of the weights: codewords are
+    looked up, and entries of tables meet one-hot rows in the place of activations."""
+    x, weights = integers(spec, matmul), matmul.weights
+    match weights:
+        case Grid():
+            grid = weights
+        case Codebook():
+            grid = Grid.plain(vq_codebook.codes_of(weights), weights.format, weights.group)
+        case Table():
+            assert isinstance(spec, LutDla)
+            x = lut_dla.one_hot(spec, x, weights.centroids.points, weights.group)
+            group = lut_dla.product_group(spec, weights.group)
+            grid = Grid.plain(weights.codes, weights.format, group)
+    return Matmul(x, grid, matmul.shift)
 
 
 def expected(spec: Engine, matmul: Matmul) -> GroupSums:
@@ -355,8 +363,8 @@ def expected(spec: Engine, matmul: Matmul) -> GroupSums:
     sums = golden.group_sums(spec, taken, encoded(spec, matmul), matmul.shift)
     if spec.exact:
         product = as_product(spec, matmul)
-        operands = product.codes, product.weight_format, product.group, product.special
-        plain = integer.group_sums(product.x, integer.weights(spec, *operands), product.group)
+        values = integer.weights(spec, product.weights)
+        plain = integer.group_sums(product.x, values, product.group)
         if not (
             np.array_equal(plain.psum, sums.psum) and np.array_equal(plain.row_sum, sums.row_sum)
         ):
