@@ -17,6 +17,7 @@ from evolute.dse.space import Candidate
 from evolute.hw.spec import Engine
 from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.cost.engine import evaluate
+from evolute.sim.weights import Grid, Table
 from evolute.sim.workload.linear import Workload
 from evolute.support.errors import RefusedError
 from evolute.support.files import FileError, cache_directory, write_text
@@ -119,7 +120,7 @@ def perplexity(bench: Bench, weights: Weights, spec: Engine) -> float:
     content = text(bench)
     rounded = None if spec.exact else spec.to_dict()
     facts = (
-        code_digest("hw/spec", "sim/golden", "sw"),
+        code_digest("hw/spec", "sim", "sw"),
         model_digest(bench.model),
         weights.name,
         spec.weight_bits,
@@ -158,8 +159,14 @@ def _arrays(tensor: Tensor) -> tuple[NDArray[Any], ...]:
     whole = parted(tensor)
     found = [whole.order, whole.scale, whole.bias]
     for part in whole.parts:
-        found += [part.codes, part.scale, part.minimum, part.special]
-        found += [] if part.centroids is None else [part.centroids.points]
+        found += [part.codes, part.scale, part.minimum]
+        match part.form:
+            case Grid(special=special) if part.format.specials:
+                found.append(special)
+            case Table(centroids=centroids):
+                found.append(centroids.points)
+            case _:
+                pass
     return tuple(each for each in found if each is not None)
 
 

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from evolute.hw.spec import CoreSpec, Engine
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.golden import GOLDEN, ROW_SHIFTS, lut_dla
-from evolute.sim.golden.lut_dla import Centroids
+from evolute.sim.weights import Centroids, Codebook, Table
 from evolute.sim.workload.linear import HostLayer, Linear, Workload
 from evolute.sw.language_model.model import LanguageModel, dequantized
 from evolute.sw.language_model.products import BLOCK_BYTES, Product, matrix_product, product_of
 from evolute.sw.quantizers.rounding import quantize
 from evolute.sw.tensors.activations import QuantActivations, quantize_activations
 from evolute.sw.tensors.rescale import UNIT_BITS, coded_grid, golden_weights
-from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor, most_met, parted
+from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor, parted
 from evolute.sw.tensors.weights import FLOAT, NATIVE, Weights, parse_weights
 
 Linears: TypeAlias = Callable[[Sequence[str], NDArray[np.float32]], list[NDArray[np.float32]]]
@@ -94,7 +94,7 @@ def _require_exact(name: str, tensor: PartedTensor, spec: Engine) -> None:
         coding = spec.coding_of(part.format)
         grid = coded_grid(part, coding)
         largest = np.abs(grid.scale) * coding.maximum(part.format) + np.abs(grid.offset)
-        bound += largest.sum(axis=1).max() * most_met(part.group, spec.activations, part.centroids)
+        bound += largest.sum(axis=1).max() * part.form.operand_bound(part.group, spec.activations)
     if not bound < 1 << 28:
         raise QuantError(f"layer {name}: weights too large for exact sums, up to {bound:.3g}")
 
@@ -163,9 +163,9 @@ def layers_on(
         ]
         if not all(engine.accepts(layer.format) for layer in layers):
             return ()
-        for centroids in (part.centroids for part in whole.parts):
-            if centroids is not None:
-                lut_dla.require_room(engine, centroids)
+        for form in (part.form for part in whole.parts):
+            if isinstance(form, Table):
+                lut_dla.require_room(engine, form.centroids)
     if isinstance(spec, CoreSpec):
         bits = spec.scale_bits + spec.offset_bits
         layers = [
@@ -190,10 +190,11 @@ def on_engine(tensor: PartedTensor, engine: Engine) -> PartedTensor:
     """The tensor with the formats that its codewords have on the engine: it may take short ones."""
 
     def named(part: QuantTensor) -> QuantTensor:
-        if part.vectors is None:
+        form = part.form
+        if not isinstance(form, Codebook):
             return part
-        kind = engine.codeword_kind(part.vectors.v)
-        return replace(part, format=WeightCodes(part.format.bits, kind))
+        codes = WeightCodes(form.format.bits, engine.codeword_kind(form.v))
+        return part if codes == form.format else replace(part, form=replace(form, format=codes))
 
     return replace(tensor, parts=tuple(map(named, tensor.parts)))
 
@@ -354,7 +355,7 @@ def require_product(spec: Engine) -> None:
 def host_linear(model: LanguageModel, name: str) -> HostLinear:
     """The layer `name` with its weights, or its tables, as shipped."""
     tensor = model.matrix(name)
-    if isinstance(tensor, QuantTensor) and tensor.centroids is not None:
+    if isinstance(tensor, QuantTensor) and isinstance(tensor.form, Table):
         tables = tensor.rows(slice(None), np.float32)
-        return HostTables(tables, tensor.group, tensor.centroids)
+        return HostTables(tables, tensor.group, tensor.form.centroids)
     return HostLinear(dequantized(tensor))

@@ -13,6 +13,7 @@ from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.presets import CORES, ENGINES
 from evolute.sim.cost.engine import evaluate
 from evolute.sim.timing.memory import Platform
+from evolute.sim.weights import Grid
 from evolute.sim.workload.linear import Linear, Workload
 from evolute.sw.deploy.pack import layer_steps
 from evolute.sw.deploy.price import CorePlatform, cost
@@ -44,7 +45,9 @@ def steps_on(engine, linears):
         rng, groups = np.random.default_rng(1), -(-each.k // each.group)
         codes = rng.binomial(15, 0.5, (each.n, each.k)).astype(np.uint8)
         scale = np.ones((each.n, groups), np.float32)
-        tensor = QuantTensor(codes, each.format, each.group, scale, scale, group_bits=16)
+        tensor = QuantTensor(
+            Grid.plain(codes, each.format, each.group), scale, scale, group_bits=16
+        )
         steps[each.name] = layer_steps(engine, tensor)
     return steps
 
