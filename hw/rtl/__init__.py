@@ -6,7 +6,7 @@ from typing import Any
 from amaranth.lib import wiring
 
 from evolute.hw.rtl.core.core import Core
-from evolute.hw.rtl.engines.registry import BASELINES, ENGINES
+from evolute.hw.rtl.engines.registry import BASELINES, COMPONENTS
 from evolute.hw.rtl.units.lut_stationary import LutStationaryUnit
 from evolute.hw.rtl.units.scale_lanes import lanes_of
 from evolute.hw.spec import CoreSpec, LutStationary, Spec
@@ -14,7 +14,7 @@ from evolute.hw.spec.scaling import FloatScaling, IntegerScaling
 
 BUILD: dict[type[Spec], Callable[[Any], wiring.Component]] = {
     CoreSpec: Core,
-    **ENGINES,
+    **COMPONENTS,
     **BASELINES,
     LutStationary: LutStationaryUnit,
     IntegerScaling: lanes_of,

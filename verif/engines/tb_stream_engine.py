@@ -23,7 +23,7 @@ DRAIN_CYCLES = 8
 """Cycles watched after the last result, in which no further one may appear."""
 
 
-class Bench:
+class StreamBench:
     """The streams of the device, and the loop that steps them."""
 
     def __init__(self, dut: Any):
@@ -106,6 +106,6 @@ class Bench:
 async def play_stimuli(dut: Any) -> None:
     """Play all stimuli of the folder; what happened is written, not judged, here."""
     Clock(dut.clk, PERIOD_NS, "ns").start()
-    bench = Bench(dut)
+    bench = StreamBench(dut)
     recordings = [await bench.play(each) for each in load_records(Path(STIMULI_FILE), Stimulus)]
     save_records(Path(RECORDINGS_FILE), recordings)

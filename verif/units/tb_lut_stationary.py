@@ -24,7 +24,7 @@ RESET_CYCLES = 4
 """Of the slower clock: what crosses between the clocks needs two, and one to be read."""
 
 
-class Bench:
+class StationaryBench:
     """The streams of the device, and the loop that steps both clocks."""
 
     def __init__(self, dut: Any):
@@ -177,6 +177,6 @@ async def play_stimuli(dut: Any) -> None:
     """Play all stimuli of the folder; what happened is written, not judged, here."""
     dut.clk.value = 0
     dut.encoder_clk.value = 0
-    bench = Bench(dut)
+    bench = StationaryBench(dut)
     recordings = [await bench.play(each) for each in load_records(Path(STIMULI_FILE), Stimulus)]
     save_records(Path(RECORDINGS_FILE), recordings)

@@ -14,7 +14,7 @@ from evolute.hw.rtl.blocks.arith import any_of
 from evolute.hw.rtl.blocks.queues import field, unit_bits
 from evolute.hw.rtl.core.buffer import BeatBuffer, BeatReader
 from evolute.hw.rtl.core.scale import Accumulators, Scaler
-from evolute.hw.rtl.engines.registry import ENGINES
+from evolute.hw.rtl.engines.registry import COMPONENTS
 from evolute.hw.spec import layout
 from evolute.hw.spec.core import CoreSpec
 
@@ -98,7 +98,7 @@ class Compute(wiring.Component):
                 memory.word.eq(self.load_word),
                 memory.data.eq(self.load_data),
             ]
-        m.submodules.engine = engine = ENGINES[type(core.engine)](core.engine)
+        m.submodules.engine = engine = COMPONENTS[type(core.engine)](core.engine)
         m.submodules.scaler = scaler = Scaler(core)
         m.submodules.sums = sums = Accumulators(core)
 

@@ -18,7 +18,7 @@ from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.hw.spec.mac import Mac
 from evolute.hw.spec.vq_codebook import VqCodebook
 
-ENGINES: dict[type[Engine], Callable[[Any], EngineComponent]] = {
+COMPONENTS: dict[type[Engine], Callable[[Any], EngineComponent]] = {
     LutTensorCore: LutTensorCoreEngine,
     Mac: MacEngine,
     BitSerial: BitSerialEngine,
