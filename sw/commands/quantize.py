@@ -33,7 +33,7 @@ from evolute.sw.quantizers.lut_dla import SAMPLES, parse_tables
 from evolute.sw.quantizers.methods import (
     EXAMPLES,
     GRAMMAR,
-    Grid,
+    GridChoice,
     Method,
     has_rounding,
     parse_method,
@@ -226,11 +226,11 @@ def _checked(
     text = check_text()
     if (known := document.pop("check", None)) and known["text_sha256"] == text_sha256(text):
         return Check(**known)
-    grids: dict[str, Grid] = {}
+    grids: dict[str, GridChoice] = {}
     if method is not None and has_rounding(method):
         for layer in document["layers"]:
             grid = method.candidates[layer["candidate"]]
-            assert isinstance(grid, Grid)
+            assert isinstance(grid, GridChoice)
             grids[layer["name"]] = grid
     with progress("checking on other text") as done:
         found = check(model, made, text, grids, calibration, done)

@@ -271,11 +271,12 @@ def test_programs_beyond_the_address_space_are_refused():
 
 def test_sums_that_could_overflow_are_refused():
     rng = np.random.default_rng(3)
+    drawn = random_tensor(TINY, rng, 4, 64)
     tensor = replace(
-        random_tensor(TINY, rng, 4, 64),
+        drawn,
+        form=Grid.plain(drawn.codes, drawn.format, 16),
         scale=np.full((4, 4), 255, np.uint16),
         offset=np.full((4, 4), 127, np.int16),
-        group=16,
         offset_shift=15,
     )
     placed = stage(TINY, "wide", [linear("wide", tensor)], 0, {"wide": 15})
