@@ -24,6 +24,7 @@ from evolute.sim.program.build import Program, compile_stages
 from evolute.sim.program.placement import stage
 from evolute.sim.timing.core import program_cycles
 from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.weights import Grid
 from evolute.sim.workload.linear import LayerName, Linear
 from evolute.sw.deploy.pack import images, pack_input
 from evolute.sw.tensors.rescale import ScaledTensor
@@ -97,10 +98,8 @@ def compiled(core: CoreSpec) -> tuple[Program, np.ndarray]:
     """A layer of random four-bit weights for one row, and the memory that it needs."""
     rng, codes, (n, k), group = np.random.default_rng(0), WeightCodes(4), SHAPE, 32
     tensor = ScaledTensor(
-        codes=rng.integers(0, codes.levels, (n, k), np.uint8),
-        format=codes,
+        form=Grid.plain(rng.integers(0, codes.levels, (n, k), np.uint8), codes, group),
         coding=core.engine.coding_of(codes),
-        group=group,
         scale=rng.integers(0, 1 << core.scale_bits, (n, k // group)).astype(np.uint16),
         offset=rng.integers(-9, 9, (n, k // group)).astype(np.int16),
         offset_shift=0,

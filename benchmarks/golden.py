@@ -12,6 +12,7 @@ from benchmarks.timing import median_seconds, report
 from evolute.hw.spec import LutTensorCore
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.golden import lut_tensor_core as golden
+from evolute.sim.weights import Grid
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     spec, weight_format = LutTensorCore(), WeightCodes(2)
     codes = rng.integers(0, 4, (4096, 4096)).astype(np.uint8)
     x = rng.integers(-127, 128, (1, 4096))
-    encoded = golden.encode(spec, codes, weight_format, 128)
+    encoded = golden.encode(spec, Grid.plain(codes, weight_format, 128))
     dense, vector = codes.astype(np.float32), x[0].astype(np.float32)
     golden_s = median_seconds(lambda: golden.group_sums(spec, x, encoded))
     float_s = median_seconds(lambda: dense @ vector)

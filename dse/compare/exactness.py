@@ -14,7 +14,8 @@ from evolute.dse.compare.layer import Layer
 from evolute.hw.spec import Engine, FloatLut, FloatMac
 from evolute.hw.spec.floating import FP16, FloatEngine
 from evolute.hw.spec.scaling import FloatScaling
-from evolute.sim.golden import align, floating, integer
+from evolute.sim import numbers
+from evolute.sim.golden import floating, integer
 from evolute.sw.deploy.on_engine import golden_total
 from evolute.sw.language_model.products import product_of
 from evolute.sw.tensors.activations import quantize_activations
@@ -51,11 +52,12 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
         assert isinstance(spec, FloatMac)
         sums = functools.partial(floating.mac_sums, spec)
         if spec.weights == "fp16":
-            weights = align.decode(align.encode(tensor.rows(slice(None), np.float64), FP16), FP16)
+            exact = tensor.rows(slice(None), np.float64)
+            weights = numbers.decode(numbers.encode(exact, FP16), FP16)
         else:
-            weights = integer.weights(spec, tensor.codes, tensor.format, tensor.group)
+            weights = integer.weights(spec, tensor.form)
         if spec.weights == "dequantized":
-            codes = align.encode(np.repeat(grid.scale, tensor.group, axis=1), FP16)
+            codes = numbers.encode(np.repeat(grid.scale, tensor.group, axis=1), FP16)
             weights = floating.dequantized(weights, codes[:, : weights.shape[1]])
     part = spec.read_out_slices(tensor.group) * spec.slice_k
     psums, row_sums, groups = [], [], []
@@ -67,7 +69,7 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
         groups += [g] * psum.shape[1]
     factors = {each.name for each in FloatScaling(engine=spec, scale_lanes=1).beat.fields}
     scale, offset = (
-        floating.numbers(align.encode(each[:, groups], FP16), FP16) if name in factors else None
+        floating.numbers(numbers.encode(each[:, groups], FP16), FP16) if name in factors else None
         for name, each in (("scale", grid.scale), ("offset", grid.offset))
     )
     parts = np.concatenate(psums, axis=1), np.concatenate(row_sums, axis=1)
@@ -75,7 +77,7 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
 
 
 def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
-    x = align.decode(align.encode(layer.inputs, spec.kind), spec.kind)
+    x = numbers.decode(numbers.encode(layer.inputs, spec.kind), spec.kind)
     weights = layer.tensor.rows(slice(None), np.float64)
     found, same = _float_total(spec, layer.tensor, x), x @ weights.T
     ideal = layer.inputs.astype(np.float64) @ weights.T
@@ -105,7 +107,7 @@ def exactness(spec: Engine, layer: Layer) -> Exactness:
     found = golden_total(spec, tensor, golden_weights(spec, tensor), a.x)
     same = product_of(tensor)(a.x)
     ideal = shipped = _shipped(layer)
-    if tensor.centroids is None:
+    if tensor.form.is_of_weights:
         ideal = layer.inputs.astype(np.float64) @ tensor.rows(slice(None), np.float64).T
     largest = float(np.abs(found - same).max())
     scaled = found * a.scale[:, None]

@@ -78,7 +78,7 @@ def _of_engine(spec: LutDla, layer: Layer) -> QuantTensor:
 
 
 @dataclass(frozen=True)
-class Form:
+class OwnForm:
     """What a kind of engine takes in the place of codes of single weights."""
 
     codes: WeightCodes
@@ -91,9 +91,9 @@ class Form:
     Raises `SpecError` where there is none."""
 
 
-OWN_FORMS: dict[type[Engine], Form] = {
-    VqCodebook: Form(WeightCodes(WEIGHT_BITS, Kind.VECTOR), True, _vectors, _codebooks),
-    LutDla: Form(WeightCodes(Tables().bits, Kind.TABLE), False, tables, _of_engine),
+OWN_FORMS: dict[type[Engine], OwnForm] = {
+    VqCodebook: OwnForm(WeightCodes(WEIGHT_BITS, Kind.VECTOR), True, _vectors, _codebooks),
+    LutDla: OwnForm(WeightCodes(Tables().bits, Kind.TABLE), False, tables, _of_engine),
 }
 """By the class of its spec, the form of an engine that multiplies no codes of single weights."""
 

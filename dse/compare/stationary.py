@@ -20,8 +20,8 @@ from evolute.hw.spec import LutStationary, SpecError, presets
 from evolute.hw.spec.formats import Activations
 from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.golden import lut_stationary as golden
-from evolute.sim.golden.sums import group_bounds
 from evolute.sim.timing.lut_stationary import Clocks, Transfers, command_of, fold
+from evolute.sim.weights import Table, group_bounds
 from evolute.sw.quantizers.lut_dla import Tables
 from evolute.sw.tensors.activations import quantize_activations
 from evolute.sw.tensors.tensor import QuantTensor
@@ -46,8 +46,8 @@ _MOST_ROWS = 64
 def products(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> list[list[golden.Product]]:
     """The commands for rows [M, K] of integers: of every scale group those of all tiles of rows,
     since each group's sums are scaled on their own."""
-    assert tensor.centroids is not None
-    points = tensor.centroids.points
+    assert isinstance(tensor.form, Table)
+    points = tensor.form.centroids.points
     entries = tensor.codes.astype(np.int64) - tensor.format.levels // 2
     table = entries.reshape(len(entries), len(points), -1).transpose(1, 2, 0)
     found, first = [], 0

@@ -17,6 +17,7 @@ from evolute.hw.spec.bit_serial import RADIX_BITS, BitSerial, float_code
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.sim.golden import integer
 from evolute.sim.golden.sums import GroupSums, symmetric
+from evolute.sim.weights import Form
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,10 @@ def _skippable_terms(halves: np.ndarray) -> list[np.ndarray]:
     return [sign * (magnitude - upper), sign * (upper >> 2)]
 
 
-def encode(
-    spec: BitSerial,
-    codes: np.ndarray,
-    weight_format: WeightCodes,
-    group: int,
-    special: np.ndarray | None = None,
-) -> EncodedWeights:
-    """The terms of weight codes, uint8 [N, K]. Raises `SpecError`."""
-    values = integer.weights(spec, codes, weight_format, group, special)
+def encode(spec: BitSerial, weights: Form) -> EncodedWeights:
+    """The terms of weight codes. Raises `SpecError`."""
+    codes, weight_format = weights.codes, weights.format
+    values = integer.weights(spec, weights)
     if spec.has_pairs:
         terms = [codes >> plane & 1 for plane in range(weight_format.bits)]
         if spec.terms == "xnor":
@@ -85,7 +81,7 @@ def encode(
     else:
         terms = _booth_digits(values, weight_format.bits)
         shifts = tuple(range(0, 2 * len(terms), 2))
-    return EncodedWeights(group, np.stack(terms).astype(np.int8), shifts)
+    return EncodedWeights(weights.group, np.stack(terms).astype(np.int8), shifts)
 
 
 def group_sums(

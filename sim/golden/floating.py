@@ -8,8 +8,8 @@ import numpy as np
 
 from evolute.hw.spec.floating import FP16, FloatEngine, FloatLut, FloatMac
 from evolute.hw.spec.formats import FloatFormat
-from evolute.sim.golden import align
-from evolute.sim.golden.sums import group_bounds
+from evolute.sim.numbers import decode
+from evolute.sim.weights import group_bounds
 
 Floats = np.ndarray
 
@@ -18,7 +18,7 @@ def numbers(codes: np.ndarray, kind: FloatFormat) -> Floats:
     """What codes count as, float64; what is not finite as the greatest number of its sign."""
     magnitude = codes.astype(np.int64) & (1 << kind.bits - 1) - 1
     sign = codes.astype(np.int64) & 1 << kind.bits - 1
-    return align.decode(np.minimum(magnitude, kind.largest_code) | sign, kind)
+    return decode(np.minimum(magnitude, kind.largest_code) | sign, kind)
 
 
 def nearest(values: Floats, precision: int) -> Floats:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evolute.hw.spec.engine import Engine
-from evolute.hw.spec.formats import WeightCodes
-from evolute.sim.golden.sums import GroupSums, group_bounds, symmetric
+from evolute.sim.golden.sums import GroupSums, symmetric
+from evolute.sim.weights import Form, group_bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,35 +19,18 @@ class EncodedWeights:
     values: np.ndarray
 
 
-def weights(
-    spec: Engine,
-    codes: np.ndarray,
-    weight_format: WeightCodes,
-    group: int,
-    special: np.ndarray | None = None,
-) -> np.ndarray:
-    """The integers by which an engine multiplies, int16 [N, K], for codes uint8 [N, K].
-
-    `special`, uint8 [N, groups], names each group's special value where the format has any.
-    """
-    coding = spec.coding_of(weight_format)
-    count = max(1, len(weight_format.specials))
-    table = np.array([coding.values(weight_format, each) for each in range(count)], np.int16)
-    if special is None:
-        return table[0].take(codes)
-    of_code = np.repeat(special, group, axis=1)[:, : codes.shape[1]]
-    return table[of_code, codes]
+def weights(spec: Engine, form: Form) -> np.ndarray:
+    """The integers by which an engine multiplies the operands of a form, int16 [N, entries]."""
+    coding = spec.coding_of(form.format)
+    count = max(1, len(form.format.specials))
+    return form.counted(
+        np.array([coding.values(form.format, each) for each in range(count)], np.int16)
+    )
 
 
-def encode(
-    spec: Engine,
-    codes: np.ndarray,
-    weight_format: WeightCodes,
-    group: int,
-    special: np.ndarray | None = None,
-) -> EncodedWeights:
-    """What the codes, uint8 [N, K], multiply by. Raises `SpecError`."""
-    return EncodedWeights(group, weights(spec, codes, weight_format, group, special))
+def encode(spec: Engine, form: Form) -> EncodedWeights:
+    """What the codes multiply by. Raises `SpecError`."""
+    return EncodedWeights(form.group, weights(spec, form))
 
 
 def exact_float(maximum: int, activation_maximum: int, group: int) -> type:

@@ -2,65 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from evolute.hw.spec.base import require
 from evolute.hw.spec.engine import Engine
-from evolute.hw.spec.formats import Activations, WeightCodes
 from evolute.hw.spec.lut_dla import LutDla
 from evolute.sim.golden import integer
-from evolute.sim.golden.sums import GroupSums, group_bounds, read_outs, symmetric
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "l1": lambda distance, part: distance + part,
-    "l2": lambda distance, part: distance + part * part,
-    "chebyshev": np.maximum,
-}
-"""What another magnitude of a difference makes of a distance, by the name of the metric."""
-
-_BLOCK_DISTANCES = 1 << 18
-"""Distances that are held at once."""
-
-
-@dataclass(frozen=True, eq=False)
-class Centroids:
-    """What tables are of: for every subspace of `k` activations the centroids, in the integers that
-    `activations` are, int [subspaces, c, v], and the metric by which one is nearest.
-
-    Every scale group along K begins a subspace. Beyond its end centroids are 0.
-    """
-
-    k: int
-    activations: Activations
-    metric: str
-    points: np.ndarray
-
-    @property
-    def v(self) -> int:
-        return self.points.shape[2]
-
-    @property
-    def stored_bits(self) -> int:
-        return self.points.size * self.activations.bits
-
-    def subspaces(self, group: int) -> int:
-        """Subspaces of a scale group of so many activations."""
-        return -(-group // self.v)
-
-    def group_codes(self, group: int) -> int:
-        """Table entries of one output in such a group."""
-        return self.subspaces(group) * self.points.shape[1]
-
-    def one_hot(self, x: np.ndarray, group: int) -> np.ndarray:
-        """What table entries meet in the place of integer activations [M, K]: 1 for the nearest
-        centroid of each subspace, else 0, int8 [M, subspaces * c]."""
-        index = nearest(self.metric, subspaces(x, group, self.v), self.points)
-        found = np.zeros((*index.shape, self.points.shape[1]), np.int8)
-        np.put_along_axis(found, index[:, :, None], 1, axis=2)
-        return found.reshape(len(x), -1)
+from evolute.sim.golden.sums import GroupSums, read_outs, symmetric
+from evolute.sim.weights import Centroids, Form, Table, nearest, subspaces
 
 
 def require_room(spec: Engine, centroids: Centroids) -> None:
@@ -88,56 +40,22 @@ class EncodedWeights:
     centroids: Centroids
 
 
-def subspaces(x: np.ndarray, group: int, v: int) -> np.ndarray:
-    """Rows [M, K] cut into subspaces, [M, subspaces, v]. Every scale group begins one, and its last
-    one is filled with zeros."""
-    parts = [
-        np.pad(x[:, start:end], ((0, 0), (0, (start - end) % v)))
-        for start, end in group_bounds(x.shape[1], group)
-    ]
-    return np.concatenate(parts, axis=1).reshape(len(x), -1, v)
-
-
-def nearest(metric: str, x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The index of each subspace's nearest centroid, of several the first, int64 [M, subspaces].
-
-    `x` is int [M, subspaces, v], `centroids` [subspaces, c, v].
-    """
-    found = np.empty(x.shape[:2], np.int64)
-    _, count, v = centroids.shape
-    step = max(1, _BLOCK_DISTANCES // (x.shape[1] * count))
-    for start in range(0, len(x), step):
-        part = x[start : start + step, :, None].astype(np.int64)
-        distance = np.zeros((len(part), x.shape[1], count), np.int64)
-        for i in range(v):
-            magnitude = np.abs(part[..., i] - centroids[..., i])
-            distance = METRICS[metric](distance, magnitude)
-        found[start : start + step] = distance.argmin(axis=-1)
-    return found
-
-
-def encode(
-    spec: LutDla,
-    codes: np.ndarray,
-    weight_format: WeightCodes,
-    group: int,
-    special: np.ndarray | None = None,
-    centroids: Centroids | None = None,
-) -> EncodedWeights:
-    """What the codes of tables, uint8 [N, subspaces * c], count as, with their centroids.
+def encode(spec: LutDla, weights: Form) -> EncodedWeights:
+    """What the entries of tables count as, with their centroids.
 
     Raises `SpecError` where the engine has no room for them, ValueError where they do not fit each
-    other.
+    other, and for weights that are no tables.
     """
-    if centroids is None:
+    if not isinstance(weights, Table):
         raise ValueError("tables without the centroids that they are of")
+    centroids = weights.centroids
     require_room(spec, centroids)
-    if codes.shape[1] != centroids.points.shape[0] * centroids.points.shape[1]:
+    if weights.codes.shape[1] != centroids.points.shape[0] * centroids.points.shape[1]:
         raise ValueError("tables of other centroids")
     bound = 1 << spec.activation_bits - 1
     if centroids.points.min() < -bound or centroids.points.max() >= bound:
         raise ValueError(f"centroids of more than {spec.activation_bits} bits")
-    return EncodedWeights(group, integer.weights(spec, codes, weight_format, group), centroids)
+    return EncodedWeights(weights.group, integer.weights(spec, weights), centroids)
 
 
 def group_sums(

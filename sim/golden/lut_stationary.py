@@ -8,7 +8,7 @@ import numpy as np
 
 from evolute.hw.spec.base import require
 from evolute.hw.spec.lut_stationary import LutStationary
-from evolute.sim.golden.lut_dla import nearest
+from evolute.sim.weights import nearest
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ import numpy as np
 from evolute.hw.spec.base import require
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
-from evolute.sim.golden.sums import GroupSums, group_bounds, symmetric
+from evolute.sim.golden.sums import GroupSums, symmetric
+from evolute.sim.weights import Form, group_bounds
 
 
 def weight_planes(spec: LutTensorCore, codes: np.ndarray, weight_format: WeightCodes) -> np.ndarray:
@@ -151,17 +152,12 @@ class EncodedWeights:
     indices: tuple[np.ndarray, ...]
 
 
-def encode(
-    spec: LutTensorCore,
-    codes: np.ndarray,
-    weight_format: WeightCodes,
-    group: int,
-    special: np.ndarray | None = None,
-) -> EncodedWeights:
-    """Fold weight codes, uint8 [N, K], into table indices for `spec`. Raises `SpecError`.
+def encode(spec: LutTensorCore, weights: Form) -> EncodedWeights:
+    """Fold weight codes into table indices for `spec`. Raises `SpecError`.
 
     No format that the engine runs has special values.
     """
+    codes, weight_format, group = weights.codes, weights.format, weights.group
     spec.coding_of(weight_format)
     joint = 2 if spec.code_bits <= 4 else 1  # tables of two groups merge while that stays cheap
     indices = []

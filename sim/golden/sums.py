@@ -43,8 +43,3 @@ def read_outs(spec: Engine, sums: np.ndarray, starts: np.ndarray) -> np.ndarray:
         for part in range(start, end):
             found[:, i] = np.clip(found[:, i] + sums[:, part], -top - 1, top)
     return found
-
-
-def group_bounds(k: int, group: int) -> list[tuple[int, int]]:
-    """Start and end of each scale group along K; the last may be shorter."""
-    return [(start, min(start + group, k)) for start in range(0, k, group)]

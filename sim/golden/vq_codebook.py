@@ -3,102 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from evolute.hw.spec.base import require
-from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.hw.spec.formats import Kind
 from evolute.hw.spec.vq_codebook import SHORT_MODE, VqCodebook
 from evolute.sim.golden import integer
-from evolute.sim.golden.sums import group_bounds
+from evolute.sim.weights import Codebook, Form
 
 
-@dataclass(frozen=True, eq=False)
-class Vectors:
-    """What codes of `Kind.VECTOR` come from: indices of codewords, and the codebooks.
+def encode(spec: VqCodebook, weights: Form) -> integer.EncodedWeights:
+    """What codewords multiply by.
 
-    `codebook` is int [entries, v]. `index` is int [ceil(N / v), K] where codewords lie along
-    outputs; along inputs it is [N, vectors], where every scale group along K begins a codeword. A
-    last codeword may exceed N, or its scale group. `residual` are index and codebook of what is
-    added, of the same shapes.
+    Raises `SpecError` where the engine has no room for them, and ValueError for weights that do not
+    come from codebooks.
     """
-
-    along: str
-    index: np.ndarray
-    codebook: np.ndarray
-    residual: tuple[np.ndarray, np.ndarray] | None = None
-
-    @property
-    def books(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """Index and codebook, of all codebooks."""
-        first = self.index, self.codebook
-        return (first,) if self.residual is None else (first, self.residual)
-
-    def stored_bits(self, bits: int) -> int:
-        """Bits of all indices, and of codebooks that add up to weights of so many bits."""
-        indices = sum(i.size * (len(book) - 1).bit_length() for i, book in self.books)
-        components = sum(book.size for _, book in self.books)
-        return indices + components * (bits - (self.residual is not None))
-
-    @property
-    def v(self) -> int:
-        """Weights of one codeword."""
-        return self.codebook.shape[1]
-
-
-def decode(vectors: Vectors, shape: tuple[int, int], group: int) -> np.ndarray:
-    """The integers by which vectors multiply, int16 [N, K], in scale groups of `group`."""
-    found = np.zeros((), np.int16)
-    for index, book in vectors.books:
-        gathered = book.astype(np.int16)[index]  # [..., v]
-        if vectors.along == "outputs":
-            gathered = gathered.transpose(0, 2, 1).reshape(-1, index.shape[1])
-        else:
-            gathered = gathered.reshape(len(index), -1)
-        found = found + gathered
-    n, k = shape
-    if vectors.along == "inputs":
-        bounds = group_bounds(k, group)
-        counts = [end - start for start, end in bounds]
-        padded = [-(-count // vectors.v) * vectors.v for count in counts]
-        inside = np.concatenate([np.arange(p) < c for p, c in zip(padded, counts, strict=True)])
-        found = found[:, inside]
-    return found[:n]
-
-
-def encode(
-    spec: VqCodebook,
-    codes: np.ndarray,
-    weight_format: WeightCodes,
-    group: int,
-    special: np.ndarray | None = None,
-    vectors: Vectors | None = None,
-) -> integer.EncodedWeights:
-    """What the vectors behind the codes, uint8 [N, K], multiply by.
-
-    Raises `SpecError` where the engine has no room for them, ValueError where they are not codes'.
-    """
-    spec.coding_of(weight_format)
-    if vectors is None:
+    spec.coding_of(weights.format)
+    if not isinstance(weights, Codebook):
         raise ValueError("codes without the vectors that they come from")
-    require(vectors.along == spec.along, "along", f"{vectors.along} for these vectors", spec.along)
-    short = weight_format.kind is Kind.SHORT
+    require(weights.along == spec.along, "along", f"{weights.along} for these vectors", spec.along)
+    short = weights.format.kind is Kind.SHORT
     own, v = ("short_v", spec.short_v) if short else ("v", spec.v)
-    require(vectors.v == v, own, f"{vectors.v} for these vectors", v)
-    sizes = tuple(len(book) for _, book in vectors.books)
+    require(weights.v == v, own, f"{weights.v} for these vectors", v)
+    sizes = tuple(len(book.codewords) for book in weights.books)
     fits = len(sizes) <= len(spec.codebooks) and all(
         size <= most for size, most in zip(sizes, spec.codebooks, strict=False)
     )
     require(fits, "entries", f"at least {sizes} in its codebooks", spec.codebooks)
-    most = max(int(np.abs(2 * book.astype(int) + 1).max()) for _, book in vectors.books)
+    most = max(int(np.abs(2 * book.codewords.astype(int) + 1).max()) for book in weights.books)
     rule = "wide enough for every component"
     require(most < 1 << spec.entry_bits, "entry_bits", rule, spec.entry_bits)
-    values = decode(vectors, (codes.shape[0], codes.shape[1]), group)
-    origin = weight_format.levels // 2
-    if not np.array_equal(values + origin, codes):
-        raise ValueError("codes are not what their vectors stand for")
-    return integer.EncodedWeights(group, values)
+    return integer.EncodedWeights(weights.group, weights.decoded())
 
 
 group_sums = integer.encoded_sums

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import FLOATS, Activations
+from evolute.sim import numbers
 from evolute.sim.golden import align
 
 Floats = NDArray[np.float64]
@@ -59,7 +60,7 @@ def aligned(dots: Dots, activation_bits: int, group: int) -> Floats:
     """
     kind = FLOATS["fp16"]
     codes = dots.x.view(np.uint16)
-    exponent = align.shared_exponents(codes, kind, group)
+    exponent = numbers.shared_exponents(codes, kind, group)
     of_code = np.repeat(exponent, group, axis=1)[:, : dots.x.shape[1]]
     x = align.align(codes, of_code, Activations(activation_bits, kind))
     starts = np.arange(0, x.shape[1], group)

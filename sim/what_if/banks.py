@@ -16,7 +16,7 @@ from evolute.hw.spec.vq_codebook import VqCodebook
 def beat_indices(spec: VqCodebook, index: np.ndarray) -> np.ndarray:
     """Indices of whole tiles in the order of weight beats, [beats, lanes].
 
-    `index` is [codewords across, codewords along K], as `sim.golden.vq_codebook.Vectors` has it for
+    `index` is [codewords across, codewords along K], as `sim.weights.Codebook` has them for
     an N and a K that fill their tiles and slices.
     """
     columns, depth = spec.index_shape

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import TERNARY
+from evolute.sim.weights import Grid
 from evolute.sw.checkpoints.known_settings import KnownSettings
 from evolute.sw.checkpoints.safetensors_file import Raw
 from evolute.sw.tensors.stored import Stored
@@ -69,6 +70,6 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
             given = scales.floats().reshape(())
             factor = np.float32(1) / given if kind == "bitlinear" else given
         scale = np.full((shape[0], 1), factor, np.float32)
-        return QuantTensor(codes, TERNARY, shape[1], scale, -scale, group_bits=0)
+        return QuantTensor(Grid.plain(codes, TERNARY, shape[1]), scale, -scale, group_bits=0)
 
     return Stored(shape, read, coded=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import TERNARY, WeightCodes
 from evolute.hw.spec.formats import Kind as Codes
+from evolute.sim.weights import Grid
 from evolute.sw.tensors.tensor import SCALE_BITS, QuantTensor
 
 Bytes = NDArray[np.uint8]
@@ -118,7 +119,8 @@ class Blocks:
         scale = _halves(beside[..., :2])
         minimum = _halves(beside[..., 2:]) if self.zero is None else -self.zero * scale
         codes = self.split_bytes(packed).reshape(len(blocks), -1)
-        return QuantTensor(codes, self.format, self.block, scale, minimum, self.group_bits)
+        form = Grid.plain(codes, self.format, self.block)
+        return QuantTensor(form, scale, minimum, self.group_bits)
 
     def join(self, tensor: QuantTensor) -> Bytes | None:
         """The tensor as rows of blocks, uint8 [N, bytes], if they hold it without any rounding."""

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.weights import Grid
 from evolute.sw.checkpoints.known_settings import ARITHMETIC, KnownSettings
 from evolute.sw.checkpoints.safetensors_file import Raw
 from evolute.sw.tensors.stored import Stored
@@ -139,7 +140,8 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
             raise ValueError("g_idx: takes inputs in another order, but desc_act is false")
         whole = codes if order is None else codes[:, order]
         beside = SCALE_BITS + bits
-        tensor = QuantTensor(whole, WeightCodes(bits), min(group, k), scale, minimum, beside)
+        form = Grid.plain(whole, WeightCodes(bits), min(group, k))
+        tensor = QuantTensor(form, scale, minimum, beside)
         return tensor if order is None else PartedTensor((tensor,), order)
 
     return Stored((n, k), read, coded=True)

@@ -9,10 +9,10 @@ a byte. What is alike for a whole tensor, such as the scale of a codebook, is st
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -21,9 +21,7 @@ from safetensors.numpy import save_file
 
 from evolute.hw.spec.formats import FLOATS, Activations, Kind, WeightCodes
 from evolute.hw.spec.lut_dla import METRICS
-from evolute.sim.golden.lut_dla import Centroids
-from evolute.sim.golden.sums import group_bounds
-from evolute.sim.golden.vq_codebook import Vectors, decode
+from evolute.sim.weights import Book, Centroids, Codebook, Form, Grid, Table, group_bounds
 from evolute.support.errors import RefusedError
 from evolute.support.files import replacing, write_text
 from evolute.sw.language_model.model import LanguageModel, ModelConfig, Parent, checked
@@ -79,10 +77,6 @@ def unpack_rows(packed: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.
     return found
 
 
-def _index_bits(entries: int) -> int:
-    return (entries - 1).bit_length()
-
-
 # Writing.
 
 
@@ -110,34 +104,42 @@ def _part(name: str, part: QuantTensor, arrays: dict[str, NDArray]) -> dict[str,
         arrays[f"{name}.origin"] = _once(small)
     else:
         arrays[f"{name}.minimum"] = _once(_half(part.minimum))
-    if part.special is not None:
-        arrays[f"{name}.special"] = pack_rows(part.special, part.format.special_bits)
-    document: dict[str, Any] = {
+    return {
         "shape": list(part.shape),
         "kind": part.format.kind.name.lower(),
         "bits": part.format.bits,
         "group": part.group,
         "group_bits": part.group_bits,
+        **_form(name, part.form, arrays),
     }
-    if part.vectors is None:
-        arrays[f"{name}.codes"] = pack_rows(part.codes, part.format.bits)
-        if part.centroids is None:
-            return document
-        arrays[f"{name}.centroids"] = part.centroids.points.astype(np.int16)
-        kind = part.centroids.activations
-        return document | {
-            "metric": part.centroids.metric,
-            "activation_bits": kind.bits,
-            "activation_format": kind.format.name if kind.format else "int",
-        }
-    for number, (index, book) in enumerate(part.vectors.books):
-        arrays[f"{name}.codebook{number}"] = book.astype(np.int8)
-        arrays[f"{name}.index{number}"] = pack_rows(index, _index_bits(len(book)))
-    return document | {
-        "along": part.vectors.along,
-        "indices": part.vectors.index.shape[1],
-        "codebooks": len(part.vectors.books),
-    }
+
+
+def _form(name: str, form: Form, arrays: dict[str, NDArray]) -> dict[str, Any]:
+    """What the document says of a form of weights beside its codes, which are added to `arrays`."""
+    match form:
+        case Grid():
+            if form.format.specials:
+                arrays[f"{name}.special"] = pack_rows(form.special, form.format.special_bits)
+            arrays[f"{name}.codes"] = pack_rows(form.codes, form.format.bits)
+            return {}
+        case Table(centroids=centroids):
+            arrays[f"{name}.codes"] = pack_rows(form.codes, form.format.bits)
+            arrays[f"{name}.centroids"] = centroids.points.astype(np.int16)
+            kind = centroids.activations
+            return {
+                "metric": centroids.metric,
+                "activation_bits": kind.bits,
+                "activation_format": kind.format.name if kind.format else "int",
+            }
+        case Codebook(books=books):
+            for number, book in enumerate(books):
+                arrays[f"{name}.codebook{number}"] = book.codewords.astype(np.int8)
+                arrays[f"{name}.index{number}"] = pack_rows(book.indices, book.index_bits)
+            return {
+                "along": form.along,
+                "indices": form.indices.shape[1],
+                "codebooks": len(books),
+            }
 
 
 def stored(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, NDArray]]:
@@ -238,43 +240,86 @@ def _spread(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.broadcast_to(values.astype(np.float32), shape))
 
 
-def _read_vectors(
-    document: Mapping[str, Any],
-    name: str,
-    shape: tuple[int, int],
-    group: int,
-    arrays: _Arrays,
-    limit: int,
-) -> Vectors:
+class _Stated(NamedTuple):
+    """What a document says of any form of weights."""
+
+    shape: tuple[int, int]
+    codes: WeightCodes
+    group: int
+
+    @property
+    def groups(self) -> int:
+        return -(-self.shape[1] // self.group)
+
+
+def _read_codes(name: str, stated: _Stated, entries: int, arrays: _Arrays) -> NDArray[np.uint8]:
+    """The codes of so many entries of every output, [N, entries]."""
+    bits = stated.codes.bits
+    packed = arrays(f"{name}.codes", ("U8",), (stated.shape[0], -(-entries * bits // 8)))
+    codes = unpack_rows(packed, entries, bits)
+    if codes.max() >= stated.codes.levels:
+        raise _beyond(name, stated)
+    return codes.astype(np.uint8)
+
+
+def _beyond(name: str, stated: _Stated) -> _Broken:
+    return _Broken(f"tensor {name}: holds a code beyond {stated.codes.levels - 1}")
+
+
+def _read_grid(document: Mapping[str, Any], name: str, stated: _Stated, arrays: _Arrays) -> Grid:
+    n, k = stated.shape
+    special = np.zeros((n, stated.groups), np.uint8)
+    if stated.codes.specials:
+        bits = stated.codes.special_bits
+        packed = arrays(f"{name}.special", ("U8",), (n, -(-stated.groups * bits // 8)))
+        special = unpack_rows(packed, stated.groups, bits).astype(np.uint8)
+    return Grid(_read_codes(name, stated, k, arrays), stated.codes, stated.group, special)
+
+
+def _read_codebook(
+    document: Mapping[str, Any], name: str, stated: _Stated, arrays: _Arrays
+) -> Codebook:
+    (n, k), group = stated.shape, stated.group
     along = document["along"]
     if along not in _ALONG:
         raise _Broken(f"along must be one of {', '.join(_ALONG)}, got {along!r}")
     indices = _whole(document, "indices", 1, _MOST_SIDE)
-    books = []
+    books: list[Book] = []
     for number in range(_whole(document, "codebooks", 1, 2)):
         book = arrays(f"{name}.codebook{number}", ("I8",))
         if book.ndim != 2 or not 2 <= len(book) <= 1 << 16 or not 1 <= book.shape[1] <= 16:
             raise _Broken(f"array {name}.codebook{number}: impossible shape {book.shape}")
-        if books and book.shape[1] != books[0][1].shape[1]:
+        if books and book.shape[1] != books[0].codewords.shape[1]:
             raise _Broken(f"array {name}.codebook{number}: its codewords have another length")
-        rows = -(-shape[0] // book.shape[1]) if along == "outputs" else shape[0]
-        bits = _index_bits(len(book))
+        rows = -(-n // book.shape[1]) if along == "outputs" else n
+        bits = (len(book) - 1).bit_length()
         packed = arrays(f"{name}.index{number}", ("U8",), (rows, -(-indices * bits // 8)))
         index = unpack_rows(packed, indices, bits)
         if index.max(initial=0) >= len(book):
             raise _Broken(f"array {name}.index{number}: beyond the codebook")
-        books.append((index, book))
-    if sum(int(np.abs(book.astype(int)).max()) for _, book in books) > limit:
+        books.append(Book(index, book))
+    limit = stated.codes.levels // 2
+    if sum(int(np.abs(book.codewords.astype(int)).max()) for book in books) > limit:
         raise _Broken(f"tensor {name}: codewords exceed the bits of a weight")
-    index, book = books[0]
-    wanted = shape[1]
+    form = Codebook(stated.shape, stated.codes, group, along, tuple(books))
+    wanted = k
     if along == "inputs":
-        wanted = sum(
-            -(-(end - start) // book.shape[1]) for start, end in group_bounds(wanted, group)
-        )
+        wanted = sum(-(-(end - start) // form.v) for start, end in group_bounds(k, group))
     if indices != wanted:
         raise _Broken(f"tensor {name}: {indices} indices in a row, must be {wanted}")
-    return Vectors(along, index, book, books[1] if books[1:] else None)
+    try:
+        codes = form.codes  # decoded here, and kept
+    except ValueError:
+        raise _beyond(name, stated) from None
+    assert codes.shape == (n, k)
+    return form
+
+
+def _read_table(document: Mapping[str, Any], name: str, stated: _Stated, arrays: _Arrays) -> Table:
+    centroids = _read_centroids(document, name, stated.shape[1], stated.group, arrays)
+    entries = centroids.points.shape[0] * centroids.points.shape[1]
+    codes = _read_codes(name, stated, entries, arrays)
+    return Table(codes, stated.codes, stated.group, centroids)
 
 
 def _read_centroids(
@@ -298,6 +343,16 @@ def _read_centroids(
     return found
 
 
+_READERS: dict[Kind, Callable[[Mapping[str, Any], str, _Stated, _Arrays], Form]] = {
+    Kind.INTEGER: _read_grid,
+    Kind.TERNARY: _read_grid,
+    Kind.BITMOD: _read_grid,
+    Kind.VECTOR: _read_codebook,
+    Kind.TABLE: _read_table,
+}
+"""By the kind of codes, how the form of weights that has them is read."""
+
+
 def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
     shape = tuple(document["shape"])
     if len(shape) != 2 or not all(type(n) is int and 1 <= n <= _MOST_SIDE for n in shape):
@@ -306,8 +361,9 @@ def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
     group = _whole(document, "group", 1, k)
     groups = -(-k // group)
     codes = WeightCodes(_whole(document, "bits", 1, 8), Kind[str(document["kind"]).upper()])
-    if codes.kind is Kind.SHORT:
-        raise _Broken(f"tensor {name}: short is no kind of codes in a file")
+    if codes.kind not in _READERS:
+        kind = codes.kind.name.lower()
+        raise _Broken(f"tensor {name}: {kind} is no kind of codes in a file")
     once = (1, 1), (n, groups)
     scale = _spread(arrays(f"{name}.scale", ("F16", "F32"), *once), (n, groups))
     if f"{name}.origin" in arrays:
@@ -315,26 +371,9 @@ def _read_part(document: Any, name: str, arrays: _Arrays) -> QuantTensor:
         minimum = _spread(origin, (n, groups)) * scale * np.float32(-0.5)
     else:
         minimum = _spread(arrays(f"{name}.minimum", ("F16", "F32"), *once), (n, groups))
-    special = vectors = centroids = None
-    columns = k
-    if codes.kind is Kind.TABLE:
-        centroids = _read_centroids(document, name, k, group, arrays)
-        columns = centroids.points.shape[0] * centroids.points.shape[1]
-    if codes.specials:
-        bits = codes.special_bits
-        packed = arrays(f"{name}.special", ("U8",), (n, -(-groups * bits // 8)))
-        special = unpack_rows(packed, groups, bits).astype(np.uint8)
-    if codes.kind is Kind.VECTOR:
-        vectors = _read_vectors(document, name, (n, k), group, arrays, codes.levels // 2)
-        values = decode(vectors, (n, k), group) + codes.levels // 2
-    else:
-        packed = arrays(f"{name}.codes", ("U8",), (n, -(-columns * codes.bits // 8)))
-        values = unpack_rows(packed, columns, codes.bits)
-    if values.min() < 0 or values.max() >= codes.levels:
-        raise _Broken(f"tensor {name}: holds a code beyond {codes.levels - 1}")
     bits = _whole(document, "group_bits", 0, 64)
-    held = values.astype(np.uint8)
-    return QuantTensor(held, codes, group, scale, minimum, bits, special, vectors, centroids)
+    form = _READERS[codes.kind](document, name, _Stated((n, k), codes, group), arrays)
+    return QuantTensor(form, scale, minimum, bits)
 
 
 def _read_coded(document: Mapping[str, Any], name: str, arrays: _Arrays) -> Coded:

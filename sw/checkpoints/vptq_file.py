@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from evolute.hw.spec.base import SpecError, require
 from evolute.hw.spec.formats import Kind, WeightCodes
-from evolute.sim.golden.vq_codebook import Vectors, decode
+from evolute.sim.weights import Book, Codebook
 from evolute.sw.checkpoints.known_settings import ARITHMETIC, KnownSettings
 from evolute.sw.checkpoints.safetensors_file import Raw
 from evolute.sw.tensors.stored import Stored
@@ -181,14 +181,13 @@ class FloatVectors:
         largest = 127 if len(self.books) == 1 else 63
         most = max(float(np.abs(book).max(initial=0)) for _, book in self.books)
         scale = np.float16(max(most / largest, 2.0**-14))  # a normal half
-        (index, book), *residual = (
-            (index, _components(book, np.float32(scale), largest)) for index, book in self.books
+        books = tuple(
+            Book(index, _components(book, np.float32(scale), largest)) for index, book in self.books
         )
-        vectors = Vectors("outputs", index, book, residual[0] if residual else None)
-        columns = index.shape[1]
-        codes = (decode(vectors, (outputs, columns), columns) + 128).astype(np.uint8)
+        columns = books[0].indices.shape[1]
         scales = np.full((outputs, 1), scale, np.float32)
-        return QuantTensor(codes, _CODES, columns, scales, -128 * scales, 0, vectors=vectors)
+        form = Codebook((outputs, columns), _CODES, columns, "outputs", books)
+        return QuantTensor(form, scales, -128 * scales, group_bits=0)
 
 
 def _components(book: NDArray[np.float32], scale: np.float32, largest: int) -> NDArray[np.int16]:

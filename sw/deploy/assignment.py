@@ -21,6 +21,7 @@ from evolute.hw.spec.engine import Coding
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.golden import lut_dla
 from evolute.sim.program.placement import stages_of
+from evolute.sim.weights import Codebook, Table
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
 from evolute.sw.language_model.linear import layer_names
 from evolute.sw.language_model.model import LanguageModel, dequantized
@@ -275,9 +276,9 @@ def _linears(
         ]
         if not all(engine.accepts(layer.format) for layer in layers):
             return ()
-        for centroids in (part.centroids for part in whole.parts):
-            if centroids is not None:
-                lut_dla.require_room(engine, centroids)
+        for form in (part.form for part in whole.parts):
+            if isinstance(form, Table):
+                lut_dla.require_room(engine, form.centroids)
     if isinstance(spec, CoreSpec):
         bits = spec.scale_bits + spec.offset_bits
         layers = [
@@ -291,9 +292,10 @@ def on_engine(tensor: PartedTensor, engine: Engine) -> PartedTensor:
     """The tensor with the formats that its codewords have on the engine: it may take short ones."""
 
     def named(part: QuantTensor) -> QuantTensor:
-        if part.vectors is None:
+        form = part.form
+        if not isinstance(form, Codebook):
             return part
-        kind = engine.codeword_kind(part.vectors.v)
-        return replace(part, format=WeightCodes(part.format.bits, kind))
+        codes = WeightCodes(form.format.bits, engine.codeword_kind(form.v))
+        return part if codes == form.format else replace(part, form=replace(form, format=codes))
 
     return replace(tensor, parts=tuple(map(named, tensor.parts)))

@@ -27,7 +27,7 @@ from evolute.sw.language_model.linear import HostLinear, Linears, host_linear
 from evolute.sw.language_model.products import BLOCK_BYTES, Product, product_of
 from evolute.sw.tensors.activations import QuantActivations, quantize_activations
 from evolute.sw.tensors.rescale import coded_grid, golden_weights
-from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor, most_met
+from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor
 
 Backend = Literal["integer", "golden"]
 """How an accelerator is computed: as plain integer matrix products, or as its golden model does."""
@@ -62,7 +62,7 @@ def _require_exact(name: LayerName, tensor: PartedTensor, spec: Engine) -> None:
         coding = spec.coding_of(part.format)
         grid = coded_grid(part, coding)
         largest = np.abs(grid.scale) * coding.maximum(part.format) + np.abs(grid.offset)
-        bound += largest.sum(axis=1).max() * most_met(part.group, spec.activations, part.centroids)
+        bound += largest.sum(axis=1).max() * part.form.operand_bound(part.group, spec.activations)
     if not bound < 1 << 28:
         raise QuantError(f"layer {name}: weights too large for exact sums, up to {bound:.3g}")
 

@@ -21,6 +21,7 @@ from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.layout import Beat
 from evolute.sim.program.placement import Batch, PlaceError, Stage
 from evolute.sim.timing.schedule import Run, plan, weighed
+from evolute.sim.weights import Codebook, Grid, Table
 from evolute.sim.workload.linear import LayerName, Linear
 from evolute.sw.deploy.packers import FILLS, INDICES, PACKERS, STEPS
 from evolute.sw.deploy.packers.bits import gathered, low_bits
@@ -50,30 +51,30 @@ def zero_code(weight_format: WeightCodes) -> int:
 
 def _codes(
     engine: Engine,
-    tensor: QuantTensor | ScaledTensor,
+    grid: Grid,
     at: NDArray[np.int64],
     tiles: slice,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Codes of column tiles at the places `at`, and the special values of their slices.
 
     Beyond the layer's outputs and inputs codes are zero, or count as zero where steps depend on
     weights.
     """
-    rows = slice(tiles.start * engine.n, min(len(tensor.codes), tiles.stop * engine.n))
+    rows = slice(tiles.start * engine.n, min(len(grid.codes), tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
-    blank = 0 if engine.steps_are_fixed else zero_code(tensor.format)
-    codes = gathered(tensor.codes[rows], at, padded, blank)
-    if tensor.special is None:
-        return codes, None
-    return codes, gathered(tensor.special[rows], at[:: engine.slice_k] // tensor.group, padded)
+    blank = 0 if engine.steps_are_fixed else zero_code(grid.format)
+    codes = gathered(grid.codes[rows], at, padded, blank)
+    groups = at[:: engine.slice_k] // grid.group
+    return codes, gathered(grid.special[rows], groups, padded)
 
 
 def layer_steps(engine: Engine, tensor: QuantTensor | ScaledTensor) -> NDArray[np.int64]:
     """Steps of a layer's weight beats, int64 [column tiles, beats], of an engine where they depend
     on weights."""
+    assert isinstance(tensor.form, Grid)
     n, k = tensor.shape
     tiles = slice(0, -(-n // engine.n))
-    codes, special = _codes(engine, tensor, places(engine, k, tensor.group), tiles)
+    codes, special = _codes(engine, tensor.form, places(engine, k, tensor.group), tiles)
     return STEPS[type(engine)](engine, codes, special, tensor.format)
 
 
@@ -142,16 +143,16 @@ def tile_words(
     engine = core.engine
     n, k = tensor.shape
     at = places(engine, k, tensor.group)
-    beside: NDArray | None = None
     rows = slice(tiles.start * engine.n, min(n, tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
-    if tensor.vectors is not None:
-        codes = INDICES[type(engine)](engine, tensor.vectors, at, tiles)
-    elif tensor.centroids is not None:
-        codes = gathered(tensor.codes[rows], np.arange(tensor.codes.shape[1]), padded)
-        beside = tensor.centroids.points
-    else:
-        codes, beside = _codes(engine, tensor, at, tiles)
+    match tensor.form:
+        case Grid() as grid:
+            codes, beside = _codes(engine, grid, at, tiles)
+        case Codebook() as codebook:
+            codes, beside = INDICES[type(engine)](engine, codebook, at, tiles), None
+        case Table(codes=entries, centroids=centroids):
+            codes = gathered(entries[rows], np.arange(entries.shape[1]), padded)
+            beside = centroids.points
     weights = PACKERS[type(engine)](engine, codes, beside, tensor.format)
     counts = np.minimum(tensor.group, k - np.arange(0, k, tensor.group))
     repeats = -(-counts // (engine.slice_k * group_slices))
@@ -191,9 +192,9 @@ def layer_words(
         for start in range(0, tiles, step)
     ]
     words = np.concatenate(chunks).reshape(-1)
-    if tensor.vectors is None:
+    if not isinstance(tensor.form, Codebook):
         return words
-    beats = FILLS[type(core.engine)](core.engine, tensor.vectors)
+    beats = FILLS[type(core.engine)](core.engine, tensor.form)
     filled = bus_words(core.weight_buffer, beats)
     return np.concatenate([filled, words])
 

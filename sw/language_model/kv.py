@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evolute.hw.spec.base import require
 from evolute.hw.spec.formats import FLOATS, FloatFormat
-from evolute.sim.golden import align
+from evolute.sim import numbers
 from evolute.sw.language_model.model import ModelConfig
 from evolute.sw.tensors.tensor import SCALE_BITS, inverse
 
@@ -39,7 +39,7 @@ class KvFormat:
         symmetric about 0, of a vector's largest magnitude over its rounded scale.
         """
         if self.kind is not None:
-            return align.decode(align.encode(x, self.kind), self.kind).astype(np.float32)
+            return numbers.decode(numbers.encode(x, self.kind), self.kind).astype(np.float32)
         if not self.is_integer:
             return x
         most = np.float32((1 << (self.bits - 1)) - 1)

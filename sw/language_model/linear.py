@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.sim.golden.lut_dla import Centroids
+from evolute.sim.weights import Centroids, Table
 from evolute.sim.workload.linear import HEAD, LayerName
 from evolute.sw.language_model.model import LanguageModel, ModelConfig, dequantized
 from evolute.sw.language_model.products import matrix_product
@@ -71,7 +71,7 @@ def streamed_linears(model: LanguageModel) -> Linears:
 def host_linear(model: LanguageModel, name: str) -> HostLinear:
     """The layer `name` with its weights, or its tables, as shipped."""
     tensor = model.matrix(name)
-    if isinstance(tensor, QuantTensor) and tensor.centroids is not None:
+    if isinstance(tensor, QuantTensor) and isinstance(tensor.form, Table):
         tables = tensor.rows(slice(None), np.float32)
-        return HostTables(tables, tensor.group, tensor.centroids)
+        return HostTables(tables, tensor.group, tensor.form.centroids)
     return HostLinear(dequantized(tensor))

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from evolute.sim.weights import Codebook, Grid, Table
 from evolute.sw.language_model.tokenizer import TextTokenizer
 from evolute.sw.tensors.stored import CheckpointError, Tensor, is_coded, shape_of, without
-from evolute.sw.tensors.tensor import Coded
+from evolute.sw.tensors.tensor import Coded, QuantTensor
 
 Activation = Literal["silu", "gelu_tanh", "relu", "relu2"]
 
@@ -228,6 +229,8 @@ def model_digest(model: LanguageModel) -> str:
         elif isinstance(value, tuple):
             for each in value:
                 add(each)
+        elif isinstance(value, QuantTensor):
+            add(_identity(value))
         elif is_dataclass(value):
             for each in fields(value):
                 add(getattr(value, each.name))
@@ -238,6 +241,21 @@ def model_digest(model: LanguageModel) -> str:
         add(name)
         add(model.tensors[name])
     return digest.hexdigest()
+
+
+def _identity(tensor: QuantTensor) -> tuple[Any, ...]:
+    """What `model_digest` takes of a tensor: the same for all forms of weights, then for each form
+    what it has of its own in a place of its own, so that no two forms are alike."""
+    special = books = centroids = None
+    match form := tensor.form:
+        case Grid():
+            special = form.special if form.format.specials else None
+        case Codebook(books=(first, *others)):
+            books = (form.along, *first, others[0] if others else None)
+        case Table():
+            centroids = form.centroids
+    grid = tensor.codes, tensor.format, tensor.group, tensor.scale, tensor.minimum
+    return (*grid, tensor.group_bits, special, books, centroids)
 
 
 def checked(path: Path, model: LanguageModel) -> LanguageModel:

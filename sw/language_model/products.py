@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from evolute.support.files import FileError, cache_directory, replacing
 from evolute.sw.tensors.rescale import ScaledTensor
-from evolute.sw.tensors.tensor import QuantTensor, counted, met
+from evolute.sw.tensors.tensor import QuantTensor
 
 _OUTPUTS, _QUAD = 16, 4
 """Neighbouring outputs, and codes along K, of one word of `native/group_products.cpp`."""
@@ -54,7 +54,7 @@ def product_of(tensor: QuantTensor | ScaledTensor) -> Product:
     packed = _pack(tensor, best_instructions())
 
     def product(x: NDArray[np.integer]) -> NDArray[np.float64]:
-        meets = met(x, tensor.group, tensor.centroids)
+        meets = tensor.form.operand(x)
         if packed is not None and max(-int(meets.min()), int(meets.max())) < 1 << 7:
             return packed.product(meets)
         return _plain(tensor, meets)
@@ -127,7 +127,7 @@ def _pack(tensor: QuantTensor | ScaledTensor, instructions: int) -> _Packed | No
     """The tensor for the native product; None where there is none for it, or it is not exact."""
     table = tensor.table.astype(np.int64)
     n, k = tensor.codes.shape
-    group, least = min(tensor.group_codes, k), table.min()
+    group, least = min(tensor.form.group_codes, k), table.min()
     step = max(1, np.gcd.reduce((table - least).ravel()))
     span = int(table.max() - least) // step
     if span > _LARGEST_CODE.get(instructions, 0) or (group < k and group % _QUAD):
@@ -142,7 +142,7 @@ def _pack(tensor: QuantTensor | ScaledTensor, instructions: int) -> _Packed | No
     blocks, quads = -(-n // _OUTPUTS), -(-k // _QUAD)
     u = np.zeros((blocks * _OUTPUTS, quads * _QUAD), np.uint8)
     counts = ((table - least) // step).astype(np.uint8)
-    u[:n, :k] = counted(counts, tensor.codes, tensor.special, group)
+    u[:n, :k] = tensor.form.counted(counts)
     u = u.reshape(blocks, _OUTPUTS, quads, _QUAD).transpose(0, 2, 1, 3)
     return _Packed(
         instructions, n, k, group, np.ascontiguousarray(u), _columns(scale), _columns(offset)

@@ -19,7 +19,7 @@ from evolute.sw.language_model.model import LanguageModel, dequantized
 from evolute.sw.language_model.perplexity import Text, default_context, measure
 from evolute.sw.language_model.products import matrix_product
 from evolute.sw.quantizers.hessian import Calibration
-from evolute.sw.quantizers.methods import Grid, rounded
+from evolute.sw.quantizers.methods import GridChoice, rounded
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def text_sha256(text: Text) -> str:
 
 
 def rounding_linears(
-    model: LanguageModel, grids: Mapping[str, Grid], calibration: Calibration
+    model: LanguageModel, grids: Mapping[str, GridChoice], calibration: Calibration
 ) -> Linears:
     """The model's layers rounded to nearest on `grids`, each only while it runs; the others as
     shipped."""
@@ -68,7 +68,7 @@ def check(
     model: LanguageModel,
     made: LanguageModel,
     text: Text,
-    grids: Mapping[str, Grid],
+    grids: Mapping[str, GridChoice],
     calibration: Calibration | None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Check:

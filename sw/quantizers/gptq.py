@@ -17,7 +17,7 @@ import scipy  # whose parts are loaded where they are used first
 from numpy.typing import NDArray
 
 from evolute.sw.quantizers.rounding import column_rounder
-from evolute.sw.tensors.tensor import QuantTensor
+from evolute.sw.tensors.tensor import QuantTensor, grid_of
 
 _BLOCK = 64
 """Columns after which an error reaches the columns of later blocks, all at once."""
@@ -97,4 +97,7 @@ def gptq(
 
     single = range(1, len(order) + 1)
     column_loop(w[:, order], inverse_factor(h[np.ix_(order, order)]), single, choose)
-    return tuple(replace(part, codes=each) for part, each in zip(laid, codes, strict=True))
+    return tuple(
+        replace(part, form=replace(grid_of(part), codes=each))
+        for part, each in zip(laid, codes, strict=True)
+    )

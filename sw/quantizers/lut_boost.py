@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import Kind, WeightCodes
-from evolute.sim.golden.lut_dla import Centroids, nearest, subspaces
+from evolute.sim.weights import Centroids, Table, nearest, subspaces
 from evolute.sw.checkpoints.quantized_file import write_arrays
 from evolute.sw.language_model.model import LanguageModel, ModelConfig
 from evolute.sw.quantizers.lut_dla import Tables, coded_tables, layers_by_input
@@ -136,8 +136,8 @@ def begin(model: LanguageModel, made: LanguageModel, choice: Tables) -> Trained:
     points, weights, rests = {}, {}, {}
     for first, names in shared.items():
         tensor = made.tensors[first]
-        assert isinstance(tensor, QuantTensor) and tensor.centroids is not None
-        points[first] = torch.from_numpy(tensor.centroids.points.astype(np.float32))
+        assert isinstance(tensor, QuantTensor) and isinstance(tensor.form, Table)
+        points[first] = torch.from_numpy(tensor.form.centroids.points.astype(np.float32))
         for name in names:
             tensor = made.tensors[name]
             assert isinstance(tensor, QuantTensor)

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from evolute.hw.spec.base import require, require_range
 from evolute.hw.spec.formats import Activations, Kind, WeightCodes
 from evolute.hw.spec.lut_dla import METRICS
-from evolute.sim.golden.lut_dla import Centroids, nearest, subspaces
+from evolute.sim.weights import Centroids, Table, nearest, subspaces
 from evolute.sw.language_model.decoder import Cache, forward
 from evolute.sw.language_model.linear import host_linears, linear_names
 from evolute.sw.language_model.model import LanguageModel, Tensor, dequantized
 from evolute.sw.quantizers.hessian import inputs_of
 from evolute.sw.tensors.activations import quantize_activations
-from evolute.sw.tensors.tensor import SCALE_BITS, QuantError, QuantTensor, inverse, met
+from evolute.sw.tensors.tensor import SCALE_BITS, QuantError, QuantTensor, inverse
 
 SAMPLES = 8192
 """Tokens whose inputs are looked at, at most."""
@@ -245,15 +245,8 @@ def coded_tables(tables: NDArray[np.float32], centroids: Centroids, choice: Tabl
     scale = (largest / np.float32(zero - 1)).astype(np.float16).astype(np.float32)
     steps = np.repeat(inverse(scale), size, axis=1)[:, : tables.shape[1]]
     counted = np.clip(np.rint(tables * steps) + zero, 0, codes.levels - 1)
-    return QuantTensor(
-        codes=counted.astype(np.uint8),
-        format=codes,
-        group=group,
-        scale=scale,
-        minimum=-zero * scale,
-        group_bits=SCALE_BITS,
-        centroids=centroids,
-    )
+    form = Table(counted.astype(np.uint8), codes, group, centroids)
+    return QuantTensor(form, scale, minimum=-zero * scale, group_bits=SCALE_BITS)
 
 
 def samples_of(x: NDArray[np.float32], choice: Tables) -> NDArray[np.int32]:
@@ -265,7 +258,7 @@ def output_error(tensor: QuantTensor, w: NDArray[np.float32], x: NDArray[np.inte
     """The squared error of a layer's outputs over integer samples [M, K], as a part of their mean
     square."""
     wanted = x.astype(np.float64) @ w.astype(np.float64).T
-    found = met(x, tensor.group, tensor.centroids) @ tensor.rows(slice(None), np.float64).T
+    found = tensor.form.operand(x) @ tensor.rows(slice(None), np.float64).T
     return float(((found - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-30))
 
 

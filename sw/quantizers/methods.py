@@ -23,7 +23,7 @@ OUTLIER_BITS = 8
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridChoice:
     """Rounding to grids, group by group."""
 
     rounding: Rounding
@@ -37,7 +37,7 @@ class Grid:
     weights alone."""
 
 
-Quantizer: TypeAlias = Grid | Vptq
+Quantizer: TypeAlias = GridChoice | Vptq
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _percent(text: str, number: str | None) -> float:
     return found
 
 
-def _grid(text: str, choice: str, feedback: bool, weighs: bool) -> Grid:
+def _grid(text: str, choice: str, feedback: bool, weighs: bool) -> GridChoice:
     match = _FORMAT.fullmatch(choice)
     if not match:
         raise _strange(text)
@@ -170,7 +170,7 @@ def _grid(text: str, choice: str, feedback: bool, weighs: bool) -> Grid:
     assert rounding is not None
     rounding = replace(rounding, clip=bool(match["clip"]))
     outliers = _percent(text, match["out"])
-    return Grid(rounding, feedback, outliers, weighs or rounding.clip or outliers > 0)
+    return GridChoice(rounding, feedback, outliers, weighs or rounding.clip or outliers > 0)
 
 
 def _vptq(text: str, choices: str) -> Vptq:
@@ -211,7 +211,7 @@ def quantize_layer(
     known. Raises `QuantError`, also where codebooks are larger than what they encode, unless
     forced.
     """
-    if isinstance(quantizer, Grid):
+    if isinstance(quantizer, GridChoice):
         return _on_grids(quantizer, w, moments)
     assert moments is not None
     if not force:
@@ -222,12 +222,12 @@ def quantize_layer(
 
 def has_rounding(method: Method) -> bool:
     """Whether rounding to nearest can stand beside it: it has grids, and does more with them."""
-    grids = [each for each in method.candidates if isinstance(each, Grid)]
+    grids = [each for each in method.candidates if isinstance(each, GridChoice)]
     does_more = method.scaling is not None or any(each.feedback for each in grids)
     return does_more and len(grids) == len(method.candidates)
 
 
-def rounded(grid: Grid, w: NDArray[np.float32], moments: Moments) -> Coded:
+def rounded(grid: GridChoice, w: NDArray[np.float32], moments: Moments) -> Coded:
     """`w` [N, K] rounded to nearest on the grids that are laid for it, and no more."""
     return _on_grids(replace(grid, feedback=False), w, moments)[0]
 
@@ -246,7 +246,7 @@ def salient_columns(
 
 
 def _on_grids(
-    choice: Grid, w: NDArray[np.float32], moments: Moments | None
+    choice: GridChoice, w: NDArray[np.float32], moments: Moments | None
 ) -> tuple[Coded, dict[str, float]]:
     k = w.shape[1]
     strength, h = np.ones(k), None

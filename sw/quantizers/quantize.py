@@ -23,7 +23,7 @@ from evolute.sw.language_model.text_kinds import calibration_texts, check_text, 
 from evolute.sw.quantizers.check import Check, check, text_sha256
 from evolute.sw.quantizers.hessian import Calibration, calibrate, default_tokens
 from evolute.sw.quantizers.lut_dla import SAMPLES, Tables, parse_tables
-from evolute.sw.quantizers.methods import Grid, Method, has_rounding, parse_method
+from evolute.sw.quantizers.methods import GridChoice, Method, has_rounding, parse_method
 from evolute.sw.quantizers.whole_model import (
     quantize_model,
     require_fits,
@@ -163,11 +163,11 @@ def check_quantized(model: LanguageModel, made: Quantized, stage: Stage = quiet)
     known = made.document.get("check")
     if known and known["text_sha256"] == text_sha256(text):
         return Check(**known)
-    grids: dict[str, Grid] = {}
+    grids: dict[str, GridChoice] = {}
     if isinstance(made.method, Method) and has_rounding(made.method):
         for layer in made.document["layers"]:
             grid = made.method.candidates[layer["candidate"]]
-            assert isinstance(grid, Grid)
+            assert isinstance(grid, GridChoice)
             grids[layer["name"]] = grid
     with stage("checking on other text") as done:
         found = check(model, made.model, text, grids, made.calibration, done)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import WeightCodes
-from evolute.sw.tensors.tensor import SCALE_BITS, QuantError, QuantTensor, inverse
+from evolute.sim.weights import Grid
+from evolute.sw.tensors.tensor import SCALE_BITS, QuantError, QuantTensor, grid_of, inverse
 
 
 class Scheme(enum.Enum):
@@ -141,7 +142,7 @@ def quantize(
     shape = (len(w), len(starts))
     codes = np.zeros(w.shape, np.uint8)
     scale, minimum = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    special = np.zeros(shape, np.uint8) if kind.specials else None
+    special = np.zeros(shape, np.uint8)
     one_grid = not (rounding.clip or kind.specials)
     factor = None if importance is None else importance.astype(np.float32)
     rows = max(1, _BLOCK_WEIGHTS // k)
@@ -161,10 +162,9 @@ def quantize(
             least_error[better] = error[better]
             scale[block][better] = tried.scale[better]
             minimum[block][better] = tried.minimum[better]
-            if special is not None:
-                special[block][better] = tried.special
+            special[block][better] = tried.special
             np.copyto(codes[block], tried.codes, where=np.repeat(better, counts, axis=1))
-    return QuantTensor(codes, kind, group, scale, minimum, rounding.group_bits, special)
+    return QuantTensor(Grid(codes, kind, group, special), scale, minimum, rounding.group_bits)
 
 
 def _tries(
@@ -223,10 +223,10 @@ ColumnRounder: TypeAlias = Callable[
 
 def column_rounder(tensor: QuantTensor) -> ColumnRounder:
     """Rounds columns one by one to the grids that `tensor` [N, K] has already."""
-    kind, group = tensor.format, tensor.group
+    grid, kind, group = grid_of(tensor), tensor.format, tensor.group
     scale, minimum = tensor.scale.T.astype(np.float64), tensor.minimum.T.astype(np.float64)
     steps = inverse(scale)
-    if tensor.special is None:
+    if not kind.specials:
         origin = -minimum * steps
 
         def to_integers(
@@ -237,7 +237,7 @@ def column_rounder(tensor: QuantTensor) -> ColumnRounder:
             return codes.astype(np.uint8), codes * scale[g] + minimum[g]
 
         return to_integers
-    of_special = tensor.special.T
+    of_special = grid.special.T
     tables = [
         (_nearest(kind, each), np.array(kind.values(each), np.float64))
         for each in range(len(kind.specials))

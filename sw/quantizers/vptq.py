@@ -27,7 +27,7 @@ import scipy  # whose parts are loaded where they are used first
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import Kind, WeightCodes
-from evolute.sim.golden.vq_codebook import Vectors, decode
+from evolute.sim.weights import Book, Codebook
 from evolute.sw.checkpoints.vptq_file import Indices, pack_indices
 from evolute.sw.quantizers.gptq import act_order, column_loop, inverse_factor
 from evolute.sw.quantizers.hessian import Moments, damped, proxy_error
@@ -550,23 +550,16 @@ def to_tensor(layer: VectorLayer) -> Coded:
         places = np.arange(part.index[0].shape[1])
         if order is None:
             places = np.argsort(layer.order[:: part.width])
-        stored = [(index[:, places], book) for index, book in zip(part.index, books, strict=True)]
-        (index, book), *residual = stored
-        vectors = Vectors(part.along, index, book, residual[0] if residual else None)
+        stored = tuple(
+            Book(index[:, places], book) for index, book in zip(part.index, books, strict=True)
+        )
         scale = np.full((layer.n, 1), part.unit, np.float32)
         k = part.columns.stop - part.columns.start
         zero = 1 << (WEIGHT_BITS - 1)
-        tensors.append(
-            QuantTensor(
-                codes=(decode(vectors, (layer.n, k), k) + zero).astype(np.uint8),
-                format=WeightCodes(WEIGHT_BITS, Kind.VECTOR),
-                group=k,
-                scale=scale,
-                minimum=-zero * scale,
-                group_bits=0,  # one scale for the whole codebook
-                vectors=vectors,
-            )
-        )
+        codes = WeightCodes(WEIGHT_BITS, Kind.VECTOR)
+        form = Codebook((layer.n, k), codes, k, part.along, stored)
+        # One scale for the whole codebook.
+        tensors.append(QuantTensor(form, scale, minimum=-zero * scale, group_bits=0))
     if order is None and layer.scale is None:
         return tensors[0]
     return PartedTensor(tuple(tensors), order, layer.scale, layer.bias)

@@ -44,7 +44,7 @@ from evolute.sw.quantizers.lut_dla import (
     seen_inputs,
     tables_of_input,
 )
-from evolute.sw.quantizers.methods import Grid, Method, quantize_layer
+from evolute.sw.quantizers.methods import GridChoice, Method, quantize_layer
 from evolute.sw.quantizers.mixed import Candidate, cheapest
 from evolute.sw.quantizers.scaling import (
     folds_into,
@@ -108,7 +108,7 @@ def _work(task: _Task) -> None:
     layers: dict[str, list[dict[str, Any]]] = {}
     if task.ties is not None and plan.method.scaling is not None and moments is not None:
         (choice,) = plan.method.candidates
-        assert isinstance(choice, Grid)
+        assert isinstance(choice, GridChoice)
         scale = input_scale(weights, moments, choice.rounding, plan.method.scaling, task.ties)
         tensors[_SCALE] = scale
         weights = {name: w * scale for name, w in weights.items()}
@@ -247,7 +247,7 @@ def require_fits(model: LanguageModel, method: Method, force: bool = False) -> N
         n, k = model.config.shapes()[name]
         bits = []
         for choice in method.candidates:
-            if isinstance(choice, Grid):
+            if isinstance(choice, GridChoice):
                 bits.append(n * k * choice.rounding.format.bits)
                 continue
             if not force:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.hw.spec.formats import Activations
+from evolute.sim import numbers
 from evolute.sim.golden import align
 from evolute.sw.tensors.tensor import QuantError
 
@@ -34,8 +35,8 @@ def _floating(a: NDArray[np.float32], activations: Activations) -> QuantActivati
     """Codes of a floating format, and each row with its highest exponent: scales are its power."""
     kind = activations.format
     assert kind is not None
-    codes = align.encode(a, kind)
-    exponent = align.shared_exponents(codes, kind, a.shape[1])
+    codes = numbers.encode(a, kind)
+    exponent = numbers.shared_exponents(codes, kind, a.shape[1])
     x = align.align(codes, exponent, activations)
     scale = np.ldexp(np.float32(1), exponent[:, 0] - kind.bias - (activations.bits - 2))
     return QuantActivations(x.astype(np.int32), scale.astype(np.float32), codes, exponent[:, 0])

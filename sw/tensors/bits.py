@@ -62,23 +62,11 @@ def per_weight(bits: Bits, weights: int) -> BitsPerWeight:
 def bits_of(tensor: Coded) -> Bits:
     """What `tensor` stores."""
     whole = parted(tensor)
-    codes = padding = codebooks = groups = 0
+    total = Bits(columns=whole.shape[1] * whole.column_bits)
     for part in whole.parts:
-        groups += part.scale_bits
-        if part.vectors is None:
-            beside = 0 if part.centroids is None else part.centroids.stored_bits
-            codes += part.code_bits - beside
-            codebooks += beside
-            continue
-        books = sum(book.size for _, book in part.vectors.books)
-        books *= part.format.bits - (part.vectors.residual is not None)
-        indices = part.code_bits - books
-        axis = 0 if part.vectors.along == "outputs" else 1
-        held = part.vectors.index.shape[axis] * part.vectors.v
-        padding += indices * (held - part.shape[axis]) // held
-        codebooks += books
-        codes += indices
-    return Bits(codes - padding, padding, codebooks, groups, whole.shape[1] * whole.column_bits)
+        form = part.form.stored
+        total += Bits(form.codes, form.padding, form.codebooks, groups=part.scale_bits)
+    return total
 
 
 def rounded_bits(shape: tuple[int, int], rounding: Rounding) -> Bits:

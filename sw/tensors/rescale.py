@@ -11,17 +11,8 @@ from numpy.typing import NDArray
 from evolute.hw.spec.engine import Coding, Engine
 from evolute.hw.spec.formats import Activations, WeightCodes
 from evolute.sim.golden import GOLDEN
-from evolute.sim.golden.lut_dla import Centroids
-from evolute.sim.golden.vq_codebook import Vectors
-from evolute.sw.tensors.tensor import (
-    QuantError,
-    QuantTensor,
-    counted,
-    group_codes,
-    inverse,
-    most_met,
-    spread,
-)
+from evolute.sim.weights import Codebook, Form
+from evolute.sw.tensors.tensor import QuantError, QuantTensor, inverse, spread
 
 UNIT_BITS = 32
 """Stored width of an output's unit beside a core's integer scales."""
@@ -39,33 +30,36 @@ class ScaledTensor:
 
     w[n, k] = unit[n] * (scale[n, g] * v + offset[n, g] * 2^offset_shift)
 
-    with g = k // group and v the integer that codes[n, k] counts as in `coding`. `codes` is uint8
-    [N, K], `scale` uint16 [N, G], `offset` int16 [N, G], `unit` float32[N], `special` uint8 [N, G]
-    for formats with special values. `vectors` and `centroids` are as in `QuantTensor`.
+    with g = k // group and v the integer that the code of `form` for n and k counts as in `coding`.
+    `scale` is uint16 [N, G], `offset` int16 [N, G], `unit` float32[N].
     """
 
-    codes: NDArray[np.uint8]
-    format: WeightCodes
+    form: Form
     coding: Coding
-    group: int
     scale: NDArray[np.uint16]
     offset: NDArray[np.int16]
     offset_shift: int
     unit: NDArray[np.float32]
-    special: NDArray[np.uint8] | None = None
-    vectors: Vectors | None = None
-    centroids: Centroids | None = None
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """The code of every weight, [N, K], or of every entry of a table."""
+        return self.form.codes
+
+    @property
+    def format(self) -> WeightCodes:
+        """What the codes count as, up to `coding`."""
+        return self.form.format
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale."""
+        return self.form.group
 
     @property
     def shape(self) -> tuple[int, int]:
         """N outputs, K inputs."""
-        n, k = self.codes.shape
-        return n, k if self.centroids is None else self.centroids.k
-
-    @property
-    def group_codes(self) -> int:
-        """Codes of one output in a group."""
-        return group_codes(self.group, self.centroids)
+        return self.form.shape
 
     @property
     def table(self) -> NDArray[np.float64]:
@@ -80,9 +74,8 @@ class ScaledTensor:
     def integers(self, rows: slice) -> NDArray[np.float64]:
         """The chosen rows without their unit, [rows, K], or of tables all entries: integers, exact
         in float64."""
-        special = None if self.special is None else self.special[rows]
-        values = counted(self.table, self.codes[rows], special, self.group)
-        return spread(values, self.scale[rows], self.offsets[rows], self.group_codes)
+        values = self.form.counted(self.table, rows)
+        return spread(values, self.scale[rows], self.offsets[rows], self.form.group_codes)
 
     def largest_sum(self, activations: Activations) -> int:
         """A magnitude that no sum over K, or over a part of it, exceeds; the least one where what
@@ -90,16 +83,13 @@ class ScaledTensor:
         counts = np.minimum(self.group, self.shape[1] - np.arange(0, self.shape[1], self.group))
         offsets = np.abs(self.offset.astype(np.int64)) << self.offset_shift
         each = self.scale.astype(np.int64) * self.coding.maximum(self.format) + offsets
-        most = most_met(counts, activations, self.centroids)
+        most = self.form.operand_bound(counts, activations)
         return int((each @ most).max(initial=0))
 
 
 def golden_weights(engine: Engine, tensor: QuantTensor | ScaledTensor) -> Any:
     """A tensor's weights as the engine's golden model takes them."""
-    operands = tensor.codes, tensor.format, tensor.group, tensor.special
-    beside = {"vectors": tensor.vectors, "centroids": tensor.centroids}
-    beside = {name: each for name, each in beside.items() if each is not None}
-    return GOLDEN[type(engine)].encode(engine, *operands, **beside)
+    return GOLDEN[type(engine)].encode(engine, tensor.form)
 
 
 OFFSET_SHIFTS = range(16)
@@ -125,13 +115,14 @@ def _positive(tensor: QuantTensor) -> QuantTensor:
     """The same weights without negative scales: of such groups the codes are counted down."""
     if not (tensor.scale < 0).any():
         return tensor
-    if tensor.vectors is not None:
+    form = tensor.form
+    if isinstance(form, Codebook):
         raise QuantError("codewords cannot be counted down where a scale is negative")
-    top = tensor.format.levels - 1
-    mirrored = np.repeat(tensor.scale < 0, tensor.group_codes, axis=1)[:, : tensor.codes.shape[1]]
+    top = form.format.levels - 1
+    mirrored = np.repeat(tensor.scale < 0, form.group_codes, axis=1)[:, : form.codes.shape[1]]
     return replace(
         tensor,
-        codes=np.where(mirrored, np.uint8(top) - tensor.codes, tensor.codes),
+        form=replace(form, codes=np.where(mirrored, np.uint8(top) - form.codes, form.codes)),
         scale=np.abs(tensor.scale),
         minimum=tensor.minimum + np.minimum(tensor.scale, 0).astype(np.float64) * top,
     )
@@ -191,15 +182,10 @@ def rescale(tensor: QuantTensor, coding: Coding, scale_bits: int, offset_bits: i
         unit, error = np.where(found < error, tried, unit), np.minimum(found, error)
     rounded_scale, rounded_offset = grid.rounded(unit, shift)
     return ScaledTensor(
-        codes=tensor.codes,
-        format=tensor.format,
+        form=tensor.form,
         coding=coding,
-        group=tensor.group,
         scale=rounded_scale.astype(np.uint16),
         offset=rounded_offset.astype(np.int16),
         offset_shift=shift,
         unit=unit,
-        special=tensor.special,
-        vectors=tensor.vectors,
-        centroids=tensor.centroids,
     )

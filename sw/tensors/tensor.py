@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.hw.spec.formats import Activations, WeightCodes
-from evolute.sim.golden.lut_dla import Centroids
-from evolute.sim.golden.vq_codebook import Vectors
+from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.weights import Form, Grid, Rows
 from evolute.support.errors import RefusedError
 
 SCALE_BITS = 16
@@ -49,76 +48,50 @@ def spread(
     return values
 
 
-def counted(
-    values: NDArray[Any], codes: NDArray[np.uint8], special: NDArray | None, group: int
-) -> NDArray[Any]:
-    """What codes [N, K] count as: `values` [specials, levels] of their groups' special values."""
-    if special is None:
-        return values[0].take(codes)
-    of_code = np.repeat(special, group, axis=1)[:, : codes.shape[1]]
-    return values.reshape(-1).take(of_code.astype(np.int16) * values.shape[1] + codes)
-
-
-def group_codes(group: int, centroids: Centroids | None) -> int:
-    """Codes of one output in a group of so many inputs."""
-    return group if centroids is None else centroids.group_codes(group)
-
-
-def met(x: NDArray[np.integer], group: int, centroids: Centroids | None) -> NDArray[np.integer]:
-    """What codes meet for integer activations [M, K]: these, or one-hot rows made of them."""
-    return x if centroids is None else centroids.one_hot(x, group)
-
-
-def most_met(inputs: Any, activations: Activations, centroids: Centroids | None) -> Any:
-    """The largest magnitude that the sum of what codes meet has over so many inputs."""
-    return inputs * activations.maximum if centroids is None else centroids.subspaces(inputs)
-
-
 @dataclass(frozen=True, eq=False)
 class QuantTensor:
     """A weight matrix w[n, k] = scale[n, g] * v + minimum[n, g], with g = k // group.
 
-    v is what codes[n, k] counts as in `format`. `codes` is uint8[N, K]; `scale` and `minimum` are
-    float32[N, G], G = ceil(K / group), the last group may be short. Scales are half-precision
-    values, or one float32 for the whole matrix, which keeps sums as exact, and minima are
-    half-precision values or half-integer multiples of their scale. `special`
-    is uint8[N, G] for formats with special values. `group_bits` is what one group stores beside its
-    codes. `vectors` are what codes of `Kind.VECTOR` come from.
+    v is what `form` has for n and k, by what its codes count as. `scale` and `minimum` are float32
+    [N, G], G = ceil(K / group), the last group may be short. Scales are half-precision values, or
+    one float32 for the whole matrix, which keeps sums as exact, and minima are half-precision
+    values or half-integer multiples of their scale. `group_bits` is what one group stores beside
+    its codes.
 
-    Codes of `Kind.TABLE` are no weights but entries of tables by `centroids`, [N, subspaces * c],
-    which count in the same way, those of a subspace in the group of its inputs. They meet one-hot
-    rows in the place of inputs.
+    Entries of a `Table` are no weights, but they count in the same way, those of a subspace in the
+    group of its inputs.
     """
 
-    codes: NDArray[np.uint8]
-    format: WeightCodes
-    group: int
+    form: Form
     scale: NDArray[np.float32]
     minimum: NDArray[np.float32]
     group_bits: int
-    special: NDArray[np.uint8] | None = None
-    vectors: Vectors | None = None
-    centroids: Centroids | None = None
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """The code of every weight, [N, K], or of every entry of a table."""
+        return self.form.codes
+
+    @property
+    def format(self) -> WeightCodes:
+        """What the codes count as."""
+        return self.form.format
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale."""
+        return self.form.group
 
     @property
     def shape(self) -> tuple[int, int]:
         """N outputs, K inputs."""
-        n, k = self.codes.shape
-        return n, k if self.centroids is None else self.centroids.k
-
-    @property
-    def group_codes(self) -> int:
-        """Codes of one output in a group."""
-        return group_codes(self.group, self.centroids)
+        return self.form.shape
 
     @property
     def code_bits(self) -> int:
         """Bits of all codes, or of the indices and the codebooks that they come from; of tables
         with the centroids."""
-        if self.vectors is not None:
-            return self.vectors.stored_bits(self.format.bits)
-        beside = 0 if self.centroids is None else self.centroids.stored_bits
-        return self.codes.size * self.format.bits + beside
+        return self.form.stored.total
 
     @property
     def scale_bits(self) -> int:
@@ -133,9 +106,7 @@ class QuantTensor:
     @property
     def table(self) -> NDArray[np.float64]:
         """The integers that codes count as, [specials, levels]: themselves, if none is special."""
-        if self.special is None:
-            return np.arange(self.format.levels, dtype=np.float64)[None]
-        specials = range(len(self.format.specials))
+        specials = range(max(1, len(self.format.specials)))
         return np.array([self.format.values(each) for each in specials], np.float64)
 
     @property
@@ -143,19 +114,19 @@ class QuantTensor:
         """What groups add to each of their weights, [N, G]."""
         return self.minimum.astype(np.float64)
 
-    def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
+    def rows(self, rows: Rows, dtype: type[np.floating]) -> NDArray:
         """The chosen rows dequantized, [rows, K], or of tables all entries, [rows, subspaces * c];
         exact in float64, rounded once in float32."""
-        if self.special is None:  # every code counts as itself
+        if self.format.specials:
+            values = self.form.counted(self.table, rows)
+        else:  # every code counts as itself
             values = self.codes[rows].astype(np.float64)
-        else:
-            values = counted(self.table, self.codes[rows], self.special[rows], self.group)
-        found = spread(values, self.scale[rows], self.minimum[rows], self.group_codes)
+        found = spread(values, self.scale[rows], self.minimum[rows], self.form.group_codes)
         return found.astype(dtype, copy=False)
 
     def dequantize(self) -> NDArray[np.float32]:
         """The whole matrix, float32[N, K]. Raises `QuantError` for tables, which are of none."""
-        if self.centroids is not None:
+        if not self.form.is_of_weights:
             raise QuantError("tables by centroid stand for no weights that could be used otherwise")
         whole = np.empty(self.shape, np.float32)
         for start in range(0, len(whole), 4096):  # keeps the float64 intermediate small
@@ -222,7 +193,7 @@ class PartedTensor:
         assert self.bias is not None
         return x.astype(np.float64) @ self.bias.astype(np.float64)
 
-    def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
+    def rows(self, rows: Rows, dtype: type[np.floating]) -> NDArray:
         """The chosen rows dequantized, [rows, K]."""
         return self._in_place(np.concatenate([part.rows(rows, dtype) for part in self.parts], 1))
 
@@ -251,18 +222,23 @@ def parted(tensor: Coded) -> PartedTensor:
     return tensor if isinstance(tensor, PartedTensor) else PartedTensor((tensor,))
 
 
-def rows_of(tensor: Coded, rows: slice | NDArray[np.integer]) -> Coded:
+def grid_of(tensor: QuantTensor) -> Grid:
+    """The form of a tensor that is known to have a code of its own for every weight."""
+    assert isinstance(tensor.form, Grid)
+    return tensor.form
+
+
+def rows_of(tensor: Coded, rows: Rows) -> Coded:
     """Some rows of a tensor. Raises ValueError for vectors, of which one may serve many rows."""
     if isinstance(tensor, PartedTensor):
-        cut = tuple(rows_of(part, rows) for part in tensor.parts)
-        assert all(isinstance(part, QuantTensor) for part in cut)
-        return replace(tensor, parts=cut)
-    if tensor.vectors is not None:
-        raise ValueError("vectors of several layers in one are not supported")
+        return replace(tensor, parts=tuple(_rows_of(part, rows) for part in tensor.parts))
+    return _rows_of(tensor, rows)
+
+
+def _rows_of(tensor: QuantTensor, rows: Rows) -> QuantTensor:
     return replace(
         tensor,
-        codes=tensor.codes[rows],
+        form=tensor.form.of_outputs(rows),
         scale=tensor.scale[rows],
         minimum=tensor.minimum[rows],
-        special=None if tensor.special is None else tensor.special[rows],
     )

@@ -26,7 +26,6 @@ from evolute.sim.workload.linear import LayerName, Linear
 from evolute.sw.deploy.on_core import golden_result
 from evolute.sw.deploy.pack import images, layer_steps, pack_input, unpack_results
 from evolute.sw.tensors.rescale import ScaledTensor, golden_weights
-from evolute.sw.tensors.tensor import met
 from evolute.verif.core import session as core_session
 from evolute.verif.core.bench import (
     MEMORY_BYTES,
@@ -124,14 +123,12 @@ def _random_layer(
     n, groups = int(rng.integers(1, 3 * engine.n)), -(-k // group)
     half = 1 << core.offset_bits - 1
     tensor = ScaledTensor(
-        format=codes,
         coding=engine.coding_of(codes),
-        group=group,
         scale=rng.integers(0, 1 << core.scale_bits, (n, groups)).astype(np.uint16),
         offset=rng.integers(1 - half, half, (n, groups)).astype(np.int16),
         offset_shift=int(rng.integers(16)),
         unit=np.ones(n, np.float32),
-        **random_weights(engine, codes, Shape(1, n, k, group), rng),
+        form=random_weights(engine, codes, Shape(1, n, k, group), rng),
     )
     while tensor.offset_shift and tensor.largest_sum(engine.activations) >> core.sum_bits - 1:
         tensor = replace(tensor, offset_shift=tensor.offset_shift - 1)
@@ -207,7 +204,7 @@ def _sums(
     """A layer's results: plain products, or what golden says where an engine's sums are inexact."""
     if not engine.exact:
         return golden_result(engine, tensor, golden_weights(engine, tensor), x)
-    meets = met(x, tensor.group, tensor.centroids).astype(np.float64)
+    meets = tensor.form.operand(x).astype(np.float64)
     return meets @ tensor.integers(slice(None)).T
 
 

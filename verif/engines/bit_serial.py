@@ -10,6 +10,7 @@ import numpy as np
 from evolute.hw.spec.bit_serial import TERMS, BitSerial, float_code
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.sim.golden import bit_serial as golden
+from evolute.sim.weights import Grid
 from evolute.verif.harness.operands import Operands
 
 
@@ -35,20 +36,19 @@ def weight_fields(
 
 
 def has_terms(
-    spec: BitSerial, codes: np.ndarray, special: np.ndarray | None, weight_format: WeightCodes
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray, weight_format: WeightCodes
 ) -> np.ndarray:
     """Whether a weight beat has a term in each step, [tiles, slices, digits], by what golden takes
     for terms, of codes [tiles, n, slices, slice_k] with special values [tiles, n, slices]."""
     flat = codes.reshape(len(codes) * spec.n, -1)
-    if special is not None:
-        special = special.reshape(len(flat), -1)
-    terms = golden.encode(spec, flat, weight_format, spec.k, special).terms
+    grid = Grid(flat, weight_format, spec.k, special.reshape(len(flat), -1))
+    terms = golden.encode(spec, grid).terms
     has = (terms.reshape(-1, *codes.shape) != 0).any(axis=(2, 4)).transpose(1, 2, 0)
     return np.pad(has, ((0, 0), (0, 0), (0, spec.digits - len(terms)))).astype(int)
 
 
 def beat_steps(
-    spec: BitSerial, codes: np.ndarray, special: np.ndarray | None, weight_format: WeightCodes
+    spec: BitSerial, codes: np.ndarray, special: np.ndarray, weight_format: WeightCodes
 ) -> np.ndarray:
     """The steps of every weight beat, [tiles, slices]."""
     return np.maximum(has_terms(spec, codes, special, weight_format).sum(axis=2), 1)
@@ -110,7 +110,7 @@ class SparseCodes(Operands[BitSerial]):
         if not spec.skips or rng.random() >= 0.7:
             return matmul
         codes = sparser(rng, spec, matmul.codes, matmul.weight_format)
-        return dataclasses.replace(matmul, codes=codes)
+        return dataclasses.replace(matmul, weights=dataclasses.replace(matmul.weights, codes=codes))
 
     def beat_steps(self, spec, codes, special, weight_format):
         return beat_steps(spec, codes, special, weight_format)

@@ -14,6 +14,7 @@ from evolute.hw.spec.floating import FP16, RESULT, SUMS, WEIGHTS, FloatEngine, F
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.golden import floating as golden
 from evolute.sim.golden.sums import GroupSums
+from evolute.sim.weights import Grid
 from evolute.verif.harness.operands import Operands
 from evolute.verif.harness.vectors import Matmul
 
@@ -136,8 +137,8 @@ def group_sums(spec: FloatEngine, matmul: Matmul, part: int, activations: np.nda
                 lambda x, w, planes=planes: golden.lut_sums(spec, x, w, planes), x, codes, part
             )
         else:
-            assert isinstance(spec, FloatMac) and matmul.special is not None
-            table = matmul.special[:, group, None]
+            assert isinstance(spec, FloatMac) and isinstance(matmul.weights, Grid)
+            table = matmul.weights.special[:, group, None]
             weights = codes.astype(np.int64) - matmul.weight_format.levels // 2
             if spec.weights == "fp16":
                 weights = golden.numbers(fp16_weights(codes, table), FP16)
@@ -178,7 +179,8 @@ class FloatOperands(Operands[FloatEngine]):
     """Groups have FP16 scales, or weights, in the place of special values; sums are rounded."""
 
     def completed(self, spec, matmul, x, rng):
-        return dataclasses.replace(matmul, special=random_scales(rng, matmul))
+        weights = dataclasses.replace(matmul.weights, special=random_scales(rng, matmul))
+        return dataclasses.replace(matmul, weights=weights)
 
     def special_values(self, weight_format):
         return len(_TABLES)
@@ -194,5 +196,8 @@ def by_ones(spec: FloatEngine, matmul: Matmul) -> Matmul:
     """The multiplication by weights that are 1, where weights can be so."""
     if isinstance(spec, FloatMac) and matmul.weight_format.levels > 2:
         one = matmul.weight_format.levels // 2 + 1
-        return dataclasses.replace(matmul, codes=np.full_like(matmul.codes, one))
+        codes = np.full_like(matmul.codes, one)
+        return dataclasses.replace(
+            matmul, weights=Grid.plain(codes, matmul.weight_format, matmul.group)
+        )
     return matmul

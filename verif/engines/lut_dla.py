@@ -10,8 +10,7 @@ import numpy as np
 from evolute.hw.spec import SpecError
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.lut_dla import METRICS, OVERFLOWS, LutDla
-from evolute.sim.golden.lut_dla import Centroids
-from evolute.sim.golden.sums import group_bounds
+from evolute.sim.weights import Centroids, Grid, Table, group_bounds
 from evolute.verif.harness.operands import Operands
 from evolute.verif.harness.vectors import Matmul
 
@@ -75,16 +74,16 @@ def tables(
     spec: LutDla,
     x: np.ndarray,
     codes: np.ndarray,
-    levels: int,
+    weight_format: WeightCodes,
     group: int,
     rng: np.random.Generator,
-) -> tuple[Centroids, np.ndarray]:
-    """Centroids, and codes [N, subspaces * c] that are extremes where those of an output, [N, K],
-    all are.
+) -> Table:
+    """Tables of random centroids, of which the entries of an output are extremes where its codes,
+    [N, K], all are.
 
     Of the centroids some are the activations [M, K] themselves or next to them, and some are equal.
     """
-    parts = cut(x, group, spec.v)
+    parts, levels = cut(x, group, spec.v), weight_format.levels
     shape = parts.shape[1], spec.centroids, spec.v
     bound = 1 << spec.activation_bits - 1
     centroids = rng.integers(-bound, bound, shape)
@@ -103,7 +102,7 @@ def tables(
     entries = np.where(extreme, drawn, rng.integers(0, levels, size))
     points = centroids * inside[:, None]
     kept = Centroids(x.shape[1], spec.activations, spec.metric, points)
-    return kept, entries.astype(np.uint8)
+    return Table(entries.astype(np.uint8), weight_format, group, kept)
 
 
 def random_spec(rng: np.random.Generator) -> LutDla:
@@ -139,12 +138,12 @@ class CentroidTables(Operands[LutDla]):
 
     def completed(self, spec, matmul, x, rng):
         """With centroids near the activations, with which come codes of their own."""
-        levels = matmul.weight_format.levels
-        centroids, codes = tables(spec, x, matmul.codes, levels, matmul.group, rng)
-        return dataclasses.replace(matmul, codes=codes, centroids=centroids)
+        weights = tables(spec, x, matmul.codes, matmul.weight_format, matmul.group, rng)
+        return dataclasses.replace(matmul, weights=weights)
 
     def product(self, spec, matmul, x):
-        assert matmul.centroids is not None
-        rows = one_hot(spec, x, matmul.centroids.points, matmul.group)
-        group = product_group(spec, matmul.group)
-        return Matmul(rows, matmul.codes, matmul.weight_format, group)
+        weights = matmul.weights
+        assert isinstance(weights, Table)
+        rows = one_hot(spec, x, weights.centroids.points, weights.group)
+        group = product_group(spec, weights.group)
+        return Matmul(rows, Grid.plain(weights.codes, weights.format, group))

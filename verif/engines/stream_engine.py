@@ -14,6 +14,7 @@ from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.timing.engine import Transfers, fold, run_cycles
 from evolute.sim.timing.schedule import Run
+from evolute.sim.weights import Codebook, Grid, Table
 from evolute.verif.engines import floating
 from evolute.verif.harness import bench, driver
 from evolute.verif.harness.bench import SINK, SOURCES, Recording, Stimulus
@@ -61,7 +62,7 @@ def _any_matmuls(spec: Engine, rng: np.random.Generator) -> tuple[Matmul, ...]:
     matmuls: list[Matmul] = []
     for _ in range(rng.integers(1, 4)):
         # Codebooks that are there may be used again.
-        if matmuls and matmuls[-1].vectors is not None and rng.random() < 0.5:
+        if matmuls and isinstance(matmuls[-1].weights, Codebook) and rng.random() < 0.5:
             matmuls.append(driver.without_fill(matmuls[-1], rng))
         else:
             matmuls.append(_any_matmul(spec, rng))
@@ -126,8 +127,9 @@ def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group
     shape = Shape(len(x), spec.n, x.shape[1], group)
     matmul = floating.by_ones(spec, random_matmul(rng, spec.activations, weight_format, shape))
     matmul = driver.completed(spec, replace(matmul, x=x), rng)
-    assert matmul.special is not None
-    return replace(matmul, special=np.full_like(matmul.special, floating.ONES))
+    assert isinstance(matmul.weights, Grid)
+    special = np.full_like(matmul.weights.special, floating.ONES)
+    return replace(matmul, weights=replace(matmul.weights, special=special))
 
 
 _MANY_WEIGHTS = 6000
@@ -318,8 +320,8 @@ def features(spec: Engine, case: Case) -> set[str]:
             "scale group read out in parts": shape.group > run.group_slices * spec.slice_k,
             "several tiles": run.tiles > 1,
             "codebooks filled": matmul.fill,
-            "tables by centroid": matmul.centroids is not None,
-            "codebooks used again": matmul.vectors is not None and not matmul.fill,
+            "tables by centroid": isinstance(matmul.weights, Table),
+            "codebooks used again": isinstance(matmul.weights, Codebook) and not matmul.fill,
             "steps skipped": 0 < sum(run.steps_of_beats) < run.beats * run.beat_steps,
             "narrower than built": matmul.weight_format.bits < spec.weight_bits,
         }

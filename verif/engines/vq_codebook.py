@@ -10,8 +10,7 @@ import numpy as np
 from evolute.hw.spec import SpecError
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.vq_codebook import ALONG, FORMS, VqCodebook
-from evolute.sim.golden.sums import group_bounds
-from evolute.sim.golden.vq_codebook import Vectors
+from evolute.sim.weights import Book, Codebook, Grid, group_bounds
 from evolute.verif.harness import words
 from evolute.verif.harness.operands import Operands
 from evolute.verif.harness.vectors import Matmul
@@ -25,16 +24,16 @@ def weight_fields(
     return {"index": index.transpose(0, 3, 2, 1, 4)}
 
 
-def fill_words(spec: VqCodebook, vectors: Vectors, rng: np.random.Generator) -> np.ndarray:
+def fill_words(spec: VqCodebook, weights: Codebook, rng: np.random.Generator) -> np.ndarray:
     """The weight beats of a fill; what codebooks or beats have no use for is random, but for a
     residual codebook that there is not, which is zero."""
     beat, found = spec.codewords, []
-    books = [book for _, book in vectors.books]
-    books += [np.zeros((size, vectors.v), int) for size in spec.codebooks[len(books) :]]
+    books = [book.codewords for book in weights.books]
+    books += [np.zeros((size, weights.v), int) for size in spec.codebooks[len(books) :]]
     for size, book in zip(spec.codebooks, books, strict=True):
         whole = rng.integers(-(1 << spec.entry_bits - 1), 1 << spec.entry_bits - 1, (size, spec.v))
-        for start in range(0, spec.v, vectors.v):
-            whole[: len(book), start : start + vectors.v] = book
+        for start in range(0, spec.v, weights.v):
+            whole[: len(book), start : start + weights.v] = book
         found.append(words.pack(beat, component=whole.reshape(-1, *beat.fields[0].shape)))
     used = np.concatenate(found)
     bits = np.unpackbits(used, axis=1, count=beat.bits, bitorder="little")
@@ -44,7 +43,7 @@ def fill_words(spec: VqCodebook, vectors: Vectors, rng: np.random.Generator) -> 
 
 
 def index_table(
-    spec: VqCodebook, vectors: Vectors, tiles: int, positions: np.ndarray, rng: np.random.Generator
+    spec: VqCodebook, weights: Codebook, tiles: int, positions: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """What stands for each codeword of whole tiles, [tiles, lanes of n, planes, slices, lanes of
     k].
@@ -52,13 +51,13 @@ def index_table(
     `positions` are the places of the padded K; what stands for no codeword is random.
     """
     columns, depth = spec.index_shape
-    planes = spec.v // vectors.v
+    planes = spec.v // weights.v
     inside = positions.reshape(-1, spec.slice_k // depth)[:, 0] >= 0
     found = np.zeros((tiles * columns * planes, len(inside)), np.int64)
     low = 0
     for i, size in enumerate(spec.codebooks):
         whole = rng.integers(0, size, found.shape)
-        index = vectors.books[i][0] if i < len(vectors.books) else 0 * vectors.index
+        index = weights.books[i].indices if i < len(weights.books) else 0 * weights.indices
         whole[: len(index), inside] = index
         found |= whole << low
         low += size.bit_length() - 1
@@ -94,19 +93,19 @@ def joined(along: str, parts: np.ndarray, shape: tuple[int, int], group: int) ->
 def near(
     spec: VqCodebook,
     values: np.ndarray,
-    bits: int,
+    weight_format: WeightCodes,
     group: int,
     rng: np.random.Generator,
     v: int | None = None,
-) -> Vectors:
-    """Vectors of v, or of the engine's own, near the integers [N, K]: some of theirs, in random
+) -> Codebook:
+    """Codewords of v, or of the engine's own, near the integers [N, K]: some of theirs, in random
     places of the codebooks.
 
-    The codebooks hold components of any size that `bits` allow; the first and the last of all
-    vectors in order are among those taken, so that what consists of extremes stays it.
+    The codebooks hold components of any size that the format's bits allow; the first and the last
+    of all vectors in order are among those taken, so that what consists of extremes stays it.
     """
     v = spec.v if v is None else v
-    wanted = cut(spec.along, v, values, group)
+    wanted, bits = cut(spec.along, v, values, group), weight_format.bits
     found, rest = [], wanted
     for i, size in enumerate(spec.codebooks):
         bound = 1 << bits - bool(spec.residual_entries) - 1
@@ -123,19 +122,17 @@ def near(
             [((part - book) ** 2).sum(axis=2) for part in np.array_split(flat, 1 + len(flat) // 64)]
         )
         index = distance.argmin(axis=1).reshape(aimed.shape[:2])
-        found.append((index, book))
+        found.append(Book(index, book))
         rest = rest - book[index]
-    index, book = found[0]
-    return Vectors(spec.along, index, book, found[1] if len(found) > 1 else None)
+    n, k = values.shape
+    return Codebook((n, k), weight_format, group, spec.along, tuple(found))
 
 
-def codes_of(
-    vectors: Vectors, weight_format: WeightCodes, shape: tuple[int, int], group: int
-) -> np.ndarray:
-    """The codes, uint8 [N, K], that vectors stand for."""
-    parts = sum(book[index] for index, book in vectors.books)
-    values = joined(vectors.along, np.asarray(parts), shape, group)
-    return (values + weight_format.levels // 2).astype(np.uint8)
+def codes_of(weights: Codebook) -> np.ndarray:
+    """The codes, uint8 [N, K], that codewords stand for; not as golden looks them up."""
+    parts = sum(codewords[index] for index, codewords in weights.books)
+    values = joined(weights.along, np.asarray(parts), weights.shape, weights.group)
+    return (values + weights.format.levels // 2).astype(np.uint8)
 
 
 def random_spec(rng: np.random.Generator) -> VqCodebook:
@@ -173,31 +170,30 @@ def random_spec(rng: np.random.Generator) -> VqCodebook:
             return spec
 
 
-def of_vectors(matmul: Matmul, vectors: Vectors, *, fill: bool) -> Matmul:
-    """The multiplication by what vectors stand for; `fill` says whether codebooks come first."""
-    shape = matmul.codes.shape[0], matmul.codes.shape[1]
-    codes = codes_of(vectors, matmul.weight_format, shape, matmul.group)
-    return dataclasses.replace(matmul, codes=codes, vectors=vectors, fill=fill)
-
-
 class Codewords(Operands[VqCodebook]):
     """Codes come from codebooks, which a fill brings."""
 
     def completed(self, spec, matmul, x, rng):
-        """With vectors near the codes, with which come codes of their own."""
-        codes, bits = matmul.codes, matmul.weight_format.bits
-        values = codes.astype(int) - matmul.weight_format.levels // 2
-        v = spec.short_v if matmul.weight_format.kind is Kind.SHORT else spec.v
-        vectors = near(spec, values, bits, matmul.group, rng, v)
+        """With codewords near the codes, most often with the residual codebook that the engine has
+        room for."""
+        grid = matmul.weights
+        values = grid.codes.astype(int) - grid.format.levels // 2
+        v = spec.short_v if grid.format.kind is Kind.SHORT else spec.v
+        weights = near(spec, values, grid.format, grid.group, rng, v)
         if rng.random() < 0.2:
-            vectors = dataclasses.replace(vectors, residual=None)
-        return of_vectors(matmul, vectors, fill=True)
+            weights = dataclasses.replace(weights, books=weights.books[:1])
+        return dataclasses.replace(matmul, weights=weights, fill=True)
 
     def carried(self, spec, matmul, codes, cut, rng):
         """What stands for codewords."""
-        assert matmul.vectors is not None
-        return index_table(spec, matmul.vectors, cut.column_tiles, cut.positions, rng)
+        assert isinstance(matmul.weights, Codebook)
+        return index_table(spec, matmul.weights, cut.column_tiles, cut.positions, rng)
 
     def fill_words(self, spec, matmul, rng):
-        assert matmul.vectors is not None
-        return [fill_words(spec, matmul.vectors, rng)] * matmul.fill
+        assert isinstance(matmul.weights, Codebook)
+        return [fill_words(spec, matmul.weights, rng)] * matmul.fill
+
+    def product(self, spec, matmul, x):
+        weights = matmul.weights
+        assert isinstance(weights, Codebook)
+        return Matmul(x, Grid.plain(codes_of(weights), weights.format, weights.group))

@@ -6,6 +6,7 @@ differs between engines is in a file each: how weights fill a beat, and which sp
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -14,10 +15,11 @@ import numpy as np
 from evolute.hw.spec import BitSerial, Engine, LutDla, LutTensorCore, Mac, VqCodebook, layout
 from evolute.hw.spec.floating import FloatLut, FloatMac
 from evolute.hw.spec.formats import FLOATS, Kind, WeightCodes
+from evolute.sim import numbers
 from evolute.sim.golden import align
-from evolute.sim.golden.sums import GroupSums, group_bounds
-from evolute.sim.golden.vq_codebook import Vectors
+from evolute.sim.golden.sums import GroupSums
 from evolute.sim.timing.schedule import Run, fills, plan, weighed
+from evolute.sim.weights import Book, Codebook, Form, Grid, Table, group_bounds
 from evolute.sim.workload.linear import LayerName, Linear
 from evolute.verif.engines import bit_serial, floating, lut_dla, lut_tensor_core, mac, vq_codebook
 from evolute.verif.harness import words
@@ -89,13 +91,13 @@ def run_of(spec: Engine, matmul: Matmul) -> Run:
     run = _run(spec, matmul.shape, matmul.weight_format)
     if spec.steps_are_fixed:
         return run
+    assert isinstance(matmul.weights, Grid)
     cut = tiling(spec, matmul)
-    whole, special = _padded_codes(spec, matmul, cut), None
-    if matmul.special is not None:
-        special = matmul.special[:, cut.slice_groups]
-        beyond = cut.column_tiles * spec.n - len(special)  # where no code is that of a special
-        special = np.pad(special, ((0, beyond), (0, 0)))
-        special = special.reshape(cut.column_tiles, spec.n, -1)
+    whole = _padded_codes(spec, matmul, cut)
+    special = matmul.weights.special[:, cut.slice_groups]
+    beyond = cut.column_tiles * spec.n - len(special)  # where no code is that of a special
+    special = np.pad(special, ((0, beyond), (0, 0)))
+    special = special.reshape(cut.column_tiles, spec.n, -1)
     steps = _operands(spec).beat_steps(spec, whole, special, matmul.weight_format)
     assert steps is not None
     return weighed(run, steps)
@@ -168,7 +170,7 @@ def _padded_codes(
     What lies beyond N or a scale group is random, or, where that would change cycles, counts as 0.
     """
     # Of tables no entry is padding.
-    at = cut.positions if matmul.centroids is None else np.arange(matmul.codes.shape[1])
+    at = cut.positions if matmul.weights.is_of_weights else np.arange(matmul.codes.shape[1])
     levels, size = matmul.weight_format.levels, (cut.column_tiles * spec.n, len(at))
     if rng is None or not spec.steps_are_fixed:
         codes = np.full(size, 0 if matmul.weight_format.kind is Kind.BITMOD else levels // 2)
@@ -187,13 +189,14 @@ def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.n
     operands = _operands(spec)
     most = operands.special_values(weight_format)
     special = rng.integers(0, most, (columns, len(cut.slice_groups)))
-    if matmul.special is not None:
-        special[: len(matmul.codes)] = matmul.special[:, cut.slice_groups]
     beside = special.reshape(cut.column_tiles, spec.n, -1)
+    match matmul.weights:
+        case Grid() as grid:
+            special[: len(grid.codes)] = grid.special[:, cut.slice_groups]
+        case Table(centroids=centroids):
+            beside = centroids.points
     whole = operands.carried(spec, matmul, whole, cut, rng)
     filling = operands.fill_words(spec, matmul, rng)
-    if matmul.centroids is not None:
-        beside = matmul.centroids.points
     fields = _driver(spec).weight_fields(spec, whole, beside, weight_format)
     beat = layout.streams(spec).weight
     flat = {each.name: fields[each.name].reshape(-1, *each.shape) for each in beat.fields}
@@ -270,20 +273,22 @@ def float_features(spec: Engine, matmul: Matmul) -> set[str]:
     kind = spec.activations.format
     if kind is None or matmul.exponent is None:
         return set()
-    finite = align.is_finite(matmul.x, kind)
-    highest = align.shared_exponents(matmul.x, kind, matmul.group)
+    finite = numbers.is_finite(matmul.x, kind)
+    highest = numbers.shared_exponents(matmul.x, kind, matmul.group)
     facts = {
         "exponent too low": (matmul.exponent < highest).any(),
         "not finite": not finite.all(),
-        "subnormal": (np.abs(align.decode(matmul.x, kind))[finite] < 2.0 ** (1 - kind.bias)).any(),
+        "subnormal": (
+            np.abs(numbers.decode(matmul.x, kind))[finite] < 2.0 ** (1 - kind.bias)
+        ).any(),
     }
     return {name for name, holds in facts.items() if holds}
 
 
 def random_weights(
     spec: Engine, weight_format: WeightCodes, shape: Shape, rng: np.random.Generator
-) -> dict[str, Any]:
-    """What a tensor of random weights holds: `codes`, and what they need beside them."""
+) -> Form:
+    """Random weights in the form that the engine takes."""
     size = (shape.n, shape.k)
     codes = rng.integers(0, weight_format.levels, size, dtype=np.uint8)
     special = random_special(rng, weight_format, shape)
@@ -291,10 +296,8 @@ def random_weights(
     if weight_format.kind is Kind.TABLE:  # whose centroids are to be near activations
         most = spec.activations.maximum
         x = rng.integers(-most, most + 1, x.shape)
-    matmul = Matmul(x, codes, weight_format, shape.group, special=special)
-    matmul = _operands(spec).completed(spec, matmul, x, rng)
-    held = {name: getattr(matmul, name) for name in ("special", "vectors", "centroids")}
-    return {"codes": matmul.codes, **{k: v for k, v in held.items() if v is not None}}
+    matmul = Matmul(x, Grid(codes, weight_format, shape.group, special))
+    return _operands(spec).completed(spec, matmul, x, rng).weights
 
 
 def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
@@ -310,16 +313,18 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
 
 def without_fill(matmul: Matmul, rng: np.random.Generator) -> Matmul:
     """Other weights of the same codebooks, which are there."""
-    assert matmul.vectors is not None
-    first, *others = [
-        (rng.integers(0, len(book), index.shape), book) for index, book in matmul.vectors.books
-    ]
-    vectors = Vectors(matmul.vectors.along, *first, *others)
-    return vq_codebook.of_vectors(matmul, vectors, fill=False)
+    assert isinstance(matmul.weights, Codebook)
+    books = tuple(
+        Book(rng.integers(0, len(codewords), index.shape), codewords)
+        for index, codewords in matmul.weights.books
+    )
+    weights = dataclasses.replace(matmul.weights, books=books)
+    return dataclasses.replace(matmul, weights=weights, fill=False)
 
 
 def as_product(spec: Engine, matmul: Matmul) -> Matmul:
-    """The same sums as integers that codes meet: activations, or one-hot rows made of them."""
+    """The same sums as those of a grid of codes, whatever the form of the weights: codewords are
+    looked up, and entries of tables meet one-hot rows in the place of activations."""
     return _operands(spec).product(spec, matmul, integers(spec, matmul))
 
 

@@ -38,10 +38,7 @@ class Tiling:
 
 def encoded(spec: Engine, matmul: Matmul) -> Any:
     """A command's weights as golden takes them."""
-    operands = matmul.codes, matmul.weight_format, matmul.group, matmul.special
-    beside = {"vectors": matmul.vectors, "centroids": matmul.centroids}
-    beside = {name: each for name, each in beside.items() if each is not None}
-    return GOLDEN[type(spec)].encode(spec, *operands, **beside)
+    return GOLDEN[type(spec)].encode(spec, matmul.weights)
 
 
 class Operands(Generic[AnyEngine]):
@@ -58,7 +55,7 @@ class Operands(Generic[AnyEngine]):
         self,
         spec: AnyEngine,
         codes: np.ndarray,
-        special: np.ndarray | None,
+        special: np.ndarray,
         weight_format: WeightCodes,
     ) -> np.ndarray | None:
         """The steps of every weight beat, [tiles, slices], of codes [tiles, n, slices, slice_k]
@@ -105,8 +102,8 @@ class Operands(Generic[AnyEngine]):
         sums = golden.group_sums(spec, taken, encoded(spec, matmul), matmul.shift)
         if spec.exact:
             product = self.product(spec, matmul, x)
-            operands = product.codes, product.weight_format, product.group, product.special
-            plain = integer.group_sums(product.x, integer.weights(spec, *operands), product.group)
+            values = integer.weights(spec, product.weights)
+            plain = integer.group_sums(product.x, values, product.group)
             same = np.array_equal(plain.psum, sums.psum)
             if not (same and np.array_equal(plain.row_sum, sums.row_sum)):
                 raise AssertionError(f"golden differs from integer multiplication: {spec}")

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evolute.hw.spec.formats import Activations, WeightCodes
-from evolute.sim.golden import align
-from evolute.sim.golden.lut_dla import Centroids
-from evolute.sim.golden.vq_codebook import Vectors
+from evolute.sim import numbers
+from evolute.sim.weights import Form, Grid
 
 
 @dataclass(frozen=True)
@@ -25,26 +24,33 @@ class Shape:
 
 @dataclass(frozen=True)
 class Matmul:
-    """The operands of one command: activations int [M, K], weight codes uint8 [N, K].
+    """The operands of one command: activations int [M, K], and weights in any form.
 
-    `group` weights along K share a scale; the last group may be shorter. `shift` int [M] holds
-    each row's table shift for engines with rounded tables, and is None for the others. `special`
-    uint8 [N, groups] names each group's special value where the format has any. Of floating
-    activations `x` are the codes, and `exponent` int [M, groups] is what those of a group share.
-    `vectors` are what codes of `Kind.VECTOR` come from; `fill` says that their codebooks are filled
-    first. Codes of `Kind.TABLE` are [N, subspaces * c], with their `centroids`.
+    `shift` int [M] holds each row's table shift for engines with rounded tables, and is None for
+    the others. Of floating activations `x` are the codes, and `exponent` int [M, groups] is what
+    those of a group share. `fill` says that codebooks are filled first.
     """
 
     x: np.ndarray
-    codes: np.ndarray
-    weight_format: WeightCodes
-    group: int
+    weights: Form
     shift: np.ndarray | None = None
-    special: np.ndarray | None = None
     exponent: np.ndarray | None = None
-    vectors: Vectors | None = None
     fill: bool = False
-    centroids: Centroids | None = None
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Of every entry of the weights, uint8 [N, entries]."""
+        return self.weights.codes
+
+    @property
+    def weight_format(self) -> WeightCodes:
+        """What the codes count as."""
+        return self.weights.format
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale."""
+        return self.weights.group
 
     @property
     def shape(self) -> Shape:
@@ -75,7 +81,7 @@ def random_exponents(
     of the row, or anything that the field holds."""
     if kind.format is None:
         return None
-    highest = align.shared_exponents(x, kind.format, group)
+    highest = numbers.shared_exponents(x, kind.format, group)
     choice = rng.integers(3)
     if choice == 1:
         highest[:] = highest.max(axis=1, keepdims=True)
@@ -172,24 +178,24 @@ def corner_matmul(
     extremes = np.stack([values.argmin(axis=1), values.argmax(axis=1)], axis=1).astype(np.uint8)
     side = rng.integers(0, 2, (shape.n, shape.k))
     side[0::3], side[1::3] = 0, 1
-    of_code = 0 if special is None else np.repeat(special, shape.group, axis=1)[:, : shape.k]
+    of_code = np.repeat(special, shape.group, axis=1)[:, : shape.k]
     x = corners(kind)[corner](rng, kind, (shape.m, shape.k))
     exponent = None
     if kind.format is not None:
-        exponent = align.shared_exponents(x, kind.format, shape.group)
+        exponent = numbers.shared_exponents(x, kind.format, shape.group)
         exponent[::2] -= 1
     codes = extremes[of_code, side]
-    return Matmul(x, codes, weight_format, shape.group, special=special, exponent=exponent)
+    return Matmul(x, Grid(codes, weight_format, shape.group, special), exponent=exponent)
 
 
 def random_special(
     rng: np.random.Generator, weight_format: WeightCodes, shape: Shape
-) -> np.ndarray | None:
-    """A special value for every group, uint8 [N, groups], if the format has any."""
+) -> np.ndarray:
+    """A special value for every group, uint8 [N, groups]; zeros where the format has none."""
+    size = shape.n, -(-shape.k // shape.group)
     if not weight_format.specials:
-        return None
-    groups = -(-shape.k // shape.group)
-    return rng.integers(0, len(weight_format.specials), (shape.n, groups), dtype=np.uint8)
+        return np.zeros(size, np.uint8)
+    return rng.integers(0, len(weight_format.specials), size, dtype=np.uint8)
 
 
 def random_matmul(
@@ -200,7 +206,7 @@ def random_matmul(
     x = random_activations(rng, kind, (shape.m, shape.k))
     special = random_special(rng, weight_format, shape)
     exponent = random_exponents(rng, kind, x, shape.group)
-    return Matmul(x, codes, weight_format, shape.group, special=special, exponent=exponent)
+    return Matmul(x, Grid(codes, weight_format, shape.group, special), exponent=exponent)
 
 
 def scattered(rng: np.random.Generator, cycles: int) -> np.ndarray:

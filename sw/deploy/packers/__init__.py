@@ -1,11 +1,11 @@
 """Weight beats by engine: codes as they are streamed. `PACKERS` finds the packer of a spec.
 
 A packer takes codes, uint8 [tiles * n, slices * slice_codes], what slices have beside them, and
-their format. Beside codes are the special values of every output, uint8 [tiles * n, slices], the
-centroids that all outputs share, int [slices, c, v], or None. It gives the bits of the weight beats
-of whole column tiles, one a byte, [tiles, slices * planes, bits of a beat], as `hw.spec.layout`
-places them. In the place of codes that come from codebooks it takes what stands for codewords, see
-`vq_codebook`.
+their format. Beside the codes of a grid are the special values of every output, uint8 [tiles * n,
+slices], beside those of a table the centroids that all outputs share, int [slices, c, v]. It gives
+the bits of the weight beats of whole column tiles, one a byte, [tiles, slices * planes, bits of a
+beat], as `hw.spec.layout` places them. In the place of codes that come from codebooks it takes what
+stands for codewords, with nothing beside, see `vq_codebook`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PACKERS: dict[type[Engine], Packer] = {
 
 STEPS: dict[
     type[Engine],
-    Callable[[Any, NDArray[np.uint8], NDArray[np.uint8] | None, WeightCodes], NDArray[np.int64]],
+    Callable[[Any, NDArray[np.uint8], NDArray[np.uint8], WeightCodes], NDArray[np.int64]],
 ] = {BitSerial: bit_serial.beat_steps}
 """Of engines whose steps depend on weights: the steps of every weight beat of whole column tiles,
 int64 [tiles, beats], from what a packer takes."""

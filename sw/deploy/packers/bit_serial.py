@@ -37,13 +37,12 @@ def _of_groups(
 def weight_beats(
     engine: BitSerial,
     codes: NDArray[np.uint8],
-    special: NDArray[np.uint8] | None,
+    special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
     """Bits of the weight beats: two's complement, by planes or whole; or planes of codes."""
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
     if weight_format.kind is Kind.BITMOD:
-        assert special is not None
         weights = _float_codes(engine, codes, special, weight_format).view(np.uint8)
     else:
         weights = codes if engine.has_pairs else multipliers(engine, codes, weight_format)
@@ -56,8 +55,6 @@ def weight_beats(
         return found.reshape(tiles, slices * planes, -1)
     bits = _bits(columns, engine.weight_bits)
     if engine.has_floats:
-        if special is None:
-            special = np.zeros((len(codes), slices), np.uint8)
         beside = special.reshape(tiles, engine.n, slices).transpose(0, 2, 1)
         bits = np.concatenate([bits, _bits(beside, 2)], axis=-1)
     if engine.skips:
@@ -69,7 +66,7 @@ def weight_beats(
 def needed_steps(
     engine: BitSerial,
     codes: NDArray[np.uint8],
-    special: NDArray[np.uint8] | None,
+    special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
     """Which digits or planes some weight of a beat has, uint8 [tiles, slices], bit i for step i.
@@ -78,7 +75,6 @@ def needed_steps(
     """
     coding = engine.coding_of(weight_format)
     if weight_format.kind is Kind.BITMOD:
-        assert special is not None
         tables = [
             [_float_steps(value) for value in coding.values(weight_format, each)]
             for each in range(len(weight_format.specials))
@@ -111,7 +107,7 @@ def _digit_steps(value: int, count: int) -> int:
 def beat_steps(
     engine: BitSerial,
     codes: NDArray[np.uint8],
-    special: NDArray[np.uint8] | None,
+    special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.int64]:
     """Steps that each weight beat takes where they are skipped, int64 [tiles, slices]."""

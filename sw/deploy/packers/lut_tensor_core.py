@@ -36,7 +36,7 @@ def _digits(engine: LutTensorCore, codes: NDArray[np.uint8]) -> NDArray[np.uint8
 def weight_beats(
     engine: LutTensorCore,
     codes: NDArray[np.uint8],
-    special: NDArray[np.uint8] | None,
+    special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
     """Bits of the weight beats.

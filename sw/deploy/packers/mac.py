@@ -13,7 +13,7 @@ from evolute.sw.deploy.packers.bits import low_bits, multipliers
 def weight_beats(
     engine: Mac,
     codes: NDArray[np.uint8],
-    special: NDArray[np.uint8] | None,
+    special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
     """Bits of the weight beats: what each code multiplies by, modulo 2^weight_bits."""

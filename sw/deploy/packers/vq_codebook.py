@@ -8,37 +8,37 @@ from numpy.typing import NDArray
 from evolute.hw.spec.base import require
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.vq_codebook import VqCodebook
-from evolute.sim.golden.vq_codebook import Vectors
+from evolute.sim.weights import Codebook
 from evolute.sw.deploy.packers.bits import gathered, low_bits
 
 
-def stored_index(engine: VqCodebook, vectors: Vectors) -> NDArray[np.uint32]:
+def stored_index(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint32]:
     """What stands for each codeword: its index, and above it the residual's, 0 without one."""
-    found, low = np.zeros(vectors.index.shape, np.uint32), 0
-    for size, (index, _) in zip(engine.codebooks, vectors.books, strict=False):
-        found |= index.astype(np.uint32) << np.uint32(low)
+    found, low = np.zeros(weights.indices.shape, np.uint32), 0
+    for size, book in zip(engine.codebooks, weights.books, strict=False):
+        found |= book.indices.astype(np.uint32) << np.uint32(low)
         low += size.bit_length() - 1
     return found
 
 
 def tile_indices(
-    engine: VqCodebook, vectors: Vectors, at: NDArray[np.int64], tiles: slice
+    engine: VqCodebook, weights: Codebook, at: NDArray[np.int64], tiles: slice
 ) -> NDArray[np.uint32]:
     """What stands for the codewords of column tiles, zero for padding; `at` are the places along K
     of the activations of all slices, -1 for padding."""
     columns, depth = engine.index_shape
-    columns *= engine.v // vectors.v
+    columns *= engine.v // weights.v
     inside = at[:: engine.slice_k // depth] >= 0  # where a codeword begins
     which = np.where(inside, np.cumsum(inside) - 1, -1)
     rows = slice(tiles.start * columns, tiles.stop * columns)
     padded = (tiles.stop - tiles.start) * columns
-    return gathered(stored_index(engine, vectors)[rows], which, padded)
+    return gathered(stored_index(engine, weights)[rows], which, padded)
 
 
 def weight_beats(
     engine: VqCodebook,
     index: NDArray[np.uint32],
-    special: NDArray[np.uint8] | None,
+    beside: None,
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
     """Bits of the weight beats, of what stands for codewords in the place of codes."""
@@ -50,18 +50,18 @@ def weight_beats(
     return low_bits(whole, engine.index_bits).reshape(tiles, slices * planes, -1)
 
 
-def fill_beats(engine: VqCodebook, vectors: Vectors) -> NDArray[np.uint8]:
+def fill_beats(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint8]:
     """Bits of the beats of a fill, [beats, bits of a beat]; entries that no index names are zero,
-    and so is a residual codebook that the vectors do not have.
+    and so is a residual codebook that the weights do not have.
 
     Raises `SpecError` where the engine's codebooks have no room for these.
     """
-    sizes = [len(book) for _, book in vectors.books]
+    books = [book.codewords for book in weights.books]
+    sizes = [len(book) for book in books]
     require(len(sizes) <= len(engine.codebooks), "residual_entries", f"at least {sizes[-1]}", 0)
-    rule = f"{vectors.v} for these vectors"
-    require(vectors.v in (engine.v, engine.short_v), "v", rule, engine.v)
-    books = [book for _, book in vectors.books]
-    books += [np.zeros((0, vectors.v), np.int8)] * (len(engine.codebooks) - len(books))
+    rule = f"{weights.v} for these vectors"
+    require(weights.v in (engine.v, engine.short_v), "v", rule, engine.v)
+    books += [np.zeros((0, weights.v), np.int8)] * (len(engine.codebooks) - len(books))
     parts = []
     for size, book in zip(engine.codebooks, books, strict=True):
         require(len(book) <= size, "entries", f"at least {len(book)}", size)
@@ -69,7 +69,7 @@ def fill_beats(engine: VqCodebook, vectors: Vectors) -> NDArray[np.uint8]:
         fits = -1 << engine.entry_bits - 1 <= low and high < 1 << engine.entry_bits - 1
         require(bool(fits), "entry_bits", "wide enough for every component", engine.entry_bits)
         whole = np.zeros((size, engine.v), np.uint8)
-        each = np.tile(book.astype(np.int8), engine.v // vectors.v)
+        each = np.tile(book.astype(np.int8), engine.v // weights.v)
         whole[: len(book)] = each.view(np.uint8)
         bits = low_bits(whole, engine.entry_bits)
         (fill,) = engine.fills

@@ -21,6 +21,7 @@ from evolute.hw.spec import ENGINES, FloatLut, FloatMac, LutDla, VqCodebook
 from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.formats import FORMATS, Kind, WeightCodes
 from evolute.hw.spec.presets import ENGINES as ENGINE_PRESETS
+from evolute.sim.weights import Codebook, Table
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints.zoo import default_text
 from evolute.sw.checkpoints.zoo import load as load_model
@@ -87,14 +88,15 @@ def test_presets_of_other_forms_have_the_layer_learned_for_them(task, layer):
         own = found[name].layer
         assert own is not None and found[name].spec == spec
         assert exactness(spec, own).max_abs_difference == 0
-        vectors, centroids = own.tensor.vectors, own.tensor.centroids
+        form = own.tensor.form
         if isinstance(spec, LutDla):
-            assert centroids is not None and centroids.points.shape[1:] == (spec.centroids, spec.v)
+            assert isinstance(form, Table)
+            assert form.centroids.points.shape[1:] == (spec.centroids, spec.v)
         else:
-            assert isinstance(spec, VqCodebook) and vectors is not None
-            assert vectors.codebook.shape == (spec.entries, spec.v)
-            assert vectors.along == spec.along
-            assert (vectors.residual is None) == (spec.residual_entries == 0)
+            assert isinstance(spec, VqCodebook) and isinstance(form, Codebook)
+            assert form.books[0].codewords.shape == (spec.entries, spec.v)
+            assert form.along == spec.along
+            assert len(form.books) == 1 + (spec.residual_entries > 0)
     floating = replace(task, activations=parse_activations("fp16"))
     refused = in_own_forms(floating, ["lut_dla"], layer, named=True)
     assert all("activations: must be int8 for this preset" in str(each.refused) for each in refused)
@@ -122,8 +124,8 @@ def test_engines_without_codes_of_weights_take_the_layer_in_forms_of_their_own(b
         assert measured.max_abs_difference == 0
         x = layer.inputs.astype(float) @ layer.weights.astype(float).T
         assert 0 < measured.layer_error < 1
-        if form.vectors is not None:
-            assert len(form.vectors.codebook) == 16
+        if isinstance(form.form, Codebook):
+            assert len(form.form.books[0].codewords) == 16
             own = layer.inputs.astype(float) @ form.dequantize().T.astype(float)
             error = np.sqrt(((own - x) ** 2).mean() / (x**2).mean())
             assert measured.layer_error == pytest.approx(error, rel=0.05)

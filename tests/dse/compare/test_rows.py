@@ -63,7 +63,9 @@ def test_skipped_steps_are_those_of_the_layers_own_weights(model, task, toy_row)
     # Of most outputs weights of a quarter of the range: without the highest digit.
     codes = layer.tensor.codes.copy()
     codes[64:] = (codes[64:].astype(int) - 128) // 4 + 128
-    sparse = replace(layer, tensor=replace(layer.tensor, codes=codes))
+    sparse = replace(
+        layer, tensor=replace(layer.tensor, form=replace(layer.tensor.form, codes=codes))
+    )
     task = replace(task, codes=WeightCodes(8))
     fixed, skips = (
         toy_row(Contender("engine", spec), sparse, rows=2)

@@ -46,9 +46,7 @@ def test_commands_come_to_what_the_streaming_engine_does(layer: Layer) -> None:
         assert spec.n * spec.v == task.macs_per_step
         x = quantize_activations(layer.inputs[:6], task.activations).x
         engine = LutDla(v=spec.v, centroids=spec.centroids, group_size=128)
-        weights = engine_golden.encode(
-            engine, tensor.codes, tensor.format, tensor.group, centroids=tensor.centroids
-        )
+        weights = engine_golden.encode(engine, tensor.form)
         expected = engine_golden.group_sums(engine, x, weights).psum
         groups = products(spec, tensor, x)
         assert len(groups) == expected.shape[1] == 3

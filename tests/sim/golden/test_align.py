@@ -11,6 +11,7 @@ import pytest
 from evolute.hw.spec import LutTensorCore, SpecError
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.formats import FLOATS, Activations, FloatFormat
+from evolute.sim import numbers
 from evolute.sim.golden import align
 from evolute.sw.checkpoints import zoo
 from evolute.sw.deploy.assignment import assign
@@ -43,9 +44,9 @@ def test_codes_of_16_bits_are_those_of_ieee_and_of_the_upper_half_of_float32():
         halves = codes.astype(np.uint16).view(np.float16).astype(np.float64)
         singles = (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     for kind, values in ((FP16, halves), (BF16, singles)):
-        finite = align.is_finite(codes, kind)
+        finite = numbers.is_finite(codes, kind)
         assert np.array_equal(finite, np.isfinite(values))
-        assert np.array_equal(align.decode(codes, kind)[finite], values[finite])
+        assert np.array_equal(numbers.decode(codes, kind)[finite], values[finite])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_codes_of_16_bits_are_those_of_ieee_and_of_the_upper_half_of_float32():
 def test_codes_of_8_bits_are_those_of_ofp8(kind, largest, least_normal, least, not_finite):
     """OFP8, revision 1.0, Tables 1 and 2."""
     codes = every_code(kind)
-    values = align.decode(codes, kind)
+    values = numbers.decode(codes, kind)
     assert set(codes[np.isnan(values)].tolist()) == not_finite
     assert np.nanmax(values) == largest == -np.nanmin(values)
     assert values[1] == least
@@ -70,30 +71,30 @@ def test_codes_of_8_bits_are_those_of_ofp8(kind, largest, least_normal, least, n
 @FORMATS
 def test_every_number_has_the_code_it_has(kind):
     codes = every_code(kind)
-    finite = codes[align.is_finite(codes, kind)]
-    assert np.array_equal(align.encode(align.decode(finite, kind), kind), finite)
+    finite = codes[numbers.is_finite(codes, kind)]
+    assert np.array_equal(numbers.encode(numbers.decode(finite, kind), kind), finite)
 
 
 @FORMATS
 def test_encoding_rounds_to_the_nearest_code_and_halves_to_even_ones(kind):
     """At, below and above the middle between any two neighbours, and beyond the last."""
     codes = np.arange(kind.largest_code + 1)
-    values = align.decode(codes, kind)
+    values = numbers.decode(codes, kind)
     middle = (values[:-1] + values[1:]) / 2
     even = codes[:-1] + (codes[:-1] & 1)
     for sign, top in ((1, 0), (-1, 1 << kind.bits - 1)):
-        assert np.array_equal(align.encode(sign * middle, kind), even | top)
+        assert np.array_equal(numbers.encode(sign * middle, kind), even | top)
         below, above = np.nextafter(middle, 0), np.nextafter(middle, np.inf)
-        assert np.array_equal(align.encode(sign * below, kind), codes[:-1] | top)
-        assert np.array_equal(align.encode(sign * above, kind), codes[1:] | top)
+        assert np.array_equal(numbers.encode(sign * below, kind), codes[:-1] | top)
+        assert np.array_equal(numbers.encode(sign * above, kind), codes[1:] | top)
         beyond = sign * np.array([1.01, 2.0, 1e30]) * values[-1]
-        assert (align.encode(beyond, kind) == kind.largest_code | top).all()
+        assert (numbers.encode(beyond, kind) == kind.largest_code | top).all()
 
 
 def test_encoding_is_numpys():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(100_000) * np.exp2(rng.integers(-30, 14, 100_000))
-    assert np.array_equal(align.encode(values, FP16), values.astype(np.float16).view(np.uint16))
+    assert np.array_equal(numbers.encode(values, FP16), values.astype(np.float16).view(np.uint16))
 
 
 # Alignment.
@@ -165,10 +166,10 @@ def test_named_corners():
 def test_the_shared_exponent_is_the_highest_of_a_finite_number():
     values = np.array([[0.0, 2.0**-24, 1.0, 3.0, -100.0]]).astype(np.float16)
     codes = values.view(np.uint16)
-    assert align.shared_exponents(codes, FP16, 2).tolist() == [[1, 16, 21]]
-    assert align.shared_exponents(codes, FP16, 5).tolist() == [[21]]
+    assert numbers.shared_exponents(codes, FP16, 2).tolist() == [[1, 16, 21]]
+    assert numbers.shared_exponents(codes, FP16, 5).tolist() == [[21]]
     infinite = np.array([[np.inf, 1]], np.float16).view(np.uint16)
-    assert align.shared_exponents(infinite, FP16, 2).tolist() == [[30]]
+    assert numbers.shared_exponents(infinite, FP16, 2).tolist() == [[30]]
 
 
 # Activations of a model.
@@ -181,8 +182,8 @@ def test_rows_are_rounded_to_the_format_and_then_to_half_a_unit(kind, bits):
     a = rng.standard_t(3, (20, 64)) * np.exp2(rng.integers(-4, 5, (20, 1)))
     found = quantize_activations(a.astype(np.float32), Activations(bits, kind))
     assert found.exponent is not None
-    values = align.decode(found.codes, kind)
-    assert np.array_equal(found.codes, align.encode(a.astype(np.float32), kind))
+    values = numbers.decode(found.codes, kind)
+    assert np.array_equal(found.codes, numbers.encode(a.astype(np.float32), kind))
     assert np.array_equal(np.exp2(np.round(np.log2(found.scale))), found.scale)
     unit = found.scale[:, None].astype(np.float64)
     # Of the shared exponent itself a number can round up to just beyond the greatest integer.

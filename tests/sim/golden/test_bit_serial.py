@@ -16,6 +16,7 @@ from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.golden import bit_serial as golden
 from evolute.sim.timing.engine import fold, run_cycles
 from evolute.sim.timing.schedule import plan
+from evolute.sim.weights import Grid
 from evolute.sim.workload.linear import LayerName, Linear, Workload
 from evolute.sw.deploy.pack import layer_steps, weighed_run
 from evolute.sw.deploy.packers.bit_serial import needed_steps
@@ -38,7 +39,7 @@ def every_code(spec, weight_format):
     count = max(1, len(weight_format.specials))
     codes = np.tile(np.arange(weight_format.levels, dtype=np.uint8), (count, 1))
     special = np.arange(count, dtype=np.uint8)[:, None]
-    encoded = golden.encode(spec, codes, weight_format, weight_format.levels, special)
+    encoded = golden.encode(spec, Grid(codes, weight_format, weight_format.levels, special))
     coding = spec.coding_of(weight_format)
     return encoded, np.array([coding.values(weight_format, each) for each in range(count)])
 
@@ -100,7 +101,7 @@ def test_floating_weights_multiply_as_their_values_do(weight_format):
     x = rng.integers(-127, 128, (5, weight_format.levels))
     codes = np.tile(np.arange(weight_format.levels, dtype=np.uint8), (4, 1))
     special = np.repeat(np.arange(4, dtype=np.uint8)[:, None], weight_format.levels, axis=1)
-    encoded = golden.encode(spec, codes, weight_format, 1, special)
+    encoded = golden.encode(spec, Grid(codes, weight_format, 1, special))
     found = golden.group_sums(spec, x, encoded).psum
     counted = 1 if weight_format is FP4 else 2  # all in halves of FP4
     for row, i, n in itertools.product(range(5), range(weight_format.levels), range(4)):
@@ -166,21 +167,21 @@ def test_steps_that_no_weight_needs_are_skipped(terms, weight_format):
     rng = np.random.default_rng(weight_format.bits)
     codes = rng.integers(0, weight_format.levels, (4, 60), dtype=np.uint8)
     codes[:, :30] = sparser(rng, spec, codes[:, :30], weight_format)
-    special = rng.integers(0, 4, (4, 20), dtype=np.uint8) if weight_format.specials else None
+    special = rng.integers(0, 4, (4, 20), dtype=np.uint8) * np.uint8(bool(weight_format.specials))
     found = needed_steps(spec, codes, special, weight_format)
-    terms_of = golden.encode(spec, codes, weight_format, 3, special).terms
+    terms_of = golden.encode(spec, Grid(codes, weight_format, 3, special)).terms
     has = (terms_of.reshape(-1, 2, 2, 20, 3) != 0).any(axis=(2, 4))
     assert np.array_equal(found, (has << np.arange(len(has))[:, None, None]).sum(axis=0))
     steps = np.maximum(has.sum(axis=0), 1)
     whole = codes.reshape(2, 2, 20, 3)
-    beside = None if special is None else special.reshape(2, 2, 20)
+    beside = special.reshape(2, 2, 20)
     assert np.array_equal(beat_steps(spec, whole, beside, weight_format), steps)
     assert steps.min() == 1 < steps.max() == spec.slice_steps(weight_format)
 
 
 def tensor_of(codes, weight_format, group):
     scale = np.ones((len(codes), -(-codes.shape[1] // group)), np.float32)
-    return QuantTensor(codes, weight_format, group, scale, scale, group_bits=16)
+    return QuantTensor(Grid.plain(codes, weight_format, group), scale, scale, group_bits=16)
 
 
 def test_steps_of_a_layer_by_hand():
@@ -225,9 +226,9 @@ def test_refusals():
     codes = np.zeros((1, 4), np.uint8)
     for spec in SPECS[:2]:
         with pytest.raises(SpecError, match=r"weights: must be one of w1, .* on this engine, got"):
-            golden.encode(spec, codes, FP4, 4)
+            golden.encode(spec, Grid.plain(codes, FP4, 4))
     with pytest.raises(SpecError, match="weights"):
-        golden.encode(BitSerial(weight_bits=3), codes, WeightCodes(4), 4)
+        golden.encode(BitSerial(weight_bits=3), Grid.plain(codes, WeightCodes(4), 4))
     with pytest.raises(SpecError, match=r"weight_bits: must be in 4\.\.8"):
         BitSerial(terms="bitmod", weight_bits=3)
     with pytest.raises(SpecError, match="terms: must be one of planes, booth, bitmod, and, xnor"):

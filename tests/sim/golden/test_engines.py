@@ -11,6 +11,7 @@ import pytest
 from evolute.hw.spec import Engine, VqCodebook, layout
 from evolute.hw.spec.formats import FORMATS, WeightCodes
 from evolute.sim.golden import GOLDEN
+from evolute.sim.weights import Codebook, Form, Grid, Table
 from evolute.sw.deploy.packers import PACKERS
 from evolute.sw.deploy.packers.vq_codebook import stored_index
 from evolute.verif.harness import driver, operands, words
@@ -31,7 +32,8 @@ def exact_specs(kind: type[Engine], seed: int, count: int) -> list[Engine]:
 
 def value(spec: Engine, matmul: Matmul, n: int, k: int) -> int:
     """What the weight of output n and input k multiplies by."""
-    special = 0 if matmul.special is None else matmul.special[n, k // matmul.group]
+    assert isinstance(matmul.weights, Grid)
+    special = matmul.weights.special[n, k // matmul.group]
     return spec.coding_of(matmul.weight_format).values(matmul.weight_format, special)[
         matmul.codes[n, k]
     ]
@@ -46,20 +48,32 @@ def whole(spec: Engine, rng: np.random.Generator) -> list[Matmul]:
 
 def stored(spec: Engine, matmul: Matmul) -> np.ndarray:
     """What beats carry of a matrix's weights: codes, or what stands for codewords."""
-    if matmul.vectors is None:
+    if not isinstance(matmul.weights, Codebook):
         return matmul.codes
     assert isinstance(spec, VqCodebook)
-    return stored_index(spec, matmul.vectors)
+    return stored_index(spec, matmul.weights)
+
+
+def beside(weights: Form) -> np.ndarray | None:
+    """What a packer takes beside codes."""
+    match weights:
+        case Grid():
+            return weights.special
+        case Codebook():
+            return None
+        case Table():
+            return weights.centroids.points
 
 
 def codebooks(spec: Engine, matmul: Matmul) -> dict[str, np.ndarray]:
     """What a fill has brought before the weights."""
-    if matmul.vectors is None:
+    if not isinstance(matmul.weights, Codebook):
         return {}
     assert isinstance(spec, VqCodebook)
     found = {f"book{i}": np.zeros((size, spec.v), int) for i, size in enumerate(spec.codebooks)}
-    for i, (_, book) in enumerate(matmul.vectors.books):
-        found[f"book{i}"][: len(book)] = np.tile(book, spec.v // book.shape[1])
+    for i, (_, codewords) in enumerate(matmul.weights.books):
+        tiled = np.tile(codewords, spec.v // codewords.shape[1])
+        found[f"book{i}"][: len(codewords)] = tiled
     return found
 
 
@@ -119,8 +133,7 @@ def test_packed_weights_are_the_benchs_words(kind: type[Engine]) -> None:
         for matmul in whole(spec, rng):
             expected = driver.weight_words(spec, matmul, rng)[: 2 * 3 * 8]
             given = stored(spec, matmul).copy()
-            beside = matmul.special if matmul.centroids is None else matmul.centroids.points
-            bits = PACKERS[kind](spec, given, beside, matmul.weight_format)
+            bits = PACKERS[kind](spec, given, beside(matmul.weights), matmul.weight_format)
             packed = np.packbits(bits.reshape(-1, bits.shape[2]), axis=1, bitorder="little")
             assert np.array_equal(packed, expected[: len(packed)]), (spec, matmul.weight_format)
             planes = spec.coding_of(matmul.weight_format).planes

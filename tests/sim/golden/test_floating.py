@@ -8,7 +8,8 @@ import pytest
 from evolute.hw.spec import FloatLut, FloatMac, SpecError
 from evolute.hw.spec.floating import FP16, RESULT
 from evolute.hw.spec.formats import FLOATS
-from evolute.sim.golden import align, floating
+from evolute.sim import numbers
+from evolute.sim.golden import floating
 from evolute.sim.what_if.accuracy import draw, looked_up, multiplied
 
 SMALL = [FLOATS["fp8e4m3"], FLOATS["fp8e5m2"]]
@@ -54,7 +55,7 @@ def test_additions_are_those_of_ieee_754(narrow, kind):
     other = near + rng.integers(-9, 10, count) << kind.mantissa_bits - 3
     b = np.concatenate([corners[1], (near ^ 1 << kind.bits - 1) + other, other])
     a, b = (each % (1 << kind.bits) for each in (a, b))
-    finite = align.is_finite(a, kind) & align.is_finite(b, kind)
+    finite = numbers.is_finite(a, kind) & numbers.is_finite(b, kind)
     x, y = (each[finite].astype(width).view(narrow) for each in (a, b))
     with np.errstate(over="ignore"):
         expected = x + y
@@ -78,9 +79,9 @@ def test_what_is_not_finite_counts_as_the_greatest_number():
     for kind in (*SMALL, FP16):
         codes = np.arange(1 << kind.bits)
         values = floating.numbers(codes, kind)
-        finite = align.is_finite(codes, kind)
-        assert np.array_equal(values[finite], align.decode(codes[finite], kind))
-        top = align.decode(np.array([kind.largest_code]), kind)[0]
+        finite = numbers.is_finite(codes, kind)
+        assert np.array_equal(values[finite], numbers.decode(codes[finite], kind))
+        top = numbers.decode(np.array([kind.largest_code]), kind)[0]
         assert set(values[~finite]) == {top, -top}
 
 

@@ -11,7 +11,7 @@ from evolute.hw.spec import LutDla, SpecError, layout
 from evolute.hw.spec.formats import Activations, Kind, WeightCodes
 from evolute.hw.spec.lut_dla import METRICS, OVERFLOWS
 from evolute.sim.golden import lut_dla as golden
-from evolute.sim.golden.lut_dla import Centroids
+from evolute.sim.weights import Centroids, Grid, Table, nearest, subspaces
 from evolute.verif.engines import lut_dla
 from evolute.verif.harness import driver, operands
 from evolute.verif.harness.vectors import Matmul, Shape, random_matmul
@@ -22,7 +22,7 @@ TABLE8 = WeightCodes(8, Kind.TABLE)
 def brute_psum(spec: LutDla, matmul: Matmul, m: int, n: int, first: int, last: int) -> int:
     """What a group of activations gives one output: table entries added one after another, each
     read-out on its own."""
-    assert matmul.centroids is not None
+    assert isinstance(matmul.weights, Table)
     low, high = -(1 << spec.acc_bits - 1), (1 << spec.acc_bits - 1) - 1
     per_group = -(-matmul.group // spec.v)
     limit = min(per_group, -(-spec.group_size // spec.v))
@@ -37,7 +37,7 @@ def brute_psum(spec: LutDla, matmul: Matmul, m: int, n: int, first: int, last: i
         ]
         x += [0] * (spec.v - len(x))
         at = subspace + i
-        points = matmul.centroids.points[at : at + 1]
+        points = matmul.weights.centroids.points[at : at + 1]
         index = lut_dla.nearest(spec.metric, np.array([[x]]), points).item()
         code = matmul.codes[n, at * spec.centroids + index]
         partial += int(code) - matmul.weight_format.levels // 2
@@ -82,7 +82,7 @@ def test_golden_is_brute_force(metric: str, overflow: str) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_equal_distances_take_the_first(metric: str) -> None:
     x, centroids = np.zeros((1, 1, 2), int), np.array([[[3, 0], [0, 2], [-2, 0], [2, 0]]])
-    assert golden.nearest(metric, x, centroids) == [[1]]
+    assert nearest(metric, x, centroids) == [[1]]
     spec = LutDla(v=2, centroids=4, metric=metric)
     assert lut_dla.one_hot(spec, x[:, 0], centroids, 2).tolist() == [[0, 1, 0, 0]]
 
@@ -91,7 +91,7 @@ def test_magnitudes_do_not_overflow_at_the_ends_of_the_range() -> None:
     """The lowest centroid from the highest activation is 2^bits - 1 away."""
     spec = LutDla(v=1, centroids=2, lanes=1, metric="l2")
     assert spec.distance_bits == (255**2).bit_length()
-    found = golden.nearest("l2", np.array([[[127]]]), np.array([[[-128], [-127]]]))
+    found = nearest("l2", np.array([[[127]]]), np.array([[[-128], [-127]]]))
     assert found == [[1]]
 
 
@@ -102,16 +102,20 @@ SMALL = LutDla(v=2, centroids=4, activation_bits=4)
 @pytest.mark.parametrize(
     ("centroids", "message"),
     [
-        (None, "tables without the centroids that they are of"),
         (replace(POINTS, points=POINTS.points[:1]), "tables of other centroids"),
         (replace(POINTS, points=POINTS.points + 8), "centroids of more than 4 bits"),
     ],
 )
 def test_tables_that_do_not_fit_their_centroids_are_refused(
-    centroids: Centroids | None, message: str
+    centroids: Centroids, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        golden.encode(SMALL, np.zeros((3, 8), np.uint8), TABLE8, 4, centroids=centroids)
+        golden.encode(SMALL, Table(np.zeros((3, 8), np.uint8), TABLE8, 4, centroids))
+
+
+def test_codes_without_centroids_are_refused() -> None:
+    with pytest.raises(ValueError, match="tables without the centroids that they are of"):
+        golden.encode(SMALL, Grid.plain(np.zeros((3, 8), np.uint8), TABLE8, 4))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def test_tables_that_do_not_fit_their_centroids_are_refused(
 def test_an_engine_refuses_tables_it_is_not_built_for(changes: dict, message: str) -> None:
     with pytest.raises(SpecError) as refused:
         codes = np.zeros((3, 8), np.uint8)
-        golden.encode(SMALL.evolve(**changes), codes, TABLE8, 4, centroids=POINTS)
+        golden.encode(SMALL.evolve(**changes), Table(codes, TABLE8, 4, POINTS))
     assert str(refused.value).startswith(message)
 
 
@@ -182,13 +186,14 @@ def test_drawn_tables_have_ties_and_exact_matches() -> None:
     rng, spec = np.random.default_rng(3), LutDla(v=2, centroids=8, activation_bits=6)
     drawn = random_matmul(rng, spec.activations, TABLE8, Shape(4, 3, 60, 8))
     matmul = driver.completed(spec, drawn, rng)
-    parts = golden.subspaces(driver.integers(spec, matmul), 8, 2)
-    assert matmul.centroids is not None
-    points = matmul.centroids.points
+    parts = subspaces(driver.integers(spec, matmul), 8, 2)
+    assert isinstance(matmul.weights, Table)
+    points = matmul.weights.centroids.points
     distance = np.abs(parts[:, :, None] - points).sum(axis=-1)
     least = distance.min(axis=-1, keepdims=True)
     assert ((distance == least).sum(axis=-1) > 1).any() and (least == 0).any()
-    moved = replace(matmul, centroids=replace(matmul.centroids, points=points[:, ::-1]))
+    turned = replace(matmul.weights.centroids, points=points[:, ::-1])
+    moved = replace(matmul, weights=replace(matmul.weights, centroids=turned))
     other = golden.group_sums(spec, matmul.x, operands.encoded(spec, moved))
     found = golden.group_sums(spec, matmul.x, operands.encoded(spec, matmul))
     assert (other.psum != found.psum).any()

@@ -12,6 +12,7 @@ from evolute.hw.spec import LutTensorCore, SpecError
 from evolute.hw.spec.formats import TERNARY, Kind, WeightCodes
 from evolute.sim.golden import integer
 from evolute.sim.golden import lut_tensor_core as golden
+from evolute.sim.weights import Grid
 
 FORMATS = [WeightCodes(bits) for bits in range(1, 9)] + [TERNARY]
 
@@ -39,8 +40,10 @@ def test_both_models_equal_the_definition(weight_format):
     spec = LutTensorCore(weight_bits=8)
     x, codes = operands(rng, spec, weight_format, 2, 3, 45)
     expected = product(x, codes, weight_format, 16)
-    plain = integer.group_sums(x, integer.weights(spec, codes, weight_format, 16), 16)
-    looked_up = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, 16))
+    plain = integer.group_sums(x, integer.weights(spec, Grid.plain(codes, weight_format, 16)), 16)
+    looked_up = golden.group_sums(
+        spec, x, golden.encode(spec, Grid.plain(codes, weight_format, 16))
+    )
     assert (plain.psum == expected).all()
     assert (looked_up.psum == expected).all()
     assert (looked_up.row_sum == plain.row_sum).all()
@@ -63,8 +66,10 @@ def test_lossless_lookup_equals_integer_multiplication(data):
     if data.draw(st.booleans()):
         x[:] = spec.activations.maximum * data.draw(st.sampled_from([-1, 1]))
         codes[:] = data.draw(st.sampled_from([0, weight_format.levels - 1]))
-    looked_up = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, group))
-    weights = integer.weights(spec, codes, weight_format, group)
+    looked_up = golden.group_sums(
+        spec, x, golden.encode(spec, Grid.plain(codes, weight_format, group))
+    )
+    weights = integer.weights(spec, Grid.plain(codes, weight_format, group))
     plain = integer.group_sums(x, weights, group)
     assert (looked_up.psum == plain.psum).all()
     assert (looked_up.row_sum == plain.row_sum).all()
@@ -89,8 +94,10 @@ def test_every_kind_of_table_gives_the_product(data):
     group = data.draw(st.sampled_from([1, 7, 32, 60]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     x, codes = operands(rng, spec, weight_format, m, n, k)
-    found = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, group))
-    plain = integer.group_sums(x, integer.weights(spec, codes, weight_format, group), group)
+    found = golden.group_sums(spec, x, golden.encode(spec, Grid.plain(codes, weight_format, group)))
+    plain = integer.group_sums(
+        x, integer.weights(spec, Grid.plain(codes, weight_format, group)), group
+    )
     assert (found.psum == plain.psum).all()
     assert (found.row_sum == plain.row_sum).all()
 
@@ -119,7 +126,7 @@ def test_all_planes_in_one_step_are_twos_complement():
     assert not pairs.evolve(table_bits=6).is_signed
     # The largest sums there are just fit.
     x = np.full((1, 6), -127, np.int8)
-    lowest = golden.encode(pairs, np.zeros((1, 6), np.uint8), WeightCodes(4), 6)
+    lowest = golden.encode(pairs, Grid.plain(np.zeros((1, 6), np.uint8), WeightCodes(4), 6))
     assert golden.group_sums(pairs, x, lowest).psum.tolist() == [[[8 * 127 * 6]]]
     assert pairs.step_bits == pairs.acc_bits == (8 * 127 * 6).bit_length() + 1
     waits = {k: pairs.evolve(k=k).operand_latency_cycles for k in (2, 3)}
@@ -151,7 +158,9 @@ def test_rounded_subset_tables_equal_the_formula():
     spec = LutTensorCore(k=3, table_bits=6, mirrored=False, planes_per_step=2, weight_bits=2)
     x, codes = operands(rng, spec, WeightCodes(2), 2, 4, 30)
     shift = golden.table_shift(spec, x, 30)
-    found = golden.group_sums(spec, x, golden.encode(spec, codes, WeightCodes(2), 30), shift)
+    found = golden.group_sums(
+        spec, x, golden.encode(spec, Grid.plain(codes, WeightCodes(2), 30)), shift
+    )
     for row, column in itertools.product(range(2), range(4)):
         expected = 0
         for plane, start in itertools.product(range(2), range(0, 30, 3)):
@@ -198,7 +207,7 @@ def test_folded_codes_read_the_signed_sum_from_half_a_table(k):
 def test_the_leftover_code_reads_as_the_lowest_activation():
     spec = LutTensorCore()
     codes = np.array([[0, 5, 9, 15]], np.uint8)
-    encoded = golden.encode(spec, codes, WeightCodes(4), 4)
+    encoded = golden.encode(spec, Grid.plain(codes, WeightCodes(4), 4))
     low = golden.group_sums(spec, np.full((1, 4), -128), encoded)
     assert (low.psum == golden.group_sums(spec, np.full((1, 4), -127), encoded).psum).all()
 
@@ -222,7 +231,7 @@ def test_rounded_engine_equals_the_formula():
         spec = LutTensorCore(k=k, table_bits=table_bits, weight_bits=4)
         x, codes = operands(rng, spec, WeightCodes(3), 2, 4, 50)
         shift = golden.table_shift(spec, x, 20)
-        encoded = golden.encode(spec, codes, WeightCodes(3), 20)
+        encoded = golden.encode(spec, Grid.plain(codes, WeightCodes(3), 20))
         found = golden.group_sums(spec, x, encoded, shift)
         for row, column, g in itertools.product(range(2), range(4), range(3)):
             expected = 0
@@ -280,8 +289,8 @@ def test_refusals():
     codes = np.zeros((1, 4), np.uint8)
     for refused in (WeightCodes(3), WeightCodes(4, Kind.BITMOD)):
         with pytest.raises(SpecError, match=f"weights: must be one of w1, .* got '{refused.name}'"):
-            golden.encode(spec, codes, refused, 4)
-    encoded = golden.encode(spec, codes, WeightCodes(2), 4)
+            golden.encode(spec, Grid.plain(codes, refused, 4))
+    encoded = golden.encode(spec, Grid.plain(codes, WeightCodes(2), 4))
     with pytest.raises(SpecError, match="shift"):
         golden.group_sums(spec, np.zeros((1, 4)), encoded, np.zeros(1, int))
     with pytest.raises(OverflowError):

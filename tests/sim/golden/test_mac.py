@@ -8,6 +8,7 @@ import pytest
 from evolute.hw.spec import Mac, SpecError
 from evolute.hw.spec.formats import FORMATS, TERNARY, Kind, WeightCodes
 from evolute.sim.golden import mac as golden
+from evolute.sim.weights import Grid
 
 RUN = [each for each in FORMATS if each.kind in (Kind.INTEGER, Kind.TERNARY)]
 
@@ -28,7 +29,9 @@ def test_sums_are_the_definition(weight_format, bits):
         x[0], x[1, 0] = top, -top - 1
         codes = rng.integers(0, weight_format.levels, (3, k)).astype(np.uint8)
         codes[0] = 0
-        found = golden.group_sums(spec, x, golden.encode(spec, codes, weight_format, group))
+        found = golden.group_sums(
+            spec, x, golden.encode(spec, Grid.plain(codes, weight_format, group))
+        )
         groups = range(-(-k // group))
         assert found.psum.shape == (2, len(groups), 3)
         for row, g in itertools.product(range(2), groups):
@@ -46,4 +49,4 @@ def test_refusals():
     spec, codes = Mac(weight_bits=2), np.zeros((1, 4), np.uint8)
     for refused in (WeightCodes(3), WeightCodes(3, Kind.BITMOD)):
         with pytest.raises(SpecError, match="weights: must be one of w1, w2, ternary on this"):
-            golden.encode(spec, codes, refused, 4)
+            golden.encode(spec, Grid.plain(codes, refused, 4))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from evolute.hw.spec import SpecError, VqCodebook, layout
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.sim.golden import vq_codebook as golden
-from evolute.sim.golden.vq_codebook import Vectors
 from evolute.sim.timing.engine import fold, run_cycles
 from evolute.sim.timing.schedule import Run, fills, plan
+from evolute.sim.weights import Book, Codebook, Grid
 from evolute.sim.workload.linear import Linear
 from evolute.sw.deploy.packers import PACKERS
 from evolute.sw.deploy.packers.vq_codebook import fill_beats, stored_index
@@ -23,22 +23,23 @@ from evolute.verif.engines import vq_codebook
 from evolute.verif.harness import driver, words
 from evolute.verif.harness.vectors import Shape, random_matmul
 
-CODES = WeightCodes(8, Kind.VECTOR)
+CODES, SHORT = WeightCodes(8, Kind.VECTOR), WeightCodes(8, Kind.SHORT)
 
 
 def random_vectors(
     rng: np.random.Generator, along: str, v: int, n: int, k: int, group: int, residual: bool
-) -> Vectors:
-    """Vectors of 16 and 8 codewords of 7 bits."""
+) -> Codebook:
+    """Weights of 16 and 8 codewords of 7 bits."""
     places = sum(-(-(min(k, start + group) - start) // v) for start in range(0, k, group))
     shape = (-(-n // v), k) if along == "outputs" else (n, places)
-    books = [(rng.integers(0, e, shape), rng.integers(-64, 64, (e, v))) for e in (16, 8)]
-    return Vectors(along, *books[0], books[1] if residual else None)
+    books = [Book(rng.integers(0, e, shape), rng.integers(-64, 64, (e, v))) for e in (16, 8)]
+    kind = SHORT if v == 2 else CODES
+    return Codebook((n, k), kind, group, along, tuple(books[: 1 + residual]))
 
 
-def weight(vectors: Vectors, n: int, k: int, group: int) -> int:
+def weight(vectors: Codebook, n: int, k: int) -> int:
     """The weight of output n and input k, by the definition."""
-    v, total = vectors.v, 0
+    v, group, total = vectors.v, vectors.group, 0
     if vectors.along == "outputs":
         row, column, component = n // v, k, n % v
     else:
@@ -56,10 +57,10 @@ def test_weights_are_sums_of_components(v: int, along: str, residual: bool) -> N
     rng = np.random.default_rng(v)
     for n, k, group in ((5, 11, 4), (8, 12, 12), (7, 9, 6)):
         vectors = random_vectors(rng, along, v, n, k, group, residual)
-        found = golden.decode(vectors, (n, k), group)
+        found = vectors.decoded()
         assert found.shape == (n, k)
         for i, j in itertools.product(range(n), range(k)):
-            assert found[i, j] == weight(vectors, i, j, group)
+            assert found[i, j] == weight(vectors, i, j)
 
 
 def test_a_table_of_dot_products_gives_the_same_sums() -> None:
@@ -67,9 +68,8 @@ def test_a_table_of_dot_products_gives_the_same_sums() -> None:
     rng = np.random.default_rng(3)
     spec = VqCodebook(n=6, k=8, v=4, along="inputs", entries=16, residual_entries=8, form="table")
     vectors = random_vectors(rng, "inputs", 4, 6, 16, 8, residual=True)
-    codes = (golden.decode(vectors, (6, 16), 8) + 128).astype(np.uint8)
     x = rng.integers(-127, 128, (2, 16))
-    encoded = golden.encode(spec, codes, CODES, 8, vectors=vectors)
+    encoded = golden.encode(spec, vectors)
     found = golden.group_sums(spec, x, encoded).psum
     for row, group in itertools.product(range(2), range(2)):
         total = np.zeros(6, int)
@@ -83,9 +83,8 @@ def test_a_table_of_dot_products_gives_the_same_sums() -> None:
 def test_refusals() -> None:
     rng = np.random.default_rng(4)
     vectors = random_vectors(rng, "outputs", 4, 8, 6, 6, residual=False)
-    codes = (golden.decode(vectors, (8, 6), 6) + 128).astype(np.uint8)
     spec = VqCodebook(n=8, k=2, v=4, entries=16, weight_bits=8)
-    golden.encode(spec, codes, CODES, 6, vectors=vectors)
+    golden.encode(spec, vectors)
     for changes, message in (
         ({"along": "inputs", "k": 4}, "along: must be outputs for these vectors"),
         ({"v": 2}, "v: must be 4 for these vectors"),
@@ -93,14 +92,15 @@ def test_refusals() -> None:
         ({"weight_bits": 6}, "weights: must be one of vector2"),
     ):
         with pytest.raises(SpecError, match=message):
-            golden.encode(spec.evolve(**changes), codes, CODES, 6, vectors=vectors)
-    wide = replace(vectors, codebook=vectors.codebook + 200)
+            golden.encode(spec.evolve(**changes), vectors)
+    ((indices, codewords),) = vectors.books
+    wide = replace(vectors, books=(Book(indices, codewords + 200),))
     with pytest.raises(SpecError, match="entry_bits: must be wide enough"):
-        golden.encode(spec, codes, CODES, 6, vectors=wide)
-    with pytest.raises(ValueError, match="codes are not what"):
-        golden.encode(spec, codes + 1, CODES, 6, vectors=vectors)
+        golden.encode(spec, wide)
+    with pytest.raises(ValueError, match="codewords stand for a code beyond 255"):
+        assert wide.codes.size
     with pytest.raises(ValueError, match="without the vectors"):
-        golden.encode(spec, codes, CODES, 6)
+        golden.encode(spec, Grid.plain(vectors.codes, CODES, 6))
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_a_fill_brings_the_codebooks(seed: int) -> None:
     spec = vq_codebook.random_spec(rng)
     half = 1 << spec.entry_bits - 1
     books = [rng.integers(-half, half, (size, spec.v)) for size in spec.codebooks]
-    index = np.zeros((1, 1), int)
-    others = [(index, book) for book in books[1:]]
-    vectors = Vectors(spec.along, index, books[0], others[0] if others else None)
+    indices = np.zeros((1, 1), int)
+    held_by = tuple(Book(indices, book) for book in books)
+    vectors = Codebook((1, 1), spec.formats[0], 1, spec.along, held_by)
     beat, (fill,) = spec.codewords, spec.fills
     packed = fill_beats(spec, vectors)
     assert packed.shape == (fill.slices * fill.planes, spec.beat_bits)
@@ -152,12 +152,12 @@ def test_a_fill_brings_the_codebooks(seed: int) -> None:
 def test_short_codewords_by_hand(residual: bool) -> None:
     """Two of 2 in the place of one of 4: each a beat, and in both halves of its entry."""
     spec = VqCodebook(n=8, k=3, v=4, short_v=2, entries=16, residual_entries=8)
-    short, rng = WeightCodes(8, Kind.SHORT), np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     vectors = random_vectors(rng, "outputs", 2, 8, 6, 6, residual)
-    weights = np.array([[weight(vectors, n, k, 6) for k in range(6)] for n in range(8)])
-    coding = spec.coding_of(short)
+    weights = np.array([[weight(vectors, n, k) for k in range(6)] for n in range(8)])
+    coding = spec.coding_of(SHORT)
     assert (coding.planes, coding.mode) == (2, 2) and spec.modes == {0: range(1, 2), 2: range(2, 3)}
-    linear = Linear("short", 8, 6, short, 6, 0)
+    linear = Linear("short", 8, 6, SHORT, 6, 0)
     assert plan(spec, linear, 1).steps == 2 * plan(spec, replace(linear, format=CODES), 1).steps
 
     held = golden.contents(spec)
@@ -165,9 +165,9 @@ def test_short_codewords_by_hand(residual: bool) -> None:
         spec.codewords, np.packbits(fill_beats(spec, vectors), axis=1, bitorder="little")
     )
     golden.fill(spec, beats, held)
-    assert np.array_equal(held["book0"], np.tile(vectors.codebook, 2))
+    assert np.array_equal(held["book0"], np.tile(vectors.books[0].codewords, 2))
     assert residual or not held["book1"].any()
-    bits = PACKERS[VqCodebook](spec, stored_index(spec, vectors), None, short)
+    bits = PACKERS[VqCodebook](spec, stored_index(spec, vectors), None, SHORT)
     fields = words.unpack(
         layout.streams(spec).weight,
         np.packbits(bits.reshape(-1, bits.shape[2]), axis=1, bitorder="little"),
@@ -175,10 +175,10 @@ def test_short_codewords_by_hand(residual: bool) -> None:
     x = rng.integers(-127, 128, (2, 6))
     found = golden.slice_sums(spec, fields | held, x.reshape(2, 2, 3), 2, coding.mode)
     assert np.array_equal(found.sum(axis=1), x @ weights.T)
-    encoded = golden.encode(spec, (weights + 128).astype(np.uint8), short, 6, vectors=vectors)
+    encoded = golden.encode(spec, vectors)
     assert np.array_equal(golden.group_sums(spec, x, encoded).psum[:, 0], x @ weights.T)
     with pytest.raises(SpecError, match="v: must be 2 for these vectors, got 4"):
-        golden.encode(spec, (weights + 128).astype(np.uint8), CODES, 6, vectors=vectors)
+        golden.encode(spec, replace(vectors, format=CODES))
 
 
 def test_what_a_fill_has_no_room_for_is_refused() -> None:
@@ -200,8 +200,8 @@ def test_the_residuals_index_is_above() -> None:
     vectors = random_vectors(np.random.default_rng(1), "outputs", 4, 8, 2, 2, residual=True)
     stored = stored_index(spec, vectors)
     assert spec.index_bits == 7
-    assert np.array_equal(stored & 15, vectors.index)
-    assert vectors.residual is not None and np.array_equal(stored >> 4, vectors.residual[0])
+    assert np.array_equal(stored & 15, vectors.books[0].indices)
+    assert np.array_equal(stored >> 4, vectors.books[1].indices)
 
 
 @given(
@@ -247,10 +247,8 @@ def test_near_vectors_keep_extremes() -> None:
         half = 1 << spec.weight_bits - 1
         values = np.full((2 * spec.n, 2 * spec.k), -half)
         values[spec.n :] = half - 1
-        vectors = vq_codebook.near(spec, values, spec.weight_bits, spec.k, rng)
-        codes = vq_codebook.codes_of(
-            vectors, WeightCodes(spec.weight_bits, Kind.VECTOR), values.shape, spec.k
-        )
+        kind = WeightCodes(spec.weight_bits, Kind.VECTOR)
+        codes = vq_codebook.codes_of(vq_codebook.near(spec, values, kind, spec.k, rng))
         top = 2 * half - 1 - bool(spec.residual_entries)  # the greatest sum of two
         assert (codes[: spec.n] == 0).all() and (codes[spec.n :] == top).all()
 

@@ -14,6 +14,7 @@ from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES, ENGINES
 from evolute.sim.cost.core import priced_phases
 from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.weights import Grid
 from evolute.sim.workload.linear import HEAD, LayerName, Linear, Workload
 from evolute.sw.deploy.pack import layer_steps
 from evolute.sw.tensors.tensor import QuantTensor
@@ -47,7 +48,9 @@ def steps_on(engine, linears):
         rng, groups = np.random.default_rng(1), -(-each.k // each.group)
         codes = rng.binomial(15, 0.5, (each.n, each.k)).astype(np.uint8)
         scale = np.ones((each.n, groups), np.float32)
-        tensor = QuantTensor(codes, each.format, each.group, scale, scale, group_bits=16)
+        tensor = QuantTensor(
+            Grid.plain(codes, each.format, each.group), scale, scale, group_bits=16
+        )
         steps[each.name] = layer_steps(engine, tensor)
     return steps
 

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models
 
 from evolute import front
 from evolute.hw.spec.formats import TERNARY
+from evolute.sim.weights import Grid
 from evolute.sw.checkpoints import zoo
 from evolute.sw.checkpoints.checkpoint import open_model
 from evolute.sw.checkpoints.gguf_blocks import CODES
@@ -255,7 +256,9 @@ def test_blocks_have_an_inverse(kind):
     codes = rng.integers(0, blocks.format.levels, (5, 4 * blocks.block)).astype(np.uint8)
     scale = rng.normal(size=(5, 4)).astype(np.float16).astype(np.float32)
     minimum = scale * np.float32(-blocks.zero) if blocks.zero is not None else scale[::-1]
-    tensor = QuantTensor(codes, blocks.format, blocks.block, scale, minimum, blocks.group_bits)
+    tensor = QuantTensor(
+        Grid.plain(codes, blocks.format, blocks.block), scale, minimum, blocks.group_bits
+    )
     joined = blocks.join(tensor)
     assert joined is not None
     found = blocks.split(joined.reshape(5, 4, -1))
@@ -265,9 +268,8 @@ def test_blocks_have_an_inverse(kind):
     # What no block holds exactly is not held.
     assert blocks.join(replace(tensor, scale=scale * np.float32(1 + 2**-20))) is None
     assert blocks.join(replace(tensor, minimum=minimum + np.float32(2**-20))) is None
-    assert (
-        blocks.join(replace(tensor, group=blocks.block // 2, scale=np.repeat(scale, 2, 1))) is None
-    )
+    halved = replace(tensor.form, group=blocks.block // 2)
+    assert blocks.join(replace(tensor, form=halved, scale=np.repeat(scale, 2, 1))) is None
 
 
 def test_weights_that_no_type_holds_are_rounded_and_said_so(tmp_path):

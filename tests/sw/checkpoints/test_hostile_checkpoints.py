@@ -28,8 +28,7 @@ from tokenizers import Tokenizer, models
 
 from evolute.hw.spec.formats import Activations, WeightCodes
 from evolute.hw.spec.formats import Kind as Coded
-from evolute.sim.golden.lut_dla import Centroids
-from evolute.sim.golden.vq_codebook import Vectors, decode
+from evolute.sim.weights import Book, Centroids, Codebook, Table
 from evolute.sw.checkpoints import quantized_file
 from evolute.sw.checkpoints.checkpoint import open_model
 from evolute.sw.checkpoints.quantized_file import write_quantized
@@ -152,19 +151,17 @@ def write_quantized_folder(folder: Path, source: Path) -> Path:
         assert rounding is not None
         return quantize(rng.normal(size=(HIDDEN, columns)).astype(np.float32), rounding)
 
-    books = [(rng.integers(0, 8, (8, HIDDEN)), rng.integers(-60, 60, (8, 4))) for _ in range(2)]
-    held = Vectors("outputs", *books[0], books[1])
-    scale = np.full((HIDDEN, 1), 0.25, np.float32)
-    codes = (decode(held, (HIDDEN, HIDDEN), HIDDEN) + 128).astype(np.uint8)
-    vectors = QuantTensor(
-        codes, WeightCodes(8, Coded.VECTOR), HIDDEN, scale, -128 * scale, 0, vectors=held
+    books = tuple(
+        Book(rng.integers(0, 8, (8, HIDDEN)), rng.integers(-60, 60, (8, 4))) for _ in range(2)
     )
+    shape, scale = (HIDDEN, HIDDEN), np.full((HIDDEN, 1), 0.25, np.float32)
+    held = Codebook(shape, WeightCodes(8, Coded.VECTOR), HIDDEN, "outputs", books)
+    vectors = QuantTensor(held, scale, -128 * scale, 0)
     points = rng.integers(-128, 128, (HIDDEN // 4, 8, 4))
     centroids = Centroids(HIDDEN, Activations(8), "l1", points)
     entries = rng.integers(0, 256, (HIDDEN, HIDDEN // 4 * 8)).astype(np.uint8)
-    tables = QuantTensor(
-        entries, WeightCodes(8, Coded.TABLE), HIDDEN, scale, -128 * scale, 16, centroids=centroids
-    )
+    table = Table(entries, WeightCodes(8, Coded.TABLE), HIDDEN, centroids)
+    tables = QuantTensor(table, scale, -128 * scale, 16)
     parts = PartedTensor((rounded("w8", 5), rounded("w2g8", HIDDEN - 5)), rng.permutation(HIDDEN))
     layers = {"0.q": rounded("w3g16"), "0.k": rounded("b3g16"), "0.v": parts}
     changed = {**dict(model.tensors), **layers, "0.o": vectors, "0.up": tables}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from evolute.hw.spec.formats import Kind, WeightCodes
-from evolute.sim.golden.vq_codebook import Vectors, decode
+from evolute.sim.weights import Book, Codebook, Grid
 from evolute.sw.checkpoints import quantized_file as form
 from evolute.sw.checkpoints import zoo
 from evolute.sw.checkpoints.checkpoint import open_model
@@ -46,11 +46,11 @@ def vectors(v: int, residual: bool, along: str = "outputs") -> QuantTensor:
     rng = np.random.default_rng(v)
     n, k = 14, 20
     shape = (-(-n // v), k) if along == "outputs" else (n, -(-k // v))
-    books = [(rng.integers(0, 12, shape), rng.integers(-60, 60, (12, v))) for _ in range(2)]
-    held = Vectors(along, *books[0], books[1] if residual else None)
-    codes = (decode(held, (n, k), k) + 128).astype(np.uint8)
+    books = [Book(rng.integers(0, 12, shape), rng.integers(-60, 60, (12, v))) for _ in range(2)]
+    codes = WeightCodes(8, Kind.VECTOR)
+    held = Codebook((n, k), codes, k, along, tuple(books[: 1 + residual]))
     scale = np.full((n, 1), 0.25, np.float32)
-    return QuantTensor(codes, WeightCodes(8, Kind.VECTOR), k, scale, -128 * scale, 0, vectors=held)
+    return QuantTensor(held, scale, -128 * scale, 0)
 
 
 TENSORS: dict[str, Tensor] = {
@@ -76,8 +76,13 @@ def equal(first: Tensor, second: Tensor) -> bool:
     for one, other in zip(parted(first).parts, parted(second).parts, strict=True):
         if (one.format, one.group, one.group_bits) != (other.format, other.group, other.group_bits):
             return False
-        for name in ("codes", "scale", "minimum", "special"):
+        for name in ("codes", "scale", "minimum"):
             if not np.array_equal(getattr(one, name), getattr(other, name)):
+                return False
+        if type(one.form) is not type(other.form):
+            return False
+        if isinstance(one.form, Grid) and isinstance(other.form, Grid):
+            if not np.array_equal(one.form.special, other.form.special):
                 return False
         if one.code_bits != other.code_bits:
             return False

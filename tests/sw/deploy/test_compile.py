@@ -17,12 +17,12 @@ from evolute.sim.program.build import Program, compile_stages
 from evolute.sim.program.placement import PlaceError, Stage, share_input, stage
 from evolute.sim.timing.core import program_cycles
 from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.weights import Grid
 from evolute.sim.workload.linear import Linear
 from evolute.sw.deploy.on_core import golden_result
 from evolute.sw.deploy.pack import images, layer_steps, pack_input, unpack_results
 from evolute.sw.tensors.activations import QuantActivations, quantize_activations
 from evolute.sw.tensors.rescale import ScaledTensor, golden_weights
-from evolute.sw.tensors.tensor import group_codes, met
 from evolute.verif.core.programs import random_core
 from evolute.verif.harness.driver import DRIVERS, random_weights
 from evolute.verif.harness.vectors import Shape
@@ -38,14 +38,12 @@ def random_tensor(core: CoreSpec, rng: np.random.Generator, n: int, k: int) -> S
     groups = (n, -(-k // group))
     most = 1 << core.offset_bits - 1
     return ScaledTensor(
-        format=codes,
         coding=core.engine.coding_of(codes),
-        group=group,
         scale=rng.integers(0, 1 << core.scale_bits, groups).astype(np.uint16),
         offset=rng.integers(-most, most, groups).astype(np.int16),
         offset_shift=int(rng.integers(0, 16)),
         unit=np.ones(n, np.float32),
-        **random_weights(core.engine, codes, Shape(1, n, k, group), rng),
+        form=random_weights(core.engine, codes, Shape(1, n, k, group), rng),
     )
 
 
@@ -80,10 +78,10 @@ def plain(core: CoreSpec, tensor: ScaledTensor, x: np.ndarray) -> np.ndarray:
     specials = range(max(1, len(tensor.format.specials)))
     values = np.array([tensor.coding.values(tensor.format, each) for each in specials])
     total = np.zeros((len(x), tensor.shape[0]), np.int64)
-    x = met(x, tensor.group, tensor.centroids)
+    x = tensor.form.operand(x)
     for k in range(tensor.codes.shape[1]):
-        g = k // group_codes(tensor.group, tensor.centroids)
-        special = 0 if tensor.special is None else tensor.special[:, g]
+        g = k // tensor.form.group_codes
+        special = tensor.form.special[:, g] if isinstance(tensor.form, Grid) else 0
         value = values[special, tensor.codes[:, k]]
         weight = tensor.scale[:, g] * value + (
             tensor.offset[:, g].astype(np.int64) << tensor.offset_shift
@@ -198,10 +196,8 @@ def test_inputs_longer_than_the_buffer_are_taken_in_parts():
     coding = TINY.engine.coding_of(codes)
     scale = rng.integers(0, 256, (11, 10)).astype(np.uint16)
     tensor = ScaledTensor(
-        codes=rng.integers(0, 16, (11, 160), dtype=np.uint8),
-        format=codes,
+        form=Grid.plain(rng.integers(0, 16, (11, 160), dtype=np.uint8), codes, 16),
         coding=coding,
-        group=16,
         scale=scale,
         offset=rng.integers(-128, 128, (11, 10)).astype(np.int16),
         offset_shift=2,
@@ -275,11 +271,12 @@ def test_programs_beyond_the_address_space_are_refused():
 
 def test_sums_that_could_overflow_are_refused():
     rng = np.random.default_rng(3)
+    drawn = random_tensor(TINY, rng, 4, 64)
     tensor = replace(
-        random_tensor(TINY, rng, 4, 64),
+        drawn,
+        form=Grid.plain(drawn.codes, drawn.format, 16),
         scale=np.full((4, 4), 255, np.uint16),
         offset=np.full((4, 4), 127, np.int16),
-        group=16,
         offset_shift=15,
     )
     placed = stage(TINY, "wide", [linear("wide", tensor)], 0, {"wide": 15})

@@ -36,7 +36,7 @@ from evolute.sw.tensors.activations import QuantActivations, quantize_activation
 from evolute.sw.tensors.rescale import rescale
 from evolute.sw.tensors.tensor import PartedTensor, QuantTensor
 from evolute.sw.tensors.weights import parse_weights
-from evolute.verif.engines.vq_codebook import codes_of, near
+from evolute.verif.engines.vq_codebook import near
 
 STORY = "Once upon a time, there was a little girl named Lily."
 TINY = zoo.load("evolute-tiny")
@@ -269,12 +269,8 @@ def vector_quantized(engine: VqCodebook) -> LanguageModel:
         w = dequantized(tensors[name])
         scale = halves(np.abs(w).max(axis=1, keepdims=True) / (codes.levels // 2 - 1))
         values = np.rint(w / scale).astype(int)
-        vectors = near(engine, values, engine.weight_bits, w.shape[1], rng)
-        of_vectors = codes_of(vectors, codes, w.shape, w.shape[1])
-        minimum = np.zeros_like(scale)
-        tensors[name] = QuantTensor(
-            of_vectors, codes, w.shape[1], scale, minimum, 16, vectors=vectors
-        )
+        weights = near(engine, values, codes, w.shape[1], rng)
+        tensors[name] = QuantTensor(weights, scale, np.zeros_like(scale), 16)
     return replace(TINY, tensors=tensors)
 
 
@@ -290,11 +286,10 @@ def with_short_outliers(engine: VqCodebook, outliers: int) -> LanguageModel:
             part = w[:, columns]
             scale = halves(np.abs(part).max(axis=1, keepdims=True) / 60)
             values, k = np.rint(part / scale).astype(int), len(columns)
-            vectors = near(engine, values, engine.weight_bits, k, rng, v)
-            vectors = replace(vectors, residual=vectors.residual if v == engine.v else None)
-            found = codes_of(vectors, codes, part.shape, k)
-            minimum = np.zeros_like(scale)
-            parts.append(QuantTensor(found, codes, k, scale, minimum, 16, vectors=vectors))
+            weights = near(engine, values, codes, k, rng, v)
+            books = weights.books if v == engine.v else weights.books[:1]
+            weights = replace(weights, books=books)
+            parts.append(QuantTensor(weights, scale, np.zeros_like(scale), 16))
         tensors[name] = PartedTensor(tuple(parts), order)
     return replace(TINY, tensors=tensors)
 

@@ -179,7 +179,7 @@ def test_engine_layer_is_the_formula(bits):
     tensor = quantize(dequantized(subject.tensors["0.q"]), choice.rounding)
     x = rng.normal(size=(2, 128)).astype(np.float32)
     a = quantize_activations(x, spec.activations)
-    weights = integer.weights(spec, tensor.codes, tensor.format, tensor.group)
+    weights = integer.weights(spec, tensor.form)
     sums = integer.group_sums(a.x, weights, tensor.group)
     (found,) = engine_linears(assign(subject, choice, spec))(["0.q"], x)
     for m, n in ((0, 0), (1, 17), (1, 127)):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolute.hw.spec.formats import FORMATS, Kind, WeightCodes
+from evolute.sim.weights import Grid
 from evolute.sw.language_model import products
 from evolute.sw.language_model.products import best_instructions, product_of
 from evolute.sw.tensors.tensor import QuantTensor
@@ -24,12 +25,12 @@ def tensor_of(
     groups = -(-k // group)
     scale = rng.uniform(-most, most, (n, groups)).astype(np.float16).astype(np.float32)
     minimum = rng.uniform(-most, most, (n, groups)).astype(np.float16).astype(np.float32)
-    special = None
+    special = np.zeros((n, groups), np.uint8)
     if format.specials:
         special = rng.integers(0, len(format.specials), (n, groups)).astype(np.uint8)
         minimum[:] = 0
     codes = rng.integers(0, format.levels, (n, k)).astype(np.uint8)
-    return QuantTensor(codes, format, group, scale, minimum, 32, special)
+    return QuantTensor(Grid(codes, format, group, special), scale, minimum, 32)
 
 
 def by_fractions(tensor: QuantTensor, x: np.ndarray) -> np.ndarray:

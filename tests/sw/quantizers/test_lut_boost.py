@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from evolute.sim.weights import Table
 from evolute.sw.checkpoints.zoo import load
 from evolute.sw.language_model.decoder import Cache, head
 from evolute.sw.language_model.decoder import forward as run
@@ -92,11 +93,11 @@ def test_training_computes_what_the_host_does(pairs: Literal["halves", "interlea
         found = inner(names, x)
         for name, y, wanted in zip(names, found, host(names, x[0].numpy()), strict=True):
             tensor = moved.tensors[name]
-            assert isinstance(tensor, QuantTensor) and tensor.centroids is not None
+            assert isinstance(tensor, QuantTensor) and isinstance(tensor.form, Table)
             tables = trained.rounded(trained.tables(name, names[0]), names[0]).T.numpy()
             order = lut_boost.half_split(model.config, name, len(tables))
             assert np.array_equal(tensor.rows(order, np.float32), tables)
-            terms = len(tensor.centroids.points)
+            terms = len(tensor.form.centroids.points)
             largest = np.abs(tables).max() * float(x.abs().max()) / 127
             # One rounding for every sum of two in either order, and one of the whole.
             bound = terms * largest * (terms + 2) * 2.0**-23
@@ -146,7 +147,7 @@ def test_gradients_are_those_of_the_formulas() -> None:
     y.sum().backward()
     assert x.grad is not None and w.grad is not None and points.grad is not None
     torch.testing.assert_close(x.grad, w.detach().sum(0).expand(1, 5, 4))
-    from evolute.sim.golden.lut_dla import nearest
+    from evolute.sim.weights import nearest
     from evolute.sw.tensors.activations import quantize_activations
 
     a = quantize_activations(x.detach()[0].numpy(), choice.activations)
@@ -208,6 +209,6 @@ def test_only_a_llama_is_trained() -> None:
 def test_table_codes_are_of_float32(made: LanguageModel) -> None:
     """What is rounded already stays as it is, but for scales that half precision moves."""
     tensor = made.tensors["0.down"]
-    assert isinstance(tensor, QuantTensor) and tensor.centroids is not None
-    again = coded_tables(tensor.rows(slice(None), np.float32), tensor.centroids, CHOICE)
+    assert isinstance(tensor, QuantTensor) and isinstance(tensor.form, Table)
+    again = coded_tables(tensor.rows(slice(None), np.float32), tensor.form.centroids, CHOICE)
     assert np.array_equal(again.rows(slice(None), np.float32), tensor.rows(slice(None), np.float32))

@@ -27,7 +27,7 @@ from evolute.sw.quantizers.hessian import (
     squared_error,
 )
 from evolute.sw.quantizers.methods import (
-    Grid,
+    GridChoice,
     has_rounding,
     parse_method,
     quantize_layer,
@@ -58,24 +58,24 @@ def quantized(text: str, w: np.ndarray, moments: Moments):
 
 def test_names_mean_what_they_say() -> None:
     w3 = Rounding(WeightCodes(3), 64, Scheme.ASYMMETRIC)
-    assert parse_method("rtn-w3g64").candidates == (Grid(w3),)
+    assert parse_method("rtn-w3g64").candidates == (GridChoice(w3),)
     assert parse_method("gptq-w3g64c").candidates == (
-        Grid(replace(w3, clip=True), True, weighs=True),
+        GridChoice(replace(w3, clip=True), True, weighs=True),
     )
-    assert parse_method("gptq-w3g64o1.5").candidates == (Grid(w3, True, 1.5, True),)
+    assert parse_method("gptq-w3g64o1.5").candidates == (GridChoice(w3, True, 1.5, True),)
     assert parse_method("rtn-tc").candidates == (
-        Grid(Rounding(TERNARY, None, Scheme.ABSMEAN, True), weighs=True),
+        GridChoice(Rounding(TERNARY, None, Scheme.ABSMEAN, True), weighs=True),
     )
     codes = WeightCodes(3, Kind.BITMOD)
     assert parse_method("rtn-b3g128").candidates == (
-        Grid(Rounding(codes, 128, Scheme.SPECIAL_VALUE)),
+        GridChoice(Rounding(codes, 128, Scheme.SPECIAL_VALUE)),
     )
     awq = parse_method("awq-w3g64")
-    assert (awq.candidates, awq.scaling) == ((Grid(w3, weighs=True),), "awq")
+    assert (awq.candidates, awq.scaling) == ((GridChoice(w3, weighs=True),), "awq")
     both = parse_method("smooth+gptq-w3g64")
-    assert (both.candidates, both.scaling) == ((Grid(w3, True, weighs=True),), "smooth")
+    assert (both.candidates, both.scaling) == ((GridChoice(w3, True, weighs=True),), "smooth")
     mixed = parse_method("mixed-2.5:rtn-w3g64,vptq-v4k256")
-    assert mixed.bits == 2.5 and mixed.candidates[0] == Grid(w3)
+    assert mixed.bits == 2.5 and mixed.candidates[0] == GridChoice(w3)
     assert len(parse_method("mixed-3").candidates) == 3
 
 
@@ -122,7 +122,7 @@ def test_what_rounds_on_the_same_grids() -> None:
     assert {name: has_rounding(parse_method(name)) for name in names} == names
     w, moments = layer()
     (grid,) = parse_method("gptq-w3g32c").candidates
-    assert isinstance(grid, Grid)
+    assert isinstance(grid, GridChoice)
     found, fed = rounded(grid, w, moments), quantized("gptq-w3g32c", w, moments)[0]
     plain = quantized("rtn-w3g32c", w, moments)[0]
     assert isinstance(found, QuantTensor) and isinstance(fed, QuantTensor)
@@ -163,7 +163,7 @@ def test_clipped_grids_lose_less(text: str) -> None:
     """In every group, since what is not clipped is among the tries; by importance if given."""
     w, moments = layer()
     (plain,), (clipped,) = (parse_method(f"rtn-{text}{c}").candidates for c in ("", "c"))
-    assert isinstance(plain, Grid) and isinstance(clipped, Grid)
+    assert isinstance(plain, GridChoice) and isinstance(clipped, GridChoice)
     importance = np.diag(moments.second)
     for weight in (np.ones(96), importance):
         errors = [

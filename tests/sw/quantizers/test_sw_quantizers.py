@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from evolute.hw.spec import BitSerial, Engine, LutTensorCore, Mac
 from evolute.hw.spec.formats import TERNARY, Activations, Kind, WeightCodes
+from evolute.sim.weights import Grid
 from evolute.sw.quantizers.rounding import Rounding, Scheme, quantize
 from evolute.sw.tensors.activations import quantize_activations
 from evolute.sw.tensors.rescale import OFFSET_SHIFTS, rescale
-from evolute.sw.tensors.tensor import QuantError, QuantTensor
+from evolute.sw.tensors.tensor import QuantError, QuantTensor, grid_of
 from evolute.sw.tensors.weights import FLOAT, NATIVE, parse_weights
 
 ROUNDINGS = [f"w{bits}g{group}{s}" for bits in range(1, 9) for group in (0, 32) for s in "saf"]
@@ -112,7 +113,7 @@ def test_a_grid_with_its_own_minimum_is_found_again(bits, seed):
     codes[:, ::32], codes[:, 1::32] = 0, (1 << bits) - 1
     scale = rng.uniform(0.01, 1, (4, 3)).astype(np.float16).astype(np.float32)
     minimum = rng.uniform(-8, 0, (4, 3)).astype(np.float16).astype(np.float32)
-    given_tensor = QuantTensor(codes, WeightCodes(bits), 32, scale, minimum, 32)
+    given_tensor = QuantTensor(Grid.plain(codes, WeightCodes(bits), 32), scale, minimum, 32)
     found = quantize(given_tensor.dequantize(), rounding(f"w{bits}g32f"))
     assert np.array_equal(found.codes, codes)
     assert np.array_equal(found.minimum, minimum)
@@ -172,13 +173,13 @@ def test_special_values_are_those_of_least_error(bits):
     w[1:3, 0] = 4 if bits == 3 else 12
     w[1:3, 1:] = np.tile([0.5, 1.5, -0.5, -1.5, 3, -3, 0], 3)[:15]
     tensor = quantize(w, rounding(f"b{bits}g16"))
-    assert tensor.special is not None
+    chosen = grid_of(tensor).special
     for row, code in enumerate(tensor.codes):
         special, scale, values = brute_force(w[row], bits)
-        assert tensor.special[row, 0] == special
+        assert chosen[row, 0] == special
         assert tensor.scale[row, 0] == scale
         assert [tensor.format.values(special)[each] for each in code] == values
-    assert set(tensor.special.reshape(-1)) == {0, 1, 2, 3}
+    assert set(chosen.reshape(-1)) == {0, 1, 2, 3}
     assert not tensor.minimum.any()
 
 
@@ -205,7 +206,7 @@ def test_noise_is_as_measured_elsewhere(text, gaussian, laplace):
         w = drawn.astype(np.float32)
         tensor = quantize(w, rounding(text))
         assert decibels(w, tensor.rows(slice(None), np.float64)) == pytest.approx(measured, abs=0.1)
-        if tensor.special is not None:
+        if tensor.format.specials:
             # The 8-bit scales of a core lose next to nothing (BitMoD, Table V).
             scaled = rescaled(BITMOD, tensor)
             rebuilt = scaled.integers(slice(None)) * scaled.unit[:, None]
@@ -324,7 +325,7 @@ def test_groups_with_a_negative_scale_are_mirrored(engine):
     codes = np.array([[0, 1, 2, 3], [3, 3, 0, 1]], np.uint8)
     scale = np.array([[-0.5], [0.25]], np.float32)
     minimum = np.array([[1.0], [-0.5]], np.float32)
-    tensor = QuantTensor(codes, WeightCodes(2), 4, scale, minimum, 32)
+    tensor = QuantTensor(Grid.plain(codes, WeightCodes(2), 4), scale, minimum, 32)
     found = rescaled(engine, tensor)
     assert found.codes.tolist() == [[3, 2, 1, 0], [3, 3, 0, 1]]
     rebuilt = found.integers(slice(None)) * found.unit[:, None].astype(np.float64)
@@ -337,7 +338,7 @@ def test_the_largest_sum_is_reached():
     tensor = rescaled(HALVES, quantize(w, rounding("w2g32")))
     extreme = 3 * (tensor.offset >= 0).astype(np.uint8)  # the code that adds to the offset
     codes = np.repeat(extreme, 32, axis=1)[:, :70]
-    weights = replace(tensor, codes=codes).integers(slice(None))[0]
+    weights = replace(tensor, form=replace(tensor.form, codes=codes)).integers(slice(None))[0]
     x = 127 * np.sign(weights)
     assert tensor.largest_sum(Activations(8)) == weights @ x
 
@@ -348,7 +349,9 @@ def test_no_sum_is_larger_where_codes_reach_further_down_than_up(text, seed):
     rng = np.random.default_rng(seed)
     tensor = rescaled(WHOLE, quantize(rng.normal(size=(1, 70)).astype(np.float32), rounding(text)))
     lowest, highest = (
-        replace(tensor, codes=np.full((1, 70), code, np.uint8)).integers(slice(None))[0]
+        replace(tensor, form=replace(tensor.form, codes=np.full((1, 70), code, np.uint8))).integers(
+            slice(None)
+        )[0]
         for code in (0, tensor.format.levels - 1)
     )
     reached = 127 * np.maximum(np.abs(lowest), np.abs(highest)).sum()

@@ -11,7 +11,7 @@ from evolute.hw.spec import SpecError
 from evolute.hw.spec.formats import Activations, Kind, WeightCodes
 from evolute.hw.spec.lut_dla import METRICS
 from evolute.hw.spec.presets import CORES
-from evolute.sim.golden.lut_dla import Centroids, nearest, subspaces
+from evolute.sim.weights import Centroids, Table, nearest, subspaces
 from evolute.sw.checkpoints import quantized_file
 from evolute.sw.checkpoints.zoo import load
 from evolute.sw.deploy.assignment import assign
@@ -72,12 +72,12 @@ def test_tables_give_identical_logits_however_computed(model: LanguageModel) -> 
 def test_the_host_computes_tables_as_shipped(model: LanguageModel) -> None:
     """In float32, of sums that an engine has exactly."""
     engine, tensor = CORES["core-dla"].engine, model.tensors["0.down"]
-    assert isinstance(tensor, QuantTensor) and tensor.centroids is not None
+    assert isinstance(tensor, QuantTensor) and isinstance(tensor.form, Table)
     x = np.random.default_rng(1).normal(size=(3, TINY.config.ffn)).astype(np.float32)
     (found,) = host_linears(model)(["0.down"], x)
     (exact,) = engine_linears(assign(model, NATIVE, engine))(["0.down"], x)
     # One rounding of each entry, one for every sum of two, and one of the whole.
-    terms = len(tensor.centroids.points)
+    terms = len(tensor.form.centroids.points)
     largest = np.abs(tensor.rows(slice(None), np.float64)).max() * np.abs(x).max() / 127
     assert np.abs(found - exact).max() <= terms * largest * (terms + 2) * 2.0**-24
 
@@ -121,10 +121,11 @@ def test_a_folder_of_tables_opens_as_it_was_written(model: LanguageModel, tmp_pa
     for name in linear_names(model)[:-1]:
         ours, theirs = model.tensors[name], opened.tensors[name]
         assert isinstance(ours, QuantTensor) and isinstance(theirs, QuantTensor)
-        assert ours.centroids is not None and theirs.centroids is not None
-        assert np.array_equal(ours.centroids.points, theirs.centroids.points)
+        assert isinstance(ours.form, Table) and isinstance(theirs.form, Table)
+        first, second = ours.form.centroids, theirs.form.centroids
+        assert np.array_equal(first.points, second.points)
         for each in ("k", "metric", "activations"):
-            assert getattr(ours.centroids, each) == getattr(theirs.centroids, each)
+            assert getattr(first, each) == getattr(second, each)
         assert np.array_equal(ours.codes, theirs.codes) and ours.shape == theirs.shape
         assert np.array_equal(ours.scale, theirs.scale)
         assert np.array_equal(ours.minimum, theirs.minimum)

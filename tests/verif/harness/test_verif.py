@@ -25,6 +25,7 @@ from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.sim.golden import integer
 from evolute.sim.golden.align import decode
 from evolute.sim.golden.lut_tensor_core import plane_weights
+from evolute.sim.weights import Grid
 from evolute.support.errors import RefusedError
 from evolute.support.files import read_records
 from evolute.verif.commands.verify import random_jobs
@@ -115,13 +116,13 @@ def test_packed_operands_multiply_to_the_integer_product(seed: int) -> None:
     size, limit = (shape.m, shape.k), spec.activations.maximum
     x = rng.integers(-limit, limit + 1, size)
     codes = rng.integers(0, weight_format.levels, (shape.n, shape.k), dtype=np.uint8)
-    matmul = Matmul(x, codes, weight_format, shape.group)
+    matmul = Matmul(x, Grid.plain(codes, weight_format, shape.group))
     weights = driver.weight_words(spec, matmul, rng)
     run = driver.run_of(spec, matmul)
     assert len(weights) == run.beats == run.steps
     sums = driver.sums(spec, matmul, multiply_words(spec, matmul, weights))
     plain = integer.group_sums(
-        x, integer.weights(spec, codes, weight_format, shape.group), shape.group
+        x, integer.weights(spec, Grid.plain(codes, weight_format, shape.group)), shape.group
     )
     np.testing.assert_array_equal(sums.psum, plain.psum)
     for column_tile in range(sums.row_sum.shape[2]):
@@ -129,7 +130,7 @@ def test_packed_operands_multiply_to_the_integer_product(seed: int) -> None:
 
 
 def test_command_names_the_loop_counts() -> None:
-    matmul = Matmul(np.zeros((3, 40), int), np.zeros((7, 40), np.uint8), TERNARY, 13)
+    matmul = Matmul(np.zeros((3, 40), int), Grid.plain(np.zeros((7, 40), np.uint8), TERNARY, 13))
     beat = layout.streams(SPEC).command
     fields = words.unpack(beat, driver.command_words(SPEC, matmul))
     # Groups of 13, 13, 13 and 1 weights take 3, 3, 3 and 1 slices of 6; 2 x 3 tiles of 2 x 3.

@@ -16,6 +16,7 @@ from evolute.hw.spec.presets import PRESETS
 from evolute.sim.golden import lut_dla as engine_golden
 from evolute.sim.golden import lut_stationary as golden
 from evolute.sim.timing.lut_stationary import Clocks
+from evolute.sim.weights import Table
 from evolute.sim.what_if.rows import TableBytes, table_bytes
 from evolute.sim.workload.linear import Linear
 from evolute.sw.checkpoints.zoo import default_text
@@ -122,8 +123,7 @@ class RealLayer:
 
     linear: Linear
     x: np.ndarray
-    centroids: engine_golden.Centroids
-    codes: np.ndarray
+    form: Table
     table: np.ndarray
     """[subspaces, c, N]."""
 
@@ -141,7 +141,8 @@ def real() -> RealLayer:
     x = quantize_activations(layer.inputs[:8], choice.activations).x
     entries = tensor.codes.astype(int) - tensor.format.levels // 2
     table = entries.reshape(linear.n, -1, choice.centroids).transpose(1, 2, 0)
-    return RealLayer(linear, x, centroids, tensor.codes, table)
+    assert isinstance(tensor.form, Table)
+    return RealLayer(linear, x, tensor.form, table)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_traffic_of_a_real_layer_is_what_rows_counts(
     spec = LutStationary(
         m=8, n=32, v=4, centroids=16, subspaces=32, encoder="tree", beat_entries=32, queue=32
     ).evolve(**changes)
-    operands = golden.product(spec, real.x, real.centroids.points, real.table)
+    operands = golden.product(spec, real.x, real.form.centroids.points, real.table)
     case = Case(way, (operands,), Clocks(1, 1))
     model = model_of(spec, case)
     build = simulators.build(to_verilog(spec), module_name(spec))
@@ -168,9 +169,7 @@ def test_traffic_of_a_real_layer_is_what_rows_counts(
     assert rtl.result.tolist() == model.result and not len(rtl.violations)
 
     engine = LutDla(m=8, v=4, centroids=16, group_size=128)
-    weights = engine_golden.encode(
-        engine, real.codes, real.linear.format, real.linear.group, centroids=real.centroids
-    )
+    weights = engine_golden.encode(engine, real.form)
     sums = engine_golden.group_sums(engine, real.x, weights).psum[:, 0]
     assert np.array_equal(results(spec, operands, rtl.result_words), sums)
 
