@@ -273,12 +273,12 @@ def random_weights(
     return _near(spec, grid, rng) if isinstance(spec, VqCodebook) else grid
 
 
-def _near(spec: VqCodebook, grid: Grid, rng: np.random.Generator) -> Codebook:
-    """Codewords near the weights of a grid, most often with the residual codebook that the engine
+def _near(spec: VqCodebook, weights: Form, rng: np.random.Generator) -> Codebook:
+    """Codewords near weights of any form, most often with the residual codebook that the engine
     has room for."""
-    values = grid.codes.astype(int) - grid.format.levels // 2
-    v = spec.short_v if grid.format.kind is Kind.SHORT else spec.v
-    near = vq_codebook.near(spec, values, grid.format, grid.group, rng, v)
+    values = weights.codes.astype(int) - weights.format.levels // 2
+    v = spec.short_v if weights.format.kind is Kind.SHORT else spec.v
+    near = vq_codebook.near(spec, values, weights.format, weights.group, rng, v)
     return dataclasses.replace(near, books=near.books[:1]) if rng.random() < 0.2 else near
 
 
@@ -302,7 +302,7 @@ def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
         weights = dataclasses.replace(_grid(matmul), special=floating.random_scales(rng, matmul))
         return dataclasses.replace(matmul, weights=weights)
     if isinstance(spec, VqCodebook):
-        return dataclasses.replace(matmul, weights=_near(spec, _grid(matmul), rng), fill=True)
+        return dataclasses.replace(matmul, weights=_near(spec, matmul.weights, rng), fill=True)
     if not isinstance(spec, LutTensorCore) or spec.exact:
         return matmul
     x = integers(spec, matmul)
