@@ -71,7 +71,7 @@ def test_shortest_groups_of_an_engine_that_skips_are_those_of_its_weights():
 def test_what_no_scaling_keeps_up_with_is_refused(layer):
     spec = Mac(m=1, n=4, k=64, weight_bits=2, group_size=64)
     linear = replace(layer.linear, group=64)
-    tensor = replace(layer.tensor, group=64)
+    tensor = replace(layer.tensor, form=replace(layer.tensor.form, group=64))
     own = replace(layer, linear=linear, tensor=tensor)
     with pytest.raises(RefusedError, match="no scaling keeps up with a result every 1 cycles"):
         keeping_up(spec, plan(spec, linear, 1))
