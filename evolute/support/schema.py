@@ -56,6 +56,7 @@ class Accuracy:
     spec: dict[str, Any] = ABSENT
     digest: str = ABSENT
     bits_held: float | None = ABSENT
+    recoded: dict[str, Any] | None = ABSENT
     kl: float | None = ABSENT
     top1: float | None = ABSENT
     stride: int | None = ABSENT

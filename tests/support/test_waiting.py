@@ -53,7 +53,9 @@ def test_lines_go_on_while_a_program_is_waited_for(capsys: pytest.CaptureFixture
 def test_as_a_program_it_ends_as_the_command_does_and_needs_no_package() -> None:
     for code in (0, 7):
         command = [sys.executable, "-S", "-I", "-c"]
-        run = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from hw import waiting; "
+        run = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from evolute.support import waiting; "
+        )
         run += f"sys.exit(waiting.main(['x', sys.executable, '-c', 'raise SystemExit({code})']))"
         assert subprocess.run([*command, run], check=False).returncode == code
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -184,13 +184,13 @@ class PipelinedLanes(ScaleLanes):
         lanes = range(self.scaling.scale_lanes)
 
         # Hold what was looked up: a memory's output comes late in its cycle.
-        psum = [_register(m, f"psum{i}", psum[i]) for i in lanes]
-        row_sum = None if row_sum is None else _register(m, "row_sum", row_sum)
+        psum = [self.hold(m, f"psum{i}", psum[i]) for i in lanes]
+        row_sum = None if row_sum is None else self.hold(m, "row_sum", row_sum)
         at = _later(m, "hold", at)
 
         # Multiply.
-        psum = [_register(m, f"held_psum{i}", psum[i]) for i in lanes]
-        row_sum = None if row_sum is None else _register(m, "held_row_sum", row_sum)
+        psum = [self.hold(m, f"held_psum{i}", psum[i]) for i in lanes]
+        row_sum = None if row_sum is None else self.hold(m, "held_row_sum", row_sum)
         at = _later(m, "multiply", at)
         factors: dict[str, list[Value]] = {}
         if self.scaling.beat.fields:
@@ -208,6 +208,10 @@ class PipelinedLanes(ScaleLanes):
         at = _later(m, "add", at)
         terms = [self.term(m, f"added{i}", scaled[i], offset[i]) for i in lanes]
         return [self.register(m, f"term{i}", terms[i]) for i in lanes], at
+
+    def hold(self, m: Module, name: str, value: Value) -> Value:
+        """A part of a result, a cycle later."""
+        return _register(m, name, value)
 
     @abstractmethod
     def product(self, m: Module, name: str, value: Value, factor: Value | None) -> Any:
@@ -323,6 +327,10 @@ class FloatLanes(PipelinedLanes):
         """What sums can be: those of up to 2^30 scaled parts."""
         fp16, parts = float_range(FP16), self._parts
         return self._numbers(parts.unit + fp16.unit, parts.high + fp16.high + 32)
+
+    def hold(self, m, name, value):
+        zeros = RESULT.mantissa_bits + 1 - self._parts.bits  # below what a sum's significand has
+        return Cat(Const(0, zeros), _register(m, name, value[zeros:]))
 
     def product(self, m, name, value, factor):
         part = from_code(m, f"{name}_part", value, RESULT, self._parts)

@@ -99,8 +99,8 @@ def test_no_output_follows_an_input(core: CoreSpec) -> None:
 OLD_WRITES = mutants.Mutant(
     "registers: a write is taken when address and data are both valid",
     control,
-    "self.awready.eq(~address_held)",
-    "self.awready.eq(~address_held & self.wvalid)",
+    "self.axi.awready.eq(~address_held)",
+    "self.axi.awready.eq(~address_held & self.axi.wvalid)",
     "",
 )
 

@@ -165,7 +165,7 @@ MUTANTS = (
     Mutant(
         "store: ends before the answer",
         store,
-        "w_done & active & self.bvalid & (unanswered == 1)",
+        "w_done & active & self.axi.bvalid & (unanswered == 1)",
         "w_done & active",
         "model says",
         slow=True,
@@ -181,7 +181,7 @@ MUTANTS = (
     Mutant(
         "load: a request changes while it waits",
         load,
-        "(~self.arvalid | self.arready)),",
+        "(~self.axi.arvalid | self.axi.arready)),",
         "1),",
         "AR payload changed before ready",
     ),
@@ -222,8 +222,8 @@ MUTANTS = (
     Mutant(
         "serial scale: a cycle too long",
         scale_lanes,
-        'wrap(m, "bit", bits, at.valid)',
-        'wrap(m, "bit", bits + 1, at.valid)',
+        'ends_turn(m, "bit", bits, at.valid)',
+        'ends_turn(m, "bit", bits + 1, at.valid)',
         "model says",
         slow=True,
         core=SERIAL,

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from evolute import front
 from evolute.sim.timing.core import ProgramCycles, program_cycles
+from evolute.sim.workload.linear import LayerName
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints import zoo
 from evolute.sw.deploy import image
@@ -173,8 +174,8 @@ def test_a_wrong_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def wrong(placed: Any, x: Any) -> Mapping[str, np.ndarray]:
             found = dict(stage(placed, x))
-            if "1.up" in found:
-                found["1.up"][0, 5] += 1
+            if (name := LayerName(1, "up")) in found:
+                found[name][0, 5] += 1
             return found
 
         return wrong

@@ -63,7 +63,7 @@ def test_a_fault_shows_only_where_it_is_switched_on() -> None:
         mutation
         for (file, _), each in known.items()
         for mutation in each
-        if file == "bit_serial.py" and re.match(r"-mode inv .* -port Y", mutation.change)
+        if file == "engines/bit_serial.py" and re.match(r"-mode inv .* -port Y", mutation.change)
     )
     verilog = planted(spec, flat, [fault])
     assert first_difference(spec, verilog, 0) is None
