@@ -23,8 +23,8 @@ from evolute.hw.spec.formats import FLOATS, TERNARY, Activations
 from evolute.hw.spec.layout import Beat, Field
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.sim.golden import integer
-from evolute.sim.golden.align import decode
 from evolute.sim.golden.lut_tensor_core import plane_weights
+from evolute.sim.numbers import decode
 from evolute.sim.weights import Grid
 from evolute.support.errors import RefusedError
 from evolute.support.files import read_records
