@@ -23,7 +23,7 @@ from evolute.sw.deploy.assignment import assign, recoding_for
 from evolute.sw.language_model.model import dequantized
 from evolute.sw.tensors.tensor import QuantError, QuantTensor
 from evolute.sw.tensors.weights import NATIVE
-from evolute.verif.engines.vq_codebook import codes_of, near
+from evolute.verif.engines.vq_codebook import near
 
 HIDDEN, FFN, HEADS, VOCAB, LAYERS, CONTEXT = 256, 512, 4, 300, 2, 64
 SHAPES = {
@@ -194,10 +194,9 @@ def test_an_engine_without_grids_refuses_what_it_has_no_codes_for(mixed):
     model, engine, rng = load(str(mixed)), ENGINES["vq-residual"], np.random.default_rng(0)
     w = dequantized(model.matrix("0.q"))
     codes = WeightCodes(engine.weight_bits, Codes.VECTOR)
-    vectors = near(engine, np.zeros(w.shape, int), engine.weight_bits, w.shape[1], rng)
+    codewords = near(engine, np.zeros(w.shape, int), codes, w.shape[1], rng)
     scale = np.ones((len(w), 1), np.float32)
-    found = codes_of(vectors, codes, w.shape, w.shape[1])
-    tensor = QuantTensor(found, codes, w.shape[1], scale, 0 * scale, 16, vectors=vectors)
+    tensor = QuantTensor(codewords, scale, 0 * scale, 16)
     mixture = replace(model, tensors={**model.tensors, "0.q": tensor})
     rule = r"native leaves 13 of 15 linear layers .* \(0\.k is the first\), .* another accelerator"
     with pytest.raises(QuantError, match=rule):

@@ -190,10 +190,10 @@ def test_many_weights_bring_every_code_with_every_special_value_to_every_place()
     (case,) = KINDS["many"](spec, np.random.default_rng(3))
     found = {each.weight_format.name: each for each in case.matmuls}
     matmul = found["bitmod4"]
-    assert matmul.special is not None
+    assert isinstance(matmul.weights, Grid)
     places = matmul.codes.reshape(2, -1, 3)
     for column, place in np.ndindex(2, 3):
-        seen = zip(matmul.special[column], places[column, :, place], strict=True)
+        seen = zip(matmul.weights.special[column], places[column, :, place], strict=True)
         assert len(set(seen)) > 55  # of 16 * 4
 
 
