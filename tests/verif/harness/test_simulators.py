@@ -67,7 +67,7 @@ def test_a_change_of_commands_needs_a_new_recipe(
     def call(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]) -> None:
         words = [re.sub(r"/[^\s:,]*/", "", str(word)) for word in command]
         if "-o" in command:
-            Path(command[command.index("-o") + 1]).touch()
+            (folder / command[command.index("-o") + 1]).touch()
         if "--cc" in command:
             (folder / "Vtop.cpp").touch()
         names = [path.name for path in folder.iterdir() if path.suffix in (".v", ".cpp", "")]
