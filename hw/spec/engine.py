@@ -248,8 +248,11 @@ class Engine(Spec, abc.ABC):
         return any(fill.feeds_operands for fill in self.fills)
 
     def read_out_slices(self, group: int) -> int:
-        """K-slices after which sums of scale groups of so many activations are read out: the whole
-        group's, or the most that are an equal part of it and fit the engine's group."""
+        """The number of K-slices after which the engine reads its sums out.
+
+        A scale group has `group` activations. All its slices are summed before a read-out if they
+        fit `group_slices`; otherwise the group is cut into equal parts, the largest that fit.
+        """
         per_group = -(-group // self.slice_k)
         most = min(per_group, self.group_slices)
         return next(size for size in range(most, 0, -1) if per_group % size == 0)

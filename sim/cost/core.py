@@ -133,7 +133,8 @@ def _priced(
     timing: MemoryTiming,
     layer_steps: LayerSteps | None,
 ) -> PricedProgram:
-    """Compile layers for so many rows and run them on the cycle model."""
+    """Compile the layers of `stages` to one program for `rows` rows of activations, run it on the
+    cycle model, and count it `count` times."""
     placed, address = [], 0
     for linears in stages:
         placed.append(stage(core, stage_name(linears), linears, address))

@@ -51,9 +51,12 @@ class Command:
 
 
 def command_of(spec: LutStationary, shape: tuple[int, int, int], asked: np.ndarray) -> Command:
-    """The command that multiplies so many rows, of so many subspaces, by a table of so many
-    columns, in whole tiles. `asked`, bool [tiles, subspaces, rows], says which indices ask a gather
-    for their row."""
+    """The command of one matrix multiplication.
+
+    `shape` is the number of rows, of subspaces, and of the table's columns, which are whole tiles.
+    `asked`, bool [tiles, subspaces, rows], says which indices ask a gather for their row; other
+    specs take no notice of it.
+    """
     rows, subspaces, columns = shape
     wanted = asked.ravel().tolist() if spec.gathers else ()
     return Command(rows, subspaces, columns // spec.n, tuple(wanted))

@@ -78,8 +78,8 @@ class WeightForm(Protocol):
         ...
 
     def operand_bound(self, inputs: Any, activations: Activations) -> Any:
-        """The largest magnitude that the sum of the operands of so many inputs has; `inputs` is a
-        number or an array of them."""
+        """The largest magnitude that a sum of operands can have, if the operands come from `inputs`
+        activations. `inputs` is a number, or an array of numbers."""
         ...
 
     def counted(self, values: NDArray[Any], rows: Rows = slice(None)) -> NDArray[Any]:
@@ -110,7 +110,7 @@ class EntryPerWeight:
         return x
 
     def operand_bound(self, inputs: Any, activations: Activations) -> Any:
-        """That of so many activations of the largest magnitude."""
+        """The magnitude of a sum of `inputs` activations that are all as large as they can be."""
         return inputs * activations.maximum
 
 

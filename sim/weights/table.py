@@ -47,11 +47,12 @@ class Centroids:
         return self.points.size * self.activations.bits
 
     def subspaces(self, inputs: Any) -> Any:
-        """Subspaces of so many activations of a scale group."""
+        """The number of subspaces that `inputs` activations of one scale group are cut into."""
         return -(-inputs // self.v)
 
     def group_codes(self, group: int) -> int:
-        """Table entries of one output in a scale group of so many activations."""
+        """The number of table entries that one output has in a scale group of `group`
+        activations: one for every centroid of every subspace."""
         return self.subspaces(group) * self.points.shape[1]
 
     def one_hot(self, x: NDArray[np.integer], group: int) -> NDArray[np.int8]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from evolute.hw.spec.engine import Coding, Engine
 from evolute.hw.spec.formats import Activations, WeightCodes
 from evolute.sim.golden import GOLDEN
-from evolute.sim.weights import Codebook, Form
-from evolute.sw.tensors.tensor import QuantError, QuantTensor, inverse, spread
+from evolute.sim.weights import Codebook
+from evolute.sw.tensors.tensor import CodedWeights, QuantError, QuantTensor, inverse, spread
 
 UNIT_BITS = 32
 """Stored width of an output's unit beside a core's integer scales."""
@@ -25,7 +25,7 @@ def _coded_values(codes: WeightCodes, coding: Coding) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, eq=False)
-class ScaledTensor:
+class ScaledTensor(CodedWeights):
     """Weights as a core holds them, with integers for scales and one float per output:
 
     w[n, k] = unit[n] * (scale[n, g] * v + offset[n, g] * 2^offset_shift)
@@ -34,32 +34,11 @@ class ScaledTensor:
     `scale` is uint16 [N, G], `offset` int16 [N, G], `unit` float32[N].
     """
 
-    form: Form
     coding: Coding
     scale: NDArray[np.uint16]
     offset: NDArray[np.int16]
     offset_shift: int
     unit: NDArray[np.float32]
-
-    @property
-    def codes(self) -> NDArray[np.uint8]:
-        """The code of every weight, [N, K], or of every entry of a table."""
-        return self.form.codes
-
-    @property
-    def format(self) -> WeightCodes:
-        """What the codes count as, up to `coding`."""
-        return self.form.format
-
-    @property
-    def group(self) -> int:
-        """Inputs that share a scale."""
-        return self.form.group
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """N outputs, K inputs."""
-        return self.form.shape
 
     @property
     def table(self) -> NDArray[np.float64]:

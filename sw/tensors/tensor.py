@@ -49,23 +49,11 @@ def spread(
 
 
 @dataclass(frozen=True, eq=False)
-class QuantTensor:
-    """A weight matrix w[n, k] = scale[n, g] * v + minimum[n, g], with g = k // group.
-
-    v is what `form` has for n and k, by what its codes count as. `scale` and `minimum` are float32
-    [N, G], G = ceil(K / group), the last group may be short. Scales are half-precision values, or
-    one float32 for the whole matrix, which keeps sums as exact, and minima are half-precision
-    values or half-integer multiples of their scale. `group_bits` is what one group stores beside
-    its codes.
-
-    Entries of a `Table` are no weights, but they count in the same way, those of a subspace in the
-    group of its inputs.
-    """
+class CodedWeights:
+    """A weight matrix whose codes are in one of the forms of `sim.weights`; what the codes are
+    scaled by, subclasses say."""
 
     form: Form
-    scale: NDArray[np.float32]
-    minimum: NDArray[np.float32]
-    group_bits: int
 
     @property
     def codes(self) -> NDArray[np.uint8]:
@@ -86,6 +74,25 @@ class QuantTensor:
     def shape(self) -> tuple[int, int]:
         """N outputs, K inputs."""
         return self.form.shape
+
+
+@dataclass(frozen=True, eq=False)
+class QuantTensor(CodedWeights):
+    """A weight matrix w[n, k] = scale[n, g] * v + minimum[n, g], with g = k // group.
+
+    v is what `form` has for n and k, by what its codes count as. `scale` and `minimum` are float32
+    [N, G], G = ceil(K / group), the last group may be short. Scales are half-precision values, or
+    one float32 for the whole matrix, which keeps sums as exact, and minima are half-precision
+    values or half-integer multiples of their scale. `group_bits` is what one group stores beside
+    its codes.
+
+    Entries of a `Table` are no weights, but they count in the same way, those of a subspace in the
+    group of its inputs.
+    """
+
+    scale: NDArray[np.float32]
+    minimum: NDArray[np.float32]
+    group_bits: int
 
     @property
     def code_bits(self) -> int:
