@@ -1,9 +1,18 @@
-"""What a workload costs on an engine alone: exact cycles, and a memory bus that is modelled."""
+"""What a workload costs on an engine alone: exact cycles, and a memory bus that is modelled.
+
+The formulas here and those of `sim.timing` that they use hold for many engines at once, too: with
+the specs of `sim.cost.columns` every number that depends on the engine is an array with an element
+per engine. That is why they choose with products by comparisons where `if`, `min` and `max` would
+be usual.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +27,28 @@ from evolute.sim.timing.schedule import fills, plan, weighed
 from evolute.sim.workload.linear import Linear, Workload
 
 
-class _Cost(NamedTuple):
+@dataclass(frozen=True)
+class Phase:
+    """What a phase asks for: layers, each with its rows of activations, in each of `passes` equal
+    passes, which make `tokens` tokens in all."""
+
+    tokens: int
+    passes: int
+    layers: tuple[tuple[Linear, int], ...]
+
+
+def phases_of(
+    linears: Sequence[Linear], prefill_tokens: int, decode_tokens: int
+) -> tuple[Phase, Phase]:
+    """Layers for a prompt at once, and for further tokens one by one."""
+    rows = (1 if each.last_token_only else prefill_tokens for each in linears)
+    return (
+        Phase(prefill_tokens, 1, tuple(zip(linears, rows, strict=True))),
+        Phase(decode_tokens, decode_tokens, tuple((each, 1) for each in linears)),
+    )
+
+
+class LayerCost(NamedTuple):
     """One linear layer, once, as totals are made of it."""
 
     linear: Linear
@@ -32,7 +62,9 @@ class _Cost(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        return max(self.compute_seconds, self.memory_seconds)
+        if isinstance(self.compute_seconds, float):
+            return max(self.compute_seconds, self.memory_seconds)
+        return np.maximum(self.compute_seconds, self.memory_seconds)
 
     @property
     def macs(self) -> int:
@@ -63,20 +95,21 @@ def _bound(compute_seconds: float, memory_seconds: float) -> str:
     return "compute" if compute_seconds >= memory_seconds else "memory"
 
 
-def _cost(
+def layer_cost(
     spec: Engine,
     linear: Linear,
     rows: int,
     platform: Platform,
-    beat_steps: NDArray[np.integer] | None,
-) -> _Cost:
+    beat_steps: NDArray[np.integer] | None = None,
+) -> LayerCost:
+    """See `evaluate_layer`."""
     run = plan(spec, linear, rows)
     if beat_steps is not None:
         run = weighed(run, beat_steps)
-    dram_bytes = traffic(spec, linear, rows, platform).total_bytes
+    dram_bytes = traffic(spec, linear, rows, run, platform).total_bytes
     cycles = run_cycles(spec, [*fills(spec), run])
     slice_steps = run.steps / (run.tiles * run.slices)
-    return _Cost(
+    return LayerCost(
         linear=linear,
         rows=rows,
         cycles=cycles,
@@ -100,33 +133,58 @@ def evaluate_layer(
     depend on weights; without them every beat takes the most steps there are. Raises `SpecError`
     where the engine does not run the layer's weights.
     """
-    return _cost(spec, linear, rows, platform, beat_steps).metrics()
+    return layer_cost(spec, linear, rows, platform, beat_steps).metrics()
 
 
-def _phase(tokens: int, steps: int, layers: Sequence[_Cost], mac_share: float) -> PhaseMetrics:
-    """`layers` of one of `steps` equal passes."""
-    # Times add up in floating point: the order of these sums is part of the figures.
-    cycles = steps * sum(each.cycles * each.linear.count for each in layers)
-    ideal_cycles = steps * sum(each.ideal_cycles * each.linear.count for each in layers)
-    seconds = steps * sum(each.seconds * each.linear.count for each in layers)
-    compute_seconds = steps * sum(each.compute_seconds * each.linear.count for each in layers)
-    memory_seconds = steps * sum(each.memory_seconds * each.linear.count for each in layers)
+class Totals(NamedTuple):
+    """The sums of a phase over its layers and passes."""
+
+    cycles: int
+    ideal_cycles: float
+    dram_bytes: int
+    seconds: float
+    compute_seconds: float
+    memory_seconds: float
+
+
+def totals(phase: Phase, costs: Sequence[LayerCost]) -> Totals:
+    """The totals of a phase whose layers cost `costs`."""
+    counts = [cost.linear.count for cost in costs]
+
+    def total(numbers: Iterable[Any]) -> Any:
+        # Times add up in floating point: the order of these sums is part of the figures, and `sum`
+        # has one of its own from Python 3.12 on.
+        products = map(operator.mul, numbers, counts)
+        return phase.passes * functools.reduce(operator.add, products)
+
+    return Totals(
+        cycles=total(cost.cycles for cost in costs),
+        ideal_cycles=total(cost.ideal_cycles for cost in costs),
+        dram_bytes=total(cost.dram_bytes for cost in costs),
+        seconds=total(cost.seconds for cost in costs),
+        compute_seconds=total(cost.compute_seconds for cost in costs),
+        memory_seconds=total(cost.memory_seconds for cost in costs),
+    )
+
+
+def _metrics(phase: Phase, costs: Sequence[LayerCost], mac_share: float) -> PhaseMetrics:
+    of_all = totals(phase, costs)
     return PhaseMetrics(
-        tokens=tokens,
-        cycles=cycles,
-        seconds=seconds,
-        tokens_per_s=tokens / seconds,
-        utilization=ideal_cycles / cycles,
+        tokens=phase.tokens,
+        cycles=of_all.cycles,
+        seconds=of_all.seconds,
+        tokens_per_s=phase.tokens / of_all.seconds,
+        utilization=of_all.ideal_cycles / of_all.cycles,
         engine_utilization=None,
         bus_utilization=None,
-        dram_bytes=steps * sum(each.dram_bytes * each.linear.count for each in layers),
-        macs=steps * sum(each.macs * each.linear.count for each in layers),
+        dram_bytes=of_all.dram_bytes,
+        macs=phase.passes * sum(cost.macs * cost.linear.count for cost in costs),
         mac_share=mac_share,
-        compute_seconds=compute_seconds,
-        memory_seconds=memory_seconds,
+        compute_seconds=of_all.compute_seconds,
+        memory_seconds=of_all.memory_seconds,
         waiting_seconds=None,
-        bound=_bound(compute_seconds, memory_seconds),
-        layers=tuple(each.metrics() for each in layers),
+        bound=_bound(of_all.compute_seconds, of_all.memory_seconds),
+        layers=tuple(cost.metrics() for cost in costs),
     )
 
 
@@ -142,23 +200,20 @@ def engine_metrics(
     tells them apart."""
     linears = workload.kinds if layer_steps is None else workload.linears
 
-    def phase(tokens: int, rows: int, steps: int) -> PhaseMetrics:
-        layers = [
-            _cost(
-                spec,
-                linear,
-                1 if linear.last_token_only else rows,
-                platform,
-                None if layer_steps is None else layer_steps[linear.name],
-            )
-            for linear in linears
+    prefill, decode = phases_of(linears, prefill_tokens, decode_tokens)
+
+    def metrics(phase: Phase, rows: int) -> PhaseMetrics:
+        steps = [None if layer_steps is None else layer_steps[each.name] for each in linears]
+        costs = [
+            layer_cost(spec, linear, rows, platform, beat_steps)
+            for (linear, rows), beat_steps in zip(phase.layers, steps, strict=True)
         ]
-        return _phase(tokens, steps, layers, workload.mac_share(rows))
+        return _metrics(phase, costs, workload.mac_share(rows))
 
     return Metrics(
         spec,
         platform,
-        prefill=phase(prefill_tokens, prefill_tokens, 1),
-        decode=phase(decode_tokens, 1, decode_tokens),
+        prefill=metrics(prefill, prefill_tokens),
+        decode=metrics(decode, 1),
         steps_are_bounds=layer_steps is None and not spec.steps_are_fixed,
     )
