@@ -19,6 +19,9 @@ from evolute.hw.spec.presets import PRESETS as presets
 from evolute.hw.spec.presets import Preset, preset
 from evolute.hw.synthesis.synth import AsicResult, FpgaResult, split_area, synthesize
 from evolute.reports.frames import records
+from evolute.sim.cost.batch import ColumnMetrics, evaluate_columns
+from evolute.sim.cost.columns import Designs
+from evolute.sim.cost.engine import phases_of
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.cost.metrics import Metrics
 from evolute.support.errors import RefusedError
@@ -37,7 +40,9 @@ __all__ = [
     "AsicResult",
     "Assignment",
     "BitSerial",
+    "ColumnMetrics",
     "CoreSpec",
+    "Designs",
     "Engine",
     "FpgaResult",
     "KnownModel",
@@ -58,10 +63,12 @@ __all__ = [
     "Weights",
     "check_quantized",
     "evaluate",
+    "evaluate_columns",
     "export",
     "load_model",
     "models",
     "parse_weights",
+    "phases_of",
     "plan",
     "preset",
     "presets",
