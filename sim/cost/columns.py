@@ -1,10 +1,11 @@
 """Many designs as one spec: engines of one kind whose choices are columns of numbers.
 
-What a spec refuses, how it codes weights and how long its pipeline is, its class says for one
-design, in plain Python. The same code serves many designs at once if fields are arrays, until it
-comes to an `if` that some designs take and others do not. Then their `Column` raises
-`DividedError`, and `uniform_parts` starts again with each of the two sides. So no rule and no
-formula is stated twice, and a new engine needs nothing here.
+The class of a spec says in plain Python what it refuses, how it codes weights and how long its
+pipeline is. That code is written for one design, whose fields are numbers. It runs on many designs
+at once if fields are arrays instead, up to the first `if` that some of the designs take and others
+do not. There an array of the class `Column` raises `DividedError`, and `uniform_parts` starts again
+with each of the two sides apart. In the end every part consists of designs that take the same
+branches. So no rule and no formula is stated a second time, and a new engine needs nothing here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,9 +81,12 @@ class Column(np.ndarray):
 def uniform_parts(
     parts: Iterable[Indices], work: Callable[[Indices], Result]
 ) -> Iterator[tuple[Indices, Result]]:
-    """Call `work` with parts of the designs, and with parts of these where designs of one take
-    different branches, so often that every part is done; each with what `work` returned."""
-    pending = list(parts)
+    """Call `work` with each part of the designs, and give the part with what `work` returns.
+
+    Where the designs of a part take different branches, it is divided, and `work` is called again
+    with both halves: it must not keep anything before the last branch is taken.
+    """
+    pending = [part for part in parts if part.size]
     while pending:
         part = pending.pop()
         try:
@@ -94,7 +99,8 @@ def uniform_parts(
 
 @dataclass(frozen=True, kw_only=True)
 class _Columns(Spec):
-    """Base of specs of many designs, in the place of `Spec`: columns count as numbers of a type."""
+    """Stands before `Spec` among the bases of a spec of many designs: where `Spec` wants an int, a
+    column is one."""
 
     def __post_init__(self) -> None:
         types = types_of(type(self))
@@ -105,7 +111,7 @@ class _Columns(Spec):
 
 
 def _once_for_each(method: Callable[[Any, Any], Result]) -> Callable[[Any, Any], Result]:
-    """A method of a spec and one argument that works out its result for an argument once."""
+    """The method of a spec, with the results for arguments it had before kept in the spec."""
     place = f"{method.__name__} of"
 
     @functools.wraps(method)
@@ -120,7 +126,8 @@ def _once_for_each(method: Callable[[Any, Any], Result]) -> Callable[[Any, Any],
 
 @functools.cache
 def _of_many(kind: type[Engine]) -> type[Engine]:
-    """The class of specs of many engines of a kind, which works out every property once."""
+    """The class of specs of many engines of a kind. It is the kind's own class, but works out each
+    property once."""
 
     @_once_for_each
     def read_out_slices(self: Engine, group: int) -> Any:
@@ -143,14 +150,15 @@ def _of_many(kind: type[Engine]) -> type[Engine]:
 
 
 def _plain(value: Any) -> Any:
-    """A number or text of NumPy as Python has it, anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
+    """A single number or text of NumPy as Python has it, anything else as it is."""
+    return value.item() if isinstance(value, np.generic | np.ndarray) else value
 
 
 class _Choice:
-    """A field's column: integers, and any other values by number.
+    """A field's column in a form that is quick to divide: integers as such, other values by their
+    place among all that there are.
 
-    `labels` says of each design which of `values` it has, and is -1 where it has an integer.
+    `labels` says of each design which of `values` it has; -1 stands for the one in `integers`.
     """
 
     def __init__(self, column: NDArray[Any]):
@@ -162,7 +170,9 @@ class _Choice:
         rest = np.ones(len(column), bool)
         if column.dtype == object:
             whole = (int, np.integer)
-            rest = np.array([type(each) is bool or not isinstance(each, whole) for each in column])
+            rest = np.array(
+                [type(each) is bool or not isinstance(each, whole) for each in column], bool
+            )
         self.integers = np.where(rest, 0, column).astype(np.int64) if not rest.all() else None
         while rest.any():
             value = column[rest.argmax()]
@@ -173,7 +183,7 @@ class _Choice:
 
     def of(self, part: Indices) -> Any:
         """The value of these designs, or a column of their integers."""
-        label = self.labels[part].view(Column).__index__() if self.values else -1
+        label = operator.index(self.labels[part].view(Column)) if self.values else -1
         if label >= 0:
             return self.values[label]
         assert self.integers is not None
@@ -187,7 +197,7 @@ class Designs:
 
     Columns are one-dimensional and equally long: integers, texts, truth values, or objects, which
     are integers and None. Raises `SpecError` for a field that there is not, or columns that differ
-    in length.
+    in length or hold other values, such as floats.
     """
 
     kind: type[Engine]
@@ -200,6 +210,8 @@ class Designs:
         for name, column in self._columns.items():
             shape, count = column.shape, len(self)
             require(shape == (count,), name, f"a column of {count} designs", f"shape {shape}")
+            rule = "a column of integers, texts, truth values or objects"
+            require(column.dtype.kind in "iubUO", name, rule, str(column.dtype))
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:
@@ -225,13 +237,14 @@ class Designs:
         return {name: _Choice(column) for name, column in self._columns.items()}
 
     def spec(self, part: Indices) -> Engine:
-        """The spec of several designs. Raises `SpecError` where none of them is legal, and
-        `DividedError`."""
+        """One spec for the designs at these places. Raises `SpecError` if all of them break a rule,
+        and `DividedError` if they take different branches."""
         columns = {name: choice.of(part) for name, choice in self._choices.items()}
         return _of_many(self.kind)(**self._constants, **columns)
 
     def parts(self, work: Callable[[Engine], Result]) -> Iterator[tuple[Indices, Result]]:
-        """Parts of the legal designs, each with the result of `work` for their spec."""
+        """Parts of the legal designs, each with what `work` returns for their spec; without those
+        for which that is None."""
 
         def of_part(part: Indices) -> Result | None:
             try:
@@ -246,7 +259,8 @@ class Designs:
 
     @cached_property
     def is_legal(self) -> NDArray[np.bool_]:
-        """Of which designs a spec can be made, bool [designs]."""
+        """Of which designs a spec can be made: those whose class raises no `SpecError`, bool
+        [designs]."""
         legal = np.zeros(len(self), bool)
         for part, _ in self.parts(lambda spec: True):
             legal[part] = True

@@ -180,8 +180,10 @@ def test_contexts_are_phases_that_share_layers():
         assert long.cycles[place] == alone[0].cycles + alone[2].cycles
 
 
-def test_no_design_may_be_legal():
-    designs = Designs(Mac, {"n": np.array([0, 513])})
+@pytest.mark.parametrize("sizes", [[0, 513], []])
+def test_no_design_may_be_legal(sizes):
+    trees = np.array(["tree"] * len(sizes), object)
+    designs = Designs(Mac, {"n": np.array(sizes, int), "arrangement": trees})
     metrics = evaluate_columns(designs, phases_of([LAYER], 8, 1), Platform())
     assert metrics.priced.size == 0 and metrics.phases[0].cycles.shape == (0,)
 
@@ -196,6 +198,7 @@ def test_designs_without_a_column_are_one_engine():
     [
         ({"m": [1, 2], "n": [8, 8, 8]}, r"m: must be a column of 3 designs, got 'shape \(2,\)'"),
         ({"m": [[1, 2]]}, r"m: must be a column of 1 designs, got 'shape \(1, 2\)'"),
+        ({"m": [1.0, 2.0]}, "m: must be a column of integers, texts, .* got 'float64'"),
         ({"rows": [1, 2]}, "rows: must be one of m, n, "),
     ],
 )
