@@ -38,7 +38,7 @@ def run_cycles(spec: Engine, runs: Sequence[Run]) -> int:
 
 
 def _above_0(number: int) -> int:
-    """The number if it is above 0, else 0."""
+    """The number if it is above 0, else 0; of an array, element by element (`sim.cost.columns`)."""
     return number * (number > 0)
 
 

@@ -43,6 +43,7 @@ def traffic(spec: Engine, linear: Linear, rows: int, run: Run, platform: Platfor
     row_tiles, column_tiles = -(-rows // spec.m), -(-linear.n // spec.n)
     tile_bytes = run.slices * run.planes * spec.weight_beat_bytes
     fill_bytes = sum(fill.beats for fill in fills(spec)) * spec.weight_beat_bytes
+    # A product in the place of an `if`, for arrays of many designs as well (`sim.cost.columns`).
     reads_again = 2 * tile_bytes > platform.weight_buffer_bytes
     passes = 1 + reads_again * (row_tiles - 1)
     return Traffic(
