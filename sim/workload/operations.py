@@ -143,6 +143,15 @@ class Attend:
             tokens = np.where(sparse, np.minimum(tokens, chosen.budget), tokens)
         return Visible(tokens, summaries)
 
+    def streams(self, rows: int) -> Visible:
+        """What streams of one sequence's cache cover where `rows` rows share each; int64
+        [streams]."""
+        ends = np.minimum(np.arange(rows, self.rows + rows, rows), self.rows) - 1
+        tokens, summaries = (seen[ends] for seen in self.visible)
+        if (window := self.attention.window) is not None:
+            tokens = np.minimum(self.cached + ends + 1, window + rows - 1)
+        return Visible(tokens, summaries)
+
     @property
     def read(self) -> int:
         """Tokens of one sequence whose keys and values are read, each once. Rows that choose blocks
@@ -178,25 +187,31 @@ class Attend:
         return (self.read - self.rows) * latent.rank * self.attention.heads * numbers
 
     @property
-    def macs(self) -> int:
-        tokens, summaries = (int(each.sum()) for each in self.visible)
+    def summary_width(self) -> int:
+        """Numbers of a query that meet a summary of blocks."""
         chosen = self.attention.chosen
-        width = 0 if chosen is None else chosen.summary_dim
-        meeting = tokens * (self.key_width + self.value_width) + summaries * width
+        return 0 if chosen is None else chosen.summary_dim
+
+    @property
+    def macs(self) -> int:
+        tokens, summaries = (int(counts.sum()) for counts in self.visible)
+        meeting = tokens * (self.key_width + self.value_width) + summaries * self.summary_width
         return self.batch * (self.attention.heads * meeting + self.expanding_macs)
 
     @property
     def elements(self) -> int:
         """Exponentials of softmaxes."""
-        return self.batch * self.attention.heads * sum(int(each.sum()) for each in self.visible)
+        return self.batch * self.attention.heads * sum(int(counts.sum()) for counts in self.visible)
+
+    def held_bytes(self, tokens: int, summaries: int) -> int:
+        """Bytes of the cache that keys and values of tokens, and summaries per head of keys, take
+        in this layer."""
+        summary = self.attention.key_heads * self.cache.vector_bytes(self.summary_width)
+        return tokens * token_bytes(self.attention, self.cache) + summaries * summary
 
     @property
     def read_bytes(self) -> int:
-        numbers = self.read * token_bytes(self.attention, self.cache)
-        if (chosen := self.attention.chosen) is not None:
-            summary = self.cache.vector_bytes(chosen.summary_dim)
-            numbers += int(self.visible.summaries.max()) * self.attention.key_heads * summary
-        return self.batch * numbers
+        return self.batch * self.held_bytes(self.read, int(self.visible.summaries.max()))
 
     @property
     def write_bytes(self) -> int:
@@ -229,17 +244,18 @@ Function = Literal["norm", "rotary", "activation", "residual", "quantize", "rout
 
 @dataclass(frozen=True)
 class Elementwise:
-    """A vector operation: `elements` elements of vectors that are `width` long."""
+    """A vector operation on `vectors` vectors of `width` numbers for each of `tokens` tokens."""
 
     name: LayerName
     function: Function
     width: int
-    vectors: int
+    tokens: int
+    vectors: int = 1
     origin: Origin = "activations"
 
     @property
     def elements(self) -> int:
-        return self.width * self.vectors
+        return self.tokens * self.vectors * self.width
 
     macs = read_bytes = write_bytes = 0
 
@@ -329,8 +345,8 @@ def _ending(shape: ModelShape, work: Pass) -> Iterator[Operation]:
         yield Elementwise(LayerName(None, "sample"), "sample", shape.vocab, rows)
 
 
-def _norm(name: LayerName, width: int, vectors: int) -> Elementwise:
-    return Elementwise(name, "norm", width, vectors)
+def _norm(name: LayerName, width: int, tokens: int, vectors: int = 1) -> Elementwise:
+    return Elementwise(name, "norm", width, tokens, vectors)
 
 
 def _block(
@@ -359,10 +375,8 @@ def _block(
             case Attention():
                 yield from norms("kv_norm")
                 if "q_norm" in block.norms:
-                    vectors = work.tokens * mixer.heads
-                    yield _norm(own("q_norm"), mixer.key_dim, vectors)
-                    vectors = work.tokens * mixer.key_heads
-                    yield _norm(own("k_norm"), mixer.key_dim, vectors)
+                    yield _norm(own("q_norm"), mixer.key_dim, work.tokens, mixer.heads)
+                    yield _norm(own("k_norm"), mixer.key_dim, work.tokens, mixer.key_heads)
                 if mixer.rotary:
                     yield _rotary(own("rotary"), mixer, work)
                 yield attend(own("attention"), mixer, work, cache)
@@ -395,9 +409,9 @@ def _block(
 def _rotary(name: LayerName, attention: Attention, work: Pass) -> Elementwise:
     latent = attention.latent
     if latent is not None:  # one turned key for all heads, and the turned part of each query
-        return Elementwise(name, "rotary", latent.rotary, work.tokens * (attention.heads + 1))
+        return Elementwise(name, "rotary", latent.rotary, work.tokens, attention.heads + 1)
     heads = attention.heads + attention.key_heads
-    return Elementwise(name, "rotary", attention.key_dim, work.tokens * heads)
+    return Elementwise(name, "rotary", attention.key_dim, work.tokens, heads)
 
 
 def distinct_experts(feed_forward: FeedForward, tokens: int) -> float:
