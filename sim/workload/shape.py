@@ -28,6 +28,12 @@ class Matrix(NamedTuple):
         return self.n * self.k + (self.n if self.bias else 0)
 
 
+def _require_positive(record: object, *names: str) -> None:
+    """Raise `SpecError` unless the fields of these names are at least 1."""
+    for name in names:
+        require(getattr(record, name) >= 1, name, "at least 1", getattr(record, name))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Latent:
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): the cache holds one
@@ -37,6 +43,9 @@ class Latent:
     """Numbers of the vector that keys and values are made of."""
     rotary: int
     """Numbers beside it that hold the position, the same for all heads."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "rank")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,9 @@ class ChosenBlocks:
     summary_dim: int
     dense: int = 0
     """Up to how many tokens in the cache all are visited."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "block", "budget", "summary_stride", "summary_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +94,7 @@ class Attention:
     biases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("heads", "key_heads", "value_heads", "key_dim", "value_dim"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require_positive(self, "heads", "key_heads", "value_heads", "key_dim", "value_dim")
         for name in ("key_heads", "value_heads"):
             rule = f"a divisor of {self.heads} heads"
             require(self.heads % getattr(self, name) == 0, name, rule, getattr(self, name))
@@ -142,6 +153,9 @@ class Scan:
     rank: int
     """Width between the two matrices that the step sizes are made with."""
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "inner", "state", "taps", "rank")
+
     def matrices(self, hidden: int) -> tuple[Matrix, ...]:
         return (
             Matrix("in", 2 * self.inner, hidden),
@@ -167,6 +181,9 @@ class Recurrence:
     section 3.3): the state of a channel is a forget gate times itself plus an input."""
 
     width: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "width")
 
     def matrices(self, hidden: int) -> tuple[Matrix, ...]:
         gates = tuple(Matrix(role, self.width, hidden) for role in ("i", "f", "g"))
@@ -197,7 +214,7 @@ class FeedForward:
     biases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(self.width >= 1, "width", "at least 1", self.width)
+        _require_positive(self, "width")
         require(1 <= self.active <= self.experts, "active", f"in 1..{self.experts}", self.active)
 
     def matrices(self, hidden: int) -> tuple[Matrix, ...]:
@@ -306,3 +323,59 @@ class ModelShape:
     @property
     def layers(self) -> int:
         return len(self.blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """A convolution as the matrix product that im2col makes of it: the weights of N = `outputs`
+    filters, each with K = `inputs` * `side`^2 weights, times one column per position. A fully
+    connected layer is one of side 1 at one position."""
+
+    name: str
+    inputs: int
+    outputs: int
+    side: int
+    """Height and width of a filter."""
+    positions: int
+    """Places of one image that have outputs: their height times their width."""
+    count: int = 1
+    """Layers in a row that are alike."""
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "inputs", "outputs", "side", "positions", "count")
+
+    @property
+    def matrix(self) -> Matrix:
+        return Matrix(self.name, self.outputs, self.inputs * self.side**2, self.bias)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image, of all `count` layers; biases are not counted."""
+        return self.count * self.matrix.n * self.matrix.k * self.positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkShape:
+    """A convolutional network without weights, which sees an image at a time."""
+
+    name: str
+    family: str
+    convolutions: tuple[Convolution, ...] = field(repr=False)
+    """In the order they run."""
+    other_params: int = 0
+    """Parameters of normalizations."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.convolutions), "convolutions", "at least one", 0)
+
+    @property
+    def params(self) -> int:
+        """Stored weights."""
+        layers = sum(layer.count * layer.matrix.params for layer in self.convolutions)
+        return layers + self.other_params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(layer.macs for layer in self.convolutions)

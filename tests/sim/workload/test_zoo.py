@@ -1,0 +1,302 @@
+"""The zoo: its counts against published totals and against sums made by hand, and its reader."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolute.sim.workload import zoo
+from evolute.sim.workload.shape import Attention, ModelShape, NetworkShape
+from evolute.sim.workload.zoo import ENTRIES, Published, ShapeError, read_shape, zoo_entry
+from evolute.support.errors import UnknownNameError
+
+FILES = Path(zoo.__file__).parent / "zoo"
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_is_verified_or_says_why_not(name):
+    entry = zoo_entry(name)
+    assert entry.shape.name == name
+    assert entry.shape.params > 0
+    assert entry.source
+    stated = json.loads((FILES / f"{name}.json").read_text())
+    if "unverified" in stated:
+        assert not entry.verified and entry.doubt == stated["unverified"]
+    else:
+        assert entry.verified, entry.doubt
+
+
+def test_a_file_that_counts_something_else_than_published_is_not_verified(tmp_path):
+    document = stated("llama-3.2-3b")
+    document["published"]["params"] = "3.22 B"
+    entry = written(tmp_path, document)
+    assert not entry.verified
+    assert entry.doubt == "counts 3,212,749,824 parameters, published are 3.22 B"
+    del document["published"]
+    assert "no total" in str(written(tmp_path, document).doubt)
+    del document["source"]
+    assert "no source" in str(written(tmp_path, document).doubt)
+
+
+@pytest.mark.parametrize(
+    ("text", "params", "met"),
+    [
+        ("1.23 B", 1_234_999_999, True),
+        ("1.23 B", 1_235_000_000, False),
+        ("1.23B", 1_225_000_000, True),
+        ("109,482,240", 109_482_240, True),
+        ("109,482,240", 109_482_241, False),
+        ("15 M", 15_499_999, True),
+        ("15.0 M", 15_049_999, True),
+        ("15.0 M", 15_050_000, False),
+    ],
+)
+def test_a_total_is_met_with_the_digits_it_was_published_with(text, params, met):
+    assert Published(params=text, source="a card").is_met_by(params) is met
+
+
+def llama(hidden, layers, heads, kv, dim, ffn, vocab, *, head=0, biases=0, norms=2):
+    """Parameters of a plain decoder: `norms` vectors of a block, `biases` of queries, keys and
+    values; `head` is 1 where it is stored apart."""
+    attention = 2 * hidden * heads * dim + 2 * hidden * kv * dim + biases * (heads + 2 * kv) * dim
+    block = attention + 3 * hidden * ffn + norms * hidden
+    return vocab * hidden * (1 + head) + layers * block + hidden
+
+
+BY_HAND = {
+    "smollm2-135m": llama(576, 30, 9, 3, 64, 1536, 49152),
+    "llama-2-7b": llama(4096, 32, 32, 32, 128, 11008, 32000, head=1),
+    "qwen2.5-0.5b": llama(896, 24, 14, 2, 64, 4864, 151936, biases=1),
+    "qwen3-0.6b": llama(1024, 28, 16, 8, 128, 3072, 151936) + 28 * 2 * 128,
+    "gemma-2b": llama(2048, 18, 8, 1, 256, 16384, 256000),
+    "gemma-3-270m": llama(640, 18, 4, 1, 256, 2048, 262144, norms=4) + 18 * 2 * 256,
+    "phi-3-mini-4k": llama(3072, 32, 32, 32, 96, 8192, 32064, head=1),
+    # Four matrices with a bias, two of the feed-forward half, two LayerNorms with a bias.
+    "opt-125m": (50272 + 2048) * 768
+    + 12 * (4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768)
+    + 2 * 768,
+    "bert-base": (30522 + 512 + 2) * 768
+    + 2 * 768
+    + 12 * (4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768)
+    + 768 * 768
+    + 768,
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_parameters_are_those_summed_by_hand(name):
+    assert zoo_entry(name).shape.params == BY_HAND[name]
+
+
+CACHE_BYTES = {
+    "smollm2-135m": 23_040,
+    "qwen2.5-0.5b": 12_288,
+    "llama-3.2-1b": 32_768,
+    "phi-3-mini-4k": 393_216,
+    "llama-2-7b": 524_288,
+}
+"""Bytes of keys and values of one token with 16 bits for each number."""
+
+
+@pytest.mark.parametrize("name", CACHE_BYTES)
+def test_cache_of_a_token(name):
+    shape = zoo_entry(name).shape
+    assert isinstance(shape, ModelShape)
+    mixers = [block.mixer for block in shape.blocks if isinstance(block.mixer, Attention)]
+    assert 2 * sum(sum(mixer.token_numbers) for mixer in mixers) == CACHE_BYTES[name]
+
+
+def test_a_pattern_of_blocks_is_repeated_in_turn():
+    shape = zoo_entry("gemma-3-1b").shape
+    assert isinstance(shape, ModelShape)
+    windows = [block.mixer.window for block in shape.blocks if isinstance(block.mixer, Attention)]
+    assert windows == [None if layer % 6 == 5 else 512 for layer in range(26)]
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(UnknownNameError, match=r"did you mean llama-3\.2-1b or llama-3\.2-3b"):
+        zoo_entry("llama-3.2")
+    with pytest.raises(UnknownNameError):
+        zoo_entry("../zoo/llama-2-7b")
+
+
+# --- the reader ---
+
+
+def stated(name: str) -> dict[str, Any]:
+    return json.loads((FILES / f"{name}.json").read_text())
+
+
+def written(folder: Path, document: Any) -> zoo.ZooEntry:
+    path = folder / "mine.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return read_shape(path)
+
+
+def refusal(folder: Path, document: Any) -> str:
+    """The line that refuses a document."""
+    with pytest.raises(ShapeError) as error:
+        written(folder, document)
+    line = str(error.value)
+    assert "\n" not in line and len(line) < 500
+    assert line.startswith(str(folder / "mine.json"))
+    return line
+
+
+Place = tuple[str | int, ...]
+"""Keys and numbers of items that lead to a value of a document."""
+
+
+def keys(value: Any, at: Place = ()) -> Iterator[Place]:
+    """Every key of an object within `value`, by its path."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, each in inner:
+        if isinstance(value, dict):
+            yield (*at, key)
+        if isinstance(each, dict | list):
+            yield from keys(each, (*at, key))
+
+
+def holder(document: Any, path: Place) -> Any:
+    """A copy of the document, and the object in it that has the last key of the path."""
+    changed = copy.deepcopy(document)
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    return changed, inner
+
+
+DEFAULTED = (
+    "activation activation active biases causal chosen count experts final_norm gated has_head "
+    "latent learned_positions norm norms other_params published query_rank rotary source "
+    "unverified window dense bias"
+).split()
+"""Keys that a file may leave out."""
+NULLABLE = ["mixer", "feed_forward", "window", "source", "published"]
+READ_WHOLE = ["gemma-3-270m", "opt-125m", "bert-base"]
+
+
+@pytest.mark.parametrize("name", READ_WHOLE)
+def test_no_key_is_missing_misspelled_or_of_another_type_without_a_line(tmp_path, name):
+    document = stated(name)
+    for path in keys(document):
+        key = str(path[-1])
+        changed, inner = holder(document, path)
+        value = inner.pop(key)
+        if key in DEFAULTED and path != ("published", "source"):
+            written(tmp_path, changed)
+        else:
+            assert f"{key}: is missing" in refusal(tmp_path, changed)
+        inner[f"{key}x"] = value
+        line = refusal(tmp_path, changed)
+        # Of what kind an object is must be known before its keys are.
+        assert ("kind: is missing" if key == "kind" else f"{key}x: is no key here") in line
+        del inner[f"{key}x"]
+        for wrong in (1.5, {"a": 1}, [1.5], "x y", -1, None):
+            if wrong is None and key in NULLABLE and path != ("published", "source"):
+                continue
+            if isinstance(wrong, str) and key in ("family", "source"):
+                continue
+            inner[key] = wrong
+            assert re.search(rf"\b{key}\b", refusal(tmp_path, changed)), (path, wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"layers": 0}, "layers: must be in 1..4096, got 0"),
+        ({"layers": 10**9}, "layers: must be in 1..4096, got 1000000000"),
+        ({"pattern": []}, "pattern: must be of 1..30 blocks, got 0"),
+        ({"hidden": 0}, "hidden: must be in 1..2^24, got 0"),
+        ({"tied": 1}, "tied: must be true or false, got 1"),
+        ({"vocab": True}, "vocab: must be a whole number, got true"),
+        ({"vocab": 1 << 41}, "vocab: must be in 0..1099511627776, got 2199023255552"),
+        ({"norm": "batch"}, 'norm: must be one of rms, layer, got "batch"'),
+        ({"name": "x"}, "name: is no key here"),
+        ({"blocks": []}, "blocks: is no key here"),
+        ({"published": {"params": "many", "source": "x"}}, "published.params: must be a number"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule(tmp_path, change, line):
+    assert line in refusal(tmp_path, stated("smollm2-135m") | change)
+
+
+@pytest.mark.parametrize(
+    ("half", "change", "line"),
+    [
+        ("mixer", {"kind": "memory"}, "pattern[0].mixer.kind: must be one of attention, scan"),
+        ("mixer", {"key_heads": 2}, "pattern[0].mixer.key_heads: must be a divisor of 9 heads"),
+        ("mixer", {"biases": ["up"]}, "pattern[0].mixer.biases: must be one of q, k, v, o"),
+        ("mixer", {"window": 0}, "pattern[0].mixer.window: must be at least 1, got 0"),
+        ("feed_forward", {"width": 0}, "pattern[0].feed_forward.width: must be at least 1"),
+        ("feed_forward", {"active": 2}, "pattern[0].feed_forward.active: must be in 1..1, got 2"),
+        ("feed_forward", {"activation": "swish"}, "activation: must be one of silu, gelu"),
+    ],
+)
+def test_a_wrong_value_within_a_block_is_named_with_its_place(tmp_path, half, change, line):
+    document = stated("smollm2-135m")
+    document["pattern"][0][half] |= change
+    assert line in refusal(tmp_path, document)
+
+
+def test_a_norm_with_a_name_that_none_has(tmp_path):
+    document = stated("smollm2-135m")
+    document["pattern"][0]["norms"] = ["attention_norm", "fnn_norm"]
+    assert "pattern[0].norms: must be one of attention_norm" in refusal(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("{", "must be a JSON document"),
+        ("[" * 100_000, "must be a JSON document"),
+        ("[]", "must be a JSON object"),
+        ('{"hidden": 1, "hidden": 2}', "hidden: must not come twice"),
+        ('{"hidden": NaN}', "must be a JSON document"),
+        ("\x00", "must be a JSON document"),
+        (" " * (1 << 20) + "{}", "must be at most 1048576 bytes"),
+    ],
+)
+def test_what_is_no_document(tmp_path, text, rule):
+    assert rule in refusal(tmp_path, text)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ShapeError, match="cannot be read: No such file"):
+        read_shape(tmp_path / "none.json")
+    with pytest.raises(ShapeError, match="cannot be read: Is a directory"):
+        read_shape(tmp_path)
+
+
+def test_a_convolutional_network(tmp_path):
+    document = {
+        "family": "small",
+        "convolutions": [
+            {"name": "first", "inputs": 3, "outputs": 16, "side": 3, "positions": 1024},
+            {"name": "next", "inputs": 16, "outputs": 16, "side": 3, "positions": 64, "count": 2},
+            {
+                "name": "last",
+                "inputs": 16,
+                "outputs": 10,
+                "side": 1,
+                "positions": 1,
+                "bias": True,
+            },
+        ],
+        "other_params": 32,
+    }
+    shape = written(tmp_path, document).shape
+    assert isinstance(shape, NetworkShape)
+    assert shape.params == 3 * 9 * 16 + 2 * 16 * 9 * 16 + 16 * 10 + 10 + 32
+    assert shape.macs == 1024 * 27 * 16 + 2 * 64 * 144 * 16 + 160
+    assert [layer.matrix.k for layer in shape.convolutions] == [27, 144, 16]
+    document["convolutions"][0]["side"] = 0
+    assert "convolutions[0].side: must be at least 1, got 0" in refusal(tmp_path, document)
+    assert "hidden: is no key here" in refusal(tmp_path, document | {"hidden": 1})
+    assert "convolutions: must be at least one" in refusal(
+        tmp_path, {**document, "convolutions": []}
+    )
