@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.engine import Engine
@@ -10,7 +10,7 @@ from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.core import core_phase
 from evolute.sim.cost.engine import engine_phase
 from evolute.sim.cost.metrics import Metrics, PhaseMetrics
-from evolute.sim.cost.token import Host, token_phase
+from evolute.sim.cost.token import Host, context_metrics, token_phase
 from evolute.sim.program.build import LayerSteps
 from evolute.sim.workload.linear import Workload
 from evolute.sim.workload.operations import Pass
@@ -82,22 +82,34 @@ def evaluate_tokens(
     Raises as `evaluate` does.
     """
 
-    def phase(passes: tuple[Pass, ...], *, in_one: bool) -> PhaseMetrics:
+    is_bound = layer_steps is None and not _engine(spec).steps_are_fixed
+
+    def whole(linear: PhaseMetrics, passes: Sequence[Pass]) -> PhaseMetrics:
         workload = workload_of(passes[0])
-        linear = linear_phase(
-            spec, workload, platform, passes[0], len(passes), layer_steps, in_one=in_one
-        )
         return token_phase(
             spec, linear, workload, shape, passes, serving.cache, platform, host, is_bound=is_bound
         )
 
-    is_bound = layer_steps is None and not _engine(spec).steps_are_fixed
+    def linear(passes: Sequence[Pass], *, in_one: bool) -> PhaseMetrics:
+        workload = workload_of(passes[0])
+        return linear_phase(
+            spec, workload, platform, passes[0], len(passes), layer_steps, in_one=in_one
+        )
+
+    prompt, tokens = (serving.prefill,), serving.decode
+    decode_linear = linear(tokens, in_one=True)
+    curve = []
+    if len(serving.contexts) > 1:  # the linear layers are the same in every context
+        for context in serving.contexts:
+            point = whole(decode_linear, (serving.at(context),))
+            curve.append(context_metrics(context, point))
     return Metrics(
         spec,
         platform,
-        prefill=phase((serving.prefill,), in_one=False),
-        decode=phase(serving.decode, in_one=True),
+        prefill=whole(linear(prompt, in_one=False), prompt),
+        decode=whole(decode_linear, tokens),
         steps_are_bounds=is_bound,
+        curve=tuple(curve),
     )
 
 

@@ -108,6 +108,19 @@ class PhaseMetrics:
 
 
 @dataclass(frozen=True)
+class ContextMetrics:
+    """Decoding one token with `context` tokens in the cache."""
+
+    context: int
+    seconds: float
+    tokens_per_s: float
+    dram_bytes: int
+    cache_bytes: int
+    """Bytes that move to and from the cache, wherever attention runs."""
+    bound: str
+
+
+@dataclass(frozen=True)
 class Metrics:
     """What an accelerator does with a workload on a platform.
 
@@ -120,6 +133,8 @@ class Metrics:
     prefill: PhaseMetrics
     decode: PhaseMetrics
     steps_are_bounds: bool
+    curve: tuple[ContextMetrics, ...] = ()
+    """Decoding with each of several contexts, where several were asked for."""
 
     @property
     def kind(self) -> Kind:
@@ -150,4 +165,5 @@ class Metrics:
             "platform": self._platform(),
             "prefill": to_record(self.prefill, self.kind),
             "decode": to_record(self.decode, self.kind),
+            "curve": [asdict(point) for point in self.curve],
         }

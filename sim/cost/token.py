@@ -20,7 +20,13 @@ from evolute.hw.spec.base import require
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.platform import Platform
-from evolute.sim.cost.metrics import LINEAR, WHOLE, OperationMetrics, PhaseMetrics
+from evolute.sim.cost.metrics import (
+    LINEAR,
+    WHOLE,
+    ContextMetrics,
+    OperationMetrics,
+    PhaseMetrics,
+)
 from evolute.sim.timing.token_units import attention_stream, vector_cycles
 from evolute.sim.workload.linear import HostLayer, Workload, rows_of
 from evolute.sim.workload.operations import (
@@ -113,6 +119,18 @@ def token_phase(
         bound=max(by_limit, key=lambda limit: by_limit[limit]),
         scope=WHOLE,
         operations=operations,
+    )
+
+
+def context_metrics(context: int, decode: PhaseMetrics) -> ContextMetrics:
+    """A point of a curve: decoding one token with `context` tokens in the cache."""
+    return ContextMetrics(
+        context,
+        decode.seconds,
+        decode.tokens_per_s,
+        decode.dram_bytes,
+        sum(one.bytes for one in decode.operations if one.origin == "cache"),
+        decode.bound,
     )
 
 

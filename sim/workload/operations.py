@@ -388,7 +388,7 @@ def _block(
         yield Elementwise(own("o_input"), "quantize", last.k, work.tokens)
         yield last
         yield from norms("attention_post_norm")
-        yield Elementwise(own("attention_residual"), "residual", shape.hidden, work.tokens)
+        yield Elementwise(own("o_residual"), "residual", shape.hidden, work.tokens)
     if feed_forward is not None:
         yield from norms("ffn_norm")
         if feed_forward.is_routed:
@@ -403,7 +403,7 @@ def _block(
             yield Elementwise(own("down_input"), "quantize", feed_forward.width, work.tokens)
             yield last
         yield from norms("ffn_post_norm")
-        yield Elementwise(own("ffn_residual"), "residual", shape.hidden, work.tokens)
+        yield Elementwise(own("down_residual"), "residual", shape.hidden, work.tokens)
 
 
 def _rotary(name: LayerName, attention: Attention, work: Pass) -> Elementwise:

@@ -14,14 +14,14 @@ FLOAT32 = CacheFormat("float32", 32)
 class Serving:
     """`batch` sequences at once: a prompt each, and then tokens one by one.
 
-    Prompts always start with an empty cache. Without a `context`, decoding begins with the prompt
-    in the cache, and each token finds one more; with it, decoding is one token with exactly that
-    many in the cache.
+    Prompts always start with an empty cache. Without `contexts`, decoding begins with the prompt
+    in the cache, and each token finds one more; with them, decoding is one token with exactly as
+    many in the cache as the first of them says, and the others give points of a curve.
     """
 
     prefill_tokens: int = 128
     decode_tokens: int = 32
-    context: int | None = None
+    contexts: tuple[int, ...] = ()
     batch: int = 1
     cache: CacheFormat = FLOAT32
 
@@ -29,8 +29,8 @@ class Serving:
         require(self.prefill_tokens >= 1, "prefill", "at least 1", self.prefill_tokens)
         require(self.decode_tokens >= 1, "decode", "at least 1", self.decode_tokens)
         require(self.batch >= 1, "batch", "at least 1", self.batch)
-        if self.context is not None:
-            require(self.context >= 0, "context", "0 or more", self.context)
+        for context in self.contexts:
+            require(context >= 0, "context", "0 or more", context)
 
     @property
     def prefill(self) -> Pass:
@@ -39,12 +39,17 @@ class Serving:
     @property
     def decode(self) -> tuple[Pass, ...]:
         """One pass for each token."""
-        if self.context is not None:
-            return (Pass(1, self.context, self.batch),)
+        if self.contexts:
+            return (self.at(self.contexts[0]),)
         first = self.prefill_tokens
-        return tuple(Pass(1, first + step, self.batch) for step in range(self.decode_tokens))
+        return tuple(self.at(first + step) for step in range(self.decode_tokens))
+
+    def at(self, context: int) -> Pass:
+        """One token with `context` tokens in the cache."""
+        return Pass(1, context, self.batch)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence, the one that is being made included."""
-        return max(self.prefill_tokens, self.decode[-1].cached + 1)
+        cached = (*self.contexts, self.decode[-1].cached)
+        return max(self.prefill_tokens, max(cached) + 1)
