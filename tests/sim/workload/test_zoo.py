@@ -249,6 +249,8 @@ DEFAULTED = (
     "unverified window"
 ).split()
 """Keys that a file may leave out."""
+REQUIRED_HERE = [("published", "source"), ("latent", "rotary")]
+"""Where a key of such a name may not be left out, nor be null."""
 NULLABLE = "chosen feed_forward latent mixer published query_rank source unverified window".split()
 """Keys whose value may be null."""
 TEXTS = ["family", "source", "unverified", "name"]
@@ -276,7 +278,7 @@ READ_WHOLE = [
 def test_no_key_is_missing_misspelled_or_of_another_type_without_a_line(tmp_path, name):
     document = stated(name)
     for path in keys(document):
-        key, optional = str(path[-1]), path != ("published", "source")
+        key, optional = str(path[-1]), path[-2:] not in REQUIRED_HERE
         changed, inner = holder(document, path)
         value = inner.pop(key)
         if key in TOLD_OTHERWISE:
