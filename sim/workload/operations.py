@@ -128,7 +128,8 @@ class Attend:
 
     @functools.cached_property
     def visible(self) -> Visible:
-        """What each new row sees. A window bounds it, and so does a budget of chosen blocks."""
+        """What each new row sees. A window bounds it, and so do chosen blocks and a pattern of
+        blocks; of a pattern it is what heads that share keys see together, on average."""
         attention = self.attention
         if not attention.causal:
             tokens = np.full(self.rows, self.rows)
@@ -136,6 +137,10 @@ class Attend:
             tokens = np.arange(self.cached + 1, self.cached + self.rows + 1)
         if attention.window is not None:
             tokens = np.minimum(tokens, attention.window)
+        if (strided := attention.strided) is not None:
+            far = np.maximum(0, (tokens - 1) // strided.block - strided.local + 1) * strided.block
+            sharing = min(strided.stride, attention.heads // attention.key_heads)
+            tokens = tokens - far - (-far * sharing // strided.stride)
         summaries = np.zeros_like(tokens)
         if (chosen := attention.chosen) is not None:
             sparse = tokens > chosen.dense

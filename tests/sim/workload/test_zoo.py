@@ -1,6 +1,7 @@
 """The zoo: its counts against published totals and against sums made by hand, and its reader."""
 
 import copy
+import doctest
 import json
 import re
 from collections.abc import Iterator
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from evolute import front
 from evolute.sim.workload import zoo
+from evolute.sim.workload.linear import HEAD
+from evolute.sim.workload.operations import Attend, CacheFormat
 from evolute.sim.workload.shape import Attention, ModelShape, NetworkShape
 from evolute.sim.workload.zoo import ENTRIES, Published, ShapeError, read_shape, zoo_entry
 from evolute.support.errors import UnknownNameError
@@ -182,6 +186,28 @@ def test_a_pattern_of_blocks_is_repeated_in_turn():
     assert windows == [None if layer % 6 == 5 else 512 for layer in range(26)]
 
 
+@pytest.mark.parametrize("tokens", [1, 64, 65, 1024, 1025, 1089, 4096, 8191, 8192])
+def test_blocks_that_phi_3_small_visits(tokens):
+    """Against a mask drawn block by block: a head visits the last 16 blocks, and each block before
+    them whose number and the head's, counted from 1, sum to a multiple of 8."""
+    shape = zoo_entry("phi-3-small").shape
+    assert isinstance(shape, ModelShape)
+    sparse, dense = (block.mixer for block in shape.blocks[:2])
+    assert isinstance(sparse, Attention) and isinstance(dense, Attention)
+    last = (tokens - 1) // 64
+    seen = 0
+    for group in range(8):
+        heads = range(4 * group, 4 * group + 4)
+        for block in range(last + 1):
+            if last - block < 16 or any((block + head + 1) % 8 == 0 for head in heads):
+                seen += min(64, tokens - 64 * block)
+    assert dense.strided is None
+    for attention, expected in ((sparse, seen / 8), (dense, tokens)):
+        step = Attend(HEAD, attention, 1, 1, tokens - 1, CacheFormat("fp16", 16))
+        assert step.visible.tokens.tolist() == [expected]
+        assert step.read_bytes == expected * 8 * 2 * 128 * 2
+
+
 def test_windows_and_positions_of_smallthinker():
     shape = zoo_entry("smallthinker-21b").shape
     assert isinstance(shape, ModelShape)
@@ -245,13 +271,15 @@ def holder(document: Any, path: Place) -> Any:
 
 DEFAULTED = (
     "activation active biases bias causal chosen count dense experts final_norm gated has_head "
-    "latent learned_positions norm norms other_params published query_rank rotary source "
+    "latent learned_positions norm norms other_params published query_rank rotary source strided "
     "unverified window"
 ).split()
 """Keys that a file may leave out."""
 REQUIRED_HERE = [("published", "source"), ("latent", "rotary")]
 """Where a key of such a name may not be left out, nor be null."""
-NULLABLE = "chosen feed_forward latent mixer published query_rank source unverified window".split()
+NULLABLE = (
+    "chosen feed_forward latent mixer published query_rank source strided unverified window"
+).split()
 """Keys whose value may be null."""
 TEXTS = ["family", "source", "unverified", "name"]
 """Keys whose value may be any text."""
@@ -261,7 +289,8 @@ TOLD_OTHERWISE = {
 }
 """Keys without which a file is something else, and what is then said of it."""
 READ_WHOLE = [
-    "gemma-3-270m",
+    "gemma-2-2b",
+    "phi-3-small",
     "minicpm4-8b",
     "plm-1.8b",
     "sigma-1.5b",
@@ -366,6 +395,28 @@ def test_a_file_that_is_not_there(tmp_path):
         read_shape(tmp_path / "none.json")
     with pytest.raises(ShapeError, match="cannot be read: Is a directory"):
         read_shape(tmp_path)
+
+
+PAGE = Path(front.__file__).parents[1] / "docs" / "zoo.md"
+
+
+def test_the_documentation_shows_what_entries_say():
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    test = doctest.DocTestParser().get_doctest(example, {}, PAGE.name, str(PAGE), 0)
+    said: list[str] = []
+    outcome = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert outcome.attempted == 4 and outcome.failed == 0, "".join(said)
+
+
+def test_the_example_of_the_documentation_reads(tmp_path):
+    page = PAGE.read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    entry = written(tmp_path, example)
+    assert f"The model has {entry.shape.params:,} parameters." in page
+    shape = entry.shape
+    assert isinstance(shape, ModelShape)
+    halves = [block.feed_forward for block in shape.blocks if block.feed_forward is not None]
+    assert [half.experts for half in halves] == [1, 16] * 6
 
 
 def test_a_convolutional_network(tmp_path):
