@@ -373,7 +373,7 @@ def _block(
 
     mixer, feed_forward = block.mixer, block.feed_forward
     if mixer is not None:
-        yield from norms("attention_norm")
+        yield from norms("attention_norm", "i_norm", "f_norm", "g_norm")
         *before, last = products(mixer)
         yield from before
         match mixer:
@@ -389,13 +389,13 @@ def _block(
                 yield _scan(own("scan"), mixer, work)
             case Recurrence():
                 yield _recurrence(own("recurrence"), mixer, work)
-        yield from norms("o_norm")
+        yield from norms("mixed_norm", "o_norm")
         yield Elementwise(own("o_input"), "quantize", last.k, work.tokens)
         yield last
         yield from norms("attention_post_norm")
         yield Elementwise(own("attention_residual"), "residual", shape.hidden, work.tokens)
     if feed_forward is not None:
-        yield from norms("ffn_norm")
+        yield from norms("ffn_norm", "gate_norm")
         if feed_forward.is_routed:
             yield Product(own("router"), feed_forward.experts, shape.hidden, work.tokens)
             yield Elementwise(own("route"), "route", feed_forward.experts, work.tokens)

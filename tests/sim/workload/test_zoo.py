@@ -1,5 +1,6 @@
 """The zoo: its counts against published totals and against sums made by hand, and its reader."""
 
+import collections
 import copy
 import doctest
 import json
@@ -13,7 +14,7 @@ import pytest
 from evolute import front
 from evolute.sim.workload import zoo
 from evolute.sim.workload.linear import HEAD
-from evolute.sim.workload.operations import Attend, CacheFormat
+from evolute.sim.workload.operations import Attend, CacheFormat, Pass, operations
 from evolute.sim.workload.shape import Attention, ModelShape, NetworkShape
 from evolute.sim.workload.zoo import ENTRIES, Published, ShapeError, read_shape, zoo_entry
 from evolute.support.errors import UnknownNameError
@@ -206,6 +207,20 @@ def test_blocks_that_phi_3_small_visits(tokens):
         step = Attend(HEAD, attention, 1, 1, tokens - 1, CacheFormat("fp16", 16))
         assert step.visible.tokens.tolist() == [expected]
         assert step.read_bytes == expected * 8 * 2 * 128 * 2
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_pass_has_every_norm_and_every_matrix(name):
+    shape = zoo_entry(name).shape
+    if isinstance(shape, NetworkShape):
+        return
+    passed = operations(shape, Pass(1), CacheFormat("fp16", 16))
+    named = collections.Counter(str(operation.name) for operation in passed)
+    norms = [f"{at}.{norm}" for at, block in enumerate(shape.blocks) for norm in block.norms]
+    matrices = [str(layer) for layer, _ in shape.matrices()]
+    assert {role: named[role] for role in (*norms, *matrices)} == dict.fromkeys(
+        (*norms, *matrices), 1
+    )
 
 
 def test_windows_and_positions_of_smallthinker():
