@@ -128,7 +128,8 @@ class Attend:
 
     @functools.cached_property
     def visible(self) -> Visible:
-        """What each new row sees. A window bounds it, and so does a budget of chosen blocks."""
+        """What each new row sees. A window bounds it, and so do chosen blocks and a pattern of
+        blocks; of a pattern it is what heads that share keys see together, on average."""
         attention = self.attention
         if not attention.causal:
             tokens = np.full(self.rows, self.rows)
@@ -136,6 +137,10 @@ class Attend:
             tokens = np.arange(self.cached + 1, self.cached + self.rows + 1)
         if attention.window is not None:
             tokens = np.minimum(tokens, attention.window)
+        if (strided := attention.strided) is not None:
+            far = np.maximum(0, (tokens - 1) // strided.block - strided.local + 1) * strided.block
+            sharing = min(strided.stride, attention.heads // attention.key_heads)
+            tokens = tokens - far - (-far * sharing // strided.stride)
         summaries = np.zeros_like(tokens)
         if (chosen := attention.chosen) is not None:
             sparse = tokens > chosen.dense
@@ -368,7 +373,7 @@ def _block(
 
     mixer, feed_forward = block.mixer, block.feed_forward
     if mixer is not None:
-        yield from norms("attention_norm")
+        yield from norms("attention_norm", "i_norm", "f_norm", "g_norm")
         *before, last = products(mixer)
         yield from before
         match mixer:
@@ -384,13 +389,13 @@ def _block(
                 yield _scan(own("scan"), mixer, work)
             case Recurrence():
                 yield _recurrence(own("recurrence"), mixer, work)
-        yield from norms("o_norm")
+        yield from norms("mixed_norm", "o_norm")
         yield Elementwise(own("o_input"), "quantize", last.k, work.tokens)
         yield last
         yield from norms("attention_post_norm")
         yield Elementwise(own("o_residual"), "residual", shape.hidden, work.tokens)
     if feed_forward is not None:
-        yield from norms("ffn_norm")
+        yield from norms("ffn_norm", "gate_norm")
         if feed_forward.is_routed:
             yield Product(own("router"), feed_forward.experts, shape.hidden, work.tokens)
             yield Elementwise(own("route"), "route", feed_forward.experts, work.tokens)

@@ -71,6 +71,22 @@ class ChosenBlocks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StridedBlocks:
+    """Attention to a fixed pattern of blocks of the cache (Phi-3-small, arXiv 2404.14219, section
+    2): the last ones, and of those before them every `stride`-th. Which ones these are differs from
+    head to head in turn."""
+
+    block: int
+    """Tokens of a block."""
+    local: int
+    """Blocks at the end that every head visits, that of the token itself included."""
+    stride: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "block", "local", "stride")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attention:
     """Attention with separate numbers of heads and separate widths of keys and values."""
 
@@ -89,6 +105,7 @@ class Attention:
     window: int | None = None
     """Tokens that a token attends to at most, itself included; None for all before it."""
     chosen: ChosenBlocks | None = None
+    strided: StridedBlocks | None = None
     causal: bool = True
     """Whether a token attends only to those before it; an encoder's attends to all."""
     biases: tuple[str, ...] = ()

@@ -42,9 +42,14 @@ NORMS = (
     "q_norm",
     "k_norm",
     "kv_norm",
+    "i_norm",
+    "f_norm",
+    "g_norm",
+    "mixed_norm",
     "o_norm",
     "attention_post_norm",
     "ffn_norm",
+    "gate_norm",
     "down_norm",
     "ffn_post_norm",
 )
@@ -179,24 +184,27 @@ def _read(file: Path, name: str) -> ZooEntry:
         raise ShapeError(place, "", f"must be at most {_LARGEST_FILE} bytes")
     stated = _json(place, text)
     reader = _Reader(place)
-    own: type[Shape]
-    own, parts = (
-        (NetworkShape, [_About]) if "convolutions" in stated else (ModelShape, [_About, _Blocks])
-    )
-    shares = {part: {field.name for field in dataclasses.fields(part)} for part in parts}
-    given: dict[str, Any] = {"name": name} | ({"blocks": ()} if own is ModelShape else {})
-    known = {field.name for field in dataclasses.fields(own)} - given.keys()
-    reader.require_known(stated, known.union(*shares.values()), "")
-    about = reader.record(_About, _only(stated, shares[_About]), "")
-    if own is ModelShape:
-        given["blocks"] = reader.record(_Blocks, _only(stated, shares[_Blocks]), "").blocks
-    shape = reader.record(own, _only(stated, known), "", given)
+    network = "convolutions" in stated
+    kind = NetworkShape if network else ModelShape
+    sizes = _names(kind) - {"name", "blocks"}
+    blocks = set() if network else _names(_Blocks)
+    reader.require_known(stated, sizes | blocks | _names(_About), "")
+    about = reader.record(_About, _only(stated, _names(_About)), "")
+    given: dict[str, Any] = {"name": name}
+    if not network:
+        given["blocks"] = reader.record(_Blocks, _only(stated, blocks), "").blocks
+    shape = reader.record(kind, _only(stated, sizes), "", given)
     return ZooEntry(
         shape=shape,
         source=about.source,
         published=about.published,
         stated_doubt=about.unverified,
     )
+
+
+def _names(kind: type) -> set[str]:
+    """Names of the fields of a dataclass."""
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _only(stated: dict[str, Any], names: set[str]) -> dict[str, Any]:
@@ -246,15 +254,14 @@ class _Reader:
         states. Raises `ShapeError`."""
         if not isinstance(stated, dict):
             raise self._wrong("an object", stated, key)
-        hints, given = typing.get_type_hints(kind), given or {}
-        fields = [each for each in dataclasses.fields(kind) if each.name not in given]
-        self.require_known(stated, {each.name for each in fields}, key)
+        hints, given = _hints(kind), given or {}
+        self.require_known(stated, _names(kind) - given.keys(), key)
         values = dict(given)
-        for each in fields:
-            place = _inner(key, each.name)
-            if each.name in stated:
-                values[each.name] = self._value(hints[each.name], stated[each.name], place)
-            elif each.default is dataclasses.MISSING:
+        for field in dataclasses.fields(kind):
+            place = _inner(key, field.name)
+            if field.name in stated:
+                values[field.name] = self._value(hints[field.name], stated[field.name], place)
+            elif field.name not in given and field.default is dataclasses.MISSING:
                 raise ShapeError(self.file, place, "is missing")
         try:
             instance = kind(**values)
@@ -278,8 +285,8 @@ class _Reader:
         if typing.get_origin(hint) is tuple:
             if not isinstance(stated, list):
                 raise self._wrong("a list", stated, key)
-            numbered = enumerate(stated)
-            return tuple(self._value(choices[0], each, f"{key}[{at}]") for at, each in numbered)
+            items = enumerate(stated)
+            return tuple(self._value(choices[0], item, f"{key}[{at}]") for at, item in items)
         if not isinstance(hint, types.UnionType):
             return self.record(hint, stated, key)
         if stated is None and types.NoneType in choices:
@@ -316,6 +323,11 @@ class _Reader:
 
     def _wrong(self, rule: str, stated: Any, key: str) -> ShapeError:
         return ShapeError(self.file, key, f"must be {rule}, got {json.dumps(stated):.60}")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _inner(key: str, name: str) -> str:
