@@ -9,7 +9,6 @@ own work is not in any of these cycles.
 from __future__ import annotations
 
 import collections
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -194,12 +193,13 @@ def _stages(
     found: dict[tuple[Linear, ...], _Stage] = {}
     for priced in programs:
         rows, count, cycles = priced.rows, priced.count, priced.cycles
-        computes = iter(cycles.computes)
+        first = 0
         parts = zip(cycles.stage_cycles, cycles.stage_memory_cycles, strict=True)
         for linears, (part, busy), work in zip(
             priced.stages, parts, priced.program.work, strict=True
         ):
-            own = itertools.islice(computes, work.computes)
+            last = first + work.computes
+            computing, first = int(cycles.computes.cycles[first:last].sum()), last
             kind = _unnumbered(linears)
             before = found.get(kind, _Stage(kind, rows))
             step_macs = sum(_step_macs(core, each, layer_steps) for each in linears)
@@ -208,7 +208,7 @@ def _stages(
                 count=before.count + count,
                 cycles=before.cycles + count * part,
                 bus_words=before.bus_words + count * work.bus_words,
-                compute_cycles=before.compute_cycles + count * sum(each.cycles for each in own),
+                compute_cycles=before.compute_cycles + count * computing,
                 memory_cycles=before.memory_cycles + count * busy,
                 step_macs=before.step_macs + count * rows * step_macs,
             )
