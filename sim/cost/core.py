@@ -9,6 +9,7 @@ own work is not in any of these cycles.
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
