@@ -19,9 +19,10 @@ from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.batch import evaluate_columns
 from evolute.sim.cost.columns import Designs
-from evolute.sim.cost.engine import phases_of
+from evolute.sim.cost.engine import phase_of
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.workload.linear import LayerName, Linear, Workload
+from evolute.sim.workload.operations import Pass
 
 # Published shapes (N, K, count): 32 blocks of hidden 3072 and FFN 8192, vocabulary 32064.
 PHI3 = [(9216, 3072, 32), (3072, 3072, 32), (16384, 3072, 32), (3072, 8192, 32), (32064, 3072, 1)]
@@ -66,7 +67,10 @@ def main() -> None:
         for n, k, count in PHI3
     ]
     workload = Workload("phi-3-mini", "w4g128", tuple(linears), ())
-    phases = phases_of(workload.kinds, PREFILL_TOKENS, DECODE_TOKENS)
+    phases = [
+        phase_of(workload.kinds, Pass(PREFILL_TOKENS)),
+        phase_of(workload.kinds, Pass(1), DECODE_TOKENS),
+    ]
     columns = drawn(np.random.default_rng(1), DESIGNS)
     points = sum(len(phase.layers) for phase in phases)
     priced = sum(len(evaluate_columns(each, phases, platform).priced) for each in columns)

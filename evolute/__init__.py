@@ -44,7 +44,8 @@ PLACES = {
     "evaluate": "evolute.sim.cost.evaluate:evaluate",
     "Designs": "evolute.sim.cost.columns:Designs",
     "ColumnMetrics": "evolute.sim.cost.batch:ColumnMetrics",
-    "phases_of": "evolute.sim.cost.engine:phases_of",
+    "Pass": "evolute.sim.workload.operations:Pass",
+    "phase_of": "evolute.sim.cost.engine:phase_of",
     "evaluate_columns": "evolute.sim.cost.batch:evaluate_columns",
     "records": "evolute.reports.frames:records",
     # Hardware.

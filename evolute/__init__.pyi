@@ -21,9 +21,10 @@ from evolute.hw.synthesis.synth import AsicResult, FpgaResult, split_area, synth
 from evolute.reports.frames import records
 from evolute.sim.cost.batch import ColumnMetrics, evaluate_columns
 from evolute.sim.cost.columns import Designs
-from evolute.sim.cost.engine import phases_of
+from evolute.sim.cost.engine import phase_of
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.cost.metrics import Metrics
+from evolute.sim.workload.operations import Pass
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints.zoo import KNOWN as models
 from evolute.sw.checkpoints.zoo import KnownModel
@@ -52,6 +53,7 @@ __all__ = [
     "LutTensorCore",
     "Mac",
     "Metrics",
+    "Pass",
     "Platform",
     "Preset",
     "Quantized",
@@ -68,7 +70,7 @@ __all__ = [
     "load_model",
     "models",
     "parse_weights",
-    "phases_of",
+    "phase_of",
     "plan",
     "preset",
     "presets",

@@ -23,7 +23,6 @@ from evolute.hw.spec.core import (
     BUFFER_ADDRESS_BITS,
     INSTRUCTION_BITS,
     MEMORY_ADDRESS_BITS,
-    MEMORY_PAGE_BYTES,
     RESULT_BITS,
     CoreSpec,
 )
@@ -329,23 +328,6 @@ def operations(core: CoreSpec) -> dict[str, Operation]:
     """The operations that `core` knows, by name."""
     absent = () if core.engine.fills else ("fill",)
     return {name: each for name, each in OPERATIONS.items() if name not in absent}
-
-
-def check_program(core: CoreSpec, program: Sequence[Instruction], address: int) -> None:
-    """Raise `IsaError` unless `core` can run every instruction of a program at byte `address`, and
-    the last instruction alone is a halt."""
-    most = (1 << core.address_bits) - len(program) * INSTRUCTION_BYTES
-    if address % MEMORY_PAGE_BYTES or not 0 <= address <= most:
-        rule = f"must be a multiple of {MEMORY_PAGE_BYTES} in 0..{most:#x}"
-        raise IsaError(f"program address: {rule}, got {address:#x}")
-    for index, each in enumerate(program):
-        try:
-            check(core, each)
-        except IsaError as error:
-            raise IsaError(f"instruction {index}: {error}") from None
-    halts = [index for index, each in enumerate(program) if each.operation.unit is None]
-    if halts != [len(program) - 1]:
-        raise IsaError(f"program: must end with its only halt, got halts at {halts}")
 
 
 def _check_bank(core: CoreSpec, instruction: Instruction, span: int) -> None:

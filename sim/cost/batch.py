@@ -86,7 +86,7 @@ class ColumnMetrics:
 def evaluate_columns(
     designs: Designs, phases: Sequence[Phase], platform: Platform
 ) -> ColumnMetrics:
-    """Time and traffic of phases, such as those of `phases_of`, on each of many engines.
+    """Time and traffic of phases, such as those of `phase_of`, on each of many engines.
 
     Layers that several phases ask for with as many rows are evaluated once. Raises `SpecError` for
     rows so many that totals might exceed int64.

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.platform import Platform
-from evolute.sim.cost.metrics import LayerMetrics, Metrics, PhaseMetrics
+from evolute.sim.cost.metrics import LayerMetrics, PhaseMetrics
 from evolute.sim.program.build import LayerSteps
 from evolute.sim.timing.engine import run_cycles
 from evolute.sim.timing.memory import traffic
 from evolute.sim.timing.schedule import fills, plan, weighed
-from evolute.sim.workload.linear import Linear, Workload
+from evolute.sim.workload.linear import Linear, Workload, rows_of
+from evolute.sim.workload.operations import Pass
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,11 @@ class Phase:
     layers: tuple[tuple[Linear, int], ...]
 
 
-def phases_of(
-    linears: Sequence[Linear], prefill_tokens: int, decode_tokens: int
-) -> tuple[Phase, Phase]:
-    """Layers for a prompt at once, and for further tokens one by one."""
-    rows = (1 if each.last_token_only else prefill_tokens for each in linears)
-    return (
-        Phase(prefill_tokens, 1, tuple(zip(linears, rows, strict=True))),
-        Phase(decode_tokens, decode_tokens, tuple((each, 1) for each in linears)),
-    )
+def phase_of(linears: Sequence[Linear], work: Pass, passes: int = 1) -> Phase:
+    """What `passes` equal passes ask of linear layers; those that no row needs are left out."""
+    all_rows = [rows_of(each, work.tokens, work.batch * work.head_rows) for each in linears]
+    layers = ((linear, rows) for linear, rows in zip(linears, all_rows, strict=True) if rows)
+    return Phase(passes * work.tokens, passes, tuple(layers))
 
 
 class LayerCost(NamedTuple):
@@ -188,32 +185,20 @@ def _metrics(phase: Phase, costs: Sequence[LayerCost], mac_share: float) -> Phas
     )
 
 
-def engine_metrics(
+def engine_phase(
     spec: Engine,
     workload: Workload,
     platform: Platform,
-    prefill_tokens: int,
-    decode_tokens: int,
+    work: Pass,
+    passes: int,
     layer_steps: LayerSteps | None = None,
-) -> Metrics:
-    """See `sim.cost.evaluate.evaluate`. Equal layers are counted together, unless `layer_steps`
+) -> PhaseMetrics:
+    """See `sim.cost.evaluate.linear_phase`. Equal layers are counted together, unless `layer_steps`
     tells them apart."""
     linears = workload.kinds if layer_steps is None else workload.linears
-
-    prefill, decode = phases_of(linears, prefill_tokens, decode_tokens)
-
-    def metrics(phase: Phase, rows: int) -> PhaseMetrics:
-        steps = [None if layer_steps is None else layer_steps[each.name] for each in linears]
-        costs = [
-            layer_cost(spec, linear, rows, platform, beat_steps)
-            for (linear, rows), beat_steps in zip(phase.layers, steps, strict=True)
-        ]
-        return _metrics(phase, costs, workload.mac_share(rows))
-
-    return Metrics(
-        spec,
-        platform,
-        prefill=metrics(prefill, prefill_tokens),
-        decode=metrics(decode, 1),
-        steps_are_bounds=layer_steps is None and not spec.steps_are_fixed,
-    )
+    phase = phase_of(linears, work, passes)
+    costs = []
+    for linear, rows in phase.layers:
+        beat_steps = None if layer_steps is None else layer_steps[linear.name]
+        costs.append(layer_cost(spec, linear, rows, platform, beat_steps))
+    return _metrics(phase, costs, workload.mac_share(work.tokens, work.batch * work.head_rows))

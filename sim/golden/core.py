@@ -14,6 +14,7 @@ import numpy as np
 
 from evolute.hw.isa import instructions as isa
 from evolute.hw.isa.instructions import DeadlockError, Instruction, IsaError, Unit
+from evolute.hw.isa.table import check_program
 from evolute.hw.spec import layout
 from evolute.hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from evolute.hw.spec.layout import Beat
@@ -45,7 +46,7 @@ def execute(
     """
     end = program_address + instructions * isa.INSTRUCTION_BYTES
     program = isa.from_bytes(memory[program_address:end].tobytes())
-    isa.check_program(core, program, program_address)
+    check_program(core, program, program_address)
     _Machine(core, memory, program, host, rng, watch).run()
 
 

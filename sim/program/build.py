@@ -6,14 +6,15 @@ activation buffer while all column tiles pass by; for each of these, as many row
 sums holds make a run; each part of K of a run is one `matmul`. Buffers are rings, and the banks
 take turns. Whatever an instruction waits for comes earlier in the program, so that none can wait
 for ever.
+
+Programs have many thousand instructions, and the same few steps again and again. So the steps of a
+column tile are written once (`sim.program.steps`), and everything after that is done in columns: a
+row for each load, each compute (a matmul or a fill) and each store of the whole program.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,20 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.hw.isa import instructions as isa
-from evolute.hw.isa.instructions import Instruction, Unit, instruction
+from evolute.hw.isa.instructions import BUFFERS, OPERATIONS, Unit
+from evolute.hw.isa.table import InstructionTable
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES, CoreSpec
 from evolute.sim.program.placement import Batch, Layer, PlaceError, Stage, aligned, batch
+from evolute.sim.program.rooms import packed, ring
 from evolute.sim.program.steps import (
-    Data,
-    FillStep,
-    LoadStep,
-    MatmulStep,
-    Place,
-    Ring,
-    StoreStep,
-    SyncStep,
+    ACTIVATION,
+    COMPUTE,
+    DATA,
+    LOAD,
+    UNTIL_NEXT,
+    WEIGHT,
+    Pattern,
+    PatternWriter,
     TilePart,
-    places,
 )
 from evolute.sim.program.tiling import (
     blocks,
@@ -46,11 +48,6 @@ from evolute.sim.program.tiling import (
 )
 from evolute.sim.timing.core import BeatSteps
 from evolute.sim.workload.linear import LayerName
-
-_WEIGHT, _ACTIVATION, _SCALE = range(len(isa.BUFFERS))
-
-_MOST_WORDS = isa.OPERATIONS["load"]["words"].maximum
-"""Bus words that a load can have."""
 
 _AHEAD = 0.5
 """How much of the free room in the buffers is filled for the next stage before the host is called.
@@ -75,33 +72,57 @@ class Work:
 
 
 @dataclass(frozen=True)
+class TileParts:
+    """What every matmul takes of its layer's weights."""
+
+    layers: Sequence[LayerName]
+    tile_layer: NDArray[np.int64]
+    """Of every column tile, its layer's place in `layers`."""
+    tile_number: NDArray[np.int64]
+    """Of every column tile, its number in the layer."""
+    tile: NDArray[np.int64]
+    """Of every matmul, its column tile."""
+    first_beat: NDArray[np.int64]
+    """Of every matmul, the first weight beat in the column tile."""
+    beats: NDArray[np.int64]
+    """Of every matmul."""
+
+    def __iter__(self) -> Iterator[TilePart]:
+        columns = (self.tile.tolist(), self.first_beat.tolist(), self.beats.tolist())
+        for tile, first, beats in zip(*columns, strict=True):
+            layer, number = int(self.tile_layer[tile]), int(self.tile_number[tile])
+            yield TilePart(self.layers[layer], number, slice(first, first + beats))
+
+
+@dataclass(frozen=True)
 class Program:
     """Instructions, which lie at `address`, and the stages they run."""
 
     core: CoreSpec
     address: int
-    instructions: tuple[Instruction, ...]
+    instructions: InstructionTable
     batches: tuple[Batch, ...]
     work: tuple[Work, ...]
     """Of each stage."""
     end: int
     """First byte after inputs, results and instructions."""
-    parts: Mapping[int, TilePart]
-    """What every matmul takes, by its index."""
+    parts: TileParts
 
     def beat_steps(self, layers: LayerSteps | None) -> BeatSteps | None:
         """The steps of every matmul's beats, from those of the layers by name, int [column tiles,
         beats]; None for None, where steps do not depend on weights."""
         if layers is None:
             return None
+        matmuls = self.instructions.at("matmul").tolist()
         return {
-            index: layers[part.layer][part.tile, part.beats] for index, part in self.parts.items()
+            index: layers[part.layer][part.tile, part.beats]
+            for index, part in zip(matmuls, self.parts, strict=True)
         }
 
-    @functools.cached_property
+    @property
     def code(self) -> bytes:
         """The instructions as they lie in memory."""
-        return isa.to_bytes(self.instructions)
+        return self.instructions.code
 
 
 def compile_stages(core: CoreSpec, stages: Sequence[Stage], rows: int, address: int) -> Program:
@@ -111,132 +132,75 @@ def compile_stages(core: CoreSpec, stages: Sequence[Stage], rows: int, address: 
     stage or the whole does not fit.
     """
     assert stages and rows >= 1
-    builder, batches, place = _Builder(core), [], address
+    batches, place = [], address
+    cuts: dict[tuple[object, ...], tuple[int, ...]] = {}
     for stage in stages:
-        batches.append(batch(core, stage, rows, blocks(core, stage, rows), place))
+        shape = stage.parts, *(_shape(layer) for layer in stage.layers)
+        if shape not in cuts:
+            cuts[shape] = blocks(core, stage, rows)
+        batches.append(batch(core, stage, rows, cuts[shape], place))
         place = batches[-1].end
-        builder.add(batches[-1])
     first = aligned(place, MEMORY_PAGE_BYTES)
-    instructions = tuple(builder.instructions())
+    builder = _Builder(core, batches)
+    instructions = builder.instructions()
     end = first + len(instructions) * isa.INSTRUCTION_BYTES
     if (over := end - (1 << core.address_bits)) > 0:
         raise PlaceError(f"memory: {over} bytes too small for the program, address_bits is short")
-    work, parts = builder.work(), builder.parts(instructions)
-    return Program(core, first, instructions, tuple(batches), work, end, parts)
+    return Program(core, first, instructions, tuple(batches), builder.work(), end, builder.parts())
 
 
-class _Builder:
-    """The steps of stage after stage, and at last the program."""
+def _shape(layer: Layer) -> tuple[object, ...]:
+    """What a layer's steps depend on beside where it lies."""
+    return (
+        layer.linear.format,
+        layer.offset_shift,
+        layer.group_slices,
+        layer.planes,
+        layer.mode,
+        layer.column_tiles,
+        layer.weight_words,
+        layer.scale_words,
+        layer.fill_words,
+    )
+
+
+class _Patterns:
+    """The patterns of a program's tiles, each written once."""
 
     def __init__(self, core: CoreSpec):
         self.core = core
-        self.matmuls: list[MatmulStep | FillStep] = []
-        self.filled: Layer | None = None  # whose contents the engine's own memories hold
-        self.loads: list[LoadStep | SyncStep] = []
-        self.stores: list[StoreStep] = []
-        self.rings = [Ring(buffer.bus_words) for buffer in core.buffers]
-        self.firsts: list[int] = []  # each stage's first matmul
-        self.words: list[int] = []  # bus words that each stage moves
-        self.room = 0  # words left in the bank that is being filled
-        self.result = 0  # where the next result goes
+        self.patterns: list[Pattern] = []
+        self._numbers: dict[tuple[int, int, bool, bool], int] = {}
+        self._kinds: dict[tuple[object, ...], int] = {}
 
-    def add(self, run: Batch) -> None:
-        """Append a stage, behind a sync unless it is the first."""
-        first, first_store = len(self.matmuls), len(self.stores)
-        self.room, self.result = 0, run.result_address
-        loads = list(self._batch(run))
-        for load in loads:
-            if load.place.data.address < 0:
-                self.rings[load.place.data.buffer].give(load.place.data)
-        self.firsts.append(first)
-        self.words.append(sum(step.words for step in (*loads, *self.stores[first_store:])))
-        if first:
-            weights = [load for load in loads if load.place.data.buffer != _ACTIVATION]
-            free = list(itertools.takewhile(lambda load: load.after < first, weights))
-            early = free[: math.ceil(len(free) * _AHEAD)]
-            chosen = set(map(id, early))
-            multiplies = (isinstance(step, MatmulStep) for step in self.matmuls[first:])
-            needed = first + next(i for i, does in enumerate(multiplies) if does)
-            self.loads += [*early, SyncStep(first - 1, needed)]
-            loads = [load for load in loads if id(load) not in chosen]
-        self.loads += loads
+    def kind(self, stage: Stage, layer: Layer) -> int:
+        """A number that is equal for layers whose steps are."""
+        return self._kinds.setdefault((stage.parts, _shape(layer)), len(self._kinds))
 
-    def _batch(self, run: Batch) -> Iterator[LoadStep]:
-        """Append the stage's matmuls and stores; yields the loads in the order needed."""
-        memory, buffer = run.input_address, self.core.activation_buffer
-        for row_tiles in run.blocks:
-            words = [buffer.words(row_tiles * part) for part in run.stage.parts]
-            yield from self._block(run.stage, row_tiles, words, memory)
-            memory += sum(words) * self.core.bus_bytes
+    def number(
+        self, kind: int, stage: Stage, layer: Layer, row_tiles: int, fills: bool, begins: bool
+    ) -> int:
+        """The number of the pattern of one of the layer's tiles, of that kind, in a block of so
+        many row tiles: of one that fills the engine's memories first, or that begins the block."""
+        key = kind, row_tiles, fills, begins
+        if key not in self._numbers:
+            self._numbers[key] = len(self.patterns)
+            self.patterns.append(self._write(stage, layer, row_tiles, fills, begins))
+        return self._numbers[key]
 
-    def _block(
-        self, stage: Stage, row_tiles: int, words: list[int], memory: int
-    ) -> Iterator[LoadStep]:
-        """One block, whose parts of K have so many `words` each and lie at `memory`."""
-        core = self.core
-        stays = resident(core, stage)
-        inputs: list[Place] = []
-        tiles = [(layer, tile) for layer in stage.layers for tile in range(layer.column_tiles)]
-        for index, (layer, tile) in enumerate(tiles):
-            fresh = index == 0 or not stays
-            runs = equal_parts(row_tiles, run_tiles(core))
-            if fresh:
-                inputs = places(_ACTIVATION, words, stays)
-                if divisible(core, stage) and stays:
-                    runs = self._first_runs(row_tiles, sum(words))
-            weights = places(_WEIGHT, layer.weight_words, len(runs) > 1)
-            scales = places(_SCALE, layer.scale_words, len(runs) > 1)
-            if self.filled is not layer:
-                yield from self._fill(layer)
-            row = 0
-            for run in runs:
-                accumulator = self._sums(run)
-                tile_memory = layer.fill_end(core) + tile * layer.tile_words * core.bus_bytes
-                part_memory, beats = memory, 0
-                for part, slices in enumerate(stage.parts):
-                    start, end = (words[part] * at // row_tiles for at in (row, row + run))
-                    activation = Place(inputs[part].data, inputs[part].offset + start)
-                    if fresh:
-                        place = part_memory + start * core.bus_bytes
-                        yield from self._load(activation, end - start, place)
-                        part_memory += words[part] * core.bus_bytes
-                    if row == 0:
-                        yield from self._load(weights[part], layer.weight_words[part], tile_memory)
-                        tile_memory += layer.weight_words[part] * core.bus_bytes
-                        yield from self._load(scales[part], layer.scale_words[part], tile_memory)
-                        tile_memory += layer.scale_words[part] * core.bus_bytes
-                    for place in (weights[part], activation, scales[part]):
-                        place.data.last = len(self.matmuls)
-                    taken = slices * layer.planes
-                    self.matmuls.append(
-                        MatmulStep(
-                            layer=layer,
-                            part=TilePart(layer.linear.name, tile, slice(beats, beats + taken)),
-                            weight=weights[part],
-                            activation=activation,
-                            scale=scales[part],
-                            accumulator=accumulator,
-                            slices=slices,
-                            row_tiles=run,
-                            accumulate=part > 0,
-                            filling=len(self.stores) - 1,
-                        )
-                    )
-                    beats += taken
-                self.stores[-1].after = len(self.matmuls) - 1
-                row += run
-
-    def _fill(self, layer: Layer) -> Iterator[LoadStep]:
-        """Bring what the layer needs in the engine's own memories."""
-        buffer, memory = self.core.weight_buffer, layer.address
-        for fill in self.core.engine.fills:
-            words = buffer.words(fill.slices * fill.planes)
-            place = Place(Data(_WEIGHT, words), 0)
-            yield from self._load(place, words, memory)
-            place.data.last = len(self.matmuls)
-            self.matmuls.append(FillStep(fill, place))
-            memory += words * self.core.bus_bytes
-        self.filled = layer
+    def _write(
+        self, stage: Stage, layer: Layer, row_tiles: int, fills: bool, begins: bool
+    ) -> Pattern:
+        core, stays = self.core, resident(self.core, stage)
+        words = [core.buffers[ACTIVATION].words(row_tiles * part) for part in stage.parts]
+        runs = equal_parts(row_tiles, run_tiles(core))
+        if begins and stays and divisible(core, stage):
+            runs = self._first_runs(row_tiles, sum(words))
+        writer = PatternWriter(core, layer, stage.parts)
+        if fills:
+            writer.fill()
+        writer.tile(words, runs, begins or not stays, stays)
+        return writer.pattern()
 
     def _first_runs(self, row_tiles: int, words: int) -> tuple[int, ...]:
         """Runs of a block's first column tile, so short that the first can start early.
@@ -247,105 +211,365 @@ class _Builder:
         most = -(-row_tiles // max(1, count))
         return equal_parts(row_tiles, min(most, run_tiles(self.core)))
 
-    def _load(self, place: Place, words: int, memory: int) -> Iterator[LoadStep]:
-        """Loads of so many words for the next matmul."""
-        needed = len(self.matmuls)
-        if place.data.first < 0:
-            place.data.first = needed
-        for start in range(0, words, _MOST_WORDS):
-            part = Place(place.data, place.offset + start)
-            count = min(words - start, _MOST_WORDS)
-            yield LoadStep(part, count, memory + start * self.core.bus_bytes, needed)
 
-    def _sums(self, row_tiles: int) -> int:
-        """Room for the sums of so many row tiles, in the other bank if this one is full."""
-        core, words = self.core, row_tiles * self.core.scale_steps
-        if words > self.room:
-            bank = len(self.stores) % 2
-            self.stores.append(StoreStep(bank * core.bank_words, self.result))
-            self.room = core.bank_words
-        store, stored = self.stores[-1], row_tiles * core.tile_store_words
-        accumulator = store.accumulator + core.bank_words - self.room
-        self.room -= words
-        store.words += stored
-        self.result += stored * core.bus_bytes
-        return accumulator
+class _Rows:
+    """The rows of one kind of all tiles of a program, in the order of the tiles."""
+
+    def __init__(self, of_patterns: Sequence[NDArray[np.int64]], patterns: NDArray[np.int64]):
+        """`of_patterns` are the rows of every pattern, int64 [columns, rows]; `patterns` is the
+        pattern of every tile."""
+        lengths = np.array([rows.shape[1] for rows in of_patterns])
+        counts = lengths[patterns]
+        self.ends = np.cumsum(counts)
+        self.starts = self.ends - counts
+        """Of every tile, its first row."""
+        self.tile = np.repeat(np.arange(len(patterns)), counts)
+        """Of every row."""
+        self._table = np.concatenate(of_patterns, axis=1)
+        first = np.cumsum(lengths) - lengths
+        self._places = np.arange(len(self.tile)) + (first[patterns] - self.starts)[self.tile]
+
+    def __len__(self) -> int:
+        return len(self.tile)
+
+    def column(self, place: int) -> NDArray[np.int64]:
+        """A column, of every row."""
+        return self._table[place].take(self._places)
+
+    def columns(
+        self, names: Sequence[str], rows: NDArray[np.intp] | slice
+    ) -> dict[str, NDArray[np.int64]]:
+        """All columns of some rows, by their names."""
+        places = self._places[rows]
+        return {name: self._table[i].take(places) for i, name in enumerate(names)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Loads:
+    """The loads of a program, stage by stage in the order needed; a row for each."""
+
+    buffer: NDArray[np.int64]
+    address: NDArray[np.int64]
+    words: NDArray[np.int64]
+    memory: NDArray[np.int64]
+    needed: NDArray[np.int64]
+    """The first compute that needs these words."""
+    after: NDArray[np.int64]
+    """The last compute that must come before."""
+    firsts: NDArray[np.int64]
+    """Of each stage, its first load."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Computes:
+    """The matmuls and fills of a program; `place` has their numbers, and columns are by name."""
+
+    matmul: Mapping[str, NDArray[np.int64]]
+    matmul_place: NDArray[np.intp]
+    fill: Mapping[str, NDArray[np.int64]]
+    fill_place: NDArray[np.intp]
+    firsts: NDArray[np.int64]
+    """Of each stage, its first compute."""
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Stores:
+    """The stores of a program, each of one filling of a bank of sums."""
+
+    accumulator: NDArray[np.int64]
+    words: NDArray[np.int64]
+    memory: NDArray[np.int64]
+    first: NDArray[np.int64]
+    """The first matmul of the filling."""
+    after: NDArray[np.int64]
+    """The last one."""
+    firsts: NDArray[np.int64]
+    """Of each stage, its first store."""
+
+
+class _Builder:
+    """The steps of all stages, and at last the program."""
+
+    def __init__(self, core: CoreSpec, batches: Sequence[Batch]):
+        self.core, self.batches = core, batches
+        self._tiles()
+        self.loads = self._place_loads()
+        self._place_sums()
+
+    def _tiles(self) -> None:
+        """All column tiles of all blocks and stages: their patterns, and where in memory they are.
+
+        Tiles that follow one another in a layer, and have one pattern, are a segment.
+        """
+        core, patterns = self.core, _Patterns(self.core)
+        segments: list[tuple[int, ...]] = []
+        self.layers: list[Layer] = []
+        """Of every block, one after another."""
+        stage_tiles, filled = [0], None
+        for run in self.batches:
+            stage, memory, tiles = run.stage, run.input_address, stage_tiles[-1]
+            kinds = [patterns.kind(stage, layer) for layer in stage.layers]
+            places = [
+                (layer.fill_end(core), layer.tile_words * core.bus_bytes) for layer in stage.layers
+            ]
+            for row_tiles in run.blocks:
+                begins = True
+                for kind, layer, place in zip(kinds, stage.layers, places, strict=True):
+                    fills = filled is not layer and layer.fill_words > 0
+                    filled, first = layer, 0
+                    rest = memory, *place, len(self.layers)
+                    if fills or begins:
+                        one = patterns.number(kind, stage, layer, row_tiles, fills, begins)
+                        segments.append((one, 1, 0, *rest))
+                        first, begins = 1, False
+                    if layer.column_tiles > first:
+                        usual = patterns.number(kind, stage, layer, row_tiles, False, False)
+                        segments.append((usual, layer.column_tiles - first, first, *rest))
+                    self.layers.append(layer)
+                    tiles += layer.column_tiles
+                beats = (row_tiles * part for part in stage.parts)
+                memory += sum(map(core.buffers[ACTIVATION].words, beats)) * core.bus_bytes
+            stage_tiles.append(tiles)
+        self.stage_tiles = np.array(stage_tiles[:-1])
+        """Of each stage, its first tile."""
+        self.patterns = patterns.patterns
+        columns = np.array(segments).T
+        counts = columns[1]
+        self.pattern, _, first, inputs, weights, tile_bytes, self.tile_layer = np.repeat(
+            columns, counts, axis=1
+        )
+        starts = np.cumsum(counts) - counts
+        self.tile_number = np.arange(counts.sum()) - np.repeat(starts, counts) + first
+        """In the layer."""
+        self.tile_memory = np.stack([weights + self.tile_number * tile_bytes, inputs])
+        """Of a tile's weights, and of its block's activations."""
+        self.rows = _Rows([each.computes for each in self.patterns], self.pattern)
+
+    def _place_loads(self) -> _Loads:
+        """Give data their room in the buffers, in the order in which they are loaded."""
+        starts, places = self.rows.starts, []
+        self.data_starts = []
+        """Of each buffer, the first data of every tile."""
+        bases, base = [], 0
+        for number, buffer in enumerate(self.core.buffers):
+            data = _Rows([each.data[number] for each in self.patterns], self.pattern)
+            words, first, last = map(data.column, range(len(DATA)))
+            before = starts[data.tile]
+            following = np.append(before[1:], len(self.rows))
+            last = np.where(last == UNTIL_NEXT, following - 1, before + last)
+            address, after = ring(words, last, buffer.bus_words)
+            assert (after < before + first).all(), "what does not fit must have been refused"
+            places.append((address, after))
+            self.data_starts.append(data.starts)
+            bases.append(data.starts + base)
+            base += len(data)
+        self.data_address = [address for address, _ in places]
+        address, after = (np.concatenate(each) for each in zip(*places, strict=True))
+        loads = _Rows([each.loads for each in self.patterns], self.pattern)
+        buffer, data, offset, words, memory, needed = map(loads.column, range(len(LOAD)))
+        data += np.stack(bases)[buffer, loads.tile]
+        memory += self.tile_memory[(buffer == ACTIVATION).view(np.int8), loads.tile]
+        return _Loads(
+            buffer=buffer,
+            address=address[data] + offset,
+            words=words,
+            memory=memory,
+            needed=needed + starts[loads.tile],
+            after=after[data],
+            firsts=loads.starts[self.stage_tiles],
+        )
+
+    def _place_sums(self) -> None:
+        """Give runs of row tiles their room in the banks of sums, which take turns, and write each
+        filling of a bank; then a matmul's places are known."""
+        core = self.core
+        runs = _Rows([each.runs[None] for each in self.patterns], self.pattern)
+        row_tiles = runs.column(0)
+        restarts = runs.starts[self.stage_tiles]
+        fillings, place = packed(row_tiles * core.scale_steps, core.bank_words, restarts)
+        filling = np.repeat(np.arange(len(fillings)), np.diff(fillings, append=len(runs)))
+
+        is_fill = self.rows.column(COMPUTE.index("is_fill")).astype(bool)
+        own = np.flatnonzero(~is_fill) if is_fill.any() else slice(None)
+        tile, columns = self.rows.tile[own], self.rows.columns(COMPUTE, own)
+        for buffer, starts, address in zip(
+            BUFFERS, self.data_starts, self.data_address, strict=True
+        ):
+            data = columns[f"{buffer}_data"]
+            data += starts[tile]
+            columns[buffer] = address[data]
+            columns[buffer] += columns[f"{buffer}_offset"]
+        run = columns["run"]
+        run += runs.starts[tile]
+        columns["accumulator"] = (place + filling % 2 * core.bank_words)[run]
+        self.matmul_tile = tile
+        matmul_place = np.arange(len(self.rows))[own]
+
+        fill_place = np.flatnonzero(is_fill)
+        fill = self.rows.columns(COMPUTE, fill_place)
+        data = fill["weight_data"] + self.data_starts[WEIGHT][self.rows.tile[fill_place]]
+        fill["weight"] = self.data_address[WEIGHT][data] + fill["weight_offset"]
+        firsts = self.rows.starts[self.stage_tiles]
+        self.computes = _Computes(columns, matmul_place, fill, fill_place, firsts, len(self.rows))
+
+        # The first matmul of every filling, and the last one: that before the first of the next.
+        begins = np.flatnonzero(np.diff(filling[run], prepend=-1))
+        words = np.add.reduceat(row_tiles, fillings) * core.tile_store_words
+        stage_fillings = filling[restarts]
+        before = np.cumsum(words) - words
+        results = np.array([each.result_address for each in self.batches])
+        results -= before[stage_fillings] * core.bus_bytes
+        counts = np.diff(stage_fillings, append=len(fillings))
+        self.stores = _Stores(
+            accumulator=np.arange(len(fillings)) % 2 * core.bank_words,
+            words=words,
+            memory=np.repeat(results, counts) + before * core.bus_bytes,
+            first=matmul_place[begins],
+            after=matmul_place[np.append(begins[1:], len(run)) - 1],
+            firsts=stage_fillings,
+        )
 
     def work(self) -> tuple[Work, ...]:
         """Of each stage."""
-        bounds = itertools.pairwise([*self.firsts, len(self.matmuls)])
-        return tuple(
-            Work(words, end - start) for words, (start, end) in zip(self.words, bounds, strict=True)
-        )
+        words = np.add.reduceat(self.loads.words, self.loads.firsts)
+        words += np.add.reduceat(self.stores.words, self.stores.firsts)
+        computes = np.diff(self.computes.firsts, append=self.computes.count)
+        return tuple(map(Work, words.tolist(), computes.tolist()))
 
-    def parts(self, instructions: Sequence[Instruction]) -> dict[int, TilePart]:
-        """What every matmul of the finished program takes, by its index."""
-        own = (i for i, each in enumerate(instructions) if each.operation.unit is Unit.COMPUTE)
-        return {
-            index: matmul.part
-            for index, matmul in zip(own, self.matmuls, strict=True)
-            if isinstance(matmul, MatmulStep)
-        }
+    def parts(self) -> TileParts:
+        """What every matmul of the program takes."""
+        matmul = self.computes.matmul
+        return TileParts(
+            layers=[layer.linear.name for layer in self.layers],
+            tile_layer=self.tile_layer,
+            tile_number=self.tile_number,
+            tile=self.matmul_tile,
+            first_beat=matmul["first_beat"],
+            beats=matmul["slices"] * matmul["planes"],
+        )
 
     # Order and tokens.
 
-    def instructions(self) -> Iterator[Instruction]:
+    def instructions(self) -> InstructionTable:
         """The program. Loads go ahead of the matmul that needs them by as many as a queue holds:
         more would fill it, and keep the matmul itself from being dispatched."""
-        needed = self._needed()
-        self._signal_loads(needed)
-        self._signal_matmuls()
-        self._signal_stores()
-        loads, stores, loaded = deque(self.loads), deque(self.stores), 0
-        for index, matmul in enumerate(self.matmuls):
-            most = needed[index] + 1 + self.core.queue_instructions
-            while loads and loads[0].after < index and loaded < most:
-                yield loads.popleft().instruction()
-                loaded += 1
-            assert loaded > needed[index], "a load must not wait for a matmul that needs it"
-            yield matmul.instruction()
-            if stores and stores[0].after == index:
-                yield stores.popleft().instruction()
-        yield instruction("halt")
+        loads, computes, stores = self.loads, self.computes, self.stores
+        order, syncs = self._load_order()
+        count, stages = len(order), np.arange(1, len(syncs) + 1)
 
-    def _needed(self) -> list[int]:
-        """For each matmul, which load is the last that it or an earlier one needs."""
-        places = [-1] * len(self.matmuls)
-        for place, load in enumerate(self.loads):
-            places[load.needed] = max(places[load.needed], place)
-        return list(itertools.accumulate(places, max))
+        # Loads and syncs in their order. A sync comes after the stage before, and its stage's first
+        # matmul needs it: a fill needs no input, and a sync's token would tell it nothing of the
+        # loads that are still under way.
+        is_load = np.ones(count, bool)
+        is_load[syncs] = False
+        needed, after = loads.needed[order], loads.after[order]
+        first_matmul = np.searchsorted(computes.matmul_place, computes.firsts[stages])
+        needed[syncs] = computes.matmul_place[first_matmul]
+        after[syncs] = computes.firsts[stages] - 1
 
-    def _signal_loads(self, needed: list[int]) -> None:
-        """A matmul waits for its last load, unless an earlier one has: loads end in order."""
-        for matmul, (before, place) in zip(
-            self.matmuls, itertools.pairwise([-1, *needed]), strict=True
+        # For each compute, which load is the last that it or an earlier one needs.
+        last_needed = np.full(computes.count, -1)
+        last_needed[needed] = np.arange(count)  # of equal places, the last one stays
+        last_needed = np.maximum.accumulate(last_needed)
+
+        load_wait, load_signal = np.zeros((2, count), np.uint8)
+        wait, signal = np.zeros((2, computes.count), np.uint8)
+        store_signal = np.zeros(len(stores.words), np.uint8)
+
+        # A matmul waits for its last load, unless an earlier one has: loads end in order.
+        more = np.flatnonzero(np.diff(last_needed, prepend=-1))
+        wait[more] |= _LOAD
+        load_signal[last_needed[more]] |= _COMPUTE
+        # A load waits for the last matmul that needs what it replaces, a store for its own.
+        free = np.maximum.accumulate(np.append(-1, after[:-1]))
+        waits = is_load & (after > free)
+        load_wait[waits] |= _COMPUTE
+        signal[after[waits]] |= _LOAD
+        store_wait = np.full(len(stores.words), _COMPUTE)
+        signal[stores.after] |= _STORE
+        # A sync waits for the stage's last store, a matmul for that of the bank's last filling.
+        load_wait[syncs] |= _STORE
+        store_signal[stores.firsts[stages] - 1] |= _LOAD
+        wait[stores.first[2:]] |= _STORE
+        store_signal[:-2] |= _COMPUTE
+
+        # Before which compute each load comes: after what it waits for, behind the loads before it,
+        # and near enough to the compute that needs it.
+        before = np.searchsorted(last_needed, np.arange(count) - self.core.queue_instructions)
+        before = np.maximum.accumulate(np.maximum(before, after + 1))
+        own = last_needed >= 0
+        assert (before[last_needed[own]] <= np.flatnonzero(own)).all(), (
+            "a load must not wait for a matmul that needs it"
+        )
+        loads_before = np.cumsum(np.bincount(before, minlength=computes.count))
+        is_stored = np.zeros(computes.count + 1, np.int64)
+        is_stored[stores.after + 1] = 1
+        stores_before = np.cumsum(is_stored)
+        place = np.arange(computes.count) + loads_before + stores_before[:-1]
+        load_place = np.arange(count) + before + stores_before[before]
+        store_place = place[stores.after] + 1
+
+        opcodes, waits, signals = np.zeros((3, len(place) + count + len(store_place) + 1), np.uint8)
+        for places, name, masks in (
+            (load_place, "load", (load_wait, load_signal)),
+            (place, "matmul", (wait, signal)),
+            (store_place, "store", (store_wait, store_signal)),
         ):
-            if place > before:
-                matmul.waits.add(Unit.LOAD)
-                self.loads[place].signals.add(Unit.COMPUTE)
+            opcodes[places] = OPERATIONS[name].opcode
+            waits[places], signals[places] = masks
+        opcodes[load_place[syncs]] = OPERATIONS["sync"].opcode
+        opcodes[place[computes.fill_place]] = OPERATIONS["fill"].opcode
+        opcodes[-1] = OPERATIONS["halt"].opcode
 
-    def _signal_matmuls(self) -> None:
-        """A load waits for the last matmul that needs what it replaces, a store for its own."""
-        free = -1
-        for load in self.loads:
-            if isinstance(load, LoadStep) and load.after > free:
-                load.waits.add(Unit.COMPUTE)
-                self.matmuls[load.after].signals.add(Unit.LOAD)
-            free = max(free, load.after)
-        for store in self.stores:
-            store.waits.add(Unit.COMPUTE)
-            self.matmuls[store.after].signals.add(Unit.STORE)
+        order = order[is_load]
+        columns = {
+            "load": {
+                name: getattr(loads, name)[order]
+                for name in ("buffer", "address", "words", "memory")
+            },
+            "matmul": computes.matmul,
+            "fill": computes.fill,
+            "store": {name: getattr(stores, name) for name in ("accumulator", "words", "memory")},
+        }
+        return InstructionTable(
+            opcodes,
+            waits,
+            signals,
+            {
+                name: np.stack([columns[name][field.name] for field in operation.fields])
+                if operation.fields
+                else np.empty((0, int((opcodes == operation.opcode).sum())), np.int64)
+                for name, operation in OPERATIONS.items()
+            },
+        )
 
-    def _signal_stores(self) -> None:
-        """A sync waits for the stage's last store, a matmul for that of the bank's last filling."""
-        last = {store.after: store for store in self.stores}
-        for load in self.loads:
-            if isinstance(load, SyncStep):
-                load.waits.add(Unit.STORE)
-                last[load.after].signals.add(Unit.LOAD)
-        filling = 1
-        for matmul in self.matmuls:
-            if matmul.filling > filling:
-                filling = matmul.filling
-                matmul.waits.add(Unit.STORE)
-                self.stores[filling - 2].signals.add(Unit.COMPUTE)
+    def _load_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The loads in their order with a sync before every stage but the first, and the places of
+        these syncs in it.
+
+        Of a stage's weights and scales, some that have room before the stage begins go ahead of its
+        sync.
+        """
+        loads = self.loads
+        counts = np.diff(loads.firsts, append=len(loads.words)).tolist()
+        firsts = loads.firsts.tolist()
+        pieces, syncs = [np.arange(counts[0])], []
+        for stage in range(1, len(firsts)):
+            first, last = firsts[stage], firsts[stage] + counts[stage]
+            is_input = loads.buffer[first:last] == ACTIVATION
+            late = loads.after[first:last] >= self.computes.firsts[stage]
+            late &= ~is_input
+            free = np.flatnonzero(~is_input[: late.argmax() if late.any() else None])
+            early = free[: math.ceil(len(free) * _AHEAD)]
+            syncs.append(first + stage - 1 + len(early))
+            head = np.arange(first, first + early[-1] + 1) if len(early) else early
+            others = np.delete(head, early)
+            pieces += [first + early, _NO_LOAD, others, np.arange(first + len(head), last)]
+        return np.concatenate(pieces), np.array(syncs, np.int64)
+
+
+_LOAD, _COMPUTE, _STORE = (np.uint8(1 << unit) for unit in Unit)
+
+_NO_LOAD = np.zeros(1, np.int64)
+"""In the place of a load, for a sync: any."""

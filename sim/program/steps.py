@@ -1,43 +1,46 @@
-"""Steps of a core's program before their order and tokens are known, and the room in buffers that
-they are given. Matmuls, and fills among them, are numbered in their order."""
+"""Steps of a core's program before their order and tokens are known, in columns.
+
+The steps of one column tile are a `Pattern`, which all tiles of a layer in a block share but for
+their place in memory. Matmuls, and fills among them, are called computes and numbered in order.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from evolute.hw.isa.instructions import Instruction, Unit, instruction
-from evolute.hw.spec.engine import Fill
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.isa.instructions import BUFFERS, OPERATIONS
+from evolute.hw.spec.core import CoreSpec
 from evolute.sim.program.placement import Layer
 from evolute.sim.workload.linear import LayerName
 
+WEIGHT, ACTIVATION, SCALE = range(len(BUFFERS))
 
-@dataclass(eq=False)
-class Data:
-    """Bus words that some matmuls need together in a buffer."""
+LOAD = ("buffer", "data", "offset", "words", "memory", "needed")
+"""Columns of a load: the buffer; which data of the tile's there it belongs to, -1 for the last of
+the tile before; its first bus word in these; bus words; the byte address in memory, counted from
+the tile's weights or the block's activations; and the first compute that needs it, in the tile."""
 
-    buffer: int
-    words: int
-    first: int = -1
-    """The first matmul that needs them."""
-    last: int = -1
-    address: int = -1
-    after: int = -1
-    """The last matmul that needs what lay there before."""
+COMPUTE = (
+    "is_fill", "weight_data", "weight_offset", "activation_data", "activation_offset",
+    "scale_data", "scale_offset", "run", "slices", "row_tiles", "group_slices", "planes", "mode",
+    "accumulate", "offset_shift", "first_beat",
+)  # fmt: skip
+"""Columns of a compute: data and offsets as of a load; the run of row tiles in the tile that its
+sums belong to; fields of the instruction; and the first weight beat in the column tile."""
 
+DATA = ("words", "first", "last")
+"""Columns of bus words that some computes need together in a buffer: how many, the first of these
+computes in the tile, and the last; `UNTIL_NEXT` for the last before the next such data."""
 
-@dataclass(frozen=True)
-class Place:
-    """A place within some data."""
+UNTIL_NEXT = -1
 
-    data: Data
-    offset: int
-
-    @property
-    def address(self) -> int:
-        return self.data.address + self.offset
+_MOST_WORDS = OPERATIONS["load"]["words"].maximum
+"""Bus words that a load can have."""
 
 
 @dataclass(frozen=True)
@@ -49,152 +52,132 @@ class TilePart:
     beats: slice
 
 
-@dataclass(eq=False)
-class Step:
-    """An instruction to be: what it waits for and signals is found last."""
+@dataclass(frozen=True)
+class Pattern:
+    """The steps of one column tile, a row for each: loads, computes, data of every buffer, and the
+    row tiles of every run. The columns are `LOAD`, `COMPUTE` and `DATA`; int64 [columns, rows]."""
 
-    waits: set[Unit] = field(default_factory=set, init=False)
-    signals: set[Unit] = field(default_factory=set, init=False)
+    loads: NDArray[np.int64]
+    computes: NDArray[np.int64]
+    data: tuple[NDArray[np.int64], ...]
+    runs: NDArray[np.int64]
 
-    def _make(self, name: str, **values: int) -> Instruction:
-        return instruction(name, wait=self.waits, signal=self.signals, **values)
 
+class PatternWriter:
+    """Writes the steps of a column tile of `layer` in the order they are needed."""
 
-@dataclass(eq=False)
-class LoadStep(Step):
-    """Fills a place."""
+    def __init__(self, core: CoreSpec, layer: Layer, parts: Sequence[int]):
+        self.core, self.layer, self.parts = core, layer, parts
+        self._loads: list[tuple[int, ...]] = []
+        self._computes: list[tuple[int, ...]] = []
+        self._data: list[list[list[int]]] = [[] for _ in BUFFERS]
+        self._runs: list[int] = []
 
-    place: Place
-    words: int
-    memory: int
-    needed: int
-    """The first matmul that needs these words."""
+    def fill(self) -> None:
+        """Bring what the layer needs in the engine's own memories, which lies before its tiles."""
+        core, memory = self.core, -self.layer.fill_words * self.core.bus_bytes
+        for fill in core.engine.fills:
+            words = core.buffers[WEIGHT].words(fill.slices * fill.planes)
+            ((data, offset),) = self._places(WEIGHT, [words], together=False)
+            self._load(WEIGHT, data, offset, words, memory)
+            values = {"weight_data": data, "weight_offset": offset, "slices": fill.slices}
+            self._compute(is_fill=1, planes=fill.planes, mode=fill.mode, **values)
+            memory += words * core.bus_bytes
 
-    @property
-    def after(self) -> int:
-        """The last matmul that must come before."""
-        return self.place.data.after
+    def tile(self, words: Sequence[int], runs: Sequence[int], fresh: bool, stays: bool) -> None:
+        """All runs of row tiles by a column tile.
 
-    def instruction(self) -> Instruction:
-        return self._make(
-            "load",
-            buffer=self.place.data.buffer,
-            address=self.place.address,
-            words=self.words,
-            memory=self.memory,
+        The block's activations have so many `words` for each part of K. They are loaded if `fresh`,
+        for this tile alone unless it `stays`.
+        """
+        core, layer = self.core, self.layer
+        row_tiles, bus_bytes = sum(runs), core.bus_bytes
+        if fresh:
+            inputs = self._places(ACTIVATION, words, together=stays)
+        else:
+            inputs = [(-1, start) for start in itertools.accumulate(words[:-1], initial=0)]
+        weights, scales = (
+            self._places(buffer, sizes, together=len(runs) > 1)
+            for buffer, sizes in ((WEIGHT, layer.weight_words), (SCALE, layer.scale_words))
         )
+        row = 0
+        for number, run in enumerate(runs):
+            part_memory = tile_memory = beat = 0
+            for part, slices in enumerate(self.parts):
+                start, end = (words[part] * at // row_tiles for at in (row, row + run))
+                data, offset = inputs[part][0], inputs[part][1] + start
+                if fresh:
+                    memory = part_memory + start * bus_bytes
+                    self._load(ACTIVATION, data, offset, end - start, memory)
+                    part_memory += words[part] * bus_bytes
+                if row == 0:
+                    for buffer, place, size in (
+                        (WEIGHT, weights[part], layer.weight_words[part]),
+                        (SCALE, scales[part], layer.scale_words[part]),
+                    ):
+                        self._load(buffer, *place, size, tile_memory)
+                        tile_memory += size * bus_bytes
+                self._compute(
+                    weight_data=weights[part][0],
+                    weight_offset=weights[part][1],
+                    activation_data=data,
+                    activation_offset=offset,
+                    scale_data=scales[part][0],
+                    scale_offset=scales[part][1],
+                    run=number,
+                    slices=slices,
+                    row_tiles=run,
+                    group_slices=layer.group_slices,
+                    planes=layer.planes,
+                    mode=layer.mode,
+                    accumulate=part > 0,
+                    offset_shift=layer.offset_shift,
+                    first_beat=beat,
+                )
+                beat += slices * layer.planes
+            row += run
+        self._runs += runs
+        if fresh and stays:
+            self._data[ACTIVATION][-1][2] = UNTIL_NEXT
 
-
-@dataclass(eq=False)
-class SyncStep(Step):
-    """Waits for the host after the matmul `after`.
-
-    `needed` is the first one that takes what the host gives: a fill needs no input, and a sync's
-    token would tell it nothing of the loads that are still under way.
-    """
-
-    after: int
-    needed: int
-
-    def instruction(self) -> Instruction:
-        return self._make("sync")
-
-
-@dataclass(eq=False)
-class MatmulStep(Step):
-    """Multiplies a run of row tiles by a part of a layer's column tile."""
-
-    layer: Layer
-    part: TilePart
-    weight: Place
-    activation: Place
-    scale: Place
-    accumulator: int
-    slices: int
-    row_tiles: int
-    accumulate: bool
-    filling: int
-    """Which filling of a bank its sums belong to."""
-
-    def instruction(self) -> Instruction:
-        return self._make(
-            "matmul",
-            weight=self.weight.address,
-            activation=self.activation.address,
-            scale=self.scale.address,
-            accumulator=self.accumulator,
-            slices=self.slices,
-            row_tiles=self.row_tiles,
-            group_slices=self.layer.group_slices,
-            planes=self.layer.planes,
-            mode=self.layer.mode,
-            accumulate=self.accumulate,
-            offset_shift=self.layer.offset_shift,
+    def pattern(self) -> Pattern:
+        """What was written."""
+        loads, computes, *data, runs = (
+            np.array(rows, np.int64).reshape(len(rows), columns).T
+            for rows, columns in (
+                (self._loads, len(LOAD)),
+                (self._computes, len(COMPUTE)),
+                *((rows, len(DATA)) for rows in self._data),
+                (self._runs, 1),
+            )
         )
+        return Pattern(loads, computes, tuple(data), runs[0])
 
+    def _places(
+        self, buffer: int, words: Sequence[int], *, together: bool
+    ) -> list[tuple[int, int]]:
+        """Data and first bus word of places of so many words each: in one piece of data if they are
+        needed together."""
+        first = len(self._data[buffer])
+        self._data[buffer] += [[each, -1, -1] for each in ([sum(words)] if together else words)]
+        if not together:
+            return [(first + place, 0) for place in range(len(words))]
+        return [(first, start) for start in itertools.accumulate(words[:-1], initial=0)]
 
-@dataclass(eq=False)
-class FillStep(Step):
-    """Fills the engine's own memories with what a layer needs there."""
+    def _load(self, buffer: int, data: int, offset: int, words: int, memory: int) -> None:
+        """Load so many words for the next compute."""
+        needed = len(self._computes)
+        if self._data[buffer][data][1] < 0:
+            self._data[buffer][data][1] = needed
+        for start in range(0, words, _MOST_WORDS):
+            count = min(words - start, _MOST_WORDS)
+            place = memory + start * self.core.bus_bytes
+            self._loads.append((buffer, data, offset + start, count, place, needed))
 
-    fill: Fill
-    weight: Place
-    filling: int = 0
-    """None of a bank's, whatever came before."""
-
-    def instruction(self) -> Instruction:
-        return self._make(
-            "fill",
-            weight=self.weight.address,
-            slices=self.fill.slices,
-            planes=self.fill.planes,
-            mode=self.fill.mode,
-        )
-
-
-@dataclass(eq=False)
-class StoreStep(Step):
-    """Writes one filling of a bank."""
-
-    accumulator: int
-    memory: int
-    words: int = 0
-    after: int = -1
-    """The last matmul of the filling."""
-
-    def instruction(self) -> Instruction:
-        return self._make(
-            "store", accumulator=self.accumulator, words=self.words, memory=self.memory
-        )
-
-
-class Ring:
-    """The room in a buffer, given out and taken back in the same order."""
-
-    def __init__(self, words: int):
-        self.words, self.head = words, 0
-        self.given: deque[Data] = deque()
-
-    def give(self, data: Data) -> None:
-        """Set the address of `data`, and after which matmul the room is free for it."""
-        if self.head + data.words > self.words:
-            self._take_back(data, self.words)
-            self.head = 0
-        data.address, self.head = self.head, self.head + data.words
-        self._take_back(data, self.head)
-        self.given.append(data)
-        assert data.after < data.first, "what does not fit must have been refused"
-
-    def _take_back(self, data: Data, end: int) -> None:
-        """Free the room from the head to `end`, whose data are always the oldest."""
-        start = self.head if data.address < 0 else data.address
-        while self.given and start <= self.given[0].address < end:
-            data.after = max(data.after, self.given.popleft().last)
-
-
-def places(buffer: int, words: Sequence[int], together: bool) -> list[Place]:
-    """Places of so many words each: in one piece of data if they are needed together."""
-    if not together:
-        return [Place(Data(buffer, count), 0) for count in words]
-    data = Data(buffer, sum(words))
-    return [Place(data, start) for start in itertools.accumulate(words[:-1], initial=0)]
+    def _compute(self, **values: int) -> None:
+        number = len(self._computes)
+        self._computes.append(tuple(values.get(name, 0) for name in COMPUTE))
+        for buffer, name in enumerate(BUFFERS):
+            data = values.get(f"{name}_data", -1)
+            if data >= 0:
+                self._data[buffer][data][2] = number

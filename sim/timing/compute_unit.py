@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.hw.isa.instructions import Instruction
+from evolute.hw.isa.instructions import OPERATIONS, Instruction
+from evolute.hw.isa.table import InstructionTable
 from evolute.hw.spec.core import CoreSpec
 
 
@@ -21,6 +23,65 @@ class ComputeCycles:
 
     steps: int
     cycles: int
+
+
+@dataclass(frozen=True, eq=False)
+class Computes:
+    """The same of all of a program's matrix multiplications and fills, in their order, int64
+    [computes] each."""
+
+    steps: NDArray[np.int64]
+    cycles: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, computes: Sequence[ComputeCycles]) -> Self:
+        pairs = np.array([(each.steps, each.cycles) for each in computes], np.int64).reshape(-1, 2)
+        return cls(pairs[:, 0], pairs[:, 1])
+
+    @property
+    def total_steps(self) -> int:
+        return int(self.steps.sum())
+
+    @property
+    def total_cycles(self) -> int:
+        return int(self.cycles.sum())
+
+
+BeatSteps = Mapping[int, NDArray[np.integer]]
+"""Of engines whose steps depend on weights: the steps of every weight beat of a row tile, int
+[beats], for each matrix multiplication by its index in the program."""
+
+
+def computes_of(
+    core: CoreSpec, program: InstructionTable, beat_steps: BeatSteps | None
+) -> Computes:
+    """Steps and cycles of all matrix multiplications and fills of a program."""
+    matmuls, fills = program.at("matmul"), program.at("fill")
+    if beat_steps is None:
+        cycles, which = _of_distinct_matmuls(core, program, matmuls)
+    else:
+        cycles = [matmul_cycles(core, program[i], beat_steps[i]) for i in matmuls.tolist()]
+        which = np.arange(len(cycles))
+    found = Computes.of([*cycles, *(fill_cycles(core, program[i]) for i in fills.tolist())])
+    if not len(fills):
+        return Computes(found.steps[which], found.cycles[which])
+    which = np.concatenate([which, len(cycles) + np.arange(len(fills))])
+    which = which[np.argsort(np.concatenate([matmuls, fills]))]
+    return Computes(found.steps[which], found.cycles[which])
+
+
+def _of_distinct_matmuls(
+    core: CoreSpec, program: InstructionTable, matmuls: NDArray[np.intp]
+) -> tuple[list[ComputeCycles], NDArray[np.intp]]:
+    """The cycles of all different matrix multiplications, and which of them each one is."""
+    key = np.zeros(len(matmuls), np.int64)
+    for name in ("slices", "row_tiles", "group_slices", "planes", "mode"):  # 43 bits in all
+        key = key * (OPERATIONS["matmul"][name].maximum + 1) + program.column("matmul", name)
+    distinct = np.unique(key)
+    which = np.searchsorted(distinct, key)
+    one = np.empty(len(distinct), np.intp)
+    one[which] = matmuls
+    return [matmul_cycles(core, program[i], None) for i in one.tolist()], which
 
 
 def matmul_cycles(

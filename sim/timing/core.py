@@ -1,5 +1,7 @@
 """How many cycles a whole program takes: the core's timing written out, equal to the RTL.
 
+`Machine` is the reference. Where a compiler is, `sim.timing.walk` does the same in compiled code.
+
 Only cycles in which an instruction, a burst or a token can move are visited. In each, everything is
 decided on the state that the cycle begins with and then applied, as registers do. What ends in a
 cycle known beforehand, a burst or a multiplication, waits as an event for the cycle in which the
@@ -11,18 +13,24 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from evolute.hw.isa import instructions as isa
 from evolute.hw.isa.instructions import DeadlockError, Instruction, IsaError, Unit
+from evolute.hw.isa.table import InstructionTable, check_program
 from evolute.hw.spec.base import require
 from evolute.hw.spec.core import CoreSpec
-from evolute.sim.timing.compute_unit import ComputeCycles, fill_cycles, matmul_cycles
+from evolute.sim.timing.compute_unit import (
+    BeatSteps,
+    ComputeCycles,
+    Computes,
+    computes_of,
+    fill_cycles,
+    matmul_cycles,
+)
 from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.timing.walk import Deadlock, TooManyTokens, Walk, rows_of, walk
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,6 @@ class Sync:
     index: int
     raised_cycle: int
     resumed_cycle: int
-
-
-BeatSteps = Mapping[int, NDArray[np.integer]]
-"""Of engines whose steps depend on weights: the steps of every weight beat of a row tile, int
-[beats], for each matrix multiplication by its index in the program."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class ProgramCycles:
     compute_cycles: int
     dispatched: int
     syncs: tuple[Sync, ...]
-    computes: tuple[ComputeCycles, ...]
+    computes: Computes = field(compare=False)
     stage_memory_cycles: tuple[float, ...]
     """Of the cycles of each stage, those in which the memory was busy with words of any stage."""
 
@@ -91,11 +94,64 @@ def program_cycles(
     and not given; `IsaError` for a program that the core cannot run, with the index of the
     instruction, and its subclass `DeadlockError` for one that never ends.
     """
-    isa.check_program(core, program, address)
+    table = InstructionTable.of(program)
+    check_program(core, table, address)
     if not core.engine.steps_are_fixed:
         rule = "given for an engine whose steps depend on weights"
         require(beat_steps is not None, "beat_steps", rule, beat_steps)
-    return Machine(core, program, memory, beat_steps).run()
+    computes = computes_of(core, table, beat_steps)
+    walked = walk(core, rows_of(core, table, computes.cycles), memory)
+    if walked is None:
+        return Machine(core, table, memory, beat_steps).run()
+    return _cycles(core, table, memory, computes, walked)
+
+
+def _cycles(
+    core: CoreSpec,
+    program: InstructionTable,
+    memory: MemoryTiming,
+    computes: Computes,
+    walked: Walk | Deadlock | TooManyTokens,
+) -> ProgramCycles:
+    """What compiled code found, in the words of `Machine`."""
+    if isinstance(walked, TooManyTokens):
+        raise _too_many_tokens(core, walked.index, walked.sink)
+    if isinstance(walked, Deadlock):
+        next_unit = None if walked.next is None else program[walked.next].operation.unit
+        raise DeadlockError(_waits(dict(walked.heads), walked.next, next_unit))
+    rate = memory.service(core.bus_bytes).cycle_units
+    return ProgramCycles(
+        cycles=walked.cycles,
+        read_beats=walked.read_beats,
+        write_beats=walked.write_beats,
+        steps=computes.total_steps,
+        compute_cycles=computes.total_cycles,
+        dispatched=walked.dispatched,
+        syncs=tuple(Sync(*each) for each in walked.syncs),
+        computes=computes,
+        stage_memory_cycles=tuple(units / rate for units in walked.busy_units),
+    )
+
+
+def _too_many_tokens(core: CoreSpec, index: int, sink: Unit) -> IsaError:
+    rule = f"at most {core.token_limit} tokens may wait for {sink.name.lower()}"
+    return IsaError(f"instruction {index}: {rule}")
+
+
+def _waits(
+    heads: Mapping[int, Sequence[Unit]], next: int | None, next_unit: Unit | None
+) -> dict[int, str]:
+    """What each waiting instruction waits for, by its index: those at the heads of queues for the
+    units given, and the dispatcher's, if it has one, for room in its unit's queue or for all."""
+    waits = {
+        index: f"a signal from {' and '.join(unit.name.lower() for unit in units)}"
+        for index, units in heads.items()
+    }
+    if next is not None:
+        waits[next] = (
+            "all to end" if next_unit is None else f"room in the {next_unit.name.lower()} queue"
+        )
+    return waits
 
 
 def _bursts(core: CoreSpec, transfer: Instruction) -> list[int]:
@@ -242,15 +298,16 @@ class Machine:
                 cycle = events[0][0]
             else:
                 raise DeadlockError(self._waits())
+        computes = Computes.of(self.computes)
         return ProgramCycles(
             cycles=cycle + 1,
             read_beats=self.read_beats,
             write_beats=self.write_beats,
-            steps=sum(each.steps for each in self.computes),
-            compute_cycles=sum(each.cycles for each in self.computes),
+            steps=computes.total_steps,
+            compute_cycles=computes.total_cycles,
             dispatched=self.next + 1,
             syncs=tuple(self.syncs),
-            computes=tuple(self.computes),
+            computes=computes,
             stage_memory_cycles=self.server.busy_cycles(_windows(self.syncs, cycle + 1)),
         )
 
@@ -405,23 +462,20 @@ class Machine:
         for counter in job.gives:
             self.tokens[counter] += 1
             if self.tokens[counter] > self.core.token_limit:
-                sink = Unit(counter % UNITS).name.lower()
-                rule = f"at most {self.core.token_limit} tokens may wait for {sink}"
-                raise IsaError(f"instruction {job.index}: {rule}")
+                raise _too_many_tokens(self.core, job.index, Unit(counter % UNITS))
 
     def _waits(self) -> dict[int, str]:
         """What each instruction at the head of a queue waits for, by its index."""
-        waits = {}
-        for queue in self.queues:
-            if queue:
-                missing = [each // UNITS for each in queue[0].takes if not self.tokens[each]]
-                units = " and ".join(Unit(source).name.lower() for source in missing)
-                waits[queue[0].index] = f"a signal from {units}"
-        if self.held:
-            unit = self.jobs[self.next].unit
-            what = "all to end" if unit is None else f"room in the {unit.name.lower()} queue"
-            waits[self.next] = what
-        return waits
+        heads = {
+            queue[0].index: [
+                Unit(counter // UNITS) for counter in queue[0].takes if not self.tokens[counter]
+            ]
+            for queue in self.queues
+            if queue
+        }
+        if not self.held:
+            return _waits(heads, None, None)
+        return _waits(heads, self.next, self.jobs[self.next].unit)
 
 
 START: dict[str, Callable[[Machine, int, _Job], None]] = {

@@ -12,11 +12,6 @@ half the time of the same product in float32, and the plain product takes twice 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.support.files import FileError, cache_directory, replacing
+from evolute.support.native import library
 from evolute.sw.tensors.rescale import ScaledTensor
 from evolute.sw.tensors.tensor import QuantTensor
 
@@ -35,8 +30,7 @@ _OUTPUTS, _QUAD = 16, 4
 BLOCK_BYTES = 1 << 22
 """Memory of one block of an intermediate array; near a core's second-level cache."""
 
-_COMPILERS = ("g++", "clang++", "c++")
-"""The first of these that is there compiles the native product."""
+_SOURCE = Path(__file__).parent / "native" / "group_products.cpp"
 
 _LARGEST_CODE = {1: 128, 2: 255}
 """By the instructions that the native product is made of."""
@@ -99,8 +93,8 @@ class _Packed:
 
     def product(self, x: NDArray[np.integer]) -> NDArray[np.float64]:
         """x @ w.T for x [M, K] within 8 bits."""
-        library = _library()
-        assert library is not None
+        compiled = _library()
+        assert compiled is not None
         blocks, quads, *_ = self.u.shape
         rows = np.zeros((len(x), quads * _QUAD), np.int8)
         rows[:, : self.k] = x
@@ -109,7 +103,7 @@ class _Packed:
         total = np.empty((len(x), blocks * _OUTPUTS))
         counts = (len(x), quads, blocks, -(-self.group // _QUAD))
         arrays = (rows, self.u, self.scale, self.offset, inputs, total)
-        library.group_products(
+        compiled.group_products(
             self.instructions,
             *map(ctypes.c_long, counts),
             *(ctypes.c_void_p(each.ctypes.data) for each in arrays),
@@ -119,8 +113,8 @@ class _Packed:
 
 def best_instructions() -> int:
     """Those that this machine has for the native product; 0 for none."""
-    library = _library()
-    return 0 if library is None else library.instructions()
+    compiled = _library()
+    return 0 if compiled is None else compiled.instructions()
 
 
 def _pack(tensor: QuantTensor | ScaledTensor, instructions: int) -> _Packed | None:
@@ -165,38 +159,9 @@ def _unit(values: NDArray[np.float64]) -> float:
     return float(lowest.min(where=values != 0, initial=np.inf))
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled products, made at the first call of a process.
-
-    None where no compiler is, or none that takes them, which a line on stderr says: results are
-    the same without, but take longer.
-    """
-    source = Path(__file__).parent / "native" / "group_products.cpp"
-    compiler = next(filter(shutil.which, _COMPILERS), None)
-    if compiler is None:
-        return _absent(f"none of {', '.join(_COMPILERS)} is on the path")
-    command = [compiler, "-O3", "-std=c++17", "-shared", "-fPIC"]
-    key = "\0".join([*command, source.read_text(encoding="utf-8")])
-    path = cache_directory() / "native" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
-    try:
-        if not path.exists():
-            with replacing(path) as product:
-                subprocess.run(
-                    [*command, "-o", product, source], check=True, capture_output=True, text=True
-                )
-        library = ctypes.CDLL(str(path))
-    except subprocess.CalledProcessError as error:
-        lines = [line for line in error.stderr.splitlines() if "error" in line]
-        return _absent(
-            f"{compiler}: {' '.join([*lines, f'exit code {error.returncode}'][0].split())}"
-        )
-    except (FileError, OSError) as error:
-        return _absent(" ".join(str(error).split()))
-    library.group_products.restype = None
-    return library
-
-
-def _absent(reason: str) -> None:
-    """Say in one line that there are no compiled products, and why."""
-    print(f"evolute: products take longer, as they cannot be compiled: {reason}", file=sys.stderr)
+    """The compiled products; None where they cannot be compiled, which is said once."""
+    found = library(_SOURCE, "products")
+    if found is not None:
+        found.group_products.restype = None
+    return found

@@ -15,9 +15,10 @@ from evolute.hw.spec.platform import Platform
 from evolute.sim.cost import batch
 from evolute.sim.cost.batch import evaluate_columns
 from evolute.sim.cost.columns import Column, Designs, DividedError
-from evolute.sim.cost.engine import evaluate_layer, phases_of
+from evolute.sim.cost.engine import evaluate_layer, phase_of
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.workload.linear import LayerName, Linear, Workload
+from evolute.sim.workload.operations import Pass
 
 KINDS = ENGINES | BASELINES
 
@@ -154,8 +155,12 @@ def test_designs_cost_together_what_each_costs_alone(name, seed, monkeypatch):
             break
     assert designs.is_legal.tolist() == [spec is not None for spec in specs]
     workload, platform = _workload(specs, rng), _platform(rng)
-    tokens = tuple(int(each) for each in rng.integers(1, 600, 2))
-    metrics = evaluate_columns(designs, phases_of(workload.kinds, *tokens), platform)
+    tokens = [int(each) for each in rng.integers(1, 600, 2)]
+    phases = [
+        phase_of(workload.kinds, Pass(tokens[0])),
+        phase_of(workload.kinds, Pass(1), tokens[1]),
+    ]
+    metrics = evaluate_columns(designs, phases, platform)
     runs = [
         index
         for index, spec in enumerate(specs)
@@ -171,7 +176,7 @@ LAYER = Linear(LayerName(None, "up"), 1536, 576, WeightCodes(4), 32, 32)
 def test_contexts_are_phases_that_share_layers():
     designs = Designs(Mac, {"n": np.array([8, 16, 48]), "weight_bits": 4})
     scores = [Linear(LayerName(None, "keys"), n, 64, WeightCodes(4), 64, 16) for n in (128, 4096)]
-    contexts = [phases_of([LAYER, each], 1, 1)[1] for each in scores]
+    contexts = [phase_of([LAYER, each], Pass(1)) for each in scores]
     short, long = evaluate_columns(designs, contexts, Platform()).phases
     assert short.layers[0] is long.layers[0]
     for place in range(3):
@@ -184,12 +189,12 @@ def test_contexts_are_phases_that_share_layers():
 def test_no_design_may_be_legal(sizes):
     trees = np.array(["tree"] * len(sizes), object)
     designs = Designs(Mac, {"n": np.array(sizes, int), "arrangement": trees})
-    metrics = evaluate_columns(designs, phases_of([LAYER], 8, 1), Platform())
+    metrics = evaluate_columns(designs, [phase_of([LAYER], Pass(8))], Platform())
     assert metrics.priced.size == 0 and metrics.phases[0].cycles.shape == (0,)
 
 
 def test_designs_without_a_column_are_one_engine():
-    metrics = evaluate_columns(Designs(Mac, {"k": 8}), phases_of([LAYER], 8, 1), Platform())
+    metrics = evaluate_columns(Designs(Mac, {"k": 8}), [phase_of([LAYER], Pass(8))], Platform())
     assert metrics.phases[0].cycles == evaluate_layer(Mac(k=8), LAYER, 8, Platform()).cycles
 
 
@@ -211,7 +216,7 @@ def test_totals_that_64_bits_cannot_hold_are_refused():
     designs = Designs(Mac, {"n": np.array([1, 2]), "k": 1})
     rule = "rows: must be few enough for totals in 64 bits, got 10000000"
     with pytest.raises(SpecError, match=rule):
-        evaluate_columns(designs, phases_of([LAYER], 10**12, 1), Platform())
+        evaluate_columns(designs, [phase_of([LAYER], Pass(10**12))], Platform())
 
 
 def test_a_column_decides_only_what_all_its_designs_agree_on():

@@ -88,8 +88,8 @@ def test_work_of_the_stages_adds_up_to_the_programs():
         fetched = -(-len(compiled.code) // core.bus_bytes)
         words = sum(work.bus_words for work in compiled.work)
         assert found.read_beats + found.write_beats == words + fetched
-        assert len(found.computes) == sum(work.computes for work in compiled.work)
-        assert found.compute_cycles == sum(each.cycles for each in found.computes)
+        assert len(found.computes.cycles) == sum(work.computes for work in compiled.work)
+        assert found.compute_cycles == found.computes.cycles.sum()
 
 
 PLATFORM = Platform(200e6, 6.4e9)

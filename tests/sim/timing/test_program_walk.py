@@ -1,13 +1,15 @@
 """The program model against a slow simulator that walks every cycle and every beat.
 
 `walk` transcribes the core's timing rules naively and apart from `sim.timing.core`: each cycle is
-computed from a copy of the last one's registers, and the memory serves beat by beat.
+computed from a copy of the last one's registers, and the memory serves beat by beat. The model
+itself is there twice, in Python and compiled; both are run, and have to say the same.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -17,13 +19,23 @@ import pytest
 from evolute.hw.isa import instructions as isa
 from evolute.hw.isa.instructions import DeadlockError, IsaError, Unit, instruction
 from evolute.hw.isa.registers import COUNTERS
+from evolute.hw.isa.table import InstructionTable
 from evolute.hw.spec import BitSerial, SpecError
 from evolute.hw.spec.core import CoreSpec
+from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.presets import CORES
 from evolute.hw.spec.scaling import MULTIPLIERS
 from evolute.sim.golden.core import execute
-from evolute.sim.timing.compute_unit import matmul_cycles
-from evolute.sim.timing.core import _Server, program_cycles
+from evolute.sim.program.build import compile_stages
+from evolute.sim.program.placement import stage
+from evolute.sim.timing import core as core_timing
+from evolute.sim.timing.compute_unit import computes_of, matmul_cycles
+from evolute.sim.timing.core import Machine, _Server, program_cycles
 from evolute.sim.timing.memory import MemoryTiming
+from evolute.sim.timing.walk import rows_of
+from evolute.sim.timing.walk import walk as walk_compiled
+from evolute.sim.workload.linear import LayerName, Linear
+from evolute.support import native
 from evolute.verif.harness.driver import DRIVERS
 
 LOAD, COMPUTE, STORE = Unit
@@ -421,6 +433,41 @@ def random_steps(core, program, rng):
     }
 
 
+def model(core, program, timing, steps):
+    """The model's account of a program, once in Python, and compiled with and without skipping;
+    raises what all three raise."""
+
+    def run(code):
+        try:
+            return code()
+        except IsaError as error:
+            return error
+
+    def compiled(skips):
+        table = InstructionTable.of(program)
+        computes = computes_of(core, table, steps)
+        walked = walk_compiled(core, rows_of(core, table, computes.cycles), timing, skips=skips)
+        assert walked is not None, "this machine has no compiler"
+        return core_timing._cycles(core, table, timing, computes, walked)
+
+    table = InstructionTable.of(program)
+    assert list(table) == list(program)
+    assert table.code == isa.to_bytes(program)
+    reference = run(lambda: Machine(core, program, timing, steps).run())
+    for found in (run(lambda: compiled(True)), run(lambda: compiled(False))):
+        if isinstance(reference, IsaError):
+            assert type(found) is type(reference) and str(found) == str(reference)
+        else:
+            assert found == reference
+            for name in ("steps", "cycles"):
+                pair = (getattr(each.computes, name) for each in (found, reference))
+                assert np.array_equal(*pair)
+    if isinstance(reference, IsaError):
+        raise reference
+    assert program_cycles(core, program, timing, 0, steps) == reference
+    return reference
+
+
 def compare(core, program, timing, seed):
     """Whether the program ends; raises if model and walk differ."""
     lines = "\n".join(map(isa.disassemble, program))
@@ -429,10 +476,10 @@ def compare(core, program, timing, seed):
     walked = walk(core, program, timing, steps)
     if walked is None:
         with pytest.raises(DeadlockError):
-            program_cycles(core, program, timing, 0, steps)
+            model(core, program, timing, steps)
         return False
     counters, syncs = walked
-    found = program_cycles(core, program, timing, 0, steps)
+    found = model(core, program, timing, steps)
     assert {name: getattr(found, name) for name in COUNTERS} == counters, context
     assert [vars(each) for each in found.syncs] == syncs, context
     return True
@@ -465,6 +512,122 @@ def test_a_deadlock_is_one_in_the_walk_and_in_every_order_of_the_golden_model():
             else:
                 assert ended[-1], f"seed {seed}"
     assert 10 < sum(ended) < 50
+
+
+def balanced(body):
+    """The body without signals beyond those that it waits for, the last ones first."""
+    left = dict.fromkeys(itertools.product(UNITS, UNITS), 0)
+    for each in body:
+        for sink in each.signal:
+            left[each.operation.unit, sink] += 1
+        for source in each.wait:
+            left[source, each.operation.unit] -= 1
+    found = []
+    for each in reversed(body):
+        unit = each.operation.unit
+        needless = {sink for sink in each.signal if left[unit, sink] > 0}
+        for sink in needless:
+            left[unit, sink] -= 1
+        found.append(replace(each, signal=each.signal - needless))
+    return found[::-1]
+
+
+def repeated(core, rng, reckless):
+    """A body of random instructions, run many times, of which each time takes its own memory."""
+    *body, halt = random_program(core, rng, reckless)
+    length = int(rng.choice([3, 8, 20]))
+    body = body[:length] or [instruction("sync")]
+    if not reckless and rng.random() < 0.8:
+        body = balanced(body)
+    times, stride = int(rng.choice([20, 60, 300])), int(rng.choice([0, 1, core.burst_beats]))
+    program = []
+    for time in range(times):
+        for each in body:
+            values = {field.name: each[field.name] for field in each.operation.fields}
+            if "memory" in values:
+                values["memory"] += time * stride * core.bus_bytes
+            tokens = {"wait": each.wait, "signal": each.signal}
+            program.append(instruction(each.operation.name, **values, **tokens))
+    return [*program, halt]
+
+
+@pytest.mark.parametrize("batch", range(4))
+def test_periods_that_are_skipped_change_nothing(batch):
+    """Of programs that repeat themselves; some come to a deadlock, some give too many tokens."""
+    ended, saved = [], 0
+    for seed in range(50 * batch, 50 * batch + 50):
+        rng = np.random.default_rng(seed)
+        core, timing = random_core(rng), random_timing(rng)
+        program = repeated(core, rng, reckless=seed % 4 == 0)
+        steps = random_steps(core, program, rng)
+        try:
+            model(core, program, timing, steps)
+        except DeadlockError:
+            ended.append("deadlock")
+            continue
+        except IsaError as error:
+            assert "tokens may wait for" in str(error)
+            ended.append("tokens")
+            continue
+        ended.append("done")
+        table = InstructionTable.of(program)
+        rows = rows_of(core, table, computes_of(core, table, steps).cycles)
+        all_of_it, skipping = (
+            walk_compiled(core, rows, timing, skips=skips) for skips in (False, True)
+        )
+        saved += skipping.visits < all_of_it.visits / 2
+        if timing.refresh_interval_cycles:
+            assert skipping.visits == all_of_it.visits
+    assert {"deadlock", "tokens", "done"} == set(ended)
+    assert saved > 2, (saved, ended)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_programs_of_the_compiler_take_the_same_compiled(name):
+    """Two blocks of two stages, whose steps are the most that there can be."""
+    core = CORES[name]
+    codes = WeightCodes(4) if core.engine.accepts(WeightCodes(4)) else core.engine.formats[-1]
+    address, stages = 0, []
+    for n, k in ((160, 256), (96, 512)) * 2:
+        linear = Linear(LayerName(None, f"{n}x{k}"), n, k, codes, 32, 16)
+        stages.append(stage(core, "stage", [linear], address))
+        address = stages[-1].end
+    compiled = compile_stages(core, stages, 3, address)
+    steps = None
+    if not core.engine.steps_are_fixed:
+        steps = random_steps(core, compiled.instructions, np.random.default_rng(0))
+    for timing in (MemoryTiming(), MemoryTiming(60, Fraction(7, 2), 1560, 60, 9)):
+        model(core, compiled.instructions, timing, steps)
+
+
+def test_times_beyond_64_bits_are_exact():
+    """Hosts that take 2^48 cycles each, and a rate of numbers near 2^52."""
+    core = CORES["core-decode"]
+    body = [
+        instruction("load", buffer=0, address=0, words=70, memory=96, signal=[COMPUTE]),
+        instruction("sync"),
+    ]
+    program = [*body * 40, instruction("halt")]
+    for rate in (7, Fraction((1 << 52) - 1, (1 << 50) - 3)):
+        timing = MemoryTiming(bytes_per_cycle=rate, host_cycles=1 << 48)
+        assert model(core, program, timing, None).cycles > 40 << 48
+
+
+def test_without_a_compiler_python_walks(monkeypatch, tmp_path, capsys):
+    core, rng = CORES["core-decode"], np.random.default_rng(3)
+    program = random_program(core, rng, reckless=False)
+    expected = program_cycles(core, program, MemoryTiming())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    native.library.cache_clear()
+    try:
+        for _ in range(2):
+            assert program_cycles(core, program, MemoryTiming()) == expected
+    finally:
+        native.library.cache_clear()
+    assert capsys.readouterr().err == (
+        "evolute: programs of cores take longer, as they cannot be compiled: "
+        "none of g++, clang++, c++ is on the path\n"
+    )
 
 
 def test_the_server_equals_one_that_counts_beats():

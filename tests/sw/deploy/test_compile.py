@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evolute.hw.isa import instructions as isa
+from evolute.hw.isa.table import check_program
 from evolute.hw.spec import LutTensorCore
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.formats import WeightCodes
@@ -152,7 +153,7 @@ def test_random_layers_on_random_cores(seed, kind):
             continue
     rows = int(rng.integers(1, 5 * core.engine.m + 2))
     program = compile_stages(core, stages, rows, stages[-1].end + int(rng.integers(0, 9999)))
-    isa.check_program(core, program.instructions, program.address)
+    check_program(core, program.instructions, program.address)
     inputs = [activations(core, rng, (rows, each.layers[0].linear.k)) for each in stages]
     for order in range(BUSY_ORDERS + 1):
         order_rng = np.random.default_rng(order) if order else None

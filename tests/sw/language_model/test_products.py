@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from evolute.hw.spec.formats import FORMATS, Kind, WeightCodes
 from evolute.sim.weights import Grid
+from evolute.support import native
 from evolute.sw.language_model import products
 from evolute.sw.language_model.products import best_instructions, product_of
 from evolute.sw.tensors.tensor import QuantTensor
@@ -118,15 +119,15 @@ def test_products_that_cannot_be_compiled_are_said_once(
     if failure == "no folder to write to":
         cache.write_text("a file")
     monkeypatch.setenv("PATH", f"{programs}")
-    monkeypatch.setattr(products, "cache_directory", lambda: cache)
-    products._library.cache_clear()
+    monkeypatch.setattr(native, "cache_directory", lambda: cache)
+    native.library.cache_clear()
     try:
         tensor = tensor_of(WeightCodes(4), 5, 64, 32, seed=2)
         x = np.random.default_rng(0).integers(-100, 100, (3, 64))
         for _ in range(2):
             assert np.array_equal(product_of(tensor)(x), by_fractions(tensor, x))
     finally:
-        products._library.cache_clear()
+        native.library.cache_clear()
     out, err = capsys.readouterr()
     assert not out
     (line,) = err.splitlines()

@@ -1,0 +1,271 @@
+"""A program in columns: the same as a sequence of instructions, for programs of many.
+
+A compiler fills the columns, and checks and models read them, an operation at a time and without an
+object for each instruction. Those are made when someone asks for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.hw.isa.instructions import (
+    BUFFERS,
+    INSTRUCTION_BYTES,
+    MODE_BITS,
+    OPERATIONS,
+    SIGNAL_OFFSET,
+    WAIT_OFFSET,
+    Instruction,
+    IsaError,
+    Unit,
+    check,
+)
+from evolute.hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, Buffer, CoreSpec
+
+_NAMES = {operation.opcode: name for name, operation in OPERATIONS.items()}
+
+_UNITS = tuple(
+    frozenset(unit for unit in Unit if mask >> unit & 1) for mask in range(1 << len(Unit))
+)
+"""The units of every mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class InstructionTable(Sequence[Instruction]):
+    """A program, column by column.
+
+    `opcodes`, `waits` and `signals` are uint8 [instructions]; the latter two have bit u set for
+    unit u. `fields` are the values of every operation's fields, int64 [fields, instructions of that
+    operation], in the operation's order of fields and the program's of instructions. Raises
+    `IsaError` for a value that its field cannot hold.
+    """
+
+    opcodes: NDArray[np.uint8]
+    waits: NDArray[np.uint8]
+    signals: NDArray[np.uint8]
+    fields: Mapping[str, NDArray[np.int64]]
+
+    def __post_init__(self) -> None:
+        wrong: list[int] = []
+        for name, values in self.fields.items():
+            for field, column in zip(OPERATIONS[name].fields, values, strict=True):
+                if len(column) and not (
+                    field.minimum <= column.min() and column.max() <= field.maximum
+                ):
+                    outside = (column < field.minimum) | (column > field.maximum)
+                    wrong.append(int(self.at(name)[outside.argmax()]))
+        if wrong:
+            self[min(wrong)]
+
+    @classmethod
+    def of(cls, program: Sequence[Instruction]) -> InstructionTable:
+        """The columns of a sequence of instructions; a table is its own."""
+        if isinstance(program, InstructionTable):
+            return program
+        opcodes, waits, signals = (
+            np.fromiter(column, np.uint8, len(program))
+            for column in (
+                (each.operation.opcode for each in program),
+                (_mask(each.wait) for each in program),
+                (_mask(each.signal) for each in program),
+            )
+        )
+        values: dict[str, list[tuple[int, ...]]] = {name: [] for name in OPERATIONS}
+        for each in program:
+            values[each.operation.name].append(each.values)
+        fields = {
+            name: np.array(rows, np.int64).reshape(len(rows), len(OPERATIONS[name].fields)).T
+            for name, rows in values.items()
+        }
+        return cls(opcodes, waits, signals, fields)
+
+    def at(self, name: str) -> NDArray[np.intp]:
+        """The places in the program of the instructions `name`."""
+        return np.flatnonzero(self.opcodes == OPERATIONS[name].opcode)
+
+    def column(self, name: str, field: str) -> NDArray[np.int64]:
+        """The values of a field of all instructions `name`."""
+        return self.fields[name][OPERATIONS[name].places[field]]
+
+    # As a sequence.
+
+    def __len__(self) -> int:
+        return len(self.opcodes)
+
+    @functools.cached_property
+    def _ranks(self) -> NDArray[np.int64]:
+        """How many instructions of the same operation come before each."""
+        ranks = np.empty(len(self), np.int64)
+        for name in OPERATIONS:
+            own = self.at(name)
+            ranks[own] = np.arange(len(own))
+        return ranks
+
+    def _instruction(self, index: int) -> Instruction:
+        name = _NAMES[int(self.opcodes[index])]
+        return Instruction(
+            OPERATIONS[name],
+            tuple(self.fields[name][:, self._ranks[index]].tolist()),
+            _UNITS[self.waits[index]],
+            _UNITS[self.signals[index]],
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> Instruction: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Instruction, ...]: ...
+    def __getitem__(self, index: int | slice) -> Instruction | tuple[Instruction, ...]:
+        if isinstance(index, slice):
+            return tuple(map(self._instruction, range(*index.indices(len(self)))))
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"instruction {index} of {len(self)}")
+        return self._instruction(index % len(self))
+
+    def __iter__(self) -> Iterator[Instruction]:
+        rows = {name: iter(values.T.tolist()) for name, values in self.fields.items()}
+        masks = zip(self.opcodes.tolist(), self.waits.tolist(), self.signals.tolist(), strict=True)
+        for opcode, wait, signal in masks:
+            name = _NAMES[opcode]
+            yield Instruction(
+                OPERATIONS[name], tuple(next(rows[name])), _UNITS[wait], _UNITS[signal]
+            )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether `other` is a table of the same instructions."""
+        if not isinstance(other, InstructionTable):
+            return NotImplemented
+        return len(self) == len(other) and self.code == other.code
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    # As bytes.
+
+    @functools.cached_property
+    def code(self) -> bytes:
+        """The program as it lies in memory, lowest byte first."""
+        words = np.zeros((len(self), 2), "<u8")  # low half, high half
+        words[:, 0] = (
+            self.opcodes
+            | self.waits.astype(np.uint64) << np.uint64(WAIT_OFFSET)
+            | self.signals.astype(np.uint64) << np.uint64(SIGNAL_OFFSET)
+        )
+        for name, values in self.fields.items():
+            operation, own = OPERATIONS[name], self.at(name)
+            for field, column in zip(operation.fields, values, strict=True):
+                half, low = divmod(operation.offsets[field.name], 64)
+                stored = (column - field.minimum).astype(np.uint64)
+                words[own, half] |= stored << np.uint64(low)
+                if low + field.bits > 64:
+                    words[own, half + 1] |= stored >> np.uint64(64 - low)
+        return words.tobytes()
+
+
+def _mask(units: frozenset[Unit]) -> int:
+    return sum(1 << unit for unit in units)
+
+
+def check_program(core: CoreSpec, program: Sequence[Instruction], address: int) -> None:
+    """Raise `IsaError` unless `core` can run every instruction of a program at byte `address`, and
+    the last instruction alone is a halt.
+
+    The rules are those of `check`, said again for whole columns; the first instruction that breaks
+    one is given to `check`, which says how.
+    """
+    program = InstructionTable.of(program)
+    most = (1 << core.address_bits) - len(program) * INSTRUCTION_BYTES
+    if address % MEMORY_PAGE_BYTES or not 0 <= address <= most:
+        rule = f"must be a multiple of {MEMORY_PAGE_BYTES} in 0..{most:#x}"
+        raise IsaError(f"program address: {rule}, got {address:#x}")
+    first = [
+        int(program.at(name)[broken.argmax()])
+        for name in OPERATIONS
+        if len(program.fields[name].T) and (broken := _broken(core, program, name)).any()
+    ]
+    if first:
+        index = min(first)
+        try:
+            check(core, program[index])
+        except IsaError as error:
+            raise IsaError(f"instruction {index}: {error}") from None
+        raise AssertionError(f"instruction {index} breaks a rule that `check` does not know")
+    halts = program.at("halt").tolist()
+    if halts != [len(program) - 1]:
+        raise IsaError(f"program: must end with its only halt, got halts at {halts}")
+
+
+def _broken(core: CoreSpec, program: InstructionTable, name: str) -> NDArray[np.bool]:
+    """Of the instructions `name`, which break a rule."""
+    operation = OPERATIONS[name]
+    columns = dict(zip((f.name for f in operation.fields), program.fields[name], strict=True))
+    broken = np.zeros(len(program.fields[name].T), bool)
+    if "memory" in columns:
+        memory, words = columns["memory"], columns["words"]
+        broken |= memory % core.bus_bytes != 0
+        broken |= memory + words * core.bus_bytes > 1 << core.address_bits
+    if name == "load":
+        buffer = columns["buffer"]
+        sizes = np.array([*(each.bus_words for each in core.buffers), 0])
+        broken |= buffer >= len(BUFFERS)
+        room = sizes[np.minimum(buffer, len(BUFFERS))] - columns["address"]
+        broken |= columns["words"] > room
+    if name == "store":
+        sums = columns["words"] * core.bus_bits // RESULT_BITS
+        broken |= _beyond_bank(core, columns["accumulator"], -(-sums // core.scale_lanes))
+    if name == "matmul":
+        broken |= _broken_matmuls(core, columns)
+    if name == "fill":
+        broken |= _broken_fills(core, columns)
+    return broken
+
+
+def _beyond_bank(
+    core: CoreSpec, first: NDArray[np.int64], span: NDArray[np.int64]
+) -> NDArray[np.bool]:
+    last = first + span - 1
+    return (last >= core.accumulator_words) | (first // core.bank_words != last // core.bank_words)
+
+
+def _broken_matmuls(core: CoreSpec, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool]:
+    engine = core.engine
+    slices, rows, planes = columns["slices"], columns["row_tiles"], columns["planes"]
+    least, most = np.ones(1 << MODE_BITS, np.int64), np.zeros(1 << MODE_BITS, np.int64)
+    for mode, legal in engine.modes.items():
+        least[mode], most[mode] = legal[0], legal[-1]
+    mode, group_slices = columns["mode"], columns["group_slices"]
+    broken = (planes < least[mode]) | (planes > most[mode])
+    broken |= group_slices > engine.group_slices
+    beats = {
+        "weight": slices * planes,
+        "activation": slices * rows,
+        "scale": -(-slices // group_slices) * engine.n // core.scale_lanes,
+    }
+    for buffer in core.buffers:
+        broken |= _beyond_buffer(buffer, columns[buffer.name], beats[buffer.name])
+    broken |= _beyond_bank(core, columns["accumulator"], rows * core.scale_steps)
+    return broken
+
+
+def _broken_fills(core: CoreSpec, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool]:
+    slices, planes = columns["slices"], columns["planes"]
+    broken = np.ones(len(slices), bool)
+    for fill in core.engine.fills:
+        legal = (planes == fill.planes) & (slices <= fill.slices)
+        broken &= ~((columns["mode"] == fill.mode) & legal)
+    broken |= _beyond_buffer(core.weight_buffer, columns["weight"], slices * planes)
+    return broken
+
+
+def _beyond_buffer(
+    buffer: Buffer, first: NDArray[np.int64], beats: NDArray[np.int64]
+) -> NDArray[np.bool]:
+    """Which beats, so many from a bus word on, are not whole ones within the buffer."""
+    words = -(-beats // buffer.beats_per_word) * buffer.words_per_beat
+    return (first % buffer.words_per_beat != 0) | (first > buffer.bus_words - words)
