@@ -1,5 +1,7 @@
 """Many designs at once cost what each costs alone, and are legal where a spec can be made."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,8 +18,8 @@ from evolute.sim.cost import batch
 from evolute.sim.cost.batch import evaluate_columns
 from evolute.sim.cost.columns import Column, Designs, DividedError
 from evolute.sim.cost.engine import evaluate_layer, phase_of
-from evolute.sim.cost.evaluate import evaluate
-from evolute.sim.workload.linear import LayerName, Linear, Workload
+from evolute.sim.cost.evaluate import linear_phase
+from evolute.sim.workload.linear import HEAD, LayerName, Linear, Workload
 from evolute.sim.workload.operations import Pass
 
 KINDS = ENGINES | BASELINES
@@ -128,12 +130,13 @@ FIGURES = (
 )
 
 
-def _assert_equal(metrics, designs, workload, platform, tokens):
+def _assert_equal(metrics, designs, workload, platform, asked):
     """Every figure of every priced design is that of the design alone."""
     for place, index in enumerate(metrics.priced):
-        alone = evaluate(designs[index], workload, platform, *tokens)
-        assert metrics.steps_are_bounds[place] == alone.steps_are_bounds
-        for phase, columns in zip((alone.prefill, alone.decode), metrics.phases, strict=True):
+        spec = designs[index]
+        assert metrics.steps_are_bounds[place] == (not spec.steps_are_fixed)
+        for (work, passes), columns in zip(asked, metrics.phases, strict=True):
+            phase = linear_phase(spec, workload, platform, work, passes)
             figures = {name: getattr(columns, name)[place].item() for name in FIGURES}
             assert figures == {name: getattr(phase, name) for name in figures}
             for layer, of_layer in zip(phase.layers, columns.layers, strict=True):
@@ -155,11 +158,9 @@ def test_designs_cost_together_what_each_costs_alone(name, seed, monkeypatch):
             break
     assert designs.is_legal.tolist() == [spec is not None for spec in specs]
     workload, platform = _workload(specs, rng), _platform(rng)
-    tokens = [int(each) for each in rng.integers(1, 600, 2)]
-    phases = [
-        phase_of(workload.kinds, Pass(tokens[0])),
-        phase_of(workload.kinds, Pass(1), tokens[1]),
-    ]
+    prompt, tokens, users = (int(each) for each in rng.integers(1, 600, 3))
+    asked = [(Pass(prompt), 1), (Pass(1), tokens), (Pass(5, prompt, users, head_rows=3), 2)]
+    phases = [phase_of(workload.kinds, work, passes) for work, passes in asked]
     metrics = evaluate_columns(designs, phases, platform)
     runs = [
         index
@@ -167,7 +168,7 @@ def test_designs_cost_together_what_each_costs_alone(name, seed, monkeypatch):
         if spec and all(spec.accepts(each.format) for each in workload.linears)
     ]
     assert metrics.priced.tolist() == runs
-    _assert_equal(metrics, designs, workload, platform, tokens)
+    _assert_equal(metrics, designs, workload, platform, asked)
 
 
 LAYER = Linear(LayerName(None, "up"), 1536, 576, WeightCodes(4), 32, 32)
@@ -183,6 +184,15 @@ def test_contexts_are_phases_that_share_layers():
         alone = [evaluate_layer(designs[place], each, 1, Platform()) for each in (LAYER, *scores)]
         assert short.cycles[place] == alone[0].cycles + alone[1].cycles
         assert long.cycles[place] == alone[0].cycles + alone[2].cycles
+
+
+def test_layers_that_no_row_needs_are_left_out():
+    head = replace(LAYER, name=HEAD, last_token_only=True)
+    chunk = phase_of([LAYER, head], Pass(64, head_rows=0))
+    assert chunk.layers == ((LAYER, 64),)
+    workload = Workload("model", "w4g32", (LAYER, head))
+    alone = linear_phase(Mac(), workload, Platform(), Pass(64, head_rows=0), 1)
+    assert alone.cycles == evaluate_layer(Mac(), LAYER, 64, Platform()).cycles
 
 
 @pytest.mark.parametrize("sizes", [[0, 513], []])
