@@ -57,10 +57,14 @@ class Column(np.ndarray):
 
     def __index__(self) -> int:
         numbers = self.view(np.ndarray)
-        alike = numbers == numbers[0]
+        first = numbers.flat[0]
+        alike = numbers == first
         if not alike.all():
             raise DividedError(alike)
-        return int(numbers[0])
+        return int(first)
+
+    def __int__(self) -> int:
+        return self.__index__()
 
     def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(self.__index__())

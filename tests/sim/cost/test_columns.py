@@ -171,6 +171,25 @@ def test_designs_cost_together_what_each_costs_alone(name, seed, monkeypatch):
     _assert_equal(metrics, designs, workload, platform, asked)
 
 
+def _steps(spec, codes):
+    """Weight beats per slice and steps of each; 0 where the codes do not run."""
+    coding = spec.coding(codes)
+    return (coding.planes, spec.beat_steps(coding.mode)) if coding else (0, 0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_all_formats_are_coded_as_on_each_design_alone(name):
+    designs = _designs(KINDS[name], 200, np.random.default_rng(list(name.encode())))
+    alone = _made(designs)
+    for codes in FORMATS:
+        together = np.zeros((200, 2), int)
+        for part, steps in designs.parts(lambda spec, codes=codes: _steps(spec, codes)):
+            together[part] = np.stack(np.broadcast_arrays(*steps, part), axis=1)[:, :2]
+        assert together.tolist() == [
+            list(_steps(each, codes)) if each else [0, 0] for each in alone
+        ]
+
+
 LAYER = Linear(LayerName(None, "up"), 1536, 576, WeightCodes(4), 32, 32)
 
 
@@ -235,8 +254,10 @@ def test_a_column_decides_only_what_all_its_designs_agree_on():
     with pytest.raises(DividedError) as divided:
         bool(column > 1)
     assert divided.value.holds.tolist() == [False, True, True]
-    with pytest.raises(DividedError):
-        range(column)
+    for whole in (range, int, hash):
+        with pytest.raises(DividedError):
+            whole(column)
+    assert int(column > 0) == 1
     assert {4: "four"}[(column * 0 + 4)] == "four"
 
 
