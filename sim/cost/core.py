@@ -20,7 +20,7 @@ from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.metrics import LayerMetrics, Metrics, PhaseMetrics
 from evolute.sim.program.build import LayerSteps, Program, compile_stages
-from evolute.sim.program.placement import stage, stage_name, stages_of
+from evolute.sim.program.placement import placed, stages_of
 from evolute.sim.timing.core import ProgramCycles, program_cycles
 from evolute.sim.timing.memory import MemoryTiming, memory_timing
 from evolute.sim.timing.schedule import plan
@@ -134,11 +134,8 @@ def _priced(
 ) -> PricedProgram:
     """Compile the layers of `stages` to one program for `rows` rows of activations, run it on the
     cycle model, and count it `count` times."""
-    placed, address = [], 0
-    for linears in stages:
-        placed.append(stage(core, stage_name(linears), linears, address))
-        address = placed[-1].end
-    program = compile_stages(core, placed, rows, address)
+    in_memory = placed(core, stages)
+    program = compile_stages(core, in_memory, rows, in_memory[-1].end)
     steps = program.beat_steps(layer_steps)
     cycles = program_cycles(core, program.instructions, timing, program.address, steps)
     return PricedProgram(stages, rows, count, program, cycles)

@@ -248,10 +248,8 @@ class _Rows:
 class _Loads:
     """The loads of a program, stage by stage in the order needed; a row for each."""
 
-    buffer: NDArray[np.int64]
-    address: NDArray[np.int64]
-    words: NDArray[np.int64]
-    memory: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.int64]]
+    """The instructions' fields."""
     needed: NDArray[np.int64]
     """The first compute that needs these words."""
     after: NDArray[np.int64]
@@ -277,9 +275,8 @@ class _Computes:
 class _Stores:
     """The stores of a program, each of one filling of a bank of sums."""
 
-    accumulator: NDArray[np.int64]
-    words: NDArray[np.int64]
-    memory: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.int64]]
+    """The instructions' fields."""
     first: NDArray[np.int64]
     """The first matmul of the filling."""
     after: NDArray[np.int64]
@@ -370,11 +367,9 @@ class _Builder:
         buffer, data, offset, words, memory, needed = map(loads.column, range(len(LOAD)))
         data += np.stack(bases)[buffer, loads.tile]
         memory += self.tile_memory[(buffer == ACTIVATION).view(np.int8), loads.tile]
+        columns = {"buffer": buffer, "address": address[data] + offset}
         return _Loads(
-            buffer=buffer,
-            address=address[data] + offset,
-            words=words,
-            memory=memory,
+            columns={**columns, "words": words, "memory": memory},
             needed=needed + starts[loads.tile],
             after=after[data],
             firsts=loads.starts[self.stage_tiles],
@@ -422,9 +417,11 @@ class _Builder:
         results -= before[stage_fillings] * core.bus_bytes
         counts = np.diff(stage_fillings, append=len(fillings))
         self.stores = _Stores(
-            accumulator=np.arange(len(fillings)) % 2 * core.bank_words,
-            words=words,
-            memory=np.repeat(results, counts) + before * core.bus_bytes,
+            columns={
+                "accumulator": np.arange(len(fillings)) % 2 * core.bank_words,
+                "words": words,
+                "memory": np.repeat(results, counts) + before * core.bus_bytes,
+            },
             first=matmul_place[begins],
             after=matmul_place[np.append(begins[1:], len(run)) - 1],
             firsts=stage_fillings,
@@ -432,8 +429,8 @@ class _Builder:
 
     def work(self) -> tuple[Work, ...]:
         """Of each stage."""
-        words = np.add.reduceat(self.loads.words, self.loads.firsts)
-        words += np.add.reduceat(self.stores.words, self.stores.firsts)
+        words = np.add.reduceat(self.loads.columns["words"], self.loads.firsts)
+        words += np.add.reduceat(self.stores.columns["words"], self.stores.firsts)
         computes = np.diff(self.computes.firsts, append=self.computes.count)
         return tuple(map(Work, words.tolist(), computes.tolist()))
 
@@ -461,8 +458,6 @@ class _Builder:
         # Loads and syncs in their order. A sync comes after the stage before, and its stage's first
         # matmul needs it: a fill needs no input, and a sync's token would tell it nothing of the
         # loads that are still under way.
-        is_load = np.ones(count, bool)
-        is_load[syncs] = False
         needed, after = loads.needed[order], loads.after[order]
         first_matmul = np.searchsorted(computes.matmul_place, computes.firsts[stages])
         needed[syncs] = computes.matmul_place[first_matmul]
@@ -473,20 +468,21 @@ class _Builder:
         last_needed[needed] = np.arange(count)  # of equal places, the last one stays
         last_needed = np.maximum.accumulate(last_needed)
 
-        load_wait, load_signal = np.zeros((2, count), np.uint8)
         wait, signal = np.zeros((2, computes.count), np.uint8)
-        store_signal = np.zeros(len(stores.words), np.uint8)
+        load_signal = np.zeros(count, np.uint8)
+        store_signal = np.zeros(len(stores.first), np.uint8)
 
         # A matmul waits for its last load, unless an earlier one has: loads end in order.
         more = np.flatnonzero(np.diff(last_needed, prepend=-1))
         wait[more] |= _LOAD
         load_signal[last_needed[more]] |= _COMPUTE
         # A load waits for the last matmul that needs what it replaces, a store for its own.
-        free = np.maximum.accumulate(np.append(-1, after[:-1]))
-        waits = is_load & (after > free)
-        load_wait[waits] |= _COMPUTE
-        signal[after[waits]] |= _LOAD
-        store_wait = np.full(len(stores.words), _COMPUTE)
+        latest = np.maximum.accumulate(after)
+        waits = np.diff(latest, prepend=-1) > 0
+        waits[syncs] = False
+        load_wait = waits.view(np.uint8) * _COMPUTE
+        signal[after[np.flatnonzero(waits)]] |= _LOAD
+        store_wait = np.full(len(stores.first), _COMPUTE)
         signal[stores.after] |= _STORE
         # A sync waits for the stage's last store, a matmul for that of the bank's last filling.
         load_wait[syncs] |= _STORE
@@ -496,8 +492,11 @@ class _Builder:
 
         # Before which compute each load comes: after what it waits for, behind the loads before it,
         # and near enough to the compute that needs it.
-        before = np.searchsorted(last_needed, np.arange(count) - self.core.queue_instructions)
-        before = np.maximum.accumulate(np.maximum(before, after + 1))
+        ahead = self.core.queue_instructions
+        before = np.zeros(count, np.int64)
+        too_early = np.cumsum(np.bincount(last_needed + 1, minlength=count))
+        before[ahead:] = too_early[: max(0, count - ahead)]
+        before = np.maximum.accumulate(np.maximum(before, latest + 1))
         own = last_needed >= 0
         assert (before[last_needed[own]] <= np.flatnonzero(own)).all(), (
             "a load must not wait for a matmul that needs it"
@@ -522,27 +521,17 @@ class _Builder:
         opcodes[place[computes.fill_place]] = OPERATIONS["fill"].opcode
         opcodes[-1] = OPERATIONS["halt"].opcode
 
-        order = order[is_load]
-        columns = {
-            "load": {
-                name: getattr(loads, name)[order]
-                for name in ("buffer", "address", "words", "memory")
-            },
-            "matmul": computes.matmul,
-            "fill": computes.fill,
-            "store": {name: getattr(stores, name) for name in ("accumulator", "words", "memory")},
-        }
-        return InstructionTable(
-            opcodes,
-            waits,
-            signals,
-            {
-                name: np.stack([columns[name][field.name] for field in operation.fields])
-                if operation.fields
-                else np.empty((0, int((opcodes == operation.opcode).sum())), np.int64)
-                for name, operation in OPERATIONS.items()
-            },
-        )
+        order = np.delete(order, syncs)
+        sources = {"load": loads.columns, "matmul": computes.matmul, "fill": computes.fill}
+        sources["store"] = stores.columns
+        fields = {}
+        for name, operation in OPERATIONS.items():
+            columns = [sources[name][field.name] for field in operation.fields]
+            if name == "load":
+                columns = [column.take(order) for column in columns]
+            length = np.count_nonzero(opcodes == operation.opcode)
+            fields[name] = np.array(columns, np.int64).reshape(len(columns), length)
+        return InstructionTable(opcodes, waits, signals, fields)
 
     def _load_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The loads in their order with a sync before every stage but the first, and the places of
@@ -552,12 +541,12 @@ class _Builder:
         sync.
         """
         loads = self.loads
-        counts = np.diff(loads.firsts, append=len(loads.words)).tolist()
+        counts = np.diff(loads.firsts, append=len(loads.needed)).tolist()
         firsts = loads.firsts.tolist()
         pieces, syncs = [np.arange(counts[0])], []
         for stage in range(1, len(firsts)):
             first, last = firsts[stage], firsts[stage] + counts[stage]
-            is_input = loads.buffer[first:last] == ACTIVATION
+            is_input = loads.columns["buffer"][first:last] == ACTIVATION
             late = loads.after[first:last] >= self.computes.firsts[stage]
             late &= ~is_input
             free = np.flatnonzero(~is_input[: late.argmax() if late.any() else None])
