@@ -170,6 +170,7 @@ def _stages(
 ) -> list[_Stage]:
     """What the programs of a pass consist of, stages of equal layers together."""
     found: dict[tuple[Linear, ...], _Stage] = {}
+    known: dict[tuple[Linear, ...], tuple[tuple[Linear, ...], float]] = {}
     for priced in programs:
         rows, count, cycles = priced.rows, priced.count, priced.cycles
         first = 0
@@ -179,9 +180,11 @@ def _stages(
         ):
             last = first + work.computes
             computing, first = int(cycles.computes.cycles[first:last].sum()), last
-            kind = _unnumbered(linears)
+            if linears not in known:
+                macs = sum(_step_macs(core, each, layer_steps) for each in linears)
+                known[linears] = _unnumbered(linears), macs
+            kind, step_macs = known[linears]
             before = found.get(kind, _Stage(kind, rows))
-            step_macs = sum(_step_macs(core, each, layer_steps) for each in linears)
             found[kind] = replace(
                 before,
                 count=before.count + count,

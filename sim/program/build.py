@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,10 @@ LayerSteps = Mapping[LayerName, NDArray[np.integer]]
 by the layers' names, int [column tiles, beats]."""
 
 
+_Column: TypeAlias = NDArray[np.signedinteger]
+"""A number for each of many steps. Most are narrow: a program has millions of them."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a stage asks of a core's parts, whatever they wait for."""
@@ -76,15 +81,15 @@ class TileParts:
     """What every matmul takes of its layer's weights."""
 
     layers: Sequence[LayerName]
-    tile_layer: NDArray[np.int64]
+    tile_layer: _Column
     """Of every column tile, its layer's place in `layers`."""
-    tile_number: NDArray[np.int64]
+    tile_number: _Column
     """Of every column tile, its number in the layer."""
-    tile: NDArray[np.int64]
+    tile: _Column
     """Of every matmul, its column tile."""
-    first_beat: NDArray[np.int64]
+    first_beat: _Column
     """Of every matmul, the first weight beat in the column tile."""
-    beats: NDArray[np.int64]
+    beats: _Column
     """Of every matmul."""
 
     def __iter__(self) -> Iterator[TilePart]:
@@ -212,6 +217,13 @@ class _Patterns:
         return equal_parts(row_tiles, min(most, run_tiles(self.core)))
 
 
+def _narrow(column: _Column) -> _Column:
+    """The same in 32 bits, where they are enough."""
+    bounds = np.iinfo(np.int32)
+    fits = not len(column) or (bounds.min <= column.min() and column.max() <= bounds.max)
+    return column.astype(np.int32) if fits else column
+
+
 class _Rows:
     """The rows of one kind of all tiles of a program, in the order of the tiles."""
 
@@ -225,20 +237,18 @@ class _Rows:
         """Of every tile, its first row."""
         self.tile = np.repeat(np.arange(len(patterns)), counts)
         """Of every row."""
-        self._table = np.concatenate(of_patterns, axis=1)
+        self._table = [_narrow(column) for column in np.concatenate(of_patterns, axis=1)]
         first = np.cumsum(lengths) - lengths
         self._places = np.arange(len(self.tile)) + (first[patterns] - self.starts)[self.tile]
 
     def __len__(self) -> int:
         return len(self.tile)
 
-    def column(self, place: int) -> NDArray[np.int64]:
+    def column(self, place: int) -> _Column:
         """A column, of every row."""
         return self._table[place].take(self._places)
 
-    def columns(
-        self, names: Sequence[str], rows: NDArray[np.intp] | slice
-    ) -> dict[str, NDArray[np.int64]]:
+    def columns(self, names: Sequence[str], rows: NDArray[np.intp] | slice) -> dict[str, _Column]:
         """All columns of some rows, by their names."""
         places = self._places[rows]
         return {name: self._table[i].take(places) for i, name in enumerate(names)}
@@ -248,11 +258,11 @@ class _Rows:
 class _Loads:
     """The loads of a program, stage by stage in the order needed; a row for each."""
 
-    columns: Mapping[str, NDArray[np.int64]]
+    columns: Mapping[str, _Column]
     """The instructions' fields."""
-    needed: NDArray[np.int64]
+    needed: _Column
     """The first compute that needs these words."""
-    after: NDArray[np.int64]
+    after: _Column
     """The last compute that must come before."""
     firsts: NDArray[np.int64]
     """Of each stage, its first load."""
@@ -262,9 +272,9 @@ class _Loads:
 class _Computes:
     """The matmuls and fills of a program; `place` has their numbers, and columns are by name."""
 
-    matmul: Mapping[str, NDArray[np.int64]]
+    matmul: Mapping[str, _Column]
     matmul_place: NDArray[np.intp]
-    fill: Mapping[str, NDArray[np.int64]]
+    fill: Mapping[str, _Column]
     fill_place: NDArray[np.intp]
     firsts: NDArray[np.int64]
     """Of each stage, its first compute."""
@@ -275,11 +285,11 @@ class _Computes:
 class _Stores:
     """The stores of a program, each of one filling of a bank of sums."""
 
-    columns: Mapping[str, NDArray[np.int64]]
+    columns: Mapping[str, _Column]
     """The instructions' fields."""
-    first: NDArray[np.int64]
+    first: _Column
     """The first matmul of the filling."""
-    after: NDArray[np.int64]
+    after: _Column
     """The last one."""
     firsts: NDArray[np.int64]
     """Of each stage, its first store."""
@@ -365,12 +375,13 @@ class _Builder:
         address, after = (np.concatenate(each) for each in zip(*places, strict=True))
         loads = _Rows([each.loads for each in self.patterns], self.pattern)
         buffer, data, offset, words, memory, needed = map(loads.column, range(len(LOAD)))
-        data += np.stack(bases)[buffer, loads.tile]
-        memory += self.tile_memory[(buffer == ACTIVATION).view(np.int8), loads.tile]
+        data = data + np.stack(bases)[buffer, loads.tile]
+        memory = memory + self.tile_memory[(buffer == ACTIVATION).view(np.int8), loads.tile]
+        needed += starts[loads.tile]
         columns = {"buffer": buffer, "address": address[data] + offset}
         return _Loads(
             columns={**columns, "words": words, "memory": memory},
-            needed=needed + starts[loads.tile],
+            needed=needed,
             after=after[data],
             firsts=loads.starts[self.stage_tiles],
         )
@@ -391,13 +402,10 @@ class _Builder:
         for buffer, starts, address in zip(
             BUFFERS, self.data_starts, self.data_address, strict=True
         ):
-            data = columns[f"{buffer}_data"]
-            data += starts[tile]
-            columns[buffer] = address[data]
+            columns[buffer] = address[columns[f"{buffer}_data"] + starts[tile]]
             columns[buffer] += columns[f"{buffer}_offset"]
-        run = columns["run"]
-        run += runs.starts[tile]
-        columns["accumulator"] = (place + filling % 2 * core.bank_words)[run]
+        run = columns["run"] + runs.starts[tile]
+        columns["accumulator"] = _narrow(place + filling % 2 * core.bank_words)[run]
         self.matmul_tile = tile
         matmul_place = np.arange(len(self.rows))[own]
 
@@ -464,8 +472,10 @@ class _Builder:
         after[syncs] = computes.firsts[stages] - 1
 
         # For each compute, which load is the last that it or an earlier one needs.
-        last_needed = np.full(computes.count, -1)
-        last_needed[needed] = np.arange(count)  # of equal places, the last one stays
+        last_needed = np.full(computes.count, -1, np.int32)
+        last_needed[needed] = np.arange(
+            count, dtype=np.int32
+        )  # of equal places, the last one stays
         last_needed = np.maximum.accumulate(last_needed)
 
         wait, signal = np.zeros((2, computes.count), np.uint8)
@@ -529,8 +539,7 @@ class _Builder:
             columns = [sources[name][field.name] for field in operation.fields]
             if name == "load":
                 columns = [column.take(order) for column in columns]
-            length = np.count_nonzero(opcodes == operation.opcode)
-            fields[name] = np.array(columns, np.int64).reshape(len(columns), length)
+            fields[name] = columns
         return InstructionTable(opcodes, waits, signals, fields)
 
     def _load_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

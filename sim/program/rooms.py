@@ -13,14 +13,14 @@ takes less time than a search for each thing."""
 
 
 def packed(
-    words: NDArray[np.int64], room: int, restarts: NDArray[np.int64]
+    words: NDArray[np.signedinteger], room: int, restarts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Things of so many words, one after another in pieces of so much `room`.
 
     What does not fit in the rest of a piece begins the next one, and so do the things `restarts`,
     which begin with 0. Gives the first thing of every piece, and where each lies in its piece.
     """
-    ends = np.cumsum(words)
+    ends = np.cumsum(words, dtype=np.int64)
     starts = ends - words
     smallest, largest = int(words.min()), int(words.max())
     assert largest <= room, "what does not fit must have been refused"
@@ -42,8 +42,8 @@ def packed(
 
 
 def ring(
-    words: NDArray[np.int64], last: NDArray[np.int64], room: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    words: NDArray[np.signedinteger], last: NDArray[np.signedinteger], room: int
+) -> tuple[NDArray[np.signedinteger], NDArray[np.signedinteger]]:
     """Addresses of data of so many words in a buffer of so much `room`, which is given out round by
     round; and which matmul is the last that needs what lay there before, -1 for none.
 
@@ -57,13 +57,15 @@ def ring(
     given_up = np.arange(len(words)) - _kept(words, place, room)
     before = np.append(0, given_up[:-1])
     some = np.flatnonzero(given_up > before)
-    after = np.full(len(words), -1)
+    after = np.full(len(words), -1, np.int32)
     if len(some):
         after[some] = np.maximum.reduceat(last[: given_up[-1]], before[some])
-    return address, after
+    return address.astype(np.int32), after
 
 
-def _kept(words: NDArray[np.int64], place: NDArray[np.int64], room: int) -> NDArray[np.int64]:
+def _kept(
+    words: NDArray[np.signedinteger], place: NDArray[np.int64], room: int
+) -> NDArray[np.int64]:
     """How many earlier data are still there when each is placed: given up are the oldest, those of
     the round before up to its end. `place` counts on from round to round."""
     limit = place + words - room
