@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,11 +30,18 @@ def packed(
             held[: len(words) - more] += ends[more:] - starts[: len(words) - more] <= room
     else:
         held = np.searchsorted(ends, starts + room, side="right") - np.arange(len(words))
-    counts, firsts = held.tolist(), []
-    for first, end in itertools.pairwise([*restarts.tolist(), len(words)]):
-        while first < end:
-            firsts.append(first)
-            first += counts[first]
+    # Things one after another of which each would begin as long a piece give even pieces.
+    changes = np.flatnonzero(np.diff(held)) + 1
+    bounds = np.union1d(changes, restarts).tolist()
+    restarting, firsts, first = set(restarts.tolist()), [], 0
+    for begin, end, length in zip(
+        bounds, [*bounds[1:], len(words)], held[bounds].tolist(), strict=True
+    ):
+        if begin in restarting:
+            first = begin
+        if first < end:
+            firsts += range(first, end, length)
+            first = firsts[-1] + length
     pieces = np.array(firsts)
     return pieces, starts - np.repeat(starts[pieces], np.diff(pieces, append=len(words)))
 
