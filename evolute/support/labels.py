@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Label = Literal["exact", "measured", "modelled", "synthesized", "bound", "absent"]
+Label = Literal["exact", "measured", "modelled", "synthesized", "bound", "host", "absent"]
 
 MEANINGS: dict[Label, str] = {
     "exact": "counted by construction; equal to the RTL, cycle by cycle, wherever it was simulated",
@@ -24,6 +24,8 @@ MEANINGS: dict[Label, str] = {
     "synthesized": "from a netlist that Yosys mapped to a standard-cell library",
     "bound": "what it comes to if every weight beat takes the most steps that it can: those that "
     "weights allow to skip were not measured",
+    "host": "work that the accelerator leaves to the host: multiply-accumulates and bytes are "
+    "counted, seconds only where the host's rates are stated",
 }
 """What a label on a number means; a figure that is `absent` is not shown."""
 

@@ -59,6 +59,22 @@ class Real(click.FloatRange):
         self.fail(f"must be {rule}, got {_shown(value)}", param, ctx)
 
 
+class Wholes(click.ParamType):
+    """Whole numbers within bounds, separated by commas."""
+
+    name = "numbers"
+
+    def __init__(self, low: int, high: int):
+        self._one = Whole(low, high)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(self._one.convert(part, param, ctx) for part in str(value).split(","))
+
+
 def _shown(value: Any) -> str:
     """A value as the user wrote it, the middle of a long one left out."""
     text = str(value)
@@ -69,6 +85,8 @@ COUNT = Whole(1, 1 << 24)
 """How many of something: tokens, rows, trials."""
 CONTEXT = Whole(1, 1 << 24)
 """Tokens of a window; the model has a bound of its own."""
+CONTEXTS = Wholes(0, 1 << 24)
+"""Tokens in a cache, one number or several."""
 SEED = Whole(0, (1 << 31) - 1)
 WORKERS = Whole(1, 256)
 LATENCY = Whole(1, 1 << 20)
@@ -76,4 +94,6 @@ LATENCY = Whole(1, 1 << 20)
 KIB = Whole(0, 1 << 32)
 FREQUENCY_MHZ = Real(1e-3, 1e6)
 BANDWIDTH_GBS = Real(1e-6, 1e6)
+RATE = Real(1e-9, 1e9)
+"""Billions of something per second."""
 TEMPERATURE = Real(0, 1e3)

@@ -48,6 +48,12 @@ def _parse(text: str, annotation: Any) -> Any:
     raise ValueError(text)
 
 
+def added(default: Any) -> Any:
+    """A choice that came to a spec later, whose default is what specs without it were: digests and
+    records of these stay as they are."""
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """Base of every accelerator spec.
@@ -102,8 +108,16 @@ class Spec:
         return self.evolve(**changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The choices, with the spec class's name under `kind`; JSON-serializable."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """The choices, with the spec class's name under `kind`; JSON-serializable.
+
+        A choice declared as `added` is left out where it has its default.
+        """
+        values = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+            or not field.metadata.get("added")
+        }
         plain = {k: v.to_dict() if isinstance(v, Spec) else v for k, v in values.items()}
         return {"kind": type(self).__name__, **plain}
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evolute.hw.spec import layout
-from evolute.hw.spec.base import Spec, require, require_range
+from evolute.hw.spec.base import Spec, added, require, require_range
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.layout import Beat
 from evolute.hw.spec.scaling import RESULT_BITS, IntegerScaling
@@ -110,6 +110,12 @@ class CoreSpec(Spec):
     """Width of a sum over all groups."""
     clock_mhz: int = 200
     """Clock that constraints ask for and that turns cycles into seconds."""
+    vector_lanes: int = added(0)
+    """Lanes of a unit for norms, rotary positions, gates and residuals; 0 leaves these to the host.
+    Only cost models know the unit so far: a core with lanes cannot be exported or simulated."""
+    attention_rows: int = added(0)
+    """Rows of a unit for attention over keys and values of 8 bits or fewer, each row a head of a
+    token; 0 leaves attention to the host. Known to cost models alone, as `vector_lanes`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,6 +133,9 @@ class CoreSpec(Spec):
         )
         require_range("outstanding_reads", self.outstanding_reads, 1, 64)
         require_range("clock_mhz", self.clock_mhz, 1, 4000)
+        require(self.vector_lanes in (0, 1, 2, 4, 8), "vector_lanes", "0, 1, 2, 4 or 8",
+                self.vector_lanes)  # fmt: skip
+        require_range("attention_rows", self.attention_rows, 0, 64)
         tile = self.engine.m * self.engine.n
         require(
             tile * RESULT_BITS % self.bus_bits == 0,
@@ -171,6 +180,12 @@ class CoreSpec(Spec):
             offset_bits=self.offset_bits,
             sum_bits=self.sum_bits,
         )
+
+    def require_rtl(self) -> None:
+        """Raise `SpecError` for a core of which there is no RTL."""
+        for name in ("vector_lanes", "attention_rows"):
+            rule = "0 for a core in Verilog; cost models alone know others so far"
+            require(getattr(self, name) == 0, name, rule, getattr(self, name))
 
     # Buffers.
 

@@ -9,6 +9,7 @@ own work is not in any of these cycles.
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,13 +19,14 @@ import numpy as np
 from evolute.hw.spec.base import require
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.platform import Platform
-from evolute.sim.cost.metrics import LayerMetrics, Metrics, PhaseMetrics
+from evolute.sim.cost.metrics import LayerMetrics, PhaseMetrics
 from evolute.sim.program.build import LayerSteps, Program, compile_stages
 from evolute.sim.program.placement import placed, stages_of
 from evolute.sim.timing.core import ProgramCycles, program_cycles
 from evolute.sim.timing.memory import MemoryTiming, memory_timing
 from evolute.sim.timing.schedule import plan
-from evolute.sim.workload.linear import Linear, Workload
+from evolute.sim.workload.linear import Linear, Workload, rows_of
+from evolute.sim.workload.operations import Pass
 
 Stages = tuple[tuple[Linear, ...], ...]
 """Layers of a program stage by stage, as `sim.program.placement.stages_of` cuts a block."""
@@ -68,7 +70,27 @@ def priced_phases(
     decode_tokens: int,
     layer_steps: LayerSteps | None = None,
 ) -> tuple[PricedPhase, PricedPhase]:
-    """The programs of a prompt and of decoding, compiled and run on the cycle model.
+    """The programs of a prompt and of decoding for one sequence, see `priced_phase`."""
+    asked = core, workload, platform
+    return (
+        priced_phase(*asked, Pass(prefill_tokens), 1, layer_steps),
+        priced_phase(*asked, Pass(1), decode_tokens, layer_steps, in_one=True),
+    )
+
+
+def priced_phase(
+    core: CoreSpec,
+    workload: Workload,
+    platform: Platform,
+    work: Pass,
+    passes: int,
+    layer_steps: LayerSteps | None = None,
+    *,
+    in_one: bool = False,
+) -> PricedPhase:
+    """The programs of `passes` equal passes, compiled and run on the cycle model: one for each
+    block and one for the head, or where all layers have equally many rows and `in_one` is asked
+    for, one for all.
 
     Raises `PlaceError` where a layer does not fit the core, and `SpecError` for layers counted
     together, of which no program can be made.
@@ -80,25 +102,22 @@ def priced_phases(
     if layer_steps is None and not core.engine.steps_are_fixed:
         linears = [each for block in (*body, head) for layers in block for each in layers]
         layer_steps = {each.name: _most_steps(core, each) for each in linears}
-    prompt = [
-        (stages, prefill_tokens, count) for stages, count in collections.Counter(body).items()
-    ]
-    token = tuple(layers for block in (*body, head) for layers in block)
-
-    def phase(tokens: int, passes: int, programs: Sequence[tuple[Stages, int, int]]) -> PricedPhase:
-        return PricedPhase(
-            tokens,
-            passes,
-            tuple(
-                _priced(core, stages, rows, count, timing, layer_steps)
-                for stages, rows, count in programs
-                if stages
-            ),
-        )
-
-    return (
-        phase(prefill_tokens, 1, [*prompt, (head, 1, 1)]),
-        phase(decode_tokens, decode_tokens, [(token, 1, 1)]),
+    rows, last_rows = work.tokens, work.batch * work.head_rows
+    parts = (tuple(itertools.chain(*body, head)),) if in_one else (*body, head)
+    programs: collections.Counter[tuple[Stages, int]] = collections.Counter()
+    for part in parts:
+        # Layers of one program have equally many rows: experts need programs of their own.
+        for count, stages in itertools.groupby(
+            part, key=lambda layers: rows_of(layers[0], rows, last_rows)
+        ):
+            programs[tuple(stages), count] += 1
+    return PricedPhase(
+        passes * rows,
+        passes,
+        tuple(
+            _priced(core, stages, rows, count, timing, layer_steps)
+            for (stages, rows), count in programs.items()
+        ),
     )
 
 
@@ -257,46 +276,36 @@ def _layer(core: CoreSpec, platform: Platform, stage: _Stage) -> LayerMetrics:
     )
 
 
-def core_metrics(
+def core_phase(
     core: CoreSpec,
     workload: Workload,
     platform: Platform,
-    prefill_tokens: int,
-    decode_tokens: int,
+    work: Pass,
+    passes: int,
     layer_steps: LayerSteps | None = None,
-) -> Metrics:
-    """See `sim.cost.evaluate.evaluate`; cycles and traffic are those of `priced_phases`."""
+    *,
+    in_one: bool = False,
+) -> PhaseMetrics:
+    """See `sim.cost.evaluate.linear_phase`; cycles and traffic are those of `priced_phase`."""
     word_cycles = memory_timing(platform).service(core.bus_bytes).word_cycles
-
-    def metrics(phase: PricedPhase, rows: int) -> PhaseMetrics:
-        stages = _stages(core, phase.programs, layer_steps)
-        cycles, passes, beats = phase.total("cycles"), phase.passes, phase.beats
-        seconds = cycles / platform.frequency_hz
-        step_macs = passes * sum(each.step_macs for each in stages)
-        memory_cycles = float(beats * word_cycles)
-        limits = _limits(platform, cycles, phase.total("compute_cycles"), memory_cycles)
-        return PhaseMetrics(
-            tokens=phase.tokens,
-            cycles=cycles,
-            seconds=seconds,
-            tokens_per_s=phase.tokens / seconds,
-            utilization=step_macs / core.engine.macs_per_step / cycles,
-            engine_utilization=phase.total("steps") / cycles,
-            bus_utilization=beats / cycles,
-            dram_bytes=beats * core.bus_bytes,
-            macs=passes * sum(each.count * each.macs for each in stages),
-            mac_share=workload.mac_share(rows),
-            layers=tuple(_layer(core, platform, each) for each in stages),
-            **limits._asdict(),
-        )
-
-    prompt, decode = priced_phases(
-        core, workload, platform, prefill_tokens, decode_tokens, layer_steps
-    )
-    return Metrics(
-        core,
-        platform,
-        prefill=metrics(prompt, prefill_tokens),
-        decode=metrics(decode, 1),
-        steps_are_bounds=layer_steps is None and not core.engine.steps_are_fixed,
+    phase = priced_phase(core, workload, platform, work, passes, layer_steps, in_one=in_one)
+    stages = _stages(core, phase.programs, layer_steps)
+    cycles, beats = phase.total("cycles"), phase.beats
+    seconds = cycles / platform.frequency_hz
+    step_macs = passes * sum(each.step_macs for each in stages)
+    memory_cycles = float(beats * word_cycles)
+    limits = _limits(platform, cycles, phase.total("compute_cycles"), memory_cycles)
+    return PhaseMetrics(
+        tokens=phase.tokens,
+        cycles=cycles,
+        seconds=seconds,
+        tokens_per_s=phase.tokens / seconds,
+        utilization=step_macs / core.engine.macs_per_step / cycles,
+        engine_utilization=phase.total("steps") / cycles,
+        bus_utilization=beats / cycles,
+        dram_bytes=beats * core.bus_bytes,
+        macs=passes * sum(each.count * each.macs for each in stages),
+        mac_share=workload.mac_share(work.tokens, work.batch * work.head_rows),
+        layers=tuple(_layer(core, platform, each) for each in stages),
+        **limits._asdict(),
     )

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.platform import Platform
-from evolute.sim.cost.metrics import LayerMetrics, Metrics, PhaseMetrics
+from evolute.sim.cost.metrics import LayerMetrics, PhaseMetrics
 from evolute.sim.program.build import LayerSteps
 from evolute.sim.timing.engine import run_cycles
 from evolute.sim.timing.memory import traffic
 from evolute.sim.timing.schedule import fills, plan, weighed
-from evolute.sim.workload.linear import Linear, Workload
+from evolute.sim.workload.linear import Linear, Workload, rows_of
+from evolute.sim.workload.operations import Pass
 
 
 class _Cost(NamedTuple):
@@ -130,35 +131,26 @@ def _phase(tokens: int, steps: int, layers: Sequence[_Cost], mac_share: float) -
     )
 
 
-def engine_metrics(
+def engine_phase(
     spec: Engine,
     workload: Workload,
     platform: Platform,
-    prefill_tokens: int,
-    decode_tokens: int,
+    work: Pass,
+    passes: int,
     layer_steps: LayerSteps | None = None,
-) -> Metrics:
-    """See `sim.cost.evaluate.evaluate`. Equal layers are counted together, unless `layer_steps`
+) -> PhaseMetrics:
+    """See `sim.cost.evaluate.linear_phase`. Equal layers are counted together, unless `layer_steps`
     tells them apart."""
     linears = workload.kinds if layer_steps is None else workload.linears
-
-    def phase(tokens: int, rows: int, steps: int) -> PhaseMetrics:
-        layers = [
-            _cost(
-                spec,
-                linear,
-                1 if linear.last_token_only else rows,
-                platform,
-                None if layer_steps is None else layer_steps[linear.name],
-            )
-            for linear in linears
-        ]
-        return _phase(tokens, steps, layers, workload.mac_share(rows))
-
-    return Metrics(
-        spec,
-        platform,
-        prefill=phase(prefill_tokens, prefill_tokens, 1),
-        decode=phase(decode_tokens, 1, decode_tokens),
-        steps_are_bounds=layer_steps is None and not spec.steps_are_fixed,
-    )
+    rows, last_rows = work.tokens, work.batch * work.head_rows
+    layers = [
+        _cost(
+            spec,
+            linear,
+            rows_of(linear, rows, last_rows),
+            platform,
+            None if layer_steps is None else layer_steps[linear.name],
+        )
+        for linear in linears
+    ]
+    return _phase(passes * rows, passes, layers, workload.mac_share(rows, last_rows))

@@ -41,9 +41,38 @@ class LayerMetrics:
     bound: Annotated[str, Figure("modelled", core="exact", follows_steps=True)]
 
 
+LINEAR, WHOLE = "linear layers", "whole token"
+"""What seconds and tokens/s of a phase are of."""
+
+
+@dataclass(frozen=True)
+class OperationMetrics:
+    """Operations of one name in a phase; figures are totals of the phase.
+
+    `count` is how many a pass has. An operation of the host has no cycles, and seconds only where
+    the host's rates are stated.
+    """
+
+    name: str
+    kind: str
+    """`matmul`, `attention`, `state`, `vector` or `gather`."""
+    origin: str
+    """Of its operand, see `sim.workload.operations.Origin`."""
+    count: int
+    cycles: int | None
+    seconds: float | None
+    bytes: int
+    macs: int
+    elements: int
+    """Of vector operations, exponentials included."""
+    label: Label
+    limited_by: str
+
+
 @dataclass(frozen=True)
 class PhaseMetrics:
-    """All linear layers of prefill (`tokens` rows at once) or of decode (`tokens` one by one).
+    """Prefill (`tokens` rows at once) or decode (`tokens` one by one), of one sequence or of
+    several at once: the linear layers, or whole tokens, as `scope` says.
 
     Figures are totals of the whole phase. `utilization` is the share of the engine's
     multiply-accumulates in its cycles that the model asked for, `engine_utilization` the share of
@@ -73,6 +102,22 @@ class PhaseMetrics:
     ]
     bound: Annotated[str, Figure("modelled", core="exact", follows_steps=True)]
     layers: tuple[LayerMetrics, ...]
+    scope: str = LINEAR
+    operations: tuple[OperationMetrics, ...] = ()
+    """Everything that a token needs, where that was asked for."""
+
+
+@dataclass(frozen=True)
+class ContextMetrics:
+    """Decoding one token with `context` tokens in the cache."""
+
+    context: int
+    seconds: float
+    tokens_per_s: float
+    dram_bytes: int
+    cache_bytes: int
+    """Bytes that move to and from the cache, wherever attention runs."""
+    bound: str
 
 
 @dataclass(frozen=True)
@@ -88,6 +133,8 @@ class Metrics:
     prefill: PhaseMetrics
     decode: PhaseMetrics
     steps_are_bounds: bool
+    curve: tuple[ContextMetrics, ...] = ()
+    """Decoding with each of several contexts, where several were asked for."""
 
     @property
     def kind(self) -> Kind:
@@ -95,8 +142,13 @@ class Metrics:
 
     @property
     def labels(self) -> dict[str, Label]:
-        """The label of every figure of a phase."""
-        return labels_of(PhaseMetrics, self.kind, is_bound=self.steps_are_bounds)
+        """The label of every figure of a phase. Of whole tokens none is more than modelled that
+        follows from units without RTL, or from rates of the host."""
+        labels = labels_of(PhaseMetrics, self.kind, is_bound=self.steps_are_bounds)
+        if self.decode.scope == WHOLE:
+            for name, label in labels.items():
+                labels[name] = "modelled" if label == "exact" and name != "tokens" else label
+        return labels
 
     def _platform(self) -> dict[str, Any]:
         """The platform, of a core with the memory that its cycles are exact for."""
@@ -113,4 +165,5 @@ class Metrics:
             "platform": self._platform(),
             "prefill": to_record(self.prefill, self.kind),
             "decode": to_record(self.decode, self.kind),
+            "curve": [asdict(point) for point in self.curve],
         }

@@ -74,6 +74,8 @@ class Linear:
     vector_bits: int | None = None
     """Bits of what is stored where weights have no codes of their own: of indices and codebooks, or
     of tables and centroids."""
+    own_rows: int | None = None
+    """Rows that it computes whatever a pass has: an expert those that are sent to it."""
 
     @property
     def groups(self) -> int:
@@ -151,23 +153,26 @@ class Workload:
         """The names of the layers that are left."""
         return tuple(str(each.name) for each in self.left)
 
-    def macs(self, rows: int = 1) -> int:
-        """Multiply-accumulates on the accelerator for `rows` tokens at once."""
-        return sum(each.count * each.n * each.k * _rows(each, rows) for each in self.linears)
+    def macs(self, rows: int = 1, last_rows: int = 1) -> int:
+        """Multiply-accumulates on the accelerator for `rows` tokens at once, of which `last_rows`
+        need what only a last token needs."""
+        return sum(
+            each.count * each.n * each.k * rows_of(each, rows, last_rows) for each in self.linears
+        )
 
-    def host_macs(self, rows: int = 1) -> int:
-        """Multiply-accumulates of the layers that are left, for `rows` tokens at once."""
-        return sum(each.n * each.k * _rows(each, rows) for each in self.left)
+    def host_macs(self, rows: int = 1, last_rows: int = 1) -> int:
+        """The same of the layers that are left."""
+        return sum(each.n * each.k * rows_of(each, rows, last_rows) for each in self.left)
 
     @property
     def host_bytes(self) -> int:
         """Bytes of weights that the host reads for each token, or for a prompt at once."""
         return sum(each.weight_bytes for each in self.left)
 
-    def mac_share(self, rows: int = 1) -> float:
+    def mac_share(self, rows: int = 1, last_rows: int = 1) -> float:
         """The part of the linear layers' multiply-accumulates that is on the accelerator, 0..1."""
-        own = self.macs(rows)
-        return own / (own + self.host_macs(rows))
+        own = self.macs(rows, last_rows)
+        return own / (own + self.host_macs(rows, last_rows))
 
     @property
     def bits_held(self) -> float | None:
@@ -177,6 +182,8 @@ class Workload:
         return sum(each.total_bits for each in self.linears) / weights if weights else None
 
 
-def _rows(layer: Linear | HostLayer, rows: int) -> int:
-    """Rows that a layer computes of `rows` tokens."""
-    return 1 if layer.last_token_only else rows
+def rows_of(layer: Linear | HostLayer, rows: int, last_rows: int = 1) -> int:
+    """Rows that a layer computes of a pass of `rows` tokens, `last_rows` of them last ones."""
+    if isinstance(layer, Linear) and layer.own_rows is not None:
+        return layer.own_rows
+    return last_rows if layer.last_token_only else rows

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from evolute.sw.checkpoints import bitnet_file, gptq_file, vptq_file
-from evolute.sw.checkpoints.hugging_face_config import stated
+from evolute.sw.checkpoints.hugging_face_config import Stated, stated
 from evolute.sw.checkpoints.hugging_face_settings import Settings
 from evolute.sw.checkpoints.known_settings import KnownSettings
 from evolute.sw.checkpoints.safetensors_file import Raw, member, read_folder, read_json
@@ -234,16 +234,25 @@ def _head_is_the_embedding(family: _Family, raw: Mapping[str, Raw]) -> bool:
 _COMPARED_BYTES = 16 << 20
 
 
-def read_hugging_face(folder: Path) -> LanguageModel:
-    """The model in a Hugging Face folder, its tensors not yet read. Raises `CheckpointError`."""
-    place = member(folder, CONFIG)
+def read_config(folder: Path) -> Stated:
+    """What a folder's config.json says of a model. Raises `CheckpointError`."""
+    return _stated(member(folder, CONFIG))[1]
+
+
+def _stated(place: Path) -> tuple[Settings, Stated]:
+    """The settings in a file, and what they stand for. Raises `CheckpointError`."""
     settings = read_json(place)
     try:
-        found = stated(settings)
+        return settings, stated(settings)
     except KeyError as error:
         raise CheckpointError(place, f"has no {error.args[0]}") from None
     except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(place, str(error)) from None
+
+
+def read_hugging_face(folder: Path) -> LanguageModel:
+    """The model in a Hugging Face folder, its tensors not yet read. Raises `CheckpointError`."""
+    settings, found = _stated(member(folder, CONFIG))
     family, config, raw = _FAMILIES[found.kind], found.config, read_folder(folder)
     stored = dict(_tensors(folder, family, config, settings, raw))
     if not found.tied:

@@ -197,6 +197,13 @@ def read_folder(folder: Path) -> dict[str, Raw]:
     return read_file(member(folder, WEIGHTS))
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has a file of weights, in a form that can be read or not."""
+    files = list(folder.iterdir())
+    is_named = any(path.name == INDEX or path.suffix == ".safetensors" for path in files)
+    return is_named or bool(_pickles(files))
+
+
 PICKLE = "is a pickle, which may run code and is never loaded; convert it to safetensors"
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evolute.sim.workload.zoo import ENTRIES
 from evolute.support.errors import UnknownNameError
 from evolute.support.files import (
     FileError,
@@ -63,6 +64,8 @@ class KnownModel:
         return not any(map(missing_client, self.archives))
 
 
+_SUFFIXES = (".gguf", ".bin", ".safetensors", ".json")
+"""Of files of models, which no name of a model ends in."""
 _CACHE = cache_directory() / "models"
 _SMOLLM2 = _CACHE / "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GEMMA = _CACHE / "gemma-3-270m-q4_k_m.gguf"
@@ -175,16 +178,21 @@ DEFAULT = next(iter(KNOWN))
 def load(name: str) -> LanguageModel:
     """The known model `name`, fetched if need be, or the one in the file or folder `name`.
 
-    Raises `UnknownNameError` with the near names, `FileError` where a model cannot be fetched, and
-    `CheckpointError`.
+    Raises `UnknownNameError` with the near names, `FileError` where a model cannot be fetched or is
+    known by its sizes alone, and `CheckpointError`.
     """
     from evolute.sw.checkpoints.checkpoint import open_model
 
     if known := KNOWN.get(name):
         return replace(open_model(_obtain(known)), name=name)
     path = Path(name)
-    if not path.exists() and not path.suffix and path.name == name:
-        raise UnknownNameError("model", name, list(KNOWN))
+    if not path.exists() and path.name == name and path.suffix not in _SUFFIXES:
+        if name in ENTRIES:
+            raise FileError(
+                f"model: {name} is known by its sizes alone, which `evolute sim` takes; weights "
+                "are needed here: name a model file or folder"
+            )
+        raise UnknownNameError("model", name, [*KNOWN, *ENTRIES])
     return open_model(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,62 @@ from rich.table import Table
 from evolute.hw.commands.specs import set_option
 from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.base import SpecError
+from evolute.hw.spec.memories import MEMORIES, Memory, memory
 from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
+from evolute.sim.cost.metrics import LINEAR
+from evolute.sim.cost.token import Host
 from evolute.sim.timing.memory import memory_timing
+from evolute.sim.workload.serving import Serving
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance, read_records
 from evolute.support.options import (
     BANDWIDTH_GBS,
+    CONTEXT,
+    CONTEXTS,
     COUNT,
     FREQUENCY_MHZ,
     KIB,
     LATENCY,
+    RATE,
     json_option,
     out_option,
     show,
 )
+from evolute.sw.checkpoints.sizes import without_weights
 from evolute.sw.commands.eval import (
     accel_option,
     accelerator_from,
     chosen_text,
     chosen_weights,
-    context_option,
     default_tokens,
+    kv_option,
     load_model,
     model_argument,
     progress,
     scope_summary,
     shipped_model,
+    summary,
     text_option,
     tokens_option,
     weights_option,
 )
 from evolute.sw.deploy.assignment import Accelerator, assign
-from evolute.sw.deploy.simulate import require_room, simulate
+from evolute.sw.deploy.simulate import (
+    Request,
+    Simulation,
+    Trial,
+    require_context,
+    simulate,
+    simulate_shape,
+)
+from evolute.sw.deploy.unweighted import DEFAULT_WEIGHTS, head_format, parse_format
+from evolute.sw.language_model.kv import parse_kv
 from evolute.sw.language_model.perplexity import default_context, strided
+from evolute.sw.language_model.shape import model_shape
 from evolute.sw.tensors.weights import parse_weights
+
+DECODE_TOKENS = 32
+"""Tokens that are generated where none are asked for."""
 
 _PLATFORM = Platform()
 
@@ -63,13 +86,40 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
-@click.command(epilog="Example: evolute sim smollm2-135m --accel core-decode --latency 100 --json")
+@click.command(
+    epilog="\b\nExamples:\n"
+    "evolute sim smollm2-135m --accel core-decode --latency 100 --json\n"
+    "evolute sim phi-3-mini-128k --context 1024,4096,16384 --kv int8 --memory kv260 \\\n"
+    "    --set vector_lanes=4 --set attention_rows=4"
+)
 @model_argument
 @accel_option
 @set_option
 @weights_option
+@click.option(
+    "--head",
+    metavar="CHOICE",
+    help="Of a model without weights: what its output head is in, as --weights, or host. "
+    "Default: the widest integers that the engine runs.",
+)
 @click.option("--prefill", type=COUNT, default=128, show_default=True, help="Prompt tokens.")
-@click.option("--decode", type=COUNT, default=32, show_default=True, help="Tokens generated.")
+@click.option("--decode", type=COUNT, help="Tokens generated. Default: 32.")
+@click.option(
+    "--context",
+    "contexts",
+    type=CONTEXTS,
+    metavar="N[,N...]",
+    help="Tokens in the cache when one token is decoded; several give a curve. Default: the "
+    "prompt's, and one more for each token.",
+)
+@click.option(
+    "--extend-context",
+    "extended",
+    is_flag=True,
+    help="Allow more tokens than the model was made for; its accuracy there is unknown.",
+)
+@click.option("--batch", type=COUNT, default=1, show_default=True, help="Sequences at once.")
+@kv_option
 @click.option(
     "--frequency-mhz",
     type=FREQUENCY_MHZ,
@@ -78,9 +128,14 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
 @click.option(
     "--bandwidth-gbs",
     type=BANDWIDTH_GBS,
-    default=_PLATFORM.bandwidth_bytes_per_s / 1e9,
-    show_default=True,
-    help="Memory bandwidth in GB/s (1e9 bytes); a core's is kept exactly, not in whole bytes.",
+    help="Memory bandwidth in GB/s (1e9 bytes); a core's is kept exactly, not in whole bytes. "
+    f"Default: {_PLATFORM.bandwidth_bytes_per_s / 1e9:g}.",
+)
+@click.option(
+    "--memory",
+    "memory_name",
+    metavar="NAME",
+    help=f"A memory or a board in place of a bandwidth: {', '.join(MEMORIES)}.",
 )
 @click.option(
     "--latency",
@@ -99,9 +154,23 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     help="An engine's buffer that lets several row tiles share one read of the weights. "
     f"Default: {_PLATFORM.weight_buffer_bytes // 1024}.",
 )
+@click.option(
+    "--host-gmacs",
+    type=RATE,
+    help="The host's speed, 1e9 multiply-accumulates per second, for what is left to it.",
+)
+@click.option("--host-gbs", type=RATE, help="The host's memory bandwidth in GB/s.")
+@click.option(
+    "--perplexity/--no-perplexity",
+    "wants_perplexity",
+    default=None,
+    help="Measure it, which takes a model with weights. Default: where there are weights.",
+)
 @text_option
 @tokens_option
-@context_option
+@click.option(
+    "--window", type=CONTEXT, help="Perplexity's window. Default: 1024 or the model's context."
+)
 @out_option
 @json_option
 def sim(
@@ -109,73 +178,156 @@ def sim(
     accel: str,
     assignments: tuple[str, ...],
     weights: str | None,
+    head: str | None,
     prefill: int,
-    decode: int,
+    decode: int | None,
+    contexts: tuple[int, ...] | None,
+    extended: bool,
+    batch: int,
+    kv_name: str,
     frequency_mhz: float | None,
-    bandwidth_gbs: float,
+    bandwidth_gbs: float | None,
+    memory_name: str | None,
     latency: int | None,
     refresh: bool | None,
     weight_buffer_kib: int | None,
+    host_gmacs: float | None,
+    host_gbs: float | None,
+    wants_perplexity: bool | None,
     text_path: Path | None,
     tokens: int | None,
-    context: int | None,
+    window: int | None,
     out: Path,
     as_json: bool,
 ) -> None:
     """Run a language model on an accelerator: cycles, traffic, tokens/s and perplexity.
 
-    For a core, cycles are those of its compiled programs with the stated memory, as its RTL takes
-    them. For an engine alone they are the engine's, on streams that keep up, and memory time is
-    modelled: transfers overlap computation, at the stated bandwidth. Linear layers only.
+    MODEL is a model with weights, or one that is known by its sizes alone: a name of `evolute
+    models`, a folder with a config.json, or a JSON file of sizes.
+
+    For a core, cycles of the linear layers are those of its compiled programs with the stated
+    memory, as its RTL takes them. For an engine alone they are the engine's, on streams that keep
+    up, and memory time is modelled: transfers overlap computation, at the stated bandwidth. All
+    that a token needs beside linear layers is listed; tokens/s are of whole tokens where all of it
+    has a time, and of the linear layers alone elsewhere, as the output says.
     """
     spec = accelerator_from(accel, assignments)
-    platform = _platform(spec, frequency_mhz, bandwidth_gbs, latency, refresh, weight_buffer_kib)
-    if weights is not None:
-        parse_weights(weights)  # refuse a slip before a model is fetched for it
+    request = Request(
+        _serving(prefill, decode, contexts, batch, kv_name),
+        *_platform(
+            spec, frequency_mhz, bandwidth_gbs, memory_name, latency, refresh, weight_buffer_kib
+        ),
+        _host(host_gmacs, host_gbs),
+    )
     verified = last_verification(out / RECORDS, spec.digest)
-    loaded = load_model(model)
-    require_room(loaded, prefill, decode)
-    choice, text = chosen_weights(weights, loaded), chosen_text(text_path, model or loaded.name)
-    measured, window = tokens or default_tokens(spec), context or default_context(loaded)
-    strided(loaded, text, measured, window, None)  # refuse windows before weights are read
-    assignment = assign(loaded, choice, spec)
-    original = shipped_model(loaded, None)
-    with progress("predicting") as done:
-        result = simulate(
-            assignment, platform, prefill, decode, text, measured, window, done, original
+    shape = without_weights(model)
+    if shape is not None:
+        if wants_perplexity:
+            raise RefusedError(f"--perplexity: {shape.name} has no weights to measure it with")
+        for option, value in (("text", text_path), ("tokens", tokens), ("window", window)):
+            if value is not None:
+                raise RefusedError(f"--{option}: only with weights, which {shape.name} has not")
+        require_context(shape, request.serving, extended=extended)
+        result = simulate_shape(
+            shape,
+            parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights),
+            head_format(head, spec),
+            spec,
+            request,
         )
+        method = "sizes alone, no weights"
+        scope = _sizes_scope(result)
+    else:
+        if head is not None:
+            raise RefusedError("--head: only for a model without weights; a checkpoint has its own")
+        if weights is not None:
+            parse_weights(weights)  # refuse a slip before a model is fetched for it
+        loaded = load_model(model)
+        require_context(model_shape(loaded), request.serving, extended=extended)
+        choice = chosen_weights(weights, loaded)
+        trial = None
+        if wants_perplexity is not False:
+            text = chosen_text(text_path, model or loaded.name)
+            measured, width = tokens or default_tokens(spec), window or default_context(loaded)
+            strided(loaded, text, measured, width, None)  # refuse before weights are read
+            original = shipped_model(loaded, None)
+            trial = Trial(text, measured, width, parse_kv(kv_name), original)
+        assignment = assign(loaded, choice, spec)
+        with progress("predicting") as done:
+            result = simulate(assignment, request, trial, done)
+        method, scope = assignment.method, scope_summary(assignment)
     how = (
         "cycles of compiled programs with the stated memory"
         if isinstance(spec, CoreSpec)
         else "cycles exact, memory modelled"
     )
+    if result.measured is not None:
+        how += ", perplexity measured on golden integers"
     record = {
         "kind": "sim",
         "accelerator": accel,
         **result.to_dict(),
-        "method": assignment.method,
+        "method": method,
+        "extended_context": extended and request.serving.longest > result.shape.context,
         "verified": verified
         and {
             name: verified[name]
             for name in ("simulator", "seed", "transactions", "mismatches", "provenance")
         },
-        "provenance": provenance(f"{how}, perplexity measured on golden integers", ("numpy",)),
+        "provenance": provenance(how, ("numpy",)),
     }
     append_record(out / RECORDS, record)
-    scope = scope_summary(assignment)
     show(as_json, record, lambda console: _render(console, record, scope))
+
+
+def _serving(
+    prefill: int, decode: int | None, contexts: tuple[int, ...] | None, batch: int, kv_name: str
+) -> Serving:
+    """What the options ask of a model. Raises `RefusedError` for those that exclude each other."""
+    if decode is not None and contexts is not None:
+        raise RefusedError("--decode: only without --context, which decodes one token")
+    kv = parse_kv(kv_name)
+    return Serving(prefill, decode or DECODE_TOKENS, contexts or (), batch, kv.cache)
+
+
+def _host(gmacs: float | None, gbs: float | None) -> Host | None:
+    """How fast the host is; None where that is not said. Raises `RefusedError` for half of it."""
+    if (gmacs is None) != (gbs is None):
+        raise RefusedError("--host-gmacs and --host-gbs: only together")
+    return None if gmacs is None or gbs is None else Host(gmacs * 1e9, gbs * 1e9)
+
+
+def _sizes_scope(result: Simulation) -> str:
+    """Which linear layers of a model without weights are on the accelerator."""
+    if not (left := result.workload.host):
+        return "all linear layers on the accelerator, in formats by choice: no weights were read"
+    share = result.workload.mac_share()
+    return (
+        f"WITHOUT {summary(left)}, left to the host ({1 - share:.1%} of the linear layers' MACs); "
+        "no weights were read"
+    )
 
 
 def _platform(
     spec: Accelerator,
     frequency_mhz: float | None,
-    bandwidth_gbs: float,
+    bandwidth_gbs: float | None,
+    memory_name: str | None,
     latency: int | None,
     refresh: bool | None,
     weight_buffer_kib: int | None,
-) -> Platform:
+) -> tuple[Platform, Memory | None]:
     """What the options say surrounds `spec`. Raises `RefusedError` for those of the other kind."""
-    bandwidth = _scaled(bandwidth_gbs, 10**9)
+    if memory_name is not None and bandwidth_gbs is not None:
+        raise RefusedError("--memory and --bandwidth-gbs: only one of them says the bandwidth")
+    named = None if memory_name is None else memory(memory_name)
+    option = f"--memory {memory_name}"
+    if named is not None:
+        bandwidth = named.bandwidth_bytes_per_s
+    elif bandwidth_gbs is not None:
+        bandwidth, option = _scaled(bandwidth_gbs, 10**9), f"--bandwidth-gbs {bandwidth_gbs:g}"
+    else:
+        bandwidth, option = _PLATFORM.bandwidth_bytes_per_s, "the default bandwidth"
 
     def refuse(what: str, **options: object) -> None:
         for name, value in options.items():
@@ -194,15 +346,14 @@ def _platform(
             )
             memory_timing(found)  # refuses a rate that cannot be kept exactly
         except SpecError as error:
-            options = f"--bandwidth-gbs {bandwidth_gbs:g} at --frequency-mhz {frequency:g}"
-            raise RefusedError(f"{options}: {error}") from None
-        return found
+            raise RefusedError(f"{option} at --frequency-mhz {frequency:g}: {error}") from None
+        return found, named
     refuse("a core", latency=latency, refresh=refresh)
     frequency_hz = (
         _PLATFORM.frequency_hz if frequency_mhz is None else _scaled(frequency_mhz, 10**6)
     )
     kib = _PLATFORM.weight_buffer_bytes // 1024 if weight_buffer_kib is None else weight_buffer_kib
-    return Platform(frequency_hz, bandwidth, kib * 1024)
+    return Platform(frequency_hz, bandwidth, kib * 1024), named
 
 
 def _scaled(value: float, factor: int) -> float:
@@ -210,23 +361,23 @@ def _scaled(value: float, factor: int) -> float:
     return float(decimal(value) * factor) if math.isfinite(value) else value
 
 
-_ENDING_ROWS = (
+_COMMON_ROWS = (
     ("memory bytes", "dram_bytes", ",", ""),
-    ("seconds", "seconds", ".4g", "without the host"),
-    ("tokens/s", "tokens_per_s", ".4g", "of linear layers"),
+    ("seconds", "seconds", ".4g", ""),
+    ("tokens/s", "tokens_per_s", ".4g", ""),
     ("share of MACs", "mac_share", ".1%", "the rest: the host"),
 )
 _ENGINE_ROWS = (
-    ("engine cycles", "cycles", ",", "as the RTL"),
+    ("cycles", "cycles", ",", ""),
     ("engine utilization", "utilization", ".1%", ""),
-    *_ENDING_ROWS,
-    ("bound by", "bound", "", "what takes longer"),
+    *_COMMON_ROWS,
+    ("bound by", "bound", "", "what takes longest"),
 )
 _CORE_ROWS = (
-    ("core cycles", "cycles", ",", "for this memory, as the RTL"),
+    ("cycles", "cycles", ",", "for this memory"),
     ("engine utilization", "engine_utilization", ".1%", "for this memory"),
     ("bus utilization", "bus_utilization", ".1%", "for this memory"),
-    *_ENDING_ROWS,
+    *_COMMON_ROWS,
     ("bound by", "bound", "", "or by waiting: latency"),
 )
 """What each figure is called, its name in the record, its form, and a word on it;
@@ -234,25 +385,57 @@ _CORE_ROWS = (
 
 
 def _render(console: Console, record: dict[str, Any], scope: str) -> None:
-    platform, perplexity = record["platform"], record["perplexity"]
+    bits = record["bits_total"] or record["bits_held"]
     console.print(
         f"{record['model']}, {record['weights']} weights "
-        f"({record['bits_total']:.3g} bits stored per weight) on {record['accelerator']}"
+        f"({bits:.3g} bits stored per weight) on {record['accelerator']}"
     )
     console.print(scope, soft_wrap=True)
+    console.print(_surroundings(record), "", sep="\n", soft_wrap=True)
+    console.print(_layers(record), "")
+    if record["decode"]["operations"]:
+        console.print(_operations(record), "")
+    console.print(_totals(record), "")
+    if record["curve"]:
+        console.print(_curve(record), "")
+    for line in _closing(record):
+        console.print(line, soft_wrap=True)
+
+
+def _surroundings(record: dict[str, Any]) -> str:
+    """What the model is asked, and what surrounds the accelerator."""
+    platform, serving, named = record["platform"], record["serving"], record["memory"]
     memory = platform.get("memory")
     rate = f" ({memory['bytes_per_cycle']} bytes per cycle)" if memory else ""
-    console.print(
-        f"at {platform['frequency_hz'] / 1e6:.10g} MHz "
-        f"and {platform['bandwidth_bytes_per_s'] / 1e9:.10g} GB/s{rate}\n"
+    behind = f" of {named['name']}" if named else ""
+    contexts = serving["contexts"]
+    tokens = f"{serving['decode_tokens']} tokens after it"
+    if contexts:
+        tokens = f"a token with {contexts[0]:,} in the cache"
+    sequences = f", {serving['batch']} sequences at once" if serving["batch"] > 1 else ""
+    return (
+        f"at {platform['frequency_hz'] / 1e6:.10g} MHz and "
+        f"{platform['bandwidth_bytes_per_s'] / 1e9:.10g} GB/s{behind}{rate}\n"
+        f"a prompt of {serving['prefill_tokens']:,} tokens, {tokens}{sequences}; "
+        f"keys and values in {serving['kv']}, {serving['kv_bytes_per_token']:,} bytes a token"
     )
-    layers = Table(box=None, pad_edge=False)
-    for title in ("layer", "x", "N x K", "codes", "prefill cycles", "bound", "decode cycles",
-                  "bound"):  # fmt: skip
-        layers.add_column(title, justify="right" if "cycles" in title or title == "x" else "left")
+
+
+def _table(titles: Sequence[str], right: Sequence[str]) -> Table:
+    """An empty table whose columns are titled; those in `right` hold numbers."""
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="right" if title in right else "left")
+    return table
+
+
+def _layers(record: dict[str, Any]) -> Table:
+    cycles = "prefill cycles", "decode cycles"
+    titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
+    table = _table(titles, ("x", *cycles))
     both = zip(record["prefill"]["layers"], record["decode"]["layers"], strict=True)
     for prefill, decode in both:
-        layers.add_row(
+        table.add_row(
             prefill["name"],
             str(prefill["count"]),
             f"{prefill['n']} x {prefill['k']}",
@@ -262,30 +445,87 @@ def _render(console: Console, record: dict[str, Any], scope: str) -> None:
             f"{decode['cycles']:,}",
             decode["bound"],
         )
-    console.print(layers)
-    totals = Table(box=None, pad_edge=False)
-    for title in ("", "prefill", "decode", "number is"):
-        totals.add_column(title, justify="right" if title in ("prefill", "decode") else "left")
+    return table
+
+
+def _operations(record: dict[str, Any]) -> Table:
+    """What decoding needs beside the linear layers on the accelerator."""
+    numbers = "x", "10^6 MACs", "elements", "kB", "cycles", "us"
+    table = _table(("beside them", *numbers, "number is", "bound"), numbers)
+    for operation in record["decode"]["operations"]:
+        if operation["kind"] == "matmul" and operation["label"] != "host":
+            continue
+        cycles, seconds = operation["cycles"], operation["seconds"]
+        table.add_row(
+            operation["name"],
+            str(operation["count"]),
+            f"{operation['macs'] / 1e6:,.2f}" if operation["macs"] else "",
+            f"{operation['elements']:,}" if operation["elements"] else "",
+            f"{operation['bytes'] / 1e3:,.1f}" if operation["bytes"] else "",
+            "-" if cycles is None else f"{cycles:,}",
+            "-" if seconds is None else f"{seconds * 1e6:,.1f}",
+            operation["label"],
+            operation["limited_by"],
+        )
+    return table
+
+
+def _totals(record: dict[str, Any]) -> Table:
     phases = record["prefill"], record["decode"]
+    table = _table(("", "prefill", "decode", "number is"), ("prefill", "decode"))
     rows = _CORE_ROWS if "bus_utilization" in record["decode"] else _ENGINE_ROWS
-    totals.add_row("tokens", *(format(phase["tokens"], ",") for phase in phases), "asked for")
+    table.add_row("tokens", *(format(phase["tokens"], ",") for phase in phases), "asked for")
+    scope = record["decode"]["scope"]
     for title, name, form, note in rows:
+        if name in ("cycles", "seconds", "tokens_per_s"):
+            title = f"{title}, {scope}"
         label = ": ".join(filter(None, (record["labels"][name], note)))
-        totals.add_row(title, *(format(phase[name], form) for phase in phases), label)
-    console.print()
-    console.print(totals)
-    shipped = "of the model as shipped nothing is known"
-    if perplexity["float"] is not None:
-        shipped = f"{perplexity['float']:.4g} as shipped"
-    console.print(
-        f"\nperplexity {perplexity['quantized']:.4g} on the engine, {shipped} "
-        f"(measured: {perplexity['tokens']} tokens of {perplexity['text']})"
-    )
-    if perplexity["tables_equal"] is not None:
-        equal = "equal" if perplexity["tables_equal"] else "DIFFER from"
-        console.print(f"logits of the golden model {equal} those of integer products")
+        table.add_row(title, *(format(phase[name], form) for phase in phases), label)
+    return table
+
+
+def _curve(record: dict[str, Any]) -> Table:
+    numbers = "tokens in the cache", "tokens/s", "seconds", "cache bytes"
+    table = _table((*numbers, "bound"), numbers)
+    for point in record["curve"]:
+        table.add_row(
+            f"{point['context']:,}",
+            f"{point['tokens_per_s']:.4g}",
+            f"{point['seconds']:.4g}",
+            f"{point['cache_bytes']:,}",
+            point["bound"],
+        )
+    return table
+
+
+def _closing(record: dict[str, Any]) -> Iterator[str]:
+    """What there is to say below the tables."""
+    if record["decode"]["scope"] == LINEAR:
+        yield (
+            "tokens/s are of the linear layers only: the rest is the host's, whose speed "
+            "--host-gmacs and --host-gbs state"
+        )
+    room = record["room"]
+    names = "weights", "embedding", "cache"
+    parts = ", ".join(f"{name} {room[f'{name}_bytes'] / 1e6:,.1f}" for name in names)
+    fits = {None: "", True: ", which fits", False: ", which DOES NOT FIT"}[room["fits"]]
+    held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
+    yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
+    if record["extended_context"]:
+        yield "more tokens than the model was made for: its accuracy there is unknown"
+    if (perplexity := record["perplexity"]) is not None:
+        shipped = "of the model as shipped nothing is known"
+        if perplexity["float"] is not None:
+            shipped = f"{perplexity['float']:.4g} as shipped"
+        yield (
+            f"perplexity {perplexity['quantized']:.4g} on the engine, {shipped} "
+            f"(measured: {perplexity['tokens']} tokens of {perplexity['text']})"
+        )
+        if perplexity["tables_equal"] is not None:
+            equal = "equal" if perplexity["tables_equal"] else "DIFFER from"
+            yield f"logits of the golden model {equal} those of integer products"
     verified = record["verified"]
-    console.print(
+    yield (
         f"RTL verified: {verified['mismatches']} mismatches in {verified['transactions']} "
         f"transactions ({verified['simulator']}, seed {verified['seed']})"
         if verified

@@ -253,9 +253,7 @@ def _linears(
     n, k = model.config.shapes()[str(name)]
     engine, rounding = engine_in(spec), weights.rounding
     if rounding is not None and name != HEAD:
-        codes = rounding.format
-        engine.coding_of(codes)
-        layers = [Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)]
+        layers = [rounded_linear(name, n, k, rounding, engine)]
     elif weights == FLOAT or (tensor := model.codes(str(name))) is None:
         return ()
     else:
@@ -279,13 +277,22 @@ def _linears(
         for form in (part.form for part in whole.parts):
             if isinstance(form, Table):
                 lut_dla.require_room(engine, form.centroids)
-    if isinstance(spec, CoreSpec):
-        bits = spec.scale_bits + spec.offset_bits
-        layers = [
-            replace(layer, group_bits=bits + layer.format.special_bits, row_bits=UNIT_BITS)
-            for layer in layers
-        ]
-    return tuple(layers)
+    return tuple(stored_on(layer, spec) for layer in layers)
+
+
+def rounded_linear(name: LayerName, n: int, k: int, rounding: Rounding, engine: Engine) -> Linear:
+    """A layer N x K rounded to grids. Raises `SpecError` for codes that the engine does not run."""
+    codes = rounding.format
+    engine.coding_of(codes)
+    return Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)
+
+
+def stored_on(linear: Linear, spec: Accelerator) -> Linear:
+    """The layer as `spec` stores it: a core has its own form of scales."""
+    if not isinstance(spec, CoreSpec):
+        return linear
+    bits = spec.scale_bits + spec.offset_bits + linear.format.special_bits
+    return replace(linear, group_bits=bits, row_bits=UNIT_BITS)
 
 
 def on_engine(tensor: PartedTensor, engine: Engine) -> PartedTensor:

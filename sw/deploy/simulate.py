@@ -10,17 +10,27 @@ from typing import Any
 import numpy as np
 
 from evolute.hw.spec import CoreSpec
+from evolute.hw.spec.memories import Memory
 from evolute.hw.spec.platform import Platform
-from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.cost.evaluate import evaluate_tokens
 from evolute.sim.cost.metrics import Metrics
+from evolute.sim.cost.token import Host
+from evolute.sim.program.build import LayerSteps
+from evolute.sim.workload.linear import Workload
+from evolute.sim.workload.operations import VECTOR_BYTES, Pass, cache_bytes
+from evolute.sim.workload.serving import Serving
+from evolute.sim.workload.shape import ModelShape
 from evolute.support.errors import RefusedError
-from evolute.sw.deploy.assignment import Assignment
+from evolute.sw.deploy.assignment import Accelerator, Assignment, engine_in
 from evolute.sw.deploy.on_core import core_backends, core_model
 from evolute.sw.deploy.on_engine import Backend, engine_linears, engine_steps, fast_backend
+from evolute.sw.deploy.unweighted import Format, shape_workload
 from evolute.sw.language_model.decoder import Cache, forward, head
+from evolute.sw.language_model.kv import KvFormat
 from evolute.sw.language_model.linear import Linears, host_linears
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.language_model.perplexity import Accuracy, Text, measure, windows
+from evolute.sw.language_model.shape import model_shape
 from evolute.sw.tensors.bits import BitsPerWeight, model_bits
 from evolute.sw.tensors.tensor import QuantError
 
@@ -29,23 +39,93 @@ CHECK_TOKENS = 4
 
 
 @dataclass(frozen=True)
-class Simulation:
-    """The main job's result.
+class Request:
+    """What a model is asked to do, and what surrounds the accelerator meanwhile."""
+
+    serving: Serving
+    platform: Platform
+    memory: Memory | None = None
+    """The memory behind the platform's bandwidth, where it has a name."""
+    host: Host | None = None
+    """How fast the host is, where that is known."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What must be in memory: weights as the accelerator and the host hold them, embeddings, and
+    the cache of all sequences at their longest."""
+
+    weights_bytes: int
+    embedding_bytes: int
+    cache_bytes: int
+    memory_bytes: int | None
+    """What the named memory holds; None where none is named, or one of any size."""
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.embedding_bytes + self.cache_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """None where nothing bounds it."""
+        return None if self.memory_bytes is None else self.total_bytes <= self.memory_bytes
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to measure of a model's accuracy: `tokens` tokens of `text`, in windows of `window`."""
+
+    text: Text
+    tokens: int
+    window: int
+    kv: KvFormat
+    original: LanguageModel | None
+    """The model as shipped, to compare with."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's accuracy on an accelerator.
 
     `tables_equal` says whether the golden model gave the same logits, bit for bit, as the plain
     integer products that measured the accuracy; None where the tables measured it themselves.
     """
 
-    assignment: Assignment
-    bits: BitsPerWeight
-    metrics: Metrics
     accuracy: Accuracy
     backend: Backend
     tables_equal: bool | None
 
     def to_dict(self) -> dict[str, Any]:
-        metrics, work = self.metrics.to_dict(), self.assignment.workload
+        accuracy = asdict(self.accuracy)
+        renamed = {"float": "reference_perplexity", "quantized": "perplexity"}
+        same = ("text", "tokens", "context", "stride", "kv", "kl", "top1")
+        return {
+            **{name: accuracy[source] for name, source in renamed.items()},
+            **{name: accuracy[name] for name in same},
+            "backend": self.backend,
+            "tables_equal": self.tables_equal,
+        }
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The main job's result. What needs weights is None of a model without any."""
+
+    shape: ModelShape
+    workload: Workload
+    """The linear layers of one token."""
+    metrics: Metrics
+    request: Request
+    room: Room
+    recoding: dict[str, Any] | None
+    bits: BitsPerWeight | None
+    measured: Measured | None
+
+    def to_dict(self) -> dict[str, Any]:
+        metrics, work = self.metrics.to_dict(), self.workload
         phases = zip(metrics["prefill"]["layers"], metrics["decode"]["layers"], strict=True)
+        serving, memory = self.request.serving, self.request.memory
+        measured = {"perplexity": "measured"} if self.measured else {}
         return {
             "model": work.model,
             "weights": work.weights,
@@ -58,82 +138,150 @@ class Simulation:
                 }
                 for prefill, decode in phases
             ],
-            "labels": self.metrics.labels | {"perplexity": "measured"},
+            "labels": self.metrics.labels | measured,
+            "serving": {
+                "prefill_tokens": serving.prefill_tokens,
+                "decode_tokens": len(serving.decode),
+                "contexts": list(serving.contexts),
+                "batch": serving.batch,
+                "kv": serving.cache.name,
+                "kv_bytes_per_token": cache_bytes(self.shape, 1, serving.cache),
+            },
+            "memory": None if memory is None else asdict(memory),
+            "room": {
+                **asdict(self.room),
+                "total_bytes": self.room.total_bytes,
+                "fits": self.room.fits,
+            },
             "host_layers": list(work.host),
             "host_macs_per_token": work.host_macs(),
             "host_bytes_per_token": work.host_bytes,
-            "recoded": self.assignment.recoding_record(),
-            **asdict(self.bits),
+            "recoded": self.recoding,
+            "bits_index": self.bits and self.bits.bits_index,
+            "bits_total": self.bits and self.bits.bits_total,
             "bits_held": work.bits_held,
-            "perplexity": {
-                "float": self.accuracy.reference_perplexity,
-                "quantized": self.accuracy.perplexity,
-                "text": self.accuracy.text,
-                "tokens": self.accuracy.tokens,
-                "context": self.accuracy.context,
-                "stride": self.accuracy.stride,
-                "kv": self.accuracy.kv,
-                "kl": self.accuracy.kl,
-                "top1": self.accuracy.top1,
-                "backend": self.backend,
-                "tables_equal": self.tables_equal,
-            },
+            "perplexity": self.measured and self.measured.to_dict(),
         }
 
 
 def simulate(
     assignment: Assignment,
-    platform: Platform,
-    prefill_tokens: int,
-    decode_tokens: int,
-    text: Text,
-    tokens: int,
-    context: int,
+    request: Request,
+    trial: Trial | None,
     progress: Callable[[float], None] = lambda done: None,
-    original: LanguageModel | None = None,
 ) -> Simulation:
-    """Price the model's linear layers as assigned, and measure what the accelerator's arithmetic
-    does to the text.
+    """Price a model as it is assigned, and measure what the accelerator's arithmetic does to text.
 
     Perplexity runs through plain integer products, which exact tables equal; rounded tables are run
-    themselves. `progress` is called with the part of the measurement done, 0..1. Accuracy is
-    compared with that of `original`, the model as shipped, if there is one to compare with. Raises
-    `RefusedError` for what the model, the weights and the accelerator do not allow together, and
-    for more tokens than the model's context has room for.
+    themselves. `progress` is called with the part of the measurement done, 0..1. Without a `trial`
+    nothing is measured. Raises `RefusedError` for what the model, the weights and the accelerator
+    do not allow together.
     """
     model, spec = assignment.model, assignment.spec
-    require_room(model, prefill_tokens, decode_tokens)
     work, weights = assignment.workload, assignment.weights
     if not work.linears:
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
-    if isinstance(spec, CoreSpec):
-        held = core_model(assignment)
-        backends, steps = core_backends(held), held.beat_steps
-    else:
-        backends = functools.partial(engine_linears, assignment)
-        steps = engine_steps(assignment)
-    metrics = evaluate(spec, work, platform, prefill_tokens, decode_tokens, steps)
+    backends: Callable[[Backend], Linears] | None = None
+    steps: LayerSteps | None = None
+    if trial is not None or not engine_in(spec).steps_are_fixed:
+        if isinstance(spec, CoreSpec):
+            held = core_model(assignment)
+            backends, steps = core_backends(held), held.beat_steps
+        else:
+            backends = functools.partial(engine_linears, assignment)
+            steps = engine_steps(assignment)
+    shape = model_shape(model)
+    metrics = evaluate_tokens(
+        spec, shape, lambda _: work, request.platform, request.serving, request.host, steps
+    )
+    measured = None
+    if trial is not None and backends is not None:
+        measured = _measured(model, spec, backends, trial, progress)
+    return Simulation(
+        shape,
+        work,
+        metrics,
+        request,
+        _room(shape, work, request),
+        assignment.recoding_record(),
+        model_bits(model, weights),
+        measured,
+    )
+
+
+def simulate_shape(
+    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, request: Request
+) -> Simulation:
+    """Price a model without weights, its linear layers in `weights`, and its output head in `head`
+    or on the host. Raises `RefusedError` for what they do not allow together."""
+
+    def workload_of(work: Pass) -> Workload:
+        return shape_workload(shape, weights, head, spec, work)
+
+    metrics = evaluate_tokens(
+        spec, shape, workload_of, request.platform, request.serving, request.host
+    )
+    work = workload_of(request.serving.decode[0])
+    every = workload_of(Pass(1 << 12))  # all experts, which few tokens would not visit
+    room = _room(shape, every, request)
+    return Simulation(shape, work, metrics, request, room, None, None, None)
+
+
+def require_context(shape: ModelShape, serving: Serving, *, extended: bool) -> None:
+    """Raise `RefusedError` unless the model's context has room for what is asked, or `extended`
+    says that it is to be exceeded."""
+    if extended:
+        return
+    limit, what, asked = shape.context, "--prefill", serving.prefill_tokens
+    if asked <= limit and serving.contexts:
+        what, asked = "--context", max(serving.contexts)
+    elif asked <= limit:
+        what, asked = "--prefill and --decode together", serving.longest
+    if asked > limit:
+        rule = f"must be at most {limit:,} tokens, the context of {shape.name}"
+        beyond = "; --extend-context prices more, whose accuracy is unknown"
+        raise RefusedError(f"{what}: {rule}, got {asked:,}{beyond}")
+
+
+def _room(shape: ModelShape, work: Workload, request: Request) -> Room:
+    serving, memory = request.serving, request.memory
+    held = sum(linear.total_bits for linear in work.linears)
+    positions = shape.learned_positions
+    return Room(
+        weights_bytes=-(-held // 8) + work.host_bytes,
+        embedding_bytes=(shape.vocab + positions) * shape.hidden * VECTOR_BYTES,
+        cache_bytes=serving.batch * cache_bytes(shape, serving.longest, serving.cache),
+        memory_bytes=None if memory is None else memory.capacity_bytes,
+    )
+
+
+def _measured(
+    model: LanguageModel,
+    spec: Accelerator,
+    backends: Callable[[Backend], Linears],
+    trial: Trial,
+    progress: Callable[[float], None],
+) -> Measured:
     backend = fast_backend(spec)
     linear = backends(backend)
-    shipped = None if original is None else host_linears(original)
-    accuracy = measure(model, linear, shipped, text, tokens, context, progress, original)
+    shipped = None if trial.original is None else host_linears(trial.original)
+    accuracy = measure(
+        model,
+        linear,
+        shipped,
+        trial.text,
+        trial.tokens,
+        trial.window,
+        progress,
+        trial.original,
+        kv=trial.kv,
+    )
     tables_equal = None
     if backend == "integer":
-        start = windows(model, text, CHECK_TOKENS, context)[0]
+        start = windows(model, trial.text, CHECK_TOKENS, trial.window)[0]
         tables = backends("golden")
         tables_equal = np.array_equal(_logits(model, linear, start), _logits(model, tables, start))
-    bits = model_bits(model, weights)
-    return Simulation(assignment, bits, metrics, accuracy, backend, tables_equal)
-
-
-def require_room(model: LanguageModel, prefill_tokens: int, decode_tokens: int) -> None:
-    """Raise `RefusedError` unless the model's context has room for a prompt and what follows it."""
-    limit, asked, what = model.config.context, prefill_tokens, "--prefill"
-    if prefill_tokens <= limit:
-        asked, what = prefill_tokens + decode_tokens, "--prefill and --decode together"
-    if asked > limit:
-        rule = f"must be at most {limit:,} tokens, the context of {model.name}"
-        raise RefusedError(f"{what}: {rule}, got {asked:,}")
+    return Measured(accuracy, backend, tables_equal)
 
 
 def _logits(model: LanguageModel, linear: Linears, tokens: list[int]) -> np.ndarray:

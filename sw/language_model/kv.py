@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from evolute.hw.spec.base import require
 from evolute.hw.spec.formats import FLOATS, FloatFormat
 from evolute.sim import numbers
+from evolute.sim.workload.operations import CacheFormat
 from evolute.sw.language_model.model import ModelConfig
 from evolute.sw.tensors.tensor import SCALE_BITS, inverse
 
@@ -27,6 +28,11 @@ class KvFormat:
     name: str
     bits: int
     kind: FloatFormat | None = None
+
+    @property
+    def cache(self) -> CacheFormat:
+        """What a vector of numbers takes."""
+        return CacheFormat(self.name, self.bits, SCALE_BITS if self.is_integer else 0)
 
     @property
     def is_integer(self) -> bool:
@@ -63,5 +69,4 @@ def parse_kv(text: str) -> KvFormat:
 
 def token_bytes(kv: KvFormat, config: ModelConfig) -> int:
     """What a token's keys and values take in all layers, each vector in whole bytes."""
-    vector_bits = config.head_dim * kv.bits + (SCALE_BITS if kv.is_integer else 0)
-    return 2 * config.layers * config.kv_heads * -(-vector_bits // 8)
+    return 2 * config.layers * config.kv_heads * kv.cache.vector_bytes(config.head_dim)

@@ -56,9 +56,10 @@ def _oldest(
 
 
 class Core(wiring.Component):
-    """The top module; see `bundles.core_ports`."""
+    """The top module; see `bundles.core_ports`. Raises `SpecError` for a core without RTL."""
 
     def __init__(self, core: CoreSpec):
+        core.require_rtl()
         self.core = core
         super().__init__(core_ports(core))
         self._ports: dict[str, Signal] = {name: getattr(self, name) for name in core_ports(core)}

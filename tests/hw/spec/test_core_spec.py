@@ -48,6 +48,8 @@ CORE = CoreSpec(engine=ENGINE, accumulators=16, scale_lanes=2, bus_bits=128)
         ({"offset_bits": 17}, "offset_bits: must be in 2..16, got 17"),
         ({"sum_bits": ENGINE.acc_bits - 1}, f"sum_bits: must be in {ENGINE.acc_bits}..64, got"),
         ({"clock_mhz": 0}, "clock_mhz: must be in 1..4000, got 0"),
+        ({"vector_lanes": 3}, "vector_lanes: must be 0, 1, 2, 4 or 8, got 3"),
+        ({"attention_rows": -1}, "attention_rows: must be in 0..64, got -1"),
         ({"scale_lanes": 0}, "scale_lanes: must be a power of two that divides the engine's n (8)"),
         ({"scale_lanes": -2}, "scale_lanes: must be a power of two that divides"),
         ({"scale_lanes": 16}, "scale_lanes: must be a power of two that divides"),
@@ -138,6 +140,8 @@ def test_every_choice_shows_in_the_digest() -> None:
         "scale_multiplier": "serial",
         "sum_bits": 48,
         "clock_mhz": 100,
+        "vector_lanes": 4,
+        "attention_rows": 4,
     }
     assert set(changed) == {field.name for field in dataclasses.fields(CoreSpec)}
     digests = {CORE.evolve(**{name: value}).digest for name, value in changed.items()}

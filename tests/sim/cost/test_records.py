@@ -56,7 +56,7 @@ def test_every_figure_has_a_label_that_means_something(run: dict[str, Any]) -> N
     assert labels(Record("here", run)) == run["labels"]
     for schema in (PhaseMetrics, LayerMetrics):
         held = {each.name for each in dataclasses.fields(schema)}
-        assert held - set(figures(schema)) <= {"name", "weights", "layers"}
+        assert held - set(figures(schema)) <= {"name", "weights", "layers", "scope", "operations"}
         assert set(labels_of(schema, kind).values()) <= {*MEANINGS, "absent"}
 
 

@@ -166,7 +166,7 @@ def test_sim_prints_what_a_model_costs(command, accel):
     lines = out.splitlines()
     left = f"{head:,} MACs ({head / (own + head):.1%} of the linear layers') and {4 * head:,} bytes"
     assert lines[1].startswith("WITHOUT head, left to the host") and left in lines[1]
-    (speed,) = (i for i, line in enumerate(lines) if line.startswith("tokens/s"))
+    (speed,) = (i for i, line in enumerate(lines) if line.startswith("tokens/s, linear"))
     assert lines[speed + 1].split()[:5] == [
         "share",
         "of",
@@ -174,7 +174,7 @@ def test_sim_prints_what_a_model_costs(command, accel):
         *(f"{record[phase]['mac_share']:.1%}" for phase in ("prefill", "decode")),
     ]
     # Every figure is called in the terminal what it is called in the record.
-    for title, name in (("memory bytes", "dram_bytes"), ("tokens/s", "tokens_per_s")):
+    for title, name in (("memory bytes", "dram_bytes"), ("tokens/s, l", "tokens_per_s")):
         (line,) = (line for line in lines if line.startswith(title))
         assert record["labels"][name] in line
     assert record["labels"]["dram_bytes"] == ("modelled" if accel == "lut-decode" else "exact")

@@ -1,0 +1,39 @@
+"""Models that are known by their sizes alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evolute.sim.workload.shape import ModelShape, NetworkShape
+from evolute.sim.workload.zoo import ENTRIES, read_shape, zoo_entry
+from evolute.support.errors import RefusedError
+from evolute.sw.checkpoints.hugging_face import CONFIG, read_config
+from evolute.sw.checkpoints.safetensors_file import holds_weights
+from evolute.sw.checkpoints.zoo import KNOWN
+from evolute.sw.language_model.shape import shape_of
+
+
+def without_weights(name: str | None) -> ModelShape | None:
+    """The shape of a model that is known by its sizes alone; None for one that has weights.
+
+    Such a model is an entry of the zoo, a folder with a config.json and no weights, or a JSON file
+    of sizes (`sim.workload.zoo.read_shape`). Raises `RefusedError` where a file breaks a rule, and
+    for a network of convolutions, which decodes no tokens.
+    """
+    if name is None or name in KNOWN:
+        return None
+    path = Path(name)
+    if path.name == CONFIG and path.is_file():
+        path = path.parent  # one file of a folder means that folder
+    if name in ENTRIES and not path.exists():
+        found = zoo_entry(name).shape
+    elif path.is_file() and path.suffix == ".json":
+        found = read_shape(path).shape
+    elif (path / CONFIG).is_file() and not holds_weights(path):
+        stated = read_config(path)
+        return shape_of(path.resolve().name, stated.kind, stated.config, tied=stated.tied)
+    else:
+        return None
+    if isinstance(found, NetworkShape):
+        raise RefusedError(f"model: {name} is a network of convolutions, which decodes no tokens")
+    return found

@@ -1,0 +1,130 @@
+"""The linear layers of a model without weights, in formats that are chosen by name.
+
+The layers are those that a checkpoint's would be if it were quantized so: a test holds the two
+together for each form of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
+from evolute.sim.workload.operations import CacheFormat, Pass, Product, operations
+from evolute.sim.workload.shape import ModelShape
+from evolute.sw.deploy.assignment import (
+    Accelerator,
+    engine_in,
+    recoding_for,
+    rounded_linear,
+    stored_on,
+)
+from evolute.sw.quantizers.methods import parse_method
+from evolute.sw.quantizers.rounding import Rounding
+from evolute.sw.quantizers.vptq import Vptq
+from evolute.sw.tensors.tensor import QuantError
+from evolute.sw.tensors.weights import GRAMMAR, parse_weights
+
+DEFAULT_WEIGHTS = "w4g32"
+"""What a model without weights is priced in where nothing is chosen."""
+
+HOST = "host"
+"""In place of a format: the output head is left to the host."""
+
+CODEBOOK_BITS = 8
+"""Bits of a weight that is the sum of its codewords' components, as quantizers make them."""
+
+SHARED_INPUTS = (
+    ("q_down", "kv_down"),
+    ("q", "k", "v"),
+    ("gate", "up", "router"),
+    ("i", "f", "g"),
+)
+"""Roles of the layers of a block that share an input."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a linear layer's weights are held in: rounded, or as indices into codebooks."""
+
+    name: str
+    choice: Rounding | Vptq
+
+
+def parse_format(option: str, text: str) -> Format:
+    """The format that `text`, given for `option`, names. Raises `QuantError`."""
+    if text.startswith("vptq-"):
+        (choice,) = parse_method(text).candidates
+        if isinstance(choice, Vptq) and not choice.outliers and choice.groups == 1:
+            return Format(text, choice)
+        rule = "without outlier columns and in one group where there are no weights"
+        raise QuantError(f"{option}: must be {rule}, got {text!r}")
+    rounding = parse_weights(text).rounding
+    if rounding is None:
+        examples = f"{GRAMMAR.removeprefix('native, float, ')}, or vptq-v8k256r256"
+        raise QuantError(f"{option}: a model without weights takes {examples}; got {text!r}")
+    return Format(text, rounding)
+
+
+def head_format(text: str | None, spec: Accelerator) -> Format | None:
+    """What the output head is held in; None where the host computes it. By itself that is the
+    widest grid of integers that the engine runs, and the host where it runs none."""
+    if text == HOST:
+        return None
+    if text is not None:
+        return parse_format("head", text)
+    choice = recoding_for(engine_in(spec))
+    return None if choice is None else parse_format("head", choice.name)
+
+
+def shape_workload(
+    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, work: Pass
+) -> Workload:
+    """The linear layers of a pass, as `spec` holds them.
+
+    Raises `SpecError` where the engine does not run a format.
+    """
+    linears: list[Linear] = []
+    left: list[HostLayer] = []
+    for product in operations(shape, work, CacheFormat("none", 0)):
+        if not isinstance(product, Product):
+            continue
+        is_head = product.name == HEAD
+        chosen = head if is_head else weights
+        if chosen is None:
+            left.append(HostLayer(product.name, product.n, product.k, last_token_only=is_head))
+            continue
+        linears.extend(_linears(product, chosen, spec, is_head=is_head))
+    return Workload(shape.name, weights.name, tuple(linears), tuple(left), SHARED_INPUTS)
+
+
+def _linears(
+    product: Product, chosen: Format, spec: Accelerator, *, is_head: bool
+) -> Iterator[Linear]:
+    """A product's layer, or those of every expert that is visited, which are numbered as parts."""
+    linear = _linear(product.name, product.n, product.k, chosen.choice, spec)
+    if is_head:
+        linear = replace(linear, last_token_only=True)
+    if product.origin != "expert":
+        yield stored_on(linear, spec)
+        return
+    # Rows go to experts as evenly as they can.
+    for expert in range(product.copies):
+        rows = len(range(expert, product.rows, product.copies))
+        name = replace(product.name, part=expert)
+        yield stored_on(replace(linear, name=name, own_rows=rows), spec)
+
+
+def _linear(name: LayerName, n: int, k: int, choice: Rounding | Vptq, spec: Accelerator) -> Linear:
+    engine = engine_in(spec)
+    if isinstance(choice, Rounding):
+        return rounded_linear(name, n, k, choice, engine)
+    bits = WeightCodes(CODEBOOK_BITS, engine.codeword_kind(choice.v))
+    engine.coding_of(bits)
+    books = [choice.entries, *([choice.residual_entries] if choice.residual_entries else [])]
+    codewords = n * -(-k // choice.v) if choice.along == "inputs" else -(-n // choice.v) * k
+    index_bits = sum((entries - 1).bit_length() for entries in books)
+    component_bits = CODEBOOK_BITS - (len(books) - 1)
+    held = codewords * index_bits + sum(books) * choice.v * component_bits
+    return Linear(name, n, k, bits, group=k, group_bits=0, vector_bits=held)
