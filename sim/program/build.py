@@ -56,6 +56,12 @@ _AHEAD = 0.5
 More would delay the next input, which is loaded after it; less would leave the bus idle while the
 last results are stored."""
 
+_LOAD, _COMPUTE, _STORE = (np.uint8(1 << unit) for unit in Unit)
+"""The units' bits in a mask."""
+
+_NO_LOAD = np.zeros(1, np.int64)
+"""In the place of a load, for a sync: any."""
+
 
 LayerSteps = Mapping[LayerName, NDArray[np.integer]]
 """Measured on the weights of an engine whose steps depend on them: the steps of every weight beat,
@@ -81,6 +87,7 @@ class TileParts:
     """What every matmul takes of its layer's weights."""
 
     layers: Sequence[LayerName]
+    """Those of every block, one block after another."""
     tile_layer: _Column
     """Of every column tile, its layer's place in `layers`."""
     tile_number: _Column
@@ -232,8 +239,7 @@ class _Rows:
         pattern of every tile."""
         lengths = np.array([rows.shape[1] for rows in of_patterns])
         counts = lengths[patterns]
-        self.ends = np.cumsum(counts)
-        self.starts = self.ends - counts
+        self.starts = np.cumsum(counts) - counts
         """Of every tile, its first row."""
         self.tile = np.repeat(np.arange(len(patterns)), counts)
         """Of every row."""
@@ -270,10 +276,12 @@ class _Loads:
 
 @dataclass(frozen=True, eq=False)
 class _Computes:
-    """The matmuls and fills of a program; `place` has their numbers, and columns are by name."""
+    """The matmuls and fills of a program."""
 
     matmul: Mapping[str, _Column]
+    """The instructions' fields, and the other columns of `COMPUTE`."""
     matmul_place: NDArray[np.intp]
+    """Their numbers among all computes."""
     fill: Mapping[str, _Column]
     fill_place: NDArray[np.intp]
     firsts: NDArray[np.int64]
@@ -565,9 +573,3 @@ class _Builder:
             others = np.delete(head, early)
             pieces += [first + early, _NO_LOAD, others, np.arange(first + len(head), last)]
         return np.concatenate(pieces), np.array(syncs, np.int64)
-
-
-_LOAD, _COMPUTE, _STORE = (np.uint8(1 << unit) for unit in Unit)
-
-_NO_LOAD = np.zeros(1, np.int64)
-"""In the place of a load, for a sync: any."""
