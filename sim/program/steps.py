@@ -21,8 +21,8 @@ from evolute.sim.workload.linear import LayerName
 WEIGHT, ACTIVATION, SCALE = range(len(BUFFERS))
 
 LOAD = ("buffer", "data", "offset", "words", "memory", "needed")
-"""Columns of a load: the buffer; to which of the tile's data there it belongs; its first bus word in
-these; bus words; the byte address in memory, counted from the tile's weights or the block's
+"""Columns of a load: the buffer; to which of the tile's data there it belongs; its first bus word
+in these; bus words; the byte address in memory, counted from the tile's weights or the block's
 activations; and the first compute that needs it, in the tile."""
 
 COMPUTE = (
@@ -30,8 +30,8 @@ COMPUTE = (
     "scale_data", "scale_offset", "run", "slices", "row_tiles", "group_slices", "planes", "mode",
     "accumulate", "offset_shift", "first_beat",
 )  # fmt: skip
-"""Columns of a compute: data and offsets as of a load, -1 for the last data of the tiles before; the
-run of row tiles in the tile that its sums belong to; fields of the instruction; and the first
+"""Columns of a compute: data and offsets as of a load, -1 for the last data of the tiles before;
+the run of row tiles in the tile that its sums belong to; fields of the instruction; and the first
 weight beat in the column tile."""
 
 DATA = ("words", "first", "last")
