@@ -42,6 +42,11 @@ PLACES = {
     "Platform": "evolute.hw.spec.platform:Platform",
     "Metrics": "evolute.sim.cost.metrics:Metrics",
     "evaluate": "evolute.sim.cost.evaluate:evaluate",
+    "Designs": "evolute.sim.cost.columns:Designs",
+    "ColumnMetrics": "evolute.sim.cost.batch:ColumnMetrics",
+    "Pass": "evolute.sim.workload.operations:Pass",
+    "phase_of": "evolute.sim.cost.engine:phase_of",
+    "evaluate_columns": "evolute.sim.cost.batch:evaluate_columns",
     "records": "evolute.reports.frames:records",
     # Hardware.
     "to_verilog": "evolute.hw.emit.export:to_verilog",

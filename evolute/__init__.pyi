@@ -19,8 +19,12 @@ from evolute.hw.spec.presets import PRESETS as presets
 from evolute.hw.spec.presets import Preset, preset
 from evolute.hw.synthesis.synth import AsicResult, FpgaResult, split_area, synthesize
 from evolute.reports.frames import records
+from evolute.sim.cost.batch import ColumnMetrics, evaluate_columns
+from evolute.sim.cost.columns import Designs
+from evolute.sim.cost.engine import phase_of
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.cost.metrics import Metrics
+from evolute.sim.workload.operations import Pass
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints.zoo import KNOWN as models
 from evolute.sw.checkpoints.zoo import KnownModel
@@ -37,7 +41,9 @@ __all__ = [
     "AsicResult",
     "Assignment",
     "BitSerial",
+    "ColumnMetrics",
     "CoreSpec",
+    "Designs",
     "Engine",
     "FpgaResult",
     "KnownModel",
@@ -47,6 +53,7 @@ __all__ = [
     "LutTensorCore",
     "Mac",
     "Metrics",
+    "Pass",
     "Platform",
     "Preset",
     "Quantized",
@@ -58,10 +65,12 @@ __all__ = [
     "Weights",
     "check_quantized",
     "evaluate",
+    "evaluate_columns",
     "export",
     "load_model",
     "models",
     "parse_weights",
+    "phase_of",
     "plan",
     "preset",
     "presets",

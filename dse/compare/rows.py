@@ -134,7 +134,7 @@ def row(
 
     whole = not spec.row_sum_bits  # weights that need neither scales nor offsets
     without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
-    moved = traffic(spec, without_scales, rows, Platform())
+    moved = traffic(spec, without_scales, rows, run, Platform())
     found = exactness(spec, layer)
     return {
         "name": contender.name,

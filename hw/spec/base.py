@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -30,6 +31,20 @@ def require(holds: bool, field: str, rule: str, value: object) -> None:
 def require_range(field: str, value: int, low: int, high: int) -> None:
     """Raise `SpecError` unless `low <= value <= high`."""
     require(low <= value <= high, field, f"in {low}..{high}", value)
+
+
+def require_type(field: str, value: object, wanted: Any) -> None:
+    """Raise `SpecError` unless `value` is of the type `wanted`, or of one of a union."""
+    # bool is an int to isinstance, but `m=True` is a slip, not a one.
+    wrong_bool = isinstance(value, bool) and wanted is not bool
+    if wrong_bool or not isinstance(value, wanted):
+        raise SpecError(field, f"of type {getattr(wanted, '__name__', wanted)}", value)
+
+
+@functools.cache
+def types_of(spec: type[Spec]) -> dict[str, Any]:
+    """The types of a spec's fields, by name."""
+    return typing.get_type_hints(spec)
 
 
 def _parse(text: str, annotation: Any) -> Any:
@@ -63,14 +78,9 @@ class Spec:
     """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        types = types_of(type(self))
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            # bool is an int to isinstance, but `m=True` is a slip, not a one.
-            wrong_bool = isinstance(value, bool) and hints[field.name] is not bool
-            if wrong_bool or not isinstance(value, hints[field.name]):
-                rule = f"of type {getattr(hints[field.name], '__name__', hints[field.name])}"
-                raise SpecError(field.name, rule, value)
+            require_type(field.name, getattr(self, field.name), types[field.name])
 
     def evolve(self, **changes: Any) -> Self:
         """A copy with some choices changed; legality is checked again."""
@@ -84,7 +94,7 @@ class Spec:
 
         A field of a spec within this one is `outer.field`.
         """
-        hints = typing.get_type_hints(type(self))
+        hints = types_of(type(self))
         changes: dict[str, Any] = {}
         inner: dict[str, list[str]] = {}
         for assignment in assignments:

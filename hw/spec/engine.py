@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from evolute.hw.spec.base import Spec, require, require_range
+from evolute.hw.spec.base import Spec, SpecError, require, require_range
 from evolute.hw.spec.beat import Beat
 from evolute.hw.spec.formats import FLOATS, FORMATS, Activations, Kind, WeightCodes
 
@@ -22,6 +22,14 @@ PLANES_BITS = 3
 
 MOST_PLANES = 1 << PLANES_BITS
 """Most weight beats per K-slice."""
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`; both are above 0."""
+    divisor = min(number, most)
+    while number % divisor:
+        divisor -= 1
+    return divisor
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Engine(Spec, abc.ABC):
         require_range("weight_bits", self.weight_bits, 1, 8)
         require_range("group_size", self.group_size, 1, 16384)
 
-    @property
+    @cached_property
     def activations(self) -> Activations:
         return Activations(self.activation_bits, FLOATS.get(self.activation_format))
 
@@ -125,9 +133,9 @@ class Engine(Spec, abc.ABC):
     def coding_of(self, codes: WeightCodes) -> Coding:
         """How weights of this format run. Raises `SpecError` if they do not."""
         coding = self.coding(codes)
-        names = ", ".join(each.name for each in self.formats)
-        require(coding is not None, "weights", f"one of {names} on this engine", codes.name)
-        assert coding is not None
+        if coding is None:
+            names = ", ".join(each.name for each in self.formats)
+            raise SpecError("weights", f"one of {names} on this engine", codes.name)
         return coding
 
     def codeword_kind(self, v: int) -> Kind:
@@ -216,6 +224,11 @@ class Engine(Spec, abc.ABC):
     def weight_beat(self) -> Beat:
         """A beat of weights, one per K-slice and plane, with its meaning in words."""
 
+    @cached_property
+    def weight_beat_bytes(self) -> int:
+        """Bytes of a beat of weights in memory."""
+        return -(-self.weight_beat.bits // 8)
+
     @abc.abstractmethod
     def coding(self, codes: WeightCodes) -> Coding | None:
         """How weights of this format run; None if they do not."""
@@ -253,9 +266,7 @@ class Engine(Spec, abc.ABC):
         A scale group has `group` activations. All its slices are summed before a read-out if they
         fit `group_slices`; otherwise the group is cut into equal parts, the largest that fit.
         """
-        per_group = -(-group // self.slice_k)
-        most = min(per_group, self.group_slices)
-        return next(size for size in range(most, 0, -1) if per_group % size == 0)
+        return largest_divisor(-(-group // self.slice_k), self.group_slices)
 
     @property
     def weight_latency_cycles(self) -> int:

@@ -26,8 +26,9 @@ def run_cycles(spec: Engine, runs: Sequence[Run]) -> int:
     of what a fill keeps; fills themselves wait for no operands. `runs` end with a multiplication.
     Only engines with a period of 1 have steps that depend on weights, so that no group waits.
     """
-    period = spec.result_period_cycles
-    steps = sum(_cycles_apart(run, period) for run in runs) - _wait(_first_group(runs[0]), period)
+    steps = sum(_cycles_apart(spec, run) for run in runs)
+    if spec.keeps_results:
+        steps -= _above_0(spec.result_period_cycles - _first_group(runs[0]))
     waits = sum(
         before.fill or (spec.operands_are_filled and not run.fill)
         for before, run in itertools.pairwise(runs)
@@ -36,25 +37,26 @@ def run_cycles(spec: Engine, runs: Sequence[Run]) -> int:
     return first + steps + waits + spec.step_latency_cycles
 
 
+def _above_0(number: int) -> int:
+    """The number if it is above 0, else 0; of an array, element by element (`sim.cost.columns`)."""
+    return number * (number > 0)
+
+
 def _first_group(run: Run) -> int:
     """Steps of a run's first group."""
-    return min(run.group_slices, run.slices) * run.planes * run.beat_steps
+    slices = run.group_slices - _above_0(run.group_slices - run.slices)
+    return slices * run.planes * run.beat_steps
 
 
-def _wait(steps: int, period: int) -> int:
-    """Cycles for which a group of so many steps waits if results are `period` apart."""
-    return max(0, period - steps)
-
-
-def _cycles_apart(run: Run, period: int) -> int:
-    """Cycles of a run's steps, every group of them taking `period` at least."""
-    if run.steps_of_beats:
-        assert period == 1
+def _cycles_apart(spec: Engine, run: Run) -> int:
+    """Cycles of a run's steps, every group of them taking as many as a result needs at least."""
+    if not spec.keeps_results:
         return run.steps
+    assert not run.steps_of_beats
+    period = spec.result_period_cycles
     full, rest = divmod(run.slices, run.group_slices)
-    waits = full * _wait(_first_group(run), period)
-    if rest:
-        waits += _wait(rest * run.planes * run.beat_steps, period)
+    waits = full * _above_0(period - _first_group(run))
+    waits += (rest > 0) * _above_0(period - rest * run.planes * run.beat_steps)
     return run.steps + run.tiles * waits
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from evolute.hw.spec import layout
 from evolute.hw.spec.base import require, require_range
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
-from evolute.sim.timing.schedule import fills, plan
+from evolute.sim.timing.schedule import Run, fills
 from evolute.sim.workload.linear import Linear
 
 
@@ -32,20 +31,21 @@ class Traffic:
         return self.weight_bytes + self.scale_bytes + self.activation_bytes + self.result_bytes
 
 
-def traffic(spec: Engine, linear: Linear, rows: int, platform: Platform) -> Traffic:
-    """Bytes that one layer moves for `rows` rows of activations.
+def traffic(spec: Engine, linear: Linear, rows: int, run: Run, platform: Platform) -> Traffic:
+    """Bytes that one layer moves for `rows` rows of activations; `run` is their `plan`.
 
     Weights, in whole beats, cross once per tile of rows, or once in all when one tile of columns
     fits half of the weight buffer (the other half loads the next); beats of fills once.
     Activations, floating ones with an exponent per row, and 16-bit results cross once.
     """
-    run, bits = plan(spec, linear, rows), spec.activations.code_bits
+    bits = spec.activations.code_bits
     shared_bits = spec.activations.exponent_bits if spec.aligns else 0
     row_tiles, column_tiles = -(-rows // spec.m), -(-linear.n // spec.n)
-    beat_bytes = -(-layout.streams(spec).weight.bits // 8)
-    tile_bytes = run.slices * run.planes * beat_bytes
-    fill_bytes = sum(fill.beats for fill in fills(spec)) * beat_bytes
-    passes = 1 if 2 * tile_bytes <= platform.weight_buffer_bytes else row_tiles
+    tile_bytes = run.slices * run.planes * spec.weight_beat_bytes
+    fill_bytes = sum(fill.beats for fill in fills(spec)) * spec.weight_beat_bytes
+    # A product in the place of an `if`, for arrays of many designs as well (`sim.cost.columns`).
+    reads_again = 2 * tile_bytes > platform.weight_buffer_bytes
+    passes = 1 + reads_again * (row_tiles - 1)
     return Traffic(
         weight_bytes=passes * column_tiles * tile_bytes + fill_bytes,
         scale_bytes=passes * -(-linear.n * linear.groups * linear.group_bits // 8),

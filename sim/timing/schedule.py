@@ -57,12 +57,12 @@ def plan(spec: Engine, linear: Linear, rows: int) -> Run:
     a layer does not hold, all beats take the most there are; see `weighed`. Raises `SpecError`
     where the engine does not run the layer's weights.
     """
-    per_group = -(-linear.group // spec.slice_k)
+    slice_k = spec.slice_k
     full, rest = divmod(linear.k, linear.group)
     coding = spec.coding_of(linear.format)
     return Run(
         tiles=-(-rows // spec.m) * -(-linear.n // spec.n),
-        slices=full * per_group + -(-rest // spec.slice_k),
+        slices=full * -(-linear.group // slice_k) + -(-rest // slice_k),
         group_slices=spec.read_out_slices(linear.group),
         planes=coding.planes,
         mode=coding.mode,

@@ -94,8 +94,9 @@ def test_the_document_names_files_of_its_stem_and_entries_alone() -> None:
         assert (ROOT / name).is_file() and "\n+" in f"\n{change}"
 
 
-def test_roles_golden_and_packing(project: Path) -> None:
-    tests = ("tests/front/test_registries.py", "tests/sim/golden")
+def test_roles_golden_packing_and_columns(project: Path) -> None:
+    columns = "tests/sim/cost/test_columns.py"
+    tests = ("tests/front/test_registries.py", "tests/sim/golden", columns)
     names = "ternary_adder or TernaryAdder or role"
     assert passed(project, tests, names, "--ignore", "tests/front/test_adding_an_engine.py") > 20
 

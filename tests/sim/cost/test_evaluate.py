@@ -7,6 +7,7 @@ from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.timing.memory import traffic
+from evolute.sim.timing.schedule import plan
 from evolute.sim.workload.linear import HEAD, LayerName, Linear, Workload
 
 SPEC = LutTensorCore(m=2, n=32, k=4, kg=2, weight_bits=8)
@@ -38,7 +39,7 @@ def test_a_layer_takes_the_longer_of_computing_and_moving():
 
 
 def test_traffic_by_hand():
-    moved = traffic(SPEC, BLOCK, 5, PLATFORM)
+    moved = traffic(SPEC, BLOCK, 5, plan(SPEC, BLOCK, 5), PLATFORM)
     assert moved.weight_bytes == 64 * 64 * 4 // 8
     assert moved.scale_bytes == 64 * 2 * 4
     assert moved.activation_bytes == 5 * 64
@@ -47,7 +48,8 @@ def test_traffic_by_hand():
 
 def test_weights_cross_again_for_each_row_tile_that_the_buffer_cannot_serve():
     small = Platform(weight_buffer_bytes=2047)  # a column tile is 1,024 bytes, and is doubled
-    once, often = traffic(SPEC, BLOCK, 5, PLATFORM), traffic(SPEC, BLOCK, 5, small)
+    run = plan(SPEC, BLOCK, 5)
+    once, often = (traffic(SPEC, BLOCK, 5, run, each) for each in (PLATFORM, small))
     assert often.weight_bytes == 3 * once.weight_bytes
     assert often.scale_bytes == 3 * once.scale_bytes
 
