@@ -18,7 +18,7 @@ def without_weights(name: str | None) -> ModelShape | None:
 
     Such a model is an entry of the zoo, a folder with a config.json and no weights, or a JSON file
     of sizes (`sim.workload.zoo.read_shape`). Raises `RefusedError` where a file breaks a rule, and
-    for a network of convolutions, which decodes no tokens.
+    for encoders and networks of convolutions, which decode no tokens.
     """
     if name is None or name in KNOWN:
         return None
@@ -36,4 +36,6 @@ def without_weights(name: str | None) -> ModelShape | None:
         return None
     if isinstance(found, NetworkShape):
         raise RefusedError(f"model: {name} is a network of convolutions, which decodes no tokens")
+    if not found.has_head:
+        raise RefusedError(f"model: {name} is an encoder, which decodes no tokens")
     return found

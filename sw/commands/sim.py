@@ -450,7 +450,7 @@ def _layers(record: dict[str, Any]) -> Table:
 
 def _operations(record: dict[str, Any]) -> Table:
     """What decoding needs beside the linear layers on the accelerator."""
-    numbers = "x", "10^6 MACs", "elements", "kB", "cycles", "us"
+    numbers = "x", "10^6 MACs", "kB", "cycles", "us"
     table = _table(("beside them", *numbers, "number is", "bound"), numbers)
     for operation in record["decode"]["operations"]:
         if operation["kind"] == "matmul" and operation["label"] != "host":
@@ -460,7 +460,6 @@ def _operations(record: dict[str, Any]) -> Table:
             operation["name"],
             str(operation["count"]),
             f"{operation['macs'] / 1e6:,.2f}" if operation["macs"] else "",
-            f"{operation['elements']:,}" if operation["elements"] else "",
             f"{operation['bytes'] / 1e3:,.1f}" if operation["bytes"] else "",
             "-" if cycles is None else f"{cycles:,}",
             "-" if seconds is None else f"{seconds * 1e6:,.1f}",
