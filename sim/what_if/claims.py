@@ -62,8 +62,8 @@ def _bitmod() -> Iterator[Claim]:
             f"cycles of {what}, Llama-2-7B, {weights}",
             published,
             f"{cycles(array, _shape('llama-2-7b'), 256, is_prompt=is_prompt):,}",
-            f"{array.height} x {array.width} elements, weights each per step {array.lanes}, 256 bits of memory "
-            "per cycle, activations of 16 bits",
+            f"{array.height} x {array.width} elements of {array.lanes} products a step, 256 bits of "
+            "memory per cycle, activations of 16 bits",
             "BitMoD (HPCA 2025), totals plotted in its repository",
             "filling and draining, norms, softmax, rotary positions, writes of the cache; scores "
             "count queries as weights and keys once per head",
@@ -137,8 +137,8 @@ _HEAD = (
     "# Published figures, computed anew\n\n"
     "Does the model of this project give what others published? Each row takes a published figure "
     "under its authors' own assumptions, computes it anew, and says what the published figure "
-    "leaves out. The page is written by `python -m evolute.sim.what_if.claims`, and a test holds it "
-    "to that.\n\n"
+    "leaves out. The page is written by `python -m evolute.sim.what_if.claims`, and a test holds "
+    "it to that.\n\n"
     "Figures whose conditions are not published are not here: a speed on a board without its "
     "clock, bandwidth or formats cannot be computed anew.\n\n"
     "| figure | published | here | conditions | source | it leaves out |\n"
