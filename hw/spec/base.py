@@ -14,7 +14,8 @@ from evolute.support.errors import RefusedError
 
 
 class SpecError(RefusedError):
-    """An impossible spec. Names the field, the rule it breaks and the value given."""
+    """An impossible spec. The message names the field, the rule that it breaks and the value that
+    was given."""
 
     def __init__(self, field: str, rule: str, value: object):
         self.field, self.rule, self.value = field, rule, value
@@ -104,7 +105,10 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """The choices, with the spec class's name under `kind`; JSON-serializable."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        plain = {k: v.to_dict() if isinstance(v, Spec) else v for k, v in values.items()}
+        plain = {
+            name: value.to_dict() if isinstance(value, Spec) else value
+            for name, value in values.items()
+        }
         return {"kind": type(self).__name__, **plain}
 
     @property
