@@ -92,7 +92,7 @@ class LutStationary(Unit):
     """How the nearest centroid is found: by a systolic `chain` of distance units or by a `tree` of
     comparators, as this module's text says."""
     lanes: int = 16
-    """Distances per cycle of the encoder's clock: as many as centroids, or in a tree fewer."""
+    """Distances per cycle of the encoder's clock: one per centroid, or in a tree fewer."""
     beat_centroids: int = 1
     """Centroids per beat of their stream; a chain takes one at a time."""
     queue: int = 32

@@ -87,7 +87,7 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment)
         prompt, decode = phases(held, len(job.prompt), job.timing)
 
     def cycles(tokens: int) -> int:
-        """What the model says that so many passes take."""
+        """The cycles that the model gives for `tokens` passes."""
         return sum(phase.model.cycles for phase in prompt) + (tokens - 1) * decode.model.cycles
 
     if backend != "rtl":

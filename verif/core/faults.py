@@ -460,7 +460,7 @@ _PLAIN = {Unit.LOAD: "load", Unit.COMPUTE: "matmul", Unit.STORE: "store"}
 
 
 def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instruction]:
-    """A program in which so many tokens wait between two units before the first is taken."""
+    """A program in which `count` tokens wait between two units before the first is taken."""
 
     def work_of(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
         return replace(plain(core, _PLAIN[unit]), wait=frozenset(wait), signal=frozenset(signal))
@@ -478,7 +478,7 @@ def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instru
 
 
 def check_tokens(bench: Bench, _: np.random.Generator) -> None:
-    """As many tokens as can be counted pass between every two units, and are all taken again; one
+    """The most tokens that can be counted pass between every two units, and are all taken; one
     more is a fault, as `check_faults` sees."""
     core = bench.core
     with bench.session() as session:
@@ -592,7 +592,7 @@ def _check_fault(
 
 
 def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> None:
-    """As many words are fetched as a program has, however many: most of its instructions count as
+    """A program's words are all fetched, however many they are: most of its instructions count as
     fetched and dispatched, and two bursts of it are left."""
     core = bench.core
     at_once = max(1, core.bus_bits // isa.INSTRUCTION_BITS)

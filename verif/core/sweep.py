@@ -58,7 +58,7 @@ class Scene:
     index: int = 0
     address: int = FIRST
     count: int | None = None
-    """Instructions in the register, where they are not as many as `words`."""
+    """The number written to the register `instructions`, if it is not that of `words`."""
     instructions: Sequence[Instruction] = ()
     """Where no fault is to come, or only at the end: what golden runs."""
     traps: tuple[tuple[int, bool], ...] = ()
@@ -421,7 +421,7 @@ def play(
 
 
 def sweep(bench: Bench, rng: np.random.Generator, *, cases: int | None) -> None:
-    """Every scene with the pointed cases and so many random ones, half of them of one write; or,
+    """Every scene with the pointed cases and `count` random ones, half of them of one write; or,
     where `cases` is None, with every single write in every cycle of its window, and the
     documented driver at every pace."""
     core = bench.core

@@ -152,7 +152,7 @@ def negate_if(value: Value, sign: Value) -> Value:
 
 
 def saturated(value: Value, bits: int) -> Value:
-    """The signed value nearest to `value` that has so many bits."""
+    """The signed value of `bits` bits that is nearest to `value`."""
     high = value[bits - 1 :]
     overflows = high.any() & ~high.all()
     end = Cat((~value[-1]).replicate(bits - 1), value[-1])
