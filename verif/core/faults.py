@@ -72,30 +72,30 @@ def plain(core: CoreSpec, name: str, **changes: int) -> Instruction:
     if name == "matmul":
         changes = {"mode": mode, "planes": planes[0]} | changes
     fields = OPERATIONS[name].fields
-    values = (changes.get(each.name, each.minimum) for each in fields)
+    values = (changes.get(field.name, field.minimum) for field in fields)
     return Instruction(OPERATIONS[name], tuple(values))
 
 
 def _encoded(core: CoreSpec, wanted: dict[str, tuple[str, dict[str, int]]]) -> dict[str, int]:
     """Plain instructions with changes, as words, as far as the fields can hold the changes."""
-    found = {}
+    words = {}
     for title, (name, changes) in wanted.items():
         with contextlib.suppress(IsaError):
-            found[title] = isa.encode(plain(core, name, **changes))
-    return found
+            words[title] = isa.encode(plain(core, name, **changes))
+    return words
 
 
 def illegal_words(core: CoreSpec) -> dict[str, int]:
     """Words that are no instruction, or none that the core has room for."""
-    known = {each.opcode for each in OPERATIONS.values()}
-    found = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in known}
+    known = {operation.opcode for operation in OPERATIONS.values()}
+    words = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in known}
     for name, operation in OPERATIONS.items():
         word = isa.encode(plain(core, name))
-        found[f"{name}: a bit above"] = word | 1 << operation.bits
-        found[f"{name}: the top bit"] = word | 1 << isa.INSTRUCTION_BITS - 1
+        words[f"{name}: a bit above"] = word | 1 << operation.bits
+        words[f"{name}: the top bit"] = word | 1 << isa.INSTRUCTION_BITS - 1
         for unit in list(Unit) if operation.unit is None else [operation.unit]:
-            found[f"{name}: waits for {unit.name}"] = word | 1 << isa.WAIT_OFFSET + unit
-            found[f"{name}: signals {unit.name}"] = word | 1 << isa.SIGNAL_OFFSET + unit
+            words[f"{name}: waits for {unit.name}"] = word | 1 << isa.WAIT_OFFSET + unit
+            words[f"{name}: signals {unit.name}"] = word | 1 << isa.SIGNAL_OFFSET + unit
     last = (1 << core.address_bits) - core.bus_bytes
     wanted: dict[str, tuple[str, dict[str, int]]] = {
         "load: no such buffer": ("load", {"buffer": len(BUFFERS)}),
@@ -136,7 +136,7 @@ def illegal_words(core: CoreSpec) -> dict[str, int]:
         wanted[f"matmul: past {buffer.name}s"] = ("matmul", {buffer.name: buffer.bus_words})
         if buffer.words_per_beat > 1:
             wanted[f"matmul: within {buffer.name}s"] = ("matmul", {buffer.name: 1})
-    return found | _encoded(core, wanted)
+    return words | _encoded(core, wanted)
 
 
 def overrunning_words(core: CoreSpec) -> dict[str, int]:
@@ -163,35 +163,35 @@ def overrunning_words(core: CoreSpec) -> dict[str, int]:
 def static_fault(core: CoreSpec, word: int) -> Fault | None:
     """What the dispatcher must say to a word: all rules but those on how far a loop runs."""
     try:
-        each = isa.decode(word)
+        decoded = isa.decode(word)
     except IsaError:
         return Fault.ILLEGAL
-    name, holds = each.operation.name, []
+    name, holds = decoded.operation.name, []
     if name in ("load", "store"):
-        end = each["memory"] // core.bus_bytes + each["words"]
+        end = decoded["memory"] // core.bus_bytes + decoded["words"]
         holds.append(end * core.bus_bytes <= 1 << core.address_bits)
     if name in ("matmul", "store"):
-        holds.append(each["accumulator"] < core.accumulator_words)
+        holds.append(decoded["accumulator"] < core.accumulator_words)
     if name == "load":
         words = [buffer.bus_words for buffer in core.buffers]
-        room = dict(enumerate(words)).get(each["buffer"], 0)
-        holds.append(each["address"] + each["words"] <= room)
+        room = dict(enumerate(words)).get(decoded["buffer"], 0)
+        holds.append(decoded["address"] + decoded["words"] <= room)
     if name == "matmul":
-        holds.append(each["planes"] in core.engine.modes.get(each["mode"], ()))
-        holds.append(each["group_slices"] <= core.engine.group_slices)
+        holds.append(decoded["planes"] in core.engine.modes.get(decoded["mode"], ()))
+        holds.append(decoded["group_slices"] <= core.engine.group_slices)
         for buffer in core.buffers:
-            address = each[buffer.name]
+            address = decoded[buffer.name]
             holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
     if name == "fill":
         fills = {fill.mode: fill for fill in core.engine.fills}
-        fill = fills.get(each["mode"])
-        holds.append(fill is not None and each["slices"] <= fill.slices)
-        holds.append(fill is not None and each["planes"] == fill.planes)
-        buffer, address = core.weight_buffer, each["weight"]
+        fill = fills.get(decoded["mode"])
+        holds.append(fill is not None and decoded["slices"] <= fill.slices)
+        holds.append(fill is not None and decoded["planes"] == fill.planes)
+        buffer, address = core.weight_buffer, decoded["weight"]
         holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
     if not all(holds):
         return Fault.ILLEGAL
-    if name in ("load", "store") and each["memory"] % core.bus_bytes:
+    if name in ("load", "store") and decoded["memory"] % core.bus_bytes:
         return Fault.MISALIGNED
     return None
 
@@ -210,16 +210,16 @@ def _random_word(core: CoreSpec, rng: np.random.Generator) -> int:
     word = operation.opcode
     if rng.random() < 0.3:
         word |= int(rng.integers(64)) << isa.WAIT_OFFSET
-    for each in operation.fields:
+    for field in operation.fields:
         limit = limits[rng.integers(len(limits))]
         value = [
-            int(rng.integers(1 << each.bits)),
+            int(rng.integers(1 << field.bits)),
             limit - int(rng.integers(4)),
             (limit - int(rng.integers(1, 4)) * core.bus_bytes) & -core.bus_bytes,
             int(rng.integers(8)),
             0,
         ][rng.choice(5, p=(0.15, 0.15, 0.15, 0.15, 0.4))]
-        word |= (max(0, value) & (1 << each.bits) - 1) << operation.offsets[each.name]
+        word |= (max(0, value) & (1 << field.bits) - 1) << operation.offsets[field.name]
     if rng.random() < 0.2:
         word ^= 1 << int(rng.integers(isa.INSTRUCTION_BITS))
     return word
@@ -234,7 +234,7 @@ def _edges(core: CoreSpec, rng: np.random.Generator) -> Iterator[int]:
         return [*(1 << bit for bit in range(bits)), *rng.integers(1, most, 20).tolist()]
 
     end = 1 << core.address_bits
-    words_bits = {each.name: each.bits for each in OPERATIONS["store"].fields}["words"]
+    words_bits = {field.name: field.bits for field in OPERATIONS["store"].fields}["words"]
     changes: list[tuple[str, dict[str, int]]] = []
     for more in (0, 1):
         for words in lengths(words_bits):
@@ -274,7 +274,7 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     core = bench.core
 
     def words(program: Sequence[Instruction]) -> tuple[int, ...]:
-        return tuple(isa.encode(each) for each in program)
+        return tuple(isa.encode(step) for step in program)
 
     def within(name: str, word: int, fault: Fault) -> Wrong:
         program = words(bench.random_program(rng, length=20).instructions)
@@ -312,7 +312,7 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     for name, fault in (("load", Fault.READ), ("store", Fault.WRITE)):
         for response in (SLVERR, DECERR):
             program: Sequence[Instruction] = ()
-            while not any(each.operation.name == name for each in program):
+            while not any(step.operation.name == name for step in program):
                 program = bench.random_program(rng).instructions
             yield _trapped(core, rng, program, name, fault, response)
     more = words(bench.random_program(rng, length=20).instructions)
@@ -387,7 +387,7 @@ def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], i
         unit = program[index].operation.unit
         if unit is None:
             continue
-        source = rng.choice([each for each in Unit if each is not unit])
+        source = rng.choice([other for other in Unit if other is not unit])
         waits = program[index].wait | {Unit(source)}
         program[index] = replace(program[index], wait=waits)
         steps = None if core.engine.steps_are_fixed else drawn.expected().beat_steps
@@ -406,7 +406,7 @@ def _silent(bench: Bench, rng: np.random.Generator) -> Wrong:
     while True:
         program = bench.random_program(rng, length=60)
         # The cycle in which the host resumes would count.
-        if all(each.operation.name != "sync" for each in program.instructions):
+        if all(step.operation.name != "sync" for step in program.instructions):
             break
     first = int(rng.integers(1, 200))
     steps = program.expected().beat_steps
@@ -417,7 +417,7 @@ def _silent(bench: Bench, rng: np.random.Generator) -> Wrong:
         session.set("watchdog", PATIENCE)
         session.silence(first, last + 2 * PATIENCE)
 
-    encoded = tuple(isa.encode(each) for each in program.instructions)
+    encoded = tuple(isa.encode(step) for step in program.instructions)
     return Wrong(
         "silent memory",
         encoded,
@@ -438,19 +438,19 @@ def _trapped(
     response: int,
 ) -> Wrong:
     """A program with a word of one load's or store's memory answered with an error."""
-    touching = [each for each in program if each.operation.name == name]
+    touching = [step for step in program if step.operation.name == name]
     chosen = touching[rng.integers(len(touching))]
     at = chosen["memory"] + core.bus_bytes * int(rng.integers(chosen["words"]))
 
-    def touches(each: Instruction) -> bool:
-        same = each.operation.name == name
-        return same and 0 <= at - each["memory"] < each["words"] * core.bus_bytes
+    def touches(step: Instruction) -> bool:
+        same = step.operation.name == name
+        return same and 0 <= at - step["memory"] < step["words"] * core.bus_bytes
 
     return Wrong(
         f"{name} answered with {response}",
-        tuple(isa.encode(each) for each in program),
+        tuple(isa.encode(step) for step in program),
         fault,
-        next(i for i, each in enumerate(program) if touches(each)),
+        next(i for i, step in enumerate(program) if touches(step)),
         setup=lambda session: session.trap(at, at + 1, write=name == "store", response=response),
     )
 
@@ -460,25 +460,25 @@ _PLAIN = {Unit.LOAD: "load", Unit.COMPUTE: "matmul", Unit.STORE: "store"}
 
 
 def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instruction]:
-    """A program in which so many tokens wait between two units before the first is taken."""
+    """A program in which `count` tokens wait between two units before the first is taken."""
 
-    def each(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
+    def work_of(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
         return replace(plain(core, _PLAIN[unit]), wait=frozenset(wait), signal=frozenset(signal))
 
     # The third unit lets the taker begin once the giver's last instruction is complete.
     (third,) = set(Unit) - {giver, taker}
     return [
-        *[each(giver, signal=[taker])] * (count - 1),
-        each(giver, signal=[taker, third]),
-        each(third, wait=[giver], signal=[taker]),
-        each(taker, wait=[giver, third]),
-        *[each(taker, wait=[giver])] * (count - 1),
+        *[work_of(giver, signal=[taker])] * (count - 1),
+        work_of(giver, signal=[taker, third]),
+        work_of(third, wait=[giver], signal=[taker]),
+        work_of(taker, wait=[giver, third]),
+        *[work_of(taker, wait=[giver])] * (count - 1),
         plain(core, "halt"),
     ]
 
 
 def check_tokens(bench: Bench, _: np.random.Generator) -> None:
-    """As many tokens as can be counted pass between every two units, and are all taken again; one
+    """The most tokens that can be counted pass between every two units, and are all taken; one
     more is a fault, as `check_faults` sees."""
     core = bench.core
     with bench.session() as session:
@@ -547,8 +547,8 @@ def _check_places(bench: Bench, session: Session) -> None:
         if event.kind == "limit":
             session.reset()
         case = f"{count} instructions at {address:#x}"
-        found = (event.fault, event.index, event.read_beats)
-        bench.check(case, "fault, index and words read", found, (Fault.MISALIGNED, 0, 0))
+        seen = (event.fault, event.index, event.read_beats)
+        bench.check(case, "fault, index and words read", seen, (Fault.MISALIGNED, 0, 0))
         bench.tally.cases += 1
     bench.watch(session, "programs out of place")
 
@@ -592,7 +592,7 @@ def _check_fault(
 
 
 def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> None:
-    """As many words are fetched as a program has, however many: most of its instructions count as
+    """A program's words are all fetched, however many they are: most of its instructions count as
     fetched and dispatched, and two bursts of it are left."""
     core = bench.core
     at_once = max(1, core.bus_bits // isa.INSTRUCTION_BITS)
@@ -609,8 +609,8 @@ def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> 
             session.advance(name, value)
         event = session.run(0, before + len(rest), LIMIT_CYCLES)
         case = f"{before + len(rest)} instructions"
-        found = outcome(event), event.read_beats
-        bench.check(case, "outcome and words read", found, ("done", left + loads))
+        seen = outcome(event), event.read_beats
+        bench.check(case, "outcome and words read", seen, ("done", left + loads))
         if event.kind == "limit":
             session.reset()
         bench.tally.cases += 1

@@ -35,8 +35,8 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
     core = bench.core
     bench.tally.cases += 1
 
-    def check(name: str, found: object, wanted: object) -> None:
-        bench.check(case, name, found, wanted)
+    def check(name: str, seen: object, wanted: object) -> None:
+        bench.check(case, name, seen, wanted)
 
     fixed = {
         "identity": IDENTITY,
@@ -113,8 +113,8 @@ def _check_crowds(
         for name, value in values.items():
             check(f"{name} of several writes, {first} first", session.get(name), value)
         answers = session.read(*(REGISTERS[name].offset for name in 2 * _CROWD))
-        found = [answer.value for answer in answers]
-        check("registers read one behind the other", found, 2 * list(values.values()))
+        answered = [answer.value for answer in answers]
+        check("registers read one behind the other", answered, 2 * list(values.values()))
     session.set("watchdog", WATCHDOG_DEFAULT)
 
 

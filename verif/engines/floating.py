@@ -112,7 +112,7 @@ def pairs(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray:
 
 
 def pair_group(spec: FloatEngine) -> int:
-    """How long the scale groups of `pairs` are: a slice, if that has two activations."""
+    """Activations in a scale group of `pairs`: those of a slice, but at least two."""
     return max(2, spec.slice_k)
 
 
@@ -154,7 +154,7 @@ SMALL: dict[str, FloatEngine] = {
     "float-mac": FloatMac(m=2, n=1, k=2, weight_bits=3, group_size=13),
     "float-lut": FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13),
 }
-"""One of each baseline, as small as shows what it does; they are no presets."""
+"""A small spec of each baseline by name, for verification; they are no presets."""
 
 
 def random_spec(rng: np.random.Generator) -> FloatEngine:
@@ -176,7 +176,8 @@ def random_spec(rng: np.random.Generator) -> FloatEngine:
 
 
 class FloatOperands(Operands[FloatEngine]):
-    """Groups have FP16 scales, or weights, in the place of special values; sums are rounded."""
+    """The operands of the floating baselines: groups have FP16 scales or tables of weights in place
+    of special values, and sums are rounded."""
 
     def completed(self, spec, matmul, x, rng):
         weights = dataclasses.replace(matmul.weights, special=random_scales(rng, matmul))

@@ -69,7 +69,7 @@ class _Netlist:
             for name, cell in module["cells"].items()
             if cell["type"] not in ("$scopeinfo", "$meminit_v2", "$meminit")
         }
-        nets = [bit for each in module["netnames"].values() for bit in each["bits"]]
+        nets = [bit for net in module["netnames"].values() for bit in net["bits"]]
         nets += [bit for cell in self.cells.values() for bits in cell["connections"].values()
                  for bit in bits]  # fmt: skip
         self._next = 1 + max((bit for bit in nets if isinstance(bit, int)), default=1)
@@ -83,7 +83,7 @@ class _Netlist:
 
     def gate(self, kind: str, width: int, **inputs: Bits) -> Bits:
         """The output of a new cell of unsigned operands."""
-        found = self.new(width)
+        output = self.new(width)
         parameters = {"Y_WIDTH": width}
         for port, bits in inputs.items():
             parameters |= {f"{port}_SIGNED": 0, f"{port}_WIDTH": len(bits)}
@@ -93,13 +93,13 @@ class _Netlist:
             "type": kind,
             "parameters": parameters,
             "port_directions": {**dict.fromkeys(inputs, "input"), "Y": "output"},
-            "connections": {**inputs, "Y": found},
+            "connections": {**inputs, "Y": output},
             "attributes": {},
         }
-        return found
+        return output
 
     def text(self, top: str, outputs: dict[str, Bits]) -> str:
-        ports = {name: each for name, each in self.ports.items() if each["direction"] == "input"}
+        ports = {name: port for name, port in self.ports.items() if port["direction"] == "input"}
         ports |= {name: {"direction": "output", "bits": bits} for name, bits in outputs.items()}
         module = {"attributes": {"top": 1}, "ports": ports, "cells": self.cells, "netnames": {}}
         return json.dumps({"modules": {top: module}})
@@ -150,11 +150,11 @@ def _seen(
         else:
             any_enable = net.gate("$reduce_or", 1, A=enables)
         address = both(ports["ADDR"])[take]
-        found = net.gate("$and", len(address), A=address, B=any_enable * len(address))
+        seen = net.gate("$and", len(address), A=address, B=any_enable * len(address))
         if cell["type"] in _WRITES:
             data = both(ports["DATA"])[take]
-            found = found + net.gate("$and", len(data), A=data, B=enables)
-        masked.append(found)
+            seen = seen + net.gate("$and", len(data), A=data, B=enables)
+        masked.append(seen)
     yield masked[0], masked[1]
 
 
@@ -208,7 +208,7 @@ def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str,
         for a, b in zip(left, right, strict=True)
         if a != b
     ]
-    found = {"differs": net.gate("$reduce_or", 1, A=wrong) if wrong else ["0"]}
+    outputs = {"differs": net.gate("$reduce_or", 1, A=wrong) if wrong else ["0"]}
     for i, cell in enumerate(taken_out.values()):
         if cell["type"] in _READS:
             net.input(f"read{i}", cell["connections"]["DATA"])
@@ -220,7 +220,7 @@ def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str,
         for name, cell in taken_out.items()
         if _is_register(cell)
     }
-    return net, found, registers
+    return net, outputs, registers
 
 
 def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
@@ -234,9 +234,9 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
         *("dffunmap", "opt_clean", "write_json flat.json"),
     ]
     text = yosys.run(plant, {"flat.il": flat}, ["flat.json"], timeout_s=300).files["flat.json"]
-    net, found, registers = _miter(text, _SWITCH)
+    net, outputs, registers = _miter(text, _SWITCH)
     _cut(net, registers)
-    if _holds(net.text(top, found), f"sat -prove differs 0 {_LIMIT} {top}", _MISSED):
+    if _holds(net.text(top, outputs), f"sat -prove differs 0 {_LIMIT} {top}", _MISSED):
         return "no state in which it shows"
     if not registers or any(port not in net.ports for port in reset.ports):
         return None
@@ -276,8 +276,10 @@ def _after_reset(text: str, top: str, reset: Reset) -> dict[Any, str]:
     outputs = {f"next{i}": cell["connections"]["D"] for i, cell in enumerate(registers.values())}
     script = ["read_json miter.json", "opt -full", "write_json reset.json"]
     inputs = {"miter.json": net.text(top, outputs)}
-    found = json.loads(yosys.run(script, inputs, ["reset.json"], timeout_s=300).files["reset.json"])
-    ports = found["modules"][top]["ports"]
+    design = json.loads(
+        yosys.run(script, inputs, ["reset.json"], timeout_s=300).files["reset.json"]
+    )
+    ports = design["modules"][top]["ports"]
     return {
         bit: value
         for i, cell in enumerate(registers.values())
@@ -315,22 +317,24 @@ def _resets_alike(text: str, top: str, reset: Reset, after: dict[Any, str]) -> b
 def _next(net: _Netlist, registers: dict[str, dict[str, Any]]) -> dict[str, Bits]:
     """What each register will be, with an input for each of several clocks that says that it
     ticks."""
-    clocks = list(dict.fromkeys(str(each["connections"]["CLK"]) for each in registers.values()))
+    clocks = list(
+        dict.fromkeys(str(register["connections"]["CLK"]) for register in registers.values())
+    )
     ticks = {}
     for i, clock in enumerate(clocks):
         ticks[clock] = net.new(1)
         net.input(f"tick{i}", ticks[clock])
     if len(clocks) < 2:
-        return {name: each["connections"]["D"] for name, each in registers.items()}
+        return {name: register["connections"]["D"] for name, register in registers.items()}
     return {
         name: net.gate(
             "$mux",
-            len(each["connections"]["D"]),
-            A=each["connections"]["Q"],
-            B=each["connections"]["D"],
-            S=ticks[str(each["connections"]["CLK"])],
+            len(register["connections"]["D"]),
+            A=register["connections"]["Q"],
+            B=register["connections"]["D"],
+            S=ticks[str(register["connections"]["CLK"])],
         )
-        for name, each in registers.items()
+        for name, register in registers.items()
     }
 
 
@@ -339,7 +343,7 @@ def _holds_by_induction(
 ) -> bool:
     """Whether both designs never differ after a reset, where `known` are values that bits of
     registers have in every state."""
-    net, found, registers = _miter(text, _SWITCH)
+    net, compared, registers = _miter(text, _SWITCH)
     begin = net.new(1)
     net.input("begin", begin)
     following = _next(net, registers)
@@ -352,15 +356,15 @@ def _holds_by_induction(
         data = net.gate("$mux", len(bits), A=following[name], B=first, S=begin)
         connections = {"CLK": clock, "D": data, "Q": bits}
         net.cells[name] = {**cell, "connections": connections}
-    outputs, assumed = {"differs": found["differs"]}, ""
+    outputs, assumed = {"differs": compared["differs"]}, ""
     if known is not None:
         outputs["known"], assumed = _is_one_of(net, *known), "-set known 1"
     whole = net.text(top, outputs)
     if known is not None:
         # Often the values alone say enough.
-        alone, found, registers = _miter(text, _SWITCH)
+        alone, compared, registers = _miter(text, _SWITCH)
         _cut(alone, registers)
-        outputs = {"differs": found["differs"], "known": _is_one_of(alone, *known)}
+        outputs = {"differs": compared["differs"], "known": _is_one_of(alone, *known)}
         command = f"sat -set known 1 -prove differs 0 {_LIMIT} {top}"
         if _holds(alone.text(top, outputs), command, _MISSED):
             return True
@@ -373,8 +377,8 @@ def _holds_by_induction(
 
 def _is_one_of(net: _Netlist, bits: Bits, values: set[str]) -> Bits:
     """Whether bits, the first being the lowest, have one of the values, in binary."""
-    each = [net.gate("$eq", 1, A=bits, B=list(reversed(value)))[0] for value in sorted(values)]
-    return net.gate("$reduce_or", 1, A=each)
+    matches = [net.gate("$eq", 1, A=bits, B=list(reversed(value)))[0] for value in sorted(values)]
+    return net.gate("$reduce_or", 1, A=matches)
 
 
 def _values(text: str, top: str, bits: Bits, after: dict[Any, str]) -> set[str] | None:
@@ -443,12 +447,12 @@ def _near(text: str, site: str, after: dict[Any, str], most: int) -> Bits:
         for bit in bits
         for reader in readers[bit]
     ]
-    found: Bits = []
+    small: Bits = []
     for name in registers_before([*start, *around]):
         bits = [bit for bit in cells[name]["connections"]["Q"] if bit in after]
-        if len(bits) <= SMALL_BITS and len(found) + len(bits) <= most:
-            found += [bit for bit in bits if bit not in found]
-    return found
+        if len(bits) <= SMALL_BITS and len(small) + len(bits) <= most:
+            small += [bit for bit in bits if bit not in small]
+    return small
 
 
 def _log(miter: str, command: str) -> str:

@@ -142,8 +142,8 @@ MUTANTS = (
     Mutant(
         "store: sums not sign-extended",
         store,
-        "each[-1].replicate(RESULT_BITS - len(each))",
-        "each[:1].replicate(RESULT_BITS - len(each)) & 0",
+        "total[-1].replicate(RESULT_BITS - len(total))",
+        "total[:1].replicate(RESULT_BITS - len(total)) & 0",
         "golden says",
     ),
     Mutant(

@@ -468,8 +468,8 @@ MUTANTS = (
     Mutant(
         "pairs of signs: zero counts as one",
         bit_serial,
-        "[Const(0, 1), *each[:-1], ~each[-1]]",
-        "[Const(1, 1), *each[:-1], ~each[-1]]",
+        "[Const(0, 1), *value[:-1], ~value[-1]]",
+        "[Const(1, 1), *value[:-1], ~value[-1]]",
         "psum",
         PAIRS.evolve(terms="xnor"),
     ),
