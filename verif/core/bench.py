@@ -233,10 +233,12 @@ class Bench:
         expected: Expected,
         time: MemoryTiming | int,
         starts: Mapping[str, int] | None = None,
+        before: int = 0,
     ) -> None:
         """Run a program in exact time, or in random time of that seed, and compare.
 
-        `starts` are values that counters have been made to count on from.
+        `starts` are values that counters have been made to count on from. `before` instructions
+        count as fetched and dispatched before those of the program, which has a burst's at least.
         """
         tally = self.tally
         tally.cases += 1
@@ -249,7 +251,9 @@ class Bench:
             )
         else:
             session.set_random(time)
-        raised, event = run(session, program)
+        if before:
+            go_late(session, self.core, before)
+        raised, event = run(session, program, before=before)
         self.watch(session, case)
         tally.beats += event.read_beats + event.write_beats
         tally.coverage.update(features(program.instructions))
@@ -298,10 +302,20 @@ class Bench:
                 self.differ(case, f"{name} is {value}, model says {getattr(model, name)}")
 
 
-def run(session: Session, program: Program, limit: int = LIMIT_CYCLES) -> tuple[list[int], Event]:
-    """Run a program with its host to its end: the cycles of its syncs, and the last event."""
+def go_late(session: Session, core: CoreSpec, before: int) -> None:
+    """Let so many instructions, which fill whole bus words, count as fetched and dispatched."""
+    words = before * isa.INSTRUCTION_BITS // core.bus_bits
+    for name, value in (("index", before), ("words", words), ("left", -words)):
+        session.advance(name, value)
+
+
+def run(
+    session: Session, program: Program, limit: int = LIMIT_CYCLES, before: int = 0
+) -> tuple[list[int], Event]:
+    """Run a program with its host to its end: the cycles of its syncs, and the last event. Its
+    length says that there are so many instructions `before` it."""
     raised: list[int] = []
-    event = session.run(program.address, len(program.instructions), limit)
+    event = session.run(program.address, before + len(program.instructions), limit)
     while event.kind == "sync":
         if program.host is not None:
             program.host(len(raised), session.memory)

@@ -17,9 +17,9 @@ from evolute.hw.isa.registers import (
     Status,
 )
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.verif.core.bench import Bench, put
+from evolute.verif.core.bench import MEMORY_BYTES, Bench, put
 from evolute.verif.core.faults import plain
-from evolute.verif.core.session import OKAY, SLVERR, Seen, Session
+from evolute.verif.core.session import OKAY, SLVERR, Access, Seen, Session
 
 
 def check_registers(bench: Bench, rng: np.random.Generator) -> None:
@@ -103,13 +103,15 @@ def _check_crowds(
     session: Session, rng: np.random.Generator, check: Callable[[str, object, object], None]
 ) -> None:
     """Several writes, and several reads, are offered at once: each waits until the one before has
-    been taken, none is lost, and every read gets its own answer."""
+    been taken, none is lost, and every write and every read gets its own answer."""
     for first, address_after, data_after in (("addresses", 0, 20), ("data", 20, 0), ("both", 0, 0)):
         values = {name: int(rng.integers(1 << 32)) for name in _CROWD}
         for name, value in values.items():
             session.offer(address_after, REGISTERS[name].offset, value, data_after=data_after)
         session.hold(21, 20)
-        session.step(120)
+        sights = session.watch(120, "status")
+        answers = [Access(sight.value) for sight in sights if sight.what is Seen.ANSWER]
+        check(f"answers to several writes, {first} first", answers, [Access(OKAY)] * len(values))
         for name, value in values.items():
             check(f"{name} of several writes, {first} first", session.get(name), value)
         answers = session.read(*(REGISTERS[name].offset for name in 2 * _CROWD))
@@ -134,6 +136,23 @@ def check_counts(bench: Bench, rng: np.random.Generator) -> None:
             title = f"counters from {start:#x}" if start else f"counters from anywhere {i}"
             bench.play(session, title, program, program.expected(), timing, starts)
             bench.tally.coverage["counters with carries"] += 1
+
+
+def check_late(bench: Bench, rng: np.random.Generator) -> None:
+    """Programs whose instructions are the last ones of a program as long as can be, or of half of
+    that: they do what they would do in a short one, in the same time."""
+    core = bench.core
+    timing = MemoryTiming(20, core.bus_bytes)
+    most = min((1 << core.address_bits) // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS)
+    with bench.session() as session:
+        for i, end in enumerate((most, most // 2, most, most // 2)):
+            program = bench.random_program(rng, length=200)
+            before = end - MEMORY_BYTES // isa.INSTRUCTION_BYTES - int(rng.integers(1 << 10))
+            before -= before % max(1, core.bus_bits // isa.INSTRUCTION_BITS)
+            expected = program.expected()
+            bench.play(session, f"late {i}", program, expected, timing, before=before)
+            bench.play(session, f"late {i} random", program, expected, i, before=before)
+            bench.tally.coverage["programs late in a long one"] += 1
 
 
 def _check_interrupts(
