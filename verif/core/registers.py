@@ -17,8 +17,8 @@ from evolute.hw.isa.registers import (
     Status,
 )
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.verif.core.bench import MEMORY_BYTES, Bench, put
-from evolute.verif.core.faults import plain
+from evolute.verif.core.bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, put
+from evolute.verif.core.faults import plain, words_to_bytes
 from evolute.verif.core.session import OKAY, SLVERR, Access, Seen, Session
 
 
@@ -32,19 +32,12 @@ def check_registers(bench: Bench, rng: np.random.Generator) -> None:
 
 
 def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, case: str) -> None:
-    core = bench.core
     bench.tally.cases += 1
 
     def check(name: str, found: object, wanted: object) -> None:
         bench.check(case, name, found, wanted)
 
-    fixed = {
-        "identity": IDENTITY,
-        "digest": int(core.digest[:8], 16),
-        "watchdog": WATCHDOG_DEFAULT,
-    }
-    for name in REGISTERS:
-        check(f"{name} after reset", session.get(name), fixed.get(name, 0))
+    _check_after_reset(bench, session, "power-on")
     offsets = {register.offset for register in REGISTERS.values()}
     for offset in range(0, 256, 4):
         if offset not in offsets:
@@ -71,6 +64,41 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
     _check_half_writes(session, check)
     _check_late_answers(session, check)
     _check_crowds(session, rng, check)
+    _check_forgotten(bench, session)
+
+
+def _check_after_reset(bench: Bench, session: Session, what: str) -> None:
+    """Every register has the value that a reset gives it."""
+    fixed = {
+        "identity": IDENTITY,
+        "digest": int(bench.core.digest[:8], 16),
+        "watchdog": WATCHDOG_DEFAULT,
+    }
+    for name in REGISTERS:
+        bench.check("registers", f"{name} after {what}", session.get(name), fixed.get(name, 0))
+    bench.check("registers", f"interrupt after {what}", session.interrupt, False)
+
+
+def _check_forgotten(bench: Bench, session: Session) -> None:
+    """A reset forgets what was written, what was counted, and each of the errors."""
+    core = bench.core
+    load, store = (plain(core, name) for name in ("load", "store"))
+    illegal = words_to_bytes([(1 << isa.INSTRUCTION_BITS) - 1])
+    programs = {
+        "no halt": isa.to_bytes([load, store, load]),
+        "an illegal instruction": isa.to_bytes([load, store, load]) + illegal,
+        "a program out of place": b"",
+        "a program that ended": isa.to_bytes([load, store, plain(core, "halt")]),
+    }
+    for what, program in programs.items():
+        put(session.memory, 0, program)
+        session.run(0 if program else 1, len(program) // isa.INSTRUCTION_BYTES, LIMIT_CYCLES)
+        for register in REGISTERS.values():
+            if register.writable and register.offset != REGISTERS["control"].offset:
+                session.write(register.offset, 0xFFFFFFFF)
+        session.reset()
+        _check_after_reset(bench, session, f"a reset that follows {what}")
+    bench.tally.cases += len(programs)
 
 
 def _check_half_writes(session: Session, check: Callable[[str, object, object], None]) -> None:

@@ -124,6 +124,17 @@ def pair_group(spec: FloatEngine) -> int:
     return 2 * spec.slice_k
 
 
+def tiny(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray:
+    """Codes [m, K] of activations for scale groups of `pair_group`: zeros, the smallest numbers of
+    the format, and any of its numbers among them, so that sums of the smallest numbers meet zeros
+    of every sign that come of any exponent."""
+    kind, shape = spec.kind, (spec.m, _PAIRS * pair_group(spec))
+    finite = (1 << kind.exponent_bits) - kind.infinities << kind.mantissa_bits
+    choices = [np.zeros(shape, int), rng.integers(1, 4, shape), rng.integers(0, finite, shape)]
+    codes = np.choose(rng.choice(len(choices), shape, p=(0.3, 0.5, 0.2)), choices)
+    return codes | rng.integers(2, size=shape) << kind.bits - 1
+
+
 def values(result_codes: np.ndarray) -> np.ndarray:
     """The numbers that a result's fields hold, float64; NaN for -0, which no result is."""
     codes = result_codes.astype(np.int64) & (1 << RESULT.bits) - 1

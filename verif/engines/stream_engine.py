@@ -121,6 +121,19 @@ def pairs(spec: Engine, rng: np.random.Generator) -> list[Case]:
     return [Case("pairs", (_times_one(spec, rng, x, floating.pair_group(spec)),))]
 
 
+def tiny(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Floating sums of the smallest numbers and of zeros, by weights of every format."""
+    if not isinstance(spec, FloatEngine):
+        return []
+    matmuls = []
+    for each in spec.formats:
+        x = floating.tiny(spec, rng)
+        shape = Shape(len(x), spec.n, x.shape[1], floating.pair_group(spec))
+        matmul = random_matmul(rng, spec.activations, each, shape)
+        matmuls.append(driver.completed(spec, replace(matmul, x=x), rng))
+    return [Case("tiny", tuple(matmuls))]
+
+
 def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group: int) -> Matmul:
     """Activations [M, K] and, where weights can be so, weights that are 1."""
     weight_format = spec.formats[-1]
@@ -224,6 +237,7 @@ KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "pairs": pairs,
     "many": many,
     "halves": halves,
+    "tiny": tiny,
 }
 """The battery: every kind of case there is."""
 
@@ -306,6 +320,7 @@ def features(spec: Engine, case: Case) -> set[str]:
     found |= {case.name} if case.name.startswith("corner") else set()
     found |= {"rounding carries into the exponent"} if case.name == "binades" else set()
     found |= {"numbers nearly cancel out"} if case.name == "pairs" else set()
+    found |= {"the smallest numbers"} if case.name == "tiny" else set()
     found |= {"halves of integers"} if case.name == "halves" else set()
     for matmul in case.matmuls:
         shape, run = matmul.shape, driver.run_of(spec, matmul)
