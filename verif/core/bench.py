@@ -247,11 +247,13 @@ class Bench:
         expected: Expected,
         time: MemoryTiming | int,
         starts: Mapping[str, int] | None = None,
+        before: int = 0,
     ) -> None:
         """Run a program and compare memory, counters and, if `time` is a memory's timing, cycles.
         An integer `time` is the seed of a memory that answers at random.
 
-        `starts` are the values from which counters count on, if that is not 0.
+        `starts` are values that counters have been made to count on from. `before` instructions
+        count as fetched and dispatched before those of the program, which has a burst's at least.
         """
         tally = self.tally
         tally.cases += 1
@@ -264,7 +266,9 @@ class Bench:
             )
         else:
             session.set_random(time)
-        raised, event = run(session, program)
+        if before:
+            go_late(session, self.core, before)
+        raised, event = run(session, program, before=before)
         self.watch(session, case)
         tally.beats += event.read_beats + event.write_beats
         tally.coverage.update(features(program.instructions))
@@ -313,11 +317,20 @@ class Bench:
                 self.differ(case, f"{name} is {value}, model says {getattr(model, name)}")
 
 
-def run(session: Session, program: Program, limit: int = LIMIT_CYCLES) -> tuple[list[int], Event]:
-    """Run a program with its host to its end. Returns (raised, event): the cycles of its syncs, and
-    the last event."""
+def go_late(session: Session, core: CoreSpec, before: int) -> None:
+    """Let so many instructions, which fill whole bus words, count as fetched and dispatched."""
+    words = before * isa.INSTRUCTION_BITS // core.bus_bits
+    for name, value in (("index", before), ("words", words), ("left", -words)):
+        session.advance(name, value)
+
+
+def run(
+    session: Session, program: Program, limit: int = LIMIT_CYCLES, before: int = 0
+) -> tuple[list[int], Event]:
+    """Run a program with its host to its end: the cycles of its syncs, and the last event. Its
+    length says that there are so many instructions `before` it."""
     raised: list[int] = []
-    event = session.run(program.address, len(program.instructions), limit)
+    event = session.run(program.address, before + len(program.instructions), limit)
     while event.kind == "sync":
         if program.host is not None:
             program.host(len(raised), session.memory)

@@ -30,10 +30,11 @@ from evolute.verif.core.bench import (
     Bench,
     Expected,
     Program,
+    go_late,
     outcome,
     put,
 )
-from evolute.verif.core.session import DECERR, SLVERR, Session
+from evolute.verif.core.session import DECERR, SLVERR, Event, Session
 from evolute.verif.core.stand import stand
 
 PATIENCE = 300
@@ -323,8 +324,9 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     def guarded(session: Session) -> None:
         session.set("watchdog", PATIENCE)
 
-    for _ in range(4):
-        yield _silent(bench, rng)
+    for unit in (Unit.LOAD, Unit.STORE):
+        for _ in range(2):
+            yield _silent(bench, rng, unit)
     for _ in range(4):
         stuck, index = _stuck(bench, rng)
         yield Wrong("a wait for ever", words(stuck), Fault.WATCHDOG, index, setup=guarded)
@@ -399,23 +401,31 @@ def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], i
             pass
 
 
-def _silent(bench: Bench, rng: np.random.Generator) -> Wrong:
-    """A program whose memory falls silent, until the watchdog has stopped it."""
+def _silent(bench: Bench, rng: np.random.Generator, unit: Unit) -> Wrong:
+    """A program whose memory falls silent, until the watchdog has stopped it and blames what an
+    instruction of that unit has under way, or waits for."""
     core = bench.core
     timing = MemoryTiming(20, core.bus_bytes)
     while True:
         program = bench.random_program(rng, length=60)
+        instructions = program.instructions
         # The cycle in which the host resumes would count.
-        if all(step.operation.name != "sync" for step in program.instructions):
-            break
-    first = int(rng.integers(1, 200))
-    steps = program.expected().beat_steps
-    last, index = stand(core, program.instructions, timing, steps, first)
+        if any(step.operation.name == "sync" for step in instructions):
+            continue
+        steps = None if core.engine.steps_are_fixed else program.expected().beat_steps
+        for first in rng.integers(1, 400, 40).tolist():
+            last, index = stand(core, instructions, timing, steps, first)
+            if instructions[index].operation.unit is unit:
+                return _silent_from(program, first, last + 2 * PATIENCE, index)
+
+
+def _silent_from(program: Program, first: int, end: int, index: int) -> Wrong:
+    """A program whose memory is silent from one cycle to another, and what is blamed."""
 
     def setup(session: Session) -> None:
         session.memory[:] = program.image
         session.set("watchdog", PATIENCE)
-        session.silence(first, last + 2 * PATIENCE)
+        session.silence(first, end)
 
     encoded = tuple(isa.encode(step) for step in program.instructions)
     return Wrong(
@@ -492,6 +502,52 @@ def check_tokens(bench: Bench, _: np.random.Generator) -> None:
                 session.reset()
             bench.tally.cases += 1
             bench.tally.coverage["all tokens"] += 1
+        for taker in (Unit.COMPUTE, Unit.STORE):
+            _check_tokens_at_once(bench, session, taker)
+
+
+def _check_tokens_at_once(bench: Bench, session: Session, taker: Unit) -> None:
+    """A load and a sync give a token to one unit in the same cycle, or nearly: both count. Where
+    both are too many, the first is at fault, and the load where they come at once."""
+    core = bench.core
+    load = replace(plain(core, "load", words=3), signal=frozenset([taker]))
+    sync = replace(plain(core, "sync"), signal=frozenset([taker]))
+    take = replace(plain(core, _PLAIN[taker]), wait=frozenset([Unit.LOAD]))
+    halt = plain(core, "halt")
+    limit = core.token_limit
+    cases = {
+        "two tokens": ([load, sync, take, take, halt], ["done"] * 2),
+        "a token too many": (
+            [load] * limit + [sync, halt],
+            [f"fault TOKENS at instruction {index}" for index in (limit - 1, limit)],
+        ),
+    }
+    session.set("watchdog", PATIENCE)
+    for title, (program, (at_first, later)) in cases.items():
+        put(session.memory, MEMORY_PAGE_BYTES, isa.to_bytes(program))
+        words = sum(step["words"] for step in program if step.operation.name == "load")
+        words += -(-len(program) * isa.INSTRUCTION_BITS // core.bus_bits)
+
+        def start(host_cycles: int, count: int = len(program)) -> Event:
+            session.set_timing(MemoryTiming(60, core.bus_bytes, host_cycles=host_cycles))
+            return session.run(MEMORY_PAGE_BYTES, count, LIMIT_CYCLES)
+
+        # The cycle of the load's last word, seen from the sync's.
+        raised = event = start(1)
+        while event.read_beats < words and event.cycle < raised.cycle + PATIENCE:
+            event = session.wait(1)
+        session.reset()
+        session.set("watchdog", PATIENCE)
+        for after in range(-3, 4):
+            start(event.cycle - 1 - raised.cycle + after)
+            case = f"{title} to {taker.name}, a sync's {after} cycles after a load's"
+            end = session.resume(LIMIT_CYCLES)
+            bench.check(case, "outcome", outcome(end), at_first if after <= 0 else later)
+            if end.kind == "limit":
+                session.reset()
+            bench.tally.cases += 1
+            bench.tally.coverage["tokens at once"] += 1
+    session.set("watchdog", WATCHDOG_DEFAULT)
 
 
 def check_faults(bench: Bench, rng: np.random.Generator) -> None:
@@ -512,20 +568,22 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
             if wrong.fetched and wrong.count is None:
                 memory = (1 << bench.core.address_bits) - wrong.address
                 most = min(memory // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS) - len(wrong.words)
+                late = int(rng.integers(most))
                 for _ in range(_LATE.get(wrong.fault, 1)):
-                    late = int(rng.integers(most)) // at_once * at_once
+                    late = min(late, most - 1) // at_once * at_once
                     _check_fault(bench, session, wrong, f"{wrong.name} late", rng, late)
                     bench.tally.coverage["fault late in a program"] += 1
+                    late ^= (1 << most.bit_length()) - 1
         _check_places(bench, session)
         _check_lengths(bench, session, rng)
         _check_patience(bench, session, good, expected)
 
 
 _LATE: dict[Fault, int] = dict.fromkeys(
-    (Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 4
+    (Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 2
 )
-"""How often a fault whose instruction waits in a queue is looked for late in a program, so that
-every bit of its index is seen there as 0 and as 1."""
+"""How often a fault whose instruction waits in a queue is looked for late in a program: once at a
+place, and once where each bit of that is inverted, so that an index has every bit as 0 and as 1."""
 
 
 def _check_places(bench: Bench, session: Session) -> None:
@@ -592,22 +650,30 @@ def _check_fault(
 
 
 def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> None:
-    """A program's words are all fetched, however many they are: most of its instructions count as
-    fetched and dispatched, and two bursts of it are left."""
+    """As many words are fetched as a program has, however many: most of its instructions count as
+    fetched and dispatched, at first or after some cycles, and two bursts of it are left."""
     core = bench.core
     at_once = max(1, core.bus_bits // isa.INSTRUCTION_BITS)
     left = 2 * core.fetch_beats
     loads = left * core.bus_bits // isa.INSTRUCTION_BITS - 1
     rest = [*[plain(core, "load")] * loads, plain(core, "halt")]
     most = min((1 << core.address_bits) // isa.INSTRUCTION_BYTES, (1 << isa.INDEX_BITS) - 1)
+    latency_cycles = 20
     put(session.memory, 0, isa.to_bytes(rest))
-    session.set_timing(MemoryTiming(20, core.bus_bytes))
-    for bit in 2 * [*range(6, isa.INDEX_BITS)]:
+    session.set_timing(MemoryTiming(latency_cycles, core.bus_bytes))
+    for i, bit in enumerate(np.repeat(range(6, isa.INDEX_BITS), 4).tolist()):
         before = min(int(rng.integers(1 << bit, 2 << bit)), most - len(rest)) // at_once * at_once
-        words = before * isa.INSTRUCTION_BITS // core.bus_bits
-        for name, value in (("index", before), ("words", words), ("left", -words)):
-            session.advance(name, value)
-        event = session.run(0, before + len(rest), LIMIT_CYCLES)
+        count, started = before + len(rest), None
+        if i % 2:
+            # Once more bursts were asked for: at once, or when the first has been answered.
+            wait = (
+                latency_cycles + core.fetch_beats
+                if core.outstanding_reads == 1 and i % 4 == 1
+                else 0
+            )
+            started = session.run(0, count, wait + int(rng.integers(1, latency_cycles)))
+        go_late(session, core, before)
+        event = session.wait(LIMIT_CYCLES) if started else session.run(0, count, LIMIT_CYCLES)
         case = f"{before + len(rest)} instructions"
         seen = outcome(event), event.read_beats
         bench.check(case, "outcome and words read", seen, ("done", left + loads))

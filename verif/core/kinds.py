@@ -39,7 +39,7 @@ from evolute.verif.core.bench import (
     timings,
 )
 from evolute.verif.core.faults import check_faults, check_tokens, check_words
-from evolute.verif.core.registers import check_counts, check_registers
+from evolute.verif.core.registers import check_counts, check_late, check_registers
 from evolute.verif.core.sweep import check_orders
 from evolute.verif.harness.differences import SUMS, wrong_values
 from evolute.verif.harness.driver import random_weights
@@ -253,6 +253,7 @@ KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
     "registers": check_registers,
     "counts": check_counts,
     "orders": check_orders,
+    "late": check_late,
 }
 """Everything that is checked."""
 

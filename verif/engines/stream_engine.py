@@ -124,6 +124,19 @@ def pairs(spec: Engine, rng: np.random.Generator) -> list[Case]:
     return [Case("pairs", (_times_one(spec, rng, x, floating.pair_group(spec)),))]
 
 
+def tiny(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Floating sums of the smallest numbers and of zeros, by weights of every format."""
+    if not isinstance(spec, FloatEngine):
+        return []
+    matmuls = []
+    for weight_format in spec.formats:
+        x = floating.tiny(spec, rng)
+        shape = Shape(len(x), spec.n, x.shape[1], floating.pair_group(spec))
+        matmul = random_matmul(rng, spec.activations, weight_format, shape)
+        matmuls.append(driver.completed(spec, replace(matmul, x=x), rng))
+    return [Case("tiny", tuple(matmuls))]
+
+
 def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group: int) -> Matmul:
     """A multiplication of the activations [M, K] by weights of 1, if the engine can have these."""
     weight_format = spec.formats[-1]
@@ -228,6 +241,7 @@ KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "pairs": pairs,
     "many": many,
     "halves": halves,
+    "tiny": tiny,
 }
 """The battery: every kind of case there is."""
 
@@ -312,6 +326,7 @@ def features(spec: Engine, case: Case) -> set[str]:
     shown |= {case.name} if case.name.startswith("corner") else set()
     shown |= {"rounding carries into the exponent"} if case.name == "binades" else set()
     shown |= {"numbers nearly cancel out"} if case.name == "pairs" else set()
+    shown |= {"the smallest numbers"} if case.name == "tiny" else set()
     shown |= {"halves of integers"} if case.name == "halves" else set()
     for matmul in case.matmuls:
         shape, run = matmul.shape, driver.run_of(spec, matmul)

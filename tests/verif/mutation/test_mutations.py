@@ -506,6 +506,22 @@ MUTANTS = (
         SMALL["float-mac"],
     ),
     Mutant(
+        "floating sums: what is not shifted out counts as lost, too",
+        floating,
+        "lost = lost | (taken & shifted[:shift].any())",
+        "lost = lost | ((taken | (place == 0)) & shifted[:shift].any())",
+        "case 'pairs'",
+        SMALL["float-mac"],
+    ),
+    Mutant(
+        "floating products: a zero has an exponent",
+        floating,
+        "top)[: range_.exponent_bits]\n    exponent = exponent & nonzero.replicate(",
+        "top)[: range_.exponent_bits]\n    exponent = exponent | Const(0, ",
+        "case 'tiny'",
+        SMALL["float-mac"],
+    ),
+    Mutant(
         "floating numbers: infinity stays one",
         floating,
         "Mux(magnitude <= kind.largest_code, magnitude, kind.largest_code)",
