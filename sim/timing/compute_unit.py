@@ -52,8 +52,10 @@ def _weighed_steps(
     period = core.result_period_cycles
     if groups.min() >= period:
         return steps, steps
-    each = itertools.chain.from_iterable(itertools.repeat(groups.tolist(), matmul["row_tiles"]))
-    return steps, _waiting(each, core.engine.step_latency_cycles, period)
+    all_groups = itertools.chain.from_iterable(
+        itertools.repeat(groups.tolist(), matmul["row_tiles"])
+    )
+    return steps, _waiting(all_groups, core.engine.step_latency_cycles, period)
 
 
 def _waiting(groups: Iterable[int], drain: int, period: int) -> int:

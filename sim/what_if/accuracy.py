@@ -99,6 +99,6 @@ def _halved_sum(terms: Halves) -> Halves:
     return _halved_sum(terms[:, : count // 2]) + _halved_sum(terms[:, count // 2 :])
 
 
-def relative_error(found: Floats, exact: Floats) -> float:
+def relative_error(approximate: Floats, exact: Floats) -> float:
     """Root of the mean squared error over that of the mean square."""
-    return float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))
+    return float(np.sqrt(np.mean((approximate - exact) ** 2) / np.mean(exact**2)))
