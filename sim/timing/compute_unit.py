@@ -59,7 +59,8 @@ def _weighed_steps(
 
 
 def _waiting(groups: Iterable[int], drain: int, period: int) -> int:
-    """Cycles of groups of so many steps, results being `period` apart at the soonest.
+    """Cycles of groups with the numbers of steps in `groups`; results are at least `period` cycles
+    apart.
 
     A result leaves `drain` cycles after the step that ends its group. Until it has left, one step
     more can be taken, whose product waits before the accumulators.

@@ -42,7 +42,7 @@ def _first_group(run: Run) -> int:
 
 
 def _wait(steps: int, period: int) -> int:
-    """Cycles for which a group of so many steps waits if results are `period` apart."""
+    """Cycles for which a group of `steps` steps waits if results are `period` cycles apart."""
     return max(0, period - steps)
 
 

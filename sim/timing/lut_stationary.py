@@ -29,7 +29,7 @@ class Clocks:
 
     def seen(self, cycle: int, of: str, by: str, latency_cycles: int) -> int:
         """The first cycle of the clock `by` that knows what a cycle of the clock `of` brought,
-        of a crossing of so many cycles."""
+        where crossing between the clocks takes `latency_cycles` cycles."""
         time = (cycle + 1) * getattr(self, of)
         return time // getattr(self, by) + latency_cycles
 
@@ -219,7 +219,7 @@ class StepCycles:
 
 
 def step_cycles(spec: LutStationary, rows: int, clocks: Clocks = Clocks()) -> StepCycles:
-    """What a subspace of so many rows takes each part, if no stream waits for its partner. One row
+    """What a subspace of `rows` rows takes each part, if no stream waits for its partner. One row
     takes two lookups' time, since its sum is read again."""
     encode = spec.centroid_beats + rows * spec.encoder_period_cycles
     return StepCycles(
