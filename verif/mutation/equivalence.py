@@ -585,7 +585,7 @@ def _near(text: str, site: str, after: dict[Any, str], most: int) -> Bits:
     for name in _registers_near(design, [site]):
         bits = [bit for bit in module["cells"][name]["connections"]["Q"] if bit in after]
         if len(bits) <= SMALL_BITS and len(small) + len(bits) <= most:
-            small += [bit for bit in bits if bit not in found]
+            small += [bit for bit in bits if bit not in small]
     return small
 
 
