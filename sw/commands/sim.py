@@ -15,6 +15,7 @@ from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
 from evolute.sim.timing.memory import memory_timing
+from evolute.support import schema
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance, read_records
 from evolute.support.options import (
@@ -149,18 +150,19 @@ def sim(
         if isinstance(spec, CoreSpec)
         else "cycles exact, memory modelled"
     )
-    record = {
-        "kind": "sim",
-        "accelerator": accel,
-        **result.to_dict(),
-        "method": assignment.method,
-        "verified": verified
-        and {
-            name: verified[name]
-            for name in ("simulator", "seed", "transactions", "mismatches", "provenance")
-        },
-        "provenance": provenance(f"{how}, perplexity measured on golden integers", ("numpy",)),
-    }
+    record = schema.to_record(
+        schema.Run(
+            accelerator=accel,
+            **result.to_dict(),
+            method=assignment.method,
+            verified=verified
+            and {
+                name: verified[name]
+                for name in ("simulator", "seed", "transactions", "mismatches", "provenance")
+            },
+            provenance=provenance(f"{how}, perplexity measured on golden integers", ("numpy",)),
+        )
+    )
     append_record(out / RECORDS, record)
     scope = scope_summary(assignment)
     show(as_json, record, lambda console: _render(console, record, scope))

@@ -197,7 +197,7 @@ def test_refused_candidates_are_pruned_with_the_reason() -> None:
         explore(study, search(choose=never), 3, workers=1)
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
     assert study.trials[0].user_attrs["refused"].startswith("k: must be legal")
-    assert record.of_study(study)["front"] == []
+    assert record.of_study(study).front == []
 
 
 def test_the_same_seed_finds_the_same_trials() -> None:
@@ -234,7 +234,7 @@ def test_an_interrupted_search_resumes_to_the_same_result(tmp_path: Path) -> Non
     assert [(each.params, each.values) for each in kept] == [
         (each.params, each.values) for each in straight.trials
     ]
-    volumes = [record.of_study(each)["hypervolume"] for each in (study, straight)]
+    volumes = [record.of_study(each).hypervolume for each in (study, straight)]
     assert volumes[0] == volumes[1] > 0
 
 
@@ -327,18 +327,16 @@ def test_the_record_and_the_table_hold_the_front() -> None:
     study = new_study()
     explore(study, search(), 12, workers=1)
     found = record.of_study(study)
-    by_number = {each["number"]: each for each in found["trials"]}
+    by_number = {trial.number: trial for trial in found.trials}
     for trial in front(study):
-        assert by_number[trial.number]["metrics"]["area_ge"] == trial.values[0]
+        assert by_number[trial.number].metrics["area_ge"] == trial.values[0]
     rows = list(csv.DictReader(io.StringIO(record.front_csv(found))))
-    assert [int(row["trial"]) for row in rows] == [t["number"] for t in record.front_trials(found)]
-    assert float(rows[0]["area_ge"]) == min(
-        by_number[n]["metrics"]["area_ge"] for n in found["front"]
-    )
-    for each in found["objectives"]:
-        values = [trial["metrics"][each["name"]] for trial in found["trials"] if trial["feasible"]]
-        worst = max(values) if each["direction"] == "minimize" else min(values)
-        assert found["reference"][each["name"]] == worst
+    assert [int(row["trial"]) for row in rows] == [t.number for t in record.front_trials(found)]
+    assert float(rows[0]["area_ge"]) == min(by_number[n].metrics["area_ge"] for n in found.front)
+    for objective in found.objectives:
+        values = [trial.metrics[objective.name] for trial in found.trials if trial.feasible]
+        worst = max(values) if objective.direction == "minimize" else min(values)
+        assert found.reference[objective.name] == worst
 
 
 def test_a_storage_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:
