@@ -145,7 +145,7 @@ def search(
     from evolute.dse.objectives import (
         REVISIONS,
         TOOLS,
-        Bench,
+        Benchmark,
         digest_of_model,
         measure,
         model,
@@ -170,8 +170,8 @@ def search(
     frequencies_hz = tuple(1e6 * each for each in frequencies_mhz)
     bandwidths = tuple(1e9 * each for each in bandwidths_gbs)
     window = context or default_context(loaded)
-    bench = Bench(model_name, text_path, tokens, window)
-    content = told(text(bench))
+    benchmark = Benchmark(model_name, text_path, tokens, window)
+    content = told(text(benchmark))
     windows(loaded, content, tokens, window)  # refuses what no candidate could be measured with
     for frequency_hz, bandwidth in itertools.product(frequencies_hz, bandwidths):
         Platform(frequency_hz, bandwidth)
@@ -199,7 +199,7 @@ def search(
     name = name or f"{space}-{model_name}-{digest(setup)[:6]}"
     plan = Search(
         choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
-        measure=functools.partial(measure, bench, wanted),
+        measure=functools.partial(measure, benchmark, wanted),
         objectives=names,
         constraints=bounds,
         seed=seed,
