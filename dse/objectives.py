@@ -13,6 +13,7 @@ import evolute.hw.revisions as hw_revisions
 import evolute.sim.revisions as sim_revisions
 import evolute.sw.revisions as sw_revisions
 from evolute.dse.space import Candidate
+from evolute.hw.spec import engine_of
 from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.cost.evaluate import evaluate
 from evolute.support.errors import RefusedError
@@ -28,7 +29,7 @@ from evolute.sw.tensors.tensor import QuantError
 
 
 @dataclass(frozen=True)
-class Bench:
+class Benchmark:
     """What every candidate of a study runs: a model, and a text to predict (None: its default)."""
 
     model: str
@@ -54,7 +55,7 @@ TOOLS = ("amaranth", "optuna", "pyosys")
 """Packages whose version decides the results or the steps of a study."""
 
 
-def measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
+def measure(benchmark: Benchmark, names: Collection[str], candidate: Candidate) -> dict[str, float]:
     """The metrics of a candidate, `clock_mhz`, at which its tokens per second hold, and
     `mac_share`, the part of the linear layers' multiply-accumulates that they are of.
 
@@ -63,16 +64,18 @@ def measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[
     fault, else `RefusedError`; both cross processes.
     """
     try:
-        return _measure(bench, names, candidate)
+        return _measure(benchmark, names, candidate)
     except FileError as error:
         raise FileError(str(error)) from None
     except RefusedError as error:
         raise RefusedError(str(error)) from None
 
 
-def _measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
+def _measure(
+    benchmark: Benchmark, names: Collection[str], candidate: Candidate
+) -> dict[str, float]:
     spec, weights = candidate.spec, candidate.weights
-    assignment = require_scope(assign(model(bench.model), weights, spec))
+    assignment = require_scope(assign(model(benchmark.model), weights, spec))
     work = assignment.workload
     netlist = synthesize(spec, "asic")
     frequency_hz = min(candidate.platform.frequency_hz, 1e9 / netlist.delay_ns)
@@ -82,7 +85,7 @@ def _measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict
         replace(candidate.platform, frequency_hz=frequency_hz),
         layer_steps=engine_steps(assignment),
     )
-    measured = {"perplexity": perplexity(bench, assignment)} if "perplexity" in names else {}
+    measured = {"perplexity": perplexity(benchmark, assignment)} if "perplexity" in names else {}
     return {
         "area_ge": netlist.area_ge,
         "delay_ns": netlist.delay_ns,
@@ -128,28 +131,31 @@ def require_scope(assignment: Assignment) -> Assignment:
     return assignment
 
 
-def perplexity(bench: Bench, assignment: Assignment) -> float:
+def perplexity(benchmark: Benchmark, assignment: Assignment) -> float:
     """Perplexity through the engine's arithmetic, kept on disk by all that it depends on."""
-    content, weights, spec = text(bench), assignment.weights, assignment.engine
+    content, weights, spec = text(benchmark), assignment.weights, assignment.engine
     rounded = None if spec.exact else spec.to_dict()
     facts = (
         *(REVISIONS[name] for name in ("golden", "quantizers", "language model")),
-        digest_of_model(bench.model),
+        digest_of_model(benchmark.model),
         weights.name,
+        engine_of(spec),
         spec.weight_bits,
         spec.activation_bits,
         spec.activation_format,
         rounded,
         hashlib.sha256(content.content.encode()).hexdigest(),
-        bench.tokens,
-        bench.context,
+        benchmark.tokens,
+        benchmark.context,
     )
     path = cache_directory() / "perplexity" / f"{digest(facts)[:24]}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["perplexity"]
     linears = engine_linears(assignment, fast_backend(spec))
     # The model itself as reference costs nothing and is not looked at.
-    found = measure_text(model(bench.model), linears, linears, content, bench.tokens, bench.context)
+    found = measure_text(
+        model(benchmark.model), linears, linears, content, benchmark.tokens, benchmark.context
+    )
     write_text(path, json.dumps(asdict(found)) + "\n")
     return found.perplexity
 
@@ -167,6 +173,6 @@ def model(name: str) -> LanguageModel:
 
 
 @functools.cache
-def text(bench: Bench) -> Text:
-    """The bench's text, or the default one of its model."""
-    return read_text(bench.text) if bench.text else default_text(bench.model)
+def text(benchmark: Benchmark) -> Text:
+    """The benchmark's text, or the default one of its model."""
+    return read_text(benchmark.text) if benchmark.text else default_text(benchmark.model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -11,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from evolute.dse.metrics import METRICS
 from evolute.dse.pareto import hypervolume, losses
 from evolute.dse.study import KEPT, StudyError, feasible, front
+from evolute.support import schema
 from evolute.support.errors import UnknownNameError
 from evolute.support.files import provenance
 
@@ -25,18 +25,18 @@ def find(storage: optuna.storages.BaseStorage, name: str | None) -> optuna.Study
     return optuna.load_study(study_name=name or names[-1], storage=storage)
 
 
-def of_study(study: optuna.Study) -> dict[str, Any]:
+def of_study(study: optuna.Study) -> schema.Study:
     """The record of a study: what was searched, every trial, the front and its hypervolume.
 
     The hypervolume is of logarithms, up to `reference`, the worst feasible value of each objective.
     """
     setup = study.user_attrs["setup"]
     metrics = [(name, METRICS[name]) for name in setup["objectives"]]
-    trials = [_trial(each) for each in study.get_trials(deepcopy=False, states=KEPT)]
+    trials = [_trial(trial) for trial in study.get_trials(deepcopy=False, states=KEPT)]
     values = {
-        each["number"]: [each["metrics"][name] for name, _ in metrics]
-        for each in trials
-        if each["state"] == "complete" and each["feasible"]
+        trial.number: [trial.metrics[name] for name, _ in metrics]
+        for trial in trials
+        if trial.state == "complete" and trial.feasible
     }
     best = sorted(each.number for each in front(study))
     volume, reference = 0.0, {}
@@ -51,40 +51,56 @@ def of_study(study: optuna.Study) -> dict[str, Any]:
             )
             for at, (name, metric) in enumerate(metrics)
         }
-    return {
-        "kind": "dse",
-        "study": study.study_name,
+    return schema.Study(
+        study=study.study_name,
         **{key: setup[key] for key in ("engine", "model", "text", "tokens", "context")},
-        "scope": setup.get("scope", "not stated"),
-        "objectives": [{"name": name, **asdict(each)} for name, each in metrics],
-        "constraints": setup["constraints"],
-        "trials": trials,
-        "front": best,
-        "hypervolume": volume,
-        "reference": reference,
-        "provenance": provenance(
+        scope=setup.get("scope", "not stated"),
+        objectives=[schema.Objective(name, **asdict(metric)) for name, metric in metrics],
+        constraints=setup["constraints"],
+        trials=trials,
+        front=best,
+        hypervolume=volume,
+        reference=reference,
+        provenance=provenance(
             "Yosys synthesis, exact cycles and measured perplexity of every candidate",
             ("optuna", "pyosys", "numpy"),
             setup["seed"],
         ),
-    }
+    )
 
 
-def front_trials(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trials on a record's front, by their first objective."""
-    first = record["objectives"][0]["name"]
-    chosen = [each for each in record["trials"] if each["number"] in record["front"]]
-    return sorted(chosen, key=lambda each: each["metrics"][first])
+def measured_trials(study: schema.Study) -> list[schema.Trial]:
+    """The trials that were measured, not refused."""
+    return [trial for trial in study.trials if trial.state == "complete"]
 
 
-def front_csv(record: dict[str, Any]) -> str:
+def front_trials(study: schema.Study) -> list[schema.Trial]:
+    """The trials on a study's front, by their first objective."""
+    first = study.objectives[0].name
+    chosen = [trial for trial in study.trials if trial.number in study.front]
+    return sorted(chosen, key=lambda trial: trial.metrics[first])
+
+
+def summary(study: schema.Study) -> schema.StudySummary:
+    """What `evolute dse --json` prints of a study."""
+    return schema.StudySummary(
+        study=study.study,
+        trials=len(measured_trials(study)),
+        front=front_trials(study),
+        hypervolume=study.hypervolume,
+        reference=study.reference,
+        objectives=study.objectives,
+    )
+
+
+def front_csv(study: schema.Study) -> str:
     """The front as comma-separated values, one row per candidate."""
     rows = [
-        {"trial": each["number"], "digest": each["digest"], "weights": each["weights"]}
-        | {name: value for name, value in each["spec"].items() if name != "kind"}
-        | {name: each[name] for name in ("frequency_hz", "bandwidth_bytes_per_s")}
-        | each["metrics"]
-        for each in front_trials(record)
+        {"trial": trial.number, "digest": trial.digest, "weights": trial.weights}
+        | {name: value for name, value in trial.spec.items() if name != "kind"}
+        | {name: getattr(trial, name) for name in ("frequency_hz", "bandwidth_bytes_per_s")}
+        | trial.metrics
+        for trial in front_trials(study)
     ]
     import pandas
 
@@ -94,15 +110,10 @@ def front_csv(record: dict[str, Any]) -> str:
     )
 
 
-def _trial(trial: FrozenTrial) -> dict[str, Any]:
+def _trial(trial: FrozenTrial) -> schema.Trial:
     """A completed trial with its candidate and metrics, or a refused one with the reason."""
     if trial.state is TrialState.COMPLETE:
         facts = trial.user_attrs["candidate"] | {"metrics": trial.user_attrs["metrics"]}
-        return {"number": trial.number, "state": "complete", "feasible": feasible(trial), **facts}
-    return {
-        "number": trial.number,
-        "state": "pruned",
-        "feasible": False,
-        "params": trial.params,
-        "refused": trial.user_attrs["refused"],
-    }
+        return schema.Trial(trial.number, "complete", feasible(trial), **facts)
+    reason = trial.user_attrs["refused"]
+    return schema.Trial(trial.number, "pruned", False, params=trial.params, refused=reason)

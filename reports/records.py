@@ -94,7 +94,9 @@ def _check_fields(record: Record, of: type) -> None:
         if schema.may_be_absent(field):
             continue
         kind = hints[field.name]
-        if get_origin(kind) is list:
+        if get_origin(kind) is dict:
+            record.part(field.name)
+        elif get_origin(kind) is list:
             for part in record.parts(field.name):
                 _check_fields(part, *get_args(kind))
         elif isinstance(kind, type) and is_dataclass(kind):
@@ -112,8 +114,7 @@ def _check_fields(record: Record, of: type) -> None:
 def check(record: Record) -> None:
     """Raise `FileError` unless a record of a known kind has what its section of the page shows."""
     if record.kind == "sim":
-        for name in ("model", "accelerator", "weights"):
-            record.text(name)
+        _check_fields(record, schema.Run)
         for name in ("frequency_hz", "bandwidth_bytes_per_s"):
             record.number(f"platform.{name}")
         kind: Kind = "core" if is_core(record) else "engine"

@@ -22,7 +22,9 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
+    """A table of a page: rows of text, each as long as the columns are many."""
+
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
 
@@ -69,7 +71,7 @@ def left_to_the_host(run: Record) -> str:
     return f"Without {', '.join(left) if len(left) < 4 else f'{len(left)} linear layers'}"
 
 
-def headlines(runs: Sequence[Record]) -> list[tuple[str, Table]]:
+def headlines(runs: Sequence[Record]) -> list[tuple[str, PageTable]]:
     """Tables of `sim` records, each of those that leave the same layers to the host: others cannot
     be compared. A core and an engine alone have tables apart, too, where labels differ."""
     groups: dict[tuple[object, ...], list[Record]] = {}
@@ -85,7 +87,7 @@ def headlines(runs: Sequence[Record]) -> list[tuple[str, Table]]:
     ]
 
 
-def _headline(runs: Sequence[Record]) -> Table:
+def _headline(runs: Sequence[Record]) -> PageTable:
     """One row per run and phase of `sim` records that share their labels."""
     how = labels(runs[0])
     columns = (
@@ -119,10 +121,10 @@ def _headline(runs: Sequence[Record]) -> Table:
                     size(run.number(f"{phase}.dram_bytes")),
                 )
             )
-    return Table(columns, tuple(rows))
+    return PageTable(columns, tuple(rows))
 
 
-def layers(run: Record, phase: str) -> Table:
+def layers(run: Record, phase: str) -> PageTable:
     """One row per kind of layer of a run; times are of all layers of that kind."""
     how = labels(run)
     columns = (
@@ -156,10 +158,10 @@ def layers(run: Record, phase: str) -> Table:
                 layer.text("bound"),
             )
         )
-    return Table(columns, tuple(rows))
+    return PageTable(columns, tuple(rows))
 
 
-def accuracy(records: Sequence[Record]) -> Table:
+def accuracy(records: Sequence[Record]) -> PageTable:
     """One row per `accuracy` record, fewest stored bits first."""
     columns = (
         Column("weights"),
@@ -189,7 +191,7 @@ def accuracy(records: Sequence[Record]) -> Table:
         )
         for each in ordered
     )
-    return Table(columns, rows)
+    return PageTable(columns, rows)
 
 
 def _other_text(record: Record) -> str:
@@ -208,7 +210,7 @@ def _table_width(record: Record) -> str:
     return f"{bits} bits" if bits else "full width"
 
 
-def front(study: Record) -> Table:
+def front(study: Record) -> PageTable:
     """One row per candidate on the Pareto front of a `dse` record, by the first objective."""
     objectives = study.parts("objectives")
     columns = [Column("trial"), Column("weights"), Column("engine"), Column("clock", "MHz")]
@@ -230,10 +232,10 @@ def front(study: Record) -> Table:
         )
         for trial in trials
     )
-    return Table(tuple(columns), rows)
+    return PageTable(tuple(columns), rows)
 
 
-def compared(record: Record) -> Table:
+def compared(record: Record) -> PageTable:
     """One row per engine of a `compare` record that was not refused, best first."""
     columns = (
         Column("engine"),
@@ -269,7 +271,7 @@ def compared(record: Record) -> Table:
         for each in record.parts("results")
         if each["refused"] is None
     )
-    return Table(columns, rows)
+    return PageTable(columns, rows)
 
 
 def comparison_setting(record: Record) -> str:
@@ -306,7 +308,7 @@ def shape(spec: dict[str, Any]) -> str:
     return f"M{spec['m']} N{spec['n']} K{spec['k']}{tables}{table}"
 
 
-def provenance(records: Iterable[Record]) -> Table:
+def provenance(records: Iterable[Record]) -> PageTable:
     """Where the records on a page came from; those alike but for their line share a row."""
     columns = tuple(
         Column(title) for title in ("file", "lines", "kind", "how", "tools", "seed", "revision")
@@ -321,7 +323,7 @@ def provenance(records: Iterable[Record]) -> Table:
         )
         place = "/".join(Path(file).parts[-3:])  # a page should not show where its reader lives
         lines.setdefault((place, record.kind, *facts), []).append(int(line))
-    return Table(
+    return PageTable(
         columns, tuple((place, _ranges(at), *rest) for (place, *rest), at in lines.items())
     )
 

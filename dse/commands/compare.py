@@ -27,6 +27,7 @@ from evolute.dse.compare.stationary import arrangements, stationary_row
 from evolute.hw.spec import ENGINES
 from evolute.hw.spec.base import require
 from evolute.hw.spec.scaling import IntegerScaling
+from evolute.support import schema
 from evolute.support.errors import UnknownNameError
 from evolute.support.files import RECORDS, append_record, provenance
 from evolute.support.options import COUNT, WORKERS, json_option, out_option, show
@@ -133,35 +134,37 @@ def compare(
                 stationary_row(each, task, chosen, rows)
                 for each in arrangements(task, chosen, rows, presets)
             ]
-    setting = {
-        "model": loaded.name,
-        "layer": layer,
-        "n": linear.n,
-        "k": linear.k,
-        "weights": choice.name,
-        "codes": linear.format.name,
-        "group": linear.group,
-        "activations": activations,
-        "activation_bits": kind.bits,
-        "rows": rows,
-        "shape": {"m": m, "n": n, "slice_k": slice_k},
-        "tokens": len(chosen.inputs),
-    }
-    record = {
-        "kind": "compare",
-        **setting,
-        "inside": INSIDE,
-        "outside": OUTSIDE,
-        "results": compared,
-        "units": apart,
-        "published": peers(task),
-        "provenance": provenance(
-            "values from golden models, cycles as the RTL's, area synthesized",
-            ("amaranth", "numpy", "pyosys"),
-        ),
-    }
+    setting = schema.Setting(
+        model=loaded.name,
+        layer=layer,
+        n=linear.n,
+        k=linear.k,
+        weights=choice.name,
+        codes=linear.format.name,
+        group=linear.group,
+        activations=activations,
+        activation_bits=kind.bits,
+        rows=rows,
+        shape=schema.Shape(m, n, slice_k),
+        tokens=len(chosen.inputs),
+    )
+    record = schema.to_record(
+        schema.Comparison(
+            **vars(setting),
+            inside=INSIDE,
+            outside=OUTSIDE,
+            results=compared,
+            units=apart,
+            published=peers(task),
+            provenance=provenance(
+                "values from golden models, cycles as the RTL's, area synthesized",
+                ("amaranth", "numpy", "pyosys"),
+            ),
+        )
+    )
     append_record(out / RECORDS, record)
-    document = [{**setting, **each} for each in (*compared, *apart)]
+    rows_of_engines = (*record["results"], *record["units"])
+    document = [schema.to_record(setting) | facts for facts in rows_of_engines]
     show(as_json, document, lambda console: _render(console, record))
 
 

@@ -19,6 +19,7 @@ from evolute.dse.metrics import METRICS
 from evolute.hw.spec import ENGINES
 from evolute.hw.spec.base import require
 from evolute.hw.spec.presets import PRESETS
+from evolute.support import schema
 from evolute.support.errors import RefusedError, UnknownNameError
 from evolute.support.files import RECORDS, append_record, write_text
 from evolute.support.identity import digest
@@ -144,7 +145,7 @@ def search(
     from evolute.dse.objectives import (
         REVISIONS,
         TOOLS,
-        Bench,
+        Benchmark,
         digest_of_model,
         measure,
         model,
@@ -153,7 +154,7 @@ def search(
     )
     from evolute.dse.space import SPACE, choose, codes_to_try
     from evolute.dse.study import Constraint, Search, explore, only_search, open_storage, open_study
-    from evolute.dse.study_record import front_trials
+    from evolute.dse.study_record import measured_trials, summary
     from evolute.hw.spec.platform import Platform
     from evolute.sw.commands.eval import told
     from evolute.sw.language_model.perplexity import default_context, windows
@@ -169,8 +170,8 @@ def search(
     frequencies_hz = tuple(1e6 * each for each in frequencies_mhz)
     bandwidths = tuple(1e9 * each for each in bandwidths_gbs)
     window = context or default_context(loaded)
-    bench = Bench(model_name, text_path, tokens, window)
-    content = told(text(bench))
+    benchmark = Benchmark(model_name, text_path, tokens, window)
+    content = told(text(benchmark))
     windows(loaded, content, tokens, window)  # refuses what no candidate could be measured with
     for frequency_hz, bandwidth in itertools.product(frequencies_hz, bandwidths):
         Platform(frequency_hz, bandwidth)
@@ -198,7 +199,7 @@ def search(
     name = name or f"{space}-{model_name}-{digest(setup)[:6]}"
     plan = Search(
         choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
-        measure=functools.partial(measure, bench, wanted),
+        measure=functools.partial(measure, benchmark, wanted),
         objectives=names,
         constraints=bounds,
         seed=seed,
@@ -216,7 +217,7 @@ def search(
                 explore(study, plan, trials, workers, progress)
         except (KeyboardInterrupt, RefusedError):
             kept = _keep(study, out)
-            measured = sum(each["state"] == "complete" for each in kept["trials"])
+            measured = len(measured_trials(kept))
             click.echo(
                 f"evolute: measured so far: {measured}, in {storage} and {out / RECORDS}; "
                 "the same command with --resume continues"
@@ -226,25 +227,18 @@ def search(
             )
             raise
         result = _keep(study, out)
-    summary = {
-        "study": result["study"],
-        "trials": sum(each["state"] == "complete" for each in result["trials"]),
-        "front": front_trials(result),
-        "hypervolume": result["hypervolume"],
-        "reference": result["reference"],
-        "objectives": result["objectives"],
-    }
-    show(as_json, summary, functools.partial(_draw_front, result))
+    document = schema.to_record(summary(result))
+    show(as_json, document, functools.partial(_draw_front, result))
 
 
-def _keep(study: optuna.Study, out: Path) -> dict[str, Any]:
+def _keep(study: optuna.Study, out: Path) -> schema.Study:
     """Write down what a study holds by now, if anything was measured."""
     from evolute.dse import study_record as record
 
     result = record.of_study(study)
-    if any(each["state"] == "complete" for each in result["trials"]):
+    if record.measured_trials(result):
         write_text(out / "front.csv", record.front_csv(result))
-        append_record(out / RECORDS, result)
+        append_record(out / RECORDS, schema.to_record(result))
     return result
 
 
@@ -274,29 +268,29 @@ def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bo
     found = record.of_study(opened)
     trials = record.front_trials(found)
     if not trials:
-        bounds = [Constraint.parse(each) for each in found["constraints"]]
+        bounds = [Constraint.parse(text) for text in found.constraints]
         raise StudyError(shortfall(opened, bounds))
-    names = [each["name"] for each in found["objectives"]]
+    names = [objective.name for objective in found.objectives]
     importance = dict.fromkeys(names, 1.0) | dict(_weight(each, names) for each in weights)
     points = losses(
-        [[trial["metrics"][name] for name in names] for trial in trials],
-        [each["direction"] for each in found["objectives"]],
+        [[trial.metrics[name] for name in names] for trial in trials],
+        [objective.direction for objective in found.objectives],
     )
     chosen = trials[knee(points, [importance[name] for name in names])]
-    spec = chosen["spec"]
-    accel = _changed_preset(spec)
-    surroundings = f"--frequency-mhz {chosen['metrics']['clock_mhz']:.6g}"
-    surroundings += f" --bandwidth-gbs {chosen['bandwidth_bytes_per_s'] / 1e9:g}"
+    accel = _changed_preset(chosen.spec)
+    surroundings = f"--frequency-mhz {chosen.metrics['clock_mhz']:.6g}"
+    surroundings += f" --bandwidth-gbs {chosen.bandwidth_bytes_per_s / 1e9:g}"
     commands = {
-        "export": f"evolute export {accel} -o {chosen['digest']}",
-        "sim": f"evolute sim {found['model']} --accel {accel} --weights {chosen['weights']}"
+        "export": f"evolute export {accel} -o {chosen.digest}",
+        "sim": f"evolute sim {found.model} --accel {accel} --weights {chosen.weights}"
         f" {surroundings}",
     }
-    result = {"study": found["study"], "candidate": chosen, "commands": commands}
+    candidate = schema.to_record(chosen)
+    result = {"study": found.study, "candidate": candidate, "commands": commands}
 
     def render(console: Console) -> None:
-        _draw_table(console, found["objectives"], [chosen])
-        console.print(json.dumps(spec), soft_wrap=True)
+        _draw_table(console, found.objectives, [chosen])
+        console.print(json.dumps(chosen.spec), soft_wrap=True)
         console.print(commands["export"], commands["sim"], sep="\n", soft_wrap=True)
 
     show(as_json, result, render)
@@ -333,36 +327,36 @@ def _weight(text: str, names: list[str]) -> tuple[str, float]:
     return name, positive("weight", number)
 
 
-def _draw_front(result: dict[str, Any], console: Console) -> None:
+def _draw_front(result: schema.Study, console: Console) -> None:
     from evolute.dse.study_record import front_trials
 
     trials = front_trials(result)
-    _draw_table(console, result["objectives"], trials)
-    states = [each["state"] for each in result["trials"]]
+    _draw_table(console, result.objectives, trials)
+    states = [trial.state for trial in result.trials]
     console.print(
         f"{len(trials)} of {states.count('complete')} measured candidates on the front, "
-        f"{states.count('pruned')} refused, hypervolume {result['hypervolume']:.4g}, "
-        f"study {result['study']}; speeds are of {result['scope']}",
+        f"{states.count('pruned')} refused, hypervolume {result.hypervolume:.4g}, "
+        f"study {result.study}; speeds are of {result.scope}",
         soft_wrap=True,
     )
 
 
 def _draw_table(
-    console: Console, objectives: list[dict[str, Any]], trials: list[dict[str, Any]]
+    console: Console, objectives: list[schema.Objective], trials: list[schema.Trial]
 ) -> None:
     table = Table("trial", "weights", "engine", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("clock\nMHz", justify="right")
-    for each in objectives:
-        table.add_column(f"{each['name']}\n{each['how']}", justify="right")
+    for objective in objectives:
+        table.add_column(f"{objective.name}\n{objective.how}", justify="right")
     table.add_column("share of\nMACs", justify="right")
     for trial in trials:
-        spec, metrics = trial["spec"], trial["metrics"]
+        metrics = trial.metrics
         table.add_row(
-            str(trial["number"]),
-            trial["weights"],
-            _shape(spec),
+            str(trial.number),
+            trial.weights,
+            _shape(trial.spec),
             f"{metrics['clock_mhz']:.0f}",
-            *(_readable(metrics[each["name"]]) for each in objectives),
+            *(_readable(metrics[objective.name]) for objective in objectives),
             f"{metrics['mac_share']:.1%}" if "mac_share" in metrics else "not stated",
         )
     console.print(table)

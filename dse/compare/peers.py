@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from evolute.dse.compare.contenders import Task
+from evolute.support import schema
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,15 @@ PEERS = (
 """Only those whose figures are in the same library."""
 
 
-def peers(task: Task) -> list[dict[str, Any]]:
-    """The published designs for such weights and activations, JSON-serializable."""
+def peers(task: Task) -> list[schema.Published]:
+    """The published designs for such weights and activations."""
     kind = task.activations.format
     return [
-        {
-            "name": each.name,
-            "what": each.what,
-            "source": each.source,
-            "area_um2_per_mac_per_cycle": each.um2_per_mac_per_cycle[task.codes.name],
-        }
-        for each in PEERS
+        schema.Published(
+            peer.name, peer.what, peer.source, peer.um2_per_mac_per_cycle[task.codes.name]
+        )
+        for peer in PEERS
         if kind is not None
-        and each.activations == kind.name
-        and task.codes.name in each.um2_per_mac_per_cycle
+        and peer.activations == kind.name
+        and task.codes.name in peer.um2_per_mac_per_cycle
     ]

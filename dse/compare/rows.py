@@ -10,7 +10,6 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evolute.dse.compare.contenders import Contender
 from evolute.dse.compare.exactness import exactness
@@ -22,6 +21,7 @@ from evolute.hw.synthesis.synth import AsicResult, synthesize
 from evolute.sim.timing.engine import run_cycles
 from evolute.sim.timing.memory import traffic
 from evolute.sim.timing.schedule import fills
+from evolute.support import schema
 from evolute.support.errors import RefusedError
 from evolute.support.files import FileError
 from evolute.support.processes import executor
@@ -110,8 +110,8 @@ def areas(
 
 def row(
     contender: Contender, result: Areas | RefusedError | None, layer: Layer, rows: int
-) -> dict[str, Any]:
-    """All facts of one contender on the layer, with units in the names; JSON-serializable.
+) -> schema.Compared:
+    """All facts of one contender on the layer but how it compares with the best.
 
     A refused one has `refused`, the reason, and nothing else than its name. Areas leave out
     memories of `memory_bits`, which no cells hold; costs in area are None where there are such.
@@ -119,7 +119,7 @@ def row(
     layer = contender.layer or layer
     spec, linear = contender.spec, layer.linear
     if spec is None or not isinstance(result, Areas):
-        return {"name": contender.name, "refused": contender.refused or str(result)}
+        return schema.Compared(contender.name, contender.refused or str(result))
     run = weighed_run(spec, linear, layer.tensor, rows)
     steps = run.steps / (run.tiles * run.slices)
     scaling, parts = result.scalings[0][0], result.parts
@@ -136,63 +136,65 @@ def row(
     without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
     moved = traffic(spec, without_scales, rows, run, Platform())
     found = exactness(spec, layer)
-    return {
-        "name": contender.name,
-        "refused": None,
-        "engine": engine_of(spec),
-        "spec": spec.to_dict(),
-        "digest": spec.digest,
-        "max_abs_difference": found.max_abs_difference,
-        "max_rel_difference": found.max_rel_difference,
-        "activation_error": found.activation_error,
-        "layer_error": found.layer_error,
-        "slice_steps": steps,
-        "cycles": cycles,
-        "macs_per_cycle": spec.macs_per_step / steps,
-        "engine_um2": parts[0].area_um2,
-        "scaling_um2": parts[1].area_um2,
-        "area_um2": area_um2,
-        "area_ge": sum(each.area_ge for each in parts),
-        "cells": sum(sum(each.cells.values()) for each in parts),
-        "delay_ns": delay_ns,
-        "scalings": [_scaling(*each) for each in result.scalings],
-        "memory_bits": memory_bits,
-        "area_um2_per_mac_per_cycle": cost(area_um2 * steps / spec.macs_per_step),
-        "area_cycles_um2": cost(area_um2 * cycles),
-        "area_time_um2_ns": cost(area_um2 * cycles * delay_ns),
-        "weight_bytes": moved.weight_bytes,
-        "scale_bytes": moved.scale_bytes,
-        "activation_bytes": moved.activation_bytes,
-        "result_bytes": moved.result_bytes,
-        "moved_bytes": moved.total_bytes,
-        "library": parts[0].library,
-        "tool": parts[0].tool,
-    }
+    return schema.Compared(
+        name=contender.name,
+        refused=None,
+        engine=engine_of(spec),
+        spec=spec.to_dict(),
+        digest=spec.digest,
+        max_abs_difference=found.max_abs_difference,
+        max_rel_difference=found.max_rel_difference,
+        activation_error=found.activation_error,
+        layer_error=found.layer_error,
+        slice_steps=steps,
+        cycles=cycles,
+        macs_per_cycle=spec.macs_per_step / steps,
+        engine_um2=parts[0].area_um2,
+        scaling_um2=parts[1].area_um2,
+        area_um2=area_um2,
+        area_ge=sum(each.area_ge for each in parts),
+        cells=sum(sum(each.cells.values()) for each in parts),
+        delay_ns=delay_ns,
+        scalings=[_scaling(*each) for each in result.scalings],
+        memory_bits=memory_bits,
+        area_um2_per_mac_per_cycle=cost(area_um2 * steps / spec.macs_per_step),
+        area_cycles_um2=cost(area_um2 * cycles),
+        area_time_um2_ns=cost(area_um2 * cycles * delay_ns),
+        weight_bytes=moved.weight_bytes,
+        scale_bytes=moved.scale_bytes,
+        activation_bytes=moved.activation_bytes,
+        result_bytes=moved.result_bytes,
+        moved_bytes=moved.total_bytes,
+        library=parts[0].library,
+        tool=parts[0].tool,
+    )
 
 
-def _scaling(scaling: Scaling, result: AsicResult) -> dict[str, Any]:
+def _scaling(scaling: Scaling, result: AsicResult) -> schema.ComparedScaling:
     kind = scaling.scale_multiplier if isinstance(scaling, IntegerScaling) else "float"
-    return {
-        "multiplier": kind,
-        "lanes": scaling.scale_lanes,
-        "period_cycles": scaling.period_cycles,
-        "area_um2": result.area_um2,
-        "delay_ns": result.delay_ns,
-    }
+    return schema.ComparedScaling(
+        multiplier=kind,
+        lanes=scaling.scale_lanes,
+        period_cycles=scaling.period_cycles,
+        area_um2=result.area_um2,
+        delay_ns=result.delay_ns,
+    )
 
 
-def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def ranked(rows: Sequence[schema.Compared]) -> list[schema.Compared]:
     """The rows with `area_cycles_of_best`, that of the best exact engine being 1; best first, then
     those whose memories have no area, in the order of their cycles, and refused ones last."""
-    compared = [each for each in rows if each["refused"] is None]
-    whole = [each for each in compared if each["area_cycles_um2"] is not None]
-    exact = [each for each in whole if each["max_abs_difference"] == 0] or whole
-    best = min((each["area_cycles_um2"] for each in exact), default=1.0)
-    whole.sort(key=lambda each: each["area_cycles_um2"])
-    parts = [each for each in compared if each["area_cycles_um2"] is None]
-    parts.sort(key=lambda each: each["cycles"])
+    compared = [engine for engine in rows if engine.refused is None]
+    costs = [(engine.area_cycles_um2, engine) for engine in compared]
+    whole = [(cost, engine) for cost, engine in costs if cost is not None]
+    exact = [cost for cost, engine in whole if engine.max_abs_difference == 0]
+    best = min(exact or [cost for cost, _ in whole], default=1.0)
+    whole.sort(key=lambda costed: costed[0])
+    parts = [engine for cost, engine in costs if cost is None]
+    parts.sort(key=lambda engine: engine.cycles)
+    replace = dataclasses.replace
     return [
-        *({**each, "area_cycles_of_best": each["area_cycles_um2"] / best} for each in whole),
-        *({**each, "area_cycles_of_best": None} for each in parts),
-        *(each for each in rows if each["refused"] is not None),
+        *(replace(engine, area_cycles_of_best=cost / best) for cost, engine in whole),
+        *(replace(engine, area_cycles_of_best=None) for engine in parts),
+        *(engine for engine in rows if engine.refused is not None),
     ]

@@ -22,6 +22,7 @@ from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.golden import lut_stationary as golden
 from evolute.sim.timing.lut_stationary import Clocks, Transfers, command_of, fold
 from evolute.sim.weights import Table, group_bounds
+from evolute.support import schema
 from evolute.sw.quantizers.lut_dla import Tables
 from evolute.sw.tensors.activations import quantize_activations
 from evolute.sw.tensors.tensor import QuantTensor
@@ -119,25 +120,25 @@ def _preset(task: Task, spec: LutStationary) -> LutStationary:
     return spec
 
 
-def stationary_row(each: Arrangement, task: Task, layer: Layer, rows: int) -> dict[str, Any]:
-    """All facts of one arrangement on the layer for the first `rows` tokens, of those there are,
-    with units in the names; JSON-serializable. One without a spec has `refused`, the reason, and
-    nothing else than its name. Raises as `hw.synthesis.synth.synthesize`."""
+def stationary_row(each: Arrangement, task: Task, layer: Layer, rows: int) -> schema.ComparedUnit:
+    """All facts of one arrangement on the layer for the first `rows` tokens, of those there are.
+    One without a spec has `refused`, the reason, and nothing else than its name. Raises as
+    `hw.synthesis.synth.synthesize`."""
     if each.spec is None or each.tensor is None:
-        return {"name": each.name, "refused": each.refused}
+        return schema.ComparedUnit(each.name, each.refused)
     x = quantize_activations(layer.inputs[:rows], task.activations).x
     result = synthesize(each.spec, "asic")
-    return {
-        "name": each.name,
-        "refused": None,
+    return schema.ComparedUnit(
+        name=each.name,
+        refused=None,
         **timed(each.spec, each.tensor, x),
-        "logic_um2": result.area_um2,
-        "logic_ge": result.area_ge,
-        "delay_ns": result.delay_ns,
-        "memory_bits": result.memory_bits,
-        "library": result.library,
-        "tool": result.tool,
-    }
+        logic_um2=result.area_um2,
+        logic_ge=result.area_ge,
+        delay_ns=result.delay_ns,
+        memory_bits=result.memory_bits,
+        library=result.library,
+        tool=result.tool,
+    )
 
 
 def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import IO, Any
 import platformdirs
 
 from evolute.support.errors import RefusedError
+from evolute.support.schema import Provenance
 
 RECORDS = "records.jsonl"
 """Name of the file of result records in an output folder."""
@@ -98,7 +99,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def provenance(how: str, tools: Iterable[str] = (), seed: int | None = None) -> dict[str, Any]:
+def provenance(how: str, tools: Iterable[str] = (), seed: int | None = None) -> Provenance:
     """Where a record's numbers come from: the method, package versions, seed, code revision.
 
     The revision is the checkout's commit, marked `+` if files differ from it, or None outside one.
@@ -113,12 +114,8 @@ def provenance(how: str, tools: Iterable[str] = (), seed: int | None = None) -> 
             revision = done.stdout.strip() or None
         except OSError:  # no git on this machine
             pass
-    return {
-        "how": how,
-        "tools": {name: importlib.metadata.version(name) for name in ("evolute", *tools)},
-        "seed": seed,
-        "revision": revision,
-    }
+    versions = {name: importlib.metadata.version(name) for name in ("evolute", *tools)}
+    return Provenance(how, versions, seed, revision)
 
 
 def sha256(path: Path) -> str:

@@ -61,11 +61,17 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 
 @contextlib.contextmanager
 def processes(workers: int) -> Iterator[Executor]:
-    """So many processes, ended at once on an error.
+    """A pool of `workers` processes, which are ended at once on an error.
 
-    Their matrix products have one thread each: results do not depend on how many CPU cores there
-    are, and together the processes use as many as there are of them.
+    A process imports the script that began it. Where that script comes here again, because it
+    starts work outside `if __name__ == "__main__"`, the process ends without a word, and the pool
+    of the script breaks (`BrokenProcessPool`).
+
+    Matrix products of the processes have one thread each: results do not depend on how many CPU
+    cores there are, and together the processes use as many cores as there are of them.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(1)
     before = os.environ.get(_THREADS)
     os.environ[_THREADS] = "1"
     context = multiprocessing.get_context("spawn")

@@ -1,8 +1,9 @@
-"""What result records hold: one dataclass for each kind, which readers check records by.
+"""What result records hold: one dataclass for each kind of record.
 
-A field without a default is in every record of its kind. One with the default `ABSENT` is left out
-by some commands, or by those of older versions. `python -m evolute.support.schema` prints
-docs/records.md, with each kind as a JSON Schema.
+Commands build these dataclasses and write what `to_record` makes of them, readers check records by
+them, and `python -m evolute.support.schema` prints docs/records.md from them, with each kind as a
+JSON Schema. A field without a default is in every record of its kind. One with the default
+`ABSENT` is left out by some commands, or by those of older versions.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ ABSENT: Any = _Absent()
 """The default of fields that a record may leave out."""
 
 
+_Float = float
+"""The type, for a class with a field of that name."""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where a record's numbers come from."""
@@ -37,43 +42,154 @@ class Provenance:
     revision: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """Perplexity of a model in some weights, by `evolute eval` on an engine's arithmetic or by
     `make accuracy` in float32."""
 
     model: str
-    weights: str
-    method: str
-    bits_index: float
-    bits_total: float
-    text: str
-    perplexity: float
-    reference_perplexity: float | None
-    tokens: int
-    context: int
     accelerator: str = ABSENT
     spec: dict[str, Any] = ABSENT
     digest: str = ABSENT
-    bits_held: float | None = ABSENT
-    recoded: dict[str, Any] | None = ABSENT
-    kl: float | None = ABSENT
-    top1: float | None = ABSENT
-    stride: int | None = ABSENT
-    kv: str | None = ABSENT
-    kv_bytes_per_token: int = ABSENT
-    against: str | None = ABSENT
-    host: list[str] = ABSENT
+    weights: str
+    method: str
     activations: str = ABSENT
+    bits_index: float
+    bits_total: float
+    bits_held: float | None = ABSENT
     proxy_error: float | None = ABSENT
     calibration_tokens: int | None = ABSENT
     calibration_text: str | None = ABSENT
+    perplexity: float
+    reference_perplexity: float | None
+    kl: float | None = ABSENT
+    top1: float | None = ABSENT
+    tokens: int
+    context: int
+    stride: int | None = ABSENT
+    kv: str | None = ABSENT
+    text: str
+    kv_bytes_per_token: int = ABSENT
+    against: str | None = ABSENT
+    host: list[str] = ABSENT
+    recoded: dict[str, Any] | None = ABSENT
     other_text: str | None = ABSENT
     other_tokens: int | None = ABSENT
     other_perplexity: float | None = ABSENT
     other_reference_perplexity: float | None = ABSENT
     seconds: float = ABSENT
     provenance: Provenance = ABSENT
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a run by `evolute sim`, of the model as shipped (`float`, null if unknown) and
+    on the accelerator (`quantized`)."""
+
+    float: _Float | None
+    quantized: _Float
+    text: str
+    tokens: int
+    context: int
+    stride: int | None = ABSENT
+    kv: str | None = ABSENT
+    kl: _Float | None = ABSENT
+    top1: _Float | None = ABSENT
+    backend: str = ABSENT
+    tables_equal: bool | None = ABSENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A model on an accelerator, by `evolute sim`. The two phases are `PhaseMetrics`, with
+    `LayerMetrics` in them, of `evolute.sim.cost.metrics`; `labels` says of every figure of a phase
+    what kind of number it is. What needs weights is null of a model without any."""
+
+    accelerator: str
+    model: str
+    weights: str
+    spec: dict[str, Any] = ABSENT
+    digest: str = ABSENT
+    platform: dict[str, Any]
+    prefill: dict[str, Any]
+    decode: dict[str, Any]
+    layers: list[dict[str, Any]] = ABSENT
+    labels: dict[str, str] = ABSENT
+    curve: list[dict[str, Any]] = ABSENT
+    serving: dict[str, Any] = ABSENT
+    memory: dict[str, Any] | None = ABSENT
+    room: dict[str, Any] = ABSENT
+    latent_schedules: list[dict[str, Any]] | None = ABSENT
+    extended_context: bool = ABSENT
+    host_layers: list[str] = ABSENT
+    host_macs_per_token: int = ABSENT
+    host_bytes_per_token: int = ABSENT
+    recoded: dict[str, Any] | None = ABSENT
+    bits_index: float | None = ABSENT
+    bits_total: float | None = ABSENT
+    bits_held: float | None = ABSENT
+    perplexity: Perplexity | None = ABSENT
+    method: str = ABSENT
+    verified: dict[str, Any] | None = ABSENT
+    provenance: Provenance = ABSENT
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """One linear layer in codes: the bits that it stores, by what they are for, and its proxy error
+    after each stage of the method and at the end, where that was measured."""
+
+    name: str
+    shape: list[int]
+    bits: dict[str, int]
+    bits_total: float
+    stages: dict[str, float]
+    proxy_error: float | None
+    candidate: int = ABSENT
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """What a method was calibrated with: the names of the texts, and how many tokens of them in
+    windows of `context` tokens."""
+
+    text: str
+    tokens: int
+    context: int
+
+
+@dataclass(frozen=True)
+class QuantizationCheck:
+    """Perplexities on text of a kind that did not calibrate the method: of the model as shipped,
+    quantized, and rounded to nearest on the same grids. `kl` is in nats per token."""
+
+    text: str
+    text_sha256: str
+    tokens: int
+    as_shipped: float
+    quantized: float
+    kl: float
+    rounded: float | None
+    is_worse: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """A model in codes, by `evolute quantize`, which prints it; the folder of the model keeps all
+    but `files` and `seconds`."""
+
+    method: str
+    seed: int
+    model: str
+    key: str
+    bits_index: float
+    bits_total: float
+    proxy_error: float | None
+    layers: list[QuantizedLayer]
+    calibration: CalibrationText | None
+    check: QuantizationCheck | None
+    files: list[str]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -104,24 +220,37 @@ class Trial:
     refused: str = ABSENT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A search by `evolute dse`, as far as it went."""
 
     study: str
-    objectives: list[Objective]
-    trials: list[Trial]
     engine: str = ABSENT
     model: str = ABSENT
     text: str = ABSENT
     tokens: int = ABSENT
     context: int = ABSENT
     scope: str = ABSENT
+    objectives: list[Objective]
     constraints: list[str] = ABSENT
+    trials: list[Trial]
     front: list[int] = ABSENT
     hypervolume: float = ABSENT
     reference: dict[str, float] = ABSENT
     provenance: Provenance = ABSENT
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """What `evolute dse --json` prints of its study: the number of measured candidates, and those
+    on the front."""
+
+    study: str
+    trials: int
+    front: list[Trial]
+    hypervolume: float
+    reference: dict[str, float]
+    objectives: list[Objective]
 
 
 @dataclass(frozen=True)
@@ -161,6 +290,49 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class MutantCounts:
+    """How many mutants were tried, and what became of them."""
+
+    tried: int
+    killed: int
+    equivalent: int
+    survived: int
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault planted in a design's netlist, where it is from, and its verdict: `killed`,
+    `equivalent` or `survived`, with the reason."""
+
+    design: str
+    file: str
+    line: int
+    change: str
+    verdict: str
+    reason: str
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MutationCoverage:
+    """Faults planted in the RTL, and the share that the verification finds, by `evolute mutants`;
+    `killed_share` leaves out those proved equivalent."""
+
+    seed: int
+    tried: int
+    killed: int
+    equivalent: int
+    survived: int
+    killed_share: float
+    complete: bool
+    by_file: dict[str, MutantCounts]
+    cpu_seconds: float
+    designs: dict[str, dict[str, Any]]
+    mutants: list[Mutant]
+    provenance: Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
 class Synthesis:
     """A netlist by `evolute synth`: of standard cells (with an area) or of an FPGA's cells."""
 
@@ -168,9 +340,6 @@ class Synthesis:
     spec: dict[str, Any]
     digest: str
     target: str
-    cells: dict[str, int]
-    tool: str
-    provenance: Provenance
     area_um2: float = ABSENT
     area_ge: float = ABSENT
     delay_ns: float = ABSENT
@@ -180,10 +349,6 @@ class Synthesis:
     multipliers: int = ABSENT
     memories: list[dict[str, Any]] = ABSENT
     memory_bits: int = ABSENT
-    library: str = ABSENT
-    blocks: dict[str, Any] = ABSENT
-    blocks_area_um2: float = ABSENT
-    blocks_area_ge: float = ABSENT
     device: str | None = ABSENT
     lut: int = ABSENT
     ff: int = ABSENT
@@ -193,6 +358,13 @@ class Synthesis:
     fmax_is: str = ABSENT
     utilization: dict[str, float] = ABSENT
     critical_path: list[dict[str, Any]] = ABSENT
+    cells: dict[str, int]
+    library: str = ABSENT
+    tool: str
+    blocks: dict[str, Any] = ABSENT
+    blocks_area_um2: float = ABSENT
+    blocks_area_ge: float = ABSENT
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -202,6 +374,17 @@ class Shape:
     m: int
     n: int
     slice_k: int
+
+
+@dataclass(frozen=True)
+class ComparedScaling:
+    """What can scale the results of an engine without making it wait."""
+
+    multiplier: str
+    lanes: int
+    period_cycles: int
+    area_um2: float
+    delay_ns: float
 
 
 @dataclass(frozen=True)
@@ -227,12 +410,11 @@ class Compared:
     area_ge: float = ABSENT
     cells: int = ABSENT
     delay_ns: float = ABSENT
-    scalings: list[dict[str, Any]] = ABSENT
+    scalings: list[ComparedScaling] = ABSENT
     memory_bits: int = ABSENT
     area_um2_per_mac_per_cycle: float | None = ABSENT
     area_cycles_um2: float | None = ABSENT
     area_time_um2_ns: float | None = ABSENT
-    area_cycles_of_best: float | None = ABSENT
     weight_bytes: int = ABSENT
     scale_bytes: int = ABSENT
     activation_bytes: int = ABSENT
@@ -240,29 +422,74 @@ class Compared:
     moved_bytes: int = ABSENT
     library: str = ABSENT
     tool: str = ABSENT
+    area_cycles_of_best: float | None = ABSENT
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Engines of one size on one layer, by `evolute compare`."""
+class ComparedUnit:
+    """One unit beside a comparison, which holds its tables in memories: of its logic the area, of
+    its memories the bits. Of one that was refused there is nothing but the reason."""
+
+    name: str
+    refused: str | None
+    spec: dict[str, Any] = ABSENT
+    digest: str = ABSENT
+    tokens: int = ABSENT
+    cycles: int = ABSENT
+    cycles_fast_encoder: int = ABSENT
+    macs_per_cycle: float = ABSENT
+    table_bytes: int = ABSENT
+    centroid_bytes: int = ABSENT
+    activation_bytes: int = ABSENT
+    request_bytes: int = ABSENT
+    result_bytes: int = ABSENT
+    logic_um2: float = ABSENT
+    logic_ge: float = ABSENT
+    delay_ns: float = ABSENT
+    memory_bits: int = ABSENT
+    library: str = ABSENT
+    tool: str = ABSENT
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published design for the same weights and activations, synthesized from its Verilog."""
+
+    name: str
+    what: str
+    source: str
+    area_um2_per_mac_per_cycle: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What engines were compared at: a layer of a model, its weights and activations, and the
+    engines' common size."""
 
     model: str
     layer: str
     n: int
     k: int
     weights: str
+    codes: str = ABSENT
+    group: int = ABSENT
     activations: str
+    activation_bits: int = ABSENT
     rows: int
     shape: Shape
+    tokens: int = ABSENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Setting):
+    """Engines of one size on one layer, by `evolute compare`. With `--json` it prints a list of its
+    `results` and `units`, each beside the fields from `model` to `tokens`."""
+
     inside: str
     outside: str
     results: list[Compared]
-    codes: str = ABSENT
-    group: int = ABSENT
-    activation_bits: int = ABSENT
-    tokens: int = ABSENT
-    units: list[dict[str, Any]] = ABSENT
-    published: list[dict[str, Any]] = ABSENT
+    units: list[ComparedUnit] = ABSENT
+    published: list[Published] = ABSENT
     provenance: Provenance = ABSENT
 
 
@@ -270,10 +497,36 @@ KINDS: dict[str, type] = {
     "accuracy": Accuracy,
     "compare": Comparison,
     "dse": Study,
+    "mutants": MutationCoverage,
+    "quantize": Quantization,
+    "sim": Run,
     "synth": Synthesis,
     "verify": Verification,
 }
 """By the `kind` that a record states, what it holds."""
+
+
+PRINTED: dict[str, type] = {"dse --json": StudySummary}
+"""What a command prints with `--json` where that is shorter than its record."""
+
+_KIND_OF = {of: kind for kind, of in KINDS.items()}
+
+
+def to_record(held: Any) -> dict[str, Any]:
+    """A dataclass of this module as JSON holds it: its kind, where it has one, and its fields in
+    order, without those that are `ABSENT`."""
+    kind = _KIND_OF.get(type(held))
+    return ({} if kind is None else {"kind": kind}) | _plain(held)
+
+
+def _plain(value: Any) -> Any:
+    """A value with dataclasses in it as dicts, and tuples as lists."""
+    if dataclasses.is_dataclass(value):
+        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: _plain(part) for name, part in held.items() if part is not ABSENT}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class SchemaError(ValueError):
@@ -304,7 +557,7 @@ def _require(of: Any, value: Any, path: str) -> None:
         return
     origin, parts = typing.get_origin(of), typing.get_args(of)
     if origin in (types.UnionType, Union):
-        (some,) = (each for each in parts if each is not type(None))
+        (some,) = (part for part in parts if part is not type(None))
         if value is not None:
             _require(some, value, path)
     elif origin is list:
@@ -344,10 +597,10 @@ def _require_is(right: bool, rule: str, value: Any, path: str) -> None:
 
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of records of a kind."""
-    found = _json(KINDS[kind])
-    found["properties"] = {"kind": {"const": kind}, **found["properties"]}
-    found["required"].insert(0, "kind")
-    return found
+    schema = _json(KINDS[kind])
+    schema["properties"] = {"kind": {"const": kind}, **schema["properties"]}
+    schema["required"].insert(0, "kind")
+    return schema
 
 
 def _json(of: Any) -> dict[str, Any]:
@@ -355,7 +608,7 @@ def _json(of: Any) -> dict[str, Any]:
         return {}
     origin, parts = typing.get_origin(of), typing.get_args(of)
     if origin in (types.UnionType, Union):
-        (some,) = (each for each in parts if each is not type(None))
+        (some,) = (part for part in parts if part is not type(None))
         return {"anyOf": [_json(some), {"type": "null"}]}
     if origin is list:
         return {"type": "array", "items": _json(parts[0])}
@@ -379,8 +632,9 @@ def page() -> str:
     parts = [
         "# Records",
         "Every command that measures adds one line of JSON to `records.jsonl` in its `--out` "
-        "folder; with `--json` `eval`, `synth` and `verify` print the same object. `evolute report "
-        "--csv` and `--parquet` make tables of them. Of the kinds listed here each is given as a "
+        "folder, and prints the same object with `--json`; `quantize` only prints it. `verify` of "
+        "several presets prints a list; what `compare` and `dse` print is said there. `evolute "
+        "report --csv` and `--parquet` make tables of records. Each kind of record is given as a "
         "JSON Schema. What `required` does not name is left out by some commands, or by older "
         "versions. `provenance` says how the numbers came about, with the versions of tools and "
         "the revision of this project.",
@@ -390,6 +644,10 @@ def page() -> str:
         parts.append(f"## {kind}")
         parts.append(" ".join((of.__doc__ or "").split()))
         parts.append(f"```json\n{json.dumps(json_schema(kind), indent=2)}\n```")
+    for command, of in PRINTED.items():
+        parts.append(f"## {command}")
+        parts.append(" ".join((of.__doc__ or "").split()))
+        parts.append(f"```json\n{json.dumps(_json(of), indent=2)}\n```")
     return "\n\n".join(parts) + "\n"
 
 

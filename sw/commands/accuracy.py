@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from evolute.support import schema
 from evolute.support.files import RECORDS, append_record, provenance
 from evolute.support.options import json_option, out_option, show
 from evolute.sw.checkpoints import zoo
@@ -148,25 +149,26 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
             )
         with progress(f"{name}, {method_name}, predicting other text") as done:
             elsewhere = measure(quantized, linear, None, other, OTHER_TOKENS, context, done)
-        record = {
-            "kind": "accuracy",
-            "model": name,
-            "weights": method_name,
-            "method": method.words,
-            "activations": "float32",
-            "bits_index": document["bits_index"],
-            "bits_total": document["bits_total"],
-            "proxy_error": document["proxy_error"],
-            "calibration_tokens": seen and seen.tokens,
-            "calibration_text": seen and ", ".join(text.name for text in texts),
-            **asdict(accuracy),
-            "other_text": elsewhere.text,
-            "other_tokens": elsewhere.tokens,
-            "other_perplexity": elsewhere.perplexity,
-            "other_reference_perplexity": shipped.perplexity,
-            "seconds": seconds,
-            "provenance": provenance("weights quantized, run in float32", ("numpy",), seed=0),
-        }
+        record = schema.to_record(
+            schema.Accuracy(
+                model=name,
+                weights=method_name,
+                method=method.words,
+                activations="float32",
+                bits_index=document["bits_index"],
+                bits_total=document["bits_total"],
+                proxy_error=document["proxy_error"],
+                calibration_tokens=seen and seen.tokens,
+                calibration_text=seen and ", ".join(text.name for text in texts),
+                **asdict(accuracy),
+                other_text=elsewhere.text,
+                other_tokens=elsewhere.tokens,
+                other_perplexity=elsewhere.perplexity,
+                other_reference_perplexity=shipped.perplexity,
+                seconds=seconds,
+                provenance=provenance("weights quantized, run in float32", ("numpy",), seed=0),
+            )
+        )
         append_record(out / RECORDS, record)
         records.append(record)
     return records

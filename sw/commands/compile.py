@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def compile(  # the front door finds a command by its name
         document["mac_share"] = assignment.workload.mac_share()
         document["recoded"] = assignment.recoding_record()
         document |= manifest(held, programs, address, len(image))
-        document["provenance"] = provenance("compiled", ("numpy",))
+        document["provenance"] = asdict(provenance("compiled", ("numpy",)))
         _write(folder, held, programs, image, document)
 
     def render(console: Console) -> None:

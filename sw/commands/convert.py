@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -52,7 +53,7 @@ def convert(model: str | None, kind: str, output: Path, as_json: bool) -> None:
         "rounded": list(written.rounded),
         "half": list(written.half),
         "half_part": written.half_part,
-        "provenance": provenance("codes as they are, others by gguf.quantize", ("gguf",)),
+        "provenance": asdict(provenance("codes as they are, others by gguf.quantize", ("gguf",))),
     }
 
     block = gguf.GGML_QUANT_SIZES[TYPES[kind]][0]

@@ -16,6 +16,7 @@ from rich.table import Table
 from evolute.hw.commands.specs import set_option, spec_from
 from evolute.hw.spec import CoreSpec, Engine, presets
 from evolute.hw.spec.base import require
+from evolute.support import schema
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance
 from evolute.support.options import CONTEXT, COUNT, json_option, out_option, show
@@ -222,24 +223,25 @@ def eval(  # the front door finds a command by its name
         accuracy = measure(
             loaded, linear, reference, text, tokens, window, done, original, stride, kv
         )
-    record = {
-        "kind": "accuracy",
-        "model": loaded.name,
-        "accelerator": accel,
-        "spec": spec.to_dict(),
-        "digest": spec.digest,
-        "weights": choice.name,
-        "method": assignment.method,
-        **asdict(model_bits(loaded, choice)),
-        "bits_held": work.bits_held,
-        **asdict(accuracy),
-        "kv_bytes_per_token": kv_bytes,
-        "against": original and original.name,
-        "host": list(work.host),
-        "recoded": assignment.recoding_record(),
-        "seconds": time.perf_counter() - began,
-        "provenance": provenance("SLM run on the golden model's integers", ("numpy",)),
-    }
+    record = schema.to_record(
+        schema.Accuracy(
+            model=loaded.name,
+            accelerator=accel,
+            spec=spec.to_dict(),
+            digest=spec.digest,
+            weights=choice.name,
+            method=assignment.method,
+            **asdict(model_bits(loaded, choice)),
+            bits_held=work.bits_held,
+            **asdict(accuracy),
+            kv_bytes_per_token=kv_bytes,
+            against=original and original.name,
+            host=list(work.host),
+            recoded=assignment.recoding_record(),
+            seconds=time.perf_counter() - began,
+            provenance=provenance("SLM run on the golden model's integers", ("numpy",)),
+        )
+    )
     append_record(out / RECORDS, record)
 
     def render(console: Console) -> None:

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from evolute.support import schema
 from evolute.support.options import COUNT, SEED, WORKERS, json_option, show
 from evolute.sw.commands.eval import context_option, load_model, model_argument, progress, told
 from evolute.sw.language_model.model import LanguageModel
@@ -107,17 +108,22 @@ def quantize(
             force=force,
             stage=progress,
         )
-    checked = check_quantized(loaded, made, progress) if checks else None
-    seen = None if made.calibrated_with is None else asdict(made.calibrated_with)
-    record = {
-        **made.document,
-        "calibration": seen,
-        "check": None if checked is None else {**asdict(checked), "is_worse": checked.is_worse},
-        "files": [str(path) for path in made.files],
-        "seconds": made.seconds,
-    }
+    found = check_quantized(loaded, made, progress) if checks else None
+    checked = None
+    if found is not None:
+        checked = schema.QuantizationCheck(**asdict(found), is_worse=found.is_worse)
+    said = {name: value for name, value in made.document.items() if name != "check"}
+    record = schema.to_record(
+        schema.Quantization(
+            **said,
+            calibration=made.calibrated_with,
+            check=checked,
+            files=[str(path) for path in made.files],
+            seconds=made.seconds,
+        )
+    )
     show(as_json, record, lambda console: _render(console, record))
-    _warn(name, loaded, seen, checked)
+    _warn(name, loaded, record["calibration"], found)
 
 
 def _warn(

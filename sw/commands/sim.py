@@ -20,6 +20,7 @@ from evolute.sim.cost.metrics import LINEAR
 from evolute.sim.cost.token import Host
 from evolute.sim.timing.memory import memory_timing
 from evolute.sim.workload.serving import Serving
+from evolute.support import schema
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance, read_records
 from evolute.support.options import (
@@ -263,19 +264,20 @@ def sim(
     )
     if result.measured is not None:
         how += ", perplexity measured on golden integers"
-    record = {
-        "kind": "sim",
-        "accelerator": accel,
-        **result.to_dict(),
-        "method": method,
-        "extended_context": extended and request.serving.longest > result.shape.context,
-        "verified": verified
-        and {
-            name: verified[name]
-            for name in ("simulator", "seed", "transactions", "mismatches", "provenance")
-        },
-        "provenance": provenance(how, ("numpy",)),
-    }
+    record = schema.to_record(
+        schema.Run(
+            accelerator=accel,
+            **result.to_dict(),
+            method=method,
+            extended_context=extended and request.serving.longest > result.shape.context,
+            verified=verified
+            and {
+                name: verified[name]
+                for name in ("simulator", "seed", "transactions", "mismatches", "provenance")
+            },
+            provenance=provenance(how, ("numpy",)),
+        )
+    )
     append_record(out / RECORDS, record)
     show(as_json, record, lambda console: _render(console, record, scope))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from evolute.support.files import write_text
+from evolute.support.schema import CalibrationText
 from evolute.sw.checkpoints import quantized_file, zoo
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.language_model.perplexity import Text, default_context, read_text
@@ -40,16 +41,6 @@ of the stage that is done, 0 to 1."""
 def quiet(_what: str) -> Iterator[Callable[[float], None]]:
     """A `Stage` that shows nothing."""
     yield lambda _done: None
-
-
-@dataclass(frozen=True)
-class CalibrationText:
-    """What a method was calibrated with: the names of the texts, and how many tokens of them in
-    windows of `context` tokens."""
-
-    text: str
-    tokens: int
-    context: int
 
 
 @dataclass(frozen=True, eq=False)

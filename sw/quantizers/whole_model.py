@@ -476,7 +476,8 @@ def _run(
             if future is not None:
                 future.result()
         except BrokenProcessPool:
-            rule = "a worker process died; is there memory for so many --workers?"
+            rule = "too little memory for that many workers, or a Python script that calls this"
+            rule = f"a worker process died: {rule} outside `if __name__ == '__main__':`"
             raise FileError(rule) from None
         yield task, _read_back(task.path, task.plan.key)
 

@@ -12,9 +12,17 @@ import optuna
 import pytest
 from optuna.trial import BaseTrial, FixedTrial, TrialState
 
+import evolute.dse.objectives
 import evolute.sw.language_model.perplexity
 from evolute.dse import study_record as record
-from evolute.dse.objectives import Bench, measure, require_scope, scope_in_words, text
+from evolute.dse.objectives import (
+    Benchmark,
+    measure,
+    perplexity,
+    require_scope,
+    scope_in_words,
+    text,
+)
 from evolute.dse.pareto import hypervolume, knee, losses
 from evolute.dse.space import SPACE, Candidate, Codes, choose, codes_to_try
 from evolute.dse.study import (
@@ -27,7 +35,7 @@ from evolute.dse.study import (
     open_storage,
     open_study,
 )
-from evolute.hw.spec import ENGINES, LutDla, LutTensorCore, VqCodebook
+from evolute.hw.spec import ENGINES, LutDla, LutTensorCore, Mac, VqCodebook
 from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
@@ -119,9 +127,9 @@ def test_a_fixed_trial_is_measured_for_real() -> None:
     platform = {"frequency_hz": 1e11, "bandwidth_bytes_per_s": 1e15}
     trial = FixedTrial({**choices, **platform})
     candidate = choose(SPACE_OF_LUT, codes, (1e11,), (1e15,), trial)
-    bench = Bench("evolute-tiny", None, tokens=63, context=64)
+    benchmark = Benchmark("evolute-tiny", None, tokens=63, context=64)
     try:
-        found = measure(bench, ("perplexity",), candidate)
+        found = measure(benchmark, ("perplexity",), candidate)
     except FileError as error:
         pytest.skip(f"no cell library: {error}")
     assert found["clock_mhz"] == pytest.approx(1e3 / found["delay_ns"])
@@ -134,11 +142,26 @@ def test_a_fixed_trial_is_measured_for_real() -> None:
         host_linears(model),
     )
     direct = evolute.sw.language_model.perplexity.measure(
-        model, linears, reference, text(bench), 63, 64
+        model, linears, reference, text(benchmark), 63, 64
     )
     assert found["perplexity"] == direct.perplexity
-    assert measure(bench, (), candidate).keys() == found.keys() - {"perplexity"}
+    assert measure(benchmark, (), candidate).keys() == found.keys() - {"perplexity"}
     assert found["mac_share"] == work.mac_share() < 1
+
+
+def test_a_kept_perplexity_is_of_one_kind_of_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolute.dse.objectives, "cache_directory", lambda: tmp_path)
+    benchmark, weights = (
+        Benchmark("evolute-tiny", None, tokens=7, context=8),
+        parse_weights("w4g32"),
+    )
+    for spec in (LutTensorCore(weight_bits=4), Mac(weight_bits=4)):
+        assignment = assign(load("evolute-tiny"), weights, spec)
+        first, again = (perplexity(benchmark, assignment) for _ in range(2))
+        assert first == again
+    assert len(list((tmp_path / "perplexity").iterdir())) == 2
 
 
 def test_candidates_of_different_scopes_are_not_ranked() -> None:
@@ -197,7 +220,7 @@ def test_refused_candidates_are_pruned_with_the_reason() -> None:
         explore(study, search(choose=never), 3, workers=1)
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
     assert study.trials[0].user_attrs["refused"].startswith("k: must be legal")
-    assert record.of_study(study)["front"] == []
+    assert record.of_study(study).front == []
 
 
 def test_the_same_seed_finds_the_same_trials() -> None:
@@ -234,7 +257,7 @@ def test_an_interrupted_search_resumes_to_the_same_result(tmp_path: Path) -> Non
     assert [(each.params, each.values) for each in kept] == [
         (each.params, each.values) for each in straight.trials
     ]
-    volumes = [record.of_study(each)["hypervolume"] for each in (study, straight)]
+    volumes = [record.of_study(each).hypervolume for each in (study, straight)]
     assert volumes[0] == volumes[1] > 0
 
 
@@ -327,18 +350,16 @@ def test_the_record_and_the_table_hold_the_front() -> None:
     study = new_study()
     explore(study, search(), 12, workers=1)
     found = record.of_study(study)
-    by_number = {each["number"]: each for each in found["trials"]}
+    by_number = {trial.number: trial for trial in found.trials}
     for trial in front(study):
-        assert by_number[trial.number]["metrics"]["area_ge"] == trial.values[0]
+        assert by_number[trial.number].metrics["area_ge"] == trial.values[0]
     rows = list(csv.DictReader(io.StringIO(record.front_csv(found))))
-    assert [int(row["trial"]) for row in rows] == [t["number"] for t in record.front_trials(found)]
-    assert float(rows[0]["area_ge"]) == min(
-        by_number[n]["metrics"]["area_ge"] for n in found["front"]
-    )
-    for each in found["objectives"]:
-        values = [trial["metrics"][each["name"]] for trial in found["trials"] if trial["feasible"]]
-        worst = max(values) if each["direction"] == "minimize" else min(values)
-        assert found["reference"][each["name"]] == worst
+    assert [int(row["trial"]) for row in rows] == [t.number for t in record.front_trials(found)]
+    assert float(rows[0]["area_ge"]) == min(by_number[n].metrics["area_ge"] for n in found.front)
+    for objective in found.objectives:
+        values = [trial.metrics[objective.name] for trial in found.trials if trial.feasible]
+        worst = max(values) if objective.direction == "minimize" else min(values)
+        assert found.reference[objective.name] == worst
 
 
 def test_a_storage_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 import evolute.dse.commands.search
 import evolute.dse.objectives
 from evolute.dse.metrics import METRICS
-from evolute.dse.objectives import Bench
+from evolute.dse.objectives import Benchmark
 from evolute.dse.space import SPACE, Candidate
 from evolute.dse.study import StudyError, only_search, open_storage
 from evolute.hw.commands.specs import spec_from
@@ -27,7 +27,9 @@ from evolute.support.errors import RefusedError, UnknownNameError
 from evolute.support.files import FileError, read_records
 
 
-def toy_measure(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
+def toy_measure(
+    benchmark: Benchmark, names: Collection[str], candidate: Candidate
+) -> dict[str, float]:
     spec = candidate.spec
     lanes = spec.m * spec.n * getattr(spec, "kg", 1)
     return {
@@ -110,10 +112,12 @@ def test_what_was_measured_before_a_search_ended_early_is_in_the_records(
 ) -> None:
     calls = itertools.count()
 
-    def failing(bench: Bench, names: Collection[str], candidate: Candidate) -> dict[str, float]:
+    def failing(
+        benchmark: Benchmark, names: Collection[str], candidate: Candidate
+    ) -> dict[str, float]:
         if next(calls) == 2:
             raise failure
-        return toy_measure(bench, names, candidate)
+        return toy_measure(benchmark, names, candidate)
 
     with monkeypatch.context() as patch:
         patch.setattr(evolute.dse.objectives, "measure", failing)

@@ -99,3 +99,24 @@ def test_workers_end_with_their_parent(how: signal.Signals, tmp_path: Path) -> N
     while Path("/proc", worker).exists():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_that_forgets_main_breaks_its_pool_and_nothing_else_is_said(
+    guarded: bool, tmp_path: Path
+) -> None:
+    guard = 'if __name__ == "__main__":' if guarded else "if True:"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from evolute.support.processes import processes\n"
+        f"{guard}\n"
+        "    with processes(1) as pool:\n"
+        "        print(pool.submit(abs, -3).result())\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    if guarded:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+    else:
+        assert done.returncode == 1 and done.stdout == ""
+        assert done.stderr.count("Traceback") == 1
+        assert "BrokenProcessPool" in done.stderr and "freeze_support" not in done.stderr

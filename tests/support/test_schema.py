@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from click.testing import CliRunner
 
 from evolute.dse.metrics import Metric
 from evolute.dse.study_record import of_study
@@ -17,8 +18,12 @@ from evolute.reports.commands.report import COMMITTED
 from evolute.support import schema
 from evolute.support.files import provenance, read_records
 from evolute.support.schema import KINDS, SchemaError
+from evolute.sw.commands.quantize import quantize
+from evolute.sw.commands.sim import sim
 from evolute.sw.language_model.perplexity import Accuracy
+from evolute.verif.commands.mutants import _Campaign, _record
 from evolute.verif.harness.verify import Report
+from evolute.verif.mutation.netlist_faults import DESIGNS, Mutation, Outcome
 
 RECORDS = [
     record
@@ -29,7 +34,7 @@ RECORDS = [
 
 
 def test_every_committed_record_is_as_its_kind_says() -> None:
-    assert {"accuracy", "synth"} <= {record["kind"] for record in RECORDS}
+    assert {"accuracy", "mutants", "synth"} <= {record["kind"] for record in RECORDS}
     for record in RECORDS:
         schema.require(record)
 
@@ -38,8 +43,47 @@ def test_what_verify_writes_is_as_its_kind_says() -> None:
     report = Report(
         *("", LutTensorCore(), "verilator", 1, 2, 3, 4, 5, 6, ("one",), {"stalls": 1}, 0.5, 1.5)
     )
-    schema.require(report.to_dict())
-    schema.require(report.to_dict() | {"provenance": provenance("simulated", ("numpy",), 1)})
+    schema.require(report.to_record(provenance("simulated", ("numpy",), 1)))
+
+
+def test_what_mutants_writes_is_as_its_kind_says() -> None:
+    campaign = _Campaign(count=2, seed=1, workers=1)
+    for line, verdict in ((3, "killed"), (4, "survived")):
+        mutation = Mutation(next(iter(DESIGNS)), "core/load.py", line, "-mode inv")
+        campaign.outcomes[mutation] = Outcome(mutation, verdict, "a difference", 0.123)
+    campaign.tried = 2
+    record = json.loads(json.dumps(_record(campaign)))
+    assert record["by_file"] == {
+        "core/load.py": {"tried": 2, "killed": 1, "equivalent": 0, "survived": 1}
+    }
+    assert (record["killed_share"], record["complete"]) == (0.5, True)
+    schema.require(record)
+
+
+def test_what_quantize_prints_is_as_its_kind_says(tmp_path: Path) -> None:
+    arguments = ["evolute-tiny", "--method", "rtn-w3g64", "-o", str(tmp_path / "w3"), "--json"]
+    printed = CliRunner().invoke(quantize, arguments, catch_exceptions=False)
+    record = json.loads(printed.stdout)
+    schema.require(record)
+    assert record["check"]["is_worse"] is None and record["calibration"] is None
+    with pytest.raises(SchemaError, match=r"layers\[0\]\.bits: is missing"):
+        cut = {name: value for name, value in record["layers"][0].items() if name != "bits"}
+        schema.require(record | {"layers": [cut]})
+
+
+def test_what_sim_writes_is_as_its_kind_says(tmp_path: Path) -> None:
+    arguments = ["evolute-tiny", "--accel", "lut-decode", "--prefill", "4", "--decode", "2"]
+    arguments += ["--tokens", "8", "--out", str(tmp_path), "--json"]
+    printed = CliRunner().invoke(sim, arguments, catch_exceptions=False)
+    (record,) = read_records(tmp_path / "records.jsonl")
+    assert json.loads(printed.stdout) == record
+    schema.require(record)
+    assert set(record) == set(schema.json_schema("sim")["properties"])
+
+
+def test_what_is_absent_is_not_written() -> None:
+    refused = schema.Compared("engine", "too wide")
+    assert schema.to_record(refused) == {"name": "engine", "refused": "too wide"}
 
 
 def test_what_dse_writes_is_as_its_kind_says() -> None:
@@ -56,7 +100,7 @@ def test_what_dse_writes_is_as_its_kind_says() -> None:
     study.tell(done, [2.0, 3.0])
     refused.set_user_attr("refused", "too large")
     study.tell(refused, state=optuna.trial.TrialState.PRUNED)
-    record = json.loads(json.dumps(of_study(study)))
+    record = json.loads(json.dumps(schema.to_record(of_study(study))))
     assert [each["state"] for each in record["trials"]] == ["complete", "pruned"]
     schema.require(record)
 

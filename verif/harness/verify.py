@@ -15,6 +15,7 @@ import numpy as np
 from evolute.hw.emit.export import module_name, to_verilog
 from evolute.hw.spec import Engine, LutStationary, Spec, Unit
 from evolute.hw.spec.scaling import FloatScaling, IntegerScaling, Scaling
+from evolute.support import schema
 from evolute.verif.engines import stream_engine
 from evolute.verif.harness import simulators
 from evolute.verif.units import lut_stationary, scaling
@@ -46,24 +47,26 @@ class Report:
     def passed(self) -> bool:
         return not self.differences
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as a record for `--json`."""
-        return {
-            "kind": "verify",
-            "preset": self.name,
-            "simulator": self.simulator,
-            "seed": self.seed,
-            "cases": self.cases,
-            "transactions": self.transactions,
-            "elements": self.elements,
-            "cycles": {"rtl": self.rtl_cycles, "model": self.model_cycles},
-            "mismatches": len(self.differences),
-            "differences": list(self.differences),
-            "coverage": self.coverage,
-            "seconds": {"build": self.build_seconds, "run": self.run_seconds},
-            "spec": self.spec.to_dict(),
-            "digest": self.spec.digest,
-        }
+    def to_record(self, provenance: schema.Provenance) -> dict[str, Any]:
+        """The report as a record."""
+        return schema.to_record(
+            schema.Verification(
+                preset=self.name,
+                simulator=self.simulator,
+                seed=self.seed,
+                cases=self.cases,
+                transactions=self.transactions,
+                elements=self.elements,
+                cycles=schema.Cycles(self.rtl_cycles, self.model_cycles),
+                mismatches=len(self.differences),
+                differences=list(self.differences),
+                coverage=self.coverage,
+                seconds=schema.Seconds(self.build_seconds, self.run_seconds),
+                spec=self.spec.to_dict(),
+                digest=self.spec.digest,
+                provenance=provenance,
+            )
+        )
 
 
 class Battery(Protocol):

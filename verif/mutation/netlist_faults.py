@@ -35,6 +35,7 @@ from evolute.hw.spec import (
 )
 from evolute.hw.spec.scaling import FloatScaling
 from evolute.hw.synthesis import yosys
+from evolute.support.schema import Mutant
 from evolute.verif.core import kinds as core
 from evolute.verif.core.session import ADVANCEABLE
 from evolute.verif.engines import floating
@@ -155,17 +156,12 @@ class Outcome:
     reason: str
     cpu_seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        mutation = self.mutation
-        return {
-            "design": mutation.design,
-            "file": mutation.file,
-            "line": mutation.line,
-            "change": mutation.change,
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "cpu_seconds": round(self.cpu_seconds, 2),
-        }
+    @property
+    def recorded(self) -> Mutant:
+        """The outcome as records hold it."""
+        each = self.mutation
+        facts = each.design, each.file, each.line, each.change, self.verdict, self.reason
+        return Mutant(*facts, cpu_seconds=round(self.cpu_seconds, 2))
 
 
 def netlist(spec: Spec) -> str:

@@ -15,6 +15,7 @@ from evolute.hw.spec import Engine, Spec
 from evolute.hw.spec.formats import Activations, WeightCodes
 from evolute.hw.spec.scaling import Scaling
 from evolute.hw.synthesis.synth import AsicResult
+from evolute.support import schema
 from evolute.sw.checkpoints.zoo import default_text
 from evolute.sw.checkpoints.zoo import load as load_model
 from evolute.sw.language_model.model import LanguageModel
@@ -51,7 +52,8 @@ def toy_row() -> Callable[..., dict[str, Any]]:
         (scaled,) = with_scaling([contender], layer, rows)
         assert scaled.spec is not None
         scalings = tuple((each, made_up(each)) for each in scaled.scalings)
-        return row(scaled, Areas(made_up(scaled.spec), scalings), layer, rows)
+        areas = Areas(made_up(scaled.spec), scalings)
+        return schema.to_record(row(scaled, areas, layer, rows))
 
     return found
 

@@ -18,6 +18,7 @@ from evolute.hw.spec.scaling import IntegerScaling
 from evolute.hw.synthesis.synth import AsicResult, synthesize
 from evolute.sim.timing.engine import fold
 from evolute.sim.timing.schedule import plan
+from evolute.support import schema
 from evolute.support.errors import RefusedError
 from evolute.support.files import FileError
 from evolute.sw.checkpoints.zoo import default_text
@@ -31,19 +32,19 @@ def test_a_memory_that_no_cells_hold_is_no_area_and_no_rank(task, layer, toy_are
     spec = task.engine(Mac, k=8)
     scaling = IntegerScaling(engine=spec)
     logic = toy_area(spec)
-    plain, held = (
+    rows = [
         row(Contender(name, spec), Areas(each, ((scaling, toy_area(scaling)),)), layer, rows=1)
         for name, each in (("plain", logic), ("held", replace(logic, memory_bits=12345)))
-    )
+    ]
+    plain, held = (schema.to_record(each) for each in rows)
     assert (plain["memory_bits"], held["memory_bits"]) == (0, 12345)
     costs = ("area_um2_per_mac_per_cycle", "area_cycles_um2", "area_time_um2_ns")
     same = set(plain) - {"name", "memory_bits", *costs}
     assert {each: held[each] for each in same} == {each: plain[each] for each in same}
     assert all(held[each] is None and plain[each] > 0 for each in costs)
-    refused = {"name": "refused", "refused": "why"}
-    found = ranked([refused, held, plain])
-    assert [each["name"] for each in found] == ["plain", "held", "refused"]
-    assert [each.get("area_cycles_of_best") for each in found] == [1.0, None, None]
+    found = ranked([schema.Compared("refused", "why"), *reversed(rows)])
+    assert [each.name for each in found] == ["plain", "held", "refused"]
+    assert [each.area_cycles_of_best for each in found] == [1.0, None, schema.ABSENT]
 
 
 def test_whole_weights_bring_no_scales(layer, task, toy_row):
@@ -114,14 +115,14 @@ def test_cycles_are_those_of_every_step_and_padded_slots_are_moved(layer, task, 
 
 def test_the_best_is_the_least_area_times_cycles_of_the_exact_ones():
     rows = [
-        {"name": "a", "refused": None, "area_cycles_um2": 30.0, "max_abs_difference": 0.0},
-        {"name": "b", "refused": "why", "area_cycles_um2": 1.0, "max_abs_difference": 0.0},
-        {"name": "c", "refused": None, "area_cycles_um2": 20.0, "max_abs_difference": 0.0},
-        {"name": "d", "refused": None, "area_cycles_um2": 10.0, "max_abs_difference": 0.5},
+        schema.Compared("a", None, area_cycles_um2=30.0, max_abs_difference=0.0),
+        schema.Compared("b", "why", area_cycles_um2=1.0, max_abs_difference=0.0),
+        schema.Compared("c", None, area_cycles_um2=20.0, max_abs_difference=0.0),
+        schema.Compared("d", None, area_cycles_um2=10.0, max_abs_difference=0.5),
     ]
     found = ranked(rows)
-    assert [each["name"] for each in found] == ["d", "c", "a", "b"]
-    assert [each.get("area_cycles_of_best") for each in found] == [0.5, 1.0, 1.5, None]
+    assert [each.name for each in found] == ["d", "c", "a", "b"]
+    assert [each.area_cycles_of_best for each in found] == [0.5, 1.0, 1.5, schema.ABSENT]
 
 
 # Synthesis.

@@ -27,7 +27,7 @@ from evolute.sim.golden.lut_tensor_core import plane_weights
 from evolute.sim.numbers import decode
 from evolute.sim.weights import Grid
 from evolute.support.errors import RefusedError
-from evolute.support.files import read_records
+from evolute.support.files import provenance, read_records
 from evolute.verif.commands.verify import random_jobs
 from evolute.verif.core import session as core_session
 from evolute.verif.engines import lut_tensor_core
@@ -373,7 +373,7 @@ def test_absent_simulator_is_refused(simulator: str, monkeypatch: pytest.MonkeyP
 
 def test_report_counts_its_differences() -> None:
     report = Report("x", SPEC, "verilator", 3, 1, 10, 5, 7, 8, ("a", "b"), {"M = 1": 1}, 0.1, 0.2)
-    record = report.to_dict()
+    record = report.to_record(provenance("simulated"))
     assert not report.passed
     assert record["mismatches"] == 2
     assert record["cycles"] == {"rtl": 7, "model": 8}
