@@ -10,7 +10,7 @@ from evolute.sim.cost.evaluate import Pricing
 from evolute.sim.cost.metrics import LINEAR, WHOLE, PhaseMetrics
 from evolute.sim.workload.linear import Workload
 from evolute.sim.workload.operations import Pass
-from evolute.sim.workload.profiles import Facts, Plan, Profile, Recursion, Room, Solving, Stage
+from evolute.sim.workload.profiles import CacheRoom, Facts, Plan, Profile, Recursion, Solving, Stage
 from evolute.sim.workload.serving import Serving
 from evolute.support.labels import Label
 
@@ -48,7 +48,7 @@ class ProfileMetrics:
 
     seconds: float
     bytes: float | None
-    tokens: float
+    tokens: int
     scope: str
     label: Label
     stages: tuple[StageMetrics, ...]
@@ -77,7 +77,7 @@ def price_profile(
     `free_bytes` is what a named memory has for caches; `pricing_of` gives the other models that the
     profile names. Raises `SpecError` for what the model or the memory do not allow.
     """
-    plan = profile.plan(serving, Room(pricing.shape, pricing.cache, free_bytes))
+    plan = profile.plan(serving, CacheRoom(pricing.shape, pricing.cache, free_bytes))
     facts = dict(plan.facts)
     resident = False
     if isinstance(profile, Recursion):
@@ -123,9 +123,7 @@ def _against_decoding(plan: Plan, pricing: Pricing, serving: Serving, seconds: f
     if any(not stage.in_one for stage in plan.stages):
         return {}
     alone = pricing.phase(serving.decode, in_one=True)
-    return {
-        "speedup": plan.tokens / seconds / (serving.batch * len(serving.decode)) * alone.seconds
-    }
+    return {"speedup": plan.tokens / seconds / alone.tokens_per_s}
 
 
 def _stage_metrics(stage: Stage, pricing: Pricing, *, resident: bool) -> StageMetrics:

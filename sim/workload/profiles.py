@@ -46,7 +46,7 @@ class Stage:
     priced themselves."""
 
 
-class Room(NamedTuple):
+class CacheRoom(NamedTuple):
     """What the cache of keys and values may take, and what it takes."""
 
     shape: ModelShape
@@ -95,7 +95,7 @@ class Plan(NamedTuple):
     """What a profile asks for."""
 
     stages: tuple[Stage, ...]
-    tokens: float
+    tokens: int
     """Tokens that all stages together give to the user, of all sequences."""
     facts: Facts
     solving: Solving | None = None
@@ -113,7 +113,7 @@ class Prefill:
         if self.chunk is not None:
             require(self.chunk >= 1, "chunk", "at least 1", self.chunk)
 
-    def plan(self, serving: Serving, room: Room) -> Plan:
+    def plan(self, serving: Serving, room: CacheRoom) -> Plan:
         del room
         prompt = serving.prefill_tokens
         chunk = min(prompt, self.chunk or prompt)
@@ -134,7 +134,7 @@ class Decode:
 
     name: ClassVar[str] = "decode"
 
-    def plan(self, serving: Serving, room: Room) -> Plan:
+    def plan(self, serving: Serving, room: CacheRoom) -> Plan:
         del room
         return Plan((Stage("decode", serving.decode),), serving.batch * len(serving.decode), {})
 
@@ -229,7 +229,7 @@ class Speculative:
         chances = self.acceptance * self.levels if len(self.acceptance) == 1 else self.acceptance
         return 1 + math.fsum(math.prod(chances[: level + 1]) for level in range(self.levels))
 
-    def plan(self, serving: Serving, room: Room) -> Plan:
+    def plan(self, serving: Serving, room: CacheRoom) -> Plan:
         gain = self.tokens_per_pass
         asked = serving.decode
         needed = len(asked) / gain
@@ -312,7 +312,7 @@ class Sampling:
         step = (longest - shortest) / max(1, self.k - 1)
         return tuple(longest - math.floor(number * step + 0.5) for number in range(self.k))
 
-    def plan(self, serving: Serving, room: Room) -> Plan:
+    def plan(self, serving: Serving, room: CacheRoom) -> Plan:
         _require_one_prompt(serving)
         prompt, longest = serving.prefill_tokens, serving.decode_tokens
         lengths = self.lengths(longest)
@@ -326,6 +326,7 @@ class Sampling:
         at_once = _samples_at_once(wanted, room.free_bytes, *taken)
         turns = -(-self.k // at_once)
         batches = [lengths[turn::turns] for turn in range(turns)]
+        most = len(batches[0])
         prefills = [1] if self.shared else [len(batch) for batch in batches]
         steps = [
             Pass(1, prompt + step, sum(length > step for length in batch))
@@ -334,10 +335,10 @@ class Sampling:
         ]
         facts: Facts = {
             "attempts": self.k,
-            "at_once": max(map(len, batches)),
+            "at_once": most,
             "occupancy": sum(lengths) / sum(len(batch) * batch[0] for batch in batches),
-            "shared_cache_bytes": shared + at_once * own if self.k > 1 else apart,
-            "separate_cache_bytes": at_once * apart,
+            "shared_cache_bytes": shared + most * own if self.k > 1 else apart,
+            "separate_cache_bytes": most * apart,
         }
         stages = (
             Stage("prefill", tuple(Pass(prompt, batch=n) for n in prefills), in_one=False),
@@ -403,7 +404,7 @@ class Search:
         """Nodes without children."""
         return self.nodes - (sum(self.visited) - 1)
 
-    def plan(self, serving: Serving, room: Room) -> Plan:
+    def plan(self, serving: Serving, room: CacheRoom) -> Plan:
         _require_one_prompt(serving)
         prompt, step = serving.prefill_tokens, self.step
         longest = prompt + self.depth * step
@@ -482,7 +483,7 @@ class EarlyExit:
         total = math.fsum(self.leave)
         require(total <= 1 + 1e-12, "leave", "at most 1 in all", total)
 
-    def plan(self, serving: Serving, room: Room) -> Plan:
+    def plan(self, serving: Serving, room: CacheRoom) -> Plan:
         _require_single(serving, "tokens of a batch would leave at different layers")
         layers = room.shape.layers
         rule = f"below {layers}, the layers of the model"
@@ -531,7 +532,7 @@ class Recursion:
         require(layers % self.depths == 0, "depths", rule, self.depths)
         return layers // self.depths
 
-    def plan(self, serving: Serving, room: Room) -> Plan:
+    def plan(self, serving: Serving, room: CacheRoom) -> Plan:
         if self.keep:
             _require_single(serving, "tokens of a batch would leave at different depths")
         layers = room.shape.layers

@@ -180,7 +180,8 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
     """The totals of a profile, and what else is known of it."""
     moved = "unknown bytes" if record["bytes"] is None else f"{record['bytes'] / 1e6:,.2f} MB"
     yield (
-        f"together {record['seconds']:.4g} s and {moved} for {record['tokens']:,.6g} tokens: "
+        f"together {record['seconds']:.4g} s and {moved} for {record['tokens']:,} "
+        f"token{'' if record['tokens'] == 1 else 's'}: "
         f"{record['tokens_per_s']:.4g} tokens/s, {record['scope']} ({record['label']})"
     )
     if record["bytes_per_token"] is not None:

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 
 from evolute.hw.spec import CoreSpec
-from evolute.hw.spec.base import require
+from evolute.hw.spec.base import SpecError, require
 from evolute.sim.cost.evaluate import Pricing
 from evolute.sim.cost.profiles import ProfileMetrics, price_profile
 from evolute.sim.program.build import LayerSteps
@@ -89,8 +89,7 @@ def serve(
         lacking = result.shape.name if evidence is None else draft
         if evidence is None or without_weights(draft) is not None:
             rule = "stated, since it is measured on weights of both models"
-            require(False, "acceptance", rule, f"{MEASURED}; {lacking} has none")
-            raise AssertionError
+            raise SpecError("acceptance", rule, f"{MEASURED}; {lacking} has none")
         profile = replace(profile, acceptance=(_measured(evidence, assigned(draft)),))
     metrics = price_profile(
         profile, result.pricing, request.serving, result.room.free_bytes, pricing_of
