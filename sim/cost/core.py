@@ -112,7 +112,8 @@ def priced_phase(
         for count, stages in itertools.groupby(
             part, key=lambda layers: rows_of(layers[0], rows, last_rows)
         ):
-            programs[tuple(stages), count] += 1
+            if count:  # a head that no token of the pass wants has no program
+                programs[tuple(stages), count] += 1
     return PricedPhase(
         passes * rows,
         passes,

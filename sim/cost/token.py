@@ -188,12 +188,13 @@ def _left_operations(
     for layer in workload.left:
         together.setdefault(str(layer.name.kind), []).append(layer)
     for name, layers in together.items():
-        macs = sum(
-            layer.n * layer.k * rows_of(layer, work.tokens, work.batch * work.head_rows)
+        rows = [
+            (layer, rows_of(layer, work.tokens, work.batch * work.head_rows))
             for layer in layers
             for work in passes
-        )
-        moved = len(passes) * sum(layer.weight_bytes for layer in layers)
+        ]
+        macs = sum(layer.n * layer.k * count for layer, count in rows)
+        moved = sum(layer.weight_bytes for layer, count in rows if count)
         yield OperationMetrics(
             name=name,
             kind="matmul",

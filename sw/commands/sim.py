@@ -54,7 +54,15 @@ from evolute.sw.commands.eval import (
     tokens_option,
     weights_option,
 )
+from evolute.sw.commands.profile_option import (
+    parse_profile,
+    profile_option,
+    profile_record,
+    render_profile,
+    told,
+)
 from evolute.sw.deploy.assignment import Accelerator, assign
+from evolute.sw.deploy.profiles import Evidence, serve
 from evolute.sw.deploy.simulate import (
     Request,
     Simulation,
@@ -91,7 +99,10 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     epilog="\b\nExamples:\n"
     "evolute sim smollm2-135m --accel core-decode --latency 100 --json\n"
     "evolute sim phi-3-mini-128k --context 1024,4096,16384 --kv int8 --memory kv260 \\\n"
-    "    --set vector_lanes=4 --set attention_rows=4"
+    "    --set vector_lanes=4 --set attention_rows=4\n"
+    "evolute sim llama-3.2-3b --profile speculative:gamma=4,acceptance=0.7,draft=llama-3.2-1b \\\n"
+    "    --kv int8 --set vector_lanes=4 --set attention_rows=4\n"
+    "evolute sim phi-3-mini-4k --memory kv260 --profile sampling:k=16,shortest=8,a=-1.2,b=-0.5"
 )
 @model_argument
 @accel_option
@@ -161,6 +172,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     help="The host's speed, 1e9 multiply-accumulates per second, for what is left to it.",
 )
 @click.option("--host-gbs", type=RATE, help="The host's memory bandwidth in GB/s.")
+@profile_option
 @click.option(
     "--perplexity/--no-perplexity",
     "wants_perplexity",
@@ -194,6 +206,7 @@ def sim(
     weight_buffer_kib: int | None,
     host_gmacs: float | None,
     host_gbs: float | None,
+    profile_text: str | None,
     wants_perplexity: bool | None,
     text_path: Path | None,
     tokens: int | None,
@@ -213,6 +226,7 @@ def sim(
     has a time, and of the linear layers alone elsewhere, as the output says.
     """
     spec = accelerator_from(accel, assignments)
+    profile = None if profile_text is None else parse_profile(profile_text)
     request = Request(
         _serving(prefill, decode, contexts, batch, kv_name),
         *_platform(
@@ -222,6 +236,7 @@ def sim(
     )
     verified = last_verification(out / RECORDS, spec.digest)
     shape = without_weights(model)
+    chosen = evidence = None  # what other models of a profile are in, or are compared on
     if shape is not None:
         if wants_perplexity:
             raise RefusedError(f"--perplexity: {shape.name} has no weights to measure it with")
@@ -229,13 +244,8 @@ def sim(
             if value is not None:
                 raise RefusedError(f"--{option}: only with weights, which {shape.name} has not")
         require_context(shape, request.serving, extended=extended)
-        result = simulate_shape(
-            shape,
-            parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights),
-            head_format(head, spec),
-            spec,
-            request,
-        )
+        chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
+        result = simulate_shape(shape, chosen, head_format(head, spec), spec, request)
         method = "sizes alone, no weights"
         scope = _sizes_scope(result)
     else:
@@ -246,10 +256,11 @@ def sim(
         loaded = load_model(model)
         require_context(model_shape(loaded), request.serving, extended=extended)
         choice = chosen_weights(weights, loaded)
-        trial = None
-        if wants_perplexity is not False:
+        trial = text = None
+        measured, width = tokens or default_tokens(spec), window or default_context(loaded)
+        if wants_perplexity is not False or profile is not None:
             text = chosen_text(text_path, model or loaded.name)
-            measured, width = tokens or default_tokens(spec), window or default_context(loaded)
+        if wants_perplexity is not False and text is not None:
             strided(loaded, text, measured, width, None)  # refuse before weights are read
             original = shipped_model(loaded, None)
             trial = Trial(text, measured, width, parse_kv(kv_name), original)
@@ -257,6 +268,14 @@ def sim(
         with progress("predicting") as done:
             result = simulate(assignment, request, trial, done)
         method, scope = assignment.method, scope_summary(assignment)
+        if text is not None:
+            evidence = Evidence(assignment, text, measured, width)
+    served = None
+    if profile is not None:
+        served = told(
+            profile.name,
+            lambda: serve(profile, result, spec, chosen, evidence, extended=extended),
+        )
     how = (
         "cycles of compiled programs with the stated memory"
         if isinstance(spec, CoreSpec)
@@ -270,6 +289,7 @@ def sim(
             **result.to_dict(),
             method=method,
             extended_context=extended and request.serving.longest > result.shape.context,
+            profile=served and profile_record(served),
             verified=verified
             and {
                 name: verified[name]
@@ -400,6 +420,8 @@ def _render(console: Console, record: dict[str, Any], scope: str) -> None:
     console.print(_totals(record), "")
     if record["curve"]:
         console.print(_curve(record), "")
+    if record["profile"]:
+        render_profile(console, record["profile"])
     for line in _closing(record):
         console.print(line, soft_wrap=True)
 

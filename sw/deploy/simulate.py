@@ -12,7 +12,7 @@ import numpy as np
 from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.memories import Memory
 from evolute.hw.spec.platform import Platform
-from evolute.sim.cost.evaluate import evaluate_tokens
+from evolute.sim.cost.evaluate import Pricing
 from evolute.sim.cost.metrics import Metrics
 from evolute.sim.cost.token import Host
 from evolute.sim.program.build import LayerSteps
@@ -54,6 +54,17 @@ class Request:
     host: Host | None = None
     """How fast the host is, where that is known."""
 
+    def pricing(
+        self,
+        spec: Accelerator,
+        shape: ModelShape,
+        workload_of: Callable[[Pass], Workload],
+        layer_steps: LayerSteps | None = None,
+    ) -> Pricing:
+        """What passes of a model on `spec` are priced with."""
+        cache, host = self.serving.cache, self.host
+        return Pricing(spec, shape, workload_of, self.platform, cache, host, layer_steps)
+
 
 @dataclass(frozen=True)
 class Room:
@@ -69,6 +80,13 @@ class Room:
     @property
     def total_bytes(self) -> int:
         return self.weights_bytes + self.embedding_bytes + self.cache_bytes
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What is left for caches; None where nothing bounds it."""
+        if self.memory_bytes is None:
+            return None
+        return self.memory_bytes - self.weights_bytes - self.embedding_bytes
 
     @property
     def fits(self) -> bool | None:
@@ -116,7 +134,7 @@ class Measured:
 class Simulation:
     """The main job's result. What needs weights is None of a model without any."""
 
-    shape: ModelShape
+    pricing: Pricing
     workload: Workload
     """The linear layers of one token."""
     metrics: Metrics
@@ -125,6 +143,10 @@ class Simulation:
     recoding: dict[str, Any] | None
     bits: BitsPerWeight | None
     measured: Measured | None
+
+    @property
+    def shape(self) -> ModelShape:
+        return self.pricing.shape
 
     def to_dict(self) -> dict[str, Any]:
         metrics, work = self.metrics.to_dict(), self.workload
@@ -216,14 +238,13 @@ def simulate(
             backends = functools.partial(engine_linears, assignment)
             steps = engine_steps(assignment)
     shape = model_shape(model)
-    metrics = evaluate_tokens(
-        spec, shape, lambda _: work, request.platform, request.serving, request.host, steps
-    )
+    pricing = request.pricing(spec, shape, lambda _: work, steps)
+    metrics = pricing.serve(request.serving)
     measured = None
     if trial is not None and backends is not None:
         measured = _measured(model, spec, backends, trial, progress)
     return Simulation(
-        shape,
+        pricing,
         work,
         metrics,
         request,
@@ -239,17 +260,22 @@ def simulate_shape(
 ) -> Simulation:
     """Price a model without weights, its linear layers in `weights`, and its output head in `head`
     or on the host. Raises `RefusedError` for what they do not allow together."""
+    pricing = shape_pricing(shape, weights, head, spec, request)
+    work = pricing.workload_of(request.serving.decode[0])
+    every = pricing.workload_of(Pass(1 << 12))  # all experts, which few tokens would not visit
+    room, metrics = _room(shape, every, request), pricing.serve(request.serving)
+    return Simulation(pricing, work, metrics, request, room, None, None, None)
+
+
+def shape_pricing(
+    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, request: Request
+) -> Pricing:
+    """What passes of a model without weights are priced with, see `simulate_shape`."""
 
     def workload_of(work: Pass) -> Workload:
         return shape_workload(shape, weights, head, spec, work)
 
-    metrics = evaluate_tokens(
-        spec, shape, workload_of, request.platform, request.serving, request.host
-    )
-    work = workload_of(request.serving.decode[0])
-    every = workload_of(Pass(1 << 12))  # all experts, which few tokens would not visit
-    room = _room(shape, every, request)
-    return Simulation(shape, work, metrics, request, room, None, None, None)
+    return request.pricing(spec, shape, workload_of)
 
 
 def require_context(shape: ModelShape, serving: Serving, *, extended: bool) -> None:

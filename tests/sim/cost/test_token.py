@@ -10,7 +10,7 @@ from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES, PRESETS
-from evolute.sim.cost.evaluate import evaluate, evaluate_tokens
+from evolute.sim.cost.evaluate import Pricing, evaluate
 from evolute.sim.cost.metrics import LINEAR, WHOLE, Metrics, OperationMetrics, PhaseMetrics
 from evolute.sim.cost.token import Host
 from evolute.sim.timing.token_units import attention_stream, vector_cycles
@@ -42,14 +42,15 @@ def run(
     platform: Platform | None = None,
 ) -> Metrics:
     model = model or shape()
-    return evaluate_tokens(
+    pricing = Pricing(
         core,
         model,
         lambda work: shape_workload(model, WEIGHTS, head, core, work),
         platform or Platform(),
-        serving,
+        serving.cache,
         host,
     )
+    return pricing.serve(serving)
 
 
 def operation(phase: PhaseMetrics, name: str) -> OperationMetrics:

@@ -1,0 +1,116 @@
+"""Ways of serving a model on an accelerator, with the other models that they name."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+from evolute.hw.spec import CoreSpec
+from evolute.hw.spec.base import SpecError, require
+from evolute.sim.cost.evaluate import Pricing
+from evolute.sim.cost.profiles import ProfileMetrics, price_profile
+from evolute.sim.program.build import LayerSteps
+from evolute.sim.workload.profiles import MEASURED, Profile, Search, Speculative
+from evolute.support.errors import RefusedError
+from evolute.sw.checkpoints import zoo
+from evolute.sw.checkpoints.sizes import without_weights
+from evolute.sw.deploy.assignment import Accelerator, Assignment, assign, default_weights
+from evolute.sw.deploy.on_core import core_model, on_accelerator
+from evolute.sw.deploy.on_engine import engine_steps, fast_backend
+from evolute.sw.deploy.simulate import Simulation, shape_pricing
+from evolute.sw.deploy.unweighted import Format, head_format
+from evolute.sw.language_model.perplexity import Text, strided
+from evolute.sw.language_model.shape import model_shape
+from evolute.sw.language_model.speculation import Runner, agreement, require_same_tokens
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A model with weights, and the text on which it is compared with a draft: the first `tokens`
+    tokens, in windows of `window`."""
+
+    assignment: Assignment
+    text: Text
+    tokens: int
+    window: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """A way of serving a model, a measured acceptance put in, and what it costs."""
+
+    profile: Profile
+    metrics: ProfileMetrics
+
+
+def serve(
+    profile: Profile,
+    result: Simulation,
+    spec: Accelerator,
+    weights: Format | None,
+    evidence: Evidence | None,
+    *,
+    extended: bool = False,
+) -> Served:
+    """What `profile` costs with the model of `result`, which says what is asked and around it.
+
+    Another model that the profile names is in its own codes where it has weights, and in `weights`
+    where it is known by its sizes alone. Raises `RefusedError` for what cannot be, such as more
+    tokens than the model's context holds unless `extended`.
+    """
+    request = result.request
+    if isinstance(profile, Search) and not extended:
+        limit = result.shape.context
+        longest = request.serving.prefill_tokens + profile.depth * profile.step
+        rule = f"of at most {limit:,} tokens with the prompt, the context of {result.shape.name}"
+        require(longest <= limit, "depth and step", rule, longest)
+
+    @functools.cache
+    def assigned(name: str) -> Assignment:
+        model = zoo.load(name)
+        return assign(model, default_weights(model), spec)
+
+    @functools.cache
+    def pricing_of(name: str) -> Pricing:
+        shape = without_weights(name)
+        if shape is None:
+            assignment = assigned(name)
+            work, own = assignment.workload, model_shape(assignment.model)
+            return request.pricing(spec, own, lambda _: work, _steps(assignment))
+        if weights is None:
+            raise RefusedError(f"{name} has no weights, as a model beside one that has must")
+        return shape_pricing(shape, weights, head_format(None, spec), spec, request)
+
+    if isinstance(profile, Speculative) and profile.draft is not None:
+        own, guessing = result.shape, pricing_of(profile.draft).shape
+        require_same_tokens(guessing.name, own.vocab, guessing.vocab)
+    if isinstance(profile, Speculative) and profile.acceptance == MEASURED:
+        draft = profile.draft or ""
+        lacking = result.shape.name if evidence is None else draft
+        if evidence is None or without_weights(draft) is not None:
+            rule = "stated, since it is measured on weights of both models"
+            raise SpecError("acceptance", rule, f"{MEASURED}; {lacking} has none")
+        profile = replace(profile, acceptance=(_measured(evidence, assigned(draft)),))
+    metrics = price_profile(
+        profile, result.pricing, request.serving, result.room.free_bytes, pricing_of
+    )
+    return Served(profile, metrics)
+
+
+def _measured(evidence: Evidence, draft: Assignment) -> float:
+    """The acceptance of the draft's guesses, both models as the accelerator computes them."""
+    target = evidence.assignment
+    read = strided(target.model, evidence.text, evidence.tokens, evidence.window, None)
+    target_runner, draft_runner = (
+        Runner(one.model, on_accelerator(one)(fast_backend(one.spec))) for one in (target, draft)
+    )
+    return agreement(target_runner, draft_runner, read)
+
+
+def _steps(assignment: Assignment) -> LayerSteps | None:
+    """The steps of the layers' weight beats where they depend on weights."""
+    if assignment.engine.steps_are_fixed:
+        return None
+    if isinstance(assignment.spec, CoreSpec):
+        return core_model(assignment).beat_steps
+    return engine_steps(assignment)

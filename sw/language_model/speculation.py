@@ -1,0 +1,99 @@
+"""Speculative decoding in NumPy: a small model guesses, and the model verifies all guesses at once
+(Leviathan et al., arXiv 2211.17192), where each takes its most likely token.
+
+The text is what the model alone would have written: a guess stays only where the model has the same
+token most likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from evolute.hw.spec.base import require
+from evolute.sw.language_model.decoder import Cache, forward, head, require_room
+from evolute.sw.language_model.kv import FLOAT32, KvFormat
+from evolute.sw.language_model.linear import Linears
+from evolute.sw.language_model.model import LanguageModel
+from evolute.sw.language_model.perplexity import Window
+
+
+class Runner(NamedTuple):
+    """A model, and who multiplies its linear layers."""
+
+    model: LanguageModel
+    linear: Linears
+
+    def best(self, tokens: Sequence[int], cache: Cache) -> list[int]:
+        """The most likely token after each of `tokens`, which follow those in `cache`."""
+        hidden = forward(self.model, self.linear, tokens, cache)
+        return [int(token) for token in np.argmax(head(self.model, self.linear, hidden), axis=1)]
+
+
+def require_same_tokens(draft: str, vocab: int, draft_vocab: int) -> None:
+    """Raise `SpecError` unless a model and its draft have equally many tokens."""
+    rule = f"a model of the same {vocab:,} tokens"
+    require(draft_vocab == vocab, "draft", rule, f"{draft} of {draft_vocab:,}")
+
+
+def _require_same_tokens(target: Runner, draft: Runner) -> None:
+    own, guessing = target.model, draft.model
+    require_same_tokens(guessing.name, own.config.vocab, guessing.config.vocab)
+
+
+def speculate(
+    target: Runner,
+    draft: Runner,
+    prompt: Sequence[int],
+    count: int,
+    gamma: int,
+    kv: KvFormat = FLOAT32,
+) -> Iterator[list[int]]:
+    """`count` tokens after `prompt`, the tokens of each verifying pass at once; ends early at a
+    stop token, which is not given back. Each pass verifies `gamma` guesses, fewer at the end.
+
+    Raises `SpecError` as `generate` does, and where the models' tokens differ.
+    """
+    _require_same_tokens(target, draft)
+    for model in (target.model, draft.model):
+        require_room(model.config, prompt, count)
+    caches = [Cache(one.model.config, len(prompt) + count, kv) for one in (target, draft)]
+    ids, end = list(prompt), len(prompt) + count
+    while len(ids) < end:
+        guesses: list[int] = []
+        for _ in range(min(gamma, end - len(ids) - 1)):
+            known = [*ids, *guesses]
+            guesses.append(draft.best(known[caches[1].length :], caches[1])[-1])
+        rows = [*ids, *guesses][caches[0].length :]
+        best = target.best(rows, caches[0])[-1 - len(guesses) :]
+        right = _agreeing(guesses, best)
+        made = best[: right + 1]
+        ids += made
+        for cache in caches:  # what was guessed wrong is overwritten
+            cache.length = min(cache.length, len(ids) - 1)
+        stops = [place for place, token in enumerate(made) if token in target.model.tokenizer.stops]
+        yield made[: stops[0]] if stops else made
+        if stops:
+            return
+
+
+def _agreeing(guesses: Sequence[int], best: Sequence[int]) -> int:
+    """How many guesses at the beginning are right."""
+    for place, guess in enumerate(guesses):
+        if guess != best[place]:
+            return place
+    return len(guesses)
+
+
+def agreement(target: Runner, draft: Runner, windows: Sequence[Window]) -> float:
+    """How often both models have the same token most likely after what a text has so far, 0..1:
+    the chance that a guess is right, if it is the same at every place."""
+    _require_same_tokens(target, draft)
+    same, total = 0, 0
+    for ids, seen in windows:
+        best = [one.best(ids[:-1], Cache(one.model.config, len(ids))) for one in (target, draft)]
+        agreed = [first == second for first, second in zip(*best, strict=True)][seen:]
+        same, total = same + sum(agreed), total + len(agreed)
+    return same / total
