@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, replace
+from typing import TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from evolute.hw.isa.instructions import (
 )
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, Buffer, CoreSpec
 
+_Column: TypeAlias = NDArray[np.signedinteger]
+"""Integers, one for each instruction of an operation."""
+
 _NAMES = {operation.opcode: name for name, operation in OPERATIONS.items()}
 
 _UNITS = tuple(
@@ -42,15 +45,15 @@ class InstructionTable(Sequence[Instruction]):
     """A program, column by column.
 
     `opcodes`, `waits` and `signals` are uint8 [instructions]; the latter two have bit u set for
-    unit u. `fields` are the values of every operation's fields, int64 [fields, instructions of that
-    operation], in the operation's order of fields and the program's of instructions. Raises
-    `IsaError` for a value that its field cannot hold.
+    unit u. `fields` are the values of every operation's fields, in the operation's order, each
+    int32 or int64 [instructions of that operation], in the program's order. Raises `IsaError` for a
+    value that its field cannot hold.
     """
 
     opcodes: NDArray[np.uint8]
     waits: NDArray[np.uint8]
     signals: NDArray[np.uint8]
-    fields: Mapping[str, NDArray[np.int64]]
+    fields: Mapping[str, Sequence[_Column]]
 
     def __post_init__(self) -> None:
         wrong: list[int] = []
@@ -81,7 +84,7 @@ class InstructionTable(Sequence[Instruction]):
         for each in program:
             values[each.operation.name].append(each.values)
         fields = {
-            name: np.array(rows, np.int64).reshape(len(rows), len(OPERATIONS[name].fields)).T
+            name: list(np.array(rows, np.int64).reshape(len(rows), len(OPERATIONS[name].fields)).T)
             for name, rows in values.items()
         }
         return cls(opcodes, waits, signals, fields)
@@ -90,7 +93,7 @@ class InstructionTable(Sequence[Instruction]):
         """The places in the program of the instructions `name`."""
         return np.flatnonzero(self.opcodes == OPERATIONS[name].opcode)
 
-    def column(self, name: str, field: str) -> NDArray[np.int64]:
+    def column(self, name: str, field: str) -> _Column:
         """The values of a field of all instructions `name`."""
         return self.fields[name][OPERATIONS[name].places[field]]
 
@@ -108,14 +111,14 @@ class InstructionTable(Sequence[Instruction]):
             ranks[own] = np.arange(len(own))
         return ranks
 
+    def nth(self, name: str, place: int) -> Instruction:
+        """The instruction at a place among those `name`, without tokens."""
+        values = tuple(int(column[place]) for column in self.fields[name])
+        return Instruction(OPERATIONS[name], values)
+
     def _instruction(self, index: int) -> Instruction:
-        name = _NAMES[int(self.opcodes[index])]
-        return Instruction(
-            OPERATIONS[name],
-            tuple(self.fields[name][:, self._ranks[index]].tolist()),
-            _UNITS[self.waits[index]],
-            _UNITS[self.signals[index]],
-        )
+        bare = self.nth(_NAMES[int(self.opcodes[index])], self._ranks[index])
+        return replace(bare, wait=_UNITS[self.waits[index]], signal=_UNITS[self.signals[index]])
 
     @overload
     def __getitem__(self, index: int) -> Instruction: ...
@@ -130,13 +133,15 @@ class InstructionTable(Sequence[Instruction]):
         return self._instruction(index % len(self))
 
     def __iter__(self) -> Iterator[Instruction]:
-        rows = {name: iter(values.T.tolist()) for name, values in self.fields.items()}
+        rows = {
+            name: zip(*(column.tolist() for column in columns), strict=True)
+            for name, columns in self.fields.items()
+        }
         masks = zip(self.opcodes.tolist(), self.waits.tolist(), self.signals.tolist(), strict=True)
         for opcode, wait, signal in masks:
             name = _NAMES[opcode]
-            yield Instruction(
-                OPERATIONS[name], tuple(next(rows[name])), _UNITS[wait], _UNITS[signal]
-            )
+            values = next(rows[name]) if self.fields[name] else ()
+            yield Instruction(OPERATIONS[name], values, _UNITS[wait], _UNITS[signal])
 
     def __eq__(self, other: object) -> bool:
         """Whether `other` is a table of the same instructions."""
@@ -187,7 +192,7 @@ def check_program(core: CoreSpec, program: Sequence[Instruction], address: int) 
     first = [
         int(program.at(name)[broken.argmax()])
         for name in OPERATIONS
-        if len(program.fields[name].T) and (broken := _broken(core, program, name)).any()
+        if program.fields[name] and (broken := _broken(core, program, name)).any()
     ]
     if first:
         index = min(first)
@@ -205,7 +210,7 @@ def _broken(core: CoreSpec, program: InstructionTable, name: str) -> NDArray[np.
     """Of the instructions `name`, which break a rule."""
     operation = OPERATIONS[name]
     columns = dict(zip((f.name for f in operation.fields), program.fields[name], strict=True))
-    broken = np.zeros(len(program.fields[name].T), bool)
+    broken = np.zeros(len(program.fields[name][0]), bool)
     if "memory" in columns:
         memory, words = columns["memory"], columns["words"]
         broken |= memory % core.bus_bytes != 0
@@ -226,14 +231,12 @@ def _broken(core: CoreSpec, program: InstructionTable, name: str) -> NDArray[np.
     return broken
 
 
-def _beyond_bank(
-    core: CoreSpec, first: NDArray[np.int64], span: NDArray[np.int64]
-) -> NDArray[np.bool]:
+def _beyond_bank(core: CoreSpec, first: _Column, span: _Column) -> NDArray[np.bool]:
     last = first + span - 1
     return (last >= core.accumulator_words) | (first // core.bank_words != last // core.bank_words)
 
 
-def _broken_matmuls(core: CoreSpec, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool]:
+def _broken_matmuls(core: CoreSpec, columns: Mapping[str, _Column]) -> NDArray[np.bool]:
     engine = core.engine
     slices, rows, planes = columns["slices"], columns["row_tiles"], columns["planes"]
     least, most = np.ones(1 << MODE_BITS, np.int64), np.zeros(1 << MODE_BITS, np.int64)
@@ -253,7 +256,7 @@ def _broken_matmuls(core: CoreSpec, columns: Mapping[str, NDArray[np.int64]]) ->
     return broken
 
 
-def _broken_fills(core: CoreSpec, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool]:
+def _broken_fills(core: CoreSpec, columns: Mapping[str, _Column]) -> NDArray[np.bool]:
     slices, planes = columns["slices"], columns["planes"]
     broken = np.ones(len(slices), bool)
     for fill in core.engine.fills:
@@ -263,9 +266,7 @@ def _broken_fills(core: CoreSpec, columns: Mapping[str, NDArray[np.int64]]) -> N
     return broken
 
 
-def _beyond_buffer(
-    buffer: Buffer, first: NDArray[np.int64], beats: NDArray[np.int64]
-) -> NDArray[np.bool]:
+def _beyond_buffer(buffer: Buffer, first: _Column, beats: _Column) -> NDArray[np.bool]:
     """Which beats, so many from a bus word on, are not whole ones within the buffer."""
     words = -(-beats // buffer.beats_per_word) * buffer.words_per_beat
     return (first % buffer.words_per_beat != 0) | (first > buffer.bus_words - words)

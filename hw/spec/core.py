@@ -55,17 +55,17 @@ class Buffer:
     bus_bits: int
     beat_bits: int
 
-    @property
+    @cached_property
     def stride_bits(self) -> int:
         """Bits from one beat to the next."""
         return 1 << max(0, self.beat_bits - 1).bit_length()
 
-    @property
+    @cached_property
     def words_per_beat(self) -> int:
         """Bus words that one beat spans; each is a memory bank of its own."""
         return max(1, self.stride_bits // self.bus_bits)
 
-    @property
+    @cached_property
     def beats_per_word(self) -> int:
         """Beats that share one bus word."""
         return max(1, self.bus_bits // self.stride_bits)
@@ -197,17 +197,17 @@ class CoreSpec(Spec):
     def _buffer(self, name: str, size_bytes: int, beat: Beat) -> Buffer:
         return Buffer(name, size_bytes // self.bus_bytes, self.bus_bits, beat.bits)
 
-    @property
+    @cached_property
     def weight_buffer(self) -> Buffer:
         streams = layout.streams(self.engine)
         return self._buffer("weight", self.weight_buffer_bytes, streams.weight)
 
-    @property
+    @cached_property
     def activation_buffer(self) -> Buffer:
         streams = layout.streams(self.engine)
         return self._buffer("activation", self.activation_buffer_bytes, streams.activation)
 
-    @property
+    @cached_property
     def scale_buffer(self) -> Buffer:
         return self._buffer("scale", self.scale_buffer_bytes, self.scale_beat)
 

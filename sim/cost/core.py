@@ -21,7 +21,7 @@ from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.metrics import LayerMetrics, PhaseMetrics
 from evolute.sim.program.build import LayerSteps, Program, compile_stages
-from evolute.sim.program.placement import stage, stage_name, stages_of
+from evolute.sim.program.placement import placed, stages_of
 from evolute.sim.timing.core import ProgramCycles, program_cycles
 from evolute.sim.timing.memory import MemoryTiming, memory_timing
 from evolute.sim.timing.schedule import plan
@@ -153,11 +153,8 @@ def _priced(
 ) -> PricedProgram:
     """Compile the layers of `stages` to one program for `rows` rows of activations, run it on the
     cycle model, and count it `count` times."""
-    placed, address = [], 0
-    for linears in stages:
-        placed.append(stage(core, stage_name(linears), linears, address))
-        address = placed[-1].end
-    program = compile_stages(core, placed, rows, address)
+    in_memory = placed(core, stages)
+    program = compile_stages(core, in_memory, rows, in_memory[-1].end)
     steps = program.beat_steps(layer_steps)
     cycles = program_cycles(core, program.instructions, timing, program.address, steps)
     return PricedProgram(stages, rows, count, program, cycles)
@@ -192,6 +189,7 @@ def _stages(
 ) -> list[_Stage]:
     """What the programs of a pass consist of, stages of equal layers together."""
     found: dict[tuple[Linear, ...], _Stage] = {}
+    known: dict[tuple[Linear, ...], tuple[tuple[Linear, ...], float]] = {}
     for priced in programs:
         rows, count, cycles = priced.rows, priced.count, priced.cycles
         first = 0
@@ -201,9 +199,11 @@ def _stages(
         ):
             last = first + work.computes
             computing, first = int(cycles.computes.cycles[first:last].sum()), last
-            kind = _unnumbered(linears)
+            if linears not in known:
+                macs = sum(_step_macs(core, each, layer_steps) for each in linears)
+                known[linears] = _unnumbered(linears), macs
+            kind, step_macs = known[linears]
             before = found.get(kind, _Stage(kind, rows))
-            step_macs = sum(_step_macs(core, each, layer_steps) for each in linears)
             found[kind] = replace(
                 before,
                 count=before.count + count,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,10 +56,20 @@ _AHEAD = 0.5
 More would delay the next input, which is loaded after it; less would leave the bus idle while the
 last results are stored."""
 
+_LOAD, _COMPUTE, _STORE = (np.uint8(1 << unit) for unit in Unit)
+"""The units' bits in a mask."""
+
+_NO_LOAD = np.zeros(1, np.int64)
+"""In the place of a load, for a sync: any."""
+
 
 LayerSteps = Mapping[LayerName, NDArray[np.integer]]
 """Measured on the weights of an engine whose steps depend on them: the steps of every weight beat,
 by the layers' names, int [column tiles, beats]."""
+
+
+_Column: TypeAlias = NDArray[np.signedinteger]
+"""A number for each of many steps. Most are narrow: a program has millions of them."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +87,16 @@ class TileParts:
     """What every matmul takes of its layer's weights."""
 
     layers: Sequence[LayerName]
-    tile_layer: NDArray[np.int64]
+    """Those of every block, one block after another."""
+    tile_layer: _Column
     """Of every column tile, its layer's place in `layers`."""
-    tile_number: NDArray[np.int64]
+    tile_number: _Column
     """Of every column tile, its number in the layer."""
-    tile: NDArray[np.int64]
+    tile: _Column
     """Of every matmul, its column tile."""
-    first_beat: NDArray[np.int64]
+    first_beat: _Column
     """Of every matmul, the first weight beat in the column tile."""
-    beats: NDArray[np.int64]
+    beats: _Column
     """Of every matmul."""
 
     def __iter__(self) -> Iterator[TilePart]:
@@ -212,6 +224,13 @@ class _Patterns:
         return equal_parts(row_tiles, min(most, run_tiles(self.core)))
 
 
+def _narrow(column: _Column) -> _Column:
+    """The same in 32 bits, where they are enough."""
+    bounds = np.iinfo(np.int32)
+    fits = not len(column) or (bounds.min <= column.min() and column.max() <= bounds.max)
+    return column.astype(np.int32) if fits else column
+
+
 class _Rows:
     """The rows of one kind of all tiles of a program, in the order of the tiles."""
 
@@ -220,25 +239,22 @@ class _Rows:
         pattern of every tile."""
         lengths = np.array([rows.shape[1] for rows in of_patterns])
         counts = lengths[patterns]
-        self.ends = np.cumsum(counts)
-        self.starts = self.ends - counts
+        self.starts = np.cumsum(counts) - counts
         """Of every tile, its first row."""
         self.tile = np.repeat(np.arange(len(patterns)), counts)
         """Of every row."""
-        self._table = np.concatenate(of_patterns, axis=1)
+        self._table = [_narrow(column) for column in np.concatenate(of_patterns, axis=1)]
         first = np.cumsum(lengths) - lengths
         self._places = np.arange(len(self.tile)) + (first[patterns] - self.starts)[self.tile]
 
     def __len__(self) -> int:
         return len(self.tile)
 
-    def column(self, place: int) -> NDArray[np.int64]:
+    def column(self, place: int) -> _Column:
         """A column, of every row."""
         return self._table[place].take(self._places)
 
-    def columns(
-        self, names: Sequence[str], rows: NDArray[np.intp] | slice
-    ) -> dict[str, NDArray[np.int64]]:
+    def columns(self, names: Sequence[str], rows: NDArray[np.intp] | slice) -> dict[str, _Column]:
         """All columns of some rows, by their names."""
         places = self._places[rows]
         return {name: self._table[i].take(places) for i, name in enumerate(names)}
@@ -248,13 +264,11 @@ class _Rows:
 class _Loads:
     """The loads of a program, stage by stage in the order needed; a row for each."""
 
-    buffer: NDArray[np.int64]
-    address: NDArray[np.int64]
-    words: NDArray[np.int64]
-    memory: NDArray[np.int64]
-    needed: NDArray[np.int64]
+    columns: Mapping[str, _Column]
+    """The instructions' fields."""
+    needed: _Column
     """The first compute that needs these words."""
-    after: NDArray[np.int64]
+    after: _Column
     """The last compute that must come before."""
     firsts: NDArray[np.int64]
     """Of each stage, its first load."""
@@ -262,11 +276,13 @@ class _Loads:
 
 @dataclass(frozen=True, eq=False)
 class _Computes:
-    """The matmuls and fills of a program; `place` has their numbers, and columns are by name."""
+    """The matmuls and fills of a program."""
 
-    matmul: Mapping[str, NDArray[np.int64]]
+    matmul: Mapping[str, _Column]
+    """The instructions' fields, and the other columns of `COMPUTE`."""
     matmul_place: NDArray[np.intp]
-    fill: Mapping[str, NDArray[np.int64]]
+    """Their numbers among all computes."""
+    fill: Mapping[str, _Column]
     fill_place: NDArray[np.intp]
     firsts: NDArray[np.int64]
     """Of each stage, its first compute."""
@@ -277,12 +293,11 @@ class _Computes:
 class _Stores:
     """The stores of a program, each of one filling of a bank of sums."""
 
-    accumulator: NDArray[np.int64]
-    words: NDArray[np.int64]
-    memory: NDArray[np.int64]
-    first: NDArray[np.int64]
+    columns: Mapping[str, _Column]
+    """The instructions' fields."""
+    first: _Column
     """The first matmul of the filling."""
-    after: NDArray[np.int64]
+    after: _Column
     """The last one."""
     firsts: NDArray[np.int64]
     """Of each stage, its first store."""
@@ -368,14 +383,13 @@ class _Builder:
         address, after = (np.concatenate(each) for each in zip(*places, strict=True))
         loads = _Rows([each.loads for each in self.patterns], self.pattern)
         buffer, data, offset, words, memory, needed = map(loads.column, range(len(LOAD)))
-        data += np.stack(bases)[buffer, loads.tile]
-        memory += self.tile_memory[(buffer == ACTIVATION).view(np.int8), loads.tile]
+        data = data + np.stack(bases)[buffer, loads.tile]
+        memory = memory + self.tile_memory[(buffer == ACTIVATION).view(np.int8), loads.tile]
+        needed += starts[loads.tile]
+        columns = {"buffer": buffer, "address": address[data] + offset}
         return _Loads(
-            buffer=buffer,
-            address=address[data] + offset,
-            words=words,
-            memory=memory,
-            needed=needed + starts[loads.tile],
+            columns={**columns, "words": words, "memory": memory},
+            needed=needed,
             after=after[data],
             firsts=loads.starts[self.stage_tiles],
         )
@@ -396,13 +410,10 @@ class _Builder:
         for buffer, starts, address in zip(
             BUFFERS, self.data_starts, self.data_address, strict=True
         ):
-            data = columns[f"{buffer}_data"]
-            data += starts[tile]
-            columns[buffer] = address[data]
+            columns[buffer] = address[columns[f"{buffer}_data"] + starts[tile]]
             columns[buffer] += columns[f"{buffer}_offset"]
-        run = columns["run"]
-        run += runs.starts[tile]
-        columns["accumulator"] = (place + filling % 2 * core.bank_words)[run]
+        run = columns["run"] + runs.starts[tile]
+        columns["accumulator"] = _narrow(place + filling % 2 * core.bank_words)[run]
         self.matmul_tile = tile
         matmul_place = np.arange(len(self.rows))[own]
 
@@ -422,9 +433,11 @@ class _Builder:
         results -= before[stage_fillings] * core.bus_bytes
         counts = np.diff(stage_fillings, append=len(fillings))
         self.stores = _Stores(
-            accumulator=np.arange(len(fillings)) % 2 * core.bank_words,
-            words=words,
-            memory=np.repeat(results, counts) + before * core.bus_bytes,
+            columns={
+                "accumulator": np.arange(len(fillings)) % 2 * core.bank_words,
+                "words": words,
+                "memory": np.repeat(results, counts) + before * core.bus_bytes,
+            },
             first=matmul_place[begins],
             after=matmul_place[np.append(begins[1:], len(run)) - 1],
             firsts=stage_fillings,
@@ -432,8 +445,8 @@ class _Builder:
 
     def work(self) -> tuple[Work, ...]:
         """Of each stage."""
-        words = np.add.reduceat(self.loads.words, self.loads.firsts)
-        words += np.add.reduceat(self.stores.words, self.stores.firsts)
+        words = np.add.reduceat(self.loads.columns["words"], self.loads.firsts)
+        words += np.add.reduceat(self.stores.columns["words"], self.stores.firsts)
         computes = np.diff(self.computes.firsts, append=self.computes.count)
         return tuple(map(Work, words.tolist(), computes.tolist()))
 
@@ -461,32 +474,33 @@ class _Builder:
         # Loads and syncs in their order. A sync comes after the stage before, and its stage's first
         # matmul needs it: a fill needs no input, and a sync's token would tell it nothing of the
         # loads that are still under way.
-        is_load = np.ones(count, bool)
-        is_load[syncs] = False
         needed, after = loads.needed[order], loads.after[order]
         first_matmul = np.searchsorted(computes.matmul_place, computes.firsts[stages])
         needed[syncs] = computes.matmul_place[first_matmul]
         after[syncs] = computes.firsts[stages] - 1
 
         # For each compute, which load is the last that it or an earlier one needs.
-        last_needed = np.full(computes.count, -1)
-        last_needed[needed] = np.arange(count)  # of equal places, the last one stays
+        last_needed = np.full(computes.count, -1, np.int32)
+        last_needed[needed] = np.arange(
+            count, dtype=np.int32
+        )  # of equal places, the last one stays
         last_needed = np.maximum.accumulate(last_needed)
 
-        load_wait, load_signal = np.zeros((2, count), np.uint8)
         wait, signal = np.zeros((2, computes.count), np.uint8)
-        store_signal = np.zeros(len(stores.words), np.uint8)
+        load_signal = np.zeros(count, np.uint8)
+        store_signal = np.zeros(len(stores.first), np.uint8)
 
         # A matmul waits for its last load, unless an earlier one has: loads end in order.
         more = np.flatnonzero(np.diff(last_needed, prepend=-1))
         wait[more] |= _LOAD
         load_signal[last_needed[more]] |= _COMPUTE
         # A load waits for the last matmul that needs what it replaces, a store for its own.
-        free = np.maximum.accumulate(np.append(-1, after[:-1]))
-        waits = is_load & (after > free)
-        load_wait[waits] |= _COMPUTE
-        signal[after[waits]] |= _LOAD
-        store_wait = np.full(len(stores.words), _COMPUTE)
+        latest = np.maximum.accumulate(after)
+        waits = np.diff(latest, prepend=-1) > 0
+        waits[syncs] = False
+        load_wait = waits.view(np.uint8) * _COMPUTE
+        signal[after[np.flatnonzero(waits)]] |= _LOAD
+        store_wait = np.full(len(stores.first), _COMPUTE)
         signal[stores.after] |= _STORE
         # A sync waits for the stage's last store, a matmul for that of the bank's last filling.
         load_wait[syncs] |= _STORE
@@ -496,8 +510,11 @@ class _Builder:
 
         # Before which compute each load comes: after what it waits for, behind the loads before it,
         # and near enough to the compute that needs it.
-        before = np.searchsorted(last_needed, np.arange(count) - self.core.queue_instructions)
-        before = np.maximum.accumulate(np.maximum(before, after + 1))
+        ahead = self.core.queue_instructions
+        before = np.zeros(count, np.int64)
+        too_early = np.cumsum(np.bincount(last_needed + 1, minlength=count))
+        before[ahead:] = too_early[: max(0, count - ahead)]
+        before = np.maximum.accumulate(np.maximum(before, latest + 1))
         own = last_needed >= 0
         assert (before[last_needed[own]] <= np.flatnonzero(own)).all(), (
             "a load must not wait for a matmul that needs it"
@@ -522,27 +539,16 @@ class _Builder:
         opcodes[place[computes.fill_place]] = OPERATIONS["fill"].opcode
         opcodes[-1] = OPERATIONS["halt"].opcode
 
-        order = order[is_load]
-        columns = {
-            "load": {
-                name: getattr(loads, name)[order]
-                for name in ("buffer", "address", "words", "memory")
-            },
-            "matmul": computes.matmul,
-            "fill": computes.fill,
-            "store": {name: getattr(stores, name) for name in ("accumulator", "words", "memory")},
-        }
-        return InstructionTable(
-            opcodes,
-            waits,
-            signals,
-            {
-                name: np.stack([columns[name][field.name] for field in operation.fields])
-                if operation.fields
-                else np.empty((0, int((opcodes == operation.opcode).sum())), np.int64)
-                for name, operation in OPERATIONS.items()
-            },
-        )
+        order = np.delete(order, syncs)
+        sources = {"load": loads.columns, "matmul": computes.matmul, "fill": computes.fill}
+        sources["store"] = stores.columns
+        fields = {}
+        for name, operation in OPERATIONS.items():
+            columns = [sources[name][field.name] for field in operation.fields]
+            if name == "load":
+                columns = [column.take(order) for column in columns]
+            fields[name] = columns
+        return InstructionTable(opcodes, waits, signals, fields)
 
     def _load_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The loads in their order with a sync before every stage but the first, and the places of
@@ -552,12 +558,12 @@ class _Builder:
         sync.
         """
         loads = self.loads
-        counts = np.diff(loads.firsts, append=len(loads.words)).tolist()
+        counts = np.diff(loads.firsts, append=len(loads.needed)).tolist()
         firsts = loads.firsts.tolist()
         pieces, syncs = [np.arange(counts[0])], []
         for stage in range(1, len(firsts)):
             first, last = firsts[stage], firsts[stage] + counts[stage]
-            is_input = loads.buffer[first:last] == ACTIVATION
+            is_input = loads.columns["buffer"][first:last] == ACTIVATION
             late = loads.after[first:last] >= self.computes.firsts[stage]
             late &= ~is_input
             free = np.flatnonzero(~is_input[: late.argmax() if late.any() else None])
@@ -567,9 +573,3 @@ class _Builder:
             others = np.delete(head, early)
             pieces += [first + early, _NO_LOAD, others, np.arange(first + len(head), last)]
         return np.concatenate(pieces), np.array(syncs, np.int64)
-
-
-_LOAD, _COMPUTE, _STORE = (np.uint8(1 << unit) for unit in Unit)
-
-_NO_LOAD = np.zeros(1, np.int64)
-"""In the place of a load, for a sync: any."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evolute.hw.isa.instructions import OPERATIONS
 from evolute.hw.spec.core import CoreSpec
@@ -85,6 +85,15 @@ class Stage:
     def column_tiles(self) -> int:
         return sum(layer.column_tiles for layer in self.layers)
 
+    def moved(self, core: CoreSpec, address: int) -> Stage:
+        """The same at `address` or soon after."""
+        layers = []
+        for layer in self.layers:
+            place = aligned(address, core.burst_beats * core.bus_bytes)
+            layers.append(replace(layer, address=place))
+            address = place + layer.words * core.bus_bytes
+        return replace(self, layers=tuple(layers), end=address)
+
 
 def stage_name(linears: Sequence[Linear]) -> str:
     """The name of a stage of these layers, such as 3.q+k+v."""
@@ -153,6 +162,21 @@ def stage(
         address = layer.address + layer.words * core.bus_bytes
         placed.append(layer)
     return Stage(name, tuple(placed), parts, address)
+
+
+def placed(core: CoreSpec, stages: Sequence[tuple[Linear, ...]]) -> list[Stage]:
+    """Place stages one after another from address 0 on, equal ones alike."""
+    found: list[Stage] = []
+    known: dict[tuple[Linear, ...], Stage] = {}
+    address = 0
+    for linears in stages:
+        if (like := known.get(linears)) is not None:
+            found.append(like.moved(core, address))
+        else:
+            found.append(stage(core, stage_name(linears), linears, address))
+            known[linears] = found[-1]
+        address = found[-1].end
+    return found
 
 
 def fill_words(core: CoreSpec, name: str) -> int:

@@ -5,32 +5,50 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+_FEW = 24
+"""Counts that are closer together are tried one after another: a pass over all things for each
+takes less time than a search for each thing."""
+
 
 def packed(
-    words: NDArray[np.int64], room: int, restarts: NDArray[np.int64]
+    words: NDArray[np.signedinteger], room: int, restarts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Things of so many words, one after another in pieces of so much `room`.
 
     What does not fit in the rest of a piece begins the next one, and so do the things `restarts`,
     which begin with 0. Gives the first thing of every piece, and where each lies in its piece.
     """
-    ends = np.cumsum(words)
+    ends = np.cumsum(words, dtype=np.int64)
     starts = ends - words
-    # For a piece that began with each thing, the first one that would not fit.
-    following = np.searchsorted(ends, starts + room, side="right").tolist()
-    firsts = []
-    for first, end in zip(restarts.tolist(), [*restarts[1:].tolist(), len(following)], strict=True):
-        while first < end:
-            firsts.append(first)
-            assert following[first] > first, "what does not fit must have been refused"
-            first = following[first]
-    pieces = np.array(firsts, np.int64)
+    smallest, largest = int(words.min()), int(words.max())
+    assert largest <= room, "what does not fit must have been refused"
+    # How many things a piece would hold that began with each.
+    least, most = room // largest, room // smallest
+    if most - least <= _FEW:
+        held = np.full(len(words), least)
+        for more in range(least, min(most, len(words))):
+            held[: len(words) - more] += ends[more:] - starts[: len(words) - more] <= room
+    else:
+        held = np.searchsorted(ends, starts + room, side="right") - np.arange(len(words))
+    # Things one after another of which each would begin as long a piece give even pieces.
+    changes = np.flatnonzero(np.diff(held)) + 1
+    bounds = np.union1d(changes, restarts).tolist()
+    restarting, firsts, first = set(restarts.tolist()), [], 0
+    for begin, end, length in zip(
+        bounds, [*bounds[1:], len(words)], held[bounds].tolist(), strict=True
+    ):
+        if begin in restarting:
+            first = begin
+        if first < end:
+            firsts += range(first, end, length)
+            first = firsts[-1] + length
+    pieces = np.array(firsts)
     return pieces, starts - np.repeat(starts[pieces], np.diff(pieces, append=len(words)))
 
 
 def ring(
-    words: NDArray[np.int64], last: NDArray[np.int64], room: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    words: NDArray[np.signedinteger], last: NDArray[np.signedinteger], room: int
+) -> tuple[NDArray[np.signedinteger], NDArray[np.signedinteger]]:
     """Addresses of data of so many words in a buffer of so much `room`, which is given out round by
     round; and which matmul is the last that needs what lay there before, -1 for none.
 
@@ -41,11 +59,27 @@ def ring(
     rounds, address = packed(words, room, np.zeros(1, np.int64))
     number = np.repeat(np.arange(len(rounds)), np.diff(rounds, append=len(words)))
     place = number * room + address
-    # How many data, the oldest, are given up for each: those of the round before up to its end.
-    given_up = np.searchsorted(place, place + words - room)
-    before = np.concatenate([[0], given_up[:-1]])
-    some = given_up > before
-    after = np.full(len(words), -1)
-    if some.any():
+    given_up = np.arange(len(words)) - _kept(words, place, room)
+    before = np.append(0, given_up[:-1])
+    some = np.flatnonzero(given_up > before)
+    after = np.full(len(words), -1, np.int32)
+    if len(some):
         after[some] = np.maximum.reduceat(last[: given_up[-1]], before[some])
-    return address, after
+    return address.astype(np.int32), after
+
+
+def _kept(
+    words: NDArray[np.signedinteger], place: NDArray[np.int64], room: int
+) -> NDArray[np.int64]:
+    """How many earlier data are still there when each is placed: given up are the oldest, those of
+    the round before up to its end. `place` counts on from round to round."""
+    limit = place + words - room
+    count, smallest, largest = len(words), int(words.min()), int(words.max())
+    # All but the new data, and at most one at each end of what is given up, is kept.
+    least, most = max(0, room // largest - 4), room // smallest
+    if most - least > _FEW:
+        return np.arange(count) - np.searchsorted(place, limit)
+    kept = np.minimum(np.arange(count), least)
+    for more in range(least + 1, min(most + 1, count)):
+        kept[more:] += place[: count - more] >= limit[more:]
+    return kept

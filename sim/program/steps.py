@@ -21,17 +21,18 @@ from evolute.sim.workload.linear import LayerName
 WEIGHT, ACTIVATION, SCALE = range(len(BUFFERS))
 
 LOAD = ("buffer", "data", "offset", "words", "memory", "needed")
-"""Columns of a load: the buffer; which data of the tile's there it belongs to, -1 for the last of
-the tile before; its first bus word in these; bus words; the byte address in memory, counted from
-the tile's weights or the block's activations; and the first compute that needs it, in the tile."""
+"""Columns of a load: the buffer; to which of the tile's data there it belongs; its first bus word
+in these; bus words; the byte address in memory, counted from the tile's weights or the block's
+activations; and the first compute that needs it, in the tile."""
 
 COMPUTE = (
     "is_fill", "weight_data", "weight_offset", "activation_data", "activation_offset",
     "scale_data", "scale_offset", "run", "slices", "row_tiles", "group_slices", "planes", "mode",
     "accumulate", "offset_shift", "first_beat",
 )  # fmt: skip
-"""Columns of a compute: data and offsets as of a load; the run of row tiles in the tile that its
-sums belong to; fields of the instruction; and the first weight beat in the column tile."""
+"""Columns of a compute: data and offsets as of a load, -1 for the last data of the tiles before;
+the run of row tiles in the tile that its sums belong to; fields of the instruction; and the first
+weight beat in the column tile."""
 
 DATA = ("words", "first", "last")
 """Columns of bus words that some computes need together in a buffer: how many, the first of these

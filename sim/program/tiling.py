@@ -3,6 +3,8 @@ buffer, and runs of them that a bank of sums holds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from evolute.hw.isa.instructions import OPERATIONS
 from evolute.hw.spec.core import CoreSpec
 from evolute.sim.program.placement import Stage
@@ -42,9 +44,11 @@ def divisible(core: CoreSpec, stage: Stage) -> bool:
 def blocks(core: CoreSpec, stage: Stage, rows: int) -> tuple[int, ...]:
     """Row tiles of each block: about equal, with the least estimate, of those the fewest blocks."""
     row_tiles = -(-rows // core.engine.m)
-    cuts = dict.fromkeys(equal_parts(row_tiles, most) for most in range(row_tiles, 0, -1))
-    fitting = [blocks for blocks in cuts if _fits(core, stage, max(blocks))]
-    return min(fitting, key=lambda blocks: _estimate(core, stage, blocks))
+    counts = dict.fromkeys(-(-row_tiles // most) for most in range(row_tiles, 0, -1))
+    fitting = [count for count in counts if _fits(core, stage, -(-row_tiles // count))]
+    slice_steps = [core.engine.slice_steps(layer.linear.format) for layer in stage.layers]
+    cuts = [equal_parts(row_tiles, -(-row_tiles // count)) for count in fitting]
+    return min(cuts, key=lambda blocks: _estimate(core, stage, blocks, slice_steps))
 
 
 def _fits(core: CoreSpec, stage: Stage, row_tiles: int) -> bool:
@@ -57,18 +61,24 @@ def _fits(core: CoreSpec, stage: Stage, row_tiles: int) -> bool:
     return needed <= buffer.bus_words
 
 
-def _estimate(core: CoreSpec, stage: Stage, blocks: tuple[int, ...]) -> float:
-    """Cycles of the bus or of the engine, whichever has more, and of loads that nothing covers."""
+def _estimate(
+    core: CoreSpec, stage: Stage, blocks: tuple[int, ...], slice_steps: Sequence[int]
+) -> float:
+    """Cycles of the bus or of the engine, whichever has more, and of loads that nothing covers.
+
+    `slice_steps` are the engine's for the weights of each layer.
+    """
     buffer, period = core.activation_buffer, core.result_period_cycles
     block_words = sum(buffer.words(max(blocks) * part) for part in stage.parts)
     weight_words = sum(layer.words for layer in stage.layers)
     bus = len(blocks) * weight_words
     bus += len(blocks) * block_words * (1 if resident(core, stage) else stage.column_tiles)
     bus += sum(blocks) * stage.column_tiles * core.tile_store_words
-    matmuls = len(stage.parts) * sum(len(equal_parts(block, run_tiles(core))) for block in blocks)
+    most = run_tiles(core)
+    matmuls = len(stage.parts) * sum(-(-block // most) for block in blocks)
     engine = 0
-    for layer in stage.layers:
-        steps = layer.group_slices * core.engine.slice_steps(layer.linear.format)
+    for layer, steps in zip(stage.layers, slice_steps, strict=True):
+        steps *= layer.group_slices
         row_tile = max(sum(stage.parts) / layer.group_slices, 1) * max(steps, period)
         engine += layer.column_tiles * (sum(blocks) * row_tile + matmuls * matmul_overhead(core))
     covered = 2 * block_words <= buffer.bus_words

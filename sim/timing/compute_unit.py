@@ -56,32 +56,51 @@ def computes_of(
     core: CoreSpec, program: InstructionTable, beat_steps: BeatSteps | None
 ) -> Computes:
     """Steps and cycles of all matrix multiplications and fills of a program."""
-    matmuls, fills = program.at("matmul"), program.at("fill")
     if beat_steps is None:
-        cycles, which = _of_distinct_matmuls(core, program, matmuls)
+        cycles, which = _of_distinct_matmuls(core, program)
     else:
-        cycles = [matmul_cycles(core, program[i], beat_steps[i]) for i in matmuls.tolist()]
-        which = np.arange(len(cycles))
-    found = Computes.of([*cycles, *(fill_cycles(core, program[i]) for i in fills.tolist())])
-    if not len(fills):
-        return Computes(found.steps[which], found.cycles[which])
-    which = np.concatenate([which, len(cycles) + np.arange(len(fills))])
-    which = which[np.argsort(np.concatenate([matmuls, fills]))]
+        cycles, which = _of_weighed_matmuls(core, program, beat_steps)
+    fills = range(len(program.column("fill", "slices")))
+    found = Computes.of([*cycles, *(fill_cycles(core, program.nth("fill", i)) for i in fills)])
+    if fills:
+        which = np.concatenate([which, len(cycles) + np.arange(len(fills))])
+        index = np.concatenate([program.at("matmul"), program.at("fill")])
+        which = which[np.argsort(index)]
     return Computes(found.steps[which], found.cycles[which])
 
 
+_SHAPE = ("slices", "row_tiles", "group_slices", "planes", "mode")
+"""The fields of a matrix multiplication that its time depends on; 43 bits in all."""
+
+
 def _of_distinct_matmuls(
-    core: CoreSpec, program: InstructionTable, matmuls: NDArray[np.intp]
+    core: CoreSpec, program: InstructionTable
 ) -> tuple[list[ComputeCycles], NDArray[np.intp]]:
     """The cycles of all different matrix multiplications, and which of them each one is."""
-    key = np.zeros(len(matmuls), np.int64)
-    for name in ("slices", "row_tiles", "group_slices", "planes", "mode"):  # 43 bits in all
+    key = np.zeros(len(program.column("matmul", "slices")), np.int64)
+    for name in _SHAPE:
         key = key * (OPERATIONS["matmul"][name].maximum + 1) + program.column("matmul", name)
     distinct = np.unique(key)
     which = np.searchsorted(distinct, key)
     one = np.empty(len(distinct), np.intp)
-    one[which] = matmuls
-    return [matmul_cycles(core, program[i], None) for i in one.tolist()], which
+    one[which] = np.arange(len(which))
+    return [matmul_cycles(core, program.nth("matmul", i), None) for i in one.tolist()], which
+
+
+def _of_weighed_matmuls(
+    core: CoreSpec, program: InstructionTable, beat_steps: BeatSteps
+) -> tuple[list[ComputeCycles], NDArray[np.intp]]:
+    """The same where steps depend on weights: different are those of different steps, too."""
+    shapes = zip(*(program.column("matmul", name).tolist() for name in _SHAPE), strict=True)
+    numbers: dict[tuple[tuple[int, ...], bytes], int] = {}
+    cycles, which = [], []
+    for place, (index, shape) in enumerate(zip(program.at("matmul").tolist(), shapes, strict=True)):
+        steps = beat_steps[index]
+        number = numbers.setdefault((shape, steps.tobytes()), len(cycles))
+        if number == len(cycles):
+            cycles.append(matmul_cycles(core, program.nth("matmul", place), steps))
+        which.append(number)
+    return cycles, np.array(which, np.intp)
 
 
 def matmul_cycles(

@@ -504,6 +504,12 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
             "tokens/s are of the linear layers only: the rest is the host's, whose speed "
             "--host-gmacs and --host-gbs state"
         )
+    if (ways := record["latent_schedules"]) is not None:
+        counts = ", ".join(f"{way['schedule']} {way['macs'] / 1e6:,.1f}" for way in ways)
+        yield (
+            f"latent attention of a token, 10^6 MACs: {counts}; "
+            f"{ways[0]['read_bytes'] / 1e3:,.1f} kB of the cache either way"
+        )
     room = record["room"]
     names = "weights", "embedding", "cache"
     parts = ", ".join(f"{name} {room[f'{name}_bytes'] / 1e6:,.1f}" for name in names)

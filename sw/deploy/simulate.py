@@ -16,10 +16,15 @@ from evolute.sim.cost.evaluate import evaluate_tokens
 from evolute.sim.cost.metrics import Metrics
 from evolute.sim.cost.token import Host
 from evolute.sim.program.build import LayerSteps
-from evolute.sim.workload.linear import Workload
-from evolute.sim.workload.operations import VECTOR_BYTES, Pass, cache_bytes
+from evolute.sim.workload.linear import LayerName, Workload
+from evolute.sim.workload.operations import (
+    VECTOR_BYTES,
+    Pass,
+    cache_bytes,
+    latent_schedules,
+)
 from evolute.sim.workload.serving import Serving
-from evolute.sim.workload.shape import ModelShape
+from evolute.sim.workload.shape import Attention, ModelShape
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.assignment import Accelerator, Assignment, engine_in
 from evolute.sw.deploy.on_core import core_backends, core_model
@@ -157,11 +162,31 @@ class Simulation:
             "host_macs_per_token": work.host_macs(),
             "host_bytes_per_token": work.host_bytes,
             "recoded": self.recoding,
+            "latent_schedules": self._latent_schedules(),
             "bits_index": self.bits and self.bits.bits_index,
             "bits_total": self.bits and self.bits.bits_total,
             "bits_held": work.bits_held,
             "perplexity": self.measured and self.measured.to_dict(),
         }
+
+    def _latent_schedules(self) -> list[dict[str, Any]] | None:
+        """What one token's attention comes to in each schedule of a latent cache, in all layers;
+        None of a model with keys and values as they are."""
+        serving = self.request.serving
+        layers = [block.mixer for block in self.shape.blocks]
+        latent = [mixer for mixer in layers if isinstance(mixer, Attention) and mixer.latent]
+        if not latent:
+            return None
+        name, work = LayerName(None, "attention"), serving.decode[0]
+        schedules = [latent_schedules(name, mixer, work, serving.cache) for mixer in latent]
+        return [
+            {
+                "schedule": ways[0].schedule,
+                "macs": sum(way.macs for way in ways),
+                "read_bytes": sum(way.read_bytes for way in ways),
+            }
+            for ways in zip(*schedules, strict=True)
+        ]
 
 
 def simulate(

@@ -396,7 +396,7 @@ class Walker {
 
   void look_for_period(Search& search) {
     if (search.limit && is_like(search.kept) && skip(search.kept)) {
-      of_computes.limit = of_syncs.limit = 0;
+      search.limit = 0;  // a new search; states kept for the other kind stay what they are
     } else if (++search.since >= search.limit) {
       search.limit = search.limit < search.most ? std::max<int64_t>(1, 2 * search.limit) : 1;
       search.since = 0;

@@ -100,7 +100,7 @@ def test_a_value_beyond_its_field_is_refused_as_in_an_instruction() -> None:
         *[instruction("load", buffer=0, address=0, words=1, memory=0)] * 3,
     ]
     table = InstructionTable.of(program)
-    values = table.fields["load"].copy()
-    values[3, 1], values[2, 2] = 1 << 48, 0
+    values = [column.copy() for column in table.fields["load"]]
+    values[3][1], values[2][2] = 1 << 48, 0
     with pytest.raises(IsaError, match=r"^load memory: must be in 0\.\.281474976710655, got 2814"):
         InstructionTable(table.opcodes, table.waits, table.signals, table.fields | {"load": values})

@@ -1,5 +1,6 @@
 """Numbers that users have seen. They change only with a reason, given in the commit."""
 
+import hashlib
 import itertools
 import json
 from dataclasses import replace
@@ -72,7 +73,8 @@ def numbers(spec):
 
 
 def core_numbers(core):
-    """What is pinned of one core: a block of the same model, and a head of 4,096 outputs."""
+    """What is pinned of one core, with the bytes of its programs: a block of the same model, and a
+    head of 4,096 outputs."""
 
     codes = codes_on(core.engine)
 
@@ -88,8 +90,10 @@ def core_numbers(core):
     platform = Platform(frequency_hz, frequency_hz * core.bus_bytes, refresh=True)
     steps = steps_on(core.engine, workload.linears)
     prefill, decode = priced_phases(core, workload, platform, 64, 1, steps)
+    programs = b"".join(each.program.code for each in (*prefill.programs, *decode.programs))
     return {
         "digest": core.digest,
+        "programs": hashlib.sha256(programs).hexdigest()[:16],
         "prefill_cycles": prefill.total("cycles"),
         "decode_cycles": decode.total("cycles"),
         "decode_beats": decode.beats,

@@ -164,3 +164,14 @@ def test_more_context_than_a_model_has_is_asked_for_by_name() -> None:
     out = sim(folder(), "--context", 100_000, "--extend-context", "--prefill", 1)
     assert "its accuracy there is unknown" in out
     assert "its accuracy there is unknown" not in sim(folder(), "--extend-context")
+
+
+def test_both_schedules_of_a_latent_cache_are_told() -> None:
+    record = json.loads(sim("plm-1.8b", "--prefill", 1, "--context", 1000, "--json"))
+    expand, absorb = record["latent_schedules"]
+    assert (expand["schedule"], absorb["schedule"]) == ("expand", "absorb")
+    assert expand["macs"] > absorb["macs"] and expand["read_bytes"] == absorb["read_bytes"]
+    (attention,) = (one for one in record["decode"]["operations"] if one["kind"] == "attention")
+    assert attention["macs"] == absorb["macs"]
+    assert "latent attention of a token" in sim("plm-1.8b", "--prefill", 1, "--context", 1000)
+    assert json.loads(sim(folder(), "--json"))["latent_schedules"] is None
