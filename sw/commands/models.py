@@ -18,7 +18,7 @@ from evolute.sw.checkpoints import zoo
 Kind = Literal["decoder", "encoder", "convolutions"]
 
 _TITLES: dict[Kind, str] = {
-    "decoder": "Known by their sizes alone, which `evolute sim` takes",
+    "decoder": "Known by their sizes alone, which `evolute sim` and `evolute require` take",
     "encoder": "Encoders, which decode no tokens",
     "convolutions": "Networks of convolutions, counted as the products that im2col makes of them",
 }
