@@ -70,9 +70,10 @@ accuracy: setup       ## perplexity against bits of engines and quantizers, into
 fuzz: setup           ## damaged model files for ten minutes
 	EVOLUTE_FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -s -m slow tests/sw/checkpoints/test_hostile_checkpoints.py
 
-docs: setup           ## docs/isa.md and docs/records.md from their definitions, figures, pictures; a reference of all modules in out/docs
+docs: setup           ## docs/isa.md, docs/records.md and docs/claims.md from their definitions, figures, pictures; a reference of all modules in out/docs
 	$(BIN)/python -m evolute.hw.isa.docs > docs/isa.md
 	$(BIN)/python -m evolute.support.schema > docs/records.md
+	$(BIN)/python -m evolute.sim.what_if.claims > docs/claims.md
 	$(BIN)/python -m evolute.reports.figures
 	$(BIN)/python docs/hierarchy.py > docs/hierarchy.svg
 	$(BIN)/python docs/tradeoff.py > docs/tradeoff.svg

@@ -18,7 +18,7 @@ from evolute.reports import operations
 from evolute.reports.records import PHASES, Record, is_core, layer_seconds
 from evolute.reports.tables import TIMES
 
-GROUP_COLORS = dict(
+GROUP_COLORS: dict[str, str] = dict(
     zip(operations.GROUPS, ("#0b6e99", "#c4501b", "#3f7d20", "#9aa0a8"), strict=True)
 )
 PHASE_COLORS = {"prefill": "#0b6e99", "decode": "#c4501b"}

@@ -152,9 +152,9 @@ def _layer_costs(
         n, k, rows = (cast(Any, size[:, None]) for size in sizes.T)
         linear = replace(together[0][0], n=n, k=k)
         _, _, *figures = layer_cost(spec, linear, rows, platform)
-        arrays: list[Any] = [np.broadcast_to(each, (len(together), count)) for each in figures]
+        arrays: list[Any] = [np.broadcast_to(figure, (len(together), count)) for figure in figures]
         for place, point in enumerate(together):
-            costs[point] = LayerCost(*point, *(each[place] for each in arrays))
+            costs[point] = LayerCost(*point, *(figure[place] for figure in arrays))
     return costs
 
 
@@ -165,7 +165,7 @@ def _require_int64(spec: Engine, phases: Sequence[Phase]) -> None:
     def most(numbers: int) -> int:
         return int(np.max(numbers))
 
-    m, n, slice_k = (int(np.min(each)) for each in (spec.m, spec.n, spec.slice_k))
+    m, n, slice_k = (int(np.min(choice)) for choice in (spec.m, spec.n, spec.slice_k))
     period, beat_bytes = most(spec.result_period_cycles), most(spec.weight_beat_bytes)
     fill_beats = sum(most(fill.slices * fill.planes) for fill in spec.fills)
     formats = {linear.format for phase in phases for linear, _ in phase.layers}

@@ -140,8 +140,8 @@ def _of_many(kind: type[Engine]) -> type[Engine]:
         sizes = slices.copy()
         cut = slices > most
         pairs, places = np.unique(slices[cut] << 32 | most[cut], return_inverse=True)
-        found = [largest_divisor(pair >> 32, pair & 0xFFFFFFFF) for pair in pairs.tolist()]
-        sizes[cut] = np.array(found, np.int64)[places]
+        divisors = [largest_divisor(pair >> 32, pair & 0xFFFFFFFF) for pair in pairs.tolist()]
+        sizes[cut] = np.array(divisors, np.int64)[places]
         return sizes.view(Column)
 
     coding = _once_for_each(kind.coding)
@@ -175,7 +175,7 @@ class _Choice:
         if column.dtype == object:
             whole = (int, np.integer)
             rest = np.array(
-                [type(each) is bool or not isinstance(each, whole) for each in column], bool
+                [type(one) is bool or not isinstance(one, whole) for one in column], bool
             )
         self.integers = np.where(rest, 0, column).astype(np.int64) if not rest.all() else None
         while rest.any():

@@ -53,7 +53,7 @@ class PricedPhase:
 
     def total(self, name: str) -> int:
         """One of the programs' counters, over the whole phase."""
-        counts = (each.count * getattr(each.cycles, name) for each in self.programs)
+        counts = (program.count * getattr(program.cycles, name) for program in self.programs)
         return self.passes * sum(counts)
 
     @property
@@ -95,13 +95,15 @@ def priced_phase(
     Raises `PlaceError` where a layer does not fit the core, and `SpecError` for layers counted
     together, of which no program can be made.
     """
-    for each in workload.linears:
-        require(each.count == 1, "workload", "of single layers for a core", f"{each.count} equal")
+    for linear in workload.linears:
+        require(
+            linear.count == 1, "workload", "of single layers for a core", f"{linear.count} equal"
+        )
     timing = memory_timing(platform)
     body, head = _cut(core, workload, numbered=layer_steps is not None)
     if layer_steps is None and not core.engine.steps_are_fixed:
-        linears = [each for block in (*body, head) for layers in block for each in layers]
-        layer_steps = {each.name: _most_steps(core, each) for each in linears}
+        linears = [linear for block in (*body, head) for layers in block for linear in layers]
+        layer_steps = {linear.name: _most_steps(core, linear) for linear in linears}
     rows, last_rows = work.tokens, work.batch * work.head_rows
     parts = (tuple(itertools.chain(*body, head)),) if in_one else (*body, head)
     programs: collections.Counter[tuple[Stages, int]] = collections.Counter()
@@ -188,7 +190,7 @@ def _stages(
     core: CoreSpec, programs: Sequence[PricedProgram], layer_steps: LayerSteps | None
 ) -> list[_Stage]:
     """What the programs of a pass consist of, stages of equal layers together."""
-    found: dict[tuple[Linear, ...], _Stage] = {}
+    stages: dict[tuple[Linear, ...], _Stage] = {}
     known: dict[tuple[Linear, ...], tuple[tuple[Linear, ...], float]] = {}
     for priced in programs:
         rows, count, cycles = priced.rows, priced.count, priced.cycles
@@ -200,11 +202,11 @@ def _stages(
             last = first + work.computes
             computing, first = int(cycles.computes.cycles[first:last].sum()), last
             if linears not in known:
-                macs = sum(_step_macs(core, each, layer_steps) for each in linears)
+                macs = sum(_step_macs(core, linear, layer_steps) for linear in linears)
                 known[linears] = _unnumbered(linears), macs
             kind, step_macs = known[linears]
-            before = found.get(kind, _Stage(kind, rows))
-            found[kind] = replace(
+            before = stages.get(kind, _Stage(kind, rows))
+            stages[kind] = replace(
                 before,
                 count=before.count + count,
                 cycles=before.cycles + count * part,
@@ -213,7 +215,7 @@ def _stages(
                 memory_cycles=before.memory_cycles + count * busy,
                 step_macs=before.step_macs + count * rows * step_macs,
             )
-    return list(found.values())
+    return list(stages.values())
 
 
 def _step_macs(core: CoreSpec, linear: Linear, layer_steps: LayerSteps | None) -> float:
@@ -292,7 +294,7 @@ def core_phase(
     stages = _stages(core, phase.programs, layer_steps)
     cycles, beats = phase.total("cycles"), phase.beats
     seconds = cycles / platform.frequency_hz
-    step_macs = passes * sum(each.step_macs for each in stages)
+    step_macs = passes * sum(stage.step_macs for stage in stages)
     memory_cycles = float(beats * word_cycles)
     limits = _limits(platform, cycles, phase.total("compute_cycles"), memory_cycles)
     return PhaseMetrics(
@@ -304,8 +306,8 @@ def core_phase(
         engine_utilization=phase.total("steps") / cycles,
         bus_utilization=beats / cycles,
         dram_bytes=beats * core.bus_bytes,
-        macs=passes * sum(each.count * each.macs for each in stages),
+        macs=passes * sum(stage.count * stage.macs for stage in stages),
         mac_share=workload.mac_share(work.tokens, work.batch * work.head_rows),
-        layers=tuple(_layer(core, platform, each) for each in stages),
+        layers=tuple(_layer(core, platform, stage) for stage in stages),
         **limits._asdict(),
     )

@@ -40,7 +40,7 @@ class Phase:
 
 def phase_of(linears: Sequence[Linear], work: Pass, passes: int = 1) -> Phase:
     """What `passes` equal passes ask of linear layers; those that no row needs are left out."""
-    all_rows = [rows_of(each, work.tokens, work.batch * work.head_rows) for each in linears]
+    all_rows = [rows_of(linear, work.tokens, work.batch * work.head_rows) for linear in linears]
     layers = ((linear, rows) for linear, rows in zip(linears, all_rows, strict=True) if rows)
     return Phase(passes * work.tokens, passes, tuple(layers))
 

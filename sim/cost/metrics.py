@@ -152,11 +152,11 @@ class Metrics:
 
     def _platform(self) -> dict[str, Any]:
         """The platform, of a core with the memory that its cycles are exact for."""
-        found = to_record(self.platform, self.kind)
+        platform = to_record(self.platform, self.kind)
         if self.kind == "core":
             timing = memory_timing(self.platform)
-            found["memory"] = asdict(timing) | {"bytes_per_cycle": str(timing.bytes_per_cycle)}
-        return found
+            platform["memory"] = asdict(timing) | {"bytes_per_cycle": str(timing.bytes_per_cycle)}
+        return platform
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -359,7 +359,7 @@ class _Builder:
         """In the layer."""
         self.tile_memory = np.stack([weights + self.tile_number * tile_bytes, inputs])
         """Of a tile's weights, and of its block's activations."""
-        self.rows = _Rows([each.computes for each in self.patterns], self.pattern)
+        self.rows = _Rows([pattern.computes for pattern in self.patterns], self.pattern)
 
     def _place_loads(self) -> _Loads:
         """Give data their room in the buffers, in the order in which they are loaded."""
@@ -368,7 +368,7 @@ class _Builder:
         """Of each buffer, the first data of every tile."""
         bases, base = [], 0
         for number, buffer in enumerate(self.core.buffers):
-            data = _Rows([each.data[number] for each in self.patterns], self.pattern)
+            data = _Rows([pattern.data[number] for pattern in self.patterns], self.pattern)
             words, first, last = map(data.column, range(len(DATA)))
             before = starts[data.tile]
             following = np.append(before[1:], len(self.rows))
@@ -380,8 +380,8 @@ class _Builder:
             bases.append(data.starts + base)
             base += len(data)
         self.data_address = [address for address, _ in places]
-        address, after = (np.concatenate(each) for each in zip(*places, strict=True))
-        loads = _Rows([each.loads for each in self.patterns], self.pattern)
+        address, after = (np.concatenate(column) for column in zip(*places, strict=True))
+        loads = _Rows([pattern.loads for pattern in self.patterns], self.pattern)
         buffer, data, offset, words, memory, needed = map(loads.column, range(len(LOAD)))
         data = data + np.stack(bases)[buffer, loads.tile]
         memory = memory + self.tile_memory[(buffer == ACTIVATION).view(np.int8), loads.tile]
@@ -398,7 +398,7 @@ class _Builder:
         """Give runs of row tiles their room in the banks of sums, which take turns, and write each
         filling of a bank; then a matmul's places are known."""
         core = self.core
-        runs = _Rows([each.runs[None] for each in self.patterns], self.pattern)
+        runs = _Rows([pattern.runs[None] for pattern in self.patterns], self.pattern)
         row_tiles = runs.column(0)
         restarts = runs.starts[self.stage_tiles]
         fillings, place = packed(row_tiles * core.scale_steps, core.bank_words, restarts)
@@ -429,7 +429,7 @@ class _Builder:
         words = np.add.reduceat(row_tiles, fillings) * core.tile_store_words
         stage_fillings = filling[restarts]
         before = np.cumsum(words) - words
-        results = np.array([each.result_address for each in self.batches])
+        results = np.array([run.result_address for run in self.batches])
         results -= before[stage_fillings] * core.bus_bytes
         counts = np.diff(stage_fillings, append=len(fillings))
         self.stores = _Stores(

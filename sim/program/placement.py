@@ -119,13 +119,13 @@ def stages_of(core: CoreSpec, block: Block) -> tuple[tuple[Linear, ...], ...]:
     """
     stages: list[tuple[Linear, ...]] = []
     for layers in block:
-        alone = [each for each in layers if each.name.part is not None or each.column_bits]
-        stages += [(each,) for each in alone]
-        rest = [each for each in layers if each not in alone]
+        alone = [layer for layer in layers if layer.name.part is not None or layer.column_bits]
+        stages += [(layer,) for layer in alone]
+        rest = [layer for layer in layers if layer not in alone]
         while rest:
-            together = [each for each in rest if share_input(core, rest[0], each)]
+            together = [layer for layer in rest if share_input(core, rest[0], layer)]
             stages.append(tuple(together))
-            rest = [each for each in rest if each not in together]
+            rest = [layer for layer in rest if layer not in together]
     return tuple(stages)
 
 
@@ -166,17 +166,17 @@ def stage(
 
 def placed(core: CoreSpec, stages: Sequence[tuple[Linear, ...]]) -> list[Stage]:
     """Place stages one after another from address 0 on, equal ones alike."""
-    found: list[Stage] = []
+    results: list[Stage] = []
     known: dict[tuple[Linear, ...], Stage] = {}
     address = 0
     for linears in stages:
         if (like := known.get(linears)) is not None:
-            found.append(like.moved(core, address))
+            results.append(like.moved(core, address))
         else:
-            found.append(stage(core, stage_name(linears), linears, address))
-            known[linears] = found[-1]
-        address = found[-1].end
-    return found
+            results.append(stage(core, stage_name(linears), linears, address))
+            known[linears] = results[-1]
+        address = results[-1].end
+    return results
 
 
 def fill_words(core: CoreSpec, name: str) -> int:
@@ -219,8 +219,8 @@ def _parts(core: CoreSpec, name: str, slices: int, shapes: Sequence[_Shape]) -> 
     def needs(part: int) -> dict[str, tuple[int, int]]:
         """Bus words of a part, and of the buffer, by the buffer's name."""
         return {
-            "weight": (max(each.weight_words(core, part) for each in shapes), weight.bus_words),
-            "scale": (max(each.scale_words(core, part) for each in shapes), scale.bus_words),
+            "weight": (max(shape.weight_words(core, part) for shape in shapes), weight.bus_words),
+            "scale": (max(shape.scale_words(core, part) for shape in shapes), scale.bus_words),
         }
 
     def cut(count: int) -> tuple[int, ...]:

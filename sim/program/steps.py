@@ -160,7 +160,7 @@ class PatternWriter:
         """Data and first bus word of places of so many words each: in one piece of data if they are
         needed together."""
         first = len(self._data[buffer])
-        self._data[buffer] += [[each, -1, -1] for each in ([sum(words)] if together else words)]
+        self._data[buffer] += [[count, -1, -1] for count in ([sum(words)] if together else words)]
         if not together:
             return [(first + place, 0) for place in range(len(words))]
         return [(first, start) for start in itertools.accumulate(words[:-1], initial=0)]

@@ -127,7 +127,7 @@ def _cycles(
         steps=computes.total_steps,
         compute_cycles=computes.total_cycles,
         dispatched=walked.dispatched,
-        syncs=tuple(Sync(*each) for each in walked.syncs),
+        syncs=tuple(Sync(*sync) for sync in walked.syncs),
         computes=computes,
         stage_memory_cycles=tuple(units / rate for units in walked.busy_units),
     )
@@ -202,7 +202,7 @@ class _Server:
     def busy_cycles(self, windows: Sequence[tuple[int, int]]) -> tuple[float, ...]:
         """For how long words were moved in each of these windows, in cycles: from the first cycle
         of one to the first after it, one after another."""
-        found, spans, rate = [], deque(self.spans), self.service.cycle_units
+        busy, spans, rate = [], deque(self.spans), self.service.cycle_units
         for first, end in windows:
             units = 0
             while spans and spans[0][0] < end * rate:
@@ -210,8 +210,8 @@ class _Server:
                 units += max(0, min(stop, end * rate) - max(start, first * rate))
                 if stop > end * rate:
                     spans.appendleft((end * rate, stop))
-            found.append(units / rate)
-        return tuple(found)
+            busy.append(units / rate)
+        return tuple(busy)
 
 
 @dataclass(slots=True)

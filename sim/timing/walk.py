@@ -78,8 +78,8 @@ class Walk:
 
 def _structure(name: str, fields: str, arrays: Sequence[str] = ()) -> type[ctypes.Structure]:
     """A structure of 64-bit integers, of which `arrays` have one for each unit."""
-    kinds = {each: ctypes.c_int64 * len(Unit) for each in arrays}
-    kinds = [(each, kinds.get(each, ctypes.c_int64)) for each in fields.split()]
+    kinds = {field: ctypes.c_int64 * len(Unit) for field in arrays}
+    kinds = [(field, kinds.get(field, ctypes.c_int64)) for field in fields.split()]
     return type(name, (ctypes.Structure,), {"_fields_": kinds})
 
 
@@ -156,28 +156,28 @@ def walk(
     most_syncs = int((rows["opcode"] == OPERATIONS["sync"].opcode).sum())
     syncs = np.zeros((most_syncs, 3), np.int64)
     busy = np.zeros((most_syncs + 1, 2), np.uint64)
-    found = _Outcome()
+    outcome = _Outcome()
     code.walk(
         ctypes.byref(setup),
-        *(ctypes.c_void_p(each.ctypes.data) for each in (rows, syncs, busy)),
-        ctypes.byref(found),
+        *(ctypes.c_void_p(array.ctypes.data) for array in (rows, syncs, busy)),
+        ctypes.byref(outcome),
     )
-    if found.code == _TOO_MANY_TOKENS:
-        return TooManyTokens(found.index, Unit(found.sink))
-    if found.code == _DEADLOCK:
+    if outcome.code == _TOO_MANY_TOKENS:
+        return TooManyTokens(outcome.index, Unit(outcome.sink))
+    if outcome.code == _DEADLOCK:
         heads = tuple(
             (head, tuple(unit for unit in Unit if missing >> unit & 1))
-            for head, missing in zip(found.head, found.missing, strict=True)
+            for head, missing in zip(outcome.head, outcome.missing, strict=True)
             if head >= 0
         )
-        return Deadlock(heads, found.index if found.held else None)
-    assert found.code == _DONE
+        return Deadlock(heads, outcome.index if outcome.held else None)
+    assert outcome.code == _DONE
     return Walk(
-        cycles=found.cycles,
-        read_beats=found.read_beats,
-        write_beats=found.write_beats,
-        dispatched=found.dispatched,
-        syncs=tuple(map(tuple, syncs[: found.syncs].tolist())),
+        cycles=outcome.cycles,
+        read_beats=outcome.read_beats,
+        write_beats=outcome.write_beats,
+        dispatched=outcome.dispatched,
+        syncs=tuple(map(tuple, syncs[: outcome.syncs].tolist())),
         busy_units=tuple(low + (high << 64) for low, high in busy.tolist()),
-        visits=found.visits,
+        visits=outcome.visits,
     )

@@ -140,34 +140,35 @@ class Workload:
         together = {role: roles for roles in self.shared_inputs for role in roles}
         numbers = [linear.name.block for linear in self.linears]
         count = max((number for number in numbers if number is not None), default=-1) + 1
-        found: dict[int | None, dict[tuple[str, ...], list[Linear]]] = {
+        blocks: dict[int | None, dict[tuple[str, ...], list[Linear]]] = {
             number: {} for number in (*range(count), None)
         }
         for linear in self.linears:
             roles = together.get(linear.name.role, (linear.name.role,))
-            found[linear.name.block].setdefault(roles, []).append(linear)
-        return tuple(tuple(map(tuple, groups.values())) for groups in found.values())
+            blocks[linear.name.block].setdefault(roles, []).append(linear)
+        return tuple(tuple(map(tuple, groups.values())) for groups in blocks.values())
 
     @property
     def host(self) -> tuple[str, ...]:
         """The names of the layers that are left."""
-        return tuple(str(each.name) for each in self.left)
+        return tuple(str(layer.name) for layer in self.left)
 
     def macs(self, rows: int = 1, last_rows: int = 1) -> int:
         """Multiply-accumulates on the accelerator for `rows` tokens at once, of which `last_rows`
         need what only a last token needs."""
         return sum(
-            each.count * each.n * each.k * rows_of(each, rows, last_rows) for each in self.linears
+            layer.count * layer.n * layer.k * rows_of(layer, rows, last_rows)
+            for layer in self.linears
         )
 
     def host_macs(self, rows: int = 1, last_rows: int = 1) -> int:
         """The same of the layers that are left."""
-        return sum(each.n * each.k * rows_of(each, rows, last_rows) for each in self.left)
+        return sum(layer.n * layer.k * rows_of(layer, rows, last_rows) for layer in self.left)
 
     @property
     def host_bytes(self) -> int:
         """Bytes of weights that the host reads for each token, or for a prompt at once."""
-        return sum(each.weight_bytes for each in self.left)
+        return sum(layer.weight_bytes for layer in self.left)
 
     def mac_share(self, rows: int = 1, last_rows: int = 1) -> float:
         """The part of the linear layers' multiply-accumulates that is on the accelerator, 0..1."""
@@ -178,8 +179,8 @@ class Workload:
     def bits_held(self) -> float | None:
         """Bits per weight in the accelerator's memory, of the layers on it, with all that it holds
         beside their codes in its own form; None where no layer is on it."""
-        weights = sum(each.count * each.n * each.k for each in self.linears)
-        return sum(each.total_bits for each in self.linears) / weights if weights else None
+        weights = sum(layer.count * layer.n * layer.k for layer in self.linears)
+        return sum(layer.total_bits for layer in self.linears) / weights if weights else None
 
 
 def rows_of(layer: Linear | HostLayer, rows: int, last_rows: int = 1) -> int:

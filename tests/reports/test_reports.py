@@ -263,7 +263,7 @@ def test_time_by_layer_is_what_the_layers_take(run: dict[str, Any], drawn: Any) 
 
 
 def token_record(
-    host: Host | None = None, contexts: tuple[int, ...] = (64, 512), **units: int
+    units: dict[str, int], host: Host | None = None, contexts: tuple[int, ...] = (64, 512)
 ) -> dict[str, Any]:
     """A run of whole tokens without weights, as `evolute sim` prices it."""
     core, shape = CORES["core-decode"].evolve(**units), zoo_entry("evolute-tiny").shape
@@ -296,7 +296,7 @@ UNITS = {"vector_lanes": 4, "attention_rows": 4}
 
 
 def test_a_tokens_time_is_stacked_of_all_that_it_takes(drawn: Any) -> None:
-    run = token_record(**UNITS)
+    run = token_record(UNITS)
     axes = drawn(plots.token_time, run)
     for axis, name, passes in zip(axes, ("prefill", "decode"), (1, 1), strict=True):
         per_second = {"s": 1, "ms": 1e3, "µs": 1e6}[axis.get_xlabel().split()[0]]
@@ -313,7 +313,7 @@ def test_a_tokens_time_is_stacked_of_all_that_it_takes(drawn: Any) -> None:
 
 
 def test_speed_by_context_is_the_curve(drawn: Any) -> None:
-    run = token_record(**UNITS)
+    run = token_record(UNITS)
     (axis,) = drawn(plots.speed_by_context, run)
     (line,) = axis.lines
     points = [(point["context"], point["tokens_per_s"]) for point in run["curve"]]
@@ -322,7 +322,7 @@ def test_speed_by_context_is_the_curve(drawn: Any) -> None:
 
 
 def test_a_page_shows_whole_tokens_and_needs_no_perplexity() -> None:
-    run = token_record(**UNITS)
+    run = token_record(UNITS)
     page = build(records(run))
     for heading in ("Time of a token", "Speed by context", "Every operation, decode"):
         assert heading in page
@@ -332,14 +332,14 @@ def test_a_page_shows_whole_tokens_and_needs_no_perplexity() -> None:
     for row, operation in zip(table.rows, run["decode"]["operations"], strict=True):
         assert row[0] == operation["name"] and row[7] == operation["label"]
         assert row[3] == f"{operation['macs']:,}"
-    assert "Speed by context" not in build(records(token_record(contexts=(64,), **UNITS)))
+    assert "Speed by context" not in build(records(token_record(UNITS, contexts=(64,))))
     # A page of such a run beside others, of other records and of earlier versions.
     assert "Time of a token" not in build(everything())
     assert "Time of a token" in build([*everything(), record])
 
 
 def test_a_host_of_unknown_speed_has_no_length() -> None:
-    unknown, known = token_record(), token_record(Host(2e9, 1e9))
+    unknown, known = token_record({}), token_record({}, Host(2e9, 1e9))
     (first,), (second,) = records(unknown), records(known)
     assert [share.seconds for share in shares(first, "decode")][1:] == [None]
     assert "host: not known" in plots.token_time(first)
@@ -352,7 +352,7 @@ def test_a_host_of_unknown_speed_has_no_length() -> None:
 
 
 def test_figures_of_whole_tokens_are_modelled_and_those_of_layers_are_not() -> None:
-    (run,) = records(token_record(**UNITS))
+    (run,) = records(token_record(UNITS))
     assert labels(run)["cycles"] == "modelled"
     assert labels(run, of_layers=True)["cycles"] == "exact"
 
