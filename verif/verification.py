@@ -1,4 +1,4 @@
-"""The one door to verification: `verify(spec)` for an engine, a baseline, a unit or a core."""
+"""Verification of any spec: `verify(spec)` for an engine, a baseline, a unit or a core."""
 
 from __future__ import annotations
 

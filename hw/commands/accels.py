@@ -23,14 +23,14 @@ def accels(as_json: bool) -> None:
     """List the named accelerators, engines, units and complete cores, the default first."""
     rows = [
         {
-            "name": each.name,
-            "kind": _kind(each.spec),
-            "engine": engine_of(each.spec),
-            "description": each.description,
-            "spec": each.spec.to_dict(),
-            "digest": each.spec.digest,
+            "name": preset.name,
+            "kind": _kind(preset.spec),
+            "engine": engine_of(preset.spec),
+            "description": preset.description,
+            "spec": preset.spec.to_dict(),
+            "digest": preset.spec.digest,
         }
-        for each in PRESETS.values()
+        for preset in PRESETS.values()
     ]
 
     def render(console: Console) -> None:

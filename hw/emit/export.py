@@ -113,18 +113,20 @@ def source_lines(spec: Spec) -> dict[int, str]:
     """
     text = _verilog(spec, _component(spec), PREFIX, sources=True)
     package = Path(__file__).parents[1]
-    found: dict[int, str] = {}
+    origins: dict[int, str] = {}
     declared: dict[str, int] = {}
     number, origin, block = 1, "", ""
     for line in text.splitlines():
         for stated in re.findall(_SOURCE, line):
-            inside = [each for each in stated.split("|") if each.startswith(f"{package}{os.sep}")]
-            origin = next((os.path.relpath(each, package.parent) for each in inside), origin)
+            inside = [
+                place for place in stated.split("|") if place.startswith(f"{package}{os.sep}")
+            ]
+            origin = next((os.path.relpath(place, package.parent) for place in inside), origin)
         bare = re.sub(_SOURCE, "", line)
         if not bare.strip() and line.strip():
             continue  # a line of its own, about the next one
         if origin:
-            found[number] = origin
+            origins[number] = origin
         if bare.startswith("module "):
             declared = {}
         elif bare.startswith("  always "):
@@ -134,9 +136,9 @@ def source_lines(spec: Spec) -> dict[int, str]:
         elif assignment := re.match(r" +(?:assign )?(\S+) +<?= ", bare):
             cause = origin or (block if "<=" in bare else "")
             if cause and assignment[1] in declared:
-                found.setdefault(declared[assignment[1]], cause)
+                origins.setdefault(declared[assignment[1]], cause)
         number, origin = number + 1, ""
-    return found
+    return origins
 
 
 def export(spec: Spec, target: Target, prefix: str = PREFIX) -> dict[str, str]:
@@ -262,7 +264,7 @@ def _plain_module_names(text: str, top: str) -> str:
     plain = {name: re.sub(r"\W", "_", name) for name in escaped}
     if len(set(plain.values())) != len(plain):
         raise RefusedError(f"{top}: two of its modules would get the same Verilog name")
-    return re.sub(rf"\\({top}\.\S+) ", lambda found: plain[found[1]] + " ", text)
+    return re.sub(rf"\\({top}\.\S+) ", lambda match: plain[match[1]] + " ", text)
 
 
 def _signals(component: wiring.Component) -> dict[str, tuple[str, Signal]]:
@@ -322,7 +324,7 @@ def _constraints(spec: Spec, target: Target, name: str) -> str:
     """The clock targets alone: pins belong to the design around the module."""
     mhz, around = clock_mhz(spec, target), sidecar.ports(spec)
     clocks = [around.clock, *(clock for clock, _ in around.more_clocks)]
-    found = []
+    lines = []
     for clock in clocks:
         create_clock = f"create_clock -name {clock} -period {1000 / mhz:.3f} [get_ports {clock}]"
         line = {
@@ -331,11 +333,11 @@ def _constraints(spec: Spec, target: Target, name: str) -> str:
             "xdc": create_clock,
             "sdc": create_clock,
         }
-        found.append(line[target.constraints])
+        lines.append(line[target.constraints])
     if len(clocks) > 1 and target.constraints in ("xdc", "sdc"):
         groups = " ".join(f"-group {clock}" for clock in clocks)
-        found.append(f"set_clock_groups -asynchronous {groups}")
-    return "\n".join((f"# {name} {spec.digest}: {mhz} MHz", *found, ""))
+        lines.append(f"set_clock_groups -asynchronous {groups}")
+    return "\n".join((f"# {name} {spec.digest}: {mhz} MHz", *lines, ""))
 
 
 def _yosys_script(name: str, target: Target) -> str:

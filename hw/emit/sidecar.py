@@ -84,7 +84,7 @@ def meaning(spec: Spec) -> dict[str, Any]:
     else:
         assert isinstance(spec, Engine)
         streams = layout.streams(spec)
-        beats = {each.name: getattr(streams, each.name) for each in fields(streams)}
+        beats = {stream.name: getattr(streams, stream.name) for stream in fields(streams)}
         text = _meaning_of_streams(spec)
     return {
         "payloads": {f"{name}__payload": _ranges(beat) for name, beat in beats.items()},

@@ -16,7 +16,7 @@ def attributes(ports: Ports, names: Iterable[str]) -> dict[str, dict[str, str]]:
         return {}
     names = list(names)
     buses = ":".join(bus.name for bus in ports.buses)
-    found = {
+    attributes_of = {
         ports.clock: _signal(
             "clock", ports.clock, "CLK", f"ASSOCIATED_BUSIF {buses}, ASSOCIATED_RESET {ports.reset}"
         ),
@@ -25,7 +25,7 @@ def attributes(ports: Ports, names: Iterable[str]) -> dict[str, dict[str, str]]:
         ),
     }
     if ports.interrupt:
-        found[ports.interrupt] = _signal(
+        attributes_of[ports.interrupt] = _signal(
             "interrupt", ports.interrupt, "INTERRUPT", "SENSITIVITY LEVEL_HIGH"
         )
     for bus in ports.buses:
@@ -33,9 +33,9 @@ def attributes(ports: Ports, names: Iterable[str]) -> dict[str, dict[str, str]]:
         for name in members:
             signal = name.removeprefix(f"{bus.name}_").upper()
             info = f"xilinx.com:interface:aximm:1.0 {bus.name} {signal}"
-            found[name] = {"X_INTERFACE_INFO": info}
-        found[members[0]]["X_INTERFACE_PARAMETER"] = _parameters(bus)
-    return found
+            attributes_of[name] = {"X_INTERFACE_INFO": info}
+        attributes_of[members[0]]["X_INTERFACE_PARAMETER"] = _parameters(bus)
+    return attributes_of
 
 
 def _signal(kind: str, port: str, logical: str, parameters: str) -> dict[str, str]:

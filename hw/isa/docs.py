@@ -58,15 +58,15 @@ def meanings(kind: type[enum.Enum]) -> dict[str, str]:
     """What the source says below each member of an enumeration, on one line."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
-    found = {}
+    texts = {}
     for before, after in zip(definition.body, definition.body[1:], strict=False):
         match before, after:
             case (
                 ast.Assign(targets=[ast.Name(id=name)]),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                found[name] = " ".join(text.split())
-    return found
+                texts[name] = " ".join(text.split())
+    return texts
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -76,7 +76,7 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _head() -> list[str]:
     units = {unit.name.lower(): unit.value for unit in Unit}
-    own = [each for each in OPERATIONS.values() if each.unit is None]
+    own = [operation for operation in OPERATIONS.values() if operation.unit is None]
     return [
         "# Instructions and registers of a core",
         "Made from `hw/isa/instructions.py` and `hw/isa/registers.py` by `make docs`; change those,"
@@ -94,7 +94,7 @@ def _head() -> list[str]:
         "the same cycle.\n- `signal`: when it is complete, it gives one token to each named unit.\n"
         "- There is one count of tokens for every ordered pair of units; all are zero at start. An "
         "instruction cannot name its own unit.\n"
-        f"- {', '.join(f'`{each.name}`' for each in own)} knows no tokens.",
+        f"- {', '.join(f'`{operation.name}`' for operation in own)} knows no tokens.",
         "Loads complete in order, so a token of the last of several says that all are there. A "
         "buffer's place may be loaded again once the matrix multiplication that reads it has "
         "signalled to `load`; a bank of sums may be started again once its store has signalled to "
@@ -108,7 +108,7 @@ def _operations() -> list[str]:
 
 def _operation(operation: Operation) -> list[str]:
     unit = "the dispatcher" if operation.unit is None else f"unit {operation.unit.name.lower()}"
-    others = [each.name.lower() for each in Unit if operation.unit not in (None, each)]
+    others = [other.name.lower() for other in Unit if operation.unit not in (None, other)]
     tokens = ", ".join(others) or "0"
     rows: list[Sequence[object]] = [
         (_bits(0, OPCODE_BITS), "opcode", operation.opcode, f"`{operation.name}`"),
@@ -143,7 +143,9 @@ def _values(field: Field) -> str:
 
 
 def _example() -> list[str]:
-    words = [f"{encode(each):0{INSTRUCTION_BITS // 4}x}" for each in example_program()]
+    words = [
+        f"{encode(instruction):0{INSTRUCTION_BITS // 4}x}" for instruction in example_program()
+    ]
     return [
         "## Text",
         "`assemble` of `evolute.hw.isa.instructions` reads, and `disassemble` writes, one line per "
@@ -208,8 +210,13 @@ def _reference() -> list[str]:
         _table(
             ("offset", "register", "access", "meaning"),
             (
-                (f"`0x{each.offset:02x}`", f"`{each.name}`", _access(each.writable), each.meaning)
-                for each in REGISTERS.values()
+                (
+                    f"`0x{register.offset:02x}`",
+                    f"`{register.name}`",
+                    _access(register.writable),
+                    register.meaning,
+                )
+                for register in REGISTERS.values()
             ),
         ),
     ]
@@ -218,7 +225,7 @@ def _reference() -> list[str]:
         ("`status` and `interrupt_enable`", Status, "The interrupt is on while both have a bit."),
     ):
         said = meanings(kind)
-        rows = ((each.value, f"`{each.name}`", said.get(str(each.name), "")) for each in kind)
+        rows = ((bit.value, f"`{bit.name}`", said.get(str(bit.name), "")) for bit in kind)
         parts += [f"### {title}", text, _table(("value", "bit", "meaning"), rows)]
     parts += [
         "### `error`",
@@ -226,7 +233,7 @@ def _reference() -> list[str]:
         "bus, and stops.",
         _table(
             ("value", "fault", "meaning"),
-            ((each.value, f"`{each.name}`", faults[each.name]) for each in Fault),
+            ((fault.value, f"`{fault.name}`", faults[fault.name]) for fault in Fault),
         ),
         "### Counters",
         "64 bits in two registers each; of the current program, or of the last one.",

@@ -263,7 +263,7 @@ def instruction(
     names = [field.name for field in operation.fields]
     if set(values) != set(names):
         raise IsaError(f"{name}: needs the fields {', '.join(names) or 'none'}")
-    ordered = tuple(int(values[each]) for each in names)
+    ordered = tuple(int(values[field]) for field in names)
     return Instruction(operation, ordered, frozenset(wait), frozenset(signal))
 
 
@@ -327,7 +327,7 @@ def check(core: CoreSpec, instruction: Instruction) -> None:
 def operations(core: CoreSpec) -> dict[str, Operation]:
     """The operations that `core` knows, by name."""
     absent = () if core.engine.fills else ("fill",)
-    return {name: each for name, each in OPERATIONS.items() if name not in absent}
+    return {name: operation for name, operation in OPERATIONS.items() if name not in absent}
 
 
 def _check_bank(core: CoreSpec, instruction: Instruction, span: int) -> None:
@@ -372,7 +372,7 @@ def _check_matmul(core: CoreSpec, instruction: Instruction, rule) -> None:
 
 
 def _check_fill(core: CoreSpec, instruction: Instruction, rule) -> None:
-    fills = {each.mode: each for each in core.engine.fills}
+    fills = {fill.mode: fill for fill in core.engine.fills}
     if not fills:
         raise IsaError("fill: the engine has nothing to fill")
     rule(instruction["mode"] in fills, "mode", f"one of {', '.join(map(str, fills))}")
@@ -415,7 +415,7 @@ def assemble(line: str) -> Instruction:
             if not equals or name in values:
                 raise ValueError
             if name in units:
-                units[name] += [Unit[each.upper()] for each in text.split(",")]
+                units[name] += [Unit[unit.upper()] for unit in text.split(",")]
             elif re.fullmatch(r"\d+|0x[0-9a-fA-F]+", text):
                 values[name] = int(text, 0)
             else:
@@ -427,7 +427,7 @@ def assemble(line: str) -> Instruction:
 
 def to_bytes(program: Sequence[Instruction]) -> bytes:
     """The program as it lies in memory, lowest byte first."""
-    return b"".join(encode(each).to_bytes(INSTRUCTION_BYTES, "little") for each in program)
+    return b"".join(encode(step).to_bytes(INSTRUCTION_BYTES, "little") for step in program)
 
 
 def from_bytes(data: bytes) -> list[Instruction]:

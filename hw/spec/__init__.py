@@ -22,11 +22,12 @@ ENGINES: dict[str, type[Engine]] = {
 """Every engine's spec class by its file stem, the one name it has in all folders."""
 
 BASELINES: dict[str, type[Engine]] = {"float_mac": FloatMac, "float_lut": FloatLut}
-"""What has an engine's streams but no place in a core, see `hw.spec.floating`, by its name."""
+"""The spec classes of the floating-point baselines, by name. They have an engine's streams, but no
+core can hold them (`hw.spec.floating`)."""
 
 
 UNITS: dict[str, type[Unit]] = {"lut_stationary": LutStationary}
-"""What has streams and clocks of its own, by its name."""
+"""The spec classes of units, machines with streams and clocks of their own, by name."""
 
 
 def engine_of(spec: Spec) -> str:

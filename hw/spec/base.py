@@ -15,7 +15,8 @@ from evolute.support.errors import RefusedError
 
 
 class SpecError(RefusedError):
-    """An impossible spec. Names the field, the rule it breaks and the value given."""
+    """An impossible spec. The message names the field, the rule that it breaks and the value that
+    was given."""
 
     def __init__(self, field: str, rule: str, value: object):
         self.field, self.rule, self.value = field, rule, value

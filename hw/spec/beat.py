@@ -1,7 +1,8 @@
-"""Words of a stream as fields of bits.
+"""Words of a stream, each described as fields of bits.
 
-A beat is described by fields, lowest bit first; array indices run fastest in the last place, so
-field [i][j] of [I][J] elements of b bits starts at (i*J + j)*b above the field's own offset.
+A beat is one word of a stream. Its fields are listed from the lowest bit upwards. A field may be an
+array, whose last index runs fastest: element [i][j] of a field of [I][J] elements of b bits starts
+(i*J + j)*b bits above the field's own offset.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Field:
-    """`shape` elements of `bits` bits; signed ones are two's complement."""
+    """An array of `shape` elements of `bits` bits each; signed ones are in two's complement. An
+    empty shape is a single element."""
 
     name: str
     bits: int
@@ -21,6 +23,7 @@ class Field:
 
     @property
     def count(self) -> int:
+        """The number of elements."""
         product = 1
         for extent in self.shape:
             product *= extent
@@ -28,6 +31,7 @@ class Field:
 
     @property
     def total_bits(self) -> int:
+        """Width of all elements together."""
         return self.bits * self.count
 
 
@@ -37,10 +41,11 @@ class Beat:
 
     fields: tuple[Field, ...]
     meaning: str = ""
-    """What the fields say, in words, where that differs from engine to engine."""
+    """What the fields mean, in words, where that differs from engine to engine."""
 
     @cached_property
     def offsets(self) -> dict[str, int]:
+        """The lowest bit of every field, by the field's name."""
         offsets, position = {}, 0
         for field in self.fields:
             offsets[field.name] = position
@@ -49,7 +54,9 @@ class Beat:
 
     @cached_property
     def bits(self) -> int:
+        """Width of the word."""
         return sum(field.total_bits for field in self.fields)
 
     def field(self, name: str) -> Field:
+        """The field called `name`. Raises `StopIteration` if there is none."""
         return next(field for field in self.fields if field.name == name)

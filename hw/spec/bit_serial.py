@@ -1,8 +1,9 @@
 """Bit-serial weights: every step multiplies by one small term of each weight, after BitMoD.
 
-Chen et al., "BitMoD", HPCA 2025 (arXiv 2411.11745): a weight is a short sum of signed powers of
-two, so that one lane, which shifts and negates, serves weights of several formats, narrow ones in
-fewer steps. What differs is where the terms come from (`BitSerial.terms`):
+After Chen et al., "BitMoD", HPCA 2025 (arXiv 2411.11745): a weight is a short sum of signed powers
+of two, its terms. A lane that shifts and negates multiplies by one term a step, so that it serves
+weights of several formats, narrow ones in fewer steps. `BitSerial.terms` says where the terms come
+from:
 
 - `planes`: two's complement bit by bit, as in Stripes (Judd et al., MICRO 2016) with weights and
   activations exchanged. A lane is an AND.
@@ -12,16 +13,18 @@ fewer steps. What differs is where the terms come from (`BitSerial.terms`):
 - `and`: weights and activations bit by bit, a pair of planes a step, of which a lane is an AND and
   an output a count of ones, as in ABQ-LLM (arXiv 2408.08554) and Loom (DAC 2018). Weights count
   from 0; the top plane of the activations' two's complement is subtracted.
-- `xnor`: the same with planes of -1 and 1, a lane being an XNOR, as in AP-LLM (arXiv 2409.17870).
-  Such planes alone say odd integers 2 * u - (2^bits - 1): weights as they are, and of an activation
-  x the odd 2 * x + 1, so that a plane more, of -1 everywhere, makes that 2 * x.
+- `xnor`: the same with planes of -1 and 1, and a lane is an XNOR, as in AP-LLM (arXiv 2409.17870).
+  Planes of -1 and 1 can only express the odd integers 2 * u - (2^bits - 1). Weights are such
+  integers. An activation x is expressed as 2 * x + 1, and one more plane, of -1 everywhere, takes
+  the 1 away, which leaves 2 * x.
 
-With `skips` a beat holds whole codes, of planes too, and says which of its steps some weight of it
-needs; it takes no step for the others, so that cycles depend on the weights, but on nothing else
-(`sim.timing.schedule.Run.steps_of_beats`). A beat that needs none takes one. A BitMoD value is then
-the sum of other terms (`float_terms`), so that all of FP3 but its special values need the first
-step alone. What that saves depends on how many weights a beat has, n * k, and not on m. Mean steps
-of a beat, measured on all layers of blocks 3 and 15 of SmolLM2-135M in groups of 128:
+With `skips` a beat holds whole codes, also for `planes`, and says which of its steps at least one
+of its weights needs. It takes only these steps, or one if no weight needs any, so that cycles
+depend on the weights, but on nothing else (`sim.timing.schedule.Run.steps_of_beats`). A BitMoD
+value is then the sum of other terms (`float_terms`), so that all values of FP3 but the special ones
+need only the first step. How much that saves depends on the number of weights in a beat, n * k, and
+not on m. Mean steps of a beat, measured on all layers of blocks 3 and 15 of SmolLM2-135M in groups
+of 128:
 
     weights a beat     1     4    16    32    64   128   of
     BitMoD FP3      1.02  1.08  1.28  1.47  1.71  1.91    2
@@ -31,9 +34,9 @@ of a beat, measured on all layers of blocks 3 and 15 of SmolLM2-135M in groups o
     INT8, planes    4.01  7.36  8.00  8.00  8.00  8.00    8
     ternary, planes 1.34  1.81  2.00  2.00  2.00  2.00    2
 
-So it is for FP3, and else for few lanes or for weights that are sparse together. All of that model
-in FP3 on `core-skip` takes 11,296,073 cycles a token, and 17,260,192 with `engine.skips=false`, by
-the cycle model with 6.4 GB/s at 200 MHz.
+So skipping serves FP3, and other formats only with few lanes or with weights that are zero in the
+same places. The whole model in FP3 on `core-skip` takes 11,296,073 cycles a token, and 17,260,192
+with `engine.skips=false`, by the cycle model with 6.4 GB/s at 200 MHz.
 
 Sums are exact integers; a group's scale comes after its sum, as in `hw.spec.mac`.
 """
@@ -51,28 +54,29 @@ TERMS = {"planes": 1, "booth": 2, "bitmod": 4, "and": 1, "xnor": 1}
 """The largest magnitude of a term, before its step's shift, by where terms come from."""
 
 RADIX_BITS = 2
-"""Bits by which a digit is above the one before it."""
+"""Bits by which a digit of radix 4 is shifted against the one before it."""
 
 FLOAT_STEPS = 2
-"""Terms of a BitMoD value, the lower one first: together up to 4 * 4 + 4 halves."""
+"""Steps of a BitMoD value, one per term, the lower term first. Values count halves."""
 
 SPECIAL_CODE = -5
-"""What a weight beat holds for the special value of a column's group."""
+"""The code in a weight beat that stands for the special value of a column's group."""
 
 _REARRANGED = {8: 5, 12: 7, -12: -7, **dict.fromkeys((10, -10, 16, -16), SPECIAL_CODE)}
-"""FP4 needs neither 5 nor 7, nor their negations."""
+"""The codes of BitMoD values that are not their own codes, by value. They are codes of 5, 7 and
+their negations, which are no values of FP4."""
 
 
 _UPPER = {3: 1, 6: 1, 8: 2, 10: 2, 12: 2, 16: 4}
-"""The upper term of a magnitude where steps are skipped, unless it is 0."""
+"""The upper terms that are not 0 where steps are skipped, by the magnitude of the value."""
 
 
 def float_terms(value: int) -> tuple[int, int]:
-    """The lower and the upper term of a BitMoD value, which counts halves, where steps are skipped:
-    the value is the first plus four times the second.
+    """The lower and the upper term of a BitMoD value in halves, for engines that skip steps: the
+    value is the first plus four times the second.
 
-    1, 2 and 4 are the lower term alone, 8 and 16 the upper; 3 is 4 - 1, and of others the largest
-    power of two in it is the upper.
+    Magnitudes 1, 2 and 4 have only a lower term, 8 and 16 only an upper one. 3 is 4 - 1. The upper
+    term of all others is the largest power of two that they contain.
     """
     sign = -1 if value < 0 else 1
     upper = _UPPER.get(abs(value), 0)
@@ -80,7 +84,7 @@ def float_terms(value: int) -> tuple[int, int]:
 
 
 def float_code(value: int) -> int:
-    """What a weight beat holds for a BitMoD value, which counts halves: a 4-bit two's complement
+    """The code of a BitMoD value in halves as a weight beat holds it: a 4-bit two's complement
     number, most often the value itself."""
     return _REARRANGED.get(value, value)
 
@@ -89,18 +93,18 @@ def float_code(value: int) -> int:
 class BitSerial(Engine):
     """Choices of one bit-serial engine.
 
-    A step's sum is shifted where it is accumulated. `acc_bits` hold sums in the midst of a slice,
-    too: what the lower terms of a weight come to is no larger than the largest weight. If it were,
-    an accumulator might wrap there: modulo 2^acc_bits only the last value counts.
+    A step's sum is shifted when it is accumulated. `acc_bits` also suffice in the midst of a slice,
+    since the lower terms of a weight add up to no more than the largest weight; and even if they
+    did not, sums are modulo 2^acc_bits, so that only the last value of a slice would count.
     """
 
     k: int = 16
-    """Lanes of an output: terms that its adder tree sums in one step."""
+    """Lanes of an output, whose products its adder tree sums in one step; not a layer's depth."""
     terms: str = "booth"
-    """Where the terms of a weight come from: planes, booth, bitmod, and or xnor."""
-
+    """Where the terms of a weight come from: `planes`, `booth`, `bitmod`, `and` or `xnor`, as this
+    module's text says."""
     skips: bool = False
-    """Whether steps that no weight of a beat needs are not taken."""
+    """Whether an engine leaves out the steps that no weight of a beat needs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,27 +121,30 @@ class BitSerial(Engine):
 
     @property
     def has_planes(self) -> bool:
-        """Whether weights come bit by bit; if not, a beat of whole codes serves all their steps."""
+        """Whether a weight beat carries one bit of each weight. If not, it carries whole codes, and
+        serves all of their steps."""
         return (self.terms == "planes" and not self.skips) or self.has_pairs
 
     @property
     def has_pairs(self) -> bool:
-        """Whether activations come bit by bit, too."""
+        """Whether activations are multiplied bit by bit, too, so that a step takes a pair of
+        planes."""
         return self.terms in ("and", "xnor")
 
     @property
     def activation_planes(self) -> int:
-        """Steps for which a plane of weights is used where planes come in pairs."""
+        """Steps for which a plane of weights is used where steps take pairs of planes: one per
+        plane of the activations."""
         return self.activation_bits + (self.terms == "xnor")
 
     @property
     def has_floats(self) -> bool:
-        """Whether BitMoD's own formats run."""
+        """Whether the engine runs BitMoD's own formats, FP3 and FP4."""
         return self.terms == "bitmod"
 
     @property
     def slice_k(self) -> int:
-        """Activations of one row consumed per K-slice."""
+        """Activations of one row that a K-slice has."""
         return self.k
 
     @property
@@ -146,32 +153,34 @@ class BitSerial(Engine):
 
     @property
     def radix_bits(self) -> int:
-        """Bits by which a step's terms are above those of the step before."""
+        """Bits by which a step's terms are shifted against those of the step before."""
         return RADIX_BITS if self.terms in ("booth", "bitmod") else 1
 
     @property
     def digits(self) -> int:
-        """Steps of a beat of the widest whole codes: its digits, or planes."""
+        """Most steps of a beat of whole codes: the digits, or planes, of the widest code."""
         return -(-self.weight_bits // self.radix_bits)
 
     @property
     def digit_bits(self) -> int:
-        """Low bits of a mode, which say how many steps a weight beat has, less 1."""
+        """Width of the lowest field of a mode, which holds the steps of a weight beat, less 1."""
         return 0 if self.has_planes else (self.digits - 1).bit_length()
 
     @property
     def float_mode(self) -> int:
-        """The bit of a mode that says that codes are `float_code`s."""
+        """The bit of a mode which says that codes are those of `float_code`."""
         return 1 << self.digit_bits
 
     def coding(self, codes: WeightCodes) -> Coding | None:
-        """Two's complement: a code q of `levels` multiplies by q - levels // 2. That takes a plane
-        for each of its bits, of which the top one is subtracted, even where it is the only one; or
-        one beat, and a step for each of its digits, or of its bits. In pairs of planes it
-        multiplies by q, or by 4 * q - 2 * (2^bits - 1).
+        """How the engine runs weights of this format, or None if it cannot.
 
-        BitMoD's values count in halves, and FP3's twice over: then all are values of FP4, the
-        special ones included. Where steps are skipped, FP3's count once, and are values of FP4 too.
+        Integer codes are taken in two's complement: a code q of `levels` multiplies by
+        q - levels // 2. It takes one plane per bit, of which the top one is subtracted, even if it
+        is the only one; or one beat of whole codes, with one step per digit or bit. With pairs of
+        planes it multiplies by q (`and`) or by 4 * q - 2 * (2^bits - 1) (`xnor`).
+
+        BitMoD's values count halves. Those of FP3 are doubled, so that all of them, the special
+        ones included, are values of FP4. Where steps are skipped they are not doubled.
         """
         if codes.kind is Kind.BITMOD:
             if not self.has_floats:
@@ -190,8 +199,8 @@ class BitSerial(Engine):
         return Coding(1, -(-codes.bits // self.radix_bits) - 1, scale=1, origin=origin)
 
     def beat_steps(self, mode: int) -> int:
-        """One step per digit, or plane, of whole codes, of which `skips` may skip some, or per
-        plane of the activations."""
+        """Cycles for which one weight beat is used in this mode: one per digit or plane of whole
+        codes, of which `skips` may leave out some; or one per plane of the activations."""
         if self.has_pairs:
             return self.activation_planes
         return (mode & self.float_mode - 1) + 1
@@ -226,14 +235,15 @@ class BitSerial(Engine):
 
     @property
     def step_bits(self) -> int:
-        """Width of the sum of k terms' products."""
+        """Width of the sum of the products of all lanes of an output."""
         if self.has_pairs:
             return self.k.bit_length() + 1
         return (self.k * TERMS[self.terms] * self.activations.maximum).bit_length() + 1
 
     @property
     def shifts(self) -> tuple[int, ...]:
-        """One per plane, digit, or sum of two planes' places."""
+        """The left shifts that a step's number can have: one per plane or digit, or one per sum of
+        the places of two planes."""
         if self.has_pairs:
             return tuple(range(self.weight_bits + self.activation_bits - 1))
         return tuple(range(0, self.weight_bits, self.radix_bits))

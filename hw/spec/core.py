@@ -3,8 +3,8 @@
 Four units run decoupled, as in TVM's VTA (Moreau et al., IEEE Micro 2019): fetch, load, compute and
 store, ordered only by tokens that instructions wait for and signal (`hw.isa.instructions`).
 Weights, activations and scales are loaded over AXI4 into buffers while the engine works on others.
-What the engine gives per scale group is scaled by integers and summed, so that the core's results
-are exact:
+The engine gives one sum per output and scale group. The core multiplies these sums by integer
+scales and adds them up over the groups, so that its results are exact:
 
     result[m, n] = sum over groups g of scale[g, n] * psum[m, g, n]
                                       + (offset[g, n] << offset_shift) * row_sum[m, g]
@@ -44,38 +44,44 @@ MEMORY_ADDRESS_BITS = 48
 
 @dataclass(frozen=True)
 class Buffer:
-    """Geometry of one on-chip buffer: filled in bus words, read in beats of `beat_bits`.
+    """Geometry of one on-chip buffer, which is filled in bus words and read in beats.
 
-    A beat takes a power-of-two share or multiple of a bus word, padded above its own bits, so that
-    addresses need no division.
+    A beat is padded to a power of two of bits, so that it takes a bus word, a power-of-two share of
+    one or a power of two of them, and addresses need no division.
     """
 
     name: str
+    """The buffer's name: weight, activation or scale."""
     bus_words: int
+    """Bus words that the buffer holds."""
     bus_bits: int
+    """Width of a bus word."""
     beat_bits: int
+    """Width of a beat before it is padded."""
 
     @cached_property
     def stride_bits(self) -> int:
-        """Bits from one beat to the next."""
+        """Bits from the start of one beat to the start of the next."""
         return 1 << max(0, self.beat_bits - 1).bit_length()
 
     @cached_property
     def words_per_beat(self) -> int:
-        """Bus words that one beat spans; each is a memory bank of its own."""
+        """Bus words that one beat spans, 1 if several beats share one. Each word of a beat lies in
+        a memory bank of its own."""
         return max(1, self.stride_bits // self.bus_bits)
 
     @cached_property
     def beats_per_word(self) -> int:
-        """Beats that share one bus word."""
+        """Beats that share one bus word, 1 if a beat spans several words."""
         return max(1, self.bus_bits // self.stride_bits)
 
     @property
     def beats(self) -> int:
+        """Beats that the buffer holds."""
         return self.bus_words // self.words_per_beat * self.beats_per_word
 
     def words(self, beats: int) -> int:
-        """Bus words that `beats` beats occupy, from the start of a word."""
+        """Bus words that `beats` beats occupy if the first one starts at the start of a word."""
         return -(-beats // self.beats_per_word) * self.words_per_beat
 
 
@@ -84,32 +90,34 @@ class CoreSpec(Spec):
     """Choices of one core."""
 
     engine: Engine
-    """The engine in the socket."""
+    """The engine that the core feeds."""
     bus_bits: int = 256
     """Width of the AXI4 data bus."""
     address_bits: int = 40
     """Width of an AXI4 address."""
     burst_beats: int = 64
-    """Longest burst; bursts end at multiples of it, so none crosses a 4 KiB page."""
+    """Bus words of the longest burst. Every burst ends at or before a multiple of it, so that none
+    crosses a 4 KiB page."""
     outstanding_reads: int = 8
     """Read bursts in flight at once."""
     weight_buffer_bytes: int = 65536
     activation_buffer_bytes: int = 8192
     scale_buffer_bytes: int = 8192
     accumulators: int = 64
-    """Sums held; half of them are stored while the others accumulate."""
+    """Sums that the core holds, in two banks: one is stored while the other accumulates."""
     scale_bits: int = 8
     """Width of a group's unsigned scale."""
     offset_bits: int = 8
     """Width of a group's signed offset, which multiplies the sum of its activations."""
     scale_lanes: int = 4
-    """Sums scaled at once."""
+    """Sums that are scaled at once."""
     scale_multiplier: str = "array"
-    """How they are multiplied, see `hw.spec.scaling`: `array`, in a cycle, or `serial`."""
+    """How sums are multiplied by their scales: `array`, in one cycle, or `serial`, one bit of the
+    scale a cycle (`hw.spec.scaling`)."""
     sum_bits: int = 40
     """Width of a sum over all groups."""
     clock_mhz: int = 200
-    """Clock that constraints ask for and that turns cycles into seconds."""
+    """Clock in MHz that constraints ask for and that turns cycles into seconds."""
     vector_lanes: int = added(0)
     """Lanes of a unit for norms, rotary positions, gates and residuals; 0 leaves these to the host.
     Only cost models know the unit so far: a core with lanes cannot be exported or simulated."""
@@ -120,7 +128,7 @@ class CoreSpec(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = type(self.engine).__name__
-        _ = self.scaling  # which has rules of its own
+        _ = self.scaling  # raises SpecError where a choice breaks a rule of scaling
         require(self.bus_bits in (64, 128, 256, 512), "bus_bits", "64, 128, 256 or 512",
                 self.bus_bits)  # fmt: skip
         require_range("address_bits", self.address_bits, 16, MEMORY_ADDRESS_BITS)
@@ -167,11 +175,12 @@ class CoreSpec(Spec):
 
     @property
     def bus_bytes(self) -> int:
+        """Bytes of a bus word."""
         return self.bus_bits // 8
 
     @cached_property
     def scaling(self) -> IntegerScaling:
-        """What scales the engine's results."""
+        """The spec of the part that scales the engine's results."""
         return IntegerScaling(
             engine=self.engine,
             scale_lanes=self.scale_lanes,
@@ -199,21 +208,24 @@ class CoreSpec(Spec):
 
     @cached_property
     def weight_buffer(self) -> Buffer:
+        """The buffer of the engine's weight beats."""
         streams = layout.streams(self.engine)
         return self._buffer("weight", self.weight_buffer_bytes, streams.weight)
 
     @cached_property
     def activation_buffer(self) -> Buffer:
+        """The buffer of the engine's activation beats."""
         streams = layout.streams(self.engine)
         return self._buffer("activation", self.activation_buffer_bytes, streams.activation)
 
     @cached_property
     def scale_buffer(self) -> Buffer:
+        """The buffer of scales and offsets."""
         return self._buffer("scale", self.scale_buffer_bytes, self.scale_beat)
 
     @cached_property
     def buffers(self) -> tuple[Buffer, Buffer, Buffer]:
-        """What a load can fill; the index is the buffer's number in an instruction."""
+        """The buffers that a load can fill; the index is the buffer's number in an instruction."""
         return self.weight_buffer, self.activation_buffer, self.scale_buffer
 
     @property
@@ -226,16 +238,17 @@ class CoreSpec(Spec):
 
     @property
     def scale_steps(self) -> int:
-        """Words of sums, and steps of scaling, per result of the engine."""
+        """Steps of scaling per result of the engine, which are also the words of sums in it."""
         return self.scaling.steps
 
     @property
     def accumulator_words(self) -> int:
+        """Words of `scale_lanes` sums in both banks together."""
         return self.accumulators // self.scale_lanes
 
     @property
     def bank_words(self) -> int:
-        """Words in each of the two banks, one of which is stored while the other accumulates."""
+        """Words of `scale_lanes` sums in each of the two banks."""
         return self.accumulator_words // 2
 
     @property
@@ -247,22 +260,23 @@ class CoreSpec(Spec):
 
     @property
     def fetch_beats(self) -> int:
-        """Bus words per burst of instructions: eight of them, or four words."""
+        """Bus words per burst of instructions: those of eight instructions, but four at least and
+        no more than the longest burst."""
         return min(self.burst_beats, max(4, 8 * INSTRUCTION_BITS // self.bus_bits))
 
     @property
     def fetch_words(self) -> int:
-        """Bus words of instructions held, or on their way, at most."""
+        """Most bus words of instructions that are held or on their way."""
         return 2 * self.fetch_beats
 
     @property
     def queue_instructions(self) -> int:
-        """Instructions that wait before each unit at most."""
+        """Most instructions that wait in the queue of one unit."""
         return 4
 
     @property
     def token_limit(self) -> int:
-        """Most tokens that may wait between two units."""
+        """Most tokens that may wait between a pair of units."""
         return 255
 
     # Time.
@@ -279,7 +293,7 @@ class CoreSpec(Spec):
 
     @property
     def result_period_cycles(self) -> int:
-        """Cycles from one result's transfer to the next at the soonest."""
+        """The fewest cycles from one result's transfer to the next."""
         return self.scaling.period_cycles
 
     @property

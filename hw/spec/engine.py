@@ -2,8 +2,9 @@
 for. An engine multiplies [M, K] integer activations by [N, K] weight codes, tile by tile, and gives
 one exact sum per output and scale group.
 
-Engines run in lock step: of every K-slice they take one beat of activations and `Coding.planes`
-beats of weights, one beat per `beat_steps` cycles, for all m rows and n columns at once.
+K, the depth, is cut into K-slices of `slice_k` activations. For every K-slice an engine takes one
+beat of activations and `Coding.planes` beats of weights, and uses each weight beat for `beat_steps`
+cycles, for all m rows and n columns of a tile at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from evolute.hw.spec.beat import Beat
 from evolute.hw.spec.formats import FLOATS, FORMATS, Activations, Kind, WeightCodes
 
 PLANES_BITS = 3
-"""Width of a command's count of weight beats per K-slice, which is stored less one."""
+"""Width of the field of a command that holds the number of weight beats per K-slice, less one."""
 
 MOST_PLANES = 1 << PLANES_BITS
 """Most weight beats per K-slice."""
@@ -36,59 +37,70 @@ def largest_divisor(number: int, most: int) -> int:
 class Coding:
     """How an engine runs weights of one format.
 
-    A code that counts as v adds (scale * v + origin) * x to the engine's sum. An origin other than
-    0 is only for formats whose groups have an offset that can take it back.
+    A code that counts as v adds (scale * v + origin) * x to the engine's sum, where x is the
+    activation. Only formats whose groups have an offset, by which the host or the core can correct
+    the sum, may have an origin other than 0.
     """
 
     planes: int
     """Weight beats per K-slice."""
     mode: int
-    """What a command calls the format."""
+    """The number that stands for the format in a command."""
     scale: int
+    """Factor by which the engine's weight is larger than what the code counts as."""
     origin: int
+    """The engine's weight for a code that counts as 0."""
 
     def values(self, codes: WeightCodes, special: int = 0) -> tuple[int, ...]:
-        """The integers by which the engine multiplies, for each code."""
+        """The integer by which the engine multiplies, for every code from 0 upwards, in a group
+        with the special value of index `special`."""
         return tuple(self.scale * value + self.origin for value in codes.values(special))
 
     def maximum(self, codes: WeightCodes) -> int:
-        """The largest magnitude of any of them."""
+        """The largest magnitude of an integer by which the engine multiplies."""
         specials = range(max(1, len(codes.specials)))
-        return max(abs(value) for each in specials for value in self.values(codes, each))
+        return max(abs(value) for special in specials for value in self.values(codes, special))
 
 
 @dataclass(frozen=True)
 class Fill:
-    """A command whose weight beats the engine keeps, in the one step of each, without activations
-    and without a result: `slices` of `planes` beats."""
+    """A command that fills memories of the engine itself, such as codebooks.
+
+    The engine keeps what its weight beats carry, one beat per step. It takes no activations and
+    gives no result.
+    """
 
     mode: int
+    """The number that stands for this fill in a command."""
     slices: int
+    """K-slices of the command."""
     planes: int
+    """Weight beats per K-slice."""
     beat: Beat
-    """What a weight beat carries in the fill, from its lowest bit."""
+    """The fields of a weight beat in this fill, from its lowest bit."""
     feeds_operands: bool
-    """Whether operands are made of what is kept. Then they are made while their command is in
-    force, a cycle after the one before has ended."""
+    """Whether the operands of a multiplication are computed from what the fill keeps. They are then
+    computed while the multiplication's own command is in force, so not before the cycle after the
+    previous command has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine(Spec, abc.ABC):
-    """Choices that every engine has. A subclass adds its own, and defines what is abstract here."""
+    """Choices that every engine has. A subclass adds its own and defines what is abstract here."""
 
     m: int = 1
-    """Rows of activations (tokens) held at once."""
+    """Rows of activations (tokens) that the engine multiplies at once."""
     n: int = 64
-    """Columns (outputs) that share each activation."""
+    """Columns (outputs) that share every activation."""
     activation_bits: int = 8
-    """Width of the signed activations."""
+    """Width of the signed integer activations."""
     activation_format: str = "int"
-    """What activations come as: `int`, or a floating format of `hw.spec.formats` that is aligned to
-    integers of `activation_bits`."""
+    """The format in which activations arrive: `int`, or a floating format of `hw.spec.formats`,
+    which the engine aligns to integers of `activation_bits`."""
     weight_bits: int = 4
-    """Widest weight the engine can run; the format in use is chosen at run time."""
+    """Width of the widest weight that the engine can run. A command chooses the format in use."""
     group_size: int = 128
-    """Longest run of K that one accumulator sums before it is read out."""
+    """Most activations along K that one accumulator sums before it is read out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,16 +119,17 @@ class Engine(Spec, abc.ABC):
 
     @cached_property
     def activations(self) -> Activations:
+        """The format of activations."""
         return Activations(self.activation_bits, FLOATS.get(self.activation_format))
 
     @property
     def aligns(self) -> bool:
-        """Whether activations come floating and are aligned."""
+        """Whether activations arrive as floating numbers and are aligned to integers."""
         return self.activations.format is not None
 
     @property
     def group_slices(self) -> int:
-        """Most K-slices in one group."""
+        """Most K-slices in one scale group."""
         return -(-self.group_size // self.slice_k)
 
     # Weights.
@@ -124,37 +137,40 @@ class Engine(Spec, abc.ABC):
     @cached_property
     def formats(self) -> tuple[WeightCodes, ...]:
         """The weight formats that run on this engine, the simplest first."""
-        return tuple(each for each in FORMATS if self.coding(each) is not None)
+        return tuple(codes for codes in FORMATS if self.coding(codes) is not None)
 
     def accepts(self, codes: WeightCodes) -> bool:
         """Whether weights of this format run on this engine."""
         return self.coding(codes) is not None
 
     def coding_of(self, codes: WeightCodes) -> Coding:
-        """How weights of this format run. Raises `SpecError` if they do not."""
+        """How the engine runs weights of this format. Raises `SpecError` if it cannot."""
         coding = self.coding(codes)
         if coding is None:
-            names = ", ".join(each.name for each in self.formats)
+            names = ", ".join(runnable.name for runnable in self.formats)
             raise SpecError("weights", f"one of {names} on this engine", codes.name)
         return coding
 
     def codeword_kind(self, v: int) -> Kind:
-        """The kind of formats in which codewords of v weights run, if they do."""
+        """The kind of format in which codewords of `v` weights run, if the engine runs any."""
         return Kind.VECTOR
 
     def slice_steps(self, codes: WeightCodes) -> int:
-        """Cycles that a K-slice of such weights takes at most."""
+        """The most cycles that a K-slice of such weights takes."""
         coding = self.coding_of(codes)
         return coding.planes * self.beat_steps(coding.mode)
 
     @cached_property
     def modes(self) -> Mapping[int, range]:
-        """The modes that a command can name, each with the planes that it can have."""
-        found: dict[int, list[int]] = {}
+        """The modes that a multiplication can have, and the range of its planes in each."""
+        planes_of_modes: dict[int, list[int]] = {}
         for codes in self.formats:
             coding = self.coding_of(codes)
-            found.setdefault(coding.mode, []).append(coding.planes)
-        return {mode: range(min(each), max(each) + 1) for mode, each in sorted(found.items())}
+            planes_of_modes.setdefault(coding.mode, []).append(coding.planes)
+        return {
+            mode: range(min(planes), max(planes) + 1)
+            for mode, planes in sorted(planes_of_modes.items())
+        }
 
     @property
     def fills(self) -> tuple[Fill, ...]:
@@ -163,8 +179,8 @@ class Engine(Spec, abc.ABC):
 
     @property
     def most_planes(self) -> int:
-        """The most weight beats that a command can have of every K-slice."""
-        planes = [each[-1] for each in self.modes.values()]
+        """The most weight beats per K-slice that a command can have."""
+        planes = [choices[-1] for choices in self.modes.values()]
         return max([*planes, *(fill.planes for fill in self.fills)])
 
     @property
@@ -174,16 +190,17 @@ class Engine(Spec, abc.ABC):
 
     @property
     def slice_codes(self) -> int:
-        """Weight codes of one output per K-slice."""
+        """Weight codes per output and K-slice."""
         return self.slice_k
 
     # Widths.
 
     @property
     def one_hot(self) -> bool:
-        """Whether weights meet, in the place of a slice's activations, a one-hot row made of them.
+        """Whether weights are multiplied by one-hot rows, which are made of the activations, and
+        not by the activations themselves.
 
-        What is said of sums of activations then holds for these rows.
+        Sums of activations, such as `row_sum`, are then sums over these rows.
         """
         return False
 
@@ -205,7 +222,7 @@ class Engine(Spec, abc.ABC):
     @cached_property
     def group_maximum(self) -> int:
         """Largest magnitude that a group's sum can reach."""
-        weight_maximum = max(self.coding_of(each).maximum(each) for each in self.formats)
+        weight_maximum = max(self.coding_of(codes).maximum(codes) for codes in self.formats)
         return weight_maximum * self.slice_maximum * self.group_slices
 
     @property
@@ -214,7 +231,8 @@ class Engine(Spec, abc.ABC):
         return self.group_maximum.bit_length() + 1
 
     def products_bits(self, count: int, bits: int) -> int:
-        """Width of a sum of so many products of an activation and a two's complement integer."""
+        """Width of a sum of `count` products of an activation and a two's complement integer of
+        `bits` bits."""
         return (count * self.activations.maximum << (bits - 1)).bit_length() + 1
 
     # What differs.
@@ -222,7 +240,8 @@ class Engine(Spec, abc.ABC):
     @property
     @abc.abstractmethod
     def weight_beat(self) -> Beat:
-        """A beat of weights, one per K-slice and plane, with its meaning in words."""
+        """The layout of a weight beat, of which there is one per K-slice and plane, and its meaning
+        in words."""
 
     @cached_property
     def weight_beat_bytes(self) -> int:
@@ -231,33 +250,34 @@ class Engine(Spec, abc.ABC):
 
     @abc.abstractmethod
     def coding(self, codes: WeightCodes) -> Coding | None:
-        """How weights of this format run; None if they do not."""
+        """How the engine runs weights of this format, or None if it cannot."""
 
     @property
     @abc.abstractmethod
     def slice_k(self) -> int:
-        """Activations of one row consumed per K-slice."""
+        """Activations of one row that a K-slice has."""
 
     @property
     @abc.abstractmethod
     def step_bits(self) -> int:
-        """Width of what one step adds to an output's sum, before its shift."""
+        """Width of the number that one step adds to an output's sum, before it is shifted."""
 
     @property
     def shifts(self) -> tuple[int, ...]:
-        """The left shifts with which a step can be added; 0 alone where it takes whole weights."""
+        """The left shifts that a step's number can have before it is added; only 0 where a step
+        takes whole weights."""
         return (0,)
 
     @property
     def operand_latency_cycles(self) -> int:
-        """Cycles from an activation beat's transfer until a step can use it, as many registers:
-        hold activations, hold them aligned where they are floating; an engine may add one for what
-        it makes of them."""
+        """Cycles from an activation beat's transfer until a step can use it, one per register on
+        the way: the first holds the activations, the second holds them aligned, if they are
+        floating. An engine that computes something from them, such as a table, adds one."""
         return 2 if self.aligns else 1
 
     @property
     def operands_are_filled(self) -> bool:
-        """Whether operands are made of what a fill keeps."""
+        """Whether operands are computed from what a fill keeps."""
         return any(fill.feeds_operands for fill in self.fills)
 
     def read_out_slices(self, group: int) -> int:
@@ -270,61 +290,63 @@ class Engine(Spec, abc.ABC):
 
     @property
     def weight_latency_cycles(self) -> int:
-        """Cycles from a weight beat's transfer until a step can use it, or a fill keeps it: one,
-        for the register that holds the beat."""
+        """Cycles from a weight beat's transfer until a step can use it or a fill keeps it: one, for
+        the register that holds the beat."""
         return 1
 
     def beat_steps(self, mode: int) -> int:
-        """Cycles for which one weight beat is used; the most if they depend on its weights."""
+        """Cycles for which one weight beat is used in this mode, or the most of them where the
+        number depends on the beat's weights."""
         return 1
 
     @property
     def steps_are_fixed(self) -> bool:
-        """Whether all weight beats of a mode take as many steps."""
+        """Whether all weight beats of a mode take the same number of steps."""
         return True
 
     @property
     def exact(self) -> bool:
-        """Whether sums are exact."""
+        """Whether sums are exact, neither rounded nor cut to a width that they can exceed."""
         return True
 
     @property
     def row_shift_bits(self) -> int:
-        """Width of the shift that a row of an activation beat has of its own, by which its sums
-        count; 0 where rows have none."""
+        """Width of the shift that an activation beat has for every row: the row's sums count that
+        power of two. 0 where rows have no shift."""
         return 0
 
     @property
     def saturates(self) -> bool:
-        """Whether sums stop at the ends of their range; else they count modulo 2^acc_bits."""
+        """Whether a sum that would leave its range stays at the end of it. Otherwise sums are
+        modulo 2^acc_bits."""
         return False
 
     @property
     def most_beat_steps(self) -> int:
-        """The most that `beat_steps` can be."""
+        """The largest `beat_steps` of any mode."""
         return max(map(self.beat_steps, self.modes))
 
     @property
     def step_latency_cycles(self) -> int:
-        """Cycles from a step until the sums that hold it can be read: multiply and reduce,
-        accumulate."""
+        """Cycles from a step until the sums that include it can be read: one to multiply and
+        reduce, one to accumulate."""
         return 2
 
     @property
     def keeps_results(self) -> bool:
-        """Whether a group's sums leave their accumulators for registers of their own.
+        """Whether a group's sums move from their accumulators to registers of their own.
 
-        Then of the steps after a result only the one that ends the next group waits until that
-        result has left; else every step does.
+        If they do, steps go on while a result waits to leave, and only the step that ends the next
+        group has to wait for it. If not, every step after a result waits until it has left.
         """
         return False
 
     @property
     def result_period_cycles(self) -> int:
-        """Cycles from one result's transfer to the next at the soonest."""
+        """The fewest cycles from one result's transfer to the next."""
         return self.step_latency_cycles if self.keeps_results else 1
 
     @property
     def macs_per_step(self) -> int:
-        """Multiply-accumulates that a step takes part in; a MAC takes `slice_steps`."""
+        """Multiply-accumulates that a step works on. Each is complete after `slice_steps` steps."""
         return self.m * self.n * self.slice_k

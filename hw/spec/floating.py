@@ -37,16 +37,18 @@ WEIGHTS = ("int", "fp16", "dequantized")
 
 @dataclass(frozen=True, kw_only=True)
 class FloatEngine(Engine, abc.ABC):
-    """Choices that both baselines have. `activation_bits` are those of the format."""
+    """Choices that both floating-point baselines have."""
 
     activation_format: str = "fp16"
+    """The floating format of activations, which are not aligned."""
     activation_bits: int = FP16.bits
+    """Width of an activation: that of the format."""
     sums: str = "fp16"
-    """What additions round to: fp16 or fp32."""
+    """The precision to which additions round: fp16 or fp32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = [each.name for each in FLOATS.values() if each.exponent_bits <= FP16.exponent_bits]
+        names = [name for name, kind in FLOATS.items() if kind.exponent_bits <= FP16.exponent_bits]
         rule = f"one of {', '.join(names)}, whose sums binary32 can hold"
         require(self.activation_format in names, "activation_format", rule, self.activation_format)
         bits = self.kind.bits
@@ -69,7 +71,7 @@ class FloatEngine(Engine, abc.ABC):
 
     @property
     def significand_bits(self) -> int:
-        """Precision of sums."""
+        """Bits of a sum's significand, its leading one included."""
         return SUMS[self.sums]
 
     @property
@@ -101,18 +103,22 @@ class FloatEngine(Engine, abc.ABC):
 
     @property
     def operand_latency_cycles(self) -> int:
-        """Hold activations, hold what steps use: them normalized, or their tables."""
+        """Cycles from an activation beat's transfer until a step can use it, one per register: the
+        first holds the activations, the second what steps use, which is normalized activations or
+        tables of their sums."""
         return 2
 
     @property
     def step_latency_cycles(self) -> int:
-        """One for every level of the tree, the first of which includes what is added, or for that
-        where there is no tree; accumulate."""
+        """Cycles from a step until the sums that include it can be read: one per level of the tree,
+        of which the first also multiplies or looks up, at least one for that, and one to
+        accumulate."""
         return max(1, self.levels) + 1
 
     @property
     def keeps_results(self) -> bool:
-        """Pipelines never wait: what follows a result goes on."""
+        """Whether sums have registers for results: always, so that the pipeline goes on while a
+        result waits to leave."""
         return True
 
 
@@ -121,12 +127,12 @@ class FloatMac(FloatEngine):
     """Choices of one array of floating multipliers."""
 
     k: int = 16
-    """Products that a step adds to a sum."""
+    """Products that a step adds to each sum; not a layer's depth."""
     weights: str = "int"
-    """What activations are multiplied by: `int`, codes in two's complement, whose group's scale
-    comes after the sum; `dequantized`, such a code times its group's scale, rounded to the
-    precision of FP16 (one scale per column and beat); or `fp16`, weights that were dequantized
-    before."""
+    """The form of weights. `int`: codes in two's complement, and the group's scale is multiplied
+    after the sum. `dequantized`: such a code is multiplied by its group's scale first and rounded
+    to the precision of FP16, with one scale per column and beat. `fp16`: weights that the host has
+    dequantized."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,7 +151,8 @@ class FloatMac(FloatEngine):
 
     @property
     def row_sum_bits(self) -> int:
-        """None where weights are whole: then no offset is left to multiply with."""
+        """Width of the sum of one row's activations over a group. It is 0 where weights are FP16
+        numbers: they have no offset that would be multiplied by it."""
         return 0 if self.weights == "fp16" else RESULT.bits
 
     @property
@@ -161,11 +168,12 @@ class FloatMac(FloatEngine):
 
     @property
     def scales_sums(self) -> bool:
-        """Where weights do not bring their scale."""
+        """Whether sums still have to be multiplied by a scale: weights are plain integers."""
         return self.weights == "int"
 
     def coding(self, codes: WeightCodes) -> Coding | None:
-        """As `hw.spec.mac` counts them."""
+        """How the engine runs weights of this format, as `hw.spec.mac` does: a code q of `levels`
+        multiplies by q - levels // 2. None if it cannot."""
         if codes.kind in (Kind.BITMOD, Kind.VECTOR, Kind.SHORT) or codes.bits > self.weight_bits:
             return None
         return Coding(planes=1, mode=0, scale=1, origin=-(codes.levels // 2))
@@ -173,18 +181,18 @@ class FloatMac(FloatEngine):
 
 @dataclass(frozen=True, kw_only=True)
 class FloatLut(FloatEngine):
-    """Choices of one LUT Tensor Core with floating tables, as its paper's artifact has them (Mo et
-    al., ISCA 2025, arXiv 2408.06003): entries made by floating adders and kept as sums are, half of
-    each table, one bit-plane a step, whose weight is added to the entry's exponent.
+    """Choices of one LUT Tensor Core with floating tables, as the artifact of its paper has them
+    (Mo et al., ISCA 2025, arXiv 2408.06003, where `k` is 4 and `kg` 1).
 
-    There `k` is 4 and `kg` 1. A table's entry is the sum of the sums of both halves of its signed
-    activations.
+    Floating adders compute half of each table's entries in the precision of sums. An entry is the
+    sum of two sums, each over one half of the table's signed activations. A step takes one
+    bit-plane, whose weight, a power of two, is added to the entry's exponent.
     """
 
     k: int = 4
-    """Activations per table."""
+    """Activations per table: the K of the paper's M x N x K tile, not a layer's depth."""
     kg: int = 1
-    """Tables whose entries a step adds to a sum."""
+    """Tables whose entries a step adds to each sum."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -207,12 +215,12 @@ class FloatLut(FloatEngine):
 
     @property
     def operand_latency_cycles(self) -> int:
-        """One more register: the sums of both halves of a table."""
+        """As for both baselines, and one more cycle, for the register of half tables' sums."""
         return super().operand_latency_cycles + 1
 
     def coding(self, codes: WeightCodes) -> Coding | None:
-        """Planes of signs, as `hw.spec.lut_tensor_core` has them (Eq. 2): a code q adds
-        (2*q - (2^bits - 1)) * x."""
+        """How the engine runs weights of this format, or None if it cannot: by planes of signs, as
+        in `hw.spec.lut_tensor_core` (Eq. 2), so that a code q adds (2*q - (2^bits - 1)) * x."""
         if codes.kind in (Kind.BITMOD, Kind.VECTOR, Kind.SHORT) or codes.bits > self.weight_bits:
             return None
         return Coding(codes.bits, 0, scale=2, origin=1 - (1 << codes.bits))

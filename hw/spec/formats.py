@@ -10,7 +10,7 @@ from evolute.hw.spec.base import require
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """Sign, exponent and mantissa: a code counts as
+    """A floating format of sign, exponent and mantissa. A code counts as
 
         (-1)^sign * significand * 2^(max(exponent, 1) - bias - mantissa_bits)
 
@@ -21,19 +21,23 @@ class FloatFormat:
     exponent_bits: int
     mantissa_bits: int
     infinities: bool = True
-    """Whether the highest exponent means infinity and NaN; if not, one mantissa there means NaN."""
+    """Whether the highest exponent means infinity and NaN. If not, only the highest mantissa of the
+    highest exponent is special, and means NaN."""
 
     @property
     def bits(self) -> int:
+        """Width of a code."""
         return 1 + self.exponent_bits + self.mantissa_bits
 
     @property
     def bias(self) -> int:
+        """What is subtracted from a code's exponent to give that of the number."""
         return (1 << (self.exponent_bits - 1)) - 1
 
     @property
     def largest_code(self) -> int:
-        """The code of the greatest finite number; no code above it is finite, up to the sign."""
+        """The code of the greatest finite number. All greater codes without the sign bit stand for
+        infinity or NaN."""
         specials = 1 << self.mantissa_bits if self.infinities else 1
         return (1 << (self.bits - 1)) - 1 - specials
 
@@ -44,8 +48,8 @@ class FloatFormat:
 
 
 FLOATS = {
-    each.name: each
-    for each in (
+    float_format.name: float_format
+    for float_format in (
         FloatFormat("fp16", 5, 10),
         FloatFormat("bf16", 8, 7),
         FloatFormat("fp8e4m3", 4, 3, infinities=False),
@@ -58,29 +62,33 @@ two of the OCP 8-bit floating point specification (OFP8, revision 1.0)."""
 
 @dataclass(frozen=True)
 class Activations:
-    """Signed integers in -(2^(bits-1)-1) .. 2^(bits-1)-1, or numbers of a floating format that an
-    engine aligns to such integers.
+    """The format of activations: signed integers in -(2^(bits-1)-1) .. 2^(bits-1)-1, or numbers of
+    a floating format that an engine aligns to such integers.
 
-    The range is symmetric; hardware and golden model read the one leftover code, -2^(bits-1), as
-    the lowest value. That keeps a sum of K activations and its negation in the same width.
+    The range is symmetric, so that a sum of activations and its negation have the same width.
+    Hardware and golden model read the one code that is left over, -2^(bits-1), as the lowest value
+    of the range.
 
-    Alignment gives the numbers of a row that share an exponent E, as FIGNA (HPCA 2024) and FIGLUT
-    (HPCA 2025) do, one scale: a number counts as the nearest multiple of
-    2^(E - bias - (bits - 2)), halves to even, so that one of exponent E has its leading one below
-    the integer's sign. What is out of range becomes the nearest integer in it: numbers of higher
-    exponents, infinities, and NaN by its sign.
+    Alignment follows FIGNA (HPCA 2024) and FIGLUT (HPCA 2025): the numbers of a row share an
+    exponent E, and each is rounded to the nearest multiple of 2^(E - bias - (bits - 2)), halves to
+    even, so that a number of exponent E has its leading one just below the integer's sign bit.
+    Numbers of higher exponents, infinities, and NaN (by its sign) become the nearest integer in
+    range.
     """
 
     bits: int
+    """Width of the integers that the engine multiplies."""
     format: FloatFormat | None = None
+    """The floating format in which activations arrive; None for integers."""
 
     @property
     def maximum(self) -> int:
+        """The greatest integer of the range."""
         return (1 << (self.bits - 1)) - 1
 
     @property
     def code_bits(self) -> int:
-        """Width of an activation as an engine takes it."""
+        """Width of an activation as it arrives at the engine."""
         return self.format.bits if self.format else self.bits
 
     @property
@@ -90,16 +98,16 @@ class Activations:
 
     @property
     def guard_bits(self) -> int:
-        """Bits of an aligned integer below the last one of a significand of the shared exponent.
+        """Bits that an aligned integer has below the last bit of a number of the shared exponent.
 
-        Less than 0 where even such a significand is rounded.
+        Less than 0 where even such a number is rounded. Only for floating activations.
         """
         assert self.format is not None
         return self.bits - 1 - (self.format.mantissa_bits + 1)
 
 
 class Kind(enum.Enum):
-    """What the codes of a weight count as."""
+    """Kinds of weight formats. They differ in what a code counts as and in how codes are stored."""
 
     INTEGER = "w"
     """Code q in 0 .. 2^bits - 1 counts as q."""
@@ -109,14 +117,14 @@ class Kind(enum.Enum):
     """Sign and magnitude, and one special value per scale group in place of minus zero: FP3 and FP4
     with extra resolution or extra asymmetry (BitMoD, HPCA 2025, section III-A)."""
     SHORT = "s"
-    """As VECTOR, of codewords shorter than those that an engine takes in one beat. Files do not
-    know it: which codewords are short, an engine says (`hw.spec.vq_codebook`)."""
+    """As VECTOR, but of codewords shorter than those that an engine takes in one beat. It is not
+    stored in files, since an engine decides which codewords are short (`hw.spec.vq_codebook`)."""
     VECTOR = "v"
-    """Code q in 0 .. 2^bits - 1 counts as q, and is a component of a codeword: what is stored are
-    indices into codebooks (VPTQ, EMNLP 2024), see `hw.spec.vq_codebook`."""
+    """Code q in 0 .. 2^bits - 1 counts as q, and is a component of a codeword. What is stored per
+    weight is an index into a codebook (VPTQ, EMNLP 2024; `hw.spec.vq_codebook`)."""
     TABLE = "d"
-    """Code q in 0 .. 2^bits - 1 counts as q, and is an entry of a table: what a centroid of some
-    activations comes to with an output's weights (LUT-DLA, HPCA 2025), see `hw.spec.lut_dla`."""
+    """Code q in 0 .. 2^bits - 1 counts as q, and is an entry of a table: the dot product of a
+    centroid of activations with an output's weights (LUT-DLA, HPCA 2025; `hw.spec.lut_dla`)."""
 
 
 _WIDTHS = {
@@ -135,14 +143,17 @@ _SPECIALS = {3: (3, -3, 6, -6), 4: (10, -10, 16, -16)}
 
 @dataclass(frozen=True)
 class WeightCodes:
-    """Weight codes of so many bits; every code counts as an integer, up to a group's scale.
+    """A format of weights: codes of `bits` bits, each of which counts as an integer. The weight is
+    that integer times its group's scale.
 
-    Of codes that are evenly spaced a group may have its own offset, so that hardware is free to
-    count them from elsewhere; see `hw.spec.engine.Coding`.
+    If codes are evenly spaced, a group may also have an offset. Hardware may then count codes from
+    another origin than 0, since the offset can correct its sums (`hw.spec.engine.Coding`).
     """
 
     bits: int
+    """Width of a code."""
     kind: Kind = Kind.INTEGER
+    """What codes count as."""
 
     def __post_init__(self) -> None:
         legal = _WIDTHS[self.kind]
@@ -161,6 +172,7 @@ class WeightCodes:
 
     @property
     def name(self) -> str:
+        """The format's name in files, options and messages, as `w4`, `ternary` or `bitmod3`."""
         if self.kind is Kind.TERNARY:
             return "ternary"
         prefix = "w" if self.kind is Kind.INTEGER else self.kind.name.lower()
@@ -168,12 +180,12 @@ class WeightCodes:
 
     @property
     def levels(self) -> int:
-        """How many codes there are."""
+        """The number of codes."""
         return 3 if self.kind is Kind.TERNARY else 1 << self.bits
 
     @property
     def specials(self) -> tuple[int, ...]:
-        """The special values of which a group has one, if there are any."""
+        """The special values among which a group chooses one; empty where the format has none."""
         return _SPECIALS[self.bits] if self.kind is Kind.BITMOD else ()
 
     @property
@@ -182,11 +194,13 @@ class WeightCodes:
         return max(0, len(self.specials) - 1).bit_length()
 
     def values(self, special: int = 0) -> tuple[int, ...]:
-        """What each code counts as, in a group with the special value of that index."""
+        """The integer that every code counts as, by code, in a group with the special value of
+        index `special`."""
         if self.kind is not Kind.BITMOD:
             return tuple(range(self.levels))
         magnitudes = _MAGNITUDES[self.bits]
-        return (*magnitudes, self.specials[special], *(-each for each in magnitudes[1:]))
+        negative = (-magnitude for magnitude in magnitudes[1:])
+        return (*magnitudes, self.specials[special], *negative)
 
 
 TERNARY = WeightCodes(2, Kind.TERNARY)

@@ -34,14 +34,15 @@ The streams of the engine that `spec` describes.
   tiles - 1.
 - `activation`, one per K-slice: x[m][slice_k]; for floating activations, whose codes x are, the
   exponent that each row shares; and, for rounded tables, the right shift of each row's entries.
-  Exponent and shift must stay the same within a group. The host finds the exponent, as it finds
-  the scale of integer activations: the highest of the group, or of the whole row, as their
-  codes hold it. 0 is read as 1, and what no finite number has as the highest of one.
+  Exponent and shift must stay the same within a group. The host chooses the exponent, as it
+  chooses the scale of integer activations: the highest exponent in the codes of the group or of
+  the whole row. An exponent of 0 is read as 1, and one that no finite number has is read as the
+  highest that a finite number has.
 - `weight`, one per K-slice and plane: see the engine's `weight_beat`.
 - `result`, one per group: psum[m][n] = sum of weights times x, as `Coding` counts weights, and
-  row_sum[m] = sum of x. Where saturation is chosen, psum does after each slice. Of LUT-DLA
-  x are one-hot rows in this place, and row_sum their number. Floating sums are codes of
-  `hw.spec.floating.RESULT`.
+  row_sum[m] = sum of x. Where saturation is chosen, psum is saturated after each slice. For
+  LUT-DLA x stands here for the one-hot rows, so that row_sum is the number of subspaces.
+  Floating sums are codes of `hw.spec.floating.RESULT`.
 """
 """What the streams of an engine carry; text for readers of this module and of sidecars."""
 
@@ -80,8 +81,8 @@ def streams(spec: Engine) -> EngineStreams:
 
 
 def aligned(spec: Engine) -> Beat:
-    """What an engine keeps of a beat of floating activations: integers in the place of codes, and
-    no exponents."""
+    """The layout of an activation beat after alignment: integers in place of floating codes, and no
+    exponents. Only for an engine that aligns."""
     first, _, *others = streams(spec).activation.fields
     x = Field(first.name, spec.activation_bits, first.shape, signed=True)
     return Beat((x, *others))

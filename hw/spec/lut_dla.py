@@ -1,4 +1,4 @@
-"""Tables of whole dot products, looked up by the centroid that is nearest to the activations.
+"""LUT-DLA: dot products are looked up in tables, by the centroid nearest to the activations.
 
 LUT-DLA (Li et al., HPCA 2025, arXiv 2501.10658) replaces each v activations, a subspace of K, by
 the index of the nearest of c centroids, learned beforehand, and the multiplication by a lookup:
@@ -7,16 +7,17 @@ the index of the nearest of c centroids, learned beforehand, and the multiplicat
     i(m, s) = argmin over j of d(x[m, s*v : (s+1)*v], C[s, j])
 
 Of centroids at equal distances the one with the lowest index is taken, as `numpy.argmin` does.
-T is what every centroid comes to with the weights, so that the weights themselves are not needed.
-Seen as a product, tables are the weights, [N, c] per subspace, and meet one-hot rows.
+T[s, j, n] is the dot product of centroid C[s, j] with the weights of output n, so that the weights
+themselves are not needed. Seen as a matrix product, the tables are the weights, [N, c] per
+subspace, and are multiplied by one-hot rows.
 
-A K-slice is a subspace. Its table comes with its centroids, `lanes` entries a beat, once for all m
-rows: the paper's LUT-stationary order, in which rows are innermost. The paper's design holds two
-banks of tables, to fill one while the other is looked up in by one row after another. Here entries
-are matched while they stream: each row compares the beat's centroids, by a tree, and keeps the
-nearest one so far, with its table row, until the slice's last beat adds what was kept. That needs
-no banks and no indices: m * n kept table entries in the place of 2 * c * n, and the same distance
-units per row and cycle.
+A K-slice is a subspace. Its table comes together with its centroids, `lanes` of them a beat, once
+for all m rows: the paper's LUT-stationary order, in which rows are innermost. The paper's design
+holds two banks of tables, and fills one while one row after another looks up in the other
+(`hw.spec.lut_stationary`). Here entries are matched while they stream: each row compares the beat's
+centroids, by a tree, and keeps the nearest one so far, with its table row, until the slice's last
+beat adds what was kept. That needs neither banks nor indices: m * n table entries are kept in place
+of 2 * c * n, with the same number of distance units per row and cycle.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ OVERFLOWS = ("exact", "saturate", "wrap")
 
 
 def distance_bits(metric: str, v: int, bits: int) -> int:
-    """Width of an unsigned distance of v activations, which differ by less than 2^bits each."""
+    """Width of an unsigned distance, by `metric`, between two vectors of `v` components, each of
+    which differs by less than 2^bits."""
     most = (1 << bits) - 1
     if metric == "l1":
         most *= v
@@ -43,7 +45,8 @@ def distance_bits(metric: str, v: int, bits: int) -> int:
 
 
 def require_sums(overflow: str, accumulator_bits: int | None, weight_bits: int) -> None:
-    """Raise `SpecError` unless sums of table entries can do so in the bits that are given."""
+    """Raise `SpecError` unless `accumulator_bits` go with `overflow`: None for exact sums, and
+    between `weight_bits` and 32 for sums that saturate or wrap."""
     require(overflow in OVERFLOWS, "overflow", f"one of {', '.join(OVERFLOWS)}", overflow)
     if overflow == "exact":
         rule = "none where sums are exact"
@@ -56,24 +59,24 @@ def require_sums(overflow: str, accumulator_bits: int | None, weight_bits: int) 
 
 @dataclass(frozen=True, kw_only=True)
 class LutDla(Engine):
-    """Choices of one engine for tables by centroid. A table entry has up to `weight_bits`."""
+    """Choices of one LUT-DLA engine."""
 
     weight_bits: int = 8
+    """Width of the widest table entry."""
     v: int = 4
     """Activations of one row in a subspace."""
     centroids: int = 16
     """Centroids of a subspace, a power of two."""
     lanes: int = 2
-    """Centroids that each row compares per cycle: all of them as one tree, or folded, down to one
-    after another."""
+    """Centroids that each row compares per cycle, a power of two: from one to all of them."""
     metric: str = "l1"
-    """Distance: `l1` sums magnitudes of differences, `l2` their squares, `chebyshev` takes the
-    greatest."""
+    """Distance: `l1` sums the magnitudes of differences, `l2` their squares, and `chebyshev` takes
+    the greatest magnitude."""
     overflow: str = "exact"
-    """What a group's sum does that exceeds its width: `saturate` or `wrap`; or, in a width that the
-    group cannot exceed, stay `exact`."""
+    """What becomes of a group's sum that exceeds its width: `saturate` or `wrap`. `exact` gives
+    sums a width that they cannot exceed."""
     accumulator_bits: int | None = None
-    """Width of a group's sum; None where it is `exact`."""
+    """Width of a group's sum; None if `overflow` is `exact`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,16 +94,17 @@ class LutDla(Engine):
 
     @property
     def slice_k(self) -> int:
-        """Activations of one row consumed per K-slice."""
+        """Activations of one row that a K-slice has."""
         return self.v
 
     @property
     def slice_codes(self) -> int:
-        """Table entries of one output per K-slice."""
+        """Table entries per output and K-slice."""
         return self.centroids
 
     def coding(self, codes: WeightCodes) -> Coding | None:
-        """Two's complement: a code q of `levels` counts as q - levels // 2; a beat has `lanes`."""
+        """How the engine runs table entries of this format, or None if it cannot: in two's
+        complement, a code q of `levels` as q - levels // 2, `lanes` entries per output and beat."""
         if codes.kind is not Kind.TABLE or codes.bits > self.weight_bits:
             return None
         planes = self.centroids // self.lanes
@@ -109,8 +113,8 @@ class LutDla(Engine):
     @property
     def weight_beat(self) -> Beat:
         meaning = (
-            "centroid[lanes][v] of as many centroids in turn, and entry[lanes][n], what each is to "
-            "every output; both two's complement."
+            "centroid[lanes][v], the next centroids in the order of their indices, and "
+            "entry[lanes][n], the entry of each for every output; both two's complement."
         )
         return Beat(
             (
@@ -124,7 +128,7 @@ class LutDla(Engine):
 
     @property
     def one_hot(self) -> bool:
-        """Table entries meet one-hot rows."""
+        """Whether weights are multiplied by one-hot rows: table entries always are."""
         return True
 
     @property
@@ -134,12 +138,12 @@ class LutDla(Engine):
 
     @property
     def acc_bits(self) -> int:
-        """Width of a group's sum: the least that cannot overflow, where none is given."""
+        """Width of a group's sum: `accumulator_bits`, or the least that cannot overflow."""
         return self.accumulator_bits or super().acc_bits
 
     @property
     def exact(self) -> bool:
-        """Whether sums are exact."""
+        """Whether sums have a width that they cannot exceed."""
         return self.overflow == "exact"
 
     @property
@@ -148,5 +152,5 @@ class LutDla(Engine):
 
     @property
     def distance_bits(self) -> int:
-        """Width of a distance, unsigned."""
+        """Width of an unsigned distance."""
         return distance_bits(self.metric, self.v, self.activation_bits)

@@ -1,4 +1,4 @@
-"""LUT-DLA in its paper's arrangement: encoder and matcher apart, tables that stay while rows pass.
+"""LUT-DLA as its paper arranges it: an encoder, a matcher, and tables that stay while rows pass.
 
 `hw.spec.lut_dla` has the arithmetic, and an engine that matches table entries while they stream.
 This is the machine as published (Li et al., HPCA 2025, arXiv 2501.10658), a unit of its own, with
@@ -15,12 +15,12 @@ its own streams and two clocks, so that no core can hold it:
   of them per cycle, in the LUT-stationary order: column tile, subspace, row. Of two banks of tables
   one is filled from the table stream while indices look up in the other.
 
-Two ways are not in the paper, for decoding. With `tables` = `gather` indices leave first, as a
-stream of row numbers, and only the table rows that they name come back, in that order: c times less
-than the whole table for one token. With `dedup`, a row that several tokens choose alike is asked
-for once. One bank of tables is left then, for rows that may be looked up again, or none.
+Two options for decoding are not in the paper. With `tables` = `gather`, indices leave the unit as a
+stream of row numbers, and only the table rows that they name come back, in that order: for one
+token that is 1 / c of the whole table. With `dedup`, a row that several tokens choose is asked for
+once and kept in one bank of tables; without it there is no bank.
 
-What a table's beats carry, and what a command and the results are, is in `STREAMS`.
+`STREAMS` tells what commands, table beats and results carry.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ Column tiles are outermost, then subspaces, then rows.
 - `request`, of a gather: `row`, the number of the table row that is wanted, index in the lowest
   bits and above it column tile * subspaces + subspace. With `dedup` none is asked for twice.
 - `result`, one per row and column tile: psum[n]."""
-"""What moves over the streams."""
+"""A text that tells what moves over the streams."""
 
 
 @dataclass(frozen=True)
 class StationaryStreams:
-    """The streams; `centroid` and `activation` are of the encoder's clock."""
+    """The streams of the unit, as `STREAMS` says; `request` is None unless table rows are
+    gathered. `centroid` and `activation` belong to the encoder's clock."""
 
     command: Beat
     centroid: Beat
@@ -67,47 +68,49 @@ class StationaryStreams:
 
 @dataclass(frozen=True, kw_only=True)
 class LutStationary(Unit):
-    """Choices of one machine."""
+    """Choices of one unit that keeps tables while rows pass."""
 
     m: int = 64
-    """Most rows (tokens) of a tile, whose sums the scratchpad has room for."""
+    """Most rows (tokens) of a tile: those for whose sums the scratchpad has room."""
     n: int = 32
-    """Columns (outputs) of a tile, which an index is looked up for at once."""
+    """Columns (outputs) of a tile, for all of which an index is looked up at once."""
     v: int = 4
     """Activations of one row in a subspace."""
     centroids: int = 16
     """Centroids of a subspace, a power of two."""
     subspaces: int = 256
-    """Most subspaces that a sum goes over."""
+    """Most subspaces over which a sum runs."""
     tiles: int = 65536
     """Most column tiles of a command."""
     activation_bits: int = 8
-    """Width of activations and of centroids' components, two's complement."""
+    """Width of activations and of centroids' components, in two's complement."""
     weight_bits: int = 8
-    """Width of a table entry, two's complement."""
+    """Width of a table entry, in two's complement."""
     metric: str = "l1"
-    """Distance, as in `hw.spec.lut_dla`."""
+    """Distance: `l1`, `l2` or `chebyshev`, as in `hw.spec.lut_dla`."""
     encoder: str = "chain"
-    """`chain` or `tree`, see above."""
+    """How the nearest centroid is found: by a systolic `chain` of distance units or by a `tree` of
+    comparators, as this module's text says."""
     lanes: int = 16
-    """Distances per cycle of the encoder's clock: all centroids', or, in a tree, fewer."""
+    """Distances per cycle of the encoder's clock: one per centroid, or in a tree fewer."""
     beat_centroids: int = 1
-    """Centroids per beat of their stream; a chain takes one after another."""
+    """Centroids per beat of their stream; a chain takes one at a time."""
     queue: int = 32
     """Indices that the queue between the clocks holds, a power of two."""
     keeps_indices: bool = False
-    """Whether the indices of all subspaces are kept for a command's other column tiles, so that
-    rows and centroids come for the first one alone."""
+    """Whether the indices of all subspaces are kept for a command's later column tiles, so that
+    activations and centroids come only for the first one."""
     tables: str = "stream"
-    """`stream`: whole tables come in order. `gather`: rows come as they are asked for."""
+    """How table rows arrive. `stream`: whole tables in order. `gather`: the rows that were asked
+    for."""
     dedup: bool = False
-    """Whether a row that is asked for is kept for the other rows of the tile."""
+    """Whether a gathered table row is kept for other rows of the tile that choose it."""
     beat_entries: int = 8
     """Table entries per beat of the table stream."""
     overflow: str = "exact"
-    """What a sum does that exceeds its width, as in `hw.spec.lut_dla`."""
+    """What becomes of a sum that exceeds its width, as in `hw.spec.lut_dla`."""
     accumulator_bits: int | None = None
-    """Width of a sum; None where it is `exact`."""
+    """Width of a sum; None if `overflow` is `exact`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,23 +141,24 @@ class LutStationary(Unit):
 
     @property
     def distance_bits(self) -> int:
-        """Width of a distance, unsigned."""
+        """Width of an unsigned distance."""
         return distance_bits(self.metric, self.v, self.activation_bits)
 
     @property
     def acc_bits(self) -> int:
-        """Width of a sum: the least that cannot overflow, where none is given."""
+        """Width of a sum: `accumulator_bits`, or the least that cannot overflow."""
         exact = ((1 << self.weight_bits - 1) * self.subspaces).bit_length() + 1
         return self.accumulator_bits or exact
 
     @property
     def saturates(self) -> bool:
-        """Whether sums stop at the ends of their range; else they count modulo 2^acc_bits."""
+        """Whether a sum that would leave its range stays at the end of it. Otherwise sums are
+        modulo 2^acc_bits."""
         return self.overflow == "saturate"
 
     @property
     def gathers(self) -> bool:
-        """Whether table rows are asked for."""
+        """Whether only the table rows that were asked for arrive."""
         return self.tables == "gather"
 
     @property
@@ -171,48 +175,51 @@ class LutStationary(Unit):
 
     @property
     def encoder_period_cycles(self) -> int:
-        """From one row's transfer to the next at the soonest, and to that of a centroid."""
+        """The fewest cycles from one row's transfer to that of the next row or centroid."""
         return self.centroids // self.lanes
 
     @property
     def encoder_latency_cycles(self) -> int:
-        """From a row's transfer to the cycle in which the queue takes its index: hold the row,
-        distances, and of a chain one comparison per centroid."""
+        """Cycles from a row's transfer until the queue takes its index: one to hold the row, one
+        for distances, and one per comparison, of which a chain has one per centroid."""
         stages = self.centroids if self.encoder == "chain" else self.encoder_period_cycles
         return stages + 2
 
     @property
     def crossing_latency_cycles(self) -> int:
-        """Cycles of the clock to which something crosses, of which the first begins at or after the
-        edge that brought it, until it is seen: two registers."""
+        """Cycles that a signal takes to cross to another clock: two registers, counted in that
+        clock from the first edge at or after the one that changed the signal."""
         return 2
 
     # Memories.
 
     @property
     def table_words(self) -> int:
-        """Rows of n entries that the unit keeps: two banks, one, or none."""
+        """Table rows of n entries that the unit keeps, in two banks, one, or none."""
         banks = int(self.dedup) if self.gathers else 2
         return banks * self.centroids
 
     @property
     def table_memory_bits(self) -> int:
+        """Bits of the memories of table rows."""
         return self.table_words * self.n * self.weight_bits
 
     @property
     def index_memory_bits(self) -> int:
+        """Bits of the memory of kept indices, 0 if there is none."""
         kept = self.m * self.subspaces if self.keeps_indices else 0
         return kept * (self.centroids - 1).bit_length()
 
     @property
     def scratchpad_bits(self) -> int:
+        """Bits of the memory of sums."""
         return self.m * self.n * self.acc_bits
 
     # Streams.
 
     @cached_property
     def streams(self) -> StationaryStreams:
-        """See `STREAMS`."""
+        """The layout of all streams, as `STREAMS` says."""
         x = Field("x", self.activation_bits, (self.v,), signed=True)
         space_bits = (self.subspaces - 1).bit_length()
         tile_bits = (self.tiles - 1).bit_length()
@@ -235,8 +242,8 @@ class LutStationary(Unit):
 
     @property
     def beats(self) -> dict[str, Beat]:
-        """Of all streams that there are."""
-        beats = {each.name: getattr(self.streams, each.name) for each in fields(self.streams)}
+        """The layout of every stream that this unit has, by the stream's name."""
+        beats = {stream.name: getattr(self.streams, stream.name) for stream in fields(self.streams)}
         return {name: beat for name, beat in beats.items() if beat is not None}
 
     @property
@@ -245,5 +252,5 @@ class LutStationary(Unit):
 
     @property
     def more_clocks(self) -> tuple[tuple[str, str], ...]:
-        """The encoder's."""
+        """The encoder's clock and its reset."""
         return (("encoder_clk", "encoder_rst"),)

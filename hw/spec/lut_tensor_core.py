@@ -41,24 +41,28 @@ CODES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LutTensorCore(Engine):
-    """Choices of one LUT Tensor Core. Multiplies [M, K] activations by [N, K] weights."""
+    """Choices of one LUT Tensor Core, which multiplies [M, K] activations by [N, K] weights."""
 
     k: int = 4
-    """Activations per table."""
+    """Activations per table: the K of the paper's M x N x K tile (section 3), not a layer's
+    depth."""
     kg: int = 4
-    """Tables summed by the adder tree before the accumulator: a slice is k*kg activations."""
+    """Tables whose lookups an adder tree sums before the accumulator, so that a K-slice has k * kg
+    activations."""
     base: int = 2
-    """Base of the digits that a weight is cut into: 2, one plane per bit; or 3, one ternary digit,
-    for ternary weights alone."""
+    """Base of the digits of which a weight consists: 2, with one bit-plane per bit, or 3, with one
+    digit, for ternary weights only."""
     mirrored: bool = True
-    """Tables hold half of the signed sums, and a sign takes them to the other half (Eq. 5); else
-    the sums of all subsets of the activations, and a bit-plane is of 0 and 1."""
+    """Whether a table holds half of the signed sums, whose negations are the other half (Eq. 5). If
+    not, it holds the sums of all subsets of its activations, and the bits of a plane count as 0 and
+    1, not as -1 and 1."""
     planes_per_step: int = 1
-    """Bit-planes that a weight beat carries and a step looks up and adds in one tree."""
+    """Bit-planes that a weight beat carries, and that one step looks up and adds in one tree."""
     table_bits: int | None = None
-    """Width of a table entry; None keeps exact sums, less rounds them to a shared power of two."""
+    """Width of a table entry. None keeps exact sums; a smaller width rounds the entries of a row to
+    multiples of a power of two that they share."""
     accumulator_bits: int | None = None
-    """Width of an accumulator; None takes the least that cannot overflow."""
+    """Width of an accumulator; None takes the least width that cannot overflow."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,17 +97,19 @@ class LutTensorCore(Engine):
 
     @property
     def slice_k(self) -> int:
-        """Activations of one row consumed per K-slice."""
+        """Activations of one row that a K-slice has."""
         return self.k * self.kg
 
     def coding(self, codes: WeightCodes) -> Coding | None:
-        """Planes of signs: a binary code q adds (2*q - (levels - 1)) * x (Eq. 2), by one plane per
-        bit, each of weight 2^plane. Planes of 0 and 1 add q * x, or in two's complement
-        (q - levels // 2) * x.
+        """How the engine runs weights of this format, or None if it cannot.
 
-        A ternary code is one digit of base 3, or two planes: q >= 1 and q >= 2, of equal weight,
-        which is mode 1; or, where a step takes several planes, whose shifts are wired, the bits of
-        q, which costs nothing.
+        Mirrored tables take planes of signs: a code q adds (2*q - (levels - 1)) * x (Eq. 2), by one
+        plane per bit, plane i with weight 2^i. Tables of subsets take planes of 0 and 1, which add
+        q * x, or in two's complement (q - levels // 2) * x.
+
+        A ternary code is one digit of base 3. In base 2 it is two planes of equal weight, q >= 1
+        and q >= 2, in mode 1; or, where a step takes several planes, whose shifts are wired, the
+        two bits of q.
         """
         if not codes.is_plain or codes.bits > self.weight_bits:
             return None
@@ -120,22 +126,23 @@ class LutTensorCore(Engine):
 
     @property
     def is_signed(self) -> bool:
-        """Whether planes of 0 and 1 are those of two's complement, the top one negative."""
+        """Whether planes are the bits of two's complement codes, of which the top one is
+        negative."""
         subsets = self.base == 2 and not self.mirrored and self.exact
         return subsets and self.planes_per_step == self.weight_bits
 
     def has_equal_planes(self, codes: WeightCodes) -> bool:
-        """Whether all planes of such weights count once, not as powers of two."""
+        """Whether all planes of weights of this format have the same weight, not powers of two."""
         return codes.kind is Kind.TERNARY and self.base == 2 and self.planes_per_step == 1
 
     @property
     def shifts(self) -> tuple[int, ...]:
-        """One per weight beat of a slice."""
+        """The left shift of each weight beat of a K-slice."""
         return (0,) if self.base == 3 else tuple(range(0, self.weight_bits, self.planes_per_step))
 
     @property
     def code_bits(self) -> int:
-        """Width of what a weight beat carries per table and plane."""
+        """Width of a code of a weight beat, of which there is one per table and plane."""
         return self.k if self.base == 2 else self.entries.bit_length() + 1
 
     @property
@@ -147,7 +154,8 @@ class LutTensorCore(Engine):
 
     @property
     def entries(self) -> int:
-        """Stored entries of one table: half of the signed sums, or all but the empty one."""
+        """Stored entries of one table: half of the signed sums, or the sums of all subsets but the
+        empty one."""
         if self.base == 3:
             return 3**self.k // 2
         return 1 << (self.k - 1) if self.mirrored else (1 << self.k) - 1
@@ -171,24 +179,26 @@ class LutTensorCore(Engine):
 
     @property
     def keeps_tables(self) -> bool:
-        """Whether tables have registers; those of one sum, of two activations, are made in every
-        step."""
+        """Whether tables are held in registers. A table of two activations and their sum is not: it
+        is computed anew in every step."""
         return self.mirrored or self.k > 2 or not self.exact
 
     @property
     def shared_bits(self) -> int:
-        """Low bits that all entries of a table share: the parity of exact sums of all k."""
+        """Low bits that all entries of a table share: one, since the exact signed sums of the same
+        k activations are all even or all odd."""
         return int(self.table_bits is None and self.base == 2 and self.mirrored)
 
     @property
     def step_weight(self) -> int:
-        """The largest magnitude of what planes of a step weigh together."""
+        """The largest magnitude of a weight that the planes of one step make up together."""
         planes = self.planes_per_step
         return 1 << planes - 1 if self.is_signed else (1 << planes) - 1
 
     @property
     def maximum_table_shift(self) -> int:
-        """Largest right shift of an entry: with it no sum of k activations saturates."""
+        """Largest right shift of an entry, with which no sum of k activations leaves the entry's
+        range."""
         shift = 0
         while (self.k * self.activations.maximum) / (1 << shift) > self.entry_maximum:
             shift += 1
@@ -196,14 +206,14 @@ class LutTensorCore(Engine):
 
     @property
     def row_shift_bits(self) -> int:
-        """Bits that carry one row's table shift; 0 for exact tables."""
+        """Width of one row's table shift in an activation beat; 0 for exact tables."""
         return self.maximum_table_shift.bit_length()
 
     # Sums.
 
     @property
     def step_bits(self) -> int:
-        """Width of the sum of kg lookups in every plane of a step."""
+        """Width of the number that a step adds: the sum of kg lookups in each of its planes."""
         return (self.step_weight * self.kg * self.entry_maximum).bit_length() + 1
 
     @cached_property
@@ -225,10 +235,10 @@ class LutTensorCore(Engine):
 
     @property
     def exact(self) -> bool:
-        """Unless table entries are rounded."""
+        """Whether sums are exact: table entries are not rounded."""
         return self.table_bits is None
 
     @property
     def operand_latency_cycles(self) -> int:
-        """One more register where there is one for tables."""
+        """As for all engines, and one more cycle where registers hold tables."""
         return super().operand_latency_cycles + self.keeps_tables

@@ -23,14 +23,16 @@ class Mac(Engine):
     """Choices of one array of multipliers. Narrower weights run in codes of `weight_bits`."""
 
     k: int = 16
-    """Products that a step adds to a sum, by an adder tree."""
+    """Products that a step adds to each sum, by an adder tree; not a layer's depth."""
     arrangement: str = "tree"
-    """Where operands meet: `tree` takes each to all of its sums at once; in a `systolic` array
-    (Kung, IEEE Computer 1982), of one product per sum and step, sums stay, and activations move
-    from column to column and weights from row to row, one a cycle."""
+    """How operands reach their sums. `tree`: every operand reaches all of its sums in the same
+    cycle. `systolic`: an output-stationary array (Kung, IEEE Computer 1982) with one product per
+    sum and step, in which activations move from column to column and weights from row to row, one
+    place a cycle."""
     multiplier: str = "multiples"
-    """How a product forms: `multiples` adds one multiple of the activation per pair of weight bits,
-    `shift_add` the shifted activation per weight bit that is set, as MixPE does (section IV)."""
+    """How a product is formed. `multiples` adds one multiple of the activation per pair of weight
+    bits; `shift_add` adds the shifted activation per weight bit that is set, as MixPE does
+    (section IV)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,7 +45,7 @@ class Mac(Engine):
 
     @property
     def slice_k(self) -> int:
-        """Activations of one row consumed per K-slice."""
+        """Activations of one row that a K-slice has."""
         return self.k
 
     def coding(self, codes: WeightCodes) -> Coding | None:
@@ -64,11 +66,13 @@ class Mac(Engine):
 
     @property
     def step_latency_cycles(self) -> int:
-        """Multiply and reduce, accumulate; in a systolic array multiply and accumulate at once, in
-        the last row and column as many cycles later as operands need to get there."""
+        """Cycles from a step until the sums that include it can be read. A tree takes one to
+        multiply and reduce and one to accumulate. A systolic array does both in one cycle, but
+        operands need m + n - 2 more to reach the last row and column."""
         return 2 if self.arrangement == "tree" else self.m + self.n - 1
 
     @property
     def keeps_results(self) -> bool:
-        """In a systolic array, where the first sums end before the last ones."""
+        """Whether sums have registers for results: in a systolic array, since its first sums are
+        complete before its last ones."""
         return self.arrangement == "systolic"

@@ -23,20 +23,22 @@ def decimal(value: float) -> Fraction:
 class Platform:
     """A clock and a memory, for an engine alone and for a core alike.
 
-    Clock and bandwidth mean the decimal numbers that they are written as. Of the other fields each
-    concerns one of the two: an engine alone has a buffer of weights before it, and its memory is
-    modelled without latency; a core has buffers of its own, and a memory whose every answer comes
-    in one possible cycle (`sim.timing.memory.MemoryTiming`). Raises `SpecError`.
+    Clock and bandwidth are taken as the decimal numbers that they are written as. Each of the other
+    fields concerns only one of the two. An engine alone has a buffer of weights before it, and a
+    memory that is modelled without latency. A core has buffers of its own, and a memory with a
+    latency, which answers every read in one cycle that can be predicted
+    (`sim.timing.memory.MemoryTiming`). Raises `SpecError` for an impossible value.
     """
 
     frequency_hz: Annotated[float, Figure("exact")] = 200e6
     bandwidth_bytes_per_s: Annotated[float, Figure("exact")] = 6.4e9
     weight_buffer_bytes: Annotated[int, Figure("exact", core="absent")] = 64 * 1024
-    """Of an engine alone: what lets several tiles of rows share one read of the weights."""
+    """For an engine alone: bytes of a buffer that lets several tiles of rows share one read of the
+    weights."""
     latency_cycles: Annotated[int, Figure("absent", core="exact")] = 60
-    """Of a core's memory: cycles from an accepted read address to its first word."""
+    """For a core: cycles from an accepted read address to the first word from memory."""
     refresh: Annotated[bool, Figure("absent", core="exact")] = False
-    """Of a core's memory: whether it pauses `REFRESH_S` every `REFRESH_INTERVAL_S`."""
+    """For a core: whether the memory pauses for `REFRESH_S` every `REFRESH_INTERVAL_S`."""
 
     def __post_init__(self) -> None:
         for name in ("frequency_hz", "bandwidth_bytes_per_s"):

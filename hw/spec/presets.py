@@ -19,7 +19,7 @@ from evolute.support.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class Preset:
-    """A spec worth having a name, with the one-line reason."""
+    """A spec with a name, and in one line what it is for."""
 
     name: str
     spec: Spec
@@ -253,9 +253,11 @@ PRESETS: dict[str, Preset] = {
     )
 }
 
-CORES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, CoreSpec)}
-ENGINES = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, Engine)}
-UNITS = {each.name: each.spec for each in PRESETS.values() if isinstance(each.spec, Unit)}
+_SPECS = {name: preset.spec for name, preset in PRESETS.items()}
+
+CORES = {name: spec for name, spec in _SPECS.items() if isinstance(spec, CoreSpec)}
+ENGINES = {name: spec for name, spec in _SPECS.items() if isinstance(spec, Engine)}
+UNITS = {name: spec for name, spec in _SPECS.items() if isinstance(spec, Unit)}
 
 DEFAULT = next(iter(PRESETS))
 DEFAULT_ENGINE = next(iter(ENGINES))

@@ -2,8 +2,8 @@
 
     sum[m, n] += scale[g, n] * psum[m, g, n] + (offset[g, n] << offset_shift) * row_sum[m, g]
 
-A result is walked in `steps` steps of `scale_lanes` sums each. Scales, offsets and the sums so far
-come from memories, which are not part of it.
+A result is taken in `steps` steps of `scale_lanes` sums each. Scales, offsets and the sums so far
+come from memories, which are not part of the scaling.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ OFFSET_SHIFT_BITS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling(Spec, abc.ABC):
-    """What both kinds have: integers for a core, floating numbers for the baselines."""
+    """What both kinds of scaling have in common: the one by integers, for a core, and the one by
+    floating numbers, for the baselines."""
 
     engine: Engine
-    """Whose results are scaled."""
+    """The engine whose results are scaled."""
     scale_lanes: int = 4
-    """Sums scaled at once."""
+    """Sums that are scaled at once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +49,8 @@ class Scaling(Spec, abc.ABC):
     @property
     @abc.abstractmethod
     def beat(self) -> Beat:
-        """Scales and offsets of `scale_lanes` neighbouring outputs, as one step takes them."""
+        """The word of scales and offsets that one step takes, of `scale_lanes` neighbouring
+        outputs."""
 
     @property
     @abc.abstractmethod
@@ -72,8 +74,8 @@ class Scaling(Spec, abc.ABC):
 
     @property
     def latency_cycles(self) -> int:
-        """Cycles from a result's transfer until its first sums are written: look scales up, hold
-        them, multiply, add up, accumulate."""
+        """Cycles from a result's transfer until its first sums are written, one for each stage:
+        look scales up, hold them, multiply, add, accumulate."""
         return 5
 
     @property
@@ -83,23 +85,24 @@ class Scaling(Spec, abc.ABC):
 
     @property
     def accumulate_cycles(self) -> int:
-        """Cycles from looking a sum up until it can be looked up again: look up, write."""
+        """Cycles from the lookup of a sum until it can be looked up again: one to look it up and
+        one to write it."""
         return 2
 
     @property
     def period_cycles(self) -> int:
-        """Cycles from one result's transfer to the next at the soonest."""
+        """The fewest cycles from one result's transfer to the next."""
         return max(self.walk_cycles, self.accumulate_cycles, self.engine.result_period_cycles)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntegerScaling(Scaling):
-    """Scaling by unsigned integers, with signed ones as offsets."""
+    """Scaling by unsigned integer scales and signed integer offsets."""
 
     scale_multiplier: str = "array"
-    """`array`, whole products, a step a cycle; or `serial`, by shift and add, one bit of scale and
-    offset a cycle from the highest on, as BitMoD (HPCA 2025, section IV-B) and MixPE (arXiv
-    2411.16158) do behind the sums of the next group."""
+    """How products are formed. `array`: whole products, one step a cycle. `serial`: by shift and
+    add, one bit of scale and offset a cycle from the highest bit down, as in BitMoD (HPCA 2025,
+    section IV-B) and MixPE (arXiv 2411.16158), while the engine sums the next group."""
     scale_bits: int = 8
     """Width of a group's unsigned scale."""
     offset_bits: int = 8
@@ -138,25 +141,28 @@ class IntegerScaling(Scaling):
 
     @property
     def is_serial(self) -> bool:
+        """Whether products are formed by shift and add."""
         return self.scale_multiplier == "serial"
 
     @property
     def step_cycles(self) -> int:
-        """One, or as many as the wider factor has bits."""
+        """Cycles that a step takes: one, or with serial products one per bit of the wider of scale
+        and offset."""
         return max(self.scale_bits, self.offset_bits) if self.is_serial else 1
 
     @property
     def latency_cycles(self) -> int:
-        """Serial: look scales up, hold them, a cycle for each bit, accumulate."""
+        """As for all scaling, but serial products take these stages: look scales up, hold them, one
+        cycle per bit, accumulate."""
         return 3 + self.step_cycles if self.is_serial else super().latency_cycles
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatScaling(Scaling):
-    """Scaling of floating sums, whose products and sums are rounded as the engine's are.
+    """Scaling of floating sums. Its products and sums are rounded as the engine's are.
 
-    Factors are FP16 codes. A scale is left out where weights bring their own, and an offset, too,
-    where they are whole.
+    Scales and offsets are FP16 codes. The word has no scale where weights are multiplied by theirs
+    before they are summed, and no offset where the weights are FP16 numbers, which need none.
     """
 
     engine: FloatEngine

@@ -1,5 +1,5 @@
-"""What every unit has in common: machines with streams and clocks of their own, so that no core can
-hold them."""
+"""What every unit has in common. A unit is a machine with streams and clocks of its own, other than
+an engine's, so that no core can hold it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from evolute.hw.spec.beat import Beat
 
 @dataclass(frozen=True, kw_only=True)
 class Unit(Spec, abc.ABC):
-    """Base of the units' specs."""
+    """Base of the specs of units."""
 
     @property
     @abc.abstractmethod
     def beats(self) -> Mapping[str, Beat]:
-        """What a word of each stream is, by the stream's name."""
+        """The layout of every stream's words, by the stream's name."""
 
     @property
     @abc.abstractmethod
     def meaning(self) -> str:
-        """What moves over the streams, in words."""
+        """A text that tells what moves over the streams."""
 
     @property
     @abc.abstractmethod
     def more_clocks(self) -> tuple[tuple[str, str], ...]:
-        """Clocks beside `clk`, each with its reset."""
+        """The names of the clocks beside `clk`, each in a pair with the name of its reset."""

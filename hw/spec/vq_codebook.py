@@ -4,26 +4,27 @@ VPTQ (Liu et al., EMNLP 2024, arXiv 2409.17066) stores v weights as the index of
 optionally a second index, of a codeword that is added to the first, from a residual codebook. Here
 components are integers; a group's scale comes after its sum, as in `mac`. Codewords lie
 
-- along `outputs`, as VPTQ publishes them: one meets one activation and serves v outputs; or
-- along `inputs`: one meets v activations and serves one output.
+- along `outputs`, as VPTQ publishes them: one is multiplied by one activation and serves v outputs;
+- or along `inputs`: one is multiplied by v activations and serves one output.
 
-Each form has its use for either:
+There are two forms of the engine, each for both directions:
 
-- `gather`: every lane has its own copy of the codebooks in memory, whose output register takes the
-  place of the weights' register, so that lookups never collide and cost no cycle; then all weights
-  are multiplied.
-- `table`: what the slice's activations come to with every codeword of a codebook is computed once,
-  for all n outputs, which look it up. Along inputs these are dot products, `entries` * k
-  multiplications where `gather` has n * k; along outputs products with every component,
-  `entries` * v * k of them. So it pays with few entries and many outputs.
+- `gather`: every lane has its own copy of the codebooks in a memory, whose output register takes
+  the place of the weights' register, so that lookups never collide and cost no cycle. Then all
+  weights are multiplied.
+- `table`: the products of the slice's activations with every codeword of a codebook are computed
+  once, and all n outputs look them up. Along inputs these are dot products, `entries` * k
+  multiplications where `gather` has n * k. Along outputs they are products with every component,
+  `entries` * v * k of them. So this form pays with few entries and many outputs.
 
-Codebooks come in band, by a command of their own (`Engine.fills`).
+Codebooks arrive on the weight stream, by a command of their own (`Engine.fills`).
 
 VPTQ's outlier columns have a codebook of their own, whose codewords are shorter (section 3.3). With
-`short_v` a gather takes such, too: in as many beats as one of v has of them, each of which looks
-the next one up for every lane, while all other components of the lane count as 0. A short codeword
-lies in its entry as often as it fits, so that its components are wherever a beat needs them. That
-takes v / short_v cycles where a codebook of short codewords alone would take more memories.
+`short_v` a gather takes such codewords, too. A slice then takes v / short_v beats: each of them
+looks up one short codeword for every lane, for short_v of the lane's outputs, while the weights of
+its other outputs are 0. A short codeword is repeated in its entry until the entry is full, so that
+its components are wherever a beat needs them. That costs v / short_v cycles per slice, where
+memories for short codewords alone would cost area.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ ALONG = ("outputs", "inputs")
 FORMS = ("gather", "table")
 
 FILL_MODE = 1
-"""What a command calls the fill of the codebooks; a multiplication is mode 0."""
+"""The mode of a command that fills the codebooks; a multiplication has mode 0."""
 
 SHORT_MODE = 2
-"""What a command calls a multiplication by short codewords."""
+"""The mode of a command that multiplies by short codewords."""
 
 _MOST_ENTRIES = 1 << 15
 
@@ -54,27 +55,26 @@ def _is_power_of_two(value: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class VqCodebook(Engine):
-    """Choices of one engine for vector-quantized weights.
-
-    A weight has up to `weight_bits`, and so has a component of a codeword; with a residual codebook
-    components have one bit less, so that no sum of two overflows.
-    """
+    """Choices of one engine for vector-quantized weights."""
 
     weight_bits: int = 8
+    """Width of the widest weight, and of a component of a codeword. With a residual codebook
+    components have one bit less, so that no sum of two overflows."""
     k: int = 4
-    """Activations of one row per K-slice."""
+    """Activations of one row per K-slice; not a layer's depth."""
     v: int = 4
     """Weights of one codeword."""
     along: str = "outputs"
-    """Along what a codeword lies: outputs or inputs."""
+    """The direction in which a codeword lies: along `outputs` or `inputs`."""
     entries: int = 256
     """Codewords of the codebook, a power of two."""
     residual_entries: int = 0
     """Codewords of the residual codebook, a power of two, or 0 for none."""
     short_v: int = 0
-    """Weights of a short codeword, a divisor of v below it, or 0 where there are none."""
+    """Weights of a short codeword, a divisor of v that is less than v, or 0 for none."""
     form: str = "gather"
-    """Whether codewords are gathered and multiplied, or looked up in a table of their products."""
+    """`gather`: codewords are looked up and multiplied. `table`: their products with the
+    activations are looked up."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,9 +89,9 @@ class VqCodebook(Engine):
         sizes = {"entries": self.entries}
         if self.residual_entries:
             sizes["residual_entries"] = self.residual_entries
-        for each, size in sizes.items():
-            require_range(each, size, 2, _MOST_ENTRIES)
-            require(_is_power_of_two(size), each, "a power of two", size)
+        for field, size in sizes.items():
+            require_range(field, size, 2, _MOST_ENTRIES)
+            require(_is_power_of_two(size), field, "a power of two", size)
         if self.short_v:
             rule = f"0, or for a gather along outputs a divisor of v = {self.v} below it"
             plain = self.form == "gather" and self.along == "outputs"
@@ -106,7 +106,7 @@ class VqCodebook(Engine):
 
     @property
     def slice_k(self) -> int:
-        """Activations of one row consumed per K-slice."""
+        """Activations of one row that a K-slice has."""
         return self.k
 
     @property
@@ -121,6 +121,7 @@ class VqCodebook(Engine):
 
     @property
     def codeword_bits(self) -> int:
+        """Width of a whole codeword."""
         return self.v * self.entry_bits
 
     @property
@@ -137,7 +138,8 @@ class VqCodebook(Engine):
 
     @property
     def index_bits(self) -> int:
-        """Width of what stands for one codeword: its index, and above it the residual's."""
+        """Width of the indices that select one codeword: the codebook's, and above it the residual
+        codebook's."""
         return sum(size.bit_length() - 1 for size in self.codebooks)
 
     @property
@@ -151,7 +153,8 @@ class VqCodebook(Engine):
         return self.v // self.short_v
 
     def coding(self, codes: WeightCodes) -> Coding | None:
-        """Components are what weights multiply by: a code q of `levels` by q - levels // 2."""
+        """How the engine runs weights of this format, or None if it cannot: a component of code q
+        of `levels` multiplies by q - levels // 2."""
         origin = -(codes.levels // 2)
         if codes.bits > self.weight_bits:
             return None
@@ -164,30 +167,31 @@ class VqCodebook(Engine):
     @property
     def weight_beat(self) -> Beat:
         meaning = (
-            "index[n/v][k], or [n][k/v] of codewords along inputs: the codebook's index and above "
-            "it the residual's. Of short codewords plane i has those of the i-th part of every n/v "
-            "outputs. In a fill a beat carries components in two's complement of whole codewords, "
-            "or of one part of a codeword."
+            "index[n/v][k], or [n][k/v] for codewords along inputs: the codebook's index and above "
+            "it the residual's. Plane i of short codewords has those of the i-th part of every v "
+            "outputs. In a fill a beat carries the components, in two's complement, of whole "
+            "codewords or of one part of a codeword."
         )
         return Beat((Field("index", self.index_bits, self.index_shape),), meaning)
 
     def codeword_kind(self, v: int) -> Kind:
-        """Short ones have a kind of their own."""
+        """The kind of format in which codewords of `v` weights run: short ones have their own."""
         return Kind.SHORT if v == self.short_v else Kind.VECTOR
 
     # Filling.
 
     @cached_property
     def fill_planes(self) -> int:
-        """Weight beats into which a codeword is cut: the fewest equal parts that fit."""
-        parts = [each for each in range(1, MOST_PLANES + 1) if self.v % each == 0]
-        fitting = (each for each in parts if self.codeword_bits // each <= self.beat_bits)
-        return next(fitting, parts[-1])
+        """Weight beats over which a codeword is spread in a fill: the fewest equal parts that fit
+        into a beat."""
+        divisors = [parts for parts in range(1, MOST_PLANES + 1) if self.v % parts == 0]
+        fitting = (parts for parts in divisors if self.codeword_bits // parts <= self.beat_bits)
+        return next(fitting, divisors[-1])
 
     @cached_property
     def fill_codewords(self) -> int:
-        """Codewords in one weight beat of a fill. A memory takes one at a time; registers as many
-        as fit, by a power of two, without a beat for both codebooks."""
+        """Codewords in one weight beat of a fill. A memory takes one at a time. Registers take the
+        largest power of two that fits into a beat and into every codebook."""
         if self.form == "gather":
             return 1
         most = min(max(1, self.beat_bits // self.codeword_bits), *self.codebooks)
@@ -195,19 +199,19 @@ class VqCodebook(Engine):
 
     @property
     def fills(self) -> tuple[Fill, ...]:
-        """One, for all codebooks together."""
+        """The command that fills all codebooks together."""
         slices = sum(self.codebooks) // self.fill_codewords
-        tables = self.form == "table"  # which are made of codebooks
+        tables = self.form == "table"  # tables are computed from codebooks
         return (Fill(FILL_MODE, slices, self.fill_planes, self.codewords, feeds_operands=tables),)
 
     @property
     def codewords(self) -> Beat:
-        """What a weight beat carries in a fill: components in two's complement of whole codewords,
-        [fill_codewords][v], or of one part of a codeword, [1][v / fill_planes].
+        """The layout of a weight beat in a fill: the components, in two's complement, of whole
+        codewords, [fill_codewords][v], or of one part of a codeword, [1][v / fill_planes].
 
-        A fill goes through the codebook and then the residual one, index by index; of each
-        codeword, plane by plane, through its parts from the first component on. Of short codewords
-        each is there as often as one of v weights has them.
+        A fill goes through the codebook and then the residual one, index by index. Its planes are
+        the parts of each codeword, from the first component on. A short codeword is repeated until
+        its components are v.
         """
         shape = (self.fill_codewords, self.v // self.fill_planes)
         return Beat((Field("component", self.entry_bits, shape, signed=True),))
@@ -216,12 +220,12 @@ class VqCodebook(Engine):
 
     @property
     def table_terms(self) -> int:
-        """Products summed in one value of a table."""
+        """Products that are summed in one value of a table."""
         return 1 if self.along == "outputs" else self.v
 
     @property
     def table_values(self) -> int:
-        """Values of a table for each codeword."""
+        """Values of a table per codeword."""
         return self.v // self.table_terms
 
     @property
@@ -236,5 +240,5 @@ class VqCodebook(Engine):
 
     @property
     def operand_latency_cycles(self) -> int:
-        """One more register where there are tables."""
+        """As for all engines, and one more cycle where registers hold tables."""
         return super().operand_latency_cycles + (self.form == "table")

@@ -22,8 +22,8 @@ class Part:
 
     def shares(self, used: Mapping[str, int]) -> dict[str, float]:
         """Used over available, by resource; of what the part has none, nothing is used."""
-        each = {name: getattr(self, name) for name in used}
-        return {name: round(used[name] / most, 4) for name, most in each.items() if most}
+        available = {name: getattr(self, name) for name in used}
+        return {name: round(used[name] / most, 4) for name, most in available.items() if most}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Family:
             if re.fullmatch(self.free, cell):
                 continue
             for resource, patterns in self.resources.items():
-                weights = [each for name, each in patterns.items() if re.fullmatch(name, cell)]
+                weights = [weight for name, weight in patterns.items() if re.fullmatch(name, cell)]
                 if weights:
                     used[resource] += weights[0] * count
                     break

@@ -67,7 +67,7 @@ class Group:
 
     def inner(self, kind: str, name: str = "") -> Iterator[Group]:
         """The direct groups of a kind, of any name unless one is given."""
-        return (each for each in self.groups if each.kind == kind and name in ("", each.name))
+        return (group for group in self.groups if group.kind == kind and name in ("", group.name))
 
 
 _STATEMENT = re.compile(
@@ -90,19 +90,19 @@ def cell(text: str, name: str) -> Group:
     root = Group("cell", name)
     path, position = [root], start.end()
     while path:
-        found = _STATEMENT.match(text, position)
-        if not found:
+        statement = _STATEMENT.match(text, position)
+        if not statement:
             raise files.FileError(f"the cell library is broken at character {position}")
-        position = found.end()
-        if found["close"]:
+        position = statement.end()
+        if statement["close"]:
             path.pop()
-        elif found["open"]:
-            group = Group(found["word"], found["arguments"].strip())
+        elif statement["open"]:
+            group = Group(statement["word"], statement["arguments"].strip())
             path[-1].groups.append(group)
             path.append(group)
         else:
-            value = found["value"] if found["arguments"] is None else found["arguments"]
-            path[-1].attributes[found["word"]] = value.replace('"', "")
+            value = statement["value"] if statement["arguments"] is None else statement["arguments"]
+            path[-1].attributes[statement["word"]] = value.replace('"', "")
     return root
 
 
@@ -136,6 +136,6 @@ def register_delay_ns(text: str, name: str) -> float:
 
 def _table(edge: Group) -> list[list[float]]:
     """The rows (first index) of a two-index table."""
-    numbers = [float(each) for each in re.findall(r"[-+.\deE]+", edge.attributes["values"])]
+    numbers = [float(number) for number in re.findall(r"[-+.\deE]+", edge.attributes["values"])]
     columns = len(edge.attributes["index_2"].split(","))
     return [numbers[i : i + columns] for i in range(0, len(numbers), columns)]

@@ -86,14 +86,14 @@ def place(netlist_json: str, part: Part, seed: int, timeout_s: float) -> Placeme
 
 def declared_lines(netlist_json: str) -> dict[str, int]:
     """The line of the Verilog that each cell and net comes from, where the netlist knows it."""
-    found = {}
+    lines = {}
     for module in json.loads(netlist_json).get("modules", {}).values():
         for kind in ("cells", "netnames"):
-            for name, each in module.get(kind, {}).items():
-                line = re.search(rf"\b{SOURCE}:(\d+)\.", each["attributes"].get("src", ""))
+            for name, description in module.get(kind, {}).items():
+                line = re.search(rf"\b{SOURCE}:(\d+)\.", description["attributes"].get("src", ""))
                 if line:
-                    found[name] = int(line[1])
-    return found
+                    lines[name] = int(line[1])
+    return lines
 
 
 def slowest_path(report: dict[str, Any], clock: str, declared: Mapping[str, int]) -> Iterator[Hop]:

@@ -146,15 +146,15 @@ def synthesize(
         return map_asic(to_verilog(spec), module_name(spec))
     family = FAMILIES[target]
     part = None if device is None else family.part(device)
-    found = map_fpga(to_verilog(spec), module_name(spec), family, seed, part)
-    if not found.critical_path:
-        return found
+    result = map_fpga(to_verilog(spec), module_name(spec), family, seed, part)
+    if not result.critical_path:
+        return result
     lines = source_lines(spec)
     path = (
         dataclasses.replace(hop, source=lines.get(hop.line) if hop.line else None)
-        for hop in found.critical_path
+        for hop in result.critical_path
     )
-    return dataclasses.replace(found, critical_path=tuple(path))
+    return dataclasses.replace(result, critical_path=tuple(path))
 
 
 def split_area(spec: Spec) -> AreaSplit:
@@ -175,7 +175,7 @@ def map_asic(verilog: str, top: str) -> AsicResult:
         if not delays:
             raise ToolError("yosys: ABC reported no delay")
         register_ns = liberty.register_delay_ns(library, NANGATE45.register)
-        macros = [each.memory for each in memories if each.is_macro]
+        macros = [memory.memory for memory in memories if memory.is_macro]
         return dataclasses.asdict(
             AsicResult(
                 target="asic",
@@ -192,16 +192,16 @@ def map_asic(verilog: str, top: str) -> AsicResult:
                 latches=_count(cells, _LATCH),
                 multipliers=_count(yosys.cell_counts(run.files["proc.json"]), r"\$(mul|macc\w*)"),
                 memories=tuple(macros),
-                memory_bits=sum(each.words * each.bits for each in macros),
+                memory_bits=sum(memory.words * memory.bits for memory in macros),
                 cells=dict(sorted(cells.items())),
                 library=NANGATE45.name,
                 tool=yosys.version(),
             )
         )
 
-    found = _remembered("asic", (verilog, top), measure)
-    memories = tuple(Memory(**each) for each in found["memories"])
-    return AsicResult(**{**found, "memories": memories})
+    measured = _remembered("asic", (verilog, top), measure)
+    memories = tuple(Memory(**memory) for memory in measured["memories"])
+    return AsicResult(**{**measured, "memories": memories})
 
 
 def split_asic(verilog: str, top: str) -> AreaSplit:
@@ -224,14 +224,14 @@ def split_asic(verilog: str, top: str) -> AreaSplit:
             "area_um2": round(modules[top]["area"], 3),
             "area_ge": round(modules[top]["area"] / gate_um2, 1),
             "blocks": {
-                name.removeprefix(f"{top}_").removeprefix("evolute_"): dataclasses.asdict(each)
-                for name, each in sorted(blocks.items(), key=lambda item: -item[1].area_um2)
+                name.removeprefix(f"{top}_").removeprefix("evolute_"): dataclasses.asdict(block)
+                for name, block in sorted(blocks.items(), key=lambda item: -item[1].area_um2)
             },
         }
 
-    found = _remembered("split", (verilog, top), measure)
-    blocks = {name: Block(**each) for name, each in found["blocks"].items()}
-    return AreaSplit(found["area_um2"], found["area_ge"], blocks)
+    measured = _remembered("split", (verilog, top), measure)
+    blocks = {name: Block(**block) for name, block in measured["blocks"].items()}
+    return AreaSplit(measured["area_um2"], measured["area_ge"], blocks)
 
 
 def _parts(
@@ -242,7 +242,7 @@ def _parts(
     for inner, inner_count in modules[name]["num_cells_by_type"].items():
         if inner not in modules:
             continue
-        area_um2, register_um2 = (inner_count * each for each in _area(modules[inner]))
+        area_um2, register_um2 = (inner_count * size for size in _area(modules[inner]))
         rest_um2 -= area_um2
         rest_register_um2 -= register_um2
         if count * area_um2 > most_um2:
@@ -296,7 +296,7 @@ def map_fpga(
         key = (verilog, top, str(seed), chosen.name)
         placed = _remembered(f"{family.name}-placed", key, place)
         fmax_mhz, utilization = placed["fmax_mhz"], placed["utilization"]
-        path = tuple(Hop(**each) for each in placed["critical_path"])
+        path = tuple(Hop(**hop) for hop in placed["critical_path"])
         fmax_is = f"routed alone, without pins; speed grade {nextpnr.SPEED_GRADE}, seed {seed}"
         tool = f"{tool}, {nextpnr.version()}"
     return FpgaResult(
@@ -358,13 +358,13 @@ def _memories(verilog: str, top: str) -> list[_FoundMemory]:
         return []
     script = [*_read(top), *_MEMORIES, "write_json modules.json"]
     run = yosys.run(script, {"top.v": verilog}, ("modules.json",), _TIMEOUT_S)
-    found = []
+    memories = []
     for module, parts in json.loads(run.files["modules.json"])["modules"].items():
-        for cell, each in parts["cells"].items():
-            if each["type"] != "$mem_v2":
+        for cell, description in parts["cells"].items():
+            if description["type"] != "$mem_v2":
                 continue
             names = ("SIZE", "WIDTH", "RD_PORTS", "WR_PORTS", "RD_CLK_ENABLE")
-            number = {name: int(each["parameters"][name], 2) for name in names}
+            number = {name: int(description["parameters"][name], 2) for name in names}
             path = [module.removeprefix(f"{top}_").removeprefix(top), cell]
             memory = Memory(
                 name="_".join(filter(None, path)),
@@ -374,18 +374,18 @@ def _memories(verilog: str, top: str) -> list[_FoundMemory]:
                 write_ports=number["WR_PORTS"],
             )
             clocked = number["RD_CLK_ENABLE"] == (1 << memory.read_ports) - 1
-            found.append(_FoundMemory(module, cell, memory, clocked))
-    return sorted(found, key=lambda each: each.memory.name)
+            memories.append(_FoundMemory(module, cell, memory, clocked))
+    return sorted(memories, key=lambda memory: memory.memory.name)
 
 
 def _asic_script(top: str, memories: Sequence[_FoundMemory], flat: bool) -> list[str]:
     """The passes of Yosys' `synth` that matter for logic without state machines."""
-    small = [each for each in memories if not each.is_macro]
+    small = [memory for memory in memories if not memory.is_macro]
     # Words that a memory's address could name and that are not there leave wires without a driver.
     into_logic = [
         "check -assert",
-        *(f"memory_map {each.module}/{each.cell}" for each in small),
-        *(f"setundef -undriven -zero {each.module}" for each in small),
+        *(f"memory_map {memory.module}/{memory.cell}" for memory in small),
+        *(f"setundef -undriven -zero {memory.module}" for memory in small),
     ]
     return [
         *_read(top),
@@ -445,6 +445,6 @@ def _remembered(
     path = files.cache_directory() / "synth" / f"{kind}-{digest(facts)}.json"
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
         return json.loads(path.read_text(encoding="utf-8"))
-    found = measure()
-    files.write_text(path, json.dumps(found, indent=2) + "\n")
-    return found
+    measured = measure()
+    files.write_text(path, json.dumps(measured, indent=2) + "\n")
+    return measured

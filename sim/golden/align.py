@@ -22,8 +22,8 @@ def align(codes: np.ndarray, exponent: np.ndarray, activations: Activations) -> 
     places = activations.bits - 2 - kind.mantissa_bits - (shared - own)
     top = activations.maximum
     nearest = np.clip(np.rint(np.ldexp(significand, places)), -top, top)
-    found = np.where(is_finite(codes, kind), nearest, np.copysign(top, significand))
-    return found.astype(np.int64)
+    aligned = np.where(is_finite(codes, kind), nearest, np.copysign(top, significand))
+    return aligned.astype(np.int64)
 
 
 def integers(

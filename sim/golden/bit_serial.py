@@ -69,7 +69,7 @@ def encode(spec: BitSerial, weights: Form) -> EncodedWeights:
     if spec.has_pairs:
         terms = [codes >> plane & 1 for plane in range(weight_format.bits)]
         if spec.terms == "xnor":
-            terms = [2 * each.astype(np.int8) - 1 for each in terms]
+            terms = [2 * term.astype(np.int8) - 1 for term in terms]
         shifts = tuple(range(len(terms)))
     elif weight_format.kind is Kind.BITMOD and spec.skips:
         terms, shifts = _skippable_terms(values), (0, RADIX_BITS)
@@ -100,7 +100,7 @@ def group_sums(
         whole = integer.group_sums(x, weights.terms[0], weights.group)
         return GroupSums(total, whole.row_sum)
     sums = [integer.group_sums(x, terms, weights.group) for terms in weights.terms]
-    psum = sum(each.psum << by for each, by in zip(sums, weights.shifts, strict=True))
+    psum = sum(plane_sum.psum << by for plane_sum, by in zip(sums, weights.shifts, strict=True))
     return GroupSums(np.asarray(psum), sums[0].row_sum)
 
 
@@ -155,7 +155,7 @@ def slice_sums(
             terms = _booth_digits(codes, spec.weight_bits)
         needed = fields["needed"].reshape(-1, 1, 1)
         weights = sum(
-            (needed >> i & 1) * each << spec.radix_bits * i for i, each in enumerate(terms)
+            (needed >> i & 1) * term << spec.radix_bits * i for i, term in enumerate(terms)
         )
     elif is_float:
         weights = codes

@@ -80,7 +80,7 @@ class _Machine:
         self.core, self.memory, self.program, self.host, self.rng = core, memory, program, host, rng
         self.watch = watch
         self.buffers = [
-            np.zeros((each.bus_words, core.bus_bytes), np.uint8) for each in core.buffers
+            np.zeros((buffer.bus_words, core.bus_bytes), np.uint8) for buffer in core.buffers
         ]
         self.sums = np.zeros((core.accumulator_words, core.scale_lanes), np.int64)
         if rng is not None:
@@ -191,7 +191,7 @@ class _Machine:
             if queue:
                 wait = self.program[queue[0]].wait
                 missing = [
-                    each.name.lower() for each in sorted(wait) if not self.tokens[each, unit]
+                    other.name.lower() for other in sorted(wait) if not self.tokens[other, unit]
                 ]
                 waits[queue[0]] = f"a signal from {' and '.join(missing)}"
         unit = self.program[self.next].operation.unit
@@ -220,7 +220,7 @@ class _Machine:
     def _fill(self, fill: Instruction) -> None:
         """Put beats of weights in the engine's own memories."""
         engine, beats = self.core.engine, fill["slices"] * fill["planes"]
-        kind = next(each for each in engine.fills if each.mode == fill["mode"])
+        kind = next(candidate for candidate in engine.fills if candidate.mode == fill["mode"])
         fields = self._beats(0, fill["weight"], beats, kind.beat)
         MEMORIES[type(engine)].fill(engine, fields, self.contents)
 

@@ -94,13 +94,13 @@ def lut_sums(spec: FloatLut, x: Floats, codes: np.ndarray, planes: int) -> tuple
     tables = _padded(x, spec).reshape(len(x), -1, spec.kg, spec.k)
     bit = _padded(codes, spec).reshape(len(codes), -1, spec.kg, spec.k)
 
-    def found(step: int) -> Floats:
+    def plane_entries(step: int) -> Floats:
         at, plane = divmod(step, planes)
         signs = 2.0 * (bit[None, :, at] >> plane & 1) - 1
         return halved(tables[:, None, at] * signs, bits) * (1 << plane)
 
     slices = tables.shape[1]
-    psum = _accumulated(spec, slices * planes, found, (len(x), len(codes)))
+    psum = _accumulated(spec, slices * planes, plane_entries, (len(x), len(codes)))
     ones = _accumulated(spec, slices, lambda i: halved(tables[:, i], bits), (len(x),))
     return psum, ones
 
@@ -112,8 +112,8 @@ def group_by_group(
     group: int,
 ) -> tuple[Floats, Floats]:
     """`sums` of every group of [M, K] and [N, K]: [M, groups, N] and [M, groups]."""
-    found = [sums(x[:, a:b], weights[:, a:b]) for a, b in group_bounds(x.shape[1], group)]
-    psums, row_sums = zip(*found, strict=True)
+    group_sums = [sums(x[:, a:b], weights[:, a:b]) for a, b in group_bounds(x.shape[1], group)]
+    psums, row_sums = zip(*group_sums, strict=True)
     return np.stack(psums, axis=1), np.stack(row_sums, axis=1)
 
 

@@ -24,7 +24,7 @@ def weights(spec: Engine, form: Form) -> np.ndarray:
     coding = spec.coding_of(form.format)
     count = max(1, len(form.format.specials))
     return form.counted(
-        np.array([coding.values(form.format, each) for each in range(count)], np.int16)
+        np.array([coding.values(form.format, special) for special in range(count)], np.int16)
     )
 
 

@@ -90,7 +90,7 @@ def asked(spec: LutStationary, operands: Product) -> np.ndarray:
     index = indices(spec, operands).T
     if spec.dedup:
         first = [
-            [each not in row[:i] for i, each in enumerate(row)] for row in index.tolist()
+            [centroid not in row[:i] for i, centroid in enumerate(row)] for row in index.tolist()
         ]  # [subspaces, rows]
     else:
         first = np.ones(index.shape, bool)

@@ -165,11 +165,11 @@ def encode(spec: LutTensorCore, weights: Form) -> EncodedWeights:
         planes = weight_planes(spec, codes[:, start:end], weight_format)
         pad = -(end - start) % (spec.k * joint)
         planes = np.pad(planes, ((0, 0), (0, 0), (0, pad)))
-        found = table_codes(spec, planes.reshape(*planes.shape[:2], -1, spec.k))
-        found = found.reshape(*found.shape[:2], -1, joint)
-        index = found[..., 0]
+        table_indices = table_codes(spec, planes.reshape(*planes.shape[:2], -1, spec.k))
+        table_indices = table_indices.reshape(*table_indices.shape[:2], -1, joint)
+        index = table_indices[..., 0]
         if joint == 2:
-            index = index | found[..., 1] << spec.code_bits
+            index = index | table_indices[..., 1] << spec.code_bits
         indices.append(np.ascontiguousarray(index.transpose(2, 0, 1)))
     return EncodedWeights(weight_format, group, spec.k, joint, tuple(indices))
 
@@ -204,12 +204,12 @@ def group_sums(
         if weights.joint == 2:
             tables = tables[:, 1::2, :, None] + tables[:, 0::2, None, :]
             tables = tables.reshape(len(x), len(indices), -1)
-        found = np.empty(indices.shape[1:], np.int32)
+        slice_sum = np.empty(indices.shape[1:], np.int32)
         for row in range(len(x)):
             total = np.zeros(indices.shape[1:], np.int32)
             for table, index in zip(tables[row], indices, strict=True):
-                np.take(table, index, out=found, mode="clip")
-                total += found
+                np.take(table, index, out=slice_sum, mode="clip")
+                total += slice_sum
             psum[row, g] = (total * counts).sum(axis=0)
         row_sum[:, g] = part.sum(axis=1)
     return GroupSums(psum, row_sum)
@@ -233,8 +233,8 @@ def slice_sums(
     if spec.is_signed:
         counts[:, -1] *= -1
     tables = full_tables(spec, x.reshape(rows, slices, spec.kg, spec.k)).reshape(rows, -1)
-    found = np.empty((rows, slices, spec.n), np.int64)
+    psums = np.empty((rows, slices, spec.n), np.int64)
     for row in range(rows):
         looked_up = tables[row].take(places).sum(axis=0)
-        found[row] = (looked_up * counts[:, :, None, None]).sum(axis=(0, 1))
-    return found
+        psums[row] = (looked_up * counts[:, :, None, None]).sum(axis=(0, 1))
+    return psums

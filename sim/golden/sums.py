@@ -38,8 +38,8 @@ def read_outs(spec: Engine, sums: np.ndarray, starts: np.ndarray) -> np.ndarray:
     if not spec.saturates:
         return wrap(np.add.reduceat(sums, starts, axis=1), spec.acc_bits)
     top = (1 << spec.acc_bits - 1) - 1
-    found = np.zeros((len(sums), len(starts), sums.shape[2]), np.int64)
+    group_sums = np.zeros((len(sums), len(starts), sums.shape[2]), np.int64)
     for i, (start, end) in enumerate(itertools.pairwise([*starts, sums.shape[1]])):
         for part in range(start, end):
-            found[:, i] = np.clip(found[:, i] + sums[:, part], -top - 1, top)
-    return found
+            group_sums[:, i] = np.clip(group_sums[:, i] + sums[:, part], -top - 1, top)
+    return group_sums

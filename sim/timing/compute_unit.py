@@ -132,12 +132,15 @@ def _weighed_steps(
     period = core.result_period_cycles
     if groups.min() >= period:
         return steps, steps
-    each = itertools.chain.from_iterable(itertools.repeat(groups.tolist(), matmul["row_tiles"]))
-    return steps, _waiting(each, core.engine.step_latency_cycles, period)
+    all_groups = itertools.chain.from_iterable(
+        itertools.repeat(groups.tolist(), matmul["row_tiles"])
+    )
+    return steps, _waiting(all_groups, core.engine.step_latency_cycles, period)
 
 
 def _waiting(groups: Iterable[int], drain: int, period: int) -> int:
-    """Cycles of groups of so many steps, results being `period` apart at the soonest.
+    """Cycles of groups with the numbers of steps in `groups`; results are at least `period` cycles
+    apart.
 
     A result leaves `drain` cycles after the step that ends its group. Until it has left, one step
     more can be taken, whose product waits before the accumulators.

@@ -151,4 +151,4 @@ def fold(
                 results.append(read)
         if run.fill:
             beat_end = step + 1  # the next beat is looked up when all is written
-    return Transfers(*(np.array(each) for each in (commands, activations, weights, results)))
+    return Transfers(*(np.array(cycles) for cycles in (commands, activations, weights, results)))

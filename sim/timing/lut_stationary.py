@@ -29,7 +29,7 @@ class Clocks:
 
     def seen(self, cycle: int, of: str, by: str, latency_cycles: int) -> int:
         """The first cycle of the clock `by` that knows what a cycle of the clock `of` brought,
-        of a crossing of so many cycles."""
+        where crossing between the clocks takes `latency_cycles` cycles."""
         time = (cycle + 1) * getattr(self, of)
         return time // getattr(self, by) + latency_cycles
 
@@ -94,7 +94,7 @@ def fold(
     replay = _Replay(spec, clocks, pauses or {}, memory_latency_cycles)
     for command in commands:
         replay.run(command)
-    return replay.found
+    return replay.transfers
 
 
 class _Replay:
@@ -105,7 +105,7 @@ class _Replay:
     ):
         self.spec, self.clocks, self.latency = spec, clocks, latency
         self.free = {name: Free(pauses.get(name)) for name in Transfers.__dataclass_fields__}
-        self.found = Transfers()
+        self.transfers = Transfers()
         self.encodes = 0
         """The first cycle in which the encoder can take a row or a centroid."""
         self.removed: list[int] = []
@@ -122,14 +122,14 @@ class _Replay:
     def take(self, stream: str, ready: int, offered: int = 0) -> int:
         """The transfer of a source's next beat, which it has from `offered` on, where the machine
         takes it from `ready` on."""
-        before: list[int] = getattr(self.found, stream)
+        before: list[int] = getattr(self.transfers, stream)
         offer = self.free[stream](max(before[-1] + 1 if before else 0, offered))
         before.append(max(offer, ready))
         return before[-1]
 
     def give(self, stream: str, offered: int) -> int:
         """The transfer to a sink of what the machine offers from `offered` on."""
-        before: list[int] = getattr(self.found, stream)
+        before: list[int] = getattr(self.transfers, stream)
         before.append(self.free[stream](offered))
         return before[-1]
 
@@ -158,7 +158,7 @@ class _Replay:
                 self.entered.append(enters)
                 self.leaves = enters + 1
                 if turn % command.subspaces == command.subspaces - 1:
-                    before = self.found.result[-1] if self.found.result else 0
+                    before = self.transfers.result[-1] if self.transfers.result else 0
                     self.leaves = max(self.leaves, before)
                     self.give("result", self.leaves + 1)
             self.bank_free[self.step % 2] = self.entered[-1] + 1
@@ -167,8 +167,8 @@ class _Replay:
     def encode(self) -> int:
         """When the matcher has the index of the next row."""
         spec, ready = self.spec, self.encodes
-        if len(self.found.activation) >= spec.queue:
-            room = self.removed[len(self.found.activation) - spec.queue]
+        if len(self.transfers.activation) >= spec.queue:
+            room = self.removed[len(self.transfers.activation) - spec.queue]
             ready = max(ready, self.seen(room, "matcher", "encoder"))
         row = self.take("activation", ready)
         self.encodes = row + spec.encoder_period_cycles
@@ -182,7 +182,7 @@ class _Replay:
         """When the next table is there."""
         for _ in range(self.spec.centroids * self.spec.row_beats):
             self.take("table", self.bank_free[self.step % 2])
-        return self.found.table[-1] + 1
+        return self.transfers.table[-1] + 1
 
     def gather(self, there: int, asks: bool, one_row: int) -> int:
         """When the next row's table row goes to the sums: with the last beat that comes, or once
@@ -200,7 +200,7 @@ class _Replay:
         for beat in range(spec.row_beats):
             last = beat == spec.row_beats - 1
             self.take("table", max(waits, leaves + (one_row if last else 0)), comes)
-        return self.found.table[-1]
+        return self.transfers.table[-1]
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class StepCycles:
 
 
 def step_cycles(spec: LutStationary, rows: int, clocks: Clocks = Clocks()) -> StepCycles:
-    """What a subspace of so many rows takes each part, if no stream waits for its partner. One row
+    """What a subspace of `rows` rows takes each part, if no stream waits for its partner. One row
     takes two lookups' time, since its sum is read again."""
     encode = spec.centroid_beats + rows * spec.encoder_period_cycles
     return StepCycles(

@@ -81,8 +81,8 @@ def weighed(run: Run, steps_of_beats: np.ndarray) -> Run:
 def fills(spec: Engine) -> list[Run]:
     """The commands that fill the engine's own memories."""
     return [
-        Run(1, each.slices, group_slices=1, planes=each.planes, mode=each.mode, fill=True)
-        for each in spec.fills
+        Run(1, filling.slices, group_slices=1, planes=filling.planes, mode=filling.mode, fill=True)
+        for filling in spec.fills
     ]
 
 

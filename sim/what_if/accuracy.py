@@ -30,7 +30,8 @@ DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, tuple[int, int]], Floats
 
 @dataclass(frozen=True)
 class Dots:
-    """Pairs of vectors to multiply: activations [dots, K], and codes of weights of so many bits."""
+    """Pairs of vectors to multiply: activations [dots, K], and the codes of the weights,
+    int [dots, K], of `weight_bits` bits each."""
 
     x: Halves
     codes: NDArray[np.integer]
@@ -38,17 +39,23 @@ class Dots:
 
     @property
     def weights(self) -> NDArray[np.integer]:
-        """Odd integers, as far above zero as below (LUT Tensor Core, Eq. 2)."""
+        """The odd integers that codes stand for, symmetric about zero (LUT Tensor Core, Eq. 2)."""
         return 2 * self.codes - ((1 << self.weight_bits) - 1)
 
     @property
     def exact(self) -> Floats:
-        """Products of 15 bits at most, of which float64 sums any number that fits in memory."""
+        """The dot products without any rounding, float64 [dots].
+
+        A product has 15 bits at most, so that float64 holds any sum that occurs here exactly.
+        """
         return (self.x.astype(np.float64) * self.weights).sum(axis=1)
 
 
 def draw(rng: np.random.Generator, distribution: str, size: tuple[int, int], bits: int) -> Dots:
-    """Random activations, and codes that are all alike likely."""
+    """Random activations of the named distribution, and codes of which all are equally likely.
+
+    `size` is [dots, K], `bits` the width of a weight's code.
+    """
     x = DISTRIBUTIONS[distribution](rng, size).astype(np.float16)
     return Dots(x, rng.integers(0, 1 << bits, size), bits)
 
@@ -77,16 +84,18 @@ def multiplied(dots: Dots) -> Floats:
     return total.astype(np.float64)
 
 
-def looked_up(dots: Dots, k: int = 4) -> Floats:
-    """One table of `k` activations after another, in it one bit-plane after another, all in FP16.
+def looked_up(dots: Dots, table_k: int = 4) -> Floats:
+    """Dot products from lookup tables of `table_k` activations, float64 [dots].
 
-    An entry is the sum of the sums of both halves.
+    The tables are used one after another, and each for one bit-plane of the weights after another.
+    Every addition is rounded to FP16. A table's entry is the sum of its first half of activations
+    plus the sum of its second half, and the halves are summed in the same way.
     """
     total = np.zeros(len(dots.x), np.float16)
-    for start in range(0, dots.x.shape[1], k):
+    for start in range(0, dots.x.shape[1], table_k):
         for plane in range(dots.weight_bits):
-            signs = 2 * (dots.codes[:, start : start + k] >> plane & 1) - 1
-            entry = _halved_sum(dots.x[:, start : start + k] * signs.astype(np.float16))
+            signs = 2 * (dots.codes[:, start : start + table_k] >> plane & 1) - 1
+            entry = _halved_sum(dots.x[:, start : start + table_k] * signs.astype(np.float16))
             total = total + entry * np.float16(1 << plane)
     return total.astype(np.float64)
 
@@ -99,6 +108,6 @@ def _halved_sum(terms: Halves) -> Halves:
     return _halved_sum(terms[:, : count // 2]) + _halved_sum(terms[:, count // 2 :])
 
 
-def relative_error(found: Floats, exact: Floats) -> float:
-    """Root of the mean squared error over that of the mean square."""
-    return float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))
+def relative_error(approximate: Floats, exact: Floats) -> float:
+    """The root of the mean squared error, divided by the root of the mean square of `exact`."""
+    return float(np.sqrt(np.mean((approximate - exact) ** 2) / np.mean(exact**2)))

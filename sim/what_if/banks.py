@@ -27,7 +27,8 @@ def beat_indices(spec: VqCodebook, index: np.ndarray) -> np.ndarray:
 
 
 def bank_cycles(index: np.ndarray, banks: int, *, broadcast: bool = False) -> np.ndarray:
-    """Cycles that each weight beat's lookups take in one codebook of so many banks, int [beats].
+    """Cycles that each weight beat's lookups take in one codebook cut into `banks` banks, int
+    [beats].
 
     `index` is [beats, lanes]; entry e is in bank e % banks. With `broadcast` lookups of the same
     entry are one.

@@ -62,8 +62,8 @@ def _bitmod() -> Iterator[Claim]:
             f"cycles of {what}, Llama-2-7B, {weights}",
             published,
             f"{cycles(array, _shape('llama-2-7b'), 256, is_prompt=is_prompt):,}",
-            f"{array.height} x {array.width} elements of {array.lanes} products a step, 256 bits of "
-            "memory per cycle, activations of 16 bits",
+            f"{array.height} x {array.width} elements of {array.lanes} products a step, 256 bits "
+            "of memory per cycle, activations of 16 bits",
             "BitMoD (HPCA 2025), totals plotted in its repository",
             "filling and draining, norms, softmax, rotary positions, writes of the cache; scores "
             "count queries as weights and keys once per head",

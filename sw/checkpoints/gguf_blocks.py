@@ -128,13 +128,13 @@ class Blocks:
         k, group = tensor.shape[1], min(tensor.group, tensor.shape[1])
         if not evenly or k % self.block or (group % self.block and group != k):
             return None
-        each = (k if group == k else group) // self.block
-        scale = np.repeat(tensor.scale, each, axis=1)[:, : k // self.block]
-        minimum = np.repeat(tensor.minimum, each, axis=1)[:, : k // self.block]
+        blocks = (k if group == k else group) // self.block
+        scale = np.repeat(tensor.scale, blocks, axis=1)[:, : k // self.block]
+        minimum = np.repeat(tensor.minimum, blocks, axis=1)[:, : k // self.block]
         codes = tensor.codes.reshape(len(scale), -1, self.block)
         beside = [scale] if self.zero is not None else [scale, minimum]
         with np.errstate(over="ignore"):
-            if any(not np.array_equal(each.astype("<f2"), each) for each in beside):
+            if any(not np.array_equal(factor.astype("<f2"), factor) for factor in beside):
                 return None
         if self.zero is not None:
             moved = np.divide(minimum, scale, out=np.zeros_like(scale), where=scale != 0)
@@ -148,14 +148,14 @@ class Blocks:
         if codes.min() < 0 or codes.max() >= self.format.levels:
             return None
         packed = self.join_codes(codes.astype(np.uint8))
-        parts = [_as_halves(each) for each in beside]
+        parts = [_as_halves(factor) for factor in beside]
         parts = [*parts, packed] if self.scale_first else [packed, *parts]
         return np.concatenate(parts, axis=-1, dtype=np.uint8).reshape(len(scale), -1)
 
 
 CODES = {
-    each.kind: each
-    for each in (
+    codec.kind: codec
+    for codec in (
         Blocks(Kind.Q4_0, WeightCodes(4), 8, True, _split_nibbles, _join_nibbles),
         Blocks(Kind.Q4_1, WeightCodes(4), None, True, _split_nibbles, _join_nibbles),
         Blocks(Kind.Q8_0, WeightCodes(8), 128, True, _split_signed, _split_signed),

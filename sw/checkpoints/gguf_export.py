@@ -111,23 +111,23 @@ def write_gguf(
                 _add(writer, f"{PARENT}.{key}", value)
         for key, value in tokens.items():
             _add(writer, f"tokenizer.ggml.{key}", value)
-        for each in entries:
-            size = math.prod(each.shape)
-            writer.add_tensor_info(each.name, each.shape, np.dtype(np.uint8), size, each.kind)
+        for entry in entries:
+            size = math.prod(entry.shape)
+            writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.uint8), size, entry.kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for index, each in enumerate(entries):
-            writer.write_tensor_data(each.bytes())
+        for index, entry in enumerate(entries):
+            writer.write_tensor_data(entry.bytes())
             progress((index + 1) / len(entries))
         writer.close()
-    matrices = [each for each in entries if len(each.shape) == 2]
-    half = [each for each in matrices if each.kind == Kind.F16]
+    matrices = [entry for entry in entries if len(entry.shape) == 2]
+    half = [matrix for matrix in matrices if matrix.kind == Kind.F16]
     layers = [name for name in linear_names(model) if name != "head"]
     sizes = {name: math.prod(shape_of(model.tensors, name)) for name in layers}
     left = 0 if kind == Kind.F16 else sum(sizes.get(name, 0) for name in _names(half))
-    exact = [each for each in matrices if each.exact]
-    rest = [each for each in matrices if each not in half and each not in exact]
+    exact = [matrix for matrix in matrices if matrix.exact]
+    rest = [matrix for matrix in matrices if matrix not in half and matrix not in exact]
     part = left / sum(sizes.values())
     return Written(architecture, _names(exact), _names(rest), _names(half), part)
 
@@ -174,7 +174,7 @@ def _without_idle_window(config: ModelConfig) -> ModelConfig:
 def _architecture(config: ModelConfig, tokens: list[str], tied: bool) -> tuple[str, dict[str, Any]]:
     """An architecture, and metadata, that read back as the config, and of which llama.cpp computes
     the same. Raises `ExportError`."""
-    factors = [float(np.float32(each)) for each in config.rope_factors]
+    factors = [float(np.float32(factor)) for factor in config.rope_factors]
     own = None if config.query_divisor == config.head_dim else config.query_divisor
     single: dict[str, Any] = {
         name: float(np.float32(value))
@@ -217,10 +217,10 @@ def _reads_back(
     names = [f"blk.0.{_stem(role)}.bias" for role in wanted.biases]
     held = factors if ROPE_FACTORS in stretches(stored) else ()
     try:
-        found = config_of(stored, names, held)
+        read = config_of(stored, names, held)
     except (BrokenError, KeyError, ValueError):
         return False
-    return replace(wanted, rope_pairs=wanted.rope_pairs and found.rope_pairs) == found
+    return replace(wanted, rope_pairs=wanted.rope_pairs and read.rope_pairs) == read
 
 
 def _stem(role: str) -> str:
@@ -322,9 +322,9 @@ def _entry(model: LanguageModel, plan: _Plan, kind: Kind) -> _Entry:
 def _chosen(codes: Coded | None, columns: int, kind: Kind, table: bool) -> tuple[Kind, bool]:
     """The type of a matrix, and whether it holds the same numbers. A table, of which a pass reads
     rows, may be of any type that holds its codes."""
-    for each in (kind, *CODES) if table else (kind,):
-        if each in CODES and _fits(codes, each):
-            return each, True
+    for candidate in (kind, *CODES) if table else (kind,):
+        if candidate in CODES and _fits(codes, candidate):
+            return candidate, True
     if kind == Kind.F32:
         return kind, True
     whole = columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
@@ -350,9 +350,9 @@ def _ordered(
 
 def _bytes(tensor: Tensor, kind: Kind, exact: bool) -> NDArray[np.uint8]:
     if exact and isinstance(tensor, QuantTensor) and kind in CODES:
-        found = CODES[kind].join(tensor)
-        assert found is not None  # `_fits` says so
-        return found
+        blocks = CODES[kind].join(tensor)
+        assert blocks is not None  # `_fits` says so
+        return blocks
     values = dequantized(tensor)
     return np.ascontiguousarray(gguf.quantize(values, kind)).view(np.uint8)
 
@@ -367,22 +367,25 @@ def _tokens(tokenizer: TextTokenizer, vocab: int) -> dict[str, Any]:
     if model["type"] != "BPE":
         raise ExportError(f"GGUF: its tokenizer must be BPE, got {model['type']}")
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    added = {each["content"]: bool(each["special"]) for each in document["added_tokens"]}
+    added = {token["content"]: bool(token["special"]) for token in document["added_tokens"]}
     tokens = [f"[PAD{index}]" for index in range(vocab)]
     types = [TokenType.UNUSED] * vocab
     pieces = model.get("byte_fallback", False) or document["pre_tokenizer"] is None
     for token, index in tokenizer.library.get_vocab(with_added_tokens=True).items():
         tokens[index], types[index] = token, _type(token, added, pieces)
-    found: dict[str, Any] = {"tokens": tokens, "token_type": [int(each) for each in types]}
+    settings: dict[str, Any] = {
+        "tokens": tokens,
+        "token_type": [int(token_type) for token_type in types],
+    }
     if pieces:
-        found |= _score_pieces(document, merges, tokens)
+        settings |= _score_pieces(document, merges, tokens)
     else:
         split = split_name(tokenizer.library)
         if split is None:
             raise ExportError("GGUF: how its tokenizer splits text has no name there")
         joined = [" ".join(pair) for pair in merges]
-        found |= {"model": "gpt2", "pre": split, "merges": joined}
-    return found | _ends(tokenizer)
+        settings |= {"model": "gpt2", "pre": split, "merges": joined}
+    return settings | _ends(tokenizer)
 
 
 def _type(token: str, added: Mapping[str, bool], pieces: bool) -> TokenType:
@@ -406,7 +409,7 @@ def _score_pieces(
     scores = [-float(rank.get(token, len(merges))) for token in tokens]
     tokens[:] = [token.replace(" ", SPACE) for token in tokens]
     steps, split = document["normalizer"] or {}, document["pre_tokenizer"]
-    named = [each["type"] for each in steps.get("normalizers", [steps] if steps else [])]
+    named = [step["type"] for step in steps.get("normalizers", [steps] if steps else [])]
     if not set(named) <= {"Prepend", "Replace"} or (split and split["type"] != "Metaspace"):
         raise ExportError("GGUF: how its tokenizer prepares text has no form there")
     before = "Prepend" in named or bool(split and split.get("prepend_scheme") != "never")
@@ -420,7 +423,7 @@ def _ends(tokenizer: TextTokenizer) -> dict[str, Any]:
     stops = sorted(tokenizer.stops, key=lambda token: (token in prefix, token))
     if len(prefix) > 1 or len(stops) > 3:
         raise ExportError("GGUF: texts begin with one token and end with one of three, at most")
-    found: dict[str, Any] = {"add_bos_token": bool(prefix)}
-    found |= {"bos_token_id": prefix[0]} if prefix else {}
+    settings: dict[str, Any] = {"add_bos_token": bool(prefix)}
+    settings |= {"bos_token_id": prefix[0]} if prefix else {}
     names = ("eos_token_id", "eot_token_id", "eom_token_id")
-    return found | dict(zip(names, stops, strict=False))
+    return settings | dict(zip(names, stops, strict=False))

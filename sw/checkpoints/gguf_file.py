@@ -394,8 +394,8 @@ def config_of(
 
 def _biases(names: Collection[str]) -> tuple[str, ...]:
     """The layers that have a bias, to judge by the first block."""
-    found = (f"blk.0.{stem}.bias" in names for stem in BLOCK_NAMES)
-    pairs = zip(BLOCK_NAMES.values(), found, strict=True)
+    has_bias = (f"blk.0.{stem}.bias" in names for stem in BLOCK_NAMES)
+    pairs = zip(BLOCK_NAMES.values(), has_bias, strict=True)
     return tuple(role for (role,), has in pairs if has and "norm" not in role)
 
 
@@ -414,16 +414,16 @@ def _stretched(
     factor = settings.get("rope.scaling.factor", settings.get("rope.scale_linear", 0.0))
     factor = 1.0 if kind == "none" or not factor else factor
     pairs = min(head_dim // 2, 1 << 16)
-    slowed = tuple(each * factor for each in factors or (1.0,) * pairs)
-    found: dict[str, Any] = {"rope_factors": slowed if factors or factor != 1.0 else ()}
+    slowed = tuple(pair_factor * factor for pair_factor in factors or (1.0,) * pairs)
+    rope: dict[str, Any] = {"rope_factors": slowed if factors or factor != 1.0 else ()}
     # As in `sw.checkpoints.hugging_face`: the short factors hold in the first context, and scores
     # are scaled.
     if _LONG_FACTORS in names:
         first = settings.get("rope.scaling.original_context_length", settings["context_length"])
-        found["context"] = min(first, settings["context_length"])
+        rope["context"] = min(first, settings["context_length"])
     if (scale := settings.get("rope.scaling.attn_factor", 1.0)) != 1.0:
-        found["query_divisor"] = divisor / scale**4
-    return found
+        rope["query_divisor"] = divisor / scale**4
+    return rope
 
 
 def _token_types(values: Mapping[str, Any]) -> list[TokenType]:
@@ -528,7 +528,7 @@ def read_gguf(path: Path) -> LanguageModel:
         _require_apart(entries)
         family = values["general.architecture"]
         stretching = stretches(values)
-        factors = next((listed[each] for each in stretching if each in listed), None)
+        factors = next((listed[name] for name in stretching if name in listed), None)
         speeds = [] if factors is None else _floats(_raw(data[start:], factors), factors.kind)[0]
         config = config_of(values, listed.keys(), [float(speed) for speed in speeds])
         listed = {name: entry for name, entry in listed.items() if name not in stretching}
@@ -557,7 +557,7 @@ def _parent(values: Mapping[str, Any]) -> Parent | None:
 def _require_apart(entries: Iterable[_Entry]) -> None:
     """Raise `BrokenError` where tensors overlap."""
     position = 0
-    for entry in sorted(entries, key=lambda each: each.offset):
+    for entry in sorted(entries, key=lambda tensor: tensor.offset):
         if entry.offset < position:
             raise BrokenError(f"tensor {entry.name}: overlaps another")
         block, block_bytes = gguf.GGML_QUANT_SIZES[entry.kind]

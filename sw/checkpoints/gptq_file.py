@@ -118,8 +118,8 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
         raise ValueError(f"group_size must be -1 or at least 1, got {group!r:.40}")
     groups = -(-k // group)
     wanted = {"scales": (groups, n), "qzeros": (groups, -(-n * bits // 32)), "g_idx": (k,)}
-    found = {"scales": scales.shape, "qzeros": zeros.shape}
-    for name, shape in (found | ({} if places is None else {"g_idx": places.shape})).items():
+    shapes = {"scales": scales.shape, "qzeros": zeros.shape}
+    for name, shape in (shapes | ({} if places is None else {"g_idx": places.shape})).items():
         if shape != wanted[name]:
             raise ValueError(f"{name}: must be {wanted[name]}, got {shape}")
 
@@ -187,7 +187,7 @@ def _order(places: NDArray[np.integer], group: int) -> NDArray[np.int64] | None:
     count inputs, as tools write that take inputs in their order."""
     count = np.arange(len(places))
     regular = count // group
-    if not places.any() or any(np.array_equal(places, each) for each in (regular, count)):
+    if not places.any() or any(np.array_equal(places, usual) for usual in (regular, count)):
         return None
     order = np.argsort(places, kind="stable")
     if not np.array_equal(places[order], regular):

@@ -80,8 +80,8 @@ class KnownSettings:
             if any(word in name.lower() for word in _TRAINING):
                 continue
             if name in self.neutral:
-                if not any(value == each for each in self.neutral[name]):
-                    wanted = " or ".join(repr(each) for each in self.neutral[name])
+                if not any(value == allowed for allowed in self.neutral[name]):
+                    wanted = " or ".join(repr(allowed) for allowed in self.neutral[name])
                     raise ValueError(f"{place}{name:.80} must be {wanted}, got {value!r:.40}")
             elif any(word in name.lower() for word in self.words):
                 raise ValueError(

@@ -53,10 +53,10 @@ def _config(path: Path) -> tuple[ModelConfig, bool]:
 def _tokenizer(path: Path, vocab: int) -> TextTokenizer:
     """The tokenizer stored beside the model as `tokenizer.bin` or `tok<vocab>.bin`."""
     choices = [path.with_name(name) for name in ("tokenizer.bin", f"tok{vocab}.bin")]
-    found = next((choice for choice in choices if choice.is_file()), None)
-    if found is None:
+    tokenizer_path = next((choice for choice in choices if choice.is_file()), None)
+    if tokenizer_path is None:
         raise CheckpointError(path, f"no {' or '.join(c.name for c in choices)} beside it")
-    data, position = found.read_bytes(), 4  # the first word is the longest token's length
+    data, position = tokenizer_path.read_bytes(), 4  # the first word is the longest token's length
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     scores = []
     try:
@@ -64,16 +64,18 @@ def _tokenizer(path: Path, vocab: int) -> TextTokenizer:
             score, length = struct.unpack_from("<fi", data, position)
             position += 8 + length
             if length < 0 or position > len(data):
-                raise CheckpointError(found, f"token {token} ends beyond the file")
+                raise CheckpointError(tokenizer_path, f"token {token} ends beyond the file")
             scores.append(score)
             if token >= _FIRST_PIECE:
                 tokens.append(data[position - length : position].decode())
         vocabulary = Vocabulary(tokens, tokens[:_FIRST_BYTE])
         library = score_bpe(vocabulary, scores, range(_FIRST_PIECE, vocab), space=" ")
     except struct.error:
-        raise CheckpointError(found, f"ends after {len(scores)} of {vocab} tokens") from None
+        raise CheckpointError(
+            tokenizer_path, f"ends after {len(scores)} of {vocab} tokens"
+        ) from None
     except (UnicodeDecodeError, TokenizerError) as error:
-        raise CheckpointError(found, str(error)) from None
+        raise CheckpointError(tokenizer_path, str(error)) from None
     # A new story begins with the begin token, so it also ends the one before.
     return TextTokenizer(library, prefix=(_BEGIN,), stops=frozenset((_BEGIN, _END)))
 

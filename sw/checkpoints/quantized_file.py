@@ -68,13 +68,13 @@ def pack_rows(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
 
 def unpack_rows(packed: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint16]:
     """The first `count` fields of every row, [rows, count]."""
-    found = np.empty((len(packed), count), np.uint16)
+    codes = np.empty((len(packed), count), np.uint16)
     for block in _row_blocks(len(packed), count):
         stream = np.unpackbits(packed[block], axis=1, count=count * bits, bitorder="little")
         wide = np.zeros((len(stream), count, 16), np.uint8)
         wide[:, :, :bits] = stream.reshape(len(stream), count, bits)
-        found[block] = np.packbits(wide, axis=2, bitorder="little").view("<u2")[:, :, 0]
-    return found
+        codes[block] = np.packbits(wide, axis=2, bitorder="little").view("<u2")[:, :, 0]
+    return codes
 
 
 # Writing.
@@ -168,7 +168,7 @@ def stored(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, NDA
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray], metadata: dict[str, str]) -> None:
     """A safetensors file, whole or not at all."""
-    contiguous = {name: np.ascontiguousarray(each) for name, each in arrays.items()}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata)
 
@@ -216,9 +216,9 @@ class _Arrays:
             raise _Broken(f"has no array {name}")
         self._left.remove(name)
         entry = self._file.get_slice(name)
-        found = entry.get_dtype()
-        if found not in dtypes:
-            raise _Broken(f"array {name}: must be {' or '.join(dtypes)}, got {found}")
+        stored_type = entry.get_dtype()
+        if stored_type not in dtypes:
+            raise _Broken(f"array {name}: must be {' or '.join(dtypes)}, got {stored_type}")
         shape = tuple(entry.get_shape())
         if shapes and shape not in shapes:
             raise _Broken(f"array {name}: must be {shapes[-1]}, got {shape}")
@@ -334,13 +334,13 @@ def _read_centroids(
     points = arrays(f"{name}.centroids", ("I16",))
     if points.ndim != 3 or not (2 <= points.shape[1] <= 64 and 1 <= points.shape[2] <= 16):
         raise _Broken(f"array {name}.centroids: impossible shape {points.shape}")
-    found = Centroids(k, kind, metric, points.astype(np.int64))
-    spaces = sum(found.subspaces(min(group, k - start)) for start in range(0, k, group))
+    centroids = Centroids(k, kind, metric, points.astype(np.int64))
+    spaces = sum(centroids.subspaces(min(group, k - start)) for start in range(0, k, group))
     if len(points) != spaces:
         raise _Broken(f"array {name}.centroids: of {len(points)} subspaces, must be of {spaces}")
     if not -(1 << kind.bits - 1) <= points.min() <= points.max() < 1 << kind.bits - 1:
         raise _Broken(f"array {name}.centroids: beyond {kind.bits} bits")
-    return found
+    return centroids
 
 
 _READERS: dict[Kind, Callable[[Mapping[str, Any], str, _Stated, _Arrays], Form]] = {
@@ -380,7 +380,7 @@ def _read_coded(document: Mapping[str, Any], name: str, arrays: _Arrays) -> Code
     if "parts" not in document:
         return _read_part(document, name, arrays)
     parts = tuple(
-        _read_part(each, f"{name}/{i}", arrays) for i, each in enumerate(document["parts"])
+        _read_part(part, f"{name}/{i}", arrays) for i, part in enumerate(document["parts"])
     )
     if not parts or len({part.shape[0] for part in parts}) > 1:
         raise _Broken(f"tensor {name}: its parts do not fit together")
@@ -441,12 +441,12 @@ def parent_of(document: Mapping[str, Any]) -> Parent | None:
         return Parent(name) if isinstance(name, str) else None
     if not isinstance(stated, dict):
         raise ValueError(f"parent must be an object, got {stated!r:.40}")
-    found = Parent(**stated)
-    if not isinstance(found.name, str) or not all(
-        each is None or isinstance(each, str) for each in (found.path, found.digest)
+    parent = Parent(**stated)
+    if not isinstance(parent.name, str) or not all(
+        text is None or isinstance(text, str) for text in (parent.path, parent.digest)
     ):
         raise ValueError("parent must have a name, and may have a path and a digest, as text")
-    return found
+    return parent
 
 
 def add_to_document(folder: Path, **facts: Any) -> None:
@@ -457,7 +457,7 @@ def add_to_document(folder: Path, **facts: Any) -> None:
 
 
 def _config(settings: Mapping[str, Any]) -> ModelConfig:
-    known = {each.name for each in fields(ModelConfig)}
+    known = {field.name for field in fields(ModelConfig)}
     if strange := sorted(set(settings) - known):
         raise ValueError(f"unknown setting {strange[0]}")
     plain: dict[str, Any] = {

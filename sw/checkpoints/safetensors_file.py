@@ -87,12 +87,12 @@ def json_object(path: Path, text: bytes) -> dict[str, Any]:
     """The JSON object in `text`, which is of the file `path`. Raises `CheckpointError`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         for name, value in pairs:
-            if name in found:
+            if name in members:
                 raise CheckpointError(path, f"names {name!r:.80} twice")
-            found[name] = value
-        return found
+            members[name] = value
+        return members
 
     try:
         document = json.loads(text, object_pairs_hook=unique)
@@ -144,7 +144,7 @@ def read_file(path: Path) -> dict[str, Raw]:
     start = _LENGTH.size + length
     header = json_object(path, data[_LENGTH.size : start].tobytes())
     header.pop("__metadata__", None)
-    body, found, spans = data[start:], {}, []
+    body, tensors, spans = data[start:], {}, []
     for name, entry in header.items():
         try:
             begin, raw = _entry(body, entry)
@@ -152,7 +152,7 @@ def read_file(path: Path) -> dict[str, Raw]:
             problem = f"has no {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(path, f"tensor {name!r:.80}: {problem}") from None
         spans.append((begin, begin + raw.values.nbytes, name))
-        found[name] = raw
+        tensors[name] = raw
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
@@ -161,7 +161,7 @@ def read_file(path: Path) -> dict[str, Raw]:
         position = end
     if position != len(body):
         raise CheckpointError(path, f"its tensors end at byte {position} of {len(body)}")
-    return found
+    return tensors
 
 
 def _entry(body: NDArray[np.uint8], entry: Any) -> tuple[int, Raw]:
@@ -226,7 +226,7 @@ def _read_shards(folder: Path, index: Mapping[str, Any]) -> dict[str, Raw]:
     for shard, tensors in shards.items():
         if strays := sorted(name for name in tensors if places.get(name) != shard):
             raise CheckpointError(path, f"does not place {strays[0]!r:.80} in {shard}")
-    found = {name: tensor for tensors in shards.values() for name, tensor in tensors.items()}
-    if missing := sorted(set(places) - set(found)):
+    merged = {name: tensor for tensors in shards.values() for name, tensor in tensors.items()}
+    if missing := sorted(set(places) - set(merged)):
         raise CheckpointError(folder / places[missing[0]], f"has no tensor {missing[0]!r:.80}")
-    return found
+    return merged

@@ -171,8 +171,8 @@ class FloatVectors:
     def decoded(self, outputs: int) -> NDArray[np.float32]:
         """What they stand for, float32 [outputs, columns]; added in float32."""
         first, *added = (book[index] for index, book in self.books)
-        for each in added:
-            first = first + each
+        for addend in added:
+            first = first + addend
         return join_groups(first[None], outputs)
 
     def rounded(self, outputs: int) -> QuantTensor:
@@ -211,7 +211,7 @@ class VptqTensor(PartedTensor):
     def dequantize(self) -> NDArray[np.float32]:
         """The whole matrix, float32[N, K], as the `vptq` package computes it in float32."""
         outputs = self.shape[0]
-        return self._in_place(np.concatenate([each.decoded(outputs) for each in self.vectors], 1))
+        return self._in_place(np.concatenate([part.decoded(outputs) for part in self.vectors], 1))
 
 
 class _Pair(NamedTuple):
@@ -261,9 +261,9 @@ def _layer(settings: Mapping[str, Any]) -> _Layer:
         value = settings[name]
         if not isinstance(value, list) or len(value) != 2:
             raise ValueError(f"{name} must be two numbers, got {value!r:.40}")
-        return _Pair(*(number(name, each, -1) for each in value))
+        return _Pair(*(number(name, item, -1) for item in value))
 
-    found = _Layer(
+    layer = _Layer(
         inputs=number("in_features", settings["in_features"], 1),
         outputs=number("out_features", settings["out_features"], 1),
         lengths=pair("vector_lens"),
@@ -273,14 +273,14 @@ def _layer(settings: Mapping[str, Any]) -> _Layer:
         group_size=number("group_size", settings["group_size"], 1),
         outliers=number("outlier_size", settings["outlier_size"], 0),
     )
-    columns = found.outliers + found.groups * found.group_size
-    if columns != found.inputs:
-        raise ValueError(f"outliers and groups have {columns} columns, in_features {found.inputs}")
-    if found.lengths.rest < 1 or found.centroids.rest < 2 or sum(found.bits) > WORD_BITS:
+    columns = layer.outliers + layer.groups * layer.group_size
+    if columns != layer.inputs:
+        raise ValueError(f"outliers and groups have {columns} columns, in_features {layer.inputs}")
+    if layer.lengths.rest < 1 or layer.centroids.rest < 2 or sum(layer.bits) > WORD_BITS:
         raise ValueError("vector_lens, num_centroids: there must be codewords")
-    if found.outliers and (found.lengths.outliers < 1 or found.centroids.outliers < 1):
+    if layer.outliers and (layer.lengths.outliers < 1 or layer.centroids.outliers < 1):
         raise ValueError("vector_lens, num_centroids: there must be codewords of outliers")
-    return found
+    return layer
 
 
 def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) -> Stored | None:
@@ -335,15 +335,15 @@ def _read(layer: _Layer, parts: Mapping[str, Raw]) -> VptqTensor:
     books = [(indices.main, parts["centroids.weight"].floats())]
     if indices.residual is not None:
         books.append((indices.residual, parts["res_centroids.weight"].floats()))
-    v, found = layer.lengths.rest, []
+    v, vectors = layer.lengths.rest, []
     if layer.outliers:
         stored = parts["outlier_indices"].integers("I16", "U16").view(np.uint16)[0]
         book = parts["outlier_centroids.weight"].floats()[0].reshape(-1, layer.lengths.outliers)
-        found.append(FloatVectors(((stored.astype(np.int64), book),)))
+        vectors.append(FloatVectors(((stored.astype(np.int64), book),)))
     for group in range(layer.groups):
         chosen = tuple((index[group], book[group].reshape(-1, v)) for index, book in books)
-        found.append(FloatVectors(chosen))
-    for index, book in (pair for each in found for pair in each.books):
+        vectors.append(FloatVectors(chosen))
+    for index, book in (pair for part in vectors for pair in part.books):
         if (highest := int(index.max(initial=0))) >= len(book):
             raise ValueError(f"indices: must be below {len(book)}, got {highest}")
         if not np.isfinite(book).all():
@@ -352,9 +352,9 @@ def _read(layer: _Layer, parts: Mapping[str, Raw]) -> VptqTensor:
     if "perm" in parts:
         order = column_order(parts["perm"].integers("I16", "U16", "I32", "I64"))
     return VptqTensor(
-        parts=tuple(each.rounded(layer.outputs) for each in found),
+        parts=tuple(part.rounded(layer.outputs) for part in vectors),
         order=order,
         scale=parts["weight_scale"].floats() if "weight_scale" in parts else None,
         bias=parts["weight_bias"].floats() if "weight_bias" in parts else None,
-        vectors=tuple(found),
+        vectors=tuple(vectors),
     )

@@ -120,7 +120,11 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
         text = replace(text, content=text.content.replace("<|story|>", ""))
     reference, context = host_linears(model), default_context(model)
     texts, other = calibration_texts(text), check_text()
-    methods = {each: parse_method(each) for each in subject.methods if not only or each in only}
+    methods = {
+        method_name: parse_method(method_name)
+        for method_name in subject.methods
+        if not only or method_name in only
+    }
     calibration = None
     if any(method.calibrates for method in methods.values()):
         with progress(f"calibrating {name}") as done:
@@ -129,23 +133,25 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
     with progress(f"predicting other text, {name}") as done:
         shipped = measure(model, reference, reference, other, OTHER_TOKENS, context, done)
     records = []
-    for each, method in methods.items():
-        folder, began = out / name / each, time.perf_counter()
+    for method_name, method in methods.items():
+        folder, began = out / name / method_name, time.perf_counter()
         seen = calibration if method.calibrates else None
-        with progress(f"{name}, {each}") as done:
-            found, document = quantize_model(
+        with progress(f"{name}, {method_name}") as done:
+            quantized, document = quantize_model(
                 model, method, seen, folder, workers=workers, progress=done
             )
         seconds = time.perf_counter() - began
-        linear = host_linears(found)
-        with progress(f"{name}, {each}, predicting") as done:
-            accuracy = measure(found, linear, reference, text, subject.tokens, context, done, model)
-        with progress(f"{name}, {each}, predicting other text") as done:
-            elsewhere = measure(found, linear, None, other, OTHER_TOKENS, context, done)
+        linear = host_linears(quantized)
+        with progress(f"{name}, {method_name}, predicting") as done:
+            accuracy = measure(
+                quantized, linear, reference, text, subject.tokens, context, done, model
+            )
+        with progress(f"{name}, {method_name}, predicting other text") as done:
+            elsewhere = measure(quantized, linear, None, other, OTHER_TOKENS, context, done)
         record = {
             "kind": "accuracy",
             "model": name,
-            "weights": each,
+            "weights": method_name,
             "method": method.words,
             "activations": "float32",
             "bits_index": document["bits_index"],

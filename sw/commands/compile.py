@@ -45,8 +45,8 @@ IMAGE, UNITS, MANIFEST = "image.bin", "units.safetensors", "manifest.json"
 def listing(phase: Phase) -> str:
     """A program as text that `hw.isa.instructions.assemble` reads, each line with its index."""
     lines = [f"# {phase.name}, rows: {phase.rows}, at {phase.program.address:#x}"]
-    for i, each in enumerate(phase.program.instructions):
-        lines.append(f"{isa.disassemble(each)}  # {i}")
+    for i, instruction in enumerate(phase.program.instructions):
+        lines.append(f"{isa.disassemble(instruction)}  # {i}")
     return "\n".join(lines) + "\n"
 
 

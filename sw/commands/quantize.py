@@ -107,21 +107,21 @@ def quantize(
             force=force,
             stage=progress,
         )
-    found = check_quantized(loaded, made, progress) if checks else None
+    checked = check_quantized(loaded, made, progress) if checks else None
     seen = None if made.calibrated_with is None else asdict(made.calibrated_with)
     record = {
         **made.document,
         "calibration": seen,
-        "check": None if found is None else {**asdict(found), "is_worse": found.is_worse},
+        "check": None if checked is None else {**asdict(checked), "is_worse": checked.is_worse},
         "files": [str(path) for path in made.files],
         "seconds": made.seconds,
     }
     show(as_json, record, lambda console: _render(console, record))
-    _warn(name, loaded, seen, found)
+    _warn(name, loaded, seen, checked)
 
 
 def _warn(
-    method: str, model: LanguageModel, calibration: dict[str, Any] | None, found: Check | None
+    method: str, model: LanguageModel, calibration: dict[str, Any] | None, checked: Check | None
 ) -> None:
     """Say on stderr where calibration had few tokens, and where rounding would do better."""
     most = widest_input(model)
@@ -131,11 +131,11 @@ def _warn(
             f"{most:,} inputs of the widest layer: what they say of inputs together counts less",
             err=True,
         )
-    if found is not None and found.is_worse:
+    if checked is not None and checked.is_worse:
         click.echo(
             f"evolute: on text of another kind {method} is worse than rounding to nearest on the "
-            f"same grids: perplexity {found.quantized:.4g} against {found.rounded:.4g}; calibrate "
-            "with more or other text",
+            f"same grids: perplexity {checked.quantized:.4g} against {checked.rounded:.4g}; "
+            "calibrate with more or other text",
             err=True,
         )
 
@@ -175,12 +175,12 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         console.print("rounded without calibration")
     else:
         console.print(f"calibrated with {seen['tokens']:,} tokens of {seen['text']}")
-    if (found := record["check"]) is not None:
-        plain = found["rounded"]
+    if (checked := record["check"]) is not None:
+        plain = checked["rounded"]
         rounded = "" if plain is None else f", {plain:.4g} rounded to nearest on the same grids"
         console.print(
-            f"perplexity on {found['tokens']:,} tokens of {found['text']}: "
-            f"{found['as_shipped']:.4g} as shipped, {found['quantized']:.4g} quantized"
+            f"perplexity on {checked['tokens']:,} tokens of {checked['text']}: "
+            f"{checked['as_shipped']:.4g} as shipped, {checked['quantized']:.4g} quantized"
             f"{rounded}"
         )
     console.print(f"wrote {', '.join(record['files'])}", soft_wrap=True)

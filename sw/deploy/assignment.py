@@ -133,7 +133,7 @@ class Assignment:
         if self.recoding is None:
             return ()
         rounding = self.recoding.rounding
-        return tuple(name for name, each in self.layers.items() if each.rounding == rounding)
+        return tuple(name for name, layer in self.layers.items() if layer.rounding == rounding)
 
     @functools.cached_property
     def recoded(self) -> Mapping[LayerName, Recoded]:
@@ -170,9 +170,9 @@ class Assignment:
         if self.recoding is None:
             return None
         recoded, config = self.recoded.values(), self.workload
-        macs = sum(each.tensor.codes.size for each in recoded)
-        error = sum(each.squared_error for each in recoded)
-        square = sum(each.squared_sum for each in recoded)
+        macs = sum(layer.tensor.codes.size for layer in recoded)
+        error = sum(layer.squared_error for layer in recoded)
+        square = sum(layer.squared_sum for layer in recoded)
         return {
             "weights": self.recoding.name,
             "layers": [str(name) for name in self.recoded_names],
@@ -194,7 +194,7 @@ def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignm
     recoding = None
     if weights == NATIVE:
         if not any(own.values()):
-            formats = ", ".join(each.name for each in engine.formats)
+            formats = ", ".join(kind.name for kind in engine.formats)
             raise QuantError(
                 f"weights: {model.name} stores no codes that the engine runs ({formats}); choose "
                 "others, such as w4g32"
@@ -231,8 +231,8 @@ def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignm
         name: AssignedLayer(
             name,
             tuple(
-                AssignedPart(each, engine.coding_of(each.format), stage.get(each.name))
-                for each in linears
+                AssignedPart(linear, engine.coding_of(linear.format), stage.get(linear.name))
+                for linear in linears
             ),
             chosen.get(name) if linears else None,
         )

@@ -119,7 +119,7 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
 
     def apply(texts: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         names = [by_text[text] for text in texts]
-        found = {name: held.host[name](x) for name in names if name in held.host}
+        outputs = {name: held.host[name](x) for name in names if name in held.host}
         activations: dict[LayerName, QuantActivations] = {}
         results: dict[LayerName, NDArray[np.float64]] = {}
         for stage in (stages[i] for i in sorted({i for name in names for i in runs.get(name, ())})):
@@ -142,8 +142,8 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
         for name, result in results.items():
             if held.layers[name].bias is not None:
                 result += held.layers[name].added(x)[:, None]
-            found[name] = result.astype(np.float32)
-        return [found[name] for name in names]
+            outputs[name] = result.astype(np.float32)
+        return [outputs[name] for name in names]
 
     return apply
 
@@ -185,14 +185,14 @@ def golden_result(
     golden = GOLDEN[type(engine)]
     scale = tensor.scale.T.astype(np.int64)
     offset = tensor.offset.T.astype(np.int64) << tensor.offset_shift
-    found = np.empty((len(x), tensor.shape[0]), np.int64)
+    result = np.empty((len(x), tensor.shape[0]), np.int64)
     step = max(1, BLOCK_BYTES // (8 * tensor.scale.size))
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         sums = golden.group_sums(engine, x[rows], encoded)
         scaled = sums.psum * scale + sums.row_sum[:, :, None] * offset
-        found[rows] = scaled.sum(axis=1)
-    return found
+        result[rows] = scaled.sum(axis=1)
+    return result
 
 
 def fast_stage(held: CoreModel) -> RunStage:

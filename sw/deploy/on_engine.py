@@ -47,8 +47,8 @@ class EngineLinear:
             total(a.x[:, columns])
             for total, columns in zip(self.totals, self.tensor.columns, strict=True)
         )
-        for each in others:
-            first += each
+        for other in others:
+            first += other
         first *= a.scale[:, None]  # the sums are exact until here
         if self.tensor.bias is not None:
             first += self.tensor.added(x)[:, None]
@@ -124,10 +124,10 @@ def engine_linears(assignment: Assignment, backend: Backend = "integer") -> Line
 
     def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         shared: QuantActivations | None = None
-        found = []
+        outputs = []
         for name in names:
             if name in host:
-                found.append(host[name](x))
+                outputs.append(host[name](x))
                 continue
             inputs = layers[name].tensor.inputs(x)
             a = shared if inputs is x else None
@@ -135,8 +135,8 @@ def engine_linears(assignment: Assignment, backend: Backend = "integer") -> Line
                 a = quantize_activations(inputs, spec.activations)
             if inputs is x:
                 shared = a
-            found.append(layers[name](x, a))
-        return found
+            outputs.append(layers[name](x, a))
+        return outputs
 
     return apply
 

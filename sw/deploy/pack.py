@@ -39,9 +39,9 @@ def places(engine: Engine, k: int, group: int) -> NDArray[np.int64]:
     padded = -(-group // engine.slice_k) * engine.slice_k
     starts = np.arange(0, k, group)[:, None]
     inside = np.arange(padded)
-    found = np.where((inside < group) & (starts + inside < k), starts + inside, -1).reshape(-1)
+    columns = np.where((inside < group) & (starts + inside < k), starts + inside, -1).reshape(-1)
     rest = -(-(k % group) // engine.slice_k) * engine.slice_k  # of a shorter last group
-    return found[: k // group * padded + rest]
+    return columns[: k // group * padded + rest]
 
 
 def zero_code(weight_format: WeightCodes) -> int:
@@ -93,8 +93,8 @@ def bits(beat: Beat, **fields: NDArray) -> Bytes:
         lead = values.shape[: values.ndim - len(field.shape)]
         kind = "<u1" if field.bits <= 8 else "<u2"
         assert field.bits <= 16
-        each = low_bits(values.astype(kind), field.bits)
-        parts.append(each.reshape(*lead, field.total_bits))
+        field_bits = low_bits(values.astype(kind), field.bits)
+        parts.append(field_bits.reshape(*lead, field.total_bits))
     return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
@@ -163,16 +163,16 @@ def tile_words(
         gathered(tensor.offset[rows], everything, padded),
         repeats,
     )
-    found, planes, steps = [], tensor.coding.planes, engine.n // core.scale_lanes
+    words, planes, steps = [], tensor.coding.planes, engine.n // core.scale_lanes
     first = first_group = 0
     for slices in parts:
         groups = -(-slices // group_slices)
         part = slice(first * planes, (first + slices) * planes)
         part_scales = slice(first_group * steps, (first_group + groups) * steps)
-        found.append(bus_words(core.weight_buffer, weights[:, part]))
-        found.append(bus_words(core.scale_buffer, scales[:, part_scales]))
+        words.append(bus_words(core.weight_buffer, weights[:, part]))
+        words.append(bus_words(core.scale_buffer, scales[:, part_scales]))
         first, first_group = first + slices, first_group + groups
-    return np.concatenate(found, axis=1)
+    return np.concatenate(words, axis=1)
 
 
 _CHUNK_BITS = 1 << 26
@@ -299,8 +299,8 @@ def unpack_results(
         block = tiles[first : first + columns * count].reshape(columns, count, m, n)
         blocks.append(block.transpose(1, 2, 0, 3).reshape(count * m, columns * n))
         first += columns * count
-    whole, found, column = np.concatenate(blocks)[: batch.rows], {}, 0
+    whole, results, column = np.concatenate(blocks)[: batch.rows], {}, 0
     for layer in stage.layers:
-        found[layer.linear.name] = whole[:, column : column + layer.linear.n]
+        results[layer.linear.name] = whole[:, column : column + layer.linear.n]
         column += layer.column_tiles * n
-    return found
+    return results

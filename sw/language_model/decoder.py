@@ -61,10 +61,10 @@ def forward(
         angles = local_turns if local else turns
 
         def apply(a: Floats, *roles: str, layer: int = layer) -> list[Floats]:
-            found = linear([f"{layer}.{role}" for role in roles], a)
+            outputs = linear([f"{layer}.{role}" for role in roles], a)
             return [
                 out + _vector(model, f"{layer}.{role}_bias") if role in config.biases else out
-                for role, out in zip(roles, found, strict=True)
+                for role, out in zip(roles, outputs, strict=True)
             ]
 
         def normed(name: str, a: Floats, layer: int = layer) -> Floats:
@@ -148,11 +148,11 @@ def sampler(temperature: float, rng: np.random.Generator) -> Callable[[Floats], 
 
 def _embedding(model: LanguageModel, tokens: Sequence[int], start: int) -> Floats:
     config, table, rows = model.config, model.tensors["embedding"], np.asarray(tokens)
-    found = table.rows(rows, np.float32) if isinstance(table, Coded) else table[rows]
-    found = found * np.float32(config.embedding_scale)
+    embedded = table.rows(rows, np.float32) if isinstance(table, Coded) else table[rows]
+    embedded = embedded * np.float32(config.embedding_scale)
     if config.rope_pairs is None:
-        found = found + dequantized(model.tensors["positions"])[start : start + len(tokens)]
-    return found
+        embedded = embedded + dequantized(model.tensors["positions"])[start : start + len(tokens)]
+    return embedded
 
 
 def _normalized(model: LanguageModel, name: str, x: Floats) -> Floats:
@@ -161,8 +161,10 @@ def _normalized(model: LanguageModel, name: str, x: Floats) -> Floats:
     if model.config.norm == "layer":
         x = x - np.mean(x, axis=-1, keepdims=True)
     mean = np.mean(x * x, axis=-1, keepdims=True)
-    found = x / np.sqrt(mean + eps) * weight
-    return found + _vector(model, f"{name}_bias") if model.config.norm == "layer" else found
+    normalized = x / np.sqrt(mean + eps) * weight
+    return (
+        normalized + _vector(model, f"{name}_bias") if model.config.norm == "layer" else normalized
+    )
 
 
 def _vector(model: LanguageModel, name: str) -> Floats:

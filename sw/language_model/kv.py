@@ -61,8 +61,8 @@ def parse_kv(text: str) -> KvFormat:
     """The format that `text` names. Raises `SpecError`."""
     if kind := FLOATS.get(text):
         return KvFormat(text, kind.bits, kind)
-    if found := _INTEGERS.fullmatch(text):
-        return KvFormat(text, int(found[1]))
+    if match := _INTEGERS.fullmatch(text):
+        return KvFormat(text, int(match[1]))
     require(text == FLOAT32.name, "kv", f"one of {NAMES}", text)
     return FLOAT32
 

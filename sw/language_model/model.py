@@ -218,7 +218,7 @@ def model_digest(model: LanguageModel) -> str:
     What of the config is as in Llama does not count, so that models keep their digests when configs
     learn to say more.
     """
-    plain = {each.name: each.default for each in fields(ModelConfig)}
+    plain = {field.name: field.default for field in fields(ModelConfig)}
     own = {name: value for name, value in vars(model.config).items() if value != plain[name]}
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
 
@@ -227,13 +227,13 @@ def model_digest(model: LanguageModel) -> str:
             digest.update(f"{value.dtype.str}{value.shape}".encode())
             digest.update(np.ascontiguousarray(value).data)
         elif isinstance(value, tuple):
-            for each in value:
-                add(each)
+            for item in value:
+                add(item)
         elif isinstance(value, QuantTensor):
             add(_identity(value))
         elif is_dataclass(value):
-            for each in fields(value):
-                add(getattr(value, each.name))
+            for field in fields(value):
+                add(getattr(value, field.name))
         else:
             digest.update(repr(value).encode())
 
@@ -276,8 +276,8 @@ def checked(path: Path, model: LanguageModel) -> LanguageModel:
             if name == "head":
                 continue
             raise CheckpointError(path, f"tensor {name} is missing")
-        if (found := shape_of(model.tensors, name)) != shape:
-            raise CheckpointError(path, f"tensor {name}: must be {shape}, got {found}")
+        if (actual := shape_of(model.tensors, name)) != shape:
+            raise CheckpointError(path, f"tensor {name}: must be {shape}, got {actual}")
     unknown = sorted(set(model.tensors) - set(shapes))
     for name in unknown:
         _require_idle(path, model.tensors, shapes, name)

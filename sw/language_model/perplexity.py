@@ -124,19 +124,19 @@ def strided(
     step = context - len(prefix)
     stride = step if stride is None else stride
     require(1 <= stride <= step, "stride", f"in 1..{step} with this context", stride)
-    ids, found = model.tokenizer.encode(text.content), []
+    ids, windows = model.tokenizer.encode(text.content), []
     end = 0
     for start in range(0, len(ids), stride):
         seen = max(0, end - start - 1 + len(prefix)) if start else 0
         window = (prefix + ids[start : start + step])[: seen + tokens + 1]
         if len(window) < seen + 2:
             break
-        found.append(Window(window, seen))
+        windows.append(Window(window, seen))
         tokens -= len(window) - 1 - seen
         end = start + step
-    if not found:
+    if not windows:
         raise RefusedError(f"{text.name}: too short to predict anything")
-    return found
+    return windows
 
 
 def windows(model: LanguageModel, text: Text, tokens: int, context: int) -> list[list[int]]:
@@ -180,14 +180,16 @@ def measure(
     for ids, seen in parts:
         targets = np.array(ids[seen + 1 :])
         hidden = [
-            forward(whose, counted(each), ids[:-1], Cache(whose.config, len(ids) - 1, held))[seen:]
-            for whose, each, held in pair
+            forward(whose, counted(linear), ids[:-1], Cache(whose.config, len(ids) - 1, held))[
+                seen:
+            ]
+            for whose, linear, held in pair
         ]
         for start in range(0, len(targets), _LOGIT_ROWS):
             rows = slice(start, start + _LOGIT_ROWS)
             logs = [
-                _log_softmax(head(whose, each, part[rows]))
-                for (whose, each, _), part in zip(pair, hidden, strict=True)
+                _log_softmax(head(whose, linear, part[rows]))
+                for (whose, linear, _), part in zip(pair, hidden, strict=True)
             ]
             totals += _compare(logs[0], logs[-1], targets[rows])
     count = sum(len(ids) - 1 - seen for ids, seen in parts)

@@ -106,7 +106,7 @@ class _Packed:
         compiled.group_products(
             self.instructions,
             *map(ctypes.c_long, counts),
-            *(ctypes.c_void_p(each.ctypes.data) for each in arrays),
+            *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
         )
         return total[:, : self.n]
 
@@ -146,9 +146,9 @@ def _pack(tensor: QuantTensor | ScaledTensor, instructions: int) -> _Packed | No
 def _columns(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of every group one number per output, [N, G] -> [G, blocks * 16]."""
     n, groups = values.shape
-    found = np.zeros((groups, -(-n // _OUTPUTS) * _OUTPUTS))
-    found[:, :n] = values.T
-    return found
+    columns = np.zeros((groups, -(-n // _OUTPUTS) * _OUTPUTS))
+    columns[:, :n] = values.T
+    return columns
 
 
 def _unit(values: NDArray[np.float64]) -> float:

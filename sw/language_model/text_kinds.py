@@ -62,10 +62,10 @@ def mixed_windows(
     A text that ends early leaves its turns to the others. Raises what `windows` raises.
     """
     left = [windows(model, text, tokens, context) for text in texts]
-    found: list[list[int]] = []
+    mixed: list[list[int]] = []
     while tokens > 0 and any(left):
-        for each in left:
-            if each and tokens > 0:
-                found.append(each.pop(0)[: tokens + 1])
-                tokens -= len(found[-1]) - 1
-    return found
+        for text_windows in left:
+            if text_windows and tokens > 0:
+                mixed.append(text_windows.pop(0)[: tokens + 1])
+                tokens -= len(mixed[-1]) - 1
+    return mixed

@@ -38,7 +38,7 @@ _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 def _by_patterns(*patterns: str) -> pre_tokenizers.PreTokenizer:
     """By one pattern after another, each within the pieces that those before it left."""
-    splits = [pre_tokenizers.Split(Regex(each), behavior="isolated") for each in patterns]
+    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns]
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([*splits, bytes_only])
 
@@ -154,8 +154,10 @@ def _built(
 ) -> Tokenizer:
     try:
         library = Tokenizer(models.BPE(vocab=places, merges=merges, **options))
-        library.add_special_tokens([AddedToken(each, special=True) for each in vocabulary.specials])
-        library.add_tokens([AddedToken(each, normalized=False) for each in vocabulary.added])
+        library.add_special_tokens(
+            [AddedToken(token, special=True) for token in vocabulary.specials]
+        )
+        library.add_tokens([AddedToken(token, normalized=False) for token in vocabulary.added])
     except Exception as error:  # the library raises nothing narrower
         raise TokenizerError(str(error)) from None
     return library
@@ -167,8 +169,8 @@ def split_name(library: Tokenizer) -> str | None:
     def described(tokenizer: Tokenizer) -> tuple[str, bool]:
         document = json.loads(tokenizer.to_str())
         split, ignores = document["pre_tokenizer"], document["model"].get("ignore_merges", False)
-        for each in (split or {}).get("pretokenizers", [split or {}]):
-            each.pop("trim_offsets", None)  # which changes no token
+        for step in (split or {}).get("pretokenizers", [split or {}]):
+            step.pop("trim_offsets", None)  # which changes no token
         return json.dumps(split, sort_keys=True), ignores
 
     for name, split in _SPLITS.items():

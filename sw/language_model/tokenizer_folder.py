@@ -39,7 +39,9 @@ def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
     _add_tokens(folder, library, sidecar, settings.get("vocab_size"))
     specials = {**_optional(folder, SPECIALS), **sidecar}
     names = dict(_special_names(place, specials))
-    known = [AddedToken(each, special=True) for each in names.values() if _id(library, each) >= 0]
+    known = [
+        AddedToken(token, special=True) for token in names.values() if _id(library, token) >= 0
+    ]
     library.add_special_tokens(known)
     library.encode_special_tokens = bool(_flag(place, sidecar, "split_special_tokens"))
     begins = _flag(place, sidecar, "add_bos_token")
@@ -61,8 +63,8 @@ def _optional(folder: Path, name: str) -> dict[str, Any]:
 
 def _id(library: Tokenizer, token: str) -> int:
     """The token's id, or -1 where there is no such token."""
-    found = library.token_to_id(token)
-    return -1 if found is None else found
+    token_id = library.token_to_id(token)
+    return -1 if token_id is None else token_id
 
 
 def _flag(path: Path, document: Mapping[str, Any], name: str) -> bool | None:
@@ -91,9 +93,9 @@ def _begin(path: Path, library: Tokenizer, names: Mapping[str, str]) -> int:
     """The token that begins a text. Raises `CheckpointError`."""
     if "bos_token" not in names:
         raise CheckpointError(path, "add_bos_token is true, but there is no bos_token")
-    if (found := _id(library, names["bos_token"])) < 0:
+    if (begin_id := _id(library, names["bos_token"])) < 0:
         raise CheckpointError(path, f"bos_token {names['bos_token']!r:.40} is no token")
-    return found
+    return begin_id
 
 
 def _added(folder: Path, sidecar: Mapping[str, Any]) -> Iterator[tuple[int, AddedToken, Path]]:
@@ -125,15 +127,15 @@ def _add_tokens(folder: Path, library: Tokenizer, sidecar: Mapping[str, Any], vo
     Others, such as a padding token that a fine-tuned model was given, stand in no text. Raises
     `CheckpointError` where ids differ.
     """
-    added = sorted(_added(folder, sidecar), key=lambda each: each[0])
+    added = sorted(_added(folder, sidecar), key=lambda pair: pair[0])
     for index, token, path in added:
-        if (found := _id(library, token.content)) < 0:
+        if (token_id := _id(library, token.content)) < 0:
             if type(vocab) is int and index >= vocab:
                 continue
             if library.id_to_token(index) is None:
                 library.add_tokens([token])
-            found = _id(library, token.content)
-        if found != index:
+            token_id = _id(library, token.content)
+        if token_id != index:
             name = f"token {token.content!r:.40} is number {index}"
             raise CheckpointError(path, f"{name}, which {TOKENIZER} contradicts")
 

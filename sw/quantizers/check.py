@@ -59,7 +59,7 @@ def rounding_linears(
             return [host_linear(model, name)(x) for name in names]
         moments = calibration[names[0]]
         weights = [rounded(grids[name], dequantized(model.matrix(name)), moments) for name in names]
-        return [matrix_product(x, each.dequantize()) for each in weights]
+        return [matrix_product(x, weight.dequantize()) for weight in weights]
 
     return apply
 

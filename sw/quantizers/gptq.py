@@ -92,12 +92,12 @@ def gptq(
     def choose(place: int, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
         part = int(np.searchsorted(ends, order[place], side="right"))
         column = int(order[place]) - starts[part]
-        codes[part][:, column], found = rounders[part](column, wanted[0])
-        return found[None]
+        codes[part][:, column], rounded = rounders[part](column, wanted[0])
+        return rounded[None]
 
     single = range(1, len(order) + 1)
     column_loop(w[:, order], inverse_factor(h[np.ix_(order, order)]), single, choose)
     return tuple(
-        replace(part, form=replace(grid_of(part), codes=each))
-        for part, each in zip(laid, codes, strict=True)
+        replace(part, form=replace(grid_of(part), codes=part_codes))
+        for part, part_codes in zip(laid, codes, strict=True)
     )

@@ -106,11 +106,11 @@ def _passes(model: LanguageModel, names: Sequence[str]) -> Iterator[list[str]]:
     """The inputs whose moments each pass collects."""
     shapes, size, part = model.config.shapes(), 0, []
     for name in names:
-        each = 4 * shapes[name][1] ** 2
-        if part and size + each > _MOST_BYTES:
+        moment_bytes = 4 * shapes[name][1] ** 2
+        if part and size + moment_bytes > _MOST_BYTES:
             yield part
             size, part = 0, []
-        size += each
+        size += moment_bytes
         part.append(name)
     if part:
         yield part
@@ -211,8 +211,8 @@ def squared_error(difference: NDArray[np.floating], second: NDArray[np.floating]
 
 
 def proxy_error(
-    w: NDArray[np.floating], found: NDArray[np.floating], second: NDArray[np.floating]
+    w: NDArray[np.floating], quantized: NDArray[np.floating], second: NDArray[np.floating]
 ) -> float:
     """Squared error of the outputs with weights `found` instead of `w`, over their mean square."""
     whole = squared_error(w, second)
-    return squared_error(found - w, second) / whole if whole else 0.0
+    return squared_error(quantized - w, second) / whole if whole else 0.0

@@ -37,7 +37,7 @@ def nearest(points: NDArray[np.floating], codebook: NDArray[np.floating]) -> NDA
     table = np.empty((v + 1, entries), np.float32)
     table[:v] = codebook.T
     table[v] = np.square(codebook, dtype=np.float32).sum(axis=1) * np.float32(-0.5)
-    found = np.empty(len(points), np.int64)
+    index = np.empty(len(points), np.int64)
     step = max(1, _BLOCK_BYTES // (4 * entries))
     wide = np.ones((min(step, len(points)), v + 1), np.float32)
     scores = np.empty((len(wide), entries), np.float32)
@@ -45,8 +45,8 @@ def nearest(points: NDArray[np.floating], codebook: NDArray[np.floating]) -> NDA
         part = points[start : start + step]
         wide[: len(part), :v] = part
         near = np.matmul(wide[: len(part)], table, out=scores[: len(part)])
-        near.argmax(axis=1, out=found[start : start + step])
-    return found
+        near.argmax(axis=1, out=index[start : start + step])
+    return index
 
 
 def kmeans(
@@ -106,13 +106,13 @@ def _centres(
     mass = np.bincount(index, weights, entries)
     sums = [np.bincount(index, weights * points[:, t], entries) for t in range(points.shape[1])]
     used = mass > 0
-    found = codebook.copy()
-    found[used] = np.stack(sums, axis=1)[used] / mass[used, None]
+    centres = codebook.copy()
+    centres[used] = np.stack(sums, axis=1)[used] / mass[used, None]
     if not used.all():
         empty = np.flatnonzero(~used)
-        worst = np.argsort(-_errors(points, weights, index, found), kind="stable")[: len(empty)]
-        found[empty[: len(worst)]] = points[worst]
-    return found
+        worst = np.argsort(-_errors(points, weights, index, centres), kind="stable")[: len(empty)]
+        centres[empty[: len(worst)]] = points[worst]
+    return centres
 
 
 def _start(
@@ -122,13 +122,13 @@ def _start(
     rng: np.random.Generator,
     init: Init,
 ) -> NDArray[np.float32]:
-    found = np.zeros((entries, points.shape[1]), np.float32)
+    centres = np.zeros((entries, points.shape[1]), np.float32)
     if len(points) <= entries:
-        found[: len(points)] = points
-        return found
+        centres[: len(points)] = points
+        return centres
     if init == "random":
-        found[:] = points[np.sort(rng.choice(len(points), entries, replace=False))]
-        return found
+        centres[:] = points[np.sort(rng.choice(len(points), entries, replace=False))]
+        return centres
     if len(points) > max(_SPREAD_POINTS, 4 * entries):
         chosen = rng.choice(len(points), max(_SPREAD_POINTS, 4 * entries), replace=False)
         points, weights = points[np.sort(chosen)], weights[np.sort(chosen)]
@@ -137,8 +137,8 @@ def _start(
     for entry in range(entries):
         total = np.cumsum(left)
         place = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-        found[entry] = points[min(place, len(points) - 1)]
-        difference = points - found[entry]
+        centres[entry] = points[min(place, len(points) - 1)]
+        difference = points - centres[entry]
         np.minimum(distance, np.einsum("pv,pv->p", difference, difference), out=distance)
         left = weights * distance
-    return found
+    return centres

@@ -61,9 +61,9 @@ KEEP_EVERY = 25
 def require_trainable(model: LanguageModel) -> None:
     """Raise `QuantError` unless `model` is a plain Llama with a tied head, as training knows it."""
     needed = {
-        each.name: getattr(model.config, each.name)
-        for each in fields(ModelConfig)
-        if each.name in _SIZES
+        field.name: getattr(model.config, field.name)
+        for field in fields(ModelConfig)
+        if field.name in _SIZES
     }
     llama = ModelConfig(**needed)
     if model.config != llama or llama.rope_pairs is None or "head" in model.tensors:
@@ -100,8 +100,8 @@ class Trained:
         kind = self.choice.activations
         bound = kind.maximum
         rounded = self.points[first].detach().round().clamp(-bound, bound)
-        found = rounded.numpy().astype(np.int64)
-        return Centroids(self.weights[first].shape[1], kind, self.choice.metric, found)
+        points = rounded.numpy().astype(np.int64)
+        return Centroids(self.weights[first].shape[1], kind, self.choice.metric, points)
 
     def tables(self, name: str, first: str) -> torch.Tensor:
         """Entries before they are rounded, [subspaces * c, N]."""
@@ -119,14 +119,14 @@ class Trained:
         """Entries as `coded_tables` leaves them; gradients pass straight through."""
         zero = WeightCodes(self.choice.bits, Kind.TABLE).levels // 2
         size = -(-self.group(first) // self.choice.v) * self.choice.centroids
-        found = []
-        for each in tables.split(size):
+        groups = []
+        for entries in tables.split(size):
             with torch.no_grad():
-                scale = (each.abs().amax(0) / (zero - 1)).half().float()
+                scale = (entries.abs().amax(0) / (zero - 1)).half().float()
                 steps = torch.where(scale > 0, 1 / scale, 0)
-                counted = (each * steps).round().clamp(-zero, zero - 1) * scale
-            found.append(counted + (each - each.detach()))
-        return torch.cat(found)
+                counted = (entries * steps).round().clamp(-zero, zero - 1) * scale
+            groups.append(counted + (entries - entries.detach()))
+        return torch.cat(groups)
 
 
 def begin(model: LanguageModel, made: LanguageModel, choice: Tables) -> Trained:
@@ -163,7 +163,7 @@ def linears(trained: Trained, losses: list[torch.Tensor]) -> Linears:
         index = nearest(centroids.metric, subspaces(a.x, group, centroids.v), centroids.points)
         count = centroids.points.shape[1]
         entries = torch.from_numpy(index + count * np.arange(index.shape[1]))
-        scale, found = torch.from_numpy(a.scale)[:, None], []
+        scale, outputs = torch.from_numpy(a.scale)[:, None], []
         for name in names:
             tables = trained.rounded(trained.tables(name, first), first)
             q = F.embedding_bag(entries, tables, mode="sum") * scale
@@ -171,8 +171,8 @@ def linears(trained: Trained, losses: list[torch.Tensor]) -> Linears:
             fixed = s.detach()
             size = fixed.square().mean().clamp_min(1e-30)
             losses.append(((q.detach() - s).square().mean() + (q - fixed).square().mean()) / size)
-            found.append((q + (s - fixed)).unflatten(0, x.shape[:-1]))
-        return found
+            outputs.append((q + (s - fixed)).unflatten(0, x.shape[:-1]))
+        return outputs
 
     return apply
 
@@ -221,11 +221,11 @@ def _reproducibly() -> Iterator[None]:
 
 def _state(named: Mapping[str, torch.Tensor], adam: torch.optim.Adam) -> dict[str, torch.Tensor]:
     """All that a step changes, by name; a parameter without a step so far has no moments."""
-    found = {}
+    state = {}
     for name, tensor in named.items():
-        found[name] = tensor.detach()
-        found |= {f"{name}/{what}": each for what, each in adam.state[tensor].items()}
-    return found
+        state[name] = tensor.detach()
+        state |= {f"{name}/{what}": value for what, value in adam.state[tensor].items()}
+    return state
 
 
 def _resume(path: Path, key: str, named: Mapping[str, torch.Tensor], adam: torch.optim.Adam) -> int:
@@ -274,8 +274,8 @@ def boosted(
         frozen = math.ceil(FROZEN * choice.steps)
         teacher = {**torch_weights(model)}
         adam = torch.optim.Adam([{"params": points}, {"params": weights}], betas=(0.9, 0.95))
-        named = {f"points/{name}": each for name, each in trained.points.items()}
-        named |= {f"weights/{name}": each for name, each in trained.weights.items()}
+        named = {f"points/{name}": tensor for name, tensor in trained.points.items()}
+        named |= {f"weights/{name}": tensor for name, tensor in trained.weights.items()}
         done = _resume(path, key, named, adam)
         prefix = len(model.tokenizer.prefix)
         for step in range(done, choice.steps):
@@ -283,10 +283,10 @@ def boosted(
             rate = _rate(step - stage, steps)
             for group, most in zip(adam.param_groups, (POINT_RATE, WEIGHT_RATE), strict=True):
                 group["lr"] = most * rate
-            for each in points:
-                each.requires_grad_()
-            for each in weights:
-                each.requires_grad_(step >= frozen)
+            for parameter in points:
+                parameter.requires_grad_()
+            for parameter in weights:
+                parameter.requires_grad_(step >= frozen)
             ids = torch.from_numpy(window(parts, prefix, seed, step))
             with torch.no_grad():
                 wanted = forward(model.config, teacher, ids).log_softmax(-1)
@@ -302,7 +302,7 @@ def boosted(
             adam.step()
             adam.zero_grad()
             if (step + 1) % KEEP_EVERY == 0 or step + 1 == choice.steps:
-                arrays = {name: each.numpy() for name, each in _state(named, adam).items()}
+                arrays = {name: tensor.numpy() for name, tensor in _state(named, adam).items()}
                 write_arrays(path, arrays, {"key": key, "steps": str(step + 1)})
             progress((step + 1) / choice.steps)
         return tables_in(trained, made)

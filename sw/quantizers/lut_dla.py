@@ -112,20 +112,20 @@ def seen_inputs(
     They are by the first layer of those that share each, as `inputs_of` names it.
     """
     linear, wanted = host_linears(model), set(inputs_of(model))
-    found: dict[str, list[NDArray[np.float32]]] = {}
+    seen: dict[str, list[NDArray[np.float32]]] = {}
     steps, done = len(parts) * (len(linear_names(model)) - 1), 0
 
     def watched(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         nonlocal done
         if names[0] in wanted:
-            found.setdefault(names[0], []).append(x.copy())
+            seen.setdefault(names[0], []).append(x.copy())
         done += len(names)
         progress(done / steps)
         return linear(names, x)
 
     for part in parts:
         forward(model, watched, part, Cache(model.config, len(part)))
-    return {name: np.concatenate(each) for name, each in found.items()}
+    return {name: np.concatenate(rows) for name, rows in seen.items()}
 
 
 def learn_centroids(
@@ -258,8 +258,8 @@ def output_error(tensor: QuantTensor, w: NDArray[np.float32], x: NDArray[np.inte
     """The squared error of a layer's outputs over integer samples [M, K], as a part of their mean
     square."""
     wanted = x.astype(np.float64) @ w.astype(np.float64).T
-    found = tensor.form.operand(x) @ tensor.rows(slice(None), np.float64).T
-    return float(((found - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-30))
+    looked_up = tensor.form.operand(x) @ tensor.rows(slice(None), np.float64).T
+    return float(((looked_up - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-30))
 
 
 def tables_of_input(
@@ -274,12 +274,12 @@ def tables_of_input(
     rng = np.random.default_rng((seed, linear_names(model).index(names[0])))
     x = samples_of(inputs, choice)
     centroids, means = learn_centroids(x, choice, rng)
-    found = {}
+    tables = {}
     for name in names:
         w = dequantized(model.tensors[name])
         tensor = tables_of(w, x, centroids, means, choice)
-        found[name] = tensor, output_error(tensor, w, x)
-    return found
+        tables[name] = tensor, output_error(tensor, w, x)
+    return tables
 
 
 def layers_by_input(model: LanguageModel) -> dict[str, tuple[str, ...]]:
@@ -307,8 +307,8 @@ def tabulated(
     errors: dict[str, float] = {}
     shared = layers_by_input(model)
     for done, (first, names) in enumerate(shared.items()):
-        found = tables_of_input(model, choice, names, inputs[first], seed)
-        for name, (tensor, error) in found.items():
+        tables = tables_of_input(model, choice, names, inputs[first], seed)
+        for name, (tensor, error) in tables.items():
             tensors[name], errors[name] = tensor, error
         progress((done + 1) / len(shared))
     return replace(model, tensors=tensors), errors

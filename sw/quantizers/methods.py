@@ -55,7 +55,7 @@ class Method:
     @property
     def calibrates(self) -> bool:
         """Whether it looks at layers' inputs; to choose among candidates takes their errors."""
-        kinds = (isinstance(each, Vptq) or each.weighs for each in self.candidates)
+        kinds = (isinstance(candidate, Vptq) or candidate.weighs for candidate in self.candidates)
         return len(self.candidates) > 1 or any(kinds)
 
     @property
@@ -122,10 +122,10 @@ def parse_method(text: str) -> Method:
         number, _, names = rest.partition(":")
         if not re.fullmatch(r"\d{1,2}(\.\d+)?", number):
             raise _strange(text)
-        methods = [parse_method(each) for each in (names or MIXED).split(",")]
-        if any(each.bits or each.scaling for each in methods):
+        methods = [parse_method(part) for part in (names or MIXED).split(",")]
+        if any(method.bits or method.scaling for method in methods):
             raise QuantError(f"method: mixed chooses among rtn, gptq and vptq, got {text!r}")
-        candidates = tuple(each.candidates[0] for each in methods)
+        candidates = tuple(method.candidates[0] for method in methods)
         return Method(text, candidates, float(number))
     scaling, plus, plain = how.partition("+")
     if scaling in ("awq", "smooth"):
@@ -151,12 +151,12 @@ def _strange(text: str) -> QuantError:
 
 def _percent(text: str, number: str | None) -> float:
     try:
-        found = float(number or 0)
+        percent = float(number or 0)
     except ValueError:
         raise _strange(text) from None
-    if not 0 <= found <= 50:
+    if not 0 <= percent <= 50:
         raise QuantError(f"method: outliers must be 0 to 50 percent of the columns, got {text!r}")
-    return found
+    return percent
 
 
 def _grid(text: str, choice: str, feedback: bool, weighs: bool) -> GridChoice:
@@ -222,8 +222,8 @@ def quantize_layer(
 
 def has_rounding(method: Method) -> bool:
     """Whether rounding to nearest can stand beside it: it has grids, and does more with them."""
-    grids = [each for each in method.candidates if isinstance(each, GridChoice)]
-    does_more = method.scaling is not None or any(each.feedback for each in grids)
+    grids = [candidate for candidate in method.candidates if isinstance(candidate, GridChoice)]
+    does_more = method.scaling is not None or any(grid.feedback for grid in grids)
     return does_more and len(grids) == len(method.candidates)
 
 

@@ -25,15 +25,15 @@ def cheapest(layers: Sequence[Sequence[Candidate]], budget: float) -> list[int]:
     bits none is kept. Raises `QuantError` where even the fewest bits exceed the budget.
     """
     bits, loss = np.zeros(1, np.int64), np.zeros(1)
-    least = [min(each.bits for each in layer) for layer in layers]
+    least = [min(candidate.bits for candidate in layer) for layer in layers]
     if sum(least) > budget:
         raise QuantError(f"method: needs {sum(least):,} bits at least, {int(budget):,} are allowed")
     remaining = sum(least)
     steps = []
     for layer, fewest in zip(layers, least, strict=True):
         remaining -= fewest
-        sums = np.concatenate([bits + each.bits for each in layer])
-        losses = np.concatenate([loss + each.loss for each in layer])
+        sums = np.concatenate([bits + candidate.bits for candidate in layer])
+        losses = np.concatenate([loss + candidate.loss for candidate in layer])
         order = np.lexsort((losses, sums))
         order = order[sums[order] <= budget - remaining]
         before = np.minimum.accumulate(np.concatenate([[np.inf], losses[order][:-1]]))

@@ -127,7 +127,7 @@ def quantize(
         if isinstance(choice, Tables) and not choice.steps:
             wanted = min(wanted, SAMPLES)
         parts = mixed_windows(model, texts, wanted, window)
-        names = ", ".join(each.name for each in texts)
+        names = ", ".join(source_text.name for source_text in texts)
         calibrated_with = CalibrationText(names, sum(map(len, parts)), window)
     if isinstance(choice, Tables):
         with stage("making tables") as done:
@@ -143,7 +143,7 @@ def quantize(
                 model, choice, calibration, folder, seed, workers, force, done, parent
             )
     seconds = time.perf_counter() - began
-    files = [folder / each for each in quantized_file.FILES]
+    files = [folder / file_name for file_name in quantized_file.FILES]
     if own is not None:
         files.append(folder / zoo.HELD_OUT)
         write_text(files[-1], read_text(own).content)
@@ -170,6 +170,6 @@ def check_quantized(model: LanguageModel, made: Quantized, stage: Stage = quiet)
             assert isinstance(grid, GridChoice)
             grids[layer["name"]] = grid
     with stage("checking on other text") as done:
-        found = check(model, made.model, text, grids, made.calibration, done)
-    quantized_file.add_to_document(made.folder, check=asdict(found))
-    return found
+        checked = check(model, made.model, text, grids, made.calibration, done)
+    quantized_file.add_to_document(made.folder, check=asdict(checked))
+    return checked

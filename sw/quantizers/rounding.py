@@ -175,8 +175,8 @@ def _tries(
     for ratio in RATIOS if rounding.clip else RATIOS[:1]:
         if rounding.scheme is Scheme.SPECIAL_VALUE:
             largest = np.maximum.reduceat(np.abs(w), starts, axis=1) * ratio
-            for each in range(len(kind.specials)):
-                yield _to_special(w, kind, each, largest, counts)
+            for special in range(len(kind.specials)):
+                yield _to_special(w, kind, special, largest, counts)
             continue
         stretched = w / ratio if rounding.scheme is Scheme.ABSMEAN else w * ratio
         grid = _GRIDS[rounding.scheme](stretched, starts, counts, kind.bits)
@@ -194,8 +194,8 @@ def _to_special(
     scale = _half(largest / np.abs(values).max())
     of_code = np.repeat(scale, counts, axis=1)
     steps = np.divide(w, of_code, out=np.zeros_like(w), where=of_code != 0)
-    found = _nearest(kind, special).take(_place(kind, special, steps))
-    return _Rounded(scale, np.zeros_like(scale), special, found, values.take(found))
+    codes = _nearest(kind, special).take(_place(kind, special, steps))
+    return _Rounded(scale, np.zeros_like(scale), special, codes, values.take(codes))
 
 
 def _nearest(codes: WeightCodes, special: int) -> NDArray[np.uint8]:
@@ -205,8 +205,8 @@ def _nearest(codes: WeightCodes, special: int) -> NDArray[np.uint8]:
     order = np.argsort(values)
     limits = (values[order][1:] + values[order][:-1]) / 2
     most = 2 * np.abs(values).max()
-    found = order[np.searchsorted(limits, np.arange(-most, most + 1) / 2)]
-    return found.astype(np.uint8)
+    nearest_codes = order[np.searchsorted(limits, np.arange(-most, most + 1) / 2)]
+    return nearest_codes.astype(np.uint8)
 
 
 def _place(codes: WeightCodes, special: int, x: NDArray[np.floating]) -> NDArray[np.int8]:
@@ -239,20 +239,20 @@ def column_rounder(tensor: QuantTensor) -> ColumnRounder:
         return to_integers
     of_special = grid.special.T
     tables = [
-        (_nearest(kind, each), np.array(kind.values(each), np.float64))
-        for each in range(len(kind.specials))
+        (_nearest(kind, special), np.array(kind.values(special), np.float64))
+        for special in range(len(kind.specials))
     ]
 
     def to_specials(
         column: int, w: NDArray[np.float64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         g = column // group
-        found, values = np.zeros(len(w), np.uint8), np.zeros(len(w))
-        for each, (nearest, counts_as) in enumerate(tables):
-            here = of_special[g] == each
+        codes, values = np.zeros(len(w), np.uint8), np.zeros(len(w))
+        for special_index, (nearest, counts_as) in enumerate(tables):
+            here = of_special[g] == special_index
             x = w[here] * steps[g][here]
-            found[here] = nearest.take(_place(kind, each, x))
-            values[here] = counts_as.take(found[here])
-        return found, values * scale[g]
+            codes[here] = nearest.take(_place(kind, special_index, x))
+            values[here] = counts_as.take(codes[here])
+        return codes, values * scale[g]
 
     return to_specials

@@ -192,11 +192,11 @@ class _Part:
 
     def values(self, n: int, places: slice = slice(None)) -> NDArray[np.float64]:
         """The weights [N, columns], or those of some places of `index`."""
-        found = sum(book[i[:, places]] for book, i in zip(self.books, self.index, strict=True))
-        assert isinstance(found, np.ndarray)
+        vectors = sum(book[i[:, places]] for book, i in zip(self.books, self.index, strict=True))
+        assert isinstance(vectors, np.ndarray)
         if self.along == "outputs":
-            return found.transpose(0, 2, 1).reshape(-1, found.shape[1])[:n]
-        return found.reshape(n, -1)[:, : self.columns.stop - self.columns.start]
+            return vectors.transpose(0, 2, 1).reshape(-1, vectors.shape[1])[:n]
+        return vectors.reshape(n, -1)[:, : self.columns.stop - self.columns.start]
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,7 +294,9 @@ def _norm(w: NDArray[np.float32], norm: Norm) -> tuple[NDArray[np.float32], NDAr
         bias, scale = w.min(axis=0), w.max(axis=0) - w.min(axis=0)
     else:
         bias, scale = w.mean(axis=0), w.std(axis=0)
-    scale, bias = (each.astype(np.float16).astype(np.float32) for each in (scale, bias))
+    scale, bias = (
+        column_values.astype(np.float16).astype(np.float32) for column_values in (scale, bias)
+    )
     if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
         raise QuantError("a weight column is not finite or too large for a half-precision scale")
     return np.where(scale > 0, scale, np.float32(1)), bias
@@ -324,9 +326,9 @@ def _add_codebook(
     starts = np.arange(vectors.shape[1]) * part.width
     mass = np.add.reduceat(strength, starts)
     points = vectors.reshape(-1, part.v).astype(np.float32)
-    found = kmeans(points, np.tile(mass, len(vectors)), entries, rng)
-    part.books.append(found.codebook.astype(np.float64))
-    part.index.append(found.index.reshape(vectors.shape[:2]))
+    clusters = kmeans(points, np.tile(mass, len(vectors)), entries, rng)
+    part.books.append(clusters.codebook.astype(np.float64))
+    part.index.append(clusters.index.reshape(vectors.shape[:2]))
 
 
 def _round(parts: Sequence[_Part], choice: Vptq) -> None:
@@ -399,10 +401,10 @@ def _loop(
 def _metric(factor: NDArray[np.floating], v: int) -> NDArray[np.floating]:
     """The V^-1 of `column_loop` up to a factor, [v, v]: 1 for one column, and 0 for components
     beyond the columns of a short vector."""
-    found = np.zeros((v, v))
+    metric = np.zeros((v, v))
     inverse, _ = scipy.linalg.lapack.dtrtri(factor / factor[0, 0])
-    found[: len(factor), : len(factor)] = inverse
-    return found
+    metric[: len(factor), : len(factor)] = inverse
+    return metric
 
 
 def _search(
@@ -431,7 +433,7 @@ def _fit(target: NDArray[np.float64], h: NDArray[np.float64], parts: Sequence[_P
     by part."""
     n = len(target)
     for part in parts:
-        others = np.concatenate([each.values(n) for each in parts], axis=1)
+        others = np.concatenate([other.values(n) for other in parts], axis=1)
         others[:, part.columns] = 0
         pull = ((target - others) @ h)[:, part.columns]
         within = np.ascontiguousarray(h[part.columns, part.columns])
@@ -491,16 +493,16 @@ def _descended(
 
     def sums(of: NDArray[np.float64]) -> NDArray[np.float64]:
         vectors = part.cut(of).reshape(-1, part.v)
-        found = [
-            np.bincount(index.ravel(), each, len(book))
+        component_sums = [
+            np.bincount(index.ravel(), component, len(book))
             for index, book in zip(part.index, part.books, strict=True)
-            for each in vectors.T
+            for component in vectors.T
         ]
-        return np.concatenate(found, dtype=np.float64)
+        return np.concatenate(component_sums, dtype=np.float64)
 
     def books(flat: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         ends = np.cumsum([book.size for book in part.books])[:-1]
-        return [each.reshape(part.v, -1).T for each in np.split(flat, ends)]
+        return [book.reshape(part.v, -1).T for book in np.split(flat, ends)]
 
     def curved(flat: NDArray[np.float64]) -> NDArray[np.float64]:
         return sums(replace(part, books=books(flat)).values(n) @ h)
@@ -581,14 +583,16 @@ def published(layer: VectorLayer) -> tuple[dict[str, Any], dict[str, NDArray]]:
     outliers, group = cut(choice, k)
     rest = layer.parts[bool(outliers) :]
     books = list(zip(*(part.books for part in rest), strict=True))
-    main, *residual = (np.stack(each) for each in zip(*(part.index for part in rest), strict=True))
+    main, *residual = (
+        np.stack(indices) for indices in zip(*(part.index for part in rest), strict=True)
+    )
     bits = _index_bits(choice.entries), _index_bits(choice.residual_entries)
     tensors: dict[str, NDArray] = {
         "indices": pack_indices(Indices(main, residual[0] if residual else None), *bits),
         "perm": layer.order.astype(np.uint16).view(np.int16),
     }
-    for name, each in zip(("centroids.weight", "res_centroids.weight"), books, strict=False):
-        tensors[name] = np.stack(each).astype(np.float16).reshape(choice.groups, -1)
+    for name, group_books in zip(("centroids.weight", "res_centroids.weight"), books, strict=False):
+        tensors[name] = np.stack(group_books).astype(np.float16).reshape(choice.groups, -1)
     if outliers:
         (book,), (index,) = layer.parts[0].books, layer.parts[0].index
         tensors["outlier_indices"] = index[None].astype(np.uint16).view(np.int16)

@@ -183,17 +183,17 @@ def quantize_model(
     chosen = dict.fromkeys(reports, 0)
     if method.bits is not None:
         chosen = _chosen(reports, method.bits)
-    found: dict[str, Coded] = {}
+    coded: dict[str, Coded] = {}
     for path in made.paths:
         tensors, layers_there = _read_back(path, key)
         for name in layers_there:
             tensor = tensors[_choice(name, chosen[name])]
             assert isinstance(tensor, Coded)
-            found[name] = tensor
-    order = [name for name in linear_names(model) if name in found]
+            coded[name] = tensor
+    order = [name for name in linear_names(model) if name in coded]
     layers = [{**reports[name][chosen[name]], "candidate": chosen[name]} for name in order]
-    weights = sum(math.prod(tensor.shape) for tensor in found.values())
-    stored = sum((bits_of(tensor) for tensor in found.values()), Bits())
+    weights = sum(math.prod(tensor.shape) for tensor in coded.values())
+    stored = sum((bits_of(tensor) for tensor in coded.values()), Bits())
     document = {
         "method": method.name,
         "seed": seed,
@@ -206,12 +206,12 @@ def quantize_model(
     others = {
         name: dequantized(tensor) / made.folded[name] if name in made.folded else tensor
         for name, tensor in model.tensors.items()
-        if name not in found
+        if name not in coded
     }
     quantized = replace(
         model,
         name=folder.resolve().name,
-        tensors={**others, **found},
+        tensors={**others, **coded},
         parent=_remembered(parent, model, parent_digest),
     )
     quantized_file.write_quantized(folder, quantized, document)
@@ -230,7 +230,7 @@ def _remembered(parent: Parent | None, model: LanguageModel, digest: str) -> Par
 
 def _mean_error(layers: Sequence[dict[str, Any]]) -> float | None:
     """The mean proxy error; None where it was not asked for."""
-    errors = [each["proxy_error"] for each in layers]
+    errors = [layer["proxy_error"] for layer in layers]
     return None if None in errors else float(np.mean(errors))
 
 
@@ -311,9 +311,9 @@ def write_tables(
         path = unfinished / f"{first}.safetensors"
         if _finished(path, key) is None:
             _keep_tables(path, key, tables_of_input(model, choice, names, inputs[first], seed))
-        found, layers_there = _read_back(path, key)
-        tensors |= found
-        stages |= {each: layers_there[each][0]["stages"] for each in names}
+        finished, layers_there = _read_back(path, key)
+        tensors |= finished
+        stages |= {name: layers_there[name][0]["stages"] for name in names}
         progress(part_done * (1 + 3 * (done + 1) / len(shared)) / 4)
     made = replace(model, name=folder.resolve().name, tensors=tensors)
     if choice.steps:
@@ -327,20 +327,22 @@ def write_tables(
         made = boosted(model, made, choice, parts, state, key, seed, trained)
         for first, names in shared.items():
             x = samples_of(inputs[first], choice)
-            for each in names:
-                tensor = made.tensors[each]
+            for layer_name in names:
+                tensor = made.tensors[layer_name]
                 assert isinstance(tensor, QuantTensor)
-                stages[each]["trained"] = output_error(tensor, dequantized(model.tensors[each]), x)
+                stages[layer_name]["trained"] = output_error(
+                    tensor, dequantized(model.tensors[layer_name]), x
+                )
     layers, stored, weights = [], Bits(), 0
-    for each, errors in stages.items():
-        tensor = made.tensors[each]
+    for layer_name, errors in stages.items():
+        tensor = made.tensors[layer_name]
         assert isinstance(tensor, Coded)
         bits, size = bits_of(tensor), math.prod(tensor.shape)
         weights += size
         stored += bits
         layers.append(
             {
-                "name": each,
+                "name": layer_name,
                 "shape": list(tensor.shape),
                 "bits": bits.to_dict(),
                 "bits_total": bits.total / size,
@@ -366,7 +368,7 @@ def write_tables(
 def _keep_tables(path: Path, key: str, made: Mapping[str, tuple[QuantTensor, float]]) -> None:
     """Leave the tables of layers that share an input where `_finished` finds them."""
     layers = {name: [{"stages": {"fitted": error}}] for name, (_, error) in made.items()}
-    documents, arrays = quantized_file.stored({name: each for name, (each, _) in made.items()})
+    documents, arrays = quantized_file.stored({name: tensor for name, (tensor, _) in made.items()})
     metadata = {"key": key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
     quantized_file.write_arrays(path, arrays, metadata)
 
@@ -404,8 +406,10 @@ def _made(
         last = tuple(shared for shared in inputs if folds_into_rows(config, shared[0]))
         rounds = [last, tuple(shared for shared in inputs if shared not in last)]
     made = _Made({}, [], {})
-    for each in rounds:
-        for task, (tensors, layers) in _run(_tasks(model, each, made.folded, plan), pool, workers):
+    for layer_round in rounds:
+        for task, (tensors, layers) in _run(
+            _tasks(model, layer_round, made.folded, plan), pool, workers
+        ):
             made.reports.update(layers)
             made.paths.append(task.path)
             scale = tensors.get(_SCALE)
@@ -420,9 +424,9 @@ def _made(
 
 def _per_output(scale: NDArray[np.float32], ties: NDArray[np.int64]) -> NDArray[np.float32]:
     """Of scales of inputs, those of what makes them."""
-    found = np.ones(int(ties.max()) + 1, np.float32)
-    found[ties] = scale
-    return found
+    factors = np.ones(int(ties.max()) + 1, np.float32)
+    factors[ties] = scale
+    return factors
 
 
 _LEAST_ERROR = 1e-12
@@ -440,9 +444,9 @@ def _chosen(reports: Mapping[str, list[dict[str, Any]]], bits: float) -> dict[st
     layers = [
         [
             Candidate(
-                each["bits"]["total"], size * math.log(max(each["proxy_error"], _LEAST_ERROR))
+                option["bits"]["total"], size * math.log(max(option["proxy_error"], _LEAST_ERROR))
             )
-            for each in layer
+            for option in layer
         ]
         for layer, size in zip(reports.values(), sizes, strict=True)
     ]
@@ -478,10 +482,10 @@ def _run(
 
 
 def _read_back(path: Path, key: str) -> _Finished:
-    found = _finished(path, key)
-    if found is None:
+    finished = _finished(path, key)
+    if finished is None:
         raise FileError(f"{path}: cannot be read back")
-    return found
+    return finished
 
 
 def _tasks(

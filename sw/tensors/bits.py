@@ -39,7 +39,7 @@ class Bits:
         return sum(vars(self).values())
 
     def __add__(self, other: Bits) -> Bits:
-        sums = (each + getattr(other, name) for name, each in vars(self).items())
+        sums = (bits + getattr(other, name) for name, bits in vars(self).items())
         return Bits(*sums)
 
     def to_dict(self) -> dict[str, int]:

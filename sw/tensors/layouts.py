@@ -106,7 +106,9 @@ class TMac:
         """
         n, groups = scales.shape
         order = self._scale_order(n, groups)
-        parts = [order.apply(each) for each in ((scales,) if zeros is None else (scales, zeros))]
+        parts = [
+            order.apply(values) for values in ((scales,) if zeros is None else (scales, zeros))
+        ]
         return np.stack(parts, axis=-2).reshape(order.shape[0], groups, -1)
 
     def unpack_scales(self, packed: NDArray, n: int, with_zeros: bool) -> tuple[NDArray, ...]:
@@ -114,8 +116,8 @@ class TMac:
         groups = packed.shape[1]
         order = self._scale_order(n, groups)
         parts = packed.reshape(order.shape[0], groups, -1, 1 + with_zeros, 8)
-        found = (parts[..., each, :] for each in range(1 + with_zeros))
-        return tuple(order.undo(each).reshape(n, groups) for each in found)
+        planes = (parts[..., part, :] for part in range(1 + with_zeros))
+        return tuple(order.undo(plane).reshape(n, groups) for plane in planes)
 
     def _scale_order(self, n: int, groups: int) -> _Order:
         _require_multiple("N", n * self.bits, self.bm)

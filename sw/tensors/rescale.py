@@ -21,7 +21,7 @@ UNIT_BITS = 32
 def _coded_values(codes: WeightCodes, coding: Coding) -> NDArray[np.float64]:
     """The integers by which an engine multiplies, [specials, levels]."""
     specials = range(max(1, len(codes.specials)))
-    return np.array([coding.values(codes, each) for each in specials], np.float64)
+    return np.array([coding.values(codes, special) for special in specials], np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,9 @@ class ScaledTensor(CodedWeights):
         codes count as is symmetric about 0."""
         counts = np.minimum(self.group, self.shape[1] - np.arange(0, self.shape[1], self.group))
         offsets = np.abs(self.offset.astype(np.int64)) << self.offset_shift
-        each = self.scale.astype(np.int64) * self.coding.maximum(self.format) + offsets
+        largest_terms = self.scale.astype(np.int64) * self.coding.maximum(self.format) + offsets
         most = self.form.operand_bound(counts, activations)
-        return int((each @ most).max(initial=0))
+        return int((largest_terms @ most).max(initial=0))
 
 
 def golden_weights(engine: Engine, tensor: QuantTensor | ScaledTensor) -> Any:
@@ -150,15 +150,17 @@ def rescale(tensor: QuantTensor, coding: Coding, scale_bits: int, offset_bits: i
         units = np.maximum(largest_scale / most_scale, largest_offset / (most_offset << shift))
         return units.astype(np.float32)
 
-    shift = min(OFFSET_SHIFTS, key=lambda each: grid.error(least(each), each).sum())
+    shift = min(
+        OFFSET_SHIFTS, key=lambda tried_shift: grid.error(least(tried_shift), tried_shift).sum()
+    )
     unit = least(shift)
     error, top = grid.error(unit, shift), np.rint(largest_scale * inverse(unit))
     for step in range(0, most_scale // 2 + 1, -(-tensor.scale.shape[1] // 4)):
         whole = top - step
         tried = np.where(whole > 0, largest_scale / np.maximum(whole, 1), unit).astype(np.float32)
         tried = np.maximum(tried, least(shift))
-        found = grid.error(tried, shift)
-        unit, error = np.where(found < error, tried, unit), np.minimum(found, error)
+        errors = grid.error(tried, shift)
+        unit, error = np.where(errors < error, tried, unit), np.minimum(errors, error)
     rounded_scale, rounded_offset = grid.rounded(unit, shift)
     return ScaledTensor(
         form=tensor.form,

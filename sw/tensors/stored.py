@@ -54,11 +54,11 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         stored = self.stored[name]
-        found = self._kept.get(name)
-        if found is None:
-            found = self._held.get(name)
-        if found is not None:
-            return found
+        kept = self._kept.get(name)
+        if kept is None:
+            kept = self._held.get(name)
+        if kept is not None:
+            return kept
         try:
             with np.errstate(all="ignore"):  # what is not finite is refused below
                 tensor = stored.read()
@@ -111,7 +111,9 @@ def _numbers(tensor: Tensor) -> Iterator[NDArray[np.floating]]:
         yield tensor
         return
     whole = parted(tensor)
-    yield from (each for each in (whole.scale, whole.bias) if each is not None)
+    yield from (
+        column_values for column_values in (whole.scale, whole.bias) if column_values is not None
+    )
     for part in whole.parts:
         yield part.scale
         yield part.minimum

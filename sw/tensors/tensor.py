@@ -114,7 +114,7 @@ class QuantTensor(CodedWeights):
     def table(self) -> NDArray[np.float64]:
         """The integers that codes count as, [specials, levels]: themselves, if none is special."""
         specials = range(max(1, len(self.format.specials)))
-        return np.array([self.format.values(each) for each in specials], np.float64)
+        return np.array([self.format.values(special) for special in specials], np.float64)
 
     @property
     def offsets(self) -> NDArray[np.float64]:
@@ -128,8 +128,8 @@ class QuantTensor(CodedWeights):
             values = self.form.counted(self.table, rows)
         else:  # every code counts as itself
             values = self.codes[rows].astype(np.float64)
-        found = spread(values, self.scale[rows], self.minimum[rows], self.form.group_codes)
-        return found.astype(dtype, copy=False)
+        weights = spread(values, self.scale[rows], self.minimum[rows], self.form.group_codes)
+        return weights.astype(dtype, copy=False)
 
     def dequantize(self) -> NDArray[np.float32]:
         """The whole matrix, float32[N, K]. Raises `QuantError` for tables, which are of none."""
@@ -172,7 +172,7 @@ class PartedTensor:
     def columns(self) -> tuple[slice, ...]:
         """The stored columns of each part."""
         ends = list(itertools.accumulate((part.shape[1] for part in self.parts), initial=0))
-        return tuple(slice(*each) for each in itertools.pairwise(ends))
+        return tuple(slice(*bounds) for bounds in itertools.pairwise(ends))
 
     @property
     def code_bits(self) -> int:
@@ -182,8 +182,8 @@ class PartedTensor:
     @property
     def column_bits(self) -> int:
         """Bits that a column stores beside its codes."""
-        each = (self.order, ORDER_BITS), (self.scale, SCALE_BITS), (self.bias, SCALE_BITS)
-        return sum(bits for values, bits in each if values is not None)
+        per_column = (self.order, ORDER_BITS), (self.scale, SCALE_BITS), (self.bias, SCALE_BITS)
+        return sum(bits for values, bits in per_column if values is not None)
 
     @property
     def total_bits(self) -> int:

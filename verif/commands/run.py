@@ -71,14 +71,14 @@ class Outcome:
 
 
 def _generate(job: Job, linear: Linears) -> list[int]:
-    found: list[int] = []
+    tokens: list[int] = []
     with progress("generating") as done:
         for token in evolute.sw.language_model.decoder.generate(
             job.model, linear, job.prompt, job.tokens, job.choose, job.kv
         ):
-            found.append(token)
-            done(len(found) / job.tokens)
-    return found
+            tokens.append(token)
+            done(len(tokens) / job.tokens)
+    return tokens
 
 
 def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment) -> Outcome:
@@ -87,15 +87,15 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment)
         prompt, decode = phases(held, len(job.prompt), job.timing)
 
     def cycles(tokens: int) -> int:
-        """What the model says that so many passes take."""
+        """The cycles that the model gives for `tokens` passes."""
         return sum(phase.model.cycles for phase in prompt) + (tokens - 1) * decode.model.cycles
 
     if backend != "rtl":
         stage = {"integer": integer_stage, "golden": golden_stage}[backend](held)
-        found = _generate(job, core_linears(held, stage))
-        passes = min(len(found) + 1, job.tokens)  # a stop token is not among those found
+        tokens = _generate(job, core_linears(held, stage))
+        passes = min(len(tokens) + 1, job.tokens)  # a stop token is not among those found
         return Outcome(
-            found, {"digest": core.digest, "cycles": {"rtl": None, "model": cycles(passes)}}
+            tokens, {"digest": core.digest, "cycles": {"rtl": None, "model": cycles(passes)}}
         )
     with working("building the core"):
         native = build(core)
@@ -105,12 +105,12 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment)
         on_core = on_rtl(held, native, prompt, decode, job.timing, lambda now: done(now / total))
         run_stage, account = stack.enter_context(on_core)
         linear = core_linears(held, run_stage)
-        found = list(
+        tokens = list(
             evolute.sw.language_model.decoder.generate(
                 job.model, linear, job.prompt, job.tokens, job.choose, job.kv
             )
         )
-    return Outcome(found, _measured(core, account), _lines(core, account, assignment))
+    return Outcome(tokens, _measured(core, account), _lines(core, account, assignment))
 
 
 def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def _runnable(simulator: str) -> list[str]:
     """The presets that `simulator` can run."""
     return [
         name
-        for name, each in PRESETS.items()
-        if simulator == core.SIMULATOR or not isinstance(each.spec, CoreSpec)
+        for name, preset in PRESETS.items()
+        if simulator == core.SIMULATOR or not isinstance(preset.spec, CoreSpec)
     ]
 
 

@@ -26,14 +26,14 @@ MEMORY_BYTES = 2 * DATA_BYTES
 """Programs lie in the lower half of memory, their data in the upper."""
 
 MOST_DIFFERENCES = 24
-"""Enough to see what is wrong."""
+"""Differences after which a verification ends."""
 
 LIMIT_CYCLES = 1 << 20
-"""More cycles than any program here takes."""
+"""Cycles after which a run ends; no program here takes that long."""
 
 
 def timings(core: CoreSpec) -> dict[str, MemoryTiming]:
-    """Memories with different bounds, by what is special about them."""
+    """Memories with different latencies and rates, by what is special about them."""
     bus = core.bus_bytes
     return {
         "latency 1": MemoryTiming(1, bus),
@@ -48,9 +48,9 @@ def timings(core: CoreSpec) -> dict[str, MemoryTiming]:
 
 
 def random_rate(core: CoreSpec, rng: np.random.Generator) -> MemoryTiming:
-    """A memory whose bytes per cycle are a fraction, between a sixteenth of what the core's port
-    takes and a little more than that, of small numbers or of such as only just fit; every other one
-    with a refresh."""
+    """A random memory. Its bytes per cycle are a fraction of small or very large numbers, between a
+    sixteenth of what the core's port takes and a little more than all of it. Every other memory has
+    a refresh."""
     cycles = int(rng.integers(2, rng.choice([1000, 1 << 40])))
     part = Fraction(int(rng.integers(cycles, 17 * cycles)), 16 * cycles)
     interval = int(rng.integers(20, 200)) if rng.integers(2) else 0
@@ -69,34 +69,44 @@ def put(memory: NDArray[np.uint8], place: int, data: bytes | NDArray[np.uint8]) 
 
 
 class Enough(Exception):
-    """So much is wrong that looking on would only take time."""
+    """Raised when so many differences are known that a verification can end."""
 
 
 @dataclass
 class Tally:
-    """What has been seen so far."""
+    """What a verification of a core has counted so far."""
 
     cases: int = 0
+    """Programs played."""
     beats: int = 0
+    """Data words that crossed the bus."""
     elements: int = 0
+    """Sums compared with the golden model."""
     rtl_cycles: int = 0
+    """Cycles that the RTL counted in programs whose cycles are compared."""
     model_cycles: int = 0
+    """Cycles of the same programs by the cycle model."""
     differences: list[str] = field(default_factory=list)
+    """A text for every difference."""
     coverage: Counter[str] = field(default_factory=Counter)
+    """The number of programs that show a feature, by the feature."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the golden model says of a program: the memory after it, whose byte 0 is address 0, and
-    the steps of the weight beats that it saw, where they depend on weights."""
+    """The outcome of a program by the golden model."""
 
     memory: NDArray[np.uint8]
+    """The memory after the program, in place of the program's `image`."""
     beat_steps: BeatSteps | None
+    """The steps of every weight beat of a multiplication, by the instruction's index; None if they
+    do not depend on weights."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """Instructions at bus address `address`, and the memory they find, which lies at `base`."""
+    """A program and the memory around it. The instructions lie at bus address `address`, and
+    `image` is the memory's contents from bus address `base` on."""
 
     core: CoreSpec
     instructions: Sequence[Instruction]
@@ -104,7 +114,7 @@ class Program:
     image: NDArray[np.uint8]
     base: int = 0
     host: Callable[[int, NDArray[np.uint8]], None] | None = None
-    """Called in the n-th sync with the memory, which it may change."""
+    """Called in every sync with its number, from 0, and the memory, which it may change."""
 
     def __post_init__(self) -> None:
         self._write(self.image, self.instructions)
@@ -113,8 +123,8 @@ class Program:
         put(memory, self.address - self.base, isa.to_bytes(instructions))
 
     def expected(self) -> Expected:
-        """What the golden model makes of the program."""
-        memory, moved = self.image.copy(), [self._moved(each) for each in self.instructions]
+        """The outcome of the program by the golden model."""
+        memory, moved = self.image.copy(), [self._moved(step) for step in self.instructions]
         self._write(memory, moved)
         calls = iter(range(len(moved)))
 
@@ -134,28 +144,30 @@ class Program:
         self._write(memory, self.instructions)
         return Expected(memory, steps)
 
-    def _moved(self, each: Instruction) -> Instruction:
-        names = [field.name for field in each.operation.fields]
+    def _moved(self, original: Instruction) -> Instruction:
+        names = [field.name for field in original.operation.fields]
         if "memory" not in names:
-            return each
-        values = dict(zip(names, each.values, strict=True))
+            return original
+        values = dict(zip(names, original.values, strict=True))
         values["memory"] -= self.base
-        return instruction(each.operation.name, wait=each.wait, signal=each.signal, **values)
+        return instruction(
+            original.operation.name, wait=original.wait, signal=original.signal, **values
+        )
 
     def writer(self, address: int) -> str:
-        """Which instruction was to write the byte at a bus address."""
+        """The instruction that had to write the byte at a bus address, in words."""
         for index in reversed(range(len(self.instructions))):
-            each = self.instructions[index]
-            if each.operation.name == "store":
-                offset = address - each["memory"]
-                if 0 <= offset < each["words"] * self.core.bus_bytes:
-                    sums = each["accumulator"] * self.core.scale_lanes + offset * 8 // RESULT_BITS
+            step = self.instructions[index]
+            if step.operation.name == "store":
+                offset = address - step["memory"]
+                if 0 <= offset < step["words"] * self.core.bus_bytes:
+                    sums = step["accumulator"] * self.core.scale_lanes + offset * 8 // RESULT_BITS
                     return f"sum {sums} stored by instruction {index}"
         return "stored by no instruction"
 
 
 class Bench:
-    """A built core, and what has been found out about it."""
+    """Plays programs on a built core and keeps a tally of the differences from its models."""
 
     def __init__(
         self,
@@ -172,7 +184,8 @@ class Bench:
 
     @contextlib.contextmanager
     def session(self, base: int = 0, waves: Path | None = None) -> Iterator[Session]:
-        """A core at power-on, with memory from bus address `base` on."""
+        """Start a simulated core, with memory from bus address `base` on. Violations of bus rules
+        become differences when it ends."""
         timing = MemoryTiming(1, self.core.bus_bytes)
         with Session(
             self.native,
@@ -187,25 +200,26 @@ class Bench:
             self.watch(session, "the end of a session")
 
     def watch(self, session: Session, case: str) -> None:
-        """Note what the bus monitor has found since it was last asked."""
+        """Note the violations of bus rules since this was last called as differences."""
         for violation in session.violations():
             self.differ(case, violation)
 
     def differ(self, case: str, what: str) -> None:
+        """Note a difference. Raises `Enough` with the last one that is wanted."""
         where = f"spec {self.core.digest} seed {self.seed} case {case!r}"
         self.tally.differences.append(f"{where}: {what}")
         if len(self.tally.differences) == self.most_differences:
             raise Enough
 
-    def check(self, case: str, name: str, found: object, wanted: object) -> None:
-        """Note a difference unless both are equal."""
-        if found != wanted:
-            self.differ(case, f"{name} is {found!r}, must be {wanted!r}")
+    def check(self, case: str, name: str, seen: object, wanted: object) -> None:
+        """Note a difference in `name` unless `seen` equals `wanted`."""
+        if seen != wanted:
+            self.differ(case, f"{name} is {seen!r}, must be {wanted!r}")
 
     def random_program(
         self, rng: np.random.Generator, base: int = 0, length: int | None = None
     ) -> Program:
-        """A random program among random data."""
+        """A random program, in a memory of random data."""
         length = int(rng.integers(2, 60)) if length is None else length
         program = random_program(self.core, rng, base + DATA_BYTES, length)
         size = len(program) * isa.INSTRUCTION_BYTES
@@ -215,8 +229,8 @@ class Bench:
         return Program(self.core, program, address, memory, base)
 
     def long_program(self, rng: np.random.Generator, length: int, boundary: int) -> Program:
-        """A long program that lies across a boundary of memory among random data; or whose data do,
-        for a negative boundary."""
+        """A long program, in a memory of random data, that lies across the address `boundary`. If
+        `boundary` is negative, its data lie across that address without the sign."""
         base = abs(boundary) - DATA_BYTES // 2 - (DATA_BYTES if boundary < 0 else 0)
         program = long_program(self.core, rng, base + DATA_BYTES, length)
         size = len(program) * isa.INSTRUCTION_BYTES
@@ -233,10 +247,13 @@ class Bench:
         expected: Expected,
         time: MemoryTiming | int,
         starts: Mapping[str, int] | None = None,
+        before: int = 0,
     ) -> None:
-        """Run a program in exact time, or in random time of that seed, and compare.
+        """Run a program and compare memory, counters and, if `time` is a memory's timing, cycles.
+        An integer `time` is the seed of a memory that answers at random.
 
-        `starts` are values that counters have been made to count on from.
+        `starts` are values that counters have been made to count on from. `before` instructions
+        count as fetched and dispatched before those of the program, which has a burst's at least.
         """
         tally = self.tally
         tally.cases += 1
@@ -249,7 +266,9 @@ class Bench:
             )
         else:
             session.set_random(time)
-        raised, event = run(session, program)
+        if before:
+            go_late(session, self.core, before)
+        raised, event = run(session, program, before=before)
         self.watch(session, case)
         tally.beats += event.read_beats + event.write_beats
         tally.coverage.update(features(program.instructions))
@@ -270,18 +289,18 @@ class Bench:
             self._compare_cycles(case, model, raised, counters)
 
     def _compare_memory(
-        self, case: str, program: Program, found: NDArray[np.uint8], expected: NDArray[np.uint8]
+        self, case: str, program: Program, stored: NDArray[np.uint8], expected: NDArray[np.uint8]
     ) -> None:
-        for each in program.instructions:
-            if each.operation.name == "store":
-                self.tally.elements += each["words"] * self.core.bus_bits // RESULT_BITS
-        wrong = np.flatnonzero(found != expected)
+        for step in program.instructions:
+            if step.operation.name == "store":
+                self.tally.elements += step["words"] * self.core.bus_bits // RESULT_BITS
+        wrong = np.flatnonzero(stored != expected)
         if len(wrong):
             at = int(wrong[0])
             address = program.base + at
             self.differ(
                 case,
-                f"byte {address:#x} is {found[at]}, golden says {expected[at]} "
+                f"byte {address:#x} is {stored[at]}, golden says {expected[at]} "
                 f"({program.writer(address)}; {len(wrong)} bytes differ)",
             )
 
@@ -298,10 +317,20 @@ class Bench:
                 self.differ(case, f"{name} is {value}, model says {getattr(model, name)}")
 
 
-def run(session: Session, program: Program, limit: int = LIMIT_CYCLES) -> tuple[list[int], Event]:
-    """Run a program with its host to its end: the cycles of its syncs, and the last event."""
+def go_late(session: Session, core: CoreSpec, before: int) -> None:
+    """Let so many instructions, which fill whole bus words, count as fetched and dispatched."""
+    words = before * isa.INSTRUCTION_BITS // core.bus_bits
+    for name, value in (("index", before), ("words", words), ("left", -words)):
+        session.advance(name, value)
+
+
+def run(
+    session: Session, program: Program, limit: int = LIMIT_CYCLES, before: int = 0
+) -> tuple[list[int], Event]:
+    """Run a program with its host to its end: the cycles of its syncs, and the last event. Its
+    length says that there are so many instructions `before` it."""
     raised: list[int] = []
-    event = session.run(program.address, len(program.instructions), limit)
+    event = session.run(program.address, before + len(program.instructions), limit)
     while event.kind == "sync":
         if program.host is not None:
             program.host(len(raised), session.memory)
@@ -318,22 +347,22 @@ def outcome(event: Event) -> str:
 
 
 def features(program: Sequence[Instruction]) -> set[str]:
-    """What a program covers, in words."""
-    found = set()
-    for each in program:
-        name = each.operation.name
-        found.add(f"load {BUFFERS[each['buffer']]}" if name == "load" else name)
-        unit = each.operation.unit
+    """The names of the features that a program shows."""
+    shown = set()
+    for step in program:
+        name = step.operation.name
+        shown.add(f"load {BUFFERS[step['buffer']]}" if name == "load" else name)
+        unit = step.operation.unit
         if unit is not None:
-            found |= {f"{unit.name} to {sink.name}".lower() for sink in each.signal}
+            shown |= {f"{unit.name} to {sink.name}".lower() for sink in step.signal}
         if name == "matmul":
             facts = {
-                "several row tiles": each["row_tiles"] > 1,
-                "several groups": each["slices"] > each["group_slices"],
-                "last group shorter": each["slices"] % each["group_slices"] > 0,
-                f"mode {each['mode']}": True,
-                "accumulate": each["accumulate"],
-                "offset shift": each["offset_shift"],
+                "several row tiles": step["row_tiles"] > 1,
+                "several groups": step["slices"] > step["group_slices"],
+                "last group shorter": step["slices"] % step["group_slices"] > 0,
+                f"mode {step['mode']}": True,
+                "accumulate": step["accumulate"],
+                "offset shift": step["offset_shift"],
             }
-            found |= {fact for fact, holds in facts.items() if holds}
-    return found
+            shown |= {fact for fact, holds in facts.items() if holds}
+    return shown

@@ -30,10 +30,11 @@ from evolute.verif.core.bench import (
     Bench,
     Expected,
     Program,
+    go_late,
     outcome,
     put,
 )
-from evolute.verif.core.session import DECERR, SLVERR, Session
+from evolute.verif.core.session import DECERR, SLVERR, Event, Session
 from evolute.verif.core.stand import stand
 
 PATIENCE = 300
@@ -72,30 +73,30 @@ def plain(core: CoreSpec, name: str, **changes: int) -> Instruction:
     if name == "matmul":
         changes = {"mode": mode, "planes": planes[0]} | changes
     fields = OPERATIONS[name].fields
-    values = (changes.get(each.name, each.minimum) for each in fields)
+    values = (changes.get(field.name, field.minimum) for field in fields)
     return Instruction(OPERATIONS[name], tuple(values))
 
 
 def _encoded(core: CoreSpec, wanted: dict[str, tuple[str, dict[str, int]]]) -> dict[str, int]:
     """Plain instructions with changes, as words, as far as the fields can hold the changes."""
-    found = {}
+    words = {}
     for title, (name, changes) in wanted.items():
         with contextlib.suppress(IsaError):
-            found[title] = isa.encode(plain(core, name, **changes))
-    return found
+            words[title] = isa.encode(plain(core, name, **changes))
+    return words
 
 
 def illegal_words(core: CoreSpec) -> dict[str, int]:
     """Words that are no instruction, or none that the core has room for."""
-    known = {each.opcode for each in OPERATIONS.values()}
-    found = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in known}
+    known = {operation.opcode for operation in OPERATIONS.values()}
+    words = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in known}
     for name, operation in OPERATIONS.items():
         word = isa.encode(plain(core, name))
-        found[f"{name}: a bit above"] = word | 1 << operation.bits
-        found[f"{name}: the top bit"] = word | 1 << isa.INSTRUCTION_BITS - 1
+        words[f"{name}: a bit above"] = word | 1 << operation.bits
+        words[f"{name}: the top bit"] = word | 1 << isa.INSTRUCTION_BITS - 1
         for unit in list(Unit) if operation.unit is None else [operation.unit]:
-            found[f"{name}: waits for {unit.name}"] = word | 1 << isa.WAIT_OFFSET + unit
-            found[f"{name}: signals {unit.name}"] = word | 1 << isa.SIGNAL_OFFSET + unit
+            words[f"{name}: waits for {unit.name}"] = word | 1 << isa.WAIT_OFFSET + unit
+            words[f"{name}: signals {unit.name}"] = word | 1 << isa.SIGNAL_OFFSET + unit
     last = (1 << core.address_bits) - core.bus_bytes
     wanted: dict[str, tuple[str, dict[str, int]]] = {
         "load: no such buffer": ("load", {"buffer": len(BUFFERS)}),
@@ -136,7 +137,7 @@ def illegal_words(core: CoreSpec) -> dict[str, int]:
         wanted[f"matmul: past {buffer.name}s"] = ("matmul", {buffer.name: buffer.bus_words})
         if buffer.words_per_beat > 1:
             wanted[f"matmul: within {buffer.name}s"] = ("matmul", {buffer.name: 1})
-    return found | _encoded(core, wanted)
+    return words | _encoded(core, wanted)
 
 
 def overrunning_words(core: CoreSpec) -> dict[str, int]:
@@ -163,35 +164,35 @@ def overrunning_words(core: CoreSpec) -> dict[str, int]:
 def static_fault(core: CoreSpec, word: int) -> Fault | None:
     """What the dispatcher must say to a word: all rules but those on how far a loop runs."""
     try:
-        each = isa.decode(word)
+        decoded = isa.decode(word)
     except IsaError:
         return Fault.ILLEGAL
-    name, holds = each.operation.name, []
+    name, holds = decoded.operation.name, []
     if name in ("load", "store"):
-        end = each["memory"] // core.bus_bytes + each["words"]
+        end = decoded["memory"] // core.bus_bytes + decoded["words"]
         holds.append(end * core.bus_bytes <= 1 << core.address_bits)
     if name in ("matmul", "store"):
-        holds.append(each["accumulator"] < core.accumulator_words)
+        holds.append(decoded["accumulator"] < core.accumulator_words)
     if name == "load":
         words = [buffer.bus_words for buffer in core.buffers]
-        room = dict(enumerate(words)).get(each["buffer"], 0)
-        holds.append(each["address"] + each["words"] <= room)
+        room = dict(enumerate(words)).get(decoded["buffer"], 0)
+        holds.append(decoded["address"] + decoded["words"] <= room)
     if name == "matmul":
-        holds.append(each["planes"] in core.engine.modes.get(each["mode"], ()))
-        holds.append(each["group_slices"] <= core.engine.group_slices)
+        holds.append(decoded["planes"] in core.engine.modes.get(decoded["mode"], ()))
+        holds.append(decoded["group_slices"] <= core.engine.group_slices)
         for buffer in core.buffers:
-            address = each[buffer.name]
+            address = decoded[buffer.name]
             holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
     if name == "fill":
         fills = {fill.mode: fill for fill in core.engine.fills}
-        fill = fills.get(each["mode"])
-        holds.append(fill is not None and each["slices"] <= fill.slices)
-        holds.append(fill is not None and each["planes"] == fill.planes)
-        buffer, address = core.weight_buffer, each["weight"]
+        fill = fills.get(decoded["mode"])
+        holds.append(fill is not None and decoded["slices"] <= fill.slices)
+        holds.append(fill is not None and decoded["planes"] == fill.planes)
+        buffer, address = core.weight_buffer, decoded["weight"]
         holds.append(address < buffer.bus_words and address % buffer.words_per_beat == 0)
     if not all(holds):
         return Fault.ILLEGAL
-    if name in ("load", "store") and each["memory"] % core.bus_bytes:
+    if name in ("load", "store") and decoded["memory"] % core.bus_bytes:
         return Fault.MISALIGNED
     return None
 
@@ -210,16 +211,16 @@ def _random_word(core: CoreSpec, rng: np.random.Generator) -> int:
     word = operation.opcode
     if rng.random() < 0.3:
         word |= int(rng.integers(64)) << isa.WAIT_OFFSET
-    for each in operation.fields:
+    for field in operation.fields:
         limit = limits[rng.integers(len(limits))]
         value = [
-            int(rng.integers(1 << each.bits)),
+            int(rng.integers(1 << field.bits)),
             limit - int(rng.integers(4)),
             (limit - int(rng.integers(1, 4)) * core.bus_bytes) & -core.bus_bytes,
             int(rng.integers(8)),
             0,
         ][rng.choice(5, p=(0.15, 0.15, 0.15, 0.15, 0.4))]
-        word |= (max(0, value) & (1 << each.bits) - 1) << operation.offsets[each.name]
+        word |= (max(0, value) & (1 << field.bits) - 1) << operation.offsets[field.name]
     if rng.random() < 0.2:
         word ^= 1 << int(rng.integers(isa.INSTRUCTION_BITS))
     return word
@@ -234,7 +235,7 @@ def _edges(core: CoreSpec, rng: np.random.Generator) -> Iterator[int]:
         return [*(1 << bit for bit in range(bits)), *rng.integers(1, most, 20).tolist()]
 
     end = 1 << core.address_bits
-    words_bits = {each.name: each.bits for each in OPERATIONS["store"].fields}["words"]
+    words_bits = {field.name: field.bits for field in OPERATIONS["store"].fields}["words"]
     changes: list[tuple[str, dict[str, int]]] = []
     for more in (0, 1):
         for words in lengths(words_bits):
@@ -274,7 +275,7 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     core = bench.core
 
     def words(program: Sequence[Instruction]) -> tuple[int, ...]:
-        return tuple(isa.encode(each) for each in program)
+        return tuple(isa.encode(step) for step in program)
 
     def within(name: str, word: int, fault: Fault) -> Wrong:
         program = words(bench.random_program(rng, length=20).instructions)
@@ -312,7 +313,7 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     for name, fault in (("load", Fault.READ), ("store", Fault.WRITE)):
         for response in (SLVERR, DECERR):
             program: Sequence[Instruction] = ()
-            while not any(each.operation.name == name for each in program):
+            while not any(step.operation.name == name for step in program):
                 program = bench.random_program(rng).instructions
             yield _trapped(core, rng, program, name, fault, response)
     more = words(bench.random_program(rng, length=20).instructions)
@@ -323,8 +324,9 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     def guarded(session: Session) -> None:
         session.set("watchdog", PATIENCE)
 
-    for _ in range(4):
-        yield _silent(bench, rng)
+    for unit in (Unit.LOAD, Unit.STORE):
+        for _ in range(2):
+            yield _silent(bench, rng, unit)
     for _ in range(4):
         stuck, index = _stuck(bench, rng)
         yield Wrong("a wait for ever", words(stuck), Fault.WATCHDOG, index, setup=guarded)
@@ -387,7 +389,7 @@ def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], i
         unit = program[index].operation.unit
         if unit is None:
             continue
-        source = rng.choice([each for each in Unit if each is not unit])
+        source = rng.choice([other for other in Unit if other is not unit])
         waits = program[index].wait | {Unit(source)}
         program[index] = replace(program[index], wait=waits)
         steps = None if core.engine.steps_are_fixed else drawn.expected().beat_steps
@@ -399,25 +401,33 @@ def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], i
             pass
 
 
-def _silent(bench: Bench, rng: np.random.Generator) -> Wrong:
-    """A program whose memory falls silent, until the watchdog has stopped it."""
+def _silent(bench: Bench, rng: np.random.Generator, unit: Unit) -> Wrong:
+    """A program whose memory falls silent, until the watchdog has stopped it and blames what an
+    instruction of that unit has under way, or waits for."""
     core = bench.core
     timing = MemoryTiming(20, core.bus_bytes)
     while True:
         program = bench.random_program(rng, length=60)
+        instructions = program.instructions
         # The cycle in which the host resumes would count.
-        if all(each.operation.name != "sync" for each in program.instructions):
-            break
-    first = int(rng.integers(1, 200))
-    steps = program.expected().beat_steps
-    last, index = stand(core, program.instructions, timing, steps, first)
+        if any(step.operation.name == "sync" for step in instructions):
+            continue
+        steps = None if core.engine.steps_are_fixed else program.expected().beat_steps
+        for first in rng.integers(1, 400, 40).tolist():
+            last, index = stand(core, instructions, timing, steps, first)
+            if instructions[index].operation.unit is unit:
+                return _silent_from(program, first, last + 2 * PATIENCE, index)
+
+
+def _silent_from(program: Program, first: int, end: int, index: int) -> Wrong:
+    """A program whose memory is silent from one cycle to another, and what is blamed."""
 
     def setup(session: Session) -> None:
         session.memory[:] = program.image
         session.set("watchdog", PATIENCE)
-        session.silence(first, last + 2 * PATIENCE)
+        session.silence(first, end)
 
-    encoded = tuple(isa.encode(each) for each in program.instructions)
+    encoded = tuple(isa.encode(step) for step in program.instructions)
     return Wrong(
         "silent memory",
         encoded,
@@ -438,19 +448,19 @@ def _trapped(
     response: int,
 ) -> Wrong:
     """A program with a word of one load's or store's memory answered with an error."""
-    touching = [each for each in program if each.operation.name == name]
+    touching = [step for step in program if step.operation.name == name]
     chosen = touching[rng.integers(len(touching))]
     at = chosen["memory"] + core.bus_bytes * int(rng.integers(chosen["words"]))
 
-    def touches(each: Instruction) -> bool:
-        same = each.operation.name == name
-        return same and 0 <= at - each["memory"] < each["words"] * core.bus_bytes
+    def touches(step: Instruction) -> bool:
+        same = step.operation.name == name
+        return same and 0 <= at - step["memory"] < step["words"] * core.bus_bytes
 
     return Wrong(
         f"{name} answered with {response}",
-        tuple(isa.encode(each) for each in program),
+        tuple(isa.encode(step) for step in program),
         fault,
-        next(i for i, each in enumerate(program) if touches(each)),
+        next(i for i, step in enumerate(program) if touches(step)),
         setup=lambda session: session.trap(at, at + 1, write=name == "store", response=response),
     )
 
@@ -460,25 +470,25 @@ _PLAIN = {Unit.LOAD: "load", Unit.COMPUTE: "matmul", Unit.STORE: "store"}
 
 
 def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instruction]:
-    """A program in which so many tokens wait between two units before the first is taken."""
+    """A program in which `count` tokens wait between two units before the first is taken."""
 
-    def each(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
+    def work_of(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
         return replace(plain(core, _PLAIN[unit]), wait=frozenset(wait), signal=frozenset(signal))
 
     # The third unit lets the taker begin once the giver's last instruction is complete.
     (third,) = set(Unit) - {giver, taker}
     return [
-        *[each(giver, signal=[taker])] * (count - 1),
-        each(giver, signal=[taker, third]),
-        each(third, wait=[giver], signal=[taker]),
-        each(taker, wait=[giver, third]),
-        *[each(taker, wait=[giver])] * (count - 1),
+        *[work_of(giver, signal=[taker])] * (count - 1),
+        work_of(giver, signal=[taker, third]),
+        work_of(third, wait=[giver], signal=[taker]),
+        work_of(taker, wait=[giver, third]),
+        *[work_of(taker, wait=[giver])] * (count - 1),
         plain(core, "halt"),
     ]
 
 
 def check_tokens(bench: Bench, _: np.random.Generator) -> None:
-    """As many tokens as can be counted pass between every two units, and are all taken again; one
+    """The most tokens that can be counted pass between every two units, and are all taken; one
     more is a fault, as `check_faults` sees."""
     core = bench.core
     with bench.session() as session:
@@ -492,6 +502,52 @@ def check_tokens(bench: Bench, _: np.random.Generator) -> None:
                 session.reset()
             bench.tally.cases += 1
             bench.tally.coverage["all tokens"] += 1
+        for taker in (Unit.COMPUTE, Unit.STORE):
+            _check_tokens_at_once(bench, session, taker)
+
+
+def _check_tokens_at_once(bench: Bench, session: Session, taker: Unit) -> None:
+    """A load and a sync give a token to one unit in the same cycle, or nearly: both count. Where
+    both are too many, the first is at fault, and the load where they come at once."""
+    core = bench.core
+    load = replace(plain(core, "load", words=3), signal=frozenset([taker]))
+    sync = replace(plain(core, "sync"), signal=frozenset([taker]))
+    take = replace(plain(core, _PLAIN[taker]), wait=frozenset([Unit.LOAD]))
+    halt = plain(core, "halt")
+    limit = core.token_limit
+    cases = {
+        "two tokens": ([load, sync, take, take, halt], ["done"] * 2),
+        "a token too many": (
+            [load] * limit + [sync, halt],
+            [f"fault TOKENS at instruction {index}" for index in (limit - 1, limit)],
+        ),
+    }
+    session.set("watchdog", PATIENCE)
+    for title, (program, (at_first, later)) in cases.items():
+        put(session.memory, MEMORY_PAGE_BYTES, isa.to_bytes(program))
+        words = sum(step["words"] for step in program if step.operation.name == "load")
+        words += -(-len(program) * isa.INSTRUCTION_BITS // core.bus_bits)
+
+        def start(host_cycles: int, count: int = len(program)) -> Event:
+            session.set_timing(MemoryTiming(60, core.bus_bytes, host_cycles=host_cycles))
+            return session.run(MEMORY_PAGE_BYTES, count, LIMIT_CYCLES)
+
+        # The cycle of the load's last word, seen from the sync's.
+        raised = event = start(1)
+        while event.read_beats < words and event.cycle < raised.cycle + PATIENCE:
+            event = session.wait(1)
+        session.reset()
+        session.set("watchdog", PATIENCE)
+        for after in range(-3, 4):
+            start(event.cycle - 1 - raised.cycle + after)
+            case = f"{title} to {taker.name}, a sync's {after} cycles after a load's"
+            end = session.resume(LIMIT_CYCLES)
+            bench.check(case, "outcome", outcome(end), at_first if after <= 0 else later)
+            if end.kind == "limit":
+                session.reset()
+            bench.tally.cases += 1
+            bench.tally.coverage["tokens at once"] += 1
+    session.set("watchdog", WATCHDOG_DEFAULT)
 
 
 def check_faults(bench: Bench, rng: np.random.Generator) -> None:
@@ -512,20 +568,22 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
             if wrong.fetched and wrong.count is None:
                 memory = (1 << bench.core.address_bits) - wrong.address
                 most = min(memory // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS) - len(wrong.words)
+                late = int(rng.integers(most))
                 for _ in range(_LATE.get(wrong.fault, 1)):
-                    late = int(rng.integers(most)) // at_once * at_once
+                    late = min(late, most - 1) // at_once * at_once
                     _check_fault(bench, session, wrong, f"{wrong.name} late", rng, late)
                     bench.tally.coverage["fault late in a program"] += 1
+                    late ^= (1 << most.bit_length()) - 1
         _check_places(bench, session)
         _check_lengths(bench, session, rng)
         _check_patience(bench, session, good, expected)
 
 
 _LATE: dict[Fault, int] = dict.fromkeys(
-    (Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 4
+    (Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 2
 )
-"""How often a fault whose instruction waits in a queue is looked for late in a program, so that
-every bit of its index is seen there as 0 and as 1."""
+"""How often a fault whose instruction waits in a queue is looked for late in a program: once at a
+place, and once where each bit of that is inverted, so that an index has every bit as 0 and as 1."""
 
 
 def _check_places(bench: Bench, session: Session) -> None:
@@ -547,8 +605,8 @@ def _check_places(bench: Bench, session: Session) -> None:
         if event.kind == "limit":
             session.reset()
         case = f"{count} instructions at {address:#x}"
-        found = (event.fault, event.index, event.read_beats)
-        bench.check(case, "fault, index and words read", found, (Fault.MISALIGNED, 0, 0))
+        seen = (event.fault, event.index, event.read_beats)
+        bench.check(case, "fault, index and words read", seen, (Fault.MISALIGNED, 0, 0))
         bench.tally.cases += 1
     bench.watch(session, "programs out of place")
 
@@ -593,24 +651,32 @@ def _check_fault(
 
 def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> None:
     """As many words are fetched as a program has, however many: most of its instructions count as
-    fetched and dispatched, and two bursts of it are left."""
+    fetched and dispatched, at first or after some cycles, and two bursts of it are left."""
     core = bench.core
     at_once = max(1, core.bus_bits // isa.INSTRUCTION_BITS)
     left = 2 * core.fetch_beats
     loads = left * core.bus_bits // isa.INSTRUCTION_BITS - 1
     rest = [*[plain(core, "load")] * loads, plain(core, "halt")]
     most = min((1 << core.address_bits) // isa.INSTRUCTION_BYTES, (1 << isa.INDEX_BITS) - 1)
+    latency_cycles = 20
     put(session.memory, 0, isa.to_bytes(rest))
-    session.set_timing(MemoryTiming(20, core.bus_bytes))
-    for bit in 2 * [*range(6, isa.INDEX_BITS)]:
+    session.set_timing(MemoryTiming(latency_cycles, core.bus_bytes))
+    for i, bit in enumerate(np.repeat(range(6, isa.INDEX_BITS), 4).tolist()):
         before = min(int(rng.integers(1 << bit, 2 << bit)), most - len(rest)) // at_once * at_once
-        words = before * isa.INSTRUCTION_BITS // core.bus_bits
-        for name, value in (("index", before), ("words", words), ("left", -words)):
-            session.advance(name, value)
-        event = session.run(0, before + len(rest), LIMIT_CYCLES)
+        count, started = before + len(rest), None
+        if i % 2:
+            # Once more bursts were asked for: at once, or when the first has been answered.
+            wait = (
+                latency_cycles + core.fetch_beats
+                if core.outstanding_reads == 1 and i % 4 == 1
+                else 0
+            )
+            started = session.run(0, count, wait + int(rng.integers(1, latency_cycles)))
+        go_late(session, core, before)
+        event = session.wait(LIMIT_CYCLES) if started else session.run(0, count, LIMIT_CYCLES)
         case = f"{before + len(rest)} instructions"
-        found = outcome(event), event.read_beats
-        bench.check(case, "outcome and words read", found, ("done", left + loads))
+        seen = outcome(event), event.read_beats
+        bench.check(case, "outcome and words read", seen, ("done", left + loads))
         if event.kind == "limit":
             session.reset()
         bench.tally.cases += 1

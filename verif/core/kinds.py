@@ -39,7 +39,7 @@ from evolute.verif.core.bench import (
     timings,
 )
 from evolute.verif.core.faults import check_faults, check_tokens, check_words
-from evolute.verif.core.registers import check_counts, check_registers
+from evolute.verif.core.registers import check_counts, check_late, check_registers
 from evolute.verif.core.sweep import check_orders
 from evolute.verif.harness.differences import SUMS, wrong_values
 from evolute.verif.harness.driver import random_weights
@@ -103,9 +103,9 @@ def check_compiled(bench: Bench, rng: np.random.Generator) -> None:
             continue
         expected = program.expected()
         case = f"compiled {i}"
-        for index, found in (expected.beat_steps or {}).items():
+        for index, given in (expected.beat_steps or {}).items():
             predicted = [] if steps is None else steps[index].tolist()
-            bench.check(case, f"steps of matmul {index}", found.tolist(), predicted)
+            bench.check(case, f"steps of matmul {index}", given.tolist(), predicted)
             bench.tally.coverage["steps of weights"] += 1
         with bench.session(waves=None if i else bench.waves) as session:
             bench.play(session, case, program, expected, known[i % len(known)])
@@ -162,14 +162,14 @@ def _compiled(
             _random_layer(core, rng, LayerName(number, str(i)), k, min(group, k))
             for i in range(int(rng.integers(1, 4)))
         ]
-        found = {linear.name: tensor for linear, tensor in layers}
-        shifts = {name: tensor.offset_shift for name, tensor in found.items()}
+        tensors_of_layers = {linear.name: tensor for linear, tensor in layers}
+        shifts = {name: tensor.offset_shift for name, tensor in tensors_of_layers.items()}
         placed = stage(core, f"stage {number}", [linear for linear, _ in layers], place, shifts)
-        for address, data in images(core, placed, found):
+        for address, data in images(core, placed, tensors_of_layers):
             put(memory, address, data)
         place = placed.end
         stages.append(placed)
-        tensors |= found
+        tensors |= tensors_of_layers
     compiled = compile_stages(core, stages, rows, place)
     inputs, wanted = [], []
     for batch in compiled.batches:
@@ -179,7 +179,7 @@ def _compiled(
         shared = None if exponent is None else exponent[:, 0]
         inputs.append((batch.input_address, pack_input(batch, x, shared)))
         x = integers(x, exponent, engine.activations)
-        sums = {each.name: _sums(engine, tensors[each.name], x) for each in linears}
+        sums = {linear.name: _sums(engine, tensors[linear.name], x) for linear in linears}
         wanted.append(_Wanted(functools.partial(unpack_results, batch), sums))
 
     put(memory, *inputs[0])
@@ -212,11 +212,11 @@ def _compare_results(
     bench: Bench, case: str, wanted: Sequence[_Wanted], memory: NDArray[np.uint8]
 ) -> None:
     """Every stage's results against plain products, exact in float64 below 2^53."""
-    for each in wanted:
-        found = each.results(memory)
-        for name, sums in each.sums.items():
+    for expectation in wanted:
+        stored = expectation.results(memory)
+        for name, sums in expectation.sums.items():
             if np.abs(sums).max() < 1 << 53:
-                for wrong in wrong_values(f"layer {name}:", found[name], sums, SUMS):
+                for wrong in wrong_values(f"layer {name}:", stored[name], sums, SUMS):
                     bench.differ(case, wrong)
 
 
@@ -253,6 +253,7 @@ KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
     "registers": check_registers,
     "counts": check_counts,
     "orders": check_orders,
+    "late": check_late,
 }
 """Everything that is checked."""
 

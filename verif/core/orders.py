@@ -16,7 +16,7 @@ from evolute.verif.core.session import OKAY, SLVERR, Seen, Sight
 NEVER = 1 << 62
 
 _BUSY, _DONE, _ERROR, _SYNC = map(int, Status)
-assert [each.name for each in Status] == ["BUSY", "DONE", "ERROR", "SYNC"]
+assert [status.name for status in Status] == ["BUSY", "DONE", "ERROR", "SYNC"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Host:
 
     def __init__(self, courses: Mapping[tuple[int, int], Course]):
         self.courses = courses
-        self.registers = {name: 0 for name, each in REGISTERS.items() if each.writable}
+        self.registers = {name: 0 for name, register in REGISTERS.items() if register.writable}
         self.registers["watchdog"] = WATCHDOG_DEFAULT
         self.running: Course | None = None  # until its transfers are complete
         self.stopped = False  # the running one was, by a fault
@@ -200,8 +200,8 @@ def acting(
     """
     acts: dict[int, Order] = {}
     sights: list[Sight] = []
-    addresses = [each.cycle for each in orders]
-    data = [each.cycle if each.data_cycle is None else each.data_cycle for each in orders]
+    addresses = [order.cycle for order in orders]
+    data = [order.cycle if order.data_cycle is None else order.data_cycle for order in orders]
     place = taken_addresses = taken_data = 0
     answer: int | None = None
     for cycle in range(cycles):
@@ -246,9 +246,9 @@ def expected(
             pins = now
         # The answer comes a cycle later, and is seen if that is still watched.
         if cycle >= after and (cycle - after) % 2 == 0 and cycle + 1 < cycles:
-            found = host.read(name)
-            if found != value:
-                sights.append(Sight(Seen.VALUE, cycle, found))
-                value = found
+            answer = host.read(name)
+            if answer != value:
+                sights.append(Sight(Seen.VALUE, cycle, answer))
+                value = answer
         host.step(cycle, acts.get(cycle))
     return sorted(sights)

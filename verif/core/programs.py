@@ -117,8 +117,8 @@ class Writer:
     def instructions(self) -> list[Instruction]:
         """The program so far."""
         return [
-            instruction(each.name, wait=each.wait, signal=each.signal, **each.values)
-            for each in self.drafts
+            instruction(draft.name, wait=draft.wait, signal=draft.signal, **draft.values)
+            for draft in self.drafts
         ]
 
     # Instructions.
@@ -319,7 +319,9 @@ class Writer:
 def longest_counts(core: CoreSpec) -> list[dict[str, int]]:
     """Loop counts of the matrix multiplications with most slices, and with most row tiles, that
     buffers, sums and the instruction's fields allow."""
-    mode, (planes, *_) = min(core.engine.modes.items(), key=lambda each: each[1][0])
+    mode, (planes, *_) = min(
+        core.engine.modes.items(), key=lambda mode_and_planes: mode_and_planes[1][0]
+    )
     weights, activations, scales = (buffer.beats for buffer in core.buffers)
     group = core.engine.group_slices
     groups = scales * core.scale_lanes // core.engine.n
@@ -361,8 +363,8 @@ def long_program(
     for counts in longest_counts(core):
         # A counter whose bits are mixed up may come to a round number at the right time.
         odd = {name: -(-2 * counts[name] // 3) for name in ("slices", "row_tiles")}
-        for each in (counts, counts | odd):
-            writer.matmul(each)
+        for fields in (counts, counts | odd):
+            writer.matmul(fields)
             writer.store_all()
     return _filled_up(writer, length)
 

@@ -17,9 +17,9 @@ from evolute.hw.isa.registers import (
     Status,
 )
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.verif.core.bench import Bench, put
-from evolute.verif.core.faults import plain
-from evolute.verif.core.session import OKAY, SLVERR, Seen, Session
+from evolute.verif.core.bench import LIMIT_CYCLES, MEMORY_BYTES, Bench, put
+from evolute.verif.core.faults import plain, words_to_bytes
+from evolute.verif.core.session import OKAY, SLVERR, Access, Seen, Session
 
 
 def check_registers(bench: Bench, rng: np.random.Generator) -> None:
@@ -32,19 +32,12 @@ def check_registers(bench: Bench, rng: np.random.Generator) -> None:
 
 
 def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, case: str) -> None:
-    core = bench.core
     bench.tally.cases += 1
 
-    def check(name: str, found: object, wanted: object) -> None:
-        bench.check(case, name, found, wanted)
+    def check(name: str, seen: object, wanted: object) -> None:
+        bench.check(case, name, seen, wanted)
 
-    fixed = {
-        "identity": IDENTITY,
-        "digest": int(core.digest[:8], 16),
-        "watchdog": WATCHDOG_DEFAULT,
-    }
-    for name in REGISTERS:
-        check(f"{name} after reset", session.get(name), fixed.get(name, 0))
+    _check_after_reset(bench, session, "power-on")
     offsets = {register.offset for register in REGISTERS.values()}
     for offset in range(0, 256, 4):
         if offset not in offsets:
@@ -71,6 +64,41 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
     _check_half_writes(session, check)
     _check_late_answers(session, check)
     _check_crowds(session, rng, check)
+    _check_forgotten(bench, session)
+
+
+def _check_after_reset(bench: Bench, session: Session, what: str) -> None:
+    """Every register has the value that a reset gives it."""
+    fixed = {
+        "identity": IDENTITY,
+        "digest": int(bench.core.digest[:8], 16),
+        "watchdog": WATCHDOG_DEFAULT,
+    }
+    for name in REGISTERS:
+        bench.check("registers", f"{name} after {what}", session.get(name), fixed.get(name, 0))
+    bench.check("registers", f"interrupt after {what}", session.interrupt, False)
+
+
+def _check_forgotten(bench: Bench, session: Session) -> None:
+    """A reset forgets what was written, what was counted, and each of the errors."""
+    core = bench.core
+    load, store = (plain(core, name) for name in ("load", "store"))
+    illegal = words_to_bytes([(1 << isa.INSTRUCTION_BITS) - 1])
+    programs = {
+        "no halt": isa.to_bytes([load, store, load]),
+        "an illegal instruction": isa.to_bytes([load, store, load]) + illegal,
+        "a program out of place": b"",
+        "a program that ended": isa.to_bytes([load, store, plain(core, "halt")]),
+    }
+    for what, program in programs.items():
+        put(session.memory, 0, program)
+        session.run(0 if program else 1, len(program) // isa.INSTRUCTION_BYTES, LIMIT_CYCLES)
+        for register in REGISTERS.values():
+            if register.writable and register.offset != REGISTERS["control"].offset:
+                session.write(register.offset, 0xFFFFFFFF)
+        session.reset()
+        _check_after_reset(bench, session, f"a reset that follows {what}")
+    bench.tally.cases += len(programs)
 
 
 def _check_half_writes(session: Session, check: Callable[[str, object, object], None]) -> None:
@@ -103,18 +131,20 @@ def _check_crowds(
     session: Session, rng: np.random.Generator, check: Callable[[str, object, object], None]
 ) -> None:
     """Several writes, and several reads, are offered at once: each waits until the one before has
-    been taken, none is lost, and every read gets its own answer."""
+    been taken, none is lost, and every write and every read gets its own answer."""
     for first, address_after, data_after in (("addresses", 0, 20), ("data", 20, 0), ("both", 0, 0)):
         values = {name: int(rng.integers(1 << 32)) for name in _CROWD}
         for name, value in values.items():
             session.offer(address_after, REGISTERS[name].offset, value, data_after=data_after)
         session.hold(21, 20)
-        session.step(120)
+        sights = session.watch(120, "status")
+        answers = [Access(sight.value) for sight in sights if sight.what is Seen.ANSWER]
+        check(f"answers to several writes, {first} first", answers, [Access(OKAY)] * len(values))
         for name, value in values.items():
             check(f"{name} of several writes, {first} first", session.get(name), value)
         answers = session.read(*(REGISTERS[name].offset for name in 2 * _CROWD))
-        found = [answer.value for answer in answers]
-        check("registers read one behind the other", found, 2 * list(values.values()))
+        answered = [answer.value for answer in answers]
+        check("registers read one behind the other", answered, 2 * list(values.values()))
     session.set("watchdog", WATCHDOG_DEFAULT)
 
 
@@ -134,6 +164,23 @@ def check_counts(bench: Bench, rng: np.random.Generator) -> None:
             title = f"counters from {start:#x}" if start else f"counters from anywhere {i}"
             bench.play(session, title, program, program.expected(), timing, starts)
             bench.tally.coverage["counters with carries"] += 1
+
+
+def check_late(bench: Bench, rng: np.random.Generator) -> None:
+    """Programs whose instructions are the last ones of a program as long as can be, or of half of
+    that: they do what they would do in a short one, in the same time."""
+    core = bench.core
+    timing = MemoryTiming(20, core.bus_bytes)
+    most = min((1 << core.address_bits) // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS)
+    with bench.session() as session:
+        for i, end in enumerate((most, most // 2, most, most // 2)):
+            program = bench.random_program(rng, length=200)
+            before = end - MEMORY_BYTES // isa.INSTRUCTION_BYTES - int(rng.integers(1 << 10))
+            before -= before % max(1, core.bus_bits // isa.INSTRUCTION_BITS)
+            expected = program.expected()
+            bench.play(session, f"late {i}", program, expected, timing, before=before)
+            bench.play(session, f"late {i} random", program, expected, i, before=before)
+            bench.tally.coverage["programs late in a long one"] += 1
 
 
 def _check_interrupts(

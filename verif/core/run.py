@@ -1,4 +1,4 @@
-"""A language model's layers on a Verilated core: every token's every stage, compared bit for bit.
+"""Runs a language model's layers on a Verilated core, and compares every stage of every token.
 
 Weights and programs are written to the simulated memory once. A program per block takes the prompt
 through it, one more the last token through the head, and one every further token through all of
@@ -53,12 +53,12 @@ class Totals:
 
 @dataclass
 class Account:
-    """What running a model on the core has shown so far."""
+    """What a run of a model on the core has counted so far."""
 
     phases: dict[str, Totals] = field(default_factory=dict)
     model_cycles: int = 0
     layers: int = 0
-    """Layers compared, each with all its rows."""
+    """Layers whose results, in all rows, were compared."""
     seconds: float = 0.0
     """Time that the simulator took."""
     differences: list[str] = field(default_factory=list)
@@ -85,7 +85,7 @@ class _Runner:
     ):
         self.held, self.session, self.sequence, self.progress = held, session, sequence, progress
         self.integers = fast_stage(held)
-        self.found = Account()
+        self.account = Account()
         self.phase: Phase | None = None
         self.place = 0  # of the stage that comes next in the phase's program
 
@@ -104,7 +104,7 @@ class _Runner:
             event = self.session.run(program.address, len(program.instructions), limit)
         else:
             event = self.session.resume(limit)
-        self.found.seconds += time.perf_counter() - began
+        self.account.seconds += time.perf_counter() - began
         self.place += 1
         last = self.place == len(program.batches)
         if event.kind != ("done" if last else "sync"):
@@ -120,14 +120,14 @@ class _Runner:
         return results
 
     def _differ(self, what: str) -> None:
-        self.found.differences.append(f"spec {self.held.core.digest} {what}")
+        self.account.differences.append(f"spec {self.held.core.digest} {what}")
 
     def _compare(
-        self, stage: Stage, a: QuantActivations, found: Mapping[LayerName, NDArray[np.int64]]
+        self, stage: Stage, a: QuantActivations, results: Mapping[LayerName, NDArray[np.int64]]
     ) -> None:
         for name, wanted in self.integers(stage, a).items():
-            self.found.layers += 1
-            for wrong in wrong_values(f"layer {name}:", found[name], wanted, SUMS):
+            self.account.layers += 1
+            for wrong in wrong_values(f"layer {name}:", results[name], wanted, SUMS):
                 self._differ(wrong)
 
     def _compare_sync(self, phase: Phase, event: Event) -> None:
@@ -136,20 +136,20 @@ class _Runner:
             self._differ(
                 f"{phase.name} sync {self.place - 1} is in cycle {event.cycle}, model says {wanted}"
             )
-        self.progress(self.found.model_cycles + event.cycle)
+        self.progress(self.account.model_cycles + event.cycle)
 
     def _finish(self, phase: Phase) -> None:
         counters, model = self.session.counters(), phase.model
         for name, value in counters.items():
             if value != getattr(model, name):
                 self._differ(f"{phase.name} {name} is {value}, model says {getattr(model, name)}")
-        totals = self.found.phases.setdefault(phase.name, Totals())
+        totals = self.account.phases.setdefault(phase.name, Totals())
         totals.programs += 1
         totals.cycles += counters["cycles"]
         totals.beats += counters["read_beats"] + counters["write_beats"]
         totals.steps += counters["steps"]
-        self.found.model_cycles += model.cycles
-        self.progress(self.found.model_cycles)
+        self.account.model_cycles += model.cycles
+        self.progress(self.account.model_cycles)
 
 
 @contextlib.contextmanager
@@ -175,5 +175,7 @@ def on_rtl(
             put(session.memory, address, data)
         sequence = itertools.chain(prompt, itertools.repeat(decode))
         runner = _Runner(held, session, sequence, progress)
-        yield runner, runner.found
-        runner.found.differences += [f"the bus: {each}" for each in session.violations()]
+        yield runner, runner.account
+        runner.account.differences += [
+            f"the bus: {violation}" for violation in session.violations()
+        ]

@@ -133,8 +133,8 @@ def _with_settable(text: str, top: str) -> tuple[str, dict[str, str]]:
             title = re.match(r"module (\w+)", module)
             if title and title[1] in declared:
                 line = rf"(?m)^(  reg \[\d+:0\] {declared[title[1]]})(?= ?[=;])"
-                modules[i], found = re.subn(line, r"\1/*verilator public_flat_rw*/", module)
-                if found:
+                modules[i], replaced = re.subn(line, r"\1/*verilator public_flat_rw*/", module)
+                if replaced:
                     dot = "__02e" if title[1] == top else "__DOT__"
                     members[name] = f"{top}__DOT__{part}{dot}{name}"
         if name not in members:
@@ -269,7 +269,7 @@ class Session(contextlib.AbstractContextManager):
     def read(self, *offsets: int) -> list[Access]:
         """The answers to reads, each of which is asked for as soon as the one before has been."""
         numbers = self._numbers("read", len(offsets), *offsets)
-        return [Access(*each) for each in zip(numbers[::2], numbers[1::2], strict=True)]
+        return [Access(*access) for access in zip(numbers[::2], numbers[1::2], strict=True)]
 
     def write(self, offset: int, value: int, strobes: int = 15) -> Access:
         return Access(*self._numbers("write", offset, value, strobes))

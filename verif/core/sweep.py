@@ -58,7 +58,7 @@ class Scene:
     index: int = 0
     address: int = FIRST
     count: int | None = None
-    """Instructions in the register, where they are not as many as `words`."""
+    """The number written to the register `instructions`, if it is not that of `words`."""
     instructions: Sequence[Instruction] = ()
     """Where no fault is to come, or only at the end: what golden runs."""
     traps: tuple[tuple[int, bool], ...] = ()
@@ -76,8 +76,8 @@ def _work(core: CoreSpec, data: int, *, sync: bool = False) -> list[Instruction]
     def add(
         name: str, wait: Sequence[Unit] = (), signal: Sequence[Unit] = (), **fields: int
     ) -> None:
-        each = plain(core, name, **fields)
-        made.append(replace(each, wait=frozenset(wait), signal=frozenset(signal)))
+        bare = plain(core, name, **fields)
+        made.append(replace(bare, wait=frozenset(wait), signal=frozenset(signal)))
 
     for fill in core.engine.fills:
         words = core.weight_buffer.words(fill.slices * fill.planes)
@@ -87,7 +87,7 @@ def _work(core: CoreSpec, data: int, *, sync: bool = False) -> list[Instruction]
     sums = core.engine.m * core.engine.n
     rows = -(-core.bus_bits // RESULT_BITS // sums) or 1
     matmul = plain(core, "matmul", row_tiles=rows)
-    values = {each.name: matmul[each.name] for each in matmul.operation.fields}
+    values = {field.name: matmul[field.name] for field in matmul.operation.fields}
     for number, beats in enumerate(beats_taken(core, values)):
         words = core.buffers[number].words(beats)
         memory = data + MEMORY_PAGE_BYTES * number
@@ -112,7 +112,7 @@ def _long_matmul(core: CoreSpec) -> Instruction:
     while True:
         group = min(slices, core.engine.group_slices)
         matmul = plain(core, "matmul", slices=slices, group_slices=group)
-        values = {each.name: matmul[each.name] for each in matmul.operation.fields}
+        values = {field.name: matmul[field.name] for field in matmul.operation.fields}
         taken = zip(core.buffers, beats_taken(core, values), strict=True)
         if all(buffer.words(beats) <= buffer.bus_words for buffer, beats in taken):
             return matmul
@@ -123,7 +123,7 @@ def scenes(core: CoreSpec) -> Iterator[Scene]:
     """A program that ends well, one that calls the host, and one of every fault."""
 
     def words(*parts: Instruction | int) -> tuple[int, ...]:
-        return tuple(each if isinstance(each, int) else isa.encode(each) for each in parts)
+        return tuple(part if isinstance(part, int) else isa.encode(part) for part in parts)
 
     halt = plain(core, "halt")
     room = min(16, min(buffer.bus_words for buffer in core.buffers))
@@ -147,7 +147,7 @@ def scenes(core: CoreSpec) -> Iterator[Scene]:
     first = (17 * INSTRUCTION_BYTES // core.bus_bytes * core.bus_bytes) // INSTRUCTION_BYTES
     parts = words(*[load] * 30, halt)
     yield Scene("fetch", parts, Fault.READ, first, traps=((at, False),))
-    store = next(i for i, each in enumerate(work) if each.operation.name == "store")
+    store = next(i for i, step in enumerate(work) if step.operation.name == "store")
     trap = (work[store]["memory"], True)
     parts = words(*work[:-1], *[load] * 12, halt)
     yield Scene("write", parts, Fault.WRITE, store, traps=(trap,))
@@ -208,8 +208,8 @@ class Courses(dict[tuple[int, int], Course]):
         return Course(stop, end, event.fault, event.index, counters, self._written(), stands)
 
     def _written(self) -> dict[int, int]:
-        found = self.session.memory
-        return {int(at): int(found[at]) for at in np.flatnonzero(found != self.image)}
+        memory = self.session.memory
+        return {int(at): int(memory[at]) for at in np.flatnonzero(memory != self.image)}
 
 
 def ready(session: Session, image: NDArray[np.uint8], scene: Scene) -> None:
@@ -243,7 +243,7 @@ def check_course(bench: Bench, scene: Scene, course: Course, image: NDArray[np.u
         case,
         "syncs",
         [course.sync] * (course.sync != NEVER),
-        [each.raised_cycle for each in model.syncs],
+        [sync.raised_cycle for sync in model.syncs],
     )
     for name, value in ended.counters.items():
         bench.check(case, name, value, getattr(model, name))
@@ -277,18 +277,18 @@ def _start(cycle: int, place: tuple[int, int], enable: int) -> list[Order]:
         ("instructions", count),
         ("control", int(Control.START)),
     )
-    return [Order(cycle - len(writes) + 1 + i, *each) for i, each in enumerate(writes)]
+    return [Order(cycle - len(writes) + 1 + i, *write) for i, write in enumerate(writes)]
 
 
 def single_writes(second: tuple[int, int]) -> list[tuple[str, int, int]]:
     """Registers, values and strobes, of which each is written alone in a case."""
-    found = [("control", value, 15) for value in range(1, 8)]
-    found += [("control", 7, 14), ("control", 0xFFFFFFF8, 15), ("instructions", 0, 15)]
-    found += [("instructions", 0xFFFFFF, 15), ("instructions", 0xFFFFFF, 2)]
-    found += [("program_low", second[0], 15), ("program_low", FIRST + INSTRUCTION_BYTES, 15)]
-    found += [("program_low", 0xFFFFFFFF, 2), ("program_high", 1, 15), ("interrupt_enable", 0, 15)]
-    found += [("watchdog", value, 15) for value in PATIENCES]
-    return [*found, *((name, 0xFFFFFFFF, 15) for name in ("status", "error", "cycles_low", "fc"))]
+    writes = [("control", value, 15) for value in range(1, 8)]
+    writes += [("control", 7, 14), ("control", 0xFFFFFFF8, 15), ("instructions", 0, 15)]
+    writes += [("instructions", 0xFFFFFF, 15), ("instructions", 0xFFFFFF, 2)]
+    writes += [("program_low", second[0], 15), ("program_low", FIRST + INSTRUCTION_BYTES, 15)]
+    writes += [("program_low", 0xFFFFFFFF, 2), ("program_high", 1, 15), ("interrupt_enable", 0, 15)]
+    writes += [("watchdog", value, 15) for value in PATIENCES]
+    return [*writes, *((name, 0xFFFFFFFF, 15) for name in ("status", "error", "cycles_low", "fc"))]
 
 
 def moments(course: Course) -> list[int]:
@@ -296,7 +296,7 @@ def moments(course: Course) -> list[int]:
     began = START_CYCLE + 1
     ended = course if course.resumed is None else course.resumed(course.sync + SLACK)
     times = [0, course.sync, ended.stop, ended.end]
-    return sorted({began + each for each in times if each < NEVER})
+    return sorted({began + cycle for cycle in times if cycle < NEVER})
 
 
 def window(course: Course) -> list[int]:
@@ -324,7 +324,7 @@ def random_case(
             continue
         skew = int(rng.integers(-3, 4)) if rng.random() < 0.4 else 0
         orders.append(Order(cycle, name, value, strobes, cycle + skew))
-    orders.sort(key=lambda each: each.cycle)
+    orders.sort(key=lambda order: order.cycle)
     hold = range(0)
     if rng.random() < 0.3:
         first = orders[rng.integers(len(orders))].cycle - int(rng.integers(3))
@@ -339,10 +339,10 @@ def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]
     """Each single write in each cycle of the window, and an acknowledge and a start in each pair
     of cycles around a stop."""
     for cycle in window(course):
-        for each in single_writes(second):
+        for write in single_writes(second):
             enable, after, alone = (int(rng.integers(most)) for most in (16, 2, 2))
             name = ("status", "error", "error_index")[rng.integers(3)]
-            yield Case((Order(cycle, *each),), range(0), enable, name, after, bool(alone))
+            yield Case((Order(cycle, *write),), range(0), enable, name, after, bool(alone))
     if course.stop == NEVER:
         return
     # The driver of the documentation, that has the next program ready, at every pace.
@@ -350,7 +350,7 @@ def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]
     for cycle in range(began + course.stop - 3, began + course.end + 4):
         for pause in range(1, 4):
             *ready_made, start = _start(cycle + pause, second, int(rng.integers(16)))
-            before = [replace(each, cycle=each.cycle - pause - 1) for each in ready_made]
+            before = [replace(order, cycle=order.cycle - pause - 1) for order in ready_made]
             acknowledge = Order(cycle, "control", Control.ACKNOWLEDGE)
             yield Case((*before, acknowledge, start), watched="error", alone=True)
 
@@ -395,13 +395,15 @@ def play(
         except UnknownProgram as unknown:
             courses.learn(unknown.place)
     ready(session, courses.image, scene)
-    for each in orders:
-        session.offer(each.cycle, each.offset, each.value, each.strobes, data_after=each.data_cycle)
+    for order in orders:
+        session.offer(
+            order.cycle, order.offset, order.value, order.strobes, data_after=order.data_cycle
+        )
     session.hold(case.hold.start, len(case.hold))
-    found = sorted(session.watch(cycles, case.watched, case.after))
+    sights = sorted(session.watch(cycles, case.watched, case.after))
     bench.tally.cases += 1
-    if found != wanted:
-        for one, other in itertools.zip_longest(found, wanted):
+    if sights != wanted:
+        for one, other in itertools.zip_longest(sights, wanted):
             if one != other:
                 bench.differ(title, f"the host sees {one}, must see {other} {case}")
                 return
@@ -419,7 +421,7 @@ def play(
 
 
 def sweep(bench: Bench, rng: np.random.Generator, *, cases: int | None) -> None:
-    """Every scene with the pointed cases and so many random ones, half of them of one write; or,
+    """Every scene with the pointed cases and `count` random ones, half of them of one write; or,
     where `cases` is None, with every single write in every cycle of its window, and the
     documented driver at every pace."""
     core = bench.core

@@ -20,8 +20,10 @@ def weight_fields(
     """Fields [tiles, slices, planes, *shape] of codes [tiles, n, slices, slice_k]."""
     if weight_format.kind is Kind.BITMOD:
         scale = spec.coding_of(weight_format).scale
-        values = [weight_format.values(each) for each in range(4)]
-        table = np.array([[float_code(scale * value) for value in each] for each in values])
+        values = [weight_format.values(special) for special in range(4)]
+        table = np.array(
+            [[float_code(scale * value) for value in of_special] for of_special in values]
+        )
         code = table[special[..., None], codes]
     else:
         code = codes if spec.has_pairs else codes - weight_format.levels // 2
@@ -38,8 +40,8 @@ def weight_fields(
 def has_terms(
     spec: BitSerial, codes: np.ndarray, special: np.ndarray, weight_format: WeightCodes
 ) -> np.ndarray:
-    """Whether a weight beat has a term in each step, [tiles, slices, digits], by what golden takes
-    for terms, of codes [tiles, n, slices, slice_k] with special values [tiles, n, slices]."""
+    """Whether some weight of a beat needs a step, bool [tiles, slices, digits], by the terms of the
+    golden model. Codes are [tiles, n, slices, slice_k], special values [tiles, n, slices]."""
     flat = codes.reshape(len(codes) * spec.n, -1)
     grid = Grid(flat, weight_format, spec.k, special.reshape(len(flat), -1))
     terms = golden.encode(spec, grid).terms
@@ -62,23 +64,23 @@ def taken_steps(fields: Mapping[str, np.ndarray]) -> np.ndarray:
 def sparser(
     rng: np.random.Generator, spec: BitSerial, codes: np.ndarray, weight_format: WeightCodes
 ) -> np.ndarray:
-    """The codes [N, K] with fewer terms: of every K-slice's weights some low bits are cleared, and
-    most are small; or their BitMoD values are of some magnitudes alone, none of them special."""
-    half, found = weight_format.levels // 2, codes.copy()
+    """Codes [N, K] with fewer terms. The weights of a K-slice have some low bits cleared, and most
+    are small. BitMoD values have only a few magnitudes, and none is special."""
+    half, sparse = weight_format.levels // 2, codes.copy()
     for start in range(0, codes.shape[1], spec.k):
         part = codes[:, start : start + spec.k]
         if weight_format.kind is Kind.BITMOD:
             few = rng.choice(half, int(rng.integers(1, half + 1)), replace=False)
             allowed = np.concatenate([few, few[few > 0] + half])
-            found[:, start : start + spec.k] = rng.choice(allowed, part.shape)
+            sparse[:, start : start + spec.k] = rng.choice(allowed, part.shape)
             continue
         values = part.astype(int) - half
         low = int(rng.integers(0, weight_format.bits))
         most = 1 << int(rng.integers(0, weight_format.bits + 1)) >> 1
         lowest, highest = -min(most, half), min(most, weight_format.levels - 1 - half)
         values = np.clip(values >> low << low, lowest, highest)
-        found[:, start : start + spec.k] = values + half
-    return found
+        sparse[:, start : start + spec.k] = values + half
+    return sparse
 
 
 def random_spec(rng: np.random.Generator) -> BitSerial:
@@ -103,10 +105,11 @@ def random_spec(rng: np.random.Generator) -> BitSerial:
 
 
 class SparseCodes(Operands[BitSerial]):
-    """Where steps are skipped, most weights have few terms, and beats take steps of their own."""
+    """The operands of an engine that may skip steps. If it does, most weights have few terms, and
+    the number of steps differs from beat to beat."""
 
     def completed(self, spec, matmul, x, rng):
-        """With fewer terms, most often."""
+        """`matmul`, if steps are skipped most often with weights of fewer terms."""
         if not spec.skips or rng.random() >= 0.7:
             return matmul
         codes = sparser(rng, spec, matmul.codes, matmul.weight_format)

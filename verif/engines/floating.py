@@ -19,7 +19,7 @@ from evolute.verif.harness.operands import Operands
 from evolute.verif.harness.vectors import Matmul
 
 _TABLES = np.random.default_rng(16).integers(0, 1 << FP16.bits, (256, 256), dtype=np.uint16)
-_PAIRS = 64
+_PAIRS = 240
 """Groups of `pairs`."""
 ONES = len(_TABLES) - 1
 """The table of which every code is that of 1."""
@@ -84,9 +84,10 @@ def binades(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray | None:
 
 def pairs(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray:
     """Codes [m, K] of activations for scale groups of `pair_group`, in each of which two numbers
-    are not zero. In half of the groups both nearly cancel out, that is, they differ in their sign
-    and in some of their lowest bits; in the others, where the format's range is long enough, their
-    sum is exactly between two numbers that sums can be."""
+    are not zero. In turn, they nearly cancel out, that is, they differ in their sign and in some of
+    their lowest bits; their sum is exactly between two numbers that sums can be; or their
+    difference is so, and is below the power of two that the greater of them is not below. The last
+    two are only where the format's range is long enough."""
     kind, group = spec.kind, pair_group(spec)
     width = kind.mantissa_bits + 1
     most = (1 << kind.exponent_bits) - 1 - kind.infinities
@@ -95,25 +96,43 @@ def pairs(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray:
         first, second = rng.permutation(group)[:2]
         mantissa = int(rng.integers(1 << kind.mantissa_bits))
         length = int(rng.integers(1, width + 1))
-        below = spec.significand_bits - length + 1
-        if i % 2 and below < most:
+        # Whether the two differ in their sign, and how far the second is below the first where its
+        # last one is worth half of the last bit that a sum of the first's exponent has, or a
+        # quarter, which is half of the last bit of a sum below the first's power of two.
+        opposite = (1, int(rng.integers(2)), 1)[i % 3]
+        below = spec.significand_bits - length + i % 3
+        if i % 3 and 0 < below < most:
             high = int(rng.integers(below + 1, most + 1))
             odd = 1 << length - 1 | int(rng.integers(1 << length - 1)) | 1
             low = odd << width - length & (1 << kind.mantissa_bits) - 1
             other = high - below << kind.mantissa_bits | low
+            if i % 3 == 2:
+                mantissa = int(rng.integers((odd >> spec.significand_bits - width + 2) + 1))
         else:
             high = int(rng.integers(1, most + 1))
+            opposite = 1
             other = high << kind.mantissa_bits | mantissa ^ int(rng.integers(1 << length - 1))
         negative = int(rng.integers(2))
-        opposite = negative ^ int(i % 2 == 0 or rng.integers(2))
         codes[row, i, first] = negative << kind.bits - 1 | high << kind.mantissa_bits | mantissa
-        codes[row, i, second] = opposite << kind.bits - 1 | other
+        codes[row, i, second] = (negative ^ opposite) << kind.bits - 1 | other
     return codes.reshape(spec.m, -1)
 
 
 def pair_group(spec: FloatEngine) -> int:
-    """How long the scale groups of `pairs` are: a slice, if that has two activations."""
-    return max(2, spec.slice_k)
+    """How long the scale groups of `pairs` are: two slices, so that both numbers meet in one slice,
+    or in the sums of two."""
+    return 2 * spec.slice_k
+
+
+def tiny(spec: FloatEngine, rng: np.random.Generator) -> np.ndarray:
+    """Codes [m, K] of activations for scale groups of `pair_group`: zeros, the smallest numbers of
+    the format, and any of its numbers among them, so that sums of the smallest numbers meet zeros
+    of every sign that come of any exponent."""
+    kind, shape = spec.kind, (spec.m, _PAIRS * pair_group(spec))
+    finite = (1 << kind.exponent_bits) - kind.infinities << kind.mantissa_bits
+    choices = [np.zeros(shape, int), rng.integers(1, 4, shape), rng.integers(0, finite, shape)]
+    codes = np.choose(rng.choice(len(choices), shape, p=(0.3, 0.5, 0.2)), choices)
+    return codes | rng.integers(2, size=shape) << kind.bits - 1
 
 
 def values(result_codes: np.ndarray) -> np.ndarray:
@@ -154,7 +173,7 @@ SMALL: dict[str, FloatEngine] = {
     "float-mac": FloatMac(m=2, n=1, k=2, weight_bits=3, group_size=13),
     "float-lut": FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13),
 }
-"""One of each baseline, as small as shows what it does; they are no presets."""
+"""A small spec of each baseline by name, for verification; they are no presets."""
 
 
 def random_spec(rng: np.random.Generator) -> FloatEngine:
@@ -176,7 +195,8 @@ def random_spec(rng: np.random.Generator) -> FloatEngine:
 
 
 class FloatOperands(Operands[FloatEngine]):
-    """Groups have FP16 scales, or weights, in the place of special values; sums are rounded."""
+    """The operands of the floating baselines: groups have FP16 scales or tables of weights in place
+    of special values, and sums are rounded."""
 
     def completed(self, spec, matmul, x, rng):
         weights = dataclasses.replace(matmul.weights, special=random_scales(rng, matmul))

@@ -28,45 +28,48 @@ def weight_fields(
 
 
 def cut(x: np.ndarray, group: int, v: int) -> np.ndarray:
-    """Rows [M, K] in subspaces [M, subspaces, v], of every scale group its own."""
-    found = []
+    """Rows [M, K] cut into subspaces, [M, subspaces, v]. No subspace reaches beyond a scale
+    group."""
+    parts = []
     for start, end in group_bounds(x.shape[1], group):
         for first in range(start, end, v):
             part = np.zeros((len(x), v), np.int64)
             last = min(first + v, end)
             part[:, : last - first] = x[:, first:last]
-            found.append(part)
-    return np.stack(found, axis=1)
+            parts.append(part)
+    return np.stack(parts, axis=1)
 
 
 def nearest(metric: str, parts: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The nearest of centroids [subspaces, c, v] for parts of rows [M, subspaces, v], by number.
+    """The indices [M, subspaces] of the centroids [subspaces, c, v] that are nearest to the parts
+    of rows [M, subspaces, v].
 
     A centroid is taken if it is nearer than all before it.
     """
     least = np.full(parts.shape[:2], np.iinfo(np.int64).max)
-    found = np.zeros(parts.shape[:2], np.int64)
+    indices = np.zeros(parts.shape[:2], np.int64)
     for j in range(centroids.shape[1]):
         distance = np.zeros(parts.shape[:2], np.int64)
         for i in range(centroids.shape[2]):
-            each = np.abs(parts[:, :, i] - centroids[:, j, i])
+            difference = np.abs(parts[:, :, i] - centroids[:, j, i])
             if metric == "chebyshev":
-                distance = np.maximum(distance, each)
+                distance = np.maximum(distance, difference)
             else:
-                distance += each if metric == "l1" else each * each
-        found[distance < least] = j
+                distance += difference if metric == "l1" else difference * difference
+        indices[distance < least] = j
         least = np.minimum(least, distance)
-    return found
+    return indices
 
 
 def one_hot(spec: LutDla, x: np.ndarray, centroids: np.ndarray, group: int) -> np.ndarray:
-    """In the place of each row's subspaces 1 for its nearest centroid, [M, subspaces * c]."""
+    """One-hot rows [M, subspaces * c]: for every subspace of a row, 1 for the nearest centroid and
+    0 for the others."""
     index = nearest(spec.metric, cut(x, group, spec.v), centroids)
     return (index[:, :, None] == np.arange(spec.centroids)).astype(np.int64).reshape(len(x), -1)
 
 
 def product_group(spec: LutDla, group: int) -> int:
-    """Entries of one output in a scale group of so many activations."""
+    """Table entries of one output in a scale group of `group` activations."""
     return -(-group // spec.v) * spec.centroids
 
 
@@ -127,17 +130,19 @@ def random_spec(rng: np.random.Generator) -> LutDla:
             )
         except SpecError:
             continue
-        each = spec.activation_bits ** (2 if spec.metric == "l2" else 1)
-        size = spec.m * spec.lanes * (spec.v * each + spec.n * spec.weight_bits // 2)
+        unit_bits = spec.activation_bits ** (2 if spec.metric == "l2" else 1)
+        size = spec.m * spec.lanes * (spec.v * unit_bits + spec.n * spec.weight_bits // 2)
         if size <= 2000:
             return spec
 
 
 class CentroidTables(Operands[LutDla]):
-    """Codes are entries of tables, which meet one-hot rows."""
+    """The operands of an engine whose codes are table entries, which are multiplied by one-hot
+    rows."""
 
     def completed(self, spec, matmul, x, rng):
-        """With centroids near the activations, with which come codes of their own."""
+        """`matmul` with centroids near the activations, and with the tables of these centroids in
+        place of its codes."""
         weights = tables(spec, x, matmul.codes, matmul.weight_format, matmul.group, rng)
         return dataclasses.replace(matmul, weights=weights)
 

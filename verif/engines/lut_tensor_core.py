@@ -69,10 +69,10 @@ def random_spec(rng: np.random.Generator) -> LutTensorCore:
 
 
 class ShiftedRows(Operands[LutTensorCore]):
-    """Where table entries are rounded, rows have shifts."""
+    """The operands of an engine whose rows have table shifts where table entries are rounded."""
 
     def completed(self, spec, matmul, x, rng):
-        """With the model's shifts, or, half the time, any."""
+        """`matmul` with the table shifts of the model or, half of the time, with random ones."""
         if spec.exact:
             return matmul
         shift = golden.table_shift(spec, x, matmul.group)

@@ -1,5 +1,5 @@
-"""What a verification of an engine plays, for any that has a driver: cases by kind; and how what
-came back is compared with golden."""
+"""The battery for engines: the cases that a verification plays, by their kind, and how recordings
+are compared with the golden model. It serves every engine that has a driver."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _any_matmul(
 def _any_matmuls(spec: Engine, rng: np.random.Generator) -> tuple[Matmul, ...]:
     matmuls: list[Matmul] = []
     for _ in range(rng.integers(1, 4)):
-        # Codebooks that are there may be used again.
+        # Codebooks that the engine has already may be used again.
         if matmuls and isinstance(matmuls[-1].weights, Codebook) and rng.random() < 0.5:
             matmuls.append(driver.without_fill(matmuls[-1], rng))
         else:
@@ -75,14 +75,15 @@ def _pauses(
     matmuls: tuple[Matmul, ...],
     patterns: dict[str, str],
 ) -> dict[str, np.ndarray]:
-    """Named patterns for named streams, about as long as the stalled run will be."""
+    """Pauses by stream, from names of patterns by stream, about as long as the stalled run."""
     cycles = 100 + 4 * sum(driver.run_of(spec, matmul).steps for matmul in matmuls)
     return {stream: PAUSES[name](rng, cycles) for stream, name in patterns.items()}
 
 
 def every_format(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Every weight format, one command each, back to back; and each alone with one row."""
-    cases = [Case("formats", tuple(_any_matmul(spec, rng, each) for each in spec.formats))]
+    """One case with a command for every weight format, back to back; and for every format one case
+    with a single row."""
+    cases = [Case("formats", tuple(_any_matmul(spec, rng, codes) for codes in spec.formats))]
     for weight_format in spec.formats:
         matmul = _any_matmul(spec, rng, weight_format)
         exponent = None if matmul.exponent is None else matmul.exponent[:1]
@@ -93,8 +94,9 @@ def every_format(spec: Engine, rng: np.random.Generator) -> list[Case]:
 
 
 def corners(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Corner activations against extreme weights, in the formats of least and greatest weights."""
-    formats = sorted(spec.formats, key=lambda each: spec.coding_of(each).maximum(each))
+    """Corner activations with extreme weights, in the formats of the smallest and of the largest
+    weights."""
+    formats = sorted(spec.formats, key=lambda codes: spec.coding_of(codes).maximum(codes))
     cases = []
     for corner in corners_of(spec.activations):
         matmuls = []
@@ -107,22 +109,36 @@ def corners(spec: Engine, rng: np.random.Generator) -> list[Case]:
 
 
 def binades(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Floating sums that rounding takes to the next power of two."""
+    """Floating sums that are rounded up to the next power of two."""
     if not isinstance(spec, FloatEngine) or (x := floating.binades(spec, rng)) is None:
         return []
     return [Case("binades", (_times_one(spec, rng, x, x.shape[1]),))]
 
 
 def pairs(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Floating sums of two numbers that nearly cancel out, or that lie half-way between sums."""
+    """Floating sums of two numbers that nearly cancel out, or whose exact sum lies half-way between
+    two numbers."""
     if not isinstance(spec, FloatEngine):
         return []
     x = floating.pairs(spec, rng)
     return [Case("pairs", (_times_one(spec, rng, x, floating.pair_group(spec)),))]
 
 
+def tiny(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Floating sums of the smallest numbers and of zeros, by weights of every format."""
+    if not isinstance(spec, FloatEngine):
+        return []
+    matmuls = []
+    for weight_format in spec.formats:
+        x = floating.tiny(spec, rng)
+        shape = Shape(len(x), spec.n, x.shape[1], floating.pair_group(spec))
+        matmul = random_matmul(rng, spec.activations, weight_format, shape)
+        matmuls.append(driver.completed(spec, replace(matmul, x=x), rng))
+    return [Case("tiny", tuple(matmuls))]
+
+
 def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group: int) -> Matmul:
-    """Activations [M, K] and, where weights can be so, weights that are 1."""
+    """A multiplication of the activations [M, K] by weights of 1, if the engine can have these."""
     weight_format = spec.formats[-1]
     shape = Shape(len(x), spec.n, x.shape[1], group)
     matmul = floating.by_ones(spec, random_matmul(rng, spec.activations, weight_format, shape))
@@ -136,20 +152,21 @@ _MANY_WEIGHTS = 6000
 
 
 def many(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """So many weights of every format that, where an engine is small, each of its places sees
-    nearly all codes, and with every special value."""
+    """Many weights of every format, so that every place of a small engine sees nearly all codes
+    with every special value."""
     most = max(1, _MANY_WEIGHTS // (spec.n * spec.slice_k))
     matmuls = []
-    for each in spec.formats:
-        slices = min(most, 4 * each.levels * max(1, len(each.specials)))
+    for codes in spec.formats:
+        slices = min(most, 4 * codes.levels * max(1, len(codes.specials)))
         shape = Shape(spec.m, spec.n, slices * spec.slice_k, spec.slice_k)
-        matmul = random_matmul(rng, spec.activations, each, shape)
+        matmul = random_matmul(rng, spec.activations, codes, shape)
         matmuls.append(driver.completed(spec, matmul, rng))
     return [Case("many weights", tuple(matmuls))]
 
 
 def halves(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Floating activations that align to halves of integers, or a little more, in every place."""
+    """Floating activations whose aligned values lie half-way between integers, or a little above,
+    in every place."""
     kind = spec.activations
     if not spec.aligns or kind.format is None:
         return []
@@ -164,7 +181,7 @@ def halves(spec: Engine, rng: np.random.Generator) -> list[Case]:
 
 
 def stalls(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Every stream pausing alone, then all of them together, in every pattern."""
+    """Pauses of every stream alone, then of all together in every pattern."""
     cases = []
     names = list(PAUSES)
     for i, stream in enumerate(STREAMS):
@@ -196,14 +213,14 @@ def resets(spec: Engine, rng: np.random.Generator) -> list[Case]:
 
 
 def probes(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Ready toggled within every cycle, while results queue up."""
+    """A case in which the result's `ready` is toggled within every cycle while results wait."""
     matmuls = _any_matmuls(spec, rng)
     pauses = _pauses(spec, rng, matmuls, {SINK: "scattered"})
     return [Case("probe", matmuls, pauses, probe=True)]
 
 
 def mixtures(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Two cases of any commands; each stream pauses in any pattern or none."""
+    """Two cases of random commands, in which every stream pauses in a random pattern or not."""
     cases = []
     for i in range(2):
         matmuls = _any_matmuls(spec, rng)
@@ -224,12 +241,13 @@ KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "pairs": pairs,
     "many": many,
     "halves": halves,
+    "tiny": tiny,
 }
 """The battery: every kind of case there is."""
 
 
 def model_of(spec: Engine, case: Case) -> Transfers:
-    """What the cycle model says of a case."""
+    """The cycles of all transfers of a case, by the cycle model."""
     return fold(spec, _runs(spec, case), case.pauses)
 
 
@@ -240,9 +258,11 @@ def _runs(spec: Engine, case: Case) -> list[Run]:
 def _stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
     silent = np.zeros(0, bool)
     return Stimulus(
-        command=np.concatenate([driver.command_words(spec, each) for each in case.matmuls]),
-        activation=np.concatenate([driver.activation_words(spec, each) for each in case.matmuls]),
-        weight=np.concatenate([driver.weight_words(spec, each, rng) for each in case.matmuls]),
+        command=np.concatenate([driver.command_words(spec, matmul) for matmul in case.matmuls]),
+        activation=np.concatenate(
+            [driver.activation_words(spec, matmul) for matmul in case.matmuls]
+        ),
+        weight=np.concatenate([driver.weight_words(spec, matmul, rng) for matmul in case.matmuls]),
         **{f"pause_{stream}": case.pauses.get(stream, silent) for stream in STREAMS},
         results=len(model.result),
         limit_cycles=2 * model.cycles + 100,
@@ -280,9 +300,9 @@ def _compare_values(spec: Engine, case: Case, rtl: Recording) -> tuple[int, list
         golden = driver.expected(spec, matmul)
         # Every column tile repeats the row sums.
         row_sum = np.broadcast_to(golden.row_sum[:, :, None], sums.row_sum.shape)
-        found = wrong_values("psum of", sums.psum, golden.psum, ("row", "group", "column"))
-        found += wrong_values("row_sum of", sums.row_sum, row_sum, ("row", "group", "tile"))
-        differences += [f"command {i}: {each}" for each in found]
+        wrong = wrong_values("psum of", sums.psum, golden.psum, ("row", "group", "column"))
+        wrong += wrong_values("row_sum of", sums.row_sum, row_sum, ("row", "group", "tile"))
+        differences += [f"command {i}: {text}" for text in wrong]
         elements += sums.psum.size + sums.row_sum.size
     return elements, differences
 
@@ -299,14 +319,15 @@ def compare(spec: Engine, case: Case, model: Transfers, rtl: Recording) -> tuple
 
 def features(spec: Engine, case: Case) -> set[str]:
     """What a case covers, in words."""
-    found = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
-    found |= {"commands back to back"} if len(case.matmuls) > 1 else set()
-    found |= {"reset in mid-flight"} if case.reset_after_cycles else set()
-    found |= {"ready probed"} if case.probe else set()
-    found |= {case.name} if case.name.startswith("corner") else set()
-    found |= {"rounding carries into the exponent"} if case.name == "binades" else set()
-    found |= {"numbers nearly cancel out"} if case.name == "pairs" else set()
-    found |= {"halves of integers"} if case.name == "halves" else set()
+    shown = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
+    shown |= {"commands back to back"} if len(case.matmuls) > 1 else set()
+    shown |= {"reset in mid-flight"} if case.reset_after_cycles else set()
+    shown |= {"ready probed"} if case.probe else set()
+    shown |= {case.name} if case.name.startswith("corner") else set()
+    shown |= {"rounding carries into the exponent"} if case.name == "binades" else set()
+    shown |= {"numbers nearly cancel out"} if case.name == "pairs" else set()
+    shown |= {"the smallest numbers"} if case.name == "tiny" else set()
+    shown |= {"halves of integers"} if case.name == "halves" else set()
     for matmul in case.matmuls:
         shape, run = matmul.shape, driver.run_of(spec, matmul)
         facts = {
@@ -325,6 +346,6 @@ def features(spec: Engine, case: Case) -> set[str]:
             "steps skipped": 0 < sum(run.steps_of_beats) < run.beats * run.beat_steps,
             "narrower than built": matmul.weight_format.bits < spec.weight_bits,
         }
-        found |= {name for name, holds in facts.items() if holds}
-        found |= driver.float_features(spec, matmul)
-    return found
+        shown |= {name for name, holds in facts.items() if holds}
+        shown |= driver.float_features(spec, matmul)
+    return shown

@@ -107,5 +107,7 @@ async def play_stimuli(dut: Any) -> None:
     """Play all stimuli of the folder; what happened is written, not judged, here."""
     Clock(dut.clk, PERIOD_NS, "ns").start()
     bench = StreamBench(dut)
-    recordings = [await bench.play(each) for each in load_records(Path(STIMULI_FILE), Stimulus)]
+    recordings = [
+        await bench.play(stimulus) for stimulus in load_records(Path(STIMULI_FILE), Stimulus)
+    ]
     save_records(Path(RECORDINGS_FILE), recordings)

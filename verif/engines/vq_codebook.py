@@ -25,17 +25,17 @@ def weight_fields(
 
 
 def fill_words(spec: VqCodebook, weights: Codebook, rng: np.random.Generator) -> np.ndarray:
-    """The weight beats of a fill; what codebooks or beats have no use for is random, but for a
-    residual codebook that there is not, which is zero."""
-    beat, found = spec.codewords, []
+    """The weight words of a fill. Unused entries and bits are random, except for a residual
+    codebook that the weights do not have, which is zero."""
+    beat, beats = spec.codewords, []
     books = [book.codewords for book in weights.books]
     books += [np.zeros((size, weights.v), int) for size in spec.codebooks[len(books) :]]
     for size, book in zip(spec.codebooks, books, strict=True):
         whole = rng.integers(-(1 << spec.entry_bits - 1), 1 << spec.entry_bits - 1, (size, spec.v))
         for start in range(0, spec.v, weights.v):
             whole[: len(book), start : start + weights.v] = book
-        found.append(words.pack(beat, component=whole.reshape(-1, *beat.fields[0].shape)))
-    used = np.concatenate(found)
+        beats.append(words.pack(beat, component=whole.reshape(-1, *beat.fields[0].shape)))
+    used = np.concatenate(beats)
     bits = np.unpackbits(used, axis=1, count=beat.bits, bitorder="little")
     whole = rng.integers(0, 2, (len(bits), spec.beat_bits), dtype=np.uint8)
     whole[:, : beat.bits] = bits
@@ -45,7 +45,7 @@ def fill_words(spec: VqCodebook, weights: Codebook, rng: np.random.Generator) ->
 def index_table(
     spec: VqCodebook, weights: Codebook, tiles: int, positions: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """What stands for each codeword of whole tiles, [tiles, lanes of n, planes, slices, lanes of
+    """The indices of each codeword of whole tiles, [tiles, lanes of n, planes, slices, lanes of
     k].
 
     `positions` are the places of the padded K; what stands for no codeword is random.
@@ -53,15 +53,15 @@ def index_table(
     columns, depth = spec.index_shape
     planes = spec.v // weights.v
     inside = positions.reshape(-1, spec.slice_k // depth)[:, 0] >= 0
-    found = np.zeros((tiles * columns * planes, len(inside)), np.int64)
+    indices = np.zeros((tiles * columns * planes, len(inside)), np.int64)
     low = 0
     for i, size in enumerate(spec.codebooks):
-        whole = rng.integers(0, size, found.shape)
+        whole = rng.integers(0, size, indices.shape)
         index = weights.books[i].indices if i < len(weights.books) else 0 * weights.indices
         whole[: len(index), inside] = index
-        found |= whole << low
+        indices |= whole << low
         low += size.bit_length() - 1
-    return found.reshape(tiles, columns, planes, -1, depth)
+    return indices.reshape(tiles, columns, planes, -1, depth)
 
 
 def cut(along: str, v: int, values: np.ndarray, group: int) -> np.ndarray:
@@ -82,12 +82,12 @@ def joined(along: str, parts: np.ndarray, shape: tuple[int, int], group: int) ->
     n, k = shape
     if along == "outputs":
         return parts.transpose(0, 2, 1).reshape(-1, k)[:n]
-    v, found, first = parts.shape[2], [], 0
+    v, tiles, first = parts.shape[2], [], 0
     flat = parts.reshape(n, -1)
     for start, end in group_bounds(k, group):
-        found.append(flat[:, first : first + end - start])
+        tiles.append(flat[:, first : first + end - start])
         first += -(-(end - start) // v) * v
-    return np.concatenate(found, axis=1)
+    return np.concatenate(tiles, axis=1)
 
 
 def near(
@@ -106,26 +106,26 @@ def near(
     """
     v = spec.v if v is None else v
     wanted, bits = cut(spec.along, v, values, group), weight_format.bits
-    found, rest = [], wanted
+    books, rest = [], wanted
     for i, size in enumerate(spec.codebooks):
         bound = 1 << bits - bool(spec.residual_entries) - 1
         # Of two codebooks each takes a half, the first rounded down, so that both are in range.
         last = i == len(spec.codebooks) - 1
         aimed = np.clip(rest if last else rest >> 1, -bound, bound - 1)
         book = rng.integers(-bound, bound, (size, v))
-        each = np.unique(aimed.reshape(-1, v), axis=0)
-        inner = rng.permutation(np.arange(1, max(1, len(each) - 1)))
-        taken = np.unique([0, len(each) - 1, *inner[: size - 2]])[:size]
-        book[rng.permutation(size)[: len(taken)]] = each[taken]
+        codewords = np.unique(aimed.reshape(-1, v), axis=0)
+        inner = rng.permutation(np.arange(1, max(1, len(codewords) - 1)))
+        taken = np.unique([0, len(codewords) - 1, *inner[: size - 2]])[:size]
+        book[rng.permutation(size)[: len(taken)]] = codewords[taken]
         flat = aimed.reshape(-1, 1, v)
         distance = np.concatenate(
             [((part - book) ** 2).sum(axis=2) for part in np.array_split(flat, 1 + len(flat) // 64)]
         )
         index = distance.argmin(axis=1).reshape(aimed.shape[:2])
-        found.append(Book(index, book))
+        books.append(Book(index, book))
         rest = rest - book[index]
     n, k = values.shape
-    return Codebook((n, k), weight_format, group, spec.along, tuple(found))
+    return Codebook((n, k), weight_format, group, spec.along, tuple(books))
 
 
 def codes_of(weights: Codebook) -> np.ndarray:
@@ -156,7 +156,7 @@ def random_spec(rng: np.random.Generator) -> VqCodebook:
                 group_size=int(rng.integers(1, 97)),
             )
             if spec.form == "gather" and along == "outputs" and v > 1 and rng.random() < 0.5:
-                shorter = [each for each in range(1, v) if v % each == 0]
+                shorter = [size for size in range(1, v) if v % size == 0]
                 spec = spec.evolve(short_v=int(rng.choice(shorter)))
         except SpecError:
             continue
@@ -171,11 +171,11 @@ def random_spec(rng: np.random.Generator) -> VqCodebook:
 
 
 class Codewords(Operands[VqCodebook]):
-    """Codes come from codebooks, which a fill brings."""
+    """The operands of an engine whose weights are codewords of codebooks, which a fill brings."""
 
     def completed(self, spec, matmul, x, rng):
-        """With codewords near the codes, most often with the residual codebook that the engine has
-        room for."""
+        """`matmul` with codewords near its codes, most often also from the residual codebook, if
+        the engine has one."""
         grid = matmul.weights
         values = grid.codes.astype(int) - grid.format.levels // 2
         v = spec.short_v if grid.format.kind is Kind.SHORT else spec.v
@@ -185,7 +185,7 @@ class Codewords(Operands[VqCodebook]):
         return dataclasses.replace(matmul, weights=weights, fill=True)
 
     def carried(self, spec, matmul, codes, cut, rng):
-        """What stands for codewords."""
+        """The indices of codewords, which weight beats carry in place of codes."""
         assert isinstance(matmul.weights, Codebook)
         return index_table(spec, matmul.weights, cut.column_tiles, cut.positions, rng)
 

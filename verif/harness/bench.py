@@ -1,7 +1,7 @@
 """Plays stimuli on a built design and brings back what happened, cycle by cycle.
 
-The bench knows streams and words, no engine: whatever has `clk`, a synchronous `rst` and the four
-streams of `hw.spec.layout.EngineStreams` can be played.
+The bench knows streams and words, but no engine. It can play on any design that has a clock `clk`,
+a synchronous reset `rst` and the four streams of `hw.spec.layout.EngineStreams`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ STIMULI_FILE, RECORDINGS_FILE = "stimuli.npz", "recordings.npz"
 
 @dataclass(frozen=True)
 class Stimulus:
-    """What to play after one reset, in words of uint8 [beats, bytes].
+    """The words to play after one reset, uint8 [beats, bytes] per stream.
 
-    `pause_*` are booleans per cycle, see `verif.harness.streams`. A positive `reset_after_cycles`
-    plays that many cycles, resets in mid-flight and then plays everything from the start. `probe`
-    also checks in every cycle that `valid` of the result does not follow its `ready`.
+    `pause_*` hold a boolean per cycle (`verif.harness.streams`). If `reset_after_cycles` is not 0,
+    that many cycles are played, then the design is reset in mid-flight and everything is played
+    from the start. `probe` says whether to check in every cycle that the result's `valid` does not
+    depend on its `ready`.
     """
 
     command: np.ndarray
@@ -50,7 +51,8 @@ class Stimulus:
 
 @dataclass(frozen=True)
 class Recording:
-    """What happened: the cycle of every transfer, the result words, the broken stream rules."""
+    """What happened: the cycles of all transfers of a stream, under the stream's name, the result
+    words uint8 [beats, bytes], and a text for every stream rule that was broken."""
 
     command: np.ndarray
     activation: np.ndarray

@@ -1,4 +1,4 @@
-"""What came back against what should have, in words."""
+"""Compares recorded numbers and cycles with those of the models, and describes differences."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ SUMS = ("row", "column")
 
 VALUES = (" must be ", " results, golden has ")
 CYCLES = ("cycle of ", " model says ", "closed form gives ")
-"""Words of which differences of numbers, and of transfers in time, have some."""
+"""Words by which the text of a difference tells whether numbers or cycles differ."""
 
 
 def about(kind: Sequence[str], differences: Sequence[str]) -> list[str]:
-    """Those of `differences` that are `VALUES` or `CYCLES`."""
+    """Those of `differences` that contain one of the words of `kind`: `VALUES` or `CYCLES`."""
     return [line for line in differences if any(words in line for words in kind)]
 
 
 def wrong_values(
-    what: str, found: np.ndarray, wanted: np.ndarray, axes: Sequence[str]
+    what: str, measured: np.ndarray, wanted: np.ndarray, axes: Sequence[str]
 ) -> list[str]:
-    """The first wrong one of numbers of equal shapes, its place in words, by names of axes."""
-    wrong = np.argwhere(found != wanted)
+    """A text on the first wrong one of the numbers `measured`, whose shape is that of `wanted`, or
+    an empty list if all are right. `what` and the names of the `axes` tell its place."""
+    wrong = np.argwhere(measured != wanted)
     if not len(wrong):
         return []
     at = tuple(wrong[0])
     place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, at, strict=True))
     return [
-        f"{what} {place} is {found[at]}, must be {wanted[at]} "
+        f"{what} {place} is {measured[at]}, must be {wanted[at]} "
         f"({len(wrong)} of {wanted.size} differ)"
     ]
 
 
 def wrong_cycles(rtl: Any, model: Any, streams: Sequence[str]) -> list[str]:
-    """The first transfer of each stream that is not in the cycle the model says."""
+    """A text per stream on its first transfer that is not in the cycle of the model, or on another
+    number of transfers. `rtl` and `model` have an array of cycles for each stream."""
     differences = []
     for stream in streams:
         theirs, ours = getattr(rtl, stream), np.array(getattr(model, stream), int)

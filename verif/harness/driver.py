@@ -1,7 +1,8 @@
 """How a bench drives an engine: operands to stream words, result words to sums.
 
-Written from `hw.spec.layout` alone, apart from golden and RTL, so that it can contradict both. What
-differs between engines is in a file each: how weights fill a beat, and which specs to draw.
+It is written from `hw.spec.layout` alone, independently of the golden model and the RTL, so that it
+can contradict both. What differs between engines is in one file per engine in `verif.engines`: how
+weights fill a beat, and which random specs to draw.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from evolute.verif.harness.vectors import Matmul, Shape, random_special
 
 
 class Driver(Protocol):
-    """What the bench must know of an engine, from the file of its stem."""
+    """What the bench must know about an engine; the module in `verif.engines` that has the engine's
+    name provides it."""
 
     def random_spec(self, rng: np.random.Generator, /) -> Engine:
         """A small legal spec."""
@@ -37,8 +39,11 @@ class Driver(Protocol):
     def weight_fields(
         self, spec: Any, codes: np.ndarray, beside: Any, weight_format: WeightCodes, /
     ) -> Mapping[str, np.ndarray]:
-        """Fields of weight beats, [tiles, slices, planes, *shape], of codes [tiles, n, slices,
-        codes of a slice] and what slices have beside them."""
+        """The fields of weight beats by name, each [tiles, slices, planes, *shape of the field].
+
+        `codes` are [tiles, n, slices, codes of a slice]. `beside` is what slices carry apart from
+        codes, such as special values [tiles, n, slices] or centroids.
+        """
         ...
 
 
@@ -51,7 +56,7 @@ DRIVERS: dict[type[Engine], Driver] = {
 }
 
 BASELINE_DRIVERS: dict[type[Engine], Driver] = {FloatMac: floating, FloatLut: floating}
-"""The floating baselines'."""
+"""The drivers of the floating-point baselines."""
 
 OPERANDS: dict[type[Engine], Operands] = {
     LutTensorCore: lut_tensor_core.ShiftedRows(),
@@ -61,8 +66,8 @@ OPERANDS: dict[type[Engine], Operands] = {
     FloatMac: floating.FloatOperands(),
     FloatLut: floating.FloatOperands(),
 }
-"""Of the engines and baselines whose operands are more than a grid of codes, or whose sums are not
-exact."""
+"""How operands and results differ from a grid of codes and exact sums, for the engines and
+baselines in which they do."""
 
 _PLAIN = Operands()
 
@@ -72,7 +77,7 @@ def _operands(spec: Engine) -> Operands:
 
 
 def random_spec(kind: type[Engine], rng: np.random.Generator) -> Engine:
-    """A small legal spec of an engine; of three about one has floating activations."""
+    """A small legal spec of an engine. About one in three has floating activations."""
     spec = DRIVERS[kind].random_spec(rng)
     if rng.random() < 0.35:
         spec = spec.evolve(activation_format=str(rng.choice(list(FLOATS))))
@@ -104,12 +109,13 @@ def run_of(spec: Engine, matmul: Matmul) -> Run:
 
 
 def runs_of(spec: Engine, matmul: Matmul) -> list[Run]:
-    """`run_of`, after the commands that fill what it needs."""
+    """All commands of `matmul`: those that fill codebooks, if it needs them, and `run_of`."""
     return [*(fills(spec) if matmul.fill else []), run_of(spec, matmul)]
 
 
 def tiling(spec: Engine, matmul: Matmul) -> Tiling:
-    """Each scale group is padded to whole slices; every `group_slices` of them give a result."""
+    """How the operands are cut: every scale group is padded to whole K-slices, and every
+    `group_slices` of them give one result."""
     group_slices = _run(spec, matmul.shape, matmul.weight_format).group_slices
     positions, slice_groups, read_outs = [], [], []
     for group, (start, end) in enumerate(group_bounds(matmul.x.shape[1], matmul.group)):
@@ -144,7 +150,8 @@ def command_word(spec: Engine, run: Run) -> np.ndarray:
 
 
 def activation_words(spec: Engine, matmul: Matmul) -> np.ndarray:
-    """One word per tile and slice; rows beyond M and places beyond a scale group are zero."""
+    """The activation words of a command, one per tile and slice, uint8 [beats, bytes]. Rows beyond
+    M and places beyond a scale group are zero."""
     cut = tiling(spec, matmul)
     x = np.where(cut.positions < 0, 0, matmul.x[:, cut.positions])
     x = np.pad(x, ((0, cut.row_tiles * spec.m - len(x)), (0, 0)))
@@ -165,11 +172,12 @@ def activation_words(spec: Engine, matmul: Matmul) -> np.ndarray:
 def _padded_codes(
     spec: Engine, matmul: Matmul, cut: Tiling, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """Codes [tiles, n, slices, codes of a slice].
+    """The weight codes, padded to whole tiles and slices: [tiles, n, slices, codes of a slice].
 
-    What lies beyond N or a scale group is random, or, where that would change cycles, counts as 0.
+    Padding beyond N or a scale group is random. Without `rng`, and where codes decide about cycles,
+    it consists of codes that count as 0.
     """
-    # Of tables no entry is padding.
+    # The entries of tables need no padding.
     at = cut.positions if matmul.weights.is_of_weights else np.arange(matmul.codes.shape[1])
     levels, size = matmul.weight_format.levels, (cut.column_tiles * spec.n, len(at))
     if rng is None or not spec.steps_are_fixed:
@@ -181,8 +189,8 @@ def _padded_codes(
 
 
 def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.ndarray:
-    """The weight beats of a fill, where there is one, and of every tile; what lies beyond N or a
-    scale group is random."""
+    """The weight words of a command, uint8 [beats, bytes]: those of a fill, if there is one, and
+    those of every tile. Padding beyond N or a scale group is random."""
     cut, weight_format = tiling(spec, matmul), matmul.weight_format
     columns = cut.column_tiles * spec.n
     whole = _padded_codes(spec, matmul, cut, rng)
@@ -199,7 +207,7 @@ def weight_words(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> np.n
     filling = operands.fill_words(spec, matmul, rng)
     fields = _driver(spec).weight_fields(spec, whole, beside, weight_format)
     beat = layout.streams(spec).weight
-    flat = {each.name: fields[each.name].reshape(-1, *each.shape) for each in beat.fields}
+    flat = {field.name: fields[field.name].reshape(-1, *field.shape) for field in beat.fields}
     return np.concatenate([*filling, np.tile(words.pack(beat, **flat), (cut.row_tiles, 1))])
 
 
@@ -208,10 +216,10 @@ def _driver(spec: Engine) -> Driver:
 
 
 def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
-    """The sums in a command's result words; `row_sum` keeps one copy per column tile.
+    """The sums in the result words of a command: `psum` int64 [M, groups, N] and `row_sum` int64
+    [M, groups, column tiles], with one copy per column tile.
 
-    `psum` int64 [M, groups, N], `row_sum` int64 [M, groups, column tiles]. A scale group read out
-    in parts is added up.
+    The parts of a scale group that is read out in parts are added.
     """
     cut = tiling(spec, matmul)
     fields = _operands(spec).numbers(words.unpack(layout.streams(spec).result, result_words))
@@ -233,9 +241,11 @@ def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
 
 
 def random_shape(spec: Engine, rng: np.random.Generator, weight_format: WeightCodes) -> Shape:
-    """A shape of at most 300 steps (or one slice per tile) that seldom fits the engine's own.
+    """A random shape of at most 300 steps, or of one slice per tile. It is seldom a multiple of the
+    engine's tile.
 
-    The scale group may be longer than the engine's, shorter, ragged, or all of K.
+    The scale group may be longer or shorter than the engine's, and K may be one group or end with a
+    shorter one.
     """
     steps = spec.slice_steps(weight_format)
     longest = max(1, min(3 * max(spec.group_size, spec.slice_k), 300 * spec.slice_k // steps))
@@ -253,13 +263,14 @@ def random_shape(spec: Engine, rng: np.random.Generator, weight_format: WeightCo
 
 
 def full_shape(spec: Engine) -> Shape:
-    """One tile with a whole group, which takes every accumulator to its fullest, and a bit."""
+    """One tile with a whole scale group, which can take every accumulator to its largest value, and
+    a second group of one activation."""
     return Shape(spec.m, spec.n, spec.group_size + 1, spec.group_size)
 
 
 def integers(spec: Engine, matmul: Matmul) -> np.ndarray:
-    """The activations that the engine multiplies, int64 [M, K]; their codes where it takes floating
-    ones as they are."""
+    """The integers that the engine multiplies, int64 [M, K]: the activations, aligned if they are
+    floating. For an engine that does not align floating activations, their codes."""
     if spec.activations.format is not None and not spec.aligns:
         return matmul.x
     of_code = None
@@ -269,7 +280,7 @@ def integers(spec: Engine, matmul: Matmul) -> np.ndarray:
 
 
 def float_features(spec: Engine, matmul: Matmul) -> set[str]:
-    """What the floating activations among a command's operands cover, in words."""
+    """The names of the special classes that a command's floating activations have members of."""
     kind = spec.activations.format
     if kind is None or matmul.exponent is None:
         return set()
@@ -301,18 +312,19 @@ def random_weights(
 
 
 def completed(spec: Engine, matmul: Matmul, rng: np.random.Generator) -> Matmul:
-    """Adds what the engine needs beside codes.
+    """The multiplication with what the engine needs beside activations and weight codes.
 
-    That is table shifts where it rounds, the model's choice, or, half the time, any; where codes
-    come from codebooks, vectors near them, with which come codes of their own, as they do with
-    centroids; and the scales of floating baselines. Where steps can be skipped, weights most often
-    have fewer terms.
+    - For rounded tables: table shifts, those of the model or, half of the time, random ones.
+    - For codebooks and centroids: codewords or centroids near the operands. The codes are then
+      replaced by those that the codewords or tables give.
+    - For floating baselines: the groups' scales.
+    - Where steps can be skipped: most often weights with fewer terms.
     """
     return _operands(spec).completed(spec, matmul, integers(spec, matmul), rng)
 
 
 def without_fill(matmul: Matmul, rng: np.random.Generator) -> Matmul:
-    """Other weights of the same codebooks, which are there."""
+    """A multiplication by other weights of the same codebooks, which are in the engine already."""
     assert isinstance(matmul.weights, Codebook)
     books = tuple(
         Book(rng.integers(0, len(codewords), index.shape), codewords)
@@ -323,12 +335,13 @@ def without_fill(matmul: Matmul, rng: np.random.Generator) -> Matmul:
 
 
 def as_product(spec: Engine, matmul: Matmul) -> Matmul:
-    """The same sums as those of a grid of codes, whatever the form of the weights: codewords are
-    looked up, and entries of tables meet one-hot rows in the place of activations."""
+    """A multiplication by a grid of codes that has the same sums. Codewords are looked up in their
+    codebooks, and table entries are multiplied by one-hot rows in place of the activations."""
     return _operands(spec).product(spec, matmul, integers(spec, matmul))
 
 
 def expected(spec: Engine, matmul: Matmul) -> GroupSums:
-    """What golden says; where it is exact, once plain integer multiplication has said the same."""
+    """The sums of the golden model. If it is exact, raises `AssertionError` unless a plain integer
+    multiplication gives the same sums."""
     part = run_of(spec, matmul).group_slices * spec.slice_k
     return _operands(spec).expected(spec, matmul, integers(spec, matmul), part)

@@ -1,7 +1,7 @@
-"""What a bench gives an engine, and reads from it, where engines differ.
+"""Operands that a bench gives to an engine and results that it reads, as far as engines differ.
 
-`Operands` is the way of an engine that multiplies a grid of codes and gives exact sums. An engine
-that needs more derives from it, in the file of its stem.
+`Operands` serves an engine that multiplies a grid of codes and gives exact sums. For an engine that
+needs more, the module in `verif.engines` that has its name derives a class from it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ class Tiling:
 
 
 def encoded(spec: Engine, matmul: Matmul) -> Any:
-    """A command's weights as golden takes them."""
+    """A command's weights in the form in which the engine's golden model takes them."""
     return GOLDEN[type(spec)].encode(spec, matmul.weights)
 
 
 class Operands(Generic[AnyEngine]):
-    """Operands and results of an engine, by default of one that multiplies a grid of codes."""
+    """Operands and results of an engine; as they stand here, of one that multiplies a grid of
+    codes and gives exact sums."""
 
     def completed(
         self, spec: AnyEngine, matmul: Matmul, x: np.ndarray, rng: np.random.Generator
     ) -> Matmul:
-        """A random multiplication with what the engine needs beside codes; `x` are its activations
-        as integers [M, K]."""
+        """`matmul` with what the engine needs beside codes; `x` are its activations as integers
+        [M, K]."""
         return matmul
 
     def beat_steps(
@@ -58,12 +59,12 @@ class Operands(Generic[AnyEngine]):
         special: np.ndarray,
         weight_format: WeightCodes,
     ) -> np.ndarray | None:
-        """The steps of every weight beat, [tiles, slices], of codes [tiles, n, slices, slice_k]
-        with special values [tiles, n, slices]; None where they do not depend on weights."""
+        """The steps of every weight beat, int [tiles, slices], or None if they do not depend on the
+        weights. `codes` are [tiles, n, slices, slice_k], `special` values [tiles, n, slices]."""
         return None
 
     def special_values(self, weight_format: WeightCodes) -> int:
-        """How many there are to draw from for every group."""
+        """The number of special values of which every group has one; 1 if there are none."""
         return max(1, len(weight_format.specials))
 
     def carried(
@@ -74,30 +75,33 @@ class Operands(Generic[AnyEngine]):
         cut: Tiling,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """What weight beats are made of: codes [tiles, n, slices, codes of a slice]."""
+        """The numbers that weight beats carry, [tiles, n, slices, codes of a slice]: the padded
+        `codes`, unless the engine takes something else in their place."""
         return codes
 
     def fill_words(
         self, spec: AnyEngine, matmul: Matmul, rng: np.random.Generator
     ) -> list[np.ndarray]:
-        """The weight beats of the fills that come before the multiplication."""
+        """The words of the fills before the multiplication: uint8 arrays [beats, bytes]."""
         return []
 
     def numbers(self, fields: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """What the fields of result beats count as."""
+        """The numbers that the fields of result beats stand for, by the fields' names."""
         return fields
 
     def product(self, spec: AnyEngine, matmul: Matmul, x: np.ndarray) -> Matmul:
-        """The same sums as a product of integers; `x` are the activations as integers [M, K]."""
+        """A multiplication of integers that has the same sums; `x` are the activations as integers
+        [M, K]."""
         return dataclasses.replace(matmul, x=x, exponent=None)
 
     def expected(self, spec: AnyEngine, matmul: Matmul, x: np.ndarray, part: int) -> GroupSums:
-        """What golden says; where it is exact, once plain integer multiplication has said the same.
+        """The sums of the golden model. If it is exact, raises `AssertionError` unless a plain
+        integer multiplication gives the same sums.
 
         `x` are the activations as integers [M, K]; sums are read out after every `part` of them.
         """
         golden = GOLDEN[type(spec)]
-        # Golden reads the leftover code of integers by itself.
+        # The golden model must itself read the code below the symmetric range as the lowest value.
         taken = x if spec.activations.format else matmul.x
         sums = golden.group_sums(spec, taken, encoded(spec, matmul), matmul.shift)
         if spec.exact:

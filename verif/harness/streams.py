@@ -60,7 +60,8 @@ class Source:
 
 
 class Memory(Source):
-    """Offers what is asked for, in order, each answer no sooner than a cycle that is given."""
+    """A source that answers requests in order: each answer is offered no sooner than in a cycle
+    that is given."""
 
     def load(self, beats: Sequence[int], pause: Sequence[bool]) -> None:
         super().load([], pause)
@@ -77,14 +78,15 @@ class Memory(Source):
 
 
 class Monitor:
-    """Checks an output stream's rules: an offer is neither withdrawn nor changed until taken."""
+    """Checks the rule of an output stream: a beat that is offered is neither withdrawn nor changed
+    until it is taken."""
 
     def __init__(self) -> None:
         self.violations: list[str] = []
         self._waiting: int | None = None
 
     def observe(self, cycle: int, valid: bool, ready: bool, payload: int) -> None:
-        """Check one cycle; `payload` counts while `valid` only."""
+        """Check one cycle; `payload` only counts while `valid` is set."""
         if self._waiting is not None:
             if not valid:
                 self.violations.append(f"cycle {cycle}: valid fell before the beat was taken")

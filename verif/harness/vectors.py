@@ -1,4 +1,4 @@
-"""Operands and stall patterns: seeded random ones, and the corners that random ones miss."""
+"""Operands and stall patterns: random ones from a seed, and corner cases that these seldom hit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from evolute.sim.weights import Form, Grid
 
 @dataclass(frozen=True)
 class Shape:
-    """Rows, columns and length of a matrix multiplication, and the length of a scale group."""
+    """The shape of a matrix multiplication."""
 
     m: int
+    """Rows of activations."""
     n: int
+    """Outputs."""
     k: int
+    """Depth: activations of one row."""
     group: int
+    """Activations in a scale group."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,9 @@ class Matmul:
     """The operands of one command: activations int [M, K], and weights in any form.
 
     `shift` int [M] holds each row's table shift for engines with rounded tables, and is None for
-    the others. Of floating activations `x` are the codes, and `exponent` int [M, groups] is what
-    those of a group share. `fill` says that codebooks are filled first.
+    the others. For floating activations `x` holds codes, and `exponent` int [M, groups] the
+    exponent that a row's activations share in a group. `fill` says whether codebooks are filled
+    first.
     """
 
     x: np.ndarray
@@ -39,17 +44,17 @@ class Matmul:
 
     @property
     def codes(self) -> np.ndarray:
-        """Of every entry of the weights, uint8 [N, entries]."""
+        """The code of every entry of the weights, uint8 [N, entries]."""
         return self.weights.codes
 
     @property
     def weight_format(self) -> WeightCodes:
-        """What the codes count as."""
+        """The format of the codes."""
         return self.weights.format
 
     @property
     def group(self) -> int:
-        """Inputs that share a scale."""
+        """Activations of a row that share a scale."""
         return self.weights.group
 
     @property
@@ -58,10 +63,10 @@ class Matmul:
 
 
 def random_activations(rng: np.random.Generator, kind: Activations, size: tuple) -> np.ndarray:
-    """Uniform over all codes, the leftover one included.
+    """Random activations, uniform over all codes, also the integer below the symmetric range.
 
-    Half the time codes of a floating format lie so near each other that most of those that share an
-    exponent count as more than 0.
+    Half of the time the numbers of a floating format have exponents so close to one another that
+    most of them are not rounded to 0 when they are aligned to a shared exponent.
     """
     if kind.format is None:
         return rng.integers(-kind.maximum - 1, kind.maximum + 1, size)
@@ -77,8 +82,8 @@ def random_activations(rng: np.random.Generator, kind: Activations, size: tuple)
 def random_exponents(
     rng: np.random.Generator, kind: Activations, x: np.ndarray, group: int
 ) -> np.ndarray | None:
-    """What rows of floating activations share, int [M, groups]: the highest exponent of a group or
-    of the row, or anything that the field holds."""
+    """The exponents that the rows of floating activations share, int [M, groups], or None for
+    integers: the highest exponent of the group, that of the row, or a random one."""
     if kind.format is None:
         return None
     highest = numbers.shared_exponents(x, kind.format, group)
@@ -91,8 +96,9 @@ def random_exponents(
 
 
 def near_halves(rng: np.random.Generator, kind: Activations, exponent: np.ndarray) -> np.ndarray:
-    """Floating codes, of `exponent`'s shape, that have the shared exponents `exponent` and align to
-    a half, or to a half and one lower bit, beside any integer that their distance leaves."""
+    """Floating codes whose aligned values, before rounding, lie half-way between two integers, or
+    one lower bit above that. `exponent` holds the shared exponent of each; the result has its
+    shape."""
     assert kind.format is not None
     size, mantissa_bits = exponent.shape, kind.format.mantissa_bits
     distance = rng.integers(0, kind.bits + 1, size)
@@ -117,7 +123,7 @@ CORNERS: dict[str, Corner] = {
         random_activations(rng, kind, size) * (rng.random(size) < 0.1)
     ),
 }
-"""Activations that random ones rarely are: int arrays of a size, by name."""
+"""Corner cases of integer activations, by name: functions that give an int array of a size."""
 
 
 def _signed(rng: np.random.Generator, kind: Activations, magnitudes: np.ndarray) -> np.ndarray:
@@ -174,7 +180,7 @@ def corner_matmul(
     """
     special = random_special(rng, weight_format, shape)
     count = max(1, len(weight_format.specials))
-    values = np.array([weight_format.values(each) for each in range(count)])
+    values = np.array([weight_format.values(special) for special in range(count)])
     extremes = np.stack([values.argmin(axis=1), values.argmax(axis=1)], axis=1).astype(np.uint8)
     side = rng.integers(0, 2, (shape.n, shape.k))
     side[0::3], side[1::3] = 0, 1

@@ -1,5 +1,5 @@
-"""Compares the RTL of an engine or of a unit with golden, value by value, and with the cycle model,
-transfer by transfer."""
+"""Compares the RTL of an engine or of a unit with the golden model, value by value, and with the
+cycle model, transfer by transfer."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Report:
     seed: int
     cases: int
     transactions: int
-    """Transfers on an engine's four streams, each checked for its cycle, or words on a core's bus,
-    which its programs' cycles count."""
+    """Transfers on an engine's four streams, each of which was checked for its cycle; or, for a
+    core, words on its bus."""
     elements: int
-    """Result numbers, each checked for its value."""
+    """Numbers in results, each of which was checked for its value."""
     rtl_cycles: int
     model_cycles: int
     differences: tuple[str, ...]
     coverage: dict[str, int]
-    """How many cases showed each feature."""
+    """The number of cases that showed a feature, by the feature."""
     build_seconds: float
     run_seconds: float
 
@@ -67,21 +67,21 @@ class Report:
 
 
 class Battery(Protocol):
-    """The cases that a kind of machine is verified with, and how they are played and judged. What a
-    case, a model and a recording are, each battery knows for itself."""
+    """The cases with which a kind of machine is verified, and how they are played and compared. The
+    classes of cases, models and recordings are each battery's own."""
 
     @property
     def KINDS(self) -> Mapping[str, Callable[[Any, np.random.Generator], Sequence[Any]]]:
-        """Cases by their kind, each made for a spec."""
+        """Functions that draw the cases of one kind for a spec, by the name of the kind."""
         ...
 
     @property
     def STREAMS(self) -> tuple[str, ...]:
-        """The streams whose transfers a recording has."""
+        """The names of the streams whose transfers a recording holds."""
         ...
 
     def model_of(self, spec: Any, case: Any, /) -> Any:
-        """What the cycle model says of a case."""
+        """The cycles of all transfers of a case, by the cycle model."""
         ...
 
     def play(
@@ -93,15 +93,16 @@ class Battery(Protocol):
         seed: int = 0,
         waves: Path | None = None,
     ) -> Sequence[Any]:
-        """Recordings of the cases, played on a built design."""
+        """Plays the cases on a built design; returns a recording of each."""
         ...
 
     def compare(self, spec: Any, case: Any, model: Any, rtl: Any, /) -> tuple[int, list[str]]:
-        """How many numbers were compared, and what differs."""
+        """Returns (elements, differences): the number of numbers compared, and a text per
+        difference."""
         ...
 
     def features(self, spec: Any, case: Any, /) -> Collection[str]:
-        """What a case covers, in words."""
+        """The names of the features that a case shows."""
         ...
 
 
@@ -111,7 +112,7 @@ BATTERIES: dict[type[Spec], Battery] = {
     IntegerScaling: scaling,
     FloatScaling: scaling,
 }
-"""Batteries by the class of the spec, or one that it derives from."""
+"""The battery of every kind of machine, by a base class of its specs."""
 
 
 def battery_of(spec: Spec) -> Battery:
@@ -151,11 +152,13 @@ def verify(
     differences: list[str] = []
     elements = 0
     for case, model, rtl in zip(cases, models, recordings, strict=True):
-        compared, found = battery.compare(spec, case, model, rtl)
+        compared, wrong = battery.compare(spec, case, model, rtl)
         elements += compared
         where = f"spec {spec.digest} seed {seed} case {case.name!r}"
-        differences += [f"{where}: {each}" for each in (*rtl.violations.tolist(), *found)]
-    covered = Counter(each for case in cases for each in battery.features(spec, case))
+        differences += [
+            f"{where}: {difference}" for difference in (*rtl.violations.tolist(), *wrong)
+        ]
+    covered = Counter(feature for case in cases for feature in battery.features(spec, case))
     return Report(
         name=name,
         spec=spec,

@@ -19,8 +19,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from evolute.hw.synthesis import yosys
@@ -39,6 +40,12 @@ GROUP_BITS = (5, 9)
 
 MOST_VALUES = 300
 """Most values at once of registers that are followed."""
+
+MOST_EXCUSES = 8
+"""Most registers of one bit, near one place, that may excuse a difference in others."""
+
+MOST_ROUNDS = 4
+"""How often registers may be added to those that differ while nothing depends on them."""
 
 _READS, _WRITES = ("$memrd", "$memrd_v2"), ("$memwr", "$memwr_v2")
 """Ports of memories."""
@@ -69,7 +76,7 @@ class _Netlist:
             for name, cell in module["cells"].items()
             if cell["type"] not in ("$scopeinfo", "$meminit_v2", "$meminit")
         }
-        nets = [bit for each in module["netnames"].values() for bit in each["bits"]]
+        nets = [bit for net in module["netnames"].values() for bit in net["bits"]]
         nets += [bit for cell in self.cells.values() for bits in cell["connections"].values()
                  for bit in bits]  # fmt: skip
         self._next = 1 + max((bit for bit in nets if isinstance(bit, int)), default=1)
@@ -83,7 +90,7 @@ class _Netlist:
 
     def gate(self, kind: str, width: int, **inputs: Bits) -> Bits:
         """The output of a new cell of unsigned operands."""
-        found = self.new(width)
+        output = self.new(width)
         parameters = {"Y_WIDTH": width}
         for port, bits in inputs.items():
             parameters |= {f"{port}_SIGNED": 0, f"{port}_WIDTH": len(bits)}
@@ -93,13 +100,13 @@ class _Netlist:
             "type": kind,
             "parameters": parameters,
             "port_directions": {**dict.fromkeys(inputs, "input"), "Y": "output"},
-            "connections": {**inputs, "Y": found},
+            "connections": {**inputs, "Y": output},
             "attributes": {},
         }
-        return found
+        return output
 
     def text(self, top: str, outputs: dict[str, Bits]) -> str:
-        ports = {name: each for name, each in self.ports.items() if each["direction"] == "input"}
+        ports = {name: port for name, port in self.ports.items() if port["direction"] == "input"}
         ports |= {name: {"direction": "output", "bits": bits} for name, bits in outputs.items()}
         module = {"attributes": {"top": 1}, "ports": ports, "cells": self.cells, "netnames": {}}
         return json.dumps({"modules": {top: module}})
@@ -150,18 +157,35 @@ def _seen(
         else:
             any_enable = net.gate("$reduce_or", 1, A=enables)
         address = both(ports["ADDR"])[take]
-        found = net.gate("$and", len(address), A=address, B=any_enable * len(address))
+        seen = net.gate("$and", len(address), A=address, B=any_enable * len(address))
         if cell["type"] in _WRITES:
             data = both(ports["DATA"])[take]
-            found = found + net.gate("$and", len(data), A=data, B=enables)
-        masked.append(found)
+            seen = seen + net.gate("$and", len(data), A=data, B=enables)
+        masked.append(seen)
     yield masked[0], masked[1]
 
 
-def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Loose:
+    """Registers, by name, whose values need not be equal in the copies while an excuse holds; and
+    what can be an excuse: bits of registers, each of which is one, and so is its contrary."""
+
+    registers: tuple[str, ...]
+    excuses: Bits
+
+
+def _miter(
+    text: str, switch: str, loose: _Loose | None = None
+) -> tuple[_Netlist, dict[str, Bits], dict[str, dict[str, Any]]]:
     """The netlist with a copy of all that the switch reaches; a bit that says that the copies
     differ (`differs`); and the registers, which are taken out, with what the copy would give them
-    (`switched_on`)."""
+    (`switched_on`).
+
+    With `loose`, an input `pick` has a bit for each excuse, and one for the contrary of each.
+    Loose registers of the copy have any value while the one that is picked holds. They count as
+    different only where it does not hold in the next cycle. Of `differs`, `seen` is then what lies
+    outside of registers, or is not excused, and `others` has a bit for each other register.
+    """
     (module,) = json.loads(text)["modules"].values()
     net = _Netlist(module)
     (off,) = net.ports.pop(switch)["bits"]
@@ -176,6 +200,28 @@ def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str,
     copied: dict[Any, Any] = {off: "1"}
     reached: set[str] = set()
     front = deque([off])
+    excused_next = ["0"]
+    if loose is not None:
+        following = {
+            bit: later
+            for cell in taken_out.values()
+            if _is_register(cell)
+            for bit, later in zip(*(cell["connections"][port] for port in "QD"), strict=True)
+        }
+        pick = net.new(2 * len(loose.excuses))
+        net.input("pick", pick)
+        excused, excused_next = (
+            net.gate("$reduce_or", 1, A=net.gate("$and", len(pick), A=bits + inverse, B=pick))
+            for bits in (loose.excuses, [following[bit] for bit in loose.excuses])
+            for inverse in [net.gate("$not", len(bits), A=bits)]
+        )
+        for i, name in enumerate(loose.registers):
+            bits = taken_out[name]["connections"]["Q"]
+            anything = net.new(len(bits))
+            net.input(f"loose{i}", anything)
+            twins = net.gate("$mux", len(bits), A=bits, B=anything, S=excused)
+            copied |= dict(zip(bits, twins, strict=True))
+            front += bits
     while front:
         for name in readers[front.popleft()]:
             if name not in reached:
@@ -201,14 +247,33 @@ def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str,
         for port in net.ports.values()
         if port["direction"] == "output"
     ]
-    kept = [pair for cell in taken_out.values() for pair in _seen(net, cell, copied)]
-    wrong = [
-        net.gate("$xor", 1, A=[a], B=[b])[0]
-        for left, right in shown + kept
-        for a, b in zip(left, right, strict=True)
-        if a != b
-    ]
-    found = {"differs": net.gate("$reduce_or", 1, A=wrong) if wrong else ["0"]}
+
+    def differ(pairs: Iterable[tuple[Bits, Bits]]) -> Bits:
+        """A bit for each bit in which pairs may differ."""
+        return [
+            net.gate("$xor", 1, A=[a], B=[b])[0]
+            for left, right in pairs
+            for a, b in zip(left, right, strict=True)
+            if a != b
+        ]
+
+    seen, others = differ(shown), {}
+    for name, cell in taken_out.items():
+        wrong = differ(_seen(net, cell, copied))
+        if loose is not None and name in loose.registers:
+            unexcused = net.gate("$not", 1, A=excused_next)
+            seen += net.gate("$and", len(wrong), A=wrong, B=unexcused * len(wrong)) if wrong else []
+        elif _is_register(cell):
+            others[name] = wrong
+        else:
+            seen += wrong
+    wrong = [*seen, *(bit for bits in others.values() for bit in bits)]
+    outputs = {"differs": net.gate("$reduce_or", 1, A=wrong) if wrong else ["0"]}
+    if loose is not None:
+        outputs["seen"] = net.gate("$reduce_or", 1, A=seen) if seen else ["0"]
+        outputs["others"] = [
+            net.gate("$reduce_or", 1, A=bits)[0] if bits else "0" for bits in others.values()
+        ]
     for i, cell in enumerate(taken_out.values()):
         if cell["type"] in _READS:
             net.input(f"read{i}", cell["connections"]["DATA"])
@@ -220,7 +285,7 @@ def _miter(text: str, switch: str) -> tuple[_Netlist, dict[str, Bits], dict[str,
         for name, cell in taken_out.items()
         if _is_register(cell)
     }
-    return net, found, registers
+    return net, outputs, registers
 
 
 def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
@@ -234,10 +299,15 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
         *("dffunmap", "opt_clean", "write_json flat.json"),
     ]
     text = yosys.run(plant, {"flat.il": flat}, ["flat.json"], timeout_s=300).files["flat.json"]
-    net, found, registers = _miter(text, _SWITCH)
+    net, outputs, registers = _miter(text, _SWITCH)
     _cut(net, registers)
-    if _holds(net.text(top, found), f"sat -prove differs 0 {_LIMIT} {top}", _MISSED):
+    if _holds(net.text(top, outputs), f"sat -prove differs 0 {_LIMIT} {top}", _MISSED):
         return "no state in which it shows"
+    cell = re.search(r"-cell (\S+)", change)
+    assert cell is not None
+    site = cell[1].removeprefix("\\")
+    if registers and _stays_unseen(text, top, site):
+        return "no state in which it shows but in registers that nothing depends on then"
     if not registers or any(port not in net.ports for port in reset.ports):
         return None
     after = _after_reset(text, top, reset)
@@ -245,11 +315,9 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
         return None
     if _holds_by_induction(text, top, after, None):
         return "no state after a reset in which it shows, by induction"
-    cell = re.search(r"-cell (\S+)", change)
-    assert cell is not None
     tried: set[tuple[Any, ...]] = set()
     for most in GROUP_BITS:
-        near = _near(text, cell[1].removeprefix("\\"), after, most)
+        near = _near(text, site, after, most)
         if near and tuple(near) not in tried:
             tried.add(tuple(near))
             values = _values(text, top, near, after)
@@ -268,6 +336,70 @@ def _cut(net: _Netlist, registers: dict[str, dict[str, Any]]) -> None:
         net.input(f"state{i}", cell["connections"]["Q"])
 
 
+def _stays_unseen(text: str, top: str, site: str) -> bool:
+    """Whether the fault near the cell `site` only ever changes some registers, and these only while
+    a certain bit of another register has a certain value, with which nothing else depends on them.
+
+    Both designs start with equal values. The registers are those that differ after a cycle, and
+    then those that differ once the first do. The bit is one that is near the first of them, or near
+    the fault.
+    """
+    _, _, registers = _miter(text, _SWITCH)
+    clocks = {str(each["connections"]["CLK"]) for each in registers.values()}
+    if len(clocks) > 1:
+        return False
+    owners = {each["connections"]["Q"][0]: name for name, each in registers.items()}
+    excuses: Bits = list(owners)[:1]
+
+    def grown(names: frozenset[str], picks: Sequence[str]) -> list[frozenset[str] | None]:
+        """For each pick, `names` and what else differs; the same if nothing; None if it is seen."""
+        loose = _Loose(tuple(sorted(names)), excuses)
+        net, outputs, registers = _miter(text, _SWITCH, loose)
+        _cut(net, registers)
+        rest = [name for name in registers if name not in names]
+        commands = [
+            f"sat -set pick {len(pick)}'b{pick} -prove differs 0 -show seen,others {_LIMIT} {top}"
+            for pick in picks
+        ]
+        logs = _log(net.text(top, outputs), *commands).split("Executing SAT pass")[1:]
+        sets: list[frozenset[str] | None] = []
+        for log in logs:
+            seen = re.search(r"\\seen .* ([01])\s*$", log, re.M)
+            others = re.search(r"\\others .* ([01]+)\s*$", log, re.M)
+            if _MISSED in log:
+                sets.append(names)
+            elif seen is None or others is None or seen[1] == "1":
+                sets.append(None)
+            else:
+                differ = zip(rest, reversed(others[1].zfill(len(rest))), strict=True)
+                sets.append(names | {name for name, bit in differ if bit == "1"})
+        return sets
+
+    # The first that differ do so whatever the excuse.
+    (first,) = grown(frozenset(), ["00"])
+    if first is None:
+        return False
+    design = json.loads(text)
+    for sites in (sorted(first), [site]):
+        near = (registers[name]["connections"]["Q"] for name in _registers_near(design, sites))
+        excuses += islice((bits[0] for bits in near if len(bits) == 1), MOST_EXCUSES)
+    excuses = list(dict.fromkeys(excuses[1:]))
+    count = 2 * len(excuses)
+    left = {f"{1 << i:0{count}b}": first for i in range(count)}
+    owner = dict(zip(left, 2 * [owners[bit] for bit in excuses], strict=True))
+    for _ in range(MOST_ROUNDS):
+        following: dict[str, frozenset[str]] = {}
+        for names in set(left.values()):
+            picks = [pick for pick in left if left[pick] == names and owner[pick] not in names]
+            for pick, more in zip(picks, grown(names, picks), strict=True):
+                if more == names:
+                    return True
+                if more is not None:
+                    following[pick] = more
+        left = following
+    return False
+
+
 def _after_reset(text: str, top: str, reset: Reset) -> dict[Any, str]:
     """By bits of registers, the value that a cycle of reset gives the sound design's."""
     net, _, registers = _miter(text, _SWITCH)
@@ -276,8 +408,10 @@ def _after_reset(text: str, top: str, reset: Reset) -> dict[Any, str]:
     outputs = {f"next{i}": cell["connections"]["D"] for i, cell in enumerate(registers.values())}
     script = ["read_json miter.json", "opt -full", "write_json reset.json"]
     inputs = {"miter.json": net.text(top, outputs)}
-    found = json.loads(yosys.run(script, inputs, ["reset.json"], timeout_s=300).files["reset.json"])
-    ports = found["modules"][top]["ports"]
+    design = json.loads(
+        yosys.run(script, inputs, ["reset.json"], timeout_s=300).files["reset.json"]
+    )
+    ports = design["modules"][top]["ports"]
     return {
         bit: value
         for i, cell in enumerate(registers.values())
@@ -315,22 +449,24 @@ def _resets_alike(text: str, top: str, reset: Reset, after: dict[Any, str]) -> b
 def _next(net: _Netlist, registers: dict[str, dict[str, Any]]) -> dict[str, Bits]:
     """What each register will be, with an input for each of several clocks that says that it
     ticks."""
-    clocks = list(dict.fromkeys(str(each["connections"]["CLK"]) for each in registers.values()))
+    clocks = list(
+        dict.fromkeys(str(register["connections"]["CLK"]) for register in registers.values())
+    )
     ticks = {}
     for i, clock in enumerate(clocks):
         ticks[clock] = net.new(1)
         net.input(f"tick{i}", ticks[clock])
     if len(clocks) < 2:
-        return {name: each["connections"]["D"] for name, each in registers.items()}
+        return {name: register["connections"]["D"] for name, register in registers.items()}
     return {
         name: net.gate(
             "$mux",
-            len(each["connections"]["D"]),
-            A=each["connections"]["Q"],
-            B=each["connections"]["D"],
-            S=ticks[str(each["connections"]["CLK"])],
+            len(register["connections"]["D"]),
+            A=register["connections"]["Q"],
+            B=register["connections"]["D"],
+            S=ticks[str(register["connections"]["CLK"])],
         )
-        for name, each in registers.items()
+        for name, register in registers.items()
     }
 
 
@@ -339,7 +475,7 @@ def _holds_by_induction(
 ) -> bool:
     """Whether both designs never differ after a reset, where `known` are values that bits of
     registers have in every state."""
-    net, found, registers = _miter(text, _SWITCH)
+    net, compared, registers = _miter(text, _SWITCH)
     begin = net.new(1)
     net.input("begin", begin)
     following = _next(net, registers)
@@ -352,15 +488,15 @@ def _holds_by_induction(
         data = net.gate("$mux", len(bits), A=following[name], B=first, S=begin)
         connections = {"CLK": clock, "D": data, "Q": bits}
         net.cells[name] = {**cell, "connections": connections}
-    outputs, assumed = {"differs": found["differs"]}, ""
+    outputs, assumed = {"differs": compared["differs"]}, ""
     if known is not None:
         outputs["known"], assumed = _is_one_of(net, *known), "-set known 1"
     whole = net.text(top, outputs)
     if known is not None:
         # Often the values alone say enough.
-        alone, found, registers = _miter(text, _SWITCH)
+        alone, compared, registers = _miter(text, _SWITCH)
         _cut(alone, registers)
-        outputs = {"differs": found["differs"], "known": _is_one_of(alone, *known)}
+        outputs = {"differs": compared["differs"], "known": _is_one_of(alone, *known)}
         command = f"sat -set known 1 -prove differs 0 {_LIMIT} {top}"
         if _holds(alone.text(top, outputs), command, _MISSED):
             return True
@@ -373,8 +509,8 @@ def _holds_by_induction(
 
 def _is_one_of(net: _Netlist, bits: Bits, values: set[str]) -> Bits:
     """Whether bits, the first being the lowest, have one of the values, in binary."""
-    each = [net.gate("$eq", 1, A=bits, B=list(reversed(value)))[0] for value in sorted(values)]
-    return net.gate("$reduce_or", 1, A=each)
+    matches = [net.gate("$eq", 1, A=bits, B=list(reversed(value)))[0] for value in sorted(values)]
+    return net.gate("$reduce_or", 1, A=matches)
 
 
 def _values(text: str, top: str, bits: Bits, after: dict[Any, str]) -> set[str] | None:
@@ -405,10 +541,10 @@ def _values(text: str, top: str, bits: Bits, after: dict[Any, str]) -> set[str] 
     return values
 
 
-def _near(text: str, site: str, after: dict[Any, str], most: int) -> Bits:
-    """Bits of small registers that a reset sets, at most `most`, those nearest to a cell first:
-    before it, then around what reads it, then before these registers."""
-    (module,) = json.loads(text)["modules"].values()
+def _registers_near(design: dict[str, Any], sites: Iterable[str]) -> Iterator[str]:
+    """Registers, those nearest to some cells first: before these, then around what reads them, then
+    before these registers."""
+    (module,) = design["modules"].values()
     cells: dict[str, dict[str, Any]] = module["cells"]
     driver = {bit: n for n, c in cells.items() for bits in _outputs(c).values() for bit in bits}
     readers = defaultdict(list)
@@ -416,26 +552,8 @@ def _near(text: str, site: str, after: dict[Any, str], most: int) -> Bits:
         for bits in _inputs(cell).values():
             for bit in bits:
                 readers[bit].append(name)
-
-    def registers_before(names: Iterable[str]) -> Iterator[str]:
-        """Registers in the fan-in of cells, and of the registers in turn."""
-        front, seen = deque(names), set()
-        later: deque[str] = deque()
-        while front or later:
-            name = front.popleft() if front else later.popleft()
-            if name in seen:
-                continue
-            seen.add(name)
-            if _is_register(cells[name]):
-                yield name
-            for port, bits in _inputs(cells[name]).items():
-                for bit in bits if port != "CLK" else ():
-                    if bit in driver and driver[bit] not in seen:
-                        before = driver[bit]
-                        (later if _is_register(cells[before]) else front).append(before)
-
     # The fault is behind a gate of its own, which is among the readers of the cell, or before it.
-    start = [site] if site in cells else []
+    start = [site for site in sites if site in cells]
     around = [
         reader
         for name in start
@@ -443,16 +561,36 @@ def _near(text: str, site: str, after: dict[Any, str], most: int) -> Bits:
         for bit in bits
         for reader in readers[bit]
     ]
-    found: Bits = []
-    for name in registers_before([*start, *around]):
-        bits = [bit for bit in cells[name]["connections"]["Q"] if bit in after]
-        if len(bits) <= SMALL_BITS and len(found) + len(bits) <= most:
-            found += [bit for bit in bits if bit not in found]
-    return found
+    front, seen = deque([*start, *around]), set()
+    later: deque[str] = deque()
+    while front or later:
+        name = front.popleft() if front else later.popleft()
+        if name in seen:
+            continue
+        seen.add(name)
+        if _is_register(cells[name]):
+            yield name
+        for port, bits in _inputs(cells[name]).items():
+            for bit in bits if port != "CLK" else ():
+                if bit in driver and driver[bit] not in seen:
+                    before = driver[bit]
+                    (later if _is_register(cells[before]) else front).append(before)
 
 
-def _log(miter: str, command: str) -> str:
-    script = ["read_json miter.json", "opt -full", "opt_clean -purge", command]
+def _near(text: str, site: str, after: dict[Any, str], most: int) -> Bits:
+    """Bits of small registers that a reset sets, at most `most`, those nearest to a cell first."""
+    design = json.loads(text)
+    (module,) = design["modules"].values()
+    small: Bits = []
+    for name in _registers_near(design, [site]):
+        bits = [bit for bit in module["cells"][name]["connections"]["Q"] if bit in after]
+        if len(bits) <= SMALL_BITS and len(small) + len(bits) <= most:
+            small += [bit for bit in bits if bit not in small]
+    return small
+
+
+def _log(miter: str, *commands: str) -> str:
+    script = ["read_json miter.json", "opt -full", "opt_clean -purge", *commands]
     return yosys.run(script, {"miter.json": miter}, (), timeout_s=10 * SAT_SECONDS).log
 
 

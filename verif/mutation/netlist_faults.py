@@ -156,12 +156,12 @@ class Outcome:
     cpu_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        each = self.mutation
+        mutation = self.mutation
         return {
-            "design": each.design,
-            "file": each.file,
-            "line": each.line,
-            "change": each.change,
+            "design": mutation.design,
+            "file": mutation.file,
+            "line": mutation.line,
+            "change": mutation.change,
             "verdict": self.verdict,
             "reason": self.reason,
             "cpu_seconds": round(self.cpu_seconds, 2),
@@ -192,12 +192,12 @@ def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Muta
         "select -write kept.txt",
     ]
     files = yosys.run(script, {"flat.il": flat}, ["list.txt", "kept.txt"], timeout_s=300).files
-    kept = {each.partition("/")[2] for each in files["kept.txt"].splitlines()}
-    found: dict[tuple[str, int], list[Mutation]] = {}
+    kept = {line.partition("/")[2] for line in files["kept.txt"].splitlines()}
+    mutations: dict[tuple[str, int], list[Mutation]] = {}
     inside = re.compile(rf"-src \S*/{RTL}/((?:\w+/)*\w+\.py):(\d+)")
-    for each in files["list.txt"].splitlines():
-        place = inside.search(each)
-        change = re.sub(r" -(?:wire|wirebit|src|module) \S+", "", each.removeprefix("mutate "))
+    for text in files["list.txt"].splitlines():
+        place = inside.search(text)
+        change = re.sub(r" -(?:wire|wirebit|src|module) \S+", "", text.removeprefix("mutate "))
         port = re.search(r"-port (\S+)", change)
         cell = re.search(r"-cell (\S+)", change)
         if place is None or port is None or cell is None or port[1] in _CLOCKS:
@@ -205,17 +205,17 @@ def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Muta
         if port[1] == "Q" and cell[1] in kept:
             continue
         line = place[1], int(place[2])
-        found.setdefault(line, []).append(Mutation(design, *line, change))
-    return found
+        mutations.setdefault(line, []).append(Mutation(design, *line, change))
+    return mutations
 
 
 def some_points(design: str, seed: int) -> dict[tuple[str, int], list[Mutation]]:
     """Up to eight mutations of every line that a design's netlist comes from, drawn by `seed`."""
     rng = np.random.default_rng((seed, *design.encode()))
-    found = points(design, netlist(DESIGNS[design]), seed)
+    mutations = points(design, netlist(DESIGNS[design]), seed)
     return {
-        line: [each[i] for i in rng.permutation(len(each))[:8]]
-        for line, each in sorted(found.items())
+        line: [of_line[i] for i in rng.permutation(len(of_line))[:8]]
+        for line, of_line in sorted(mutations.items())
     }
 
 
@@ -226,9 +226,9 @@ def draw(
     once before any comes again, then a design that has it, then a point there."""
     rng = np.random.default_rng(seed)
     left = {
-        (line, design): list(found)
-        for design, each in known.items()
-        for line, found in each.items()
+        (line, design): list(mutations)
+        for design, lines in known.items()
+        for line, mutations in lines.items()
     }
     chosen: list[Mutation] = []
     while left and len(chosen) < count:
@@ -239,7 +239,9 @@ def draw(
             chosen.append(left[place].pop())
             if not left[place]:
                 del left[place]
-    return sorted(chosen, key=lambda each: (list(DESIGNS).index(each.design), each.name))
+    return sorted(
+        chosen, key=lambda mutation: (list(DESIGNS).index(mutation.design), mutation.name)
+    )
 
 
 def planted(spec: Spec, flat: str, mutations: list[Mutation]) -> str:
@@ -247,8 +249,8 @@ def planted(spec: Spec, flat: str, mutations: list[Mutation]) -> str:
     top = module_name(spec)
     script = ["read_rtlil flat.il"]
     script += [
-        f"mutate -module {top} {each.change} -ctrl {_SWITCH} {_SWITCH_BITS} {i}"
-        for i, each in enumerate(mutations, 1)
+        f"mutate -module {top} {mutation.change} -ctrl {_SWITCH} {_SWITCH_BITS} {i}"
+        for i, mutation in enumerate(mutations, 1)
     ]
     script += ["write_verilog -noattr top.v"]
     text = yosys.run(script, {"flat.il": flat}, ["top.v"], timeout_s=300).files["top.v"]

@@ -62,7 +62,7 @@ def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
     table = operands.table.reshape(subspaces, spec.centroids, tiles, -1).transpose(2, 0, 1, 3)
     return {
         "command": words.pack(
-            streams.command, **{name: np.array([each]) for name, each in command.items()}
+            streams.command, **{name: np.array([value]) for name, value in command.items()}
         ),
         "centroid": words.pack(streams.centroid, x=np.tile(operands.centroids, (encoded, 1, 1))),
         "activation": words.pack(streams.activation, x=x, last=last),
@@ -70,9 +70,9 @@ def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
     }
 
 
-def results(spec: LutStationary, operands: Product, found: np.ndarray) -> np.ndarray:
+def results(spec: LutStationary, operands: Product, result_words: np.ndarray) -> np.ndarray:
     """The sums [rows, columns] of a command from its result words."""
-    psum = words.unpack(spec.streams.result, found)["psum"]
+    psum = words.unpack(spec.streams.result, result_words)["psum"]
     return psum.reshape(-1, operands.rows, spec.n).transpose(1, 0, 2).reshape(operands.rows, -1)
 
 
@@ -126,8 +126,8 @@ _FEW_TILES = 8
 
 
 def _fullest(spec: LutStationary, rng: np.random.Generator) -> Product:
-    """As many rows and subspaces as there is memory for, but no more than `_MOST_INDICES` indices,
-    and as many column tiles as a command can have, if these are few, else two."""
+    """All rows and subspaces for which there is memory, but at most `_MOST_INDICES` indices, and
+    all column tiles that a command can have, or two if they are many."""
     rows = min(spec.m, _MOST_INDICES)
     subspaces = min(spec.subspaces, max(1, _MOST_INDICES // rows))
     tiles = spec.tiles if spec.tiles <= _FEW_TILES else 2
@@ -158,7 +158,8 @@ def _pauses(
 def _clocks(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
     """Every ratio of the clocks, while everything flows."""
     return [
-        Case(f"clocks {each.encoder}:{each.matcher}", _several(spec, rng), each) for each in CLOCKS
+        Case(f"clocks {clocks.encoder}:{clocks.matcher}", _several(spec, rng), clocks)
+        for clocks in CLOCKS
     ]
 
 
@@ -211,7 +212,7 @@ def _resets(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
 
 
 def _probes(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
-    sinks = [each for each in _streams(spec) if each in SINKS]
+    sinks = [name for name in _streams(spec) if name in SINKS]
     pauses = _pauses(spec, rng, dict.fromkeys(sinks, "scattered"))
     return [Case("probe", _several(spec, rng), CLOCKS[1], pauses, probe=True)]
 
@@ -228,12 +229,12 @@ KINDS: dict[str, Callable[[LutStationary, np.random.Generator], list[Case]]] = {
 
 def _stimulus(spec: LutStationary, case: Case, model: Transfers) -> Stimulus:
     silent = np.zeros(0, bool)
-    of_each = [sources(spec, each) for each in case.products]
+    of_products = [sources(spec, operands) for operands in case.products]
     pauses = {f"pause_{s}": case.pauses.get(s, silent) for s in STREAMS}
     return Stimulus(
-        **{name: np.concatenate([each[name] for each in of_each]) for name in SOURCES},
+        **{name: np.concatenate([streams[name] for streams in of_products]) for name in SOURCES},
         **pauses,
-        table_first=np.cumsum([0, *(len(each["table"]) for each in of_each)]),
+        table_first=np.cumsum([0, *(len(streams["table"]) for streams in of_products)]),
         encoder_period=case.clocks.encoder,
         matcher_period=case.clocks.matcher,
         row_beats=spec.row_beats,
@@ -246,8 +247,10 @@ def _stimulus(spec: LutStationary, case: Case, model: Transfers) -> Stimulus:
 
 
 def model_of(spec: LutStationary, case: Case) -> Transfers:
-    """What the cycle model says of a case."""
-    commands = [command_of(spec, each.shape, golden.asked(spec, each)) for each in case.products]
+    """The cycles of all transfers of a case, by the cycle model."""
+    commands = [
+        command_of(spec, operands.shape, golden.asked(spec, operands)) for operands in case.products
+    ]
     return fold(spec, commands, case.clocks, case.pauses, case.memory_latency_cycles)
 
 
@@ -268,41 +271,43 @@ def play(
 
 
 def _compare_values(spec: LutStationary, case: Case, rtl: Recording) -> tuple[int, list[str]]:
-    """How many numbers were compared, and the first wrong ones."""
-    counts = [each.rows * (each.table.shape[2] // spec.n) for each in case.products]
+    """Returns (elements, differences): the number of numbers compared with the golden model, and a
+    text on the first wrong one of each command."""
+    counts = [operands.rows * (operands.table.shape[2] // spec.n) for operands in case.products]
     if len(rtl.result_words) != sum(counts):
         return 0, [f"{len(rtl.result_words)} results, golden has {sum(counts)}"]
     differences, elements, start = [], 0, 0
     for i, (operands, count) in enumerate(zip(case.products, counts, strict=True)):
-        found = results(spec, operands, rtl.result_words[start : start + count])
+        sums = results(spec, operands, rtl.result_words[start : start + count])
         wanted = golden.sums(spec, operands)
-        differences += wrong_values(f"command {i}: sum of", found, wanted, SUMS)
+        differences += wrong_values(f"command {i}: sum of", sums, wanted, SUMS)
         start += count
-        elements += found.size
+        elements += sums.size
     if spec.gathers:
         beat = spec.streams.request
         assert beat is not None
-        wanted = np.concatenate([golden.requests(spec, each) for each in case.products])
-        found = words.unpack(beat, rtl.request_words)["row"]
-        if len(found) != len(wanted):
-            return elements, [*differences, f"{len(found)} requests, golden has {len(wanted)}"]
-        differences += wrong_values("row of", found, wanted, ("request",))
-        elements += found.size
+        wanted = np.concatenate([golden.requests(spec, operands) for operands in case.products])
+        asked = words.unpack(beat, rtl.request_words)["row"]
+        if len(asked) != len(wanted):
+            return elements, [*differences, f"{len(asked)} requests, golden has {len(wanted)}"]
+        differences += wrong_values("row of", asked, wanted, ("request",))
+        elements += asked.size
     return elements, differences
 
 
 def compare(
     spec: LutStationary, case: Case, model: Transfers, rtl: Recording
 ) -> tuple[int, list[str]]:
-    """How many numbers were compared, and what differs from golden and from the cycle model."""
+    """Returns (elements, differences): the number of numbers compared, and a text for every
+    difference from the golden model or the cycle model."""
     elements, differences = _compare_values(spec, case, rtl)
     return elements, differences + wrong_cycles(rtl, model, STREAMS)
 
 
 def features(spec: LutStationary, case: Case) -> set[str]:
-    """What a case covers, in words."""
-    found = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
-    found.add(f"clocks {case.clocks.encoder}:{case.clocks.matcher}")
+    """The names of the features that a case shows."""
+    shown = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
+    shown.add(f"clocks {case.clocks.encoder}:{case.clocks.matcher}")
     facts = {
         "commands back to back": len(case.products) > 1,
         "reset in mid-flight": case.reset_after_cycles > 0,
@@ -319,10 +324,12 @@ def features(spec: LutStationary, case: Case) -> set[str]:
             for name, holds in {
                 "M = 1": operands.rows == 1,
                 "several tiles": operands.table.shape[2] > spec.n,
-                "rows chosen alike": any(len(set(each)) < len(each) for each in index.T.tolist()),
+                "rows chosen alike": any(
+                    len(set(choices)) < len(choices) for choices in index.T.tolist()
+                ),
                 "sums beyond their width": not np.array_equal(
                     golden.sums(spec, operands), golden.sums(exact, operands)
                 ),
             }.items()
         }
-    return found | {name for name, holds in facts.items() if holds}
+    return shown | {name for name, holds in facts.items() if holds}

@@ -1,6 +1,6 @@
-"""What a verification of the lanes that scale results plays, `hw.spec.scaling`: results in any
-cycle, with memories of scales and sums that answer a cycle later; and how what came back is
-compared with golden, and with the cycles that the spec states."""
+"""The battery for the lanes that scale results (`hw.spec.scaling`): cases with results in any
+cycle and memories of scales and sums that answer a cycle later, and how recordings are compared
+with the golden model and with the cycles that the spec states."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ STREAMS = ("result", "look", "read", "write")
 
 @dataclass(frozen=True)
 class Case:
-    """Results one after another, of which some begin sums at 0 again.
+    """G results one after another; `starts` says which of them begin their sums at 0 again.
 
-    `psum` [G, m, n], `row_sum` [G, m], `scale` and `offset` [G, n] are integers or, of floating
-    numbers, float64; where the lanes take no factor it is None. `pause` has a boolean per cycle.
+    `psum` [G, m, n] and `row_sum` [G, m] are integers, or float64 for floating numbers. `scale` and
+    `offset` [G, n] are integers or FP16 codes, or None if the lanes take none. `pause` holds a
+    boolean per cycle.
     """
 
     name: str
@@ -45,7 +46,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Transfers:
-    """The cycles of results, and of looking scales up, looking sums up and writing them."""
+    """The cycles in which results are taken, scales are looked up, and sums are looked up and
+    written."""
 
     result: np.ndarray
     look: np.ndarray
@@ -58,22 +60,22 @@ class Transfers:
 
 
 def _floats(spec: FloatScaling, rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    """Parts of results: numbers of all magnitudes, or all of about the same one, some of them 0."""
+    """Random sums of results: numbers of all magnitudes, or all of similar ones, some of them 0."""
     bits, fp16 = spec.engine.significand_bits, FP16
     least, most = 2 * (1 - fp16.bias - fp16.mantissa_bits), 2 * (fp16.top_exponent - fp16.bias) + 28
     exponent = rng.integers(least, most, size)
     if rng.random() < 0.6:
         exponent = np.clip(rng.integers(least, most) + rng.integers(-4, 5, size), least, most - 1)
     significand = rng.integers(1 << bits - 1, 1 << bits, size) & -(1 << rng.integers(0, bits))
-    found = np.ldexp(significand.astype(np.float64), exponent - bits + 1)
-    return rng.choice([-1, 1], size) * found * (rng.random(size) < 0.9)
+    magnitudes = np.ldexp(significand.astype(np.float64), exponent - bits + 1)
+    return rng.choice([-1, 1], size) * magnitudes * (rng.random(size) < 0.9)
 
 
 def _case(
     spec: Scaling, rng: np.random.Generator, name: str, pattern: str | None, reset: bool = False
 ) -> Case:
     engine, groups = spec.engine, int(rng.integers(20, 60))
-    names, columns = {each.name for each in spec.beat.fields}, (groups, engine.n)
+    names, columns = {field.name for field in spec.beat.fields}, (groups, engine.n)
     scale: np.ndarray | None = None
     offset: np.ndarray | None = None
     if isinstance(spec, FloatScaling):
@@ -82,7 +84,7 @@ def _case(
         codes = rng.integers(0, 1 << FP16.bits, (2, *columns))
         near = rng.integers(10, 20, (2, *columns)) << FP16.mantissa_bits
         codes = np.where(rng.random(columns) < 0.5, codes & 0x83FF | near, codes)
-        # What comes and goes again: sums of it cancel out.
+        # Some results are the negation of the one before, so that their sums cancel out.
         again = np.flatnonzero(rng.random(groups - 1) < 0.3) + 1
         psum[again], row_sum[again] = -psum[again - 1], -row_sum[again - 1]
         codes[:, again] = codes[:, again - 1]
@@ -137,7 +139,7 @@ KINDS: dict[str, Callable[[Scaling, np.random.Generator], list[Case]]] = {
 
 
 def model_of(spec: Scaling, case: Case) -> Transfers:
-    """What the spec says of a case's cycles."""
+    """The cycles of a case, by what the spec states."""
     taken, free, offered = [], 0, 0
     for _ in case.psum:
         while offered < len(case.pause) and case.pause[offered]:
@@ -159,14 +161,14 @@ def _bits(spec: Scaling, values: np.ndarray) -> np.ndarray:
 
 def expected(spec: Scaling, case: Case) -> np.ndarray:
     """Every sum that is written, [G, m, n], as it is in its word."""
-    found, since = [], 0
+    sums, since = [], 0
     for g, starts in enumerate(case.starts):
         since = g if starts else since
         part = slice(since, g + 1)
         if isinstance(spec, FloatScaling):
             scale, offset = (
-                None if each is None else floating.numbers(each[part], FP16).T
-                for each in (case.scale, case.offset)
+                None if factor is None else floating.numbers(factor[part], FP16).T
+                for factor in (case.scale, case.offset)
             )
             psum, row_sum = case.psum[part].transpose(1, 0, 2), case.row_sum[part].T
             total = floating.scaled_sums(psum, row_sum, scale, offset, spec.engine.significand_bits)
@@ -176,19 +178,19 @@ def expected(spec: Scaling, case: Case) -> np.ndarray:
             offsets = case.row_sum[part, :, None] * case.offset[part, None] << case.shift
             total = (case.psum[part] * case.scale[part, None] + offsets).sum(axis=0)
             total = wrap(total, spec.sum_bits)
-        found.append(_bits(spec, total))
-    return np.stack(found)
+        sums.append(_bits(spec, total))
+    return np.stack(sums)
 
 
 def _stimulus(spec: Scaling, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
     beat, groups = layout.streams(spec.engine).result, len(case.psum)
     held = {"psum": _bits(spec, case.psum), "row_sum": _bits(spec, case.row_sum)}
-    shapes = {each.name: (groups, *each.shape) for each in beat.fields}
+    shapes = {field.name: (groups, *field.shape) for field in beat.fields}
     fields = {name: held[name].reshape(shape) for name, shape in shapes.items()}
     factors = {"scale": case.scale, "offset": case.offset}
     parts = {
-        each.name: np.asarray(factors[each.name]).reshape(-1, spec.scale_lanes)
-        for each in spec.beat.fields
+        field.name: np.asarray(factors[field.name]).reshape(-1, spec.scale_lanes)
+        for field in spec.beat.fields
     }
     scales = words.pack(spec.beat, **parts) if parts else np.zeros((0, 1), np.uint8)
     looks = np.zeros(model.cycles + 1, bool)
@@ -235,15 +237,15 @@ def compare(spec: Scaling, case: Case, model: Transfers, rtl: Recording) -> tupl
         "step, chunk or last of", rtl.places, np.tile(places, (len(wanted), 1)), ("look", "field")
     )
     tags = np.repeat(case.starts, spec.steps).astype(int)
-    for name, found in (("read", rtl.read_tags), ("write", rtl.write_tags)):
-        differences += wrong_values(f"tag of {name}", found, tags, ("step",))
+    for name, seen in (("read", rtl.read_tags), ("write", rtl.write_tags)):
+        differences += wrong_values(f"tag of {name}", seen, tags, ("step",))
     field = layout.Field("sum", spec.word_bits, (spec.scale_lanes,), signed=True)
-    found = words.unpack(layout.Beat((field,)), rtl.words)["sum"].reshape(wanted.shape)
-    differences += wrong_values("sum of", found, wanted, ("result", "row", "column"))
+    sums = words.unpack(layout.Beat((field,)), rtl.words)["sum"].reshape(wanted.shape)
+    differences += wrong_values("sum of", sums, wanted, ("result", "row", "column"))
     return wanted.size, differences
 
 
 def features(spec: Scaling, case: Case) -> set[str]:
-    """What a case covers, in words."""
-    found = {"stall result" if len(case.pause) else "no stall"}
-    return found | ({"reset in mid-flight"} if case.reset_after_cycles else set())
+    """The names of the features that a case shows."""
+    shown = {"stall result" if len(case.pause) else "no stall"}
+    return shown | ({"reset in mid-flight"} if case.reset_after_cycles else set())

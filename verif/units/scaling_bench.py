@@ -9,11 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Stimulus:
-    """What to play after one reset, in words of uint8 [beats, bytes].
+    """The words to play after one reset, uint8 [beats, bytes].
 
-    `scales` has `chunks` words for each word of `result`, of which `starts` says which begin sums
-    at 0; each has `steps` words of sums. `looks` says in which cycles scales are to be looked up:
-    in others the tag means nothing. `seed` draws what memories give that were not asked.
+    Every word of `result` has `chunks` words of `scales` and `steps` words of sums; `starts` says
+    whether its sums begin at 0. `looks` says whether scales are to be looked up in a cycle; in
+    other cycles the tag means nothing. `seed` draws the words that memories give when they were not
+    asked.
     """
 
     result: np.ndarray
@@ -31,9 +32,10 @@ class Stimulus:
 
 @dataclass(frozen=True)
 class Recording:
-    """What happened: the cycles of results, of looking scales up, with step, chunk and whether it
-    was the last (`places`), of looking sums up and of writing them, with their tags, and the sums
-    that were written."""
+    """What happened: the cycles in which results were taken (`result`), scales were looked up
+    (`look`), sums were looked up (`read`) and written (`write`); for every lookup of scales the
+    step, the chunk and whether it was the last (`places`); the tags of reads and writes; and the
+    words of sums that were written."""
 
     result: np.ndarray
     look: np.ndarray

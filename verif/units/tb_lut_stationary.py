@@ -108,7 +108,7 @@ class StationaryBench:
             else:
                 await Timer(3, "ns")
             time = await self._rest(time)
-            for name in (each for each, period in self._periods.items() if time % period == 0):
+            for name in (clock for clock, period in self._periods.items() if time % period == 0):
                 for port in self._domains[name]:
                     port.observe(cycle[name])
                 if name == "matcher":
@@ -148,14 +148,16 @@ class StationaryBench:
             if stimulus.reset_after_cycles:
                 await self.reset(stimulus)
                 await self.run(stimulus.reset_after_cycles, stimulus)
-                violations += [each for s in self.sinks.values() for each in s.monitor.violations]
+                violations += [
+                    violation for s in self.sinks.values() for violation in s.monitor.violations
+                ]
             await self.reset(stimulus)
             await self.run(stimulus.limit_cycles, stimulus)
         except ValueError as error:  # cocotb's, for a value with undefined bits
             violations.append(f"undefined output: {error}")
-        violations += [each for s in self.sinks.values() for each in s.monitor.violations]
+        violations += [violation for s in self.sinks.values() for violation in s.monitor.violations]
         return Recording(
-            **{name: np.array(each.transfers, int) for name, each in self.sources.items()},
+            **{name: np.array(source.transfers, int) for name, source in self.sources.items()},
             **{name: self._transfers(name) for name in SINKS},
             **{f"{name}_words": self._words(name) for name in SINKS},
             violations=np.array(violations, str),
@@ -178,5 +180,7 @@ async def play_stimuli(dut: Any) -> None:
     dut.clk.value = 0
     dut.encoder_clk.value = 0
     bench = StationaryBench(dut)
-    recordings = [await bench.play(each) for each in load_records(Path(STIMULI_FILE), Stimulus)]
+    recordings = [
+        await bench.play(stimulus) for stimulus in load_records(Path(STIMULI_FILE), Stimulus)
+    ]
     save_records(Path(RECORDINGS_FILE), recordings)

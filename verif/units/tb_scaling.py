@@ -1,4 +1,5 @@
-"""The bench inside the simulator for the lanes of `hw.spec.scaling`, with memories of a cycle."""
+"""The bench inside the simulator for the lanes of `hw.spec.scaling`, with memories that answer a
+cycle later."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from evolute.verif.units.scaling_bench import Recording, Stimulus
 PERIOD_NS = 10
 
 
-class Bench:
+class ScalingBench:
     """The ports of the device, and the loop that steps them."""
 
     def __init__(self, dut: Any):
@@ -32,7 +33,7 @@ class Bench:
         self._bytes = -(-len(dut.data) // 8)
 
     async def reset(self, stimulus: Stimulus) -> None:
-        """Hold reset for a cycle, and load the stream; ends at the edge before cycle 0."""
+        """Hold reset for a cycle and load the stream. Returns at the clock edge before cycle 0."""
         dut = self._dut
         dut.rst.value = 1
         beats = [int.from_bytes(word, "little") for word in stimulus.result]
@@ -43,7 +44,8 @@ class Bench:
         dut.rst.value = 0
 
     async def run(self, cycles: int, stimulus: Stimulus) -> dict[str, list[Any]]:
-        """Step some cycles; what was seen."""
+        """Step `cycles` cycles. Returns what was seen, in lists by name: cycles, and the places,
+        tags and words that came with them."""
         dut, rng = self._dut, random.Random(stimulus.seed)
         scales = [int.from_bytes(word, "little") for word in stimulus.scales]
         starts, looks = stimulus.starts.tolist(), stimulus.looks.tolist()
@@ -86,7 +88,7 @@ class Bench:
         return seen
 
     async def play(self, stimulus: Stimulus) -> Recording:
-        """Reset, play, and report."""
+        """Reset the device, play the stimulus, and return what happened."""
         violations = []
         seen: dict[str, list[Any]] = {}
         try:
@@ -97,7 +99,7 @@ class Bench:
             seen = await self.run(stimulus.cycles, stimulus)
         except ValueError as error:  # also cocotb's, for a value with undefined bits
             violations.append(str(error))
-        words = b"".join(each.to_bytes(self._bytes, "little") for each in seen.get("words", []))
+        words = b"".join(word.to_bytes(self._bytes, "little") for word in seen.get("words", []))
         numbers = {
             name: np.array(seen.get(name, []), int)
             for name in ("look", "read", "write", "read_tags", "write_tags")
@@ -113,8 +115,10 @@ class Bench:
 
 @cocotb.test()
 async def play_stimuli(dut: Any) -> None:
-    """Play all stimuli of the folder; what happened is written, not judged, here."""
+    """Play all stimuli of the folder and write the recordings, which are compared elsewhere."""
     Clock(dut.clk, PERIOD_NS, "ns").start()
-    bench = Bench(dut)
-    recordings = [await bench.play(each) for each in load_records(Path(STIMULI_FILE), Stimulus)]
+    bench = ScalingBench(dut)
+    recordings = [
+        await bench.play(stimulus) for stimulus in load_records(Path(STIMULI_FILE), Stimulus)
+    ]
     save_records(Path(RECORDINGS_FILE), recordings)

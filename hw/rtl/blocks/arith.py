@@ -39,8 +39,8 @@ def wrap(m: Module, name: str, length: int, advance: Value, restart: Value | Non
 
 
 def ends_turn(m: Module, name: str, length: int, runs: Value) -> Value:
-    """Whether this cycle is the last of a turn of `length` cycles. `runs` is set in all cycles of a
-    turn, which follow one another, so that the counter is past 0 in these alone."""
+    """Whether this cycle is the last one of a turn of `length` cycles. `runs` must be set in all
+    cycles of a turn, which follow one another, and in no others."""
     return wrap(m, name, length, runs) if length > 1 else runs
 
 
@@ -59,8 +59,8 @@ def decode(index: Value) -> list[Value]:
 
 
 def select(values: Sequence[Value], one_hot: Sequence[Value]) -> Value:
-    """The value whose `one_hot` bit is set, by AND-OR: cheaper than two-way multiplexers in gates
-    when the decoded index serves all bits of several words."""
+    """The value whose `one_hot` bit is set, or 0 if none is. ANDs and ORs take fewer gates than
+    two-way multiplexers where one decoded index serves all bits of several words."""
     terms = [bit.replicate(len(value)) & value for value, bit in zip(values, one_hot, strict=True)]
     while len(terms) > 1:
         terms = [
@@ -68,6 +68,11 @@ def select(values: Sequence[Value], one_hot: Sequence[Value]) -> Value:
             for i in range(0, len(terms), 2)
         ]
     return terms[0]
+
+
+def resized(value: Value, bits: int) -> Value:
+    """The low `bits` bits of the signed `value`, sign-extended if it has fewer."""
+    return Cat(value, value[-1].replicate(max(0, bits - len(value))))[:bits]
 
 
 def shift_left(value: Value, amounts: Sequence[int], one_hot: Sequence[Value]) -> Value:
@@ -83,8 +88,8 @@ def total(values: Iterable[Value]) -> Value:
 
 
 def total_signed(values: Sequence[Value]) -> Value:
-    """The sum of signed values of one width. Inverted sign bits, and one constant for all, take the
-    place of sign extensions, which an adder tree would sum as well (Baugh and Wooley 1973)."""
+    """The sum of signed values of one width. Inverted sign bits and a single constant take the
+    place of sign extensions, which an adder tree would have to sum, too (Baugh and Wooley 1973)."""
     unsigned = [Cat(value[:-1], ~value[-1]) for value in values]
     return total([*unsigned, Const(-(len(values) << len(values[0]) - 1))])
 
@@ -95,7 +100,9 @@ def sum_modulo(m: Module, name: str, values: Sequence[Value], bits: int) -> Valu
     Every partial sum has the same width, so that synthesis joins them to one carry-save adder.
     """
     signed = [value.shape().signed for value in values]
-    constant = -sum(1 << len(value) - 1 for value, each in zip(values, signed, strict=True) if each)
+    constant = -sum(
+        1 << len(value) - 1 for value, is_signed in zip(values, signed, strict=True) if is_signed
+    )
     total: Value = Const(constant % (1 << bits), bits)
     for i, value in enumerate(values):
         term = named(m, f"{name}_term{i}", value)
@@ -105,8 +112,9 @@ def sum_modulo(m: Module, name: str, values: Sequence[Value], bits: int) -> Valu
 
 
 def booth_digit(code: Value, place: int) -> tuple[Value, Value, Value]:
-    """Of a signed code's radix-4 digit (MacSorley 1961) at an even place: whether its magnitude is
-    1, whether it is 2, and whether it is negative; minus zero is zero."""
+    """The radix-4 digit (MacSorley 1961) of a signed code at an even place: whether its magnitude
+    is 1, whether its magnitude is 2, and whether it is negative. A negative digit of neither
+    magnitude is 0."""
     top = len(code) - 1
     high, middle = code[min(place + 1, top)], code[min(place, top)]
     below = code[place - 1] if place else Const(0, 1)
@@ -128,8 +136,9 @@ def booth_products(x: Value, code: Value) -> list[Value]:
 
 
 def square_terms(value: Value) -> list[Value]:
-    """Values whose sum is the square of the unsigned `value`: its bits at even places, and every
-    product of two bits once, twice as much, which are half of those of a multiplication."""
+    """Values whose sum is the square of the unsigned `value`: every bit at twice its place, and the
+    product of every pair of bits once, doubled. Those are half the products of a
+    multiplication."""
     terms: list[Value] = [Cat(*(Cat(bit, Const(0, 1)) for bit in value))]
     for i, bit in enumerate(value[:-1]):
         above = value[i + 1 :]
@@ -143,7 +152,7 @@ def negate_if(value: Value, sign: Value) -> Value:
 
 
 def saturated(value: Value, bits: int) -> Value:
-    """The signed value nearest to `value` that has so many bits."""
+    """The signed value of `bits` bits that is nearest to `value`."""
     high = value[bits - 1 :]
     overflows = high.any() & ~high.all()
     end = Cat((~value[-1]).replicate(bits - 1), value[-1])
@@ -181,7 +190,7 @@ def subset_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
     sums = []
     for entry in range(1, 1 << len(x)):
         pair = low[entry & ((1 << split) - 1)], high[entry >> split]
-        sums.append(total(each for each in pair if each is not None))
+        sums.append(total(part for part in pair if part is not None))
     return _named_sums(m, "subset", sums, bits)
 
 
@@ -194,25 +203,25 @@ def digit_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
     if len(x) == 1:
         return [x[0]]
     low, top = digit_sums(m, x[:-1], bits), x[-1]
-    minus = [top - each for each in reversed(low)]
-    sums = [*low, *minus, top, *(top + each for each in low)]
+    minus = [top - entry for entry in reversed(low)]
+    sums = [*low, *minus, top, *(top + entry for entry in low)]
     return _named_sums(m, "digits", sums, bits)
 
 
 def _named_sums(m: Module, name: str, sums: Sequence[Value], bits: int) -> list[Value]:
-    """Signals for what is no signal yet, in at most so many bits."""
-    found: list[Value] = []
-    for i, each in enumerate(sums):
-        short = each[:bits].as_signed() if len(each) > bits else each
-        found.append(
-            each if isinstance(each, Signal) else named(m, f"{name}{len(sums)}_{i}", short)
+    """The sums in at most `bits` bits, each with a signal of its own."""
+    signals: list[Value] = []
+    for i, value in enumerate(sums):
+        short = value[:bits].as_signed() if len(value) > bits else value
+        signals.append(
+            value if isinstance(value, Signal) else named(m, f"{name}{len(sums)}_{i}", short)
         )
-    return found
+    return signals
 
 
 def round_shift(m: Module, value: Value, amount: Value, maximum_shift: int, maximum: int) -> Value:
     """`value / 2^min(amount, maximum_shift)`, halves to even, clamped to -maximum .. maximum."""
-    shifts = [min(each, maximum_shift) for each in range(1 << len(amount))]
+    shifts = [min(shift, maximum_shift) for shift in range(1 << len(amount))]
     # Adding just under a half, plus the last kept bit, rounds halves to even.
     halves = [((1 << shift) // 2 - 1) + value[shift] if shift else Const(0) for shift in shifts]
     total = named(m, "total", value + choose(halves, amount))

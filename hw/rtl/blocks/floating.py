@@ -19,7 +19,7 @@ from evolute.hw.spec.formats import FloatFormat
 
 @dataclass(frozen=True)
 class Range:
-    """What numbers can be: multiples of 2^unit below 2^high, of so many significand bits."""
+    """A range of numbers: multiples of 2^unit below 2^high, with `bits` significand bits."""
 
     unit: int
     high: int
@@ -83,8 +83,8 @@ def scaled(value: Number, places: Value, most: int) -> Number:
 
 
 def normalized(m: Module, name: str, bits: Value) -> tuple[Value, Value]:
-    """How many zeros are above the leading one of `bits`, and the bits without these. Of 0 the
-    count is meaningless."""
+    """Returns (zeros, shifted): the number of zeros above the leading one of `bits`, and `bits`
+    shifted left by it. The number means nothing if all bits are 0."""
     zeros = []
     for place in reversed(range((len(bits) - 1).bit_length())):
         shift = 1 << place
@@ -96,8 +96,9 @@ def normalized(m: Module, name: str, bits: Value) -> tuple[Value, Value]:
 
 
 def rounded(m: Module, name: str, bits: Value, below: Value, precision: int) -> tuple[Value, Value]:
-    """The significand nearest to a normalized one, halves to even, and whether it became the next
-    power of two. `below` says that there is more below the last of the bits."""
+    """Returns (significand, carry): the significand of `precision` bits that is nearest to a
+    normalized one, halves to even, and whether it was rounded up to the next power of two. `below`
+    says that the exact value has ones below the last of `bits`."""
     if len(bits) <= precision:
         return Cat(Const(0, precision - len(bits)), bits), Const(0, 1)
     high, half = bits[-precision:], bits[-precision - 1]
@@ -108,7 +109,8 @@ def rounded(m: Module, name: str, bits: Value, below: Value, precision: int) -> 
 
 
 def decoded(m: Module, name: str, code: Value, kind: FloatFormat) -> Number:
-    """The number of a code; what is not finite is the greatest finite number of its sign."""
+    """The number that a code stands for. Infinities and NaN become the greatest finite number of
+    their sign."""
     magnitude = code[:-1]
     magnitude = Mux(magnitude <= kind.largest_code, magnitude, kind.largest_code)
     magnitude = named(m, f"{name}_finite", magnitude[: kind.bits - 1])
@@ -124,13 +126,13 @@ def decoded(m: Module, name: str, code: Value, kind: FloatFormat) -> Number:
 
 
 def float_range(kind: FloatFormat) -> Range:
-    """What finite numbers of a format can be."""
+    """The range of the finite numbers of a format."""
     high = kind.top_exponent - kind.bias + 1
     return Range(1 - kind.bias - kind.mantissa_bits, high, kind.mantissa_bits + 1)
 
 
 def from_integer(m: Module, name: str, code: Value) -> Number:
-    """A signed integer, which has at least two bits or stands for 0 and -1."""
+    """The number of a signed integer; one of a single bit stands for 0 or -1."""
     negative = code[-1]
     # The lowest integer alone needs all bits, and of these the top one.
     width = max(1, len(code) - 1)
@@ -152,7 +154,7 @@ def multiply(m: Module, name: str, a: Number, b: Number) -> Number:
         product = other.significand & one.significand.replicate(other.range.bits)
         bits, top = other.range.bits, Const(0, 1)
     else:
-        x, y = (Cat(each.significand, Const(0, 1)).as_signed() for each in (a, b))
+        x, y = (Cat(factor.significand, Const(0, 1)).as_signed() for factor in (a, b))
         if len(x) < len(y):
             x, y = y, x
         whole = sum_modulo(m, f"{name}_product", booth_products(x, y), bits + 1)
@@ -168,7 +170,7 @@ def multiply(m: Module, name: str, a: Number, b: Number) -> Number:
 
 
 def nearest(m: Module, name: str, value: Number, precision: int) -> Number:
-    """The nearest number of so many significand bits, halves to even."""
+    """The nearest number of `precision` significand bits, halves to even."""
     if value.range.bits <= precision:
         return value
     significand, carry = rounded(m, name, value.significand, Const(0, 1), precision)
@@ -178,7 +180,7 @@ def nearest(m: Module, name: str, value: Number, precision: int) -> Number:
 
 
 def _from_unit(value: Number, unit: int, bits: int) -> Value:
-    """The exponent, counted from a lower unit on, in so many bits; 0 of zero."""
+    """The exponent in `bits` bits, counted from a lower unit; 0 for the number zero."""
     raised = Const(value.range.unit - unit, bits) & value.nonzero.replicate(bits)
     return (value.exponent + raised)[:bits]
 
@@ -186,7 +188,8 @@ def _from_unit(value: Number, unit: int, bits: int) -> Value:
 def add(
     m: Module, name: str, a: Number, b: Number, precision: int, high: int | None = None
 ) -> Number:
-    """The sum, rounded to so many significand bits. Where `high` is given, it is below 2^high."""
+    """The sum, rounded to `precision` significand bits. If `high` is given, the caller knows that
+    the sum is below 2^high."""
     unit = min(a.range.unit, b.range.unit)
     range_ = Range(unit, high or max(a.range.high, b.range.high) + 1, precision)
     widest = max(a.range.bits, b.range.bits)
@@ -196,12 +199,12 @@ def add(
             m,
             f"{name}_key{i}",
             Cat(
-                Const(0, widest - each.range.bits),
-                each.significand,
-                _from_unit(each, unit, exponent_bits),
+                Const(0, widest - addend.range.bits),
+                addend.significand,
+                _from_unit(addend, unit, exponent_bits),
             ),
         )
-        for i, each in enumerate((a, b))
+        for i, addend in enumerate((a, b))
     ]
     swap = named(m, f"{name}_swap", keys[1] > keys[0])
     large = named(m, f"{name}_large", Mux(swap, keys[1], keys[0]))
@@ -260,18 +263,18 @@ def half_table(m: Module, name: str, x: Sequence[Number], precision: int) -> lis
 def joined(
     m: Module, name: str, low: Sequence[Number], high: Sequence[Number], precision: int
 ) -> list[Number]:
-    """The half table of two parts from theirs."""
-    found, least = [], 2 * len(low)  # entries with and without the low part's top sign
+    """The half table of some numbers, from the half tables of their lower and upper half."""
+    entries, least = [], 2 * len(low)  # entries with and without the low part's top sign
     for entry in range(least * len(high)):
         pattern = entry % least
         minus = pattern >= len(low)
         term = negated(low[least - 1 - pattern if minus else pattern], Const(minus, 1))
-        found.append(add(m, f"{name}_{entry}", high[entry // least], term, precision))
-    return found
+        entries.append(add(m, f"{name}_{entry}", high[entry // least], term, precision))
+    return entries
 
 
 def encoded(value: Number, kind: FloatFormat) -> Value:
-    """The code of a number that the format has."""
+    """The code of a number, which the format must have."""
     lowest = value.range.unit + kind.bias
     assert lowest > 0 and value.range.high - 1 <= kind.top_exponent - kind.bias
     assert value.range.bits - 1 <= kind.mantissa_bits

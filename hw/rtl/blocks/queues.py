@@ -17,12 +17,12 @@ def field(word: Value, operation: Operation, name: str) -> Value:
 
 def unit_bits(unit: Unit) -> int:
     """Width of the longest instruction of a unit."""
-    return max(each.bits for each in OPERATIONS.values() if each.unit is unit)
+    return max(operation.bits for operation in OPERATIONS.values() if operation.unit is unit)
 
 
 def others(unit: Unit) -> list[Unit]:
     """The units that `unit` exchanges tokens with."""
-    return [each for each in Unit if each is not unit]
+    return [other for other in Unit if other is not unit]
 
 
 class Queue(wiring.Component):
@@ -137,7 +137,7 @@ class Tokens(wiring.Component):
             for giver in others(taker):
                 count = Signal(range(self.limit + 1), name=f"{giver.name.lower()}_to_{name}")
                 sources = [f"{giver.name.lower()}_{i}" for i in range(_SOURCES[giver])]
-                gives = {each: getattr(self, f"signal_{each}")[taker] for each in sources}
+                gives = {source: getattr(self, f"signal_{source}")[taker] for source in sources}
                 given = sum(gives.values(), start=Const(0, 1))
                 total = Signal(range(self.limit + 3), name=f"{count.name}_next")
                 m.d.comb += total.eq(count + given - getattr(self, f"take_{name}")[giver])
@@ -146,6 +146,6 @@ class Tokens(wiring.Component):
                     over.setdefault(source, []).append(one & (total > self.limit))
                 there[giver] = count != 0
             m.d.comb += getattr(self, f"there_{name}").eq(Cat(*there))
-        for source, each in over.items():
-            m.d.comb += getattr(self, f"overflow_{source}").eq(any_of(each))
+        for source, overflows in over.items():
+            m.d.comb += getattr(self, f"overflow_{source}").eq(any_of(overflows))
         return m

@@ -79,7 +79,7 @@ class Compute(wiring.Component):
             return value
         other = field(self.word, fill, name) if name in fill.offsets else Const(0)
         if name == "slices":
-            most = max(each.slices for each in self.core.engine.fills)
+            most = max(fill.slices for fill in self.core.engine.fills)
             other = other[: (most - 1).bit_length()]
         return Mux(is_fill, other, value)
 
@@ -134,10 +134,10 @@ class Compute(wiring.Component):
         # A row tile of the instruction is a tile of the engine's command.
         renamed = {"tiles": "row_tiles"}
         parts = []
-        for each in command.fields:
-            name = each.name.removesuffix("_minus_1")
+        for command_field in command.fields:
+            name = command_field.name.removesuffix("_minus_1")
             value = self._field(renamed.get(name, name), is_fill)
-            parts.append(Cat(value, Const(0, each.bits))[: each.bits])
+            parts.append(Cat(value, Const(0, command_field.bits))[: command_field.bits])
         with m.If(self.pop):
             m.d.sync += [engine.command.payload.eq(Cat(*parts)), engine.command.valid.eq(1)]
         with m.Elif(engine.command.ready):

@@ -193,7 +193,7 @@ class Run(wiring.Component):
     fault_<name>, index_<name> : a fault of that kind, in the instruction of that index. It takes
         effect a cycle later, which is as soon as the program could halt without it.
     waiting : a sync waits for the host; `moved` : something happened; for the watchdog.
-    watchdog, oldest : after so many cycles; the index that is blamed.
+    watchdog, oldest : cycles without movement that stop a program; the instruction to blame.
     quiet : no transfer is outstanding, so that a stopped core may go idle.
     busy, status, error, error_index : to be seen.
     """

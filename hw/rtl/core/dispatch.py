@@ -185,12 +185,14 @@ class Dispatch(wiring.Component):
         opcode = instruction[:OPCODE_BITS]
         index = Signal(INDEX_BITS)
         known = operations(core)
-        is_a = {name: opcode == each.opcode for name, each in known.items()}
-        breaks = [is_a[name] & illegal(core, instruction, each) for name, each in known.items()]
+        is_a = {name: opcode == operation.opcode for name, operation in known.items()}
+        breaks = [
+            is_a[name] & illegal(core, instruction, operation) for name, operation in known.items()
+        ]
         crooked = [
-            is_a[name] & misaligned(core, instruction, each)
-            for name, each in known.items()
-            if any(each.name == "memory" for each in each.fields)
+            is_a[name] & misaligned(core, instruction, operation)
+            for name, operation in known.items()
+            if "memory" in operation.places
         ]
         there = Signal()
         m.d.comb += [
@@ -206,7 +208,7 @@ class Dispatch(wiring.Component):
             m.d.comb += self.fault.eq(Fault.MISALIGNED)
         with m.Elif(there):
             for_unit = [
-                any_of(is_a[name] for name, each in known.items() if each.unit is unit)
+                any_of(is_a[name] for name, operation in known.items() if operation.unit is unit)
                 for unit in Unit
             ]
             m.d.comb += [

@@ -143,7 +143,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [done.eq(tile_end & last_tile), self.command.ready.eq(~self.valid | done)]
         if self._fill_modes:
             m.d.comb += [
-                self.fill.eq(any_of(self.mode == each for each in self._fill_modes)),
+                self.fill.eq(any_of(self.mode == mode for mode in self._fill_modes)),
                 self.slice.eq(slices),
                 self.ends.eq(done),
             ]

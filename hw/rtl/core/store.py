@@ -114,7 +114,9 @@ class Store(wiring.Component):
         sums = [
             self.sums.word_select(i, core.sum_bits).as_signed() for i in range(core.scale_lanes)
         ]
-        extended = Cat(*(Cat(each, each[-1].replicate(RESULT_BITS - len(each))) for each in sums))
+        extended = Cat(
+            *(Cat(total, total[-1].replicate(RESULT_BITS - len(total))) for total in sums)
+        )
         last_share = wrap(m, "share", shares, sent, restart=self.pop)
         last_part = wrap(m, "part", parts, take)
         with m.If(sent):

@@ -16,13 +16,14 @@ from evolute.hw.spec.formats import Kind, WeightCodes
 
 @dataclass(frozen=True)
 class Digit:
-    """A weight's term in the step, as its lanes use it."""
+    """The term of one weight in a step, as its lanes use it."""
 
     plus: Value
+    """Whether the term is above zero."""
     minus: Value
-    """It is above, or below, zero."""
+    """Whether the term is below zero."""
     magnitude: tuple[Value, ...]
-    """One-hot: it is 1, 2 or 4, unless it is zero."""
+    """Whether the term's magnitude is 1, 2 or 4, one-hot. Of no meaning for a term of zero."""
 
 
 class BitSerialEngine(EngineComponent):
@@ -30,12 +31,14 @@ class BitSerialEngine(EngineComponent):
 
     spec: BitSerial
     _taken: list[Value]
-    """Which digit or plane the step takes, one-hot or none, where steps are skipped."""
+    """Whether the step takes digit or plane i of its beat, by i; only where steps are skipped. At
+    most one is set."""
     _last: Value
-    """How many of them it takes of its beat, less 1, or 0."""
+    """The number of steps that the beat needs, less 1, or 0 if it needs none."""
 
     def weights(self, m, arrives, held, sequencer):
-        """The beat's, of which the step takes the next digit or plane that is needed."""
+        """The weights of the beat. Where steps are skipped, also finds the digit or plane that this
+        step takes, which is the next one needed."""
         fields = super().weights(m, arrives, held, sequencer)
         if self.spec.skips:
             (needed,) = fields["needed"]
@@ -49,16 +52,17 @@ class BitSerialEngine(EngineComponent):
         return fields
 
     def operands(self, m, x, fields):
-        """The activations; and, where digits have signs of their own, the same negated."""
+        """The activations, followed by their negations where digits have signs of their own, and
+        the sum of each row's activations."""
         spec = self.spec
         rows = [x[start : start + spec.k] for start in range(0, len(x), spec.k)]
         words: list[Value] = list(x)
         if spec.terms in ("booth", "bitmod"):
-            words += [named(m, f"minus{i}", (-each)[: len(each)]) for i, each in enumerate(x)]
+            words += [named(m, f"minus{i}", (-value)[: len(value)]) for i, value in enumerate(x)]
         return Cat(*words), [total_signed(row) for row in rows]
 
     def multiply(self, m, operands, weights, sequencer):
-        """A term per lane, and their sum per output."""
+        """The sum of the products of all lanes of an output, for every output [m][n]."""
         spec, bits = self.spec, self.spec.activation_bits
         words = [operands.word_select(i, bits) for i in range(len(operands) // bits)]
         if spec.has_pairs:
@@ -79,7 +83,8 @@ class BitSerialEngine(EngineComponent):
         ]
 
     def _planes(self, m, x, _minus, weights, sequencer) -> list[Value]:
-        """Each activation where its weight's bit is set, negated in the top plane."""
+        """The product of every lane: the activation if the weight's bit is set, else 0, negated in
+        the top plane."""
         top, bits = sequencer.last_of_slice, weights["code"]
         if self.spec.skips:
             top = any_of(taken & (sequencer.mode == i) for i, taken in enumerate(self._taken))
@@ -88,21 +93,23 @@ class BitSerialEngine(EngineComponent):
                 named(m, f"bit{i}", (code & Cat(self._taken)).any()) for i, code in enumerate(bits)
             ]
         signed = [
-            named(m, f"x{i}", (negate_if(each, top) + top)[: len(each)]) for i, each in enumerate(x)
+            named(m, f"x{i}", (negate_if(value, top) + top)[: len(value)])
+            for i, value in enumerate(x)
         ]
         return [bits[at].replicate(len(x[0])) & signed[i] for i, at in self._places()]
 
     def _pairs(self, m, x, weights, sequencer) -> list[Value]:
-        """Per output, how many lanes are 1 in a plane of the activations and one of the weights."""
+        """The sum of every output in a step of one plane of activations and one of weights: the
+        number of lanes that are 1, or for `xnor` the ones less the zeros."""
         spec, counts = self.spec, []
         bipolar = spec.terms == "xnor"
         steps = [
             named(m, f"step{i}", sequencer.beat_step == i) for i in range(spec.activation_planes)
         ]
         places = []
-        for i, each in enumerate(x):
-            # Of -1 and 1, x plus half of the range; and below it nothing but -1.
-            planes = [Const(0, 1), *each[:-1], ~each[-1]] if bipolar else list(each)
+        for i, value in enumerate(x):
+            # Planes of -1 and 1 are those of x plus half of the range, above a plane of -1 alone.
+            planes = [Const(0, 1), *value[:-1], ~value[-1]] if bipolar else list(value)
             chosen = any_of(bit & step for bit, step in zip(planes, steps, strict=True))
             places.append(named(m, f"bit{i}", chosen))
         width = spec.step_bits
@@ -120,7 +127,7 @@ class BitSerialEngine(EngineComponent):
         return counts
 
     def _digits(self, m, x, minus, weights, sequencer) -> list[Value]:
-        """Each activation times the digit of its weight."""
+        """The product of every lane: the activation times the digit of its weight."""
         digits = self._decoded(m, weights, sequencer)
         terms = []
         for number, (i, at) in enumerate(self._places()):
@@ -201,14 +208,15 @@ class BitSerialEngine(EngineComponent):
 
 
 def _integer_digit(window: Value) -> Digit:
-    """-2 * high + middle + below."""
+    """The radix-4 digit -2 * high + middle + below of a window of three bits."""
     below, middle, high = window
     odd = middle ^ below
     return Digit(~high & (middle | below), high & ~(middle & below), (odd, ~odd))
 
 
 def _special_digit(m: Module, column: int, special: Value, upper: Value) -> Digit:
-    """Of a column's special value, the upper or the lower one: +-10 is 2 * 4 + 2, +-16 is 4 * 4."""
+    """The term of a column's special value, the upper one if `upper`, else the lower: +-10 is
+    2 * 4 + 2 and +-16 is 4 * 4."""
     negative, far = special
     present = named(m, f"special_present{column}", ~far | upper)
     return Digit(
@@ -227,10 +235,11 @@ def _float_digit(
     upper: Value,
     integer: Digit,
 ) -> Digit:
-    """The integer's digit, the upper or the lower one; if `is_float`, but for four codes.
+    """The term of a code in a step, the upper one if `upper`, else the lower.
 
-    5 is 8 = 1 * 4 + 4; 7 is 12 = 4 * 4 - 4, and -7 is -12: with the signs of the integer's digits.
-    -5 is the special value.
+    It is the digit of the code as an integer, except that if `is_float` four codes stand for other
+    values: 5 for 8 = 1 * 4 + 4, 7 for 12 = 4 * 4 - 4, -7 for -12, and -5 for the special value. The
+    terms of 8, 12 and -12 have the signs of the integer's digits.
     """
     c0, c1, c2, c3 = code[:4]
     differs = named(m, f"differs{i}", is_float & c0 & (c3 ^ c2))
@@ -247,8 +256,8 @@ def _float_digit(
 
 
 def _own_float_digit(m: Module, i: int, code: Value, special: Value, steps: list[Value]) -> Digit:
-    """The lower or the upper of a BitMoD value's `float_terms`, as `steps` take the first or the
-    second."""
+    """The term of a BitMoD value in a step, by `float_terms`: the lower one if the first of `steps`
+    is set, the upper one if the second is."""
     whole = code[:4]
     plus: list[Value] = []
     minus: list[Value] = []

@@ -1,12 +1,13 @@
-"""What every engine is to the outside, four streams, and what all have inside.
+"""The part that all engines share: four streams to the outside, and the control and accumulators
+inside.
 
     activation -> [x] -> prepare -> [operands] -> multiply -> [step] -> add -> [sums] -> result
                                      weight -> [code] -^
 
-Floating activations are aligned between two registers, [held] -> align -> [x]. Registers are in
-brackets. Each can be refilled in the cycle in which it is emptied, so a step runs every cycle while
-all four streams keep up; `ready` is combinational from the result's `ready` backwards. Reset clears
-the valid bits and the sequencer; data registers keep what they hold.
+Names in brackets are registers. Floating activations are aligned between two of them, [held] ->
+align -> [x]. A register can be refilled in the cycle in which it is emptied, so that a step runs in
+every cycle as long as all four streams keep up. `ready` depends combinationally on the result's
+`ready`. Reset clears the valid bits and the sequencer; data registers keep their contents.
 """
 
 from abc import abstractmethod
@@ -29,22 +30,28 @@ Fields = Mapping[str, Sequence[Value]]
 
 
 class Weights(NamedTuple):
-    """A beat of weights, and whether it moves: into the engine, or from there into a memory."""
+    """A beat of weights at one place of its way."""
 
     beat: Value
+    """The word."""
     moves: Value
+    """Whether the beat moves on in this cycle: an arriving beat into the engine, a held one into
+    the memory that a fill writes."""
 
 
 class Accumulators(wiring.Component):
-    """Adds shifted sums into one accumulator per output, and offers them when a group ends.
+    """Adds shifted sums to one accumulator per output, and offers the accumulators as a result when
+    a group ends.
 
     Members
     -------
-    psums, sums : sums of one step to add, and the slice's row sums.
-    shift, first, last : left shift of the sums; the step starts, or ends, its group.
-    add_sums : the step is the first of its slice, the one that adds the row sums.
-    valid, ready : the step is offered, and taken.
-    result : stream of result beats; the accumulators themselves are its payload.
+    psums : the sums of one step, [m][n].
+    sums : the sums of each row's activations over the slice, [m].
+    shift : left shift of `psums`.
+    first, last : the step starts its group; it ends its group.
+    add_sums : the step is the first of its slice, which adds `sums`.
+    valid, ready : the step is offered; it is taken.
+    result : stream of result beats, whose payload is the accumulators themselves.
     """
 
     psums: Signal
@@ -89,7 +96,7 @@ class Accumulators(wiring.Component):
             clear.eq(take & self.first),
         ]
         if len(spec.shifts) > 1:
-            m.d.comb += shifts.eq(Cat(take & (self.shift == each) for each in spec.shifts))
+            m.d.comb += shifts.eq(Cat(take & (self.shift == amount) for amount in spec.shifts))
         else:
             m.d.comb += shifts.eq(take)
 
@@ -118,11 +125,13 @@ class Accumulators(wiring.Component):
 
 
 class EngineComponent(wiring.Component):
-    """Base of the engines; the streams carry the words of `hw.spec.layout`.
+    """Base of the engines. The streams carry the words of `hw.spec.layout`.
 
-    A subclass defines what its engine computes: `operands` and `multiply`, both combinational.
-    No ports: `step` is set in every cycle in which the engine takes a step, `fill` in every one in
-    which it keeps a weight beat, `filled` with the last beat of a fill.
+    A subclass defines what its engine computes by `operands` and `multiply`, both combinational.
+
+    Three signals are no ports. `step` is set in every cycle in which the engine takes a step,
+    `fill` in every cycle in which a fill keeps a weight beat, and `filled` with the last beat of a
+    fill.
     """
 
     command: stream.Interface
@@ -147,22 +156,25 @@ class EngineComponent(wiring.Component):
 
     @abstractmethod
     def operands(self, m: Module, x: Sequence[Value], fields: Fields) -> tuple[Value, list[Value]]:
-        """The word that a slice's steps use, and the sum of each row's activations.
+        """Returns (word, row_sums): the word that the steps of a slice use, and the sum of each
+        row's activations, [m].
 
-        `x` are the activations [m][slice_k], integers in their symmetric range, `fields` the whole
-        beat, of a floating one what `layout.aligned` keeps.
+        `x` are the activations [m][slice_k], integers in their symmetric range. `fields` are all
+        fields of the beat, after alignment those of `layout.aligned`.
         """
 
     @abstractmethod
     def multiply(
         self, m: Module, operands: Value, weights: Fields, sequencer: Sequencer
     ) -> list[Value]:
-        """What the step adds to the sums [m][n], each in `step_bits`, before its shift."""
+        """The numbers that the step adds to the sums [m][n], before they are shifted. Their low
+        `step_bits` bits are used."""
 
     def taken(self, m: Module, x: Sequence[Value]) -> list[Value]:
-        """A beat's activations that need no alignment, as `operands` is given them.
+        """The activations of a beat that need no alignment, as `operands` takes them.
 
-        The leftover code reads as the lowest value, so that a sum's negation has its width.
+        The code below the symmetric range is read as the lowest value, so that a sum and its
+        negation have the same width.
         """
         lowest = -self.spec.activations.maximum
         return [
@@ -179,22 +191,29 @@ class EngineComponent(wiring.Component):
         return Const(0)
 
     def weights(self, m: Module, arrives: Weights, held: Weights, sequencer: Sequencer) -> Fields:
-        """The weights of a step, from the register that holds their beat.
+        """The fields of the weight beat that a step uses, from the register that holds it.
 
-        An engine with fills keeps those beats in its memories here, before `operands` is asked.
-        What it reads there for a beat that arrives takes the place of that register.
+        An engine with fills overrides this, which is called before `operands`: it writes the beats
+        of a fill into its memories here. If it looks an arriving beat up in a memory, the memory's
+        output register takes the place of the register that holds the beat.
         """
         return unpack(held.beat, layout.streams(self.spec).weight)
 
     def _operands(
         self, m: Module, release: Value, in_force: Value | None
     ) -> tuple[Value, Value, Value]:
-        """Takes activations; whether operands are there, they, and the row sums.
+        """Takes activation beats and computes the operands of their slices.
 
-        They stay until `release`. Where `in_force` is given, they are prepared while it is set.
+        Returns (valid, operands, row_sums): whether a slice's operands are present, the word that
+        its steps use, and the sums of its rows' activations. They stay until `release` is set. If
+        `in_force` is given, operands are only computed in cycles in which it is set.
+
+        On its way a beat passes up to three registers, each of which is refilled in the cycle in
+        which it is emptied: `held`, as it arrived; `aligned` or `taken`, as integers; and
+        `operands`.
         """
         spec, beat = self.spec, layout.streams(self.spec).activation
-        # Aligned or not, activations may have a second register of their own.
+        # Activations may have a second register, whether they are aligned or not.
         twice = spec.aligns or spec.operand_latency_cycles > 2
         prepares = spec.operand_latency_cycles > 1 + twice
         held = Signal(beat.bits, name="held", reset_less=True)
@@ -205,16 +224,17 @@ class EngineComponent(wiring.Component):
         def register(
             name: str, valid: Value, enters: Value, leaves: Value, *words: tuple[str, Value]
         ) -> tuple[Value, list[Signal]]:
-            """The words a register later, and whether they are there.
+            """Adds a register to the way. Returns (full, kept): whether it holds something, and
+            its words.
 
-            They come from one where they are `valid`, in the cycle of `enters`, and stay until
-            `leaves`.
+            It takes `words` in the cycles in which it sets `enters`: when they are `valid` and the
+            register is empty or `leaves` is set, which empties it.
             """
             full = Signal(name=f"{name}_valid")
             kept = [Signal(len(word), name=title, reset_less=True) for title, word in words]
             m.d.comb += enters.eq(valid & (~full | leaves))
             with m.If(enters):
-                taken = [each.eq(word) for each, (_, word) in zip(kept, words, strict=True)]
+                taken = [signal.eq(word) for signal, (_, word) in zip(kept, words, strict=True)]
                 m.d.sync += [full.eq(1), *taken]
             with m.Elif(leaves):
                 m.d.sync += full.eq(0)
@@ -224,17 +244,17 @@ class EngineComponent(wiring.Component):
         if spec.aligns:
             aligned = layout.aligned(spec)
             fields["x"] = self._align(m, fields)
-            word = pack(aligned, **{each.name: fields[each.name] for each in aligned.fields})
+            word = pack(aligned, **{field.name: fields[field.name] for field in aligned.fields})
             valid, kept = register("aligned", valid, aligns, moves, ("aligned", word))
             fields = unpack(kept[0], aligned)
             x = fields["x"]
         else:
             x = self.taken(m, fields["x"])
             if twice:
-                taken = [(f"taken{i}", each) for i, each in enumerate(x)]
+                taken = [(f"taken{i}", value) for i, value in enumerate(x)]
                 valid, x = register("taken", valid, aligns, moves, *taken)
         words, row_sums = self.operands(m, x, fields)
-        sums = Cat(*(each[: spec.slice_sum_bits] for each in row_sums))
+        sums = Cat(*(row_sum[: spec.slice_sum_bits] for row_sum in row_sums))
         if prepares:
             valid = valid if in_force is None else valid & in_force
             valid, (words, sums) = register(
@@ -246,21 +266,23 @@ class EngineComponent(wiring.Component):
         return valid, words, sums
 
     def _align(self, m: Module, fields: Fields) -> list[Value]:
-        """The activations of a beat as integers."""
+        """The activations of a beat of floating numbers, aligned to integers, [m][slice_k]."""
         spec = self.spec
         kind = spec.activations
         assert kind.format is not None
-        found = []
+        integers = []
         for row, exponent in enumerate(fields["exponent"]):
             shared = named(m, f"exponent{row}", shared_exponent(exponent, kind.format))
             codes = fields["x"][row * spec.slice_k : (row + 1) * spec.slice_k]
-            found += [align(m, f"x{row}_{i}", code, shared, kind) for i, code in enumerate(codes)]
-        return found
+            integers += [
+                align(m, f"x{row}_{i}", code, shared, kind) for i, code in enumerate(codes)
+            ]
+        return integers
 
     def elaborate(self, platform):
         m = Module()
         spec, streams = self.spec, layout.streams(self.spec)
-        fill_modes = tuple(each.mode for each in spec.fills)
+        fill_modes = tuple(fill.mode for fill in spec.fills)
         m.submodules.sequencer = sequencer = Sequencer(
             streams.command,
             spec.most_beat_steps,
@@ -310,9 +332,9 @@ class EngineComponent(wiring.Component):
         return m
 
     def keep_results(self, m: Module, sequencer: Sequencer, ended: Value) -> Value:
-        """Offers sums that have registers of their own, from the cycle after `ended` until they
-        leave; whether the engine can take a step."""
-        # Some sum, from the step that ends it until the result leaves.
+        """Offers the result of an engine whose complete sums have registers of their own, from the
+        cycle after `ended` until the result leaves. Returns whether the engine can take a step."""
+        # Set from the step that ends a group until the group's result leaves.
         held = Signal()
         leaves = named(m, "leaves", self.result.valid & self.result.ready)
         m.d.sync += [
@@ -324,7 +346,11 @@ class EngineComponent(wiring.Component):
     def add_up(
         self, m: Module, operands: Value, sums: Value, weights: Fields, sequencer: Sequencer
     ) -> Value:
-        """All from the step's operands and row sums to the result; whether it can take a step."""
+        """Multiplies, accumulates and offers the result. Returns whether a step can be taken.
+
+        `operands` and `sums` are the step's operands and row sums, `weights` the fields of its
+        weight beat.
+        """
         spec, step = self.spec, self.step
         m.submodules.multiply = multiply = Module()
         m.submodules.accumulators = accumulators = Accumulators(spec)

@@ -37,16 +37,17 @@ from evolute.hw.spec.floating import FP16, RESULT, FloatEngine, FloatLut, FloatM
 
 
 class Terms(NamedTuple):
-    """What a step adds to each sum: `spec.leaves` numbers."""
+    """The numbers that a step adds, `spec.leaves` of them to each sum."""
 
     psums: list[list[Number]]
-    """[m * n]"""
+    """Those of every output, [m * n]."""
     row_sums: list[list[Number]]
-    """[m], or none"""
+    """Those of every row's sum of activations, [m], or an empty list if there are no such sums."""
 
 
 class Tags(NamedTuple):
-    """A step's place in its group, along the pipeline."""
+    """Whether a step is the first or the last of its group. They move along the pipeline with the
+    step."""
 
     first: Value
     last: Value
@@ -66,14 +67,14 @@ class FloatComponent(EngineComponent):
 
     @abstractmethod
     def terms(self, m: Module, operands: Value, weights: Fields, sequencer: Sequencer) -> Terms:
-        """What a step adds, from operands that are 0 where there is no step."""
+        """The numbers that a step adds. Without a step the operands are 0, and so are they."""
 
     def taken(self, m, x):
         """Activations as words of normalized numbers."""
-        return [each.word for each in self._numbers(m, x)]
+        return [value.word for value in self._numbers(m, x)]
 
     def _numbers(self, m: Module, x: Sequence[Value]) -> list[Number]:
-        return [decoded(m, f"x{i}", each, self.spec.kind) for i, each in enumerate(x)]
+        return [decoded(m, f"x{i}", code, self.spec.kind) for i, code in enumerate(x)]
 
     @property
     def x_range(self) -> Range:
@@ -94,18 +95,20 @@ class FloatComponent(EngineComponent):
             later = [
                 Signal(name=f"{name}{stage}", reset_less=name == "first") for name in Tags._fields
             ]
-            m.d.sync += [each.eq(tag) for each, tag in zip(later, tags, strict=True)]
+            m.d.sync += [signal.eq(tag) for signal, tag in zip(later, tags, strict=True)]
             tags = Tags(*later)
 
-        def sums_of(name: str, found: Sequence[Sequence[Number]], planes: int) -> list[Value]:
+        def sums_of(
+            name: str, terms_of_sums: Sequence[Sequence[Number]], planes: int
+        ) -> list[Value]:
             steps = spec.group_slices * planes
             return [
-                self._accumulated(adders, f"{name}{i}", each, steps, tags)
-                for i, each in enumerate(found)
+                self._accumulated(adders, f"{name}{i}", terms_of_sum, steps, tags)
+                for i, terms_of_sum in enumerate(terms_of_sums)
             ]
 
         beat = layout.streams(spec).result
-        planes = max(spec.coding_of(each).planes for each in spec.formats)
+        planes = max(spec.coding_of(codes).planes for codes in spec.formats)
         fields = {"psum": sums_of("psum", terms.psums, planes)}
         if spec.row_sum_bits:
             fields["row_sum"] = sums_of("row_sum", terms.row_sums, 1)
@@ -115,12 +118,14 @@ class FloatComponent(EngineComponent):
     def _accumulated(
         self, m: Module, name: str, terms: Sequence[Number], steps: int, tags: Tags
     ) -> Value:
-        """The code of a whole group's sum, `steps` being the most that it can take."""
+        """The code of a whole group's sum, which takes at most `steps` steps."""
         bits, level, terms = self.spec.significand_bits, 0, list(terms)
         while len(terms) > 1:
             pairs = enumerate(zip(terms[::2], terms[1::2], strict=True))
             terms = [add(m, f"{name}_{level}_{i}", a, b, bits) for i, (a, b) in pairs]
-            terms = [register(m, f"{name}_{level}_{i}_later", each) for i, each in enumerate(terms)]
+            terms = [
+                register(m, f"{name}_{level}_{i}_later", partial) for i, partial in enumerate(terms)
+            ]
             level += 1
         (term,) = terms if level else [register(m, f"{name}_later", terms[0])]
         # Twice: rounding adds less than what is summed up itself, and then sums no longer grow.
@@ -154,14 +159,14 @@ class FloatMacEngine(FloatComponent):
         if spec.weights == "int":
             return integers
         scales = [decoded(m, f"scale{i}", scale, FP16) for i, scale in enumerate(weights["scale"])]
-        found = []
-        for i, each in enumerate(integers):
-            exact = multiply(m, f"scaled{i}", scales[i // spec.k], each)
-            found.append(nearest(m, f"dequantized{i}", exact, float_range(FP16).bits))
-        return found
+        dequantized = []
+        for i, integer in enumerate(integers):
+            exact = multiply(m, f"scaled{i}", scales[i // spec.k], integer)
+            dequantized.append(nearest(m, f"dequantized{i}", exact, float_range(FP16).bits))
+        return dequantized
 
     def terms(self, m, operands, weights, sequencer):
-        """A product per weight."""
+        """The products of a step, one per weight and row."""
         spec = self.spec
         bits = self.x_range.word_bits
         x = [number(operands.word_select(i, bits), self.x_range) for i in range(spec.m * spec.k)]
@@ -182,13 +187,14 @@ class FloatLutEngine(FloatComponent):
     spec: FloatLut  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def taken(self, m, x):
-        """Words of the half tables of both halves of each table's activations."""
+        """Words of half tables, one for the lower and one for the upper half of the activations of
+        each table."""
         spec, numbers, words = self.spec, self._numbers(m, x), []
         for i, start in enumerate(range(0, len(x), spec.k)):
             part = numbers[start : start + spec.k]
             for name, half in (("low", part[: spec.k // 2]), ("high", part[spec.k // 2 :])):
-                found = half_table(m, f"{name}{i}", half, spec.significand_bits)
-                words += [each.word for each in found]
+                entries = half_table(m, f"{name}{i}", half, spec.significand_bits)
+                words += [entry.word for entry in entries]
         return words
 
     def operands(self, m, x, fields):
@@ -198,27 +204,28 @@ class FloatLutEngine(FloatComponent):
         def half(numbers: int) -> list[Number]:
             nonlocal position
             start, position = position, position + (1 << (numbers - 1))
-            return [number(each, self._sums(numbers)) for each in x[start:position]]
+            return [number(word, self._sums(numbers)) for word in x[start:position]]
 
         for i in range(spec.m * spec.kg):
             low, high = half(spec.k // 2), half(spec.k - spec.k // 2)
             table = joined(m, f"table{i}", low, high, spec.significand_bits)
-            words += [each.word for each in table]
+            words += [entry.word for entry in table]
         return Cat(*words), []
 
     def _sums(self, numbers: int) -> Range:
-        """What signed sums of so many activations can be, halved until they are single ones."""
+        """The range of signed sums of `numbers` activations, which adders sum in pairs."""
         x = self.x_range
         levels = (numbers - 1).bit_length()
         return Range(x.unit, x.high + levels, self.spec.significand_bits) if levels else x
 
     @property
     def entry_range(self) -> Range:
-        """What entries can be."""
+        """The range of entries."""
         return self._sums(self.spec.k)
 
     def terms(self, m, operands, weights, sequencer):
-        """An entry per table and column, of the table's sign and the plane's weight."""
+        """The entries that a step looks up, one per table and column, with the sign of the code and
+        the weight of the plane."""
         spec, bits = self.spec, self.entry_range.word_bits
         words = [operands.word_select(i, bits) for i in range(spec.m * spec.kg * spec.entries)]
         tables = [words[i : i + spec.entries] for i in range(0, len(words), spec.entries)]
@@ -231,19 +238,19 @@ class FloatLutEngine(FloatComponent):
         psums = []
         for row in range(spec.m):
             for column in range(spec.n):
-                found = []
+                entries = []
                 for group in range(spec.kg):
                     at, name = column * spec.kg + group, f"found{row}_{column}_{group}"
                     word = select(tables[row * spec.kg + group], places[at])
                     entry = negated(number(named(m, name, word), self.entry_range), ~signs[at])
-                    found.append(
+                    entries.append(
                         kept(m, f"{name}_scaled", scaled(entry, plane, spec.weight_bits - 1))
                     )
-                psums.append(found)
+                psums.append(entries)
         row_sums = [
             [
-                gated(number(each[0], self.entry_range), sequencer.first_of_slice)
-                for each in tables[row * spec.kg :][: spec.kg]
+                gated(number(table[0], self.entry_range), sequencer.first_of_slice)
+                for table in tables[row * spec.kg :][: spec.kg]
             ]
             for row in range(spec.m)
         ]

@@ -11,10 +11,12 @@ from evolute.hw.spec.lut_dla import LutDla, distance_bits
 
 
 class Nearest(NamedTuple):
-    """The nearest of some centroids: its distance, and which it is, one-hot."""
+    """The nearest of some centroids."""
 
     distance: Value
+    """Its distance."""
     one_hot: list[Value]
+    """Whether it is the i-th centroid, by i."""
 
 
 def distance(m: Module, name: str, metric: str, x: Sequence[Value], y: Sequence[Value]) -> Value:
@@ -40,20 +42,19 @@ def distance(m: Module, name: str, metric: str, x: Sequence[Value], y: Sequence[
 
 
 def nearest(m: Module, name: str, distances: Sequence[Value]) -> Nearest:
-    """The least of the distances by a tree of comparators, and of equal ones the first."""
-    found = [Nearest(each, [Const(1, 1)]) for each in distances]
-    while len(found) > 1:
+    """The least of the distances, by a tree of comparators. Of equal distances the first is
+    taken."""
+    rivals = [Nearest(value, [Const(1, 1)]) for value in distances]
+    while len(rivals) > 1:
         merged = []
-        for i in range(0, len(found) - 1, 2):
-            low, high = found[i : i + 2]
-            later = named(m, f"{name}_{len(found)}_{i}", high.distance < low.distance)
+        for i in range(0, len(rivals) - 1, 2):
+            low, high = rivals[i : i + 2]
+            later = named(m, f"{name}_{len(rivals)}_{i}", high.distance < low.distance)
             least = Mux(later, high.distance, low.distance)
-            one_hot = [each & ~later for each in low.one_hot] + [
-                each & later for each in high.one_hot
-            ]
-            merged.append(Nearest(named(m, f"{name}_{len(found)}_{i}_least", least), one_hot))
-        found = merged + found[len(merged) * 2 :]
-    return found[0]
+            one_hot = [bit & ~later for bit in low.one_hot] + [bit & later for bit in high.one_hot]
+            merged.append(Nearest(named(m, f"{name}_{len(rivals)}_{i}_least", least), one_hot))
+        rivals = merged + rivals[len(merged) * 2 :]
+    return rivals[0]
 
 
 class LutDlaEngine(EngineComponent):
@@ -62,12 +63,13 @@ class LutDlaEngine(EngineComponent):
     spec: LutDla
 
     def operands(self, m, x, fields):
-        """The activations themselves; every row takes one entry of the slice."""
+        """The activations themselves, and 1 as the sum of every one-hot row."""
         entries: list[Value] = [Const(1, 2)] * self.spec.m
         return Cat(*x), entries
 
     def multiply(self, m, operands, weights, sequencer):
-        """With the slice's last beat the table row of the nearest centroid of all, else 0."""
+        """The table row of the nearest of the slice's centroids, for every row of activations, in
+        the step of the slice's last beat; 0 in its other steps."""
         spec, psums = self.spec, []
         centroids, entries = weights["centroid"], Cat(*weights["entry"])
         row_bits = spec.n * spec.weight_bits
@@ -79,20 +81,22 @@ class LutDlaEngine(EngineComponent):
             for lane in range(spec.lanes):
                 name = f"distance{row}_{lane}"
                 y = centroids[lane * spec.v : (lane + 1) * spec.v]
-                each = distance(m, name, spec.metric, x, y)[: spec.distance_bits]
-                distances.append(named(m, name, each))
-            found = nearest(m, f"nearest{row}", distances)
-            one_hot = [
-                named(m, f"taken{row}_{lane}", each) for lane, each in enumerate(found.one_hot)
-            ]
+                value = distance(m, name, spec.metric, x, y)[: spec.distance_bits]
+                distances.append(named(m, name, value))
+            best = nearest(m, f"nearest{row}", distances)
+            one_hot = [named(m, f"taken{row}_{lane}", bit) for lane, bit in enumerate(best.one_hot)]
             taken = named(m, f"row{row}", select(rows, one_hot))
             if spec.lanes < spec.centroids:
-                taken = self._kept(m, row, found.distance, taken, sequencer)
+                taken = self._kept(m, row, best.distance, taken, sequencer)
             psums += [taken.word_select(i, spec.weight_bits).as_signed() for i in range(spec.n)]
         return psums
 
     def _kept(self, m: Module, row: int, distance: Value, taken: Value, sequencer) -> Value:
-        """The table row to add, of the nearest centroid of the slice's beats so far."""
+        """Keeps the table row of the nearest centroid of the slice so far. Returns the row to add,
+        which is 0 before the slice's last beat.
+
+        `distance` and `taken` are those of the nearest centroid of the beat.
+        """
         kept_distance = Signal(len(distance), name=f"kept_distance{row}", reset_less=True)
         kept = Signal(len(taken), name=f"kept{row}", reset_less=True)
         nearer = named(m, f"nearer{row}", sequencer.first_of_slice | (distance < kept_distance))

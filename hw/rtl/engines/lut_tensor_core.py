@@ -1,7 +1,8 @@
 """LUT Tensor Core in registers and multiplexers; `hw.spec.lut_tensor_core` says what it computes.
 
-The operands are tables: per table the low bit that its entries share, if they do, then the rest of
-each. A step looks one or more planes' codes up in them and sums all lookups of every output.
+The operands of a step are tables. A table's word begins with the low bit that all its entries
+share, if they share one, followed by the rest of every entry. A step looks the codes of one or more
+planes up in the tables and sums all lookups of every output.
 """
 
 from functools import reduce
@@ -16,6 +17,7 @@ from evolute.hw.rtl.blocks.arith import (
     log2,
     named,
     negate_if,
+    resized,
     round_shift,
     select,
     subset_sums,
@@ -31,7 +33,7 @@ class LutTensorCoreEngine(EngineComponent):
     spec: LutTensorCore
 
     def operands(self, m, x, fields):
-        """The m*kg tables of a K-slice."""
+        """The m * kg tables of a K-slice, and the sum of each row's activations."""
         spec = self.spec
         built, sums = [], []
         build = digit_sums if spec.base == 3 else half_sums if spec.mirrored else subset_sums
@@ -52,7 +54,7 @@ class LutTensorCoreEngine(EngineComponent):
                 if spec.shared_bits:
                     built.append(reduce(xor, (value[0] for value in part)))
                 built += [
-                    _resized(entry, bits)[spec.shared_bits :]
+                    resized(entry, bits)[spec.shared_bits :]
                     for entry, bits in zip(entries, self._widths, strict=True)
                 ]
             sums.append(row_sum)
@@ -60,12 +62,12 @@ class LutTensorCoreEngine(EngineComponent):
 
     @property
     def _halves(self) -> bool:
-        """Whether a table is the half of the signed sums."""
+        """Whether a table holds half of the signed sums of its activations."""
         return self.spec.base == 2 and self.spec.mirrored
 
     @property
     def _widths(self) -> list[int]:
-        """Width of every entry: those that sum less activations are narrower."""
+        """The width of every entry; an entry that sums fewer activations is narrower."""
         spec = self.spec
         if spec.base == 3:
             terms = [_digits(index + 1) for index in range(spec.entries)]
@@ -73,12 +75,13 @@ class LutTensorCoreEngine(EngineComponent):
             terms = [spec.k] * spec.entries
         else:
             terms = [(index + 1).bit_count() for index in range(spec.entries)]
-        exact = [(each * spec.activations.maximum).bit_length() + 1 for each in terms]
+        exact = [(count * spec.activations.maximum).bit_length() + 1 for count in terms]
         return [min(bits, spec.entry_bits) for bits in exact]
 
     def _tables(self, operands: Value) -> list[tuple[Value, list[Value]]]:
-        """Of every table, row by row, the shared bit and the rest of the entries, in one width."""
-        spec, found, position = self.spec, [], 0
+        """The tables in the operands' word, row by row: the shared low bit, of no width where none
+        is shared, and the rest of the entries, all in the same width."""
+        spec, tables, position = self.spec, [], 0
         for _ in range(spec.m * spec.kg):
             shared = operands[position : position + spec.shared_bits]
             position += spec.shared_bits
@@ -86,12 +89,13 @@ class LutTensorCoreEngine(EngineComponent):
             for bits in self._widths:
                 rest = operands[position : position + bits - spec.shared_bits]
                 position += bits - spec.shared_bits
-                entries.append(_resized(rest.as_signed(), spec.entry_bits - spec.shared_bits))
-            found.append((shared, entries))
-        return found
+                entries.append(resized(rest.as_signed(), spec.entry_bits - spec.shared_bits))
+            tables.append((shared, entries))
+        return tables
 
     def _decoded(self, m: Module, code: Value, name: str) -> tuple[list[Value], Value | None]:
-        """Which entry a code selects, one-hot, and whether it is negated, if it can be."""
+        """The entry that a code selects, one-hot, and whether it is negated, or None where tables
+        are not mirrored."""
         spec = self.spec
         index = code[:-1] if spec.mirrored else code
         places = decode(index)
@@ -102,10 +106,11 @@ class LutTensorCoreEngine(EngineComponent):
         return list(one_hot), ~code[-1] if spec.base == 2 else code[-1]
 
     def multiply(self, m, operands, weights, sequencer):
-        """One lookup per plane, table and column.
+        """The sum of all lookups, one per plane and table, for every output [m][n].
 
-        With the low bit shared, a sum is 2*h + low, and the negated one 2*(~h + ~low) + low: so h
-        alone is looked up, and the low bits, the same in every column, are added once per row.
+        Where entries share their low bit, an entry is 2*h + low, and its negation is
+        2*(~h + ~low) + low. So only h is looked up, and the low bits, which are the same in every
+        column, are added once per row.
         """
         spec, psums = self.spec, []
         decoded = [self._decoded(m, code, f"one_hot{i}") for i, code in enumerate(weights["code"])]
@@ -128,12 +133,12 @@ class LutTensorCoreEngine(EngineComponent):
                             carry = negative & ~shared if spec.shared_bits else negative
                             value = negate_if(value, negative)
                             terms.append(Cat(Const(0, plane), carry))
-                        # Less a value is its complement, and one more in the constant.
+                        # Subtract: add the one's complement here and 1 in the constant.
                         if spec.is_signed and plane == spec.weight_bits - 1:
                             value = ~value
                             bias -= 1 << plane
                         value = named(m, f"found{row}_{column}_{plane}_{group}", value)
-                        # The sign bit inverted, and a constant, for a sign extension.
+                        # The inverted sign bit and a constant take the place of a sign extension.
                         terms.append(Cat(Const(0, plane), value[:-1], ~value[-1]))
                         bias += 1 << (len(value) - 1 + plane)
                 if low is not None:
@@ -148,13 +153,8 @@ class LutTensorCoreEngine(EngineComponent):
         return Cat(Const(0, log2(self.spec.planes_per_step)), sequencer.plane)
 
 
-def _resized(value: Value, bits: int) -> Value:
-    """The signed `value` in so many bits."""
-    return Cat(value, value[-1].replicate(max(0, bits - len(value))))[:bits]
-
-
 def _digits(number: int) -> int:
-    """How many digits of -1 .. 1 to base 3 are not 0."""
+    """The number of digits of `number` that are not 0, in base 3 with digits -1, 0 and 1."""
     count = 0
     while number:
         count += number % 3 > 0

@@ -7,22 +7,25 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from evolute.hw.rtl.blocks.arith import booth_products, named, select, sum_modulo, total
+from evolute.hw.rtl.blocks.arith import booth_products, named, resized, select, sum_modulo, total
 from evolute.hw.rtl.engines.engine import EngineComponent
 from evolute.hw.spec.mac import Mac
 
 
 class Multiples(NamedTuple):
-    """An activation, with what its products need and all weights can share."""
+    """An activation and the multiples of it that its products with all weights share."""
 
     x: Value
+    """The activation."""
     negative: Value
+    """-x."""
     triple: Value | None
-    """None where no product needs it."""
+    """3x, or None where no product needs it."""
 
 
 def multiples(m: Module, name: str, x: Value, *, triple: bool) -> Multiples:
-    """Of an activation in its symmetric range; `triple` says whether three times x is needed."""
+    """The multiples of an activation `x`, which must lie in its symmetric range. `triple` says
+    whether 3x is needed."""
     x = named(m, f"times_{name}", x)
     negative = named(m, f"negative_{name}", (-x)[: len(x)].as_signed())
     if not triple:
@@ -38,34 +41,35 @@ def needs_triple(bits: int) -> bool:
 
 
 def products(m: Module, name: str, x: Multiples, code: Value) -> list[Value]:
-    """Signed values whose sum is the product with the two's complement `code`: a multiple of x per
-    pair of bits, -2x .. x for the highest pair and 0 .. 3x for the others, and per odd bit x or 0.
+    """Signed values whose sum is the product of x and the two's complement `code`: one multiple of
+    x per pair of bits, -2x .. x for the highest pair and 0 .. 3x for the others, and if the number
+    of bits is odd x or 0 for the lowest bit.
 
-    Other than Booth's digits these are a function of their own two bits, and none is a complement
+    Unlike Booth's digits, each depends only on its own two bits, and none is a one's complement
     that an addition must complete.
     """
     if len(code) == 1:
         return [masked(x.negative, code)]
-    found = []
+    terms = []
     for place in range(len(code) - 2, -1, -2):
         low, high = code[place], code[place + 1]
         values = (low & ~high, high & ~low, low & high)
-        one_hot = [named(m, f"{name}_{place}_{i}", each) for i, each in enumerate(values, 1)]
+        one_hot = [named(m, f"{name}_{place}_{i}", value) for i, value in enumerate(values, 1)]
         double = x.negative << 1 if place == len(code) - 2 else x.x << 1
         other = x.negative if place == len(code) - 2 else x.triple
         assert other is not None
         bits = max(len(double), len(other))
-        taken = select([extended(each, bits) for each in (x.x, double, other)], one_hot)
-        found.append(Cat(Const(0, place), taken).as_signed())
-    return found + [masked(x.x, code[0])] * (len(code) % 2)
+        taken = select([resized(multiple, bits) for multiple in (x.x, double, other)], one_hot)
+        terms.append(Cat(Const(0, place), taken).as_signed())
+    return terms + [masked(x.x, code[0])] * (len(code) % 2)
 
 
 def shifted(m: Module, name: str, x: Multiples, code: Value) -> list[Value]:
-    """Signed values whose sum is the product with the two's complement `code`: x, shifted, per bit
-    that is set, and -x for the sign bit."""
+    """Signed values whose sum is the product of x and the two's complement `code`: the shifted x
+    for every bit that is set, and the shifted -x for the sign bit."""
     top = len(code) - 1
-    found = [masked(x.x, bit) << place for place, bit in enumerate(code[:top])]
-    return [*found, masked(x.negative, code[top]) << top]
+    terms = [masked(x.x, bit) << place for place, bit in enumerate(code[:top])]
+    return [*terms, masked(x.negative, code[top]) << top]
 
 
 def masked(value: Value, bit: Value) -> Value:
@@ -73,21 +77,17 @@ def masked(value: Value, bit: Value) -> Value:
     return (value.as_unsigned() & bit.replicate(len(value))).as_signed()
 
 
-def extended(value: Value, bits: int) -> Value:
-    """The signed `value` in so many bits."""
-    return Cat(value, value[-1].replicate(bits - len(value)))
-
-
 class Array(wiring.Component):
-    """A systolic array: sums that stay while operands move past, and a register for each sum that
-    is whole.
+    """A systolic array: sums stay while operands move past them, and a register beside each sum
+    keeps it when it is complete.
 
     Members
     -------
-    x, codes : a step's activations [m] and weights [n]; activations of 0 where there is no step.
-    first, last : the step starts, or ends, a group.
-    psums, row_sums : whole sums. The first are written in the cycle of the step that ends them.
-    ended : in this cycle the last of the sums are.
+    x, codes : the step's activations [m] and weights [n]; without a step activations must be 0.
+    first, last : the step starts a group; it ends one.
+    psums, row_sums : complete sums. The first of them are written in the cycle of the step that
+        ends their group.
+    ended : the last of the sums are written in this cycle.
     """
 
     x: Signal
@@ -124,7 +124,8 @@ class Array(wiring.Component):
             return value
 
         def whole(name: str, bits: int, terms: Sequence[Value], first: Value, last: Value) -> Value:
-            """Adds `terms` up from the first step to the last, and keeps the sum."""
+            """The sum of `terms` over all steps from a `first` to a `last` one, kept until the next
+            sum is complete."""
             before = Signal(signed(bits), name=name, reset_less=True)
             after = Signal(signed(bits), name=f"next_{name}")
             kept = Signal(signed(bits), name=f"whole_{name}", reset_less=True)
@@ -167,8 +168,8 @@ class Array(wiring.Component):
         return m
 
     def _product(self, m: Module, name: str, x: Value, code: Value) -> list[Value]:
-        """Signed values whose sum is the product. No multiples of x are shared here, which would
-        have to move along with it."""
+        """Signed values whose sum is the product. No multiples of x are shared, since they would
+        have to move along with x."""
         if self.spec.multiplier == "shift_add":
             return shifted(m, name, multiples(m, f"x{name}", x, triple=False), code)
         return booth_products(x, code)
@@ -186,12 +187,12 @@ class MacEngine(EngineComponent):
         return Cat(*x), [total(row) for row in rows]
 
     def multiply(self, m, operands, weights, sequencer):
-        """A product per weight, and their sum per output."""
+        """The sum of k products for every output, [m][n]."""
         spec, psums = self.spec, []
         product, triple = shifted, False
         if spec.multiplier == "multiples":
             product, triple = products, needs_triple(spec.weight_bits)
-        weights = [named(m, f"weight{i}", each) for i, each in enumerate(weights["code"])]
+        weights = [named(m, f"weight{i}", code) for i, code in enumerate(weights["code"])]
         for row in range(spec.m):
             x = []
             for i in range(row * spec.k, (row + 1) * spec.k):
@@ -199,13 +200,13 @@ class MacEngine(EngineComponent):
                 x.append(multiples(m, f"x{i}", value, triple=triple))
             for column in range(spec.n):
                 codes, terms = weights[column * spec.k : (column + 1) * spec.k], []
-                for i, (each, code) in enumerate(zip(x, codes, strict=True)):
-                    terms += product(m, f"product{row}_{column}_{i}", each, code)
+                for i, (activation, code) in enumerate(zip(x, codes, strict=True)):
+                    terms += product(m, f"product{row}_{column}_{i}", activation, code)
                 psums.append(sum_modulo(m, f"sum{row}_{column}", terms, spec.step_bits))
         return psums
 
     def add_up(self, m, operands, sums, weights, sequencer):
-        """As in all engines, or by a systolic array."""
+        """As in all engines for a tree; a systolic array multiplies and accumulates in one."""
         spec, step = self.spec, self.step
         if spec.arrangement == "tree":
             return super().add_up(m, operands, sums, weights, sequencer)

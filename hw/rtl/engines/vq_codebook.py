@@ -25,25 +25,25 @@ from evolute.hw.spec.vq_codebook import SHORT_MODE, VqCodebook
 def product(x: Value, weight: Value) -> list[Value]:
     """Signed values whose sum is `x * weight`."""
     return [
-        each if each.shape().signed else Cat(each, Const(0, 1)).as_signed()
-        for each in booth_products(x, weight)
+        term if term.shape().signed else Cat(term, Const(0, 1)).as_signed()
+        for term in booth_products(x, weight)
     ]
 
 
 class VqCodebookEngine(EngineComponent):
-    """An array of dot products, or of lookups in tables of products, for weights out of codebooks.
-
-    `codewords` are set by `weights`: of a gather each lane's, of a table every entry's, in both
-    cases a list for each codebook.
-    """
+    """An array of dot products, or of lookups in tables of products, for weights out of
+    codebooks."""
 
     spec: VqCodebook
     codewords: list[list[Value]]
+    """A list of codewords for each codebook, which `weights` sets: those that the lanes have
+    gathered, or for tables those of all entries."""
 
     # Codebooks.
 
     def weights(self, m, arrives, held, sequencer):
-        """Keeps codebooks. Of a gather the step needs nothing but the codewords."""
+        """The weights of the beat. Also keeps the beats of a fill in the codebooks, and looks
+        codewords up for a gather."""
         writes = []
         first = 0
         for size in self.spec.codebooks:
@@ -62,13 +62,13 @@ class VqCodebookEngine(EngineComponent):
         return super().weights(m, arrives, held, sequencer)
 
     def _indices(self, lanes: Sequence[Value]) -> list[list[Value]]:
-        """Of each codebook the index of every lane."""
-        found, low = [], 0
+        """The index of every lane, a list for each codebook."""
+        indices, low = [], 0
         for size in self.spec.codebooks:
             high = low + log2(size)
-            found.append([lane[low:high] for lane in lanes])
+            indices.append([lane[low:high] for lane in lanes])
             low = high
-        return found
+        return indices
 
     def _gathered(
         self,
@@ -78,8 +78,9 @@ class VqCodebookEngine(EngineComponent):
         writes: Sequence[tuple[Value, Value]],
         sequencer: Sequencer,
     ) -> list[list[Value]]:
-        """A memory for each codebook and lane, looked up by the beat that arrives."""
-        spec, found = self.spec, []
+        """The codewords of all lanes, a list for each codebook, out of one memory per codebook and
+        lane, in which the beat that arrives is looked up."""
+        spec, codewords = self.spec, []
         part = held[: spec.codeword_bits // spec.fill_planes]
         lanes = unpack(arrives.beat, layout.streams(spec).weight)["index"]
         books = zip(spec.codebooks, writes, self._indices(lanes), strict=True)
@@ -101,8 +102,8 @@ class VqCodebookEngine(EngineComponent):
                     read.en.eq(arrives.moves),
                 ]
                 values.append(read.data)
-            found.append(values)
-        return found
+            codewords.append(values)
+        return codewords
 
     def _registers(
         self,
@@ -111,8 +112,8 @@ class VqCodebookEngine(EngineComponent):
         writes: Sequence[tuple[Value, Value]],
         sequencer: Sequencer,
     ) -> list[list[Value]]:
-        """A register for every codeword."""
-        spec, found = self.spec, []
+        """All codewords, a list for each codebook, out of one register per codeword."""
+        spec, codewords = self.spec, []
         bits = spec.codeword_bits // spec.fill_planes
         for book, (size, (fills, address)) in enumerate(zip(spec.codebooks, writes, strict=True)):
             words = []
@@ -123,8 +124,8 @@ class VqCodebookEngine(EngineComponent):
                     with m.If(fills & (address == beat) & (sequencer.plane == part)):
                         m.d.sync += word.word_select(part, bits).eq(held.word_select(place, bits))
                 words.append(word)
-            found.append(words)
-        return found
+            codewords.append(words)
+        return codewords
 
     def _components(self, codeword: Value) -> list[Value]:
         bits = self.spec.entry_bits
@@ -133,7 +134,8 @@ class VqCodebookEngine(EngineComponent):
     # Activations.
 
     def operands(self, m, x, fields):
-        """The activations themselves, or a table for every codebook, row and codeword's place."""
+        """The activations themselves, or one table for every codebook, row and place of a codeword
+        in the slice; and the sum of each row's activations."""
         spec = self.spec
         rows = [x[start : start + spec.k] for start in range(0, len(x), spec.k)]
         sums = [total(row) for row in rows]
@@ -152,19 +154,23 @@ class VqCodebookEngine(EngineComponent):
     def _table_entry(
         self, m: Module, name: str, x: Sequence[Value], codeword: Value
     ) -> list[Value]:
-        """What activations come to with one codeword: a dot product, or one with each component."""
+        """The values of a table for one codeword: its dot product with the activations, or the
+        product of one activation with each component."""
         spec = self.spec
         components = self._components(codeword)
         if spec.along == "inputs":
-            found = [[each for pair in zip(x, components, strict=True) for each in product(*pair)]]
+            sums = [[term for pair in zip(x, components, strict=True) for term in product(*pair)]]
         else:
-            found = [product(x[0], component) for component in components]
-        return [sum_modulo(m, f"{name}_{i}", each, spec.table_bits) for i, each in enumerate(found)]
+            sums = [product(x[0], component) for component in components]
+        return [
+            sum_modulo(m, f"{name}_{i}", terms, spec.table_bits) for i, terms in enumerate(sums)
+        ]
 
     # A step.
 
     def multiply(self, m, operands, weights, sequencer):
-        """Every lane's part of the sums: codeword times activations, or what a table says of it."""
+        """The sum of every output [m][n], of products of codewords and activations or of values
+        that are looked up in tables."""
         spec = self.spec
         psums = []
         if spec.form == "gather":
@@ -184,19 +190,19 @@ class VqCodebookEngine(EngineComponent):
                         x = operands.word_select(row * spec.k + k, spec.activation_bits)
                         terms[output] += product(x.as_signed(), weight)
                 else:
-                    found = values[row * spec.lanes + lane]
-                    for (output, _), term in zip(places, found, strict=False):
+                    looked_up = values[row * spec.lanes + lane]
+                    for (output, _), term in zip(places, looked_up, strict=False):
                         terms[output].append(term)
             psums += [
-                sum_modulo(m, f"sum{row}_{output}", each, spec.step_bits)
-                for output, each in enumerate(terms)
+                sum_modulo(m, f"sum{row}_{output}", addends, spec.step_bits)
+                for output, addends in enumerate(terms)
             ]
         return psums
 
     def _added(self, m: Module, sequencer: Sequencer) -> list[list[Value]]:
-        """Of every lane the components, those of both codebooks added; of short codewords those
-        whose turn it is."""
-        spec, found = self.spec, []
+        """The weights of every lane: the components of its codewords, those of both codebooks
+        added. A step of short codewords has weights only for the outputs whose turn it is."""
+        spec, weights_of_lanes = self.spec, []
         used: list[Value] = []
         if spec.short_v:
             whole = sequencer.mode != SHORT_MODE
@@ -205,18 +211,23 @@ class VqCodebookEngine(EngineComponent):
                 used += [turn] * spec.short_v
         for lane, words in enumerate(zip(*self.codewords, strict=True)):
             parts = zip(*(self._components(word) for word in words), strict=True)
-            weights = [total(each) for each in parts]
+            weights = [total(addends) for addends in parts]
             if used:
-                weights = [Mux(turn, each, 0) for turn, each in zip(used, weights, strict=True)]
-            found.append([named(m, f"weight{lane}_{i}", each) for i, each in enumerate(weights)])
-        return found
+                weights = [Mux(turn, weight, 0) for turn, weight in zip(used, weights, strict=True)]
+            weights_of_lanes.append(
+                [named(m, f"weight{lane}_{i}", weight) for i, weight in enumerate(weights)]
+            )
+        return weights_of_lanes
 
     def _looked_up(self, m: Module, operands: Value, weights: Fields) -> list[list[Value]]:
-        """For every row and lane what the codewords come to, those of both codebooks added."""
+        """The values of every row and lane out of the tables, those of both codebooks added."""
         spec = self.spec
         books = [
-            [list(named(m, f"one_hot{book}_{lane}", Cat(*decode(index)))) for lane, index in each]
-            for book, each in enumerate(map(enumerate, self._indices(weights["index"])))
+            [
+                list(named(m, f"one_hot{book}_{lane}", Cat(*decode(index))))
+                for lane, index in indices
+            ]
+            for book, indices in enumerate(map(enumerate, self._indices(weights["index"])))
         ]
         width = spec.table_values * spec.table_bits
         tables, at = [], 0
@@ -225,7 +236,7 @@ class VqCodebookEngine(EngineComponent):
             words = operands[at:][: count * size * width]
             tables.append([words.word_select(i, size * width) for i in range(count)])
             at += count * size * width
-        found = []
+        terms = []
         for row in range(spec.m):
             for lane in range(spec.lanes):
                 place = row * spec.index_shape[1] + lane % spec.index_shape[1]
@@ -237,10 +248,10 @@ class VqCodebookEngine(EngineComponent):
                     taken.append(named(m, f"found{book}_{row}_{lane}", value))
                 bits = spec.table_bits
                 parts = [
-                    total(each.word_select(i, bits).as_signed() for each in taken)
+                    total(value.word_select(i, bits).as_signed() for value in taken)
                     for i in range(spec.table_values)
                 ]
-                found.append(
-                    [named(m, f"term{row}_{lane}_{i}", each) for i, each in enumerate(parts)]
+                terms.append(
+                    [named(m, f"term{row}_{lane}_{i}", term) for i, term in enumerate(parts)]
                 )
-        return found
+        return terms

@@ -79,10 +79,12 @@ class Encoder(wiring.Component):
         return [word.word_select(i, bits).as_signed() for i in range(self.spec.v)]
 
     def _chain(self, m: Module, loaded: Value, row: Value) -> None:
-        """One unit per centroid. What passes through all of them is a row, or a centroid for the
-        first unit that is open, as all are at first, and each again behind a row.
+        """The chain of one distance unit per centroid.
 
-        A unit's distance is compared a cycle later, when the least one before it has arrived.
+        Rows pass through all units. A centroid passes until it reaches a unit that is open, which
+        keeps it and closes. All units are open after a reset, and each opens again when a row has
+        passed it. A unit compares its distance a cycle later, when the least distance of the units
+        before it has arrived.
         """
         spec = self.spec
         bits = spec.v * spec.activation_bits
@@ -106,11 +108,9 @@ class Encoder(wiring.Component):
                     m.d.encoder += is_open.eq(0)
             with m.If(is_centroid & opened):
                 m.d.encoder += held.eq(x)
-            found = distance(m, f"distance{j}", spec.metric, self._vector(x), self._vector(held))[
-                : spec.distance_bits
-            ]
+            compared = distance(m, f"distance{j}", spec.metric, self._vector(x), self._vector(held))
             d = Signal(spec.distance_bits, name=f"distance{j}_kept", reset_less=True)
-            m.d.encoder += d.eq(found)
+            m.d.encoder += d.eq(compared[: spec.distance_bits])
             after_index = Signal(log2(spec.centroids), name=f"index{j}", reset_less=True)
             nearer = named(m, f"nearer{j}", d < least) if j else Const(1)
             m.d.encoder += after_index.eq(Mux(nearer, j, index))
@@ -133,19 +133,19 @@ class Encoder(wiring.Component):
         m.d.comb += self.index.eq(index)
 
     def _tree(self, m: Module, loaded: Value, slot: Value, row: Value) -> Value:
-        """All distances, or `lanes` of them in turn with the nearest so far; whether what is here
-        can be replaced."""
+        """The tree of comparators over all distances, or over `lanes` of them a turn and
+        the nearest so far. Returns whether a new row or centroid can replace the present one."""
         spec = self.spec
         bits, turns = spec.v * spec.activation_bits, spec.encoder_period_cycles
         x = Signal(bits, reset_less=True)
         busy = Signal()
         held = []
         for j in range(spec.centroids):
-            each = Signal(bits, name=f"centroid{j}", reset_less=True)
+            centroid = Signal(bits, name=f"centroid{j}", reset_less=True)
             at_slot, place = divmod(j, spec.beat_centroids)
             with m.If(loaded & (slot == at_slot)):
-                m.d.encoder += each.eq(self.centroid.payload.word_select(place, bits))
-            held.append(each)
+                m.d.encoder += centroid.eq(self.centroid.payload.word_select(place, bits))
+            held.append(centroid)
         turn = Signal(log2(turns))
         with m.If(busy):
             m.d.encoder += turn.eq(turn + 1)
@@ -158,12 +158,12 @@ class Encoder(wiring.Component):
         for lane in range(spec.lanes):
             words = [held[i * spec.lanes + lane] for i in range(turns)]
             y = named(m, f"compared{lane}", select(words, at_turn))
-            found = distance(m, f"distance{lane}", spec.metric, self._vector(x), self._vector(y))
+            compared = distance(m, f"distance{lane}", spec.metric, self._vector(x), self._vector(y))
             d = Signal(spec.distance_bits, name=f"distance{lane}_kept", reset_less=True)
-            m.d.encoder += d.eq(found[: spec.distance_bits])
+            m.d.encoder += d.eq(compared[: spec.distance_bits])
             distances.append(d)
-        # Turns after the first are those of a row. In the first one, the nearest so far is replaced
-        # by whatever is here, and by that of the next row again.
+        # The first turn of a row always replaces the nearest so far. Without a row it does so, too,
+        # which does no harm, since the next row's first turn replaces it again.
         ends, begins = Signal(), Signal(reset_less=True)
         m.d.encoder += [
             ends.eq(busy if turns == 1 else last),
@@ -172,7 +172,7 @@ class Encoder(wiring.Component):
         best = nearest(m, "nearest", distances)
         lane_index = Cat(
             *(
-                any_of(each for lane, each in enumerate(best.one_hot) if lane >> bit & 1)
+                any_of(is_best for lane, is_best in enumerate(best.one_hot) if lane >> bit & 1)
                 for bit in range(log2(spec.lanes))
             )
         )

@@ -33,17 +33,18 @@ from evolute.hw.spec.lut_stationary import LutStationary
 
 
 class Place(NamedTuple):
-    """Where a loop over a command's column tiles, subspaces and rows is."""
+    """The place of a loop over a command's column tiles, subspaces and rows."""
 
     row: Value
+    """The number of the row."""
     first: Value
-    """It is in a tile's first subspace."""
+    """Whether it is in a tile's first subspace."""
     last: Value
-    """It is in a tile's last subspace."""
+    """Whether it is in a tile's last subspace."""
     ends_rows: Value
-    """It is at the last row of a subspace."""
+    """Whether it is at the last row of a subspace."""
     ends: Value
-    """It is at the command's last row."""
+    """Whether it is at the command's last row."""
 
 
 class Matcher(wiring.Component):
@@ -52,9 +53,9 @@ class Matcher(wiring.Component):
     Members
     -------
     command, table, result : streams of `hw.spec.lut_stationary.STREAMS`; and request, of a gather.
-    there, index, read : the first index in the queue, which `read` removes.
+    there, index, read : the queue holds an index; the first one; remove it.
 
-    No port: `free` is set where the register before the sums can be filled.
+    The signal `free` is no port. It is set when the register before the sums can be filled.
     """
 
     command: stream.Interface
@@ -148,7 +149,8 @@ class Matcher(wiring.Component):
         return m
 
     def _loop(self, m: Module, name: str, fields: dict[str, Value], advance: Value) -> Place:
-        """Counts the rows that `advance`, row by row, subspace by subspace, tile by tile."""
+        """A loop that goes to the next row with every `advance`: row by row, subspace by subspace,
+        tile by tile. `fields` are those of the command."""
 
         def counter(field: str, step: Value) -> tuple[Value, Value]:
             if field not in fields:
@@ -167,8 +169,12 @@ class Matcher(wiring.Component):
         return Place(row, space == 0, last, ends_rows, ends)
 
     def _indices(self, m: Module, place: Place, take: Value) -> tuple[Value, Value]:
-        """Whether the next index is there, and it: from the queue, or, where they are kept, of
-        column tiles after the first from memory. `take` takes it, for `place`."""
+        """Returns (there, index): whether the next index is present, and the index. `take`
+        takes it, for the row at `place`.
+
+        Indices come from the queue. If they are kept, those of column tiles after the first come
+        from the memory that keeps them.
+        """
         spec = self.spec
         if not spec.keeps_indices:
             m.d.comb += self.read.eq(take)
@@ -201,7 +207,8 @@ class Matcher(wiring.Component):
         return Mux(again, held, self.there), Mux(again, read.data, self.index)
 
     def _banked(self, m: Module, may_enter: Value, entered: Signal, place: Place) -> Value:
-        """The table row of the index that entered. One of two banks is filled meanwhile."""
+        """The table row of the index that `entered` in the cycle before, out of one of two banks of
+        tables, while the other bank is filled from the table stream."""
         spec = self.spec
         m.submodules.tables = tables = memory.Memory(
             shape=spec.n * spec.weight_bits, depth=spec.table_words, init=[], attrs=NO_COLLISION
@@ -221,20 +228,21 @@ class Matcher(wiring.Component):
             read.en.eq(entered),
             write.addr.eq(Cat(row, writes)),
             write.data.eq(self.table.payload.replicate(spec.row_beats)),
-            write.en.eq(Cat(moves & each for each in part)),
+            write.en.eq(Cat(moves & at_part for at_part in part)),
         ]
         filled = named(m, "filled", moves & last_part & (row == spec.centroids - 1))
         drained = named(m, "drained", entered & place.ends_rows)
         with m.If(moves & last_part):
             m.d.sync += row.eq(row + 1)
         m.d.sync += [writes.eq(writes ^ filled), reads.eq(reads ^ drained)]
-        for bank, each in enumerate(full):
+        for bank, bank_full in enumerate(full):
             ends, begins = drained & (reads == bank), filled & (writes == bank)
-            m.d.sync += each.eq(begins | (each & ~ends))
+            m.d.sync += bank_full.eq(begins | (bank_full & ~ends))
         return read.data
 
     def _part(self, m: Module, moves: Value) -> tuple[list[Value], Value]:
-        """Which beat of a table row the next one is, one-hot, and whether it is the last."""
+        """Returns (part, last): the place of the next table beat in its table row, one-hot, and
+        whether it is the last one."""
         beats = self.spec.row_beats
         if beats == 1:
             return [Const(1, 1)], Const(1, 1)
@@ -252,8 +260,12 @@ class Matcher(wiring.Component):
         may_enter: Value,
         entered: Signal,
     ) -> Value:
-        """The table row that came, or came before for another row. Indices are asked for by a loop
-        of their own, which is ahead of the sums within a command."""
+        """The table row of the row that `entered` in the cycle before. It has just arrived, or with
+        `dedup` it may have arrived for another row before.
+
+        A loop of its own asks for the table rows, ahead of the loop of the sums within a command.
+        """
+        # Ask: the loop over indices, and the number of the table row.
         spec = self.spec
         asked, asked_all = Signal(), Signal()
         place = self._loop(m, "asks", fields, asked)
@@ -267,13 +279,14 @@ class Matcher(wiring.Component):
             m.d.sync += asked_all.eq(1)
         asks = named(m, "asks", active & ~asked_all & there)
 
+        # Receive: the beats of a table row, in the register `came`.
         moves = named(m, "moves", self.table.valid & self.table.ready)
         part, last_part = self._part(m, moves)
         comes = named(m, "comes", moves & last_part)
         row_bits = spec.beat_entries * spec.weight_bits
         came = Signal(spec.n * spec.weight_bits, reset_less=True)
-        for i, each in enumerate(part):
-            with m.If(moves & each):
+        for i, at_part in enumerate(part):
+            with m.If(moves & at_part):
                 m.d.sync += came.word_select(i, row_bits).eq(self.table.payload)
         # The register of what came is refilled once the sums have taken it.
         takes = Mux(last_part, may_enter, active & self.free)
@@ -287,7 +300,8 @@ class Matcher(wiring.Component):
             ]
             return came
 
-        # Rows of the tile wait here for what they asked for, or for what one before them did.
+        # Keep: rows of the tile wait in a queue for the table row that they, or a row before them,
+        # asked for. `new` is set for an index that no row of the subspace has asked for before.
         m.submodules.waiting = waiting = SyncFIFO(width=log2(spec.centroids) + 1, depth=spec.queue)
         known = Signal(spec.centroids)
         wanted = named(m, "wanted", Cat(decode(index)))
@@ -325,10 +339,10 @@ CLOCKS = {"sync": ("clk", "rst"), ENCODER: (f"{ENCODER}_clk", f"{ENCODER}_rst")}
 
 
 class LutStationaryUnit(wiring.Component):
-    """The machine, with the streams of `hw.spec.lut_stationary.STREAMS`, and its clocks.
+    """The whole unit: the streams of `hw.spec.lut_stationary.STREAMS`, two clocks and their resets.
 
-    Of domains that nobody defines, Amaranth would make ports in an order that is another in every
-    process.
+    Clocks and resets are declared as ports, because Amaranth would otherwise create them in an
+    order that differs from process to process.
     """
 
     def __init__(self, spec: LutStationary):
@@ -340,7 +354,7 @@ class LutStationaryUnit(wiring.Component):
                 name: In(stream.Signature(getattr(streams, name).bits))
                 for name in ("command", "centroid", "activation", "table")
             }
-            | {name: Out(stream.Signature(each.bits)) for name, each in outputs.items() if each}
+            | {name: Out(stream.Signature(beat.bits)) for name, beat in outputs.items() if beat}
             | {port: In(1) for ports in CLOCKS.values() for port in ports}
         )
 

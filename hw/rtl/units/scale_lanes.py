@@ -29,29 +29,31 @@ from evolute.hw.spec.scaling import OFFSET_SHIFT_BITS, FloatScaling, IntegerScal
 
 
 class Step(NamedTuple):
-    """A step of a result on its way."""
+    """A step of a result at some stage of the pipeline."""
 
     valid: Value
+    """Whether there is one."""
     tag: Value
-    """Its lowest bit says that the sums start here."""
+    """The word that goes along with it; its lowest bit is set where its sums start, at 0."""
 
 
 class ScaleLanes(wiring.Component):
-    """Takes results and walks each in steps: looks scales up, multiplies, looks the sums so far up,
-    and writes them back with the products.
+    """Takes results step by step: looks scales up, multiplies, looks up the sums so far, adds the
+    products and writes the sums back.
 
     Members
     -------
-    result : stream from the engine.
+    result : stream of results from the engine.
     taken : a result is taken.
     shift : left shift of all offsets.
-    look, step, chunk, last : look up the scales of this step of the result and of this part of the
-        engine's columns; it is the result's last step.
-    tag : what goes along with the step; the lowest bit is set where its sums start, at 0.
-    scales : what was looked up, a cycle later; absent where there are no factors.
+    look : look up the scales of a step.
+    step, chunk : the number of that step in its result, and that of its part of the columns.
+    last : that step is the result's last one.
+    tag : a word that goes along with the step; the lowest bit is set where its sums start, at 0.
+    scales : the scales that were looked up, a cycle after `look`; absent where there are none.
     read, read_tag : look up the sums of the step with this tag.
-    value : what was looked up, a cycle later.
-    write, write_tag, data : the sums of the step with this tag.
+    value : the sums that were looked up, a cycle after `read`.
+    write, write_tag, data : write the sums of the step with this tag.
     """
 
     result: stream.Interface
@@ -98,11 +100,11 @@ class ScaleLanes(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         scaling, engine = self.scaling, self.scaling.engine
-        fields = {each.name: each for each in layout.streams(engine).result.fields}
+        fields = {field.name: field for field in layout.streams(engine).result.fields}
         offsets = layout.streams(engine).result.offsets
         held = {
-            name: Signal(each.total_bits, name=f"{name}s", reset_less=True)
-            for name, each in fields.items()
+            name: Signal(field.total_bits, name=f"{name}s", reset_less=True)
+            for name, field in fields.items()
         }
         stepping = Signal()
         wait = Signal(range(scaling.period_cycles))
@@ -169,8 +171,12 @@ class ScaleLanes(wiring.Component):
     def terms(
         self, m: Module, psum: Sequence[Value], row_sum: Value | None, at: Step
     ) -> tuple[Sequence[Any], Step]:
-        """What a step adds to each of its sums, a cycle after the step that is returned; `at` is
-        when the result's parts are there and scales are looked up."""
+        """Returns (terms, later): the numbers that a step adds to its sums, one per lane, and the
+        step as it is one cycle before they are present.
+
+        `at` is the step in the cycle in which `psum` and `row_sum` are present and its scales are
+        looked up.
+        """
 
     @abstractmethod
     def total(self, m: Module, name: str, before: Value, term: Any) -> Value:
@@ -178,7 +184,7 @@ class ScaleLanes(wiring.Component):
 
 
 class PipelinedLanes(ScaleLanes):
-    """A step a cycle: hold, multiply, add products up."""
+    """Lanes that start a step every cycle, in three stages: hold, multiply, add the products."""
 
     def terms(self, m, psum, row_sum, at):
         lanes = range(self.scaling.scale_lanes)
@@ -219,7 +225,7 @@ class PipelinedLanes(ScaleLanes):
 
     @abstractmethod
     def term(self, m: Module, name: str, scaled: Any, offset: Any) -> Any:
-        """The sum of both products, the second of which there may not be."""
+        """The sum of both products; `offset` is None where there are no offsets."""
 
     @abstractmethod
     def register(self, m: Module, name: str, value: Any) -> Any:
@@ -227,7 +233,7 @@ class PipelinedLanes(ScaleLanes):
 
 
 class ArrayLanes(PipelinedLanes):
-    """Integers, multiplied in one cycle."""
+    """Lanes for integers that multiply in one cycle."""
 
     scaling: IntegerScaling  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -248,8 +254,8 @@ class ArrayLanes(PipelinedLanes):
 def bit_products(
     m: Module, name: str, psum: Value, scale: Value, row_sum: Value, offset: Value, top: Value
 ) -> list[Value]:
-    """What a bit of the scale and one of the offset add to twice what the bits above came to; the
-    `top` one of an offset counts negative."""
+    """Values to add for one bit of the scale and one of the offset, after the sum of the bits above
+    has been doubled. The `top` bit of an offset counts negatively."""
     minus = named(m, f"minus{name}", top & offset)
     return [
         Mux(scale, psum, 0),
@@ -259,11 +265,13 @@ def bit_products(
 
 
 class SerialLanes(ScaleLanes):
-    """Integers, multiplied by shift and add, from the highest bits of scale and offset on."""
+    """Lanes for integers that multiply by shift and add, from the highest bits of scale and offset
+    down, one bit of each a cycle."""
 
     scaling: IntegerScaling  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def terms(self, m, psum, row_sum, at):
+        # One step at a time: it loads its operands, then takes `bits` cycles, one per bit.
         scaling = self.scaling
         bits, lanes = scaling.step_cycles, range(scaling.scale_lanes)
         assert row_sum is not None
@@ -281,7 +289,7 @@ class SerialLanes(ScaleLanes):
         row_sum = _kept(m, loads, "held_row_sum", row_sum)
         shifted = (row_sum << self.shift)[: scaling.sum_bits].as_signed()
         shifted = named(m, "shifted_row_sum", shifted)
-        # What a term can take, modulo what a sum has.
+        # The width of the sum of both products, at most that of a sum, modulo which it counts.
         width = 1 + max(
             scaling.engine.acc_bits + scaling.scale_bits, len(shifted) + scaling.offset_bits
         )
@@ -309,7 +317,7 @@ class SerialLanes(ScaleLanes):
 
 
 class FloatLanes(PipelinedLanes):
-    """Floating numbers, rounded as the engine's sums are."""
+    """Lanes for floating numbers, which are rounded as the engine's sums are."""
 
     scaling: FloatScaling  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -318,13 +326,13 @@ class FloatLanes(PipelinedLanes):
 
     @property
     def _parts(self) -> Range:
-        """What parts of results can be: sums of up to 2^28 products of two FP16 numbers."""
+        """The range of the sums in a result: of up to 2^28 products of two FP16 numbers."""
         fp16 = float_range(FP16)
         return self._numbers(2 * fp16.unit, 2 * fp16.high + 28)
 
     @property
     def _sums(self) -> Range:
-        """What sums can be: those of up to 2^30 scaled parts."""
+        """The range of sums over groups: of up to 2^30 scaled sums of results."""
         fp16, parts = float_range(FP16), self._parts
         return self._numbers(parts.unit + fp16.unit, parts.high + fp16.high + 32)
 
@@ -352,7 +360,7 @@ class FloatLanes(PipelinedLanes):
 
 
 def lanes_of(scaling: Scaling, tag_bits: int = 1) -> ScaleLanes:
-    """The lanes that a scaling describes."""
+    """The component that a scaling's spec describes."""
     if isinstance(scaling, FloatScaling):
         return FloatLanes(scaling, tag_bits)
     assert isinstance(scaling, IntegerScaling)

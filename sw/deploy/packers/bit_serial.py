@@ -20,7 +20,10 @@ def _float_codes(
     coding = engine.coding_of(weight_format)
     specials = range(len(weight_format.specials))
     table = np.array(
-        [[float_code(value) for value in coding.values(weight_format, each)] for each in specials],
+        [
+            [float_code(value) for value in coding.values(weight_format, special)]
+            for special in specials
+        ],
         np.int8,
     )
     return _of_groups(engine, table, codes, special)
@@ -49,10 +52,10 @@ def weight_beats(
     columns = weights.reshape(tiles, engine.n, slices, engine.k).transpose(0, 2, 1, 3)
     if engine.has_planes:
         planes = weight_format.bits
-        found = np.empty((tiles, slices, planes, engine.n, engine.k), np.uint8)
+        plane_bits = np.empty((tiles, slices, planes, engine.n, engine.k), np.uint8)
         for plane in range(planes):
-            np.bitwise_and(np.right_shift(columns, plane), 1, out=found[:, :, plane])
-        return found.reshape(tiles, slices * planes, -1)
+            np.bitwise_and(np.right_shift(columns, plane), 1, out=plane_bits[:, :, plane])
+        return plane_bits.reshape(tiles, slices * planes, -1)
     bits = _bits(columns, engine.weight_bits)
     if engine.has_floats:
         beside = special.reshape(tiles, engine.n, slices).transpose(0, 2, 1)
@@ -76,8 +79,8 @@ def needed_steps(
     coding = engine.coding_of(weight_format)
     if weight_format.kind is Kind.BITMOD:
         tables = [
-            [_float_steps(value) for value in coding.values(weight_format, each)]
-            for each in range(len(weight_format.specials))
+            [_float_steps(value) for value in coding.values(weight_format, special)]
+            for special in range(len(weight_format.specials))
         ]
         needed = _of_groups(engine, np.array(tables, np.uint8), codes, special)
     else:
@@ -86,8 +89,8 @@ def needed_steps(
         table = np.array([steps(value, engine.beat_steps(coding.mode)) for value in values])
         needed = table.astype(np.uint8)[codes]
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
-    each = needed.reshape(tiles, engine.n, slices, engine.k)
-    return np.bitwise_or.reduce(each, axis=(1, 3))
+    of_slices = needed.reshape(tiles, engine.n, slices, engine.k)
+    return np.bitwise_or.reduce(of_slices, axis=(1, 3))
 
 
 def _float_steps(value: int) -> int:

@@ -21,15 +21,15 @@ def multipliers(
 
 def low_bits(values: NDArray[Any], width: int) -> NDArray[np.uint8]:
     """The low bits of little-endian integers, one a byte, lowest first, [..., width]."""
-    each = np.ascontiguousarray(values)[..., None].view(np.uint8)
-    return np.unpackbits(each, axis=-1, count=width, bitorder="little")
+    value_bytes = np.ascontiguousarray(values)[..., None].view(np.uint8)
+    return np.unpackbits(value_bytes, axis=-1, count=width, bitorder="little")
 
 
 def gathered(values: NDArray, at: NDArray[np.int64], rows: int, blank: int = 0) -> NDArray:
     """Columns of `values` at the places `at`, `blank` for padding and in more rows up to `rows`."""
-    found = np.full((rows, len(at)), blank, values.dtype)
+    laid_out = np.full((rows, len(at)), blank, values.dtype)
     if np.array_equal(at, np.arange(values.shape[1])):
-        found[: len(values)] = values
+        laid_out[: len(values)] = values
     else:
-        found[: len(values), at >= 0] = values[:, at[at >= 0]]
-    return found
+        laid_out[: len(values), at >= 0] = values[:, at[at >= 0]]
+    return laid_out

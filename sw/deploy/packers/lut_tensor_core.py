@@ -49,11 +49,11 @@ def weight_beats(
         bits = _digits(engine, codes).reshape(tiles, engine.n, slices, -1)
         return np.ascontiguousarray(bits.transpose(0, 2, 1, 3)).reshape(tiles, slices, -1)
     step, beats = engine.planes_per_step, engine.coding_of(weight_format).planes
-    found = np.empty((tiles, slices, beats, engine.n, step, engine.slice_k), np.uint8)
+    plane_bits = np.empty((tiles, slices, beats, engine.n, step, engine.slice_k), np.uint8)
     for plane, signs in enumerate(_planes(engine, codes, weight_format)):
         tables = signs.reshape(-1, engine.k)
         for place in range(engine.k - 1 if engine.mirrored else 0):
             tables[:, place] ^= tables[:, -1]
         columns = tables.reshape(tiles, engine.n, slices, engine.slice_k)
-        found[:, :, plane // step, :, plane % step] = columns.transpose(0, 2, 1, 3)
-    return found.reshape(tiles, slices * beats, -1)
+        plane_bits[:, :, plane // step, :, plane % step] = columns.transpose(0, 2, 1, 3)
+    return plane_bits.reshape(tiles, slices * beats, -1)

@@ -14,11 +14,11 @@ from evolute.sw.deploy.packers.bits import gathered, low_bits
 
 def stored_index(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint32]:
     """What stands for each codeword: its index, and above it the residual's, 0 without one."""
-    found, low = np.zeros(weights.indices.shape, np.uint32), 0
+    joined, low = np.zeros(weights.indices.shape, np.uint32), 0
     for size, book in zip(engine.codebooks, weights.books, strict=False):
-        found |= book.indices.astype(np.uint32) << np.uint32(low)
+        joined |= book.indices.astype(np.uint32) << np.uint32(low)
         low += size.bit_length() - 1
-    return found
+    return joined
 
 
 def tile_indices(
@@ -69,12 +69,12 @@ def fill_beats(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint8]:
         fits = -1 << engine.entry_bits - 1 <= low and high < 1 << engine.entry_bits - 1
         require(bool(fits), "entry_bits", "wide enough for every component", engine.entry_bits)
         whole = np.zeros((size, engine.v), np.uint8)
-        each = np.tile(book.astype(np.int8), engine.v // weights.v)
-        whole[: len(book)] = each.view(np.uint8)
+        codewords = np.tile(book.astype(np.int8), engine.v // weights.v)
+        whole[: len(book)] = codewords.view(np.uint8)
         bits = low_bits(whole, engine.entry_bits)
         (fill,) = engine.fills
         parts.append(bits.reshape(size * fill.planes // engine.fill_codewords, -1))
     carried = np.concatenate(parts)
-    found = np.zeros((len(carried), engine.beat_bits), np.uint8)
-    found[:, : carried.shape[1]] = carried
-    return found
+    beats = np.zeros((len(carried), engine.beat_bits), np.uint8)
+    beats[:, : carried.shape[1]] = carried
+    return beats

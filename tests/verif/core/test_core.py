@@ -142,8 +142,8 @@ MUTANTS = (
     Mutant(
         "store: sums not sign-extended",
         store,
-        "each[-1].replicate(RESULT_BITS - len(each))",
-        "each[:1].replicate(RESULT_BITS - len(each)) & 0",
+        "total[-1].replicate(RESULT_BITS - len(total))",
+        "total[:1].replicate(RESULT_BITS - len(total)) & 0",
         "golden says",
     ),
     Mutant(
@@ -507,8 +507,36 @@ COUNT_MUTANTS = (
         "total >= self.limit",
         "case 'all tokens",
     ),
+    Mutant(
+        "tokens: of two that come at once, one counts",
+        queues,
+        "given = sum(gives.values(), start=Const(0, 1))",
+        "given = any_of(gives.values())",
+        'case "two tokens',
+    ),
+    Mutant(
+        "load: the buffer is another one late in a long program",
+        load,
+        '"buffer": self.load.buffer,',
+        '"buffer": self.load.buffer ^ self.load_index[-1],',
+        "case 'late ",
+    ),
+    Mutant(
+        "registers: a write does not wait for the answer to the one before",
+        control,
+        "(~self.axi.bvalid | self.axi.bready)",
+        "Const(1, 1)",
+        "answers to several writes",
+    ),
 )
-COUNT_KINDS = {"case 'counters": "counts", "case 'all": "tokens", "case 'long": "long"}
+COUNT_KINDS = {
+    "case 'counters": "counts",
+    "case 'all": "tokens",
+    'case "two': "tokens",
+    "case 'long": "long",
+    "case 'late ": "late",
+    "answers": "registers",
+}
 """What each is found by, by how the case begins; else by faults late in a program."""
 
 MODULES = (queues, dispatch, load, store, control, scale_lanes, scale, compute, rtl)

@@ -468,8 +468,8 @@ MUTANTS = (
     Mutant(
         "pairs of signs: zero counts as one",
         bit_serial,
-        "[Const(0, 1), *each[:-1], ~each[-1]]",
-        "[Const(1, 1), *each[:-1], ~each[-1]]",
+        "[Const(0, 1), *value[:-1], ~value[-1]]",
+        "[Const(1, 1), *value[:-1], ~value[-1]]",
         "psum",
         PAIRS.evolve(terms="xnor"),
     ),
@@ -503,6 +503,22 @@ MUTANTS = (
         'named(m, f"{name}_swap", keys[1] > keys[0])',
         'named(m, f"{name}_swap", (keys[1] | 16) > keys[0])',
         "case 'pairs'",
+        SMALL["float-mac"],
+    ),
+    Mutant(
+        "floating sums: what is not shifted out counts as lost, too",
+        floating,
+        "lost = lost | (taken & shifted[:shift].any())",
+        "lost = lost | ((taken | (place == 0)) & shifted[:shift].any())",
+        "case 'pairs'",
+        SMALL["float-mac"],
+    ),
+    Mutant(
+        "floating products: a zero has an exponent",
+        floating,
+        "top)[: range_.exponent_bits]\n    exponent = exponent & nonzero.replicate(",
+        "top)[: range_.exponent_bits]\n    exponent = exponent | Const(0, ",
+        "case 'tiny'",
         SMALL["float-mac"],
     ),
     Mutant(
