@@ -19,6 +19,7 @@ from evolute.support.errors import RefusedError, UnknownNameError, near_names
 COMMANDS = {
     "accels": "evolute.hw.commands.accels",
     "sim": "evolute.sw.commands.sim",
+    "require": "evolute.sw.commands.require",
     "models": "evolute.sw.commands.models",
     "quantize": "evolute.sw.commands.quantize",
     "eval": "evolute.sw.commands.eval",

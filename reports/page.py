@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from evolute.reports import plots, tables
+from evolute.reports import operations, plots, tables
 from evolute.reports.records import PHASES, Record, accuracy_of, is_core, labels, latest
 from evolute.support.labels import MEANINGS
 
@@ -58,6 +58,19 @@ def _run(run: Record) -> dict[str, object]:
         "roofline": Markup(plots.roofline(run)),
         "layer_time": Markup(plots.layer_time(run)),
         "layers": {phase: tables.layers(run, phase) for phase in PHASES},
+        **_token(run),
+    }
+
+
+def _token(run: Record) -> dict[str, object]:
+    """What a run says of whole tokens; None where it says nothing."""
+    if not operations.has_operations(run):
+        return {"scope": None, "token_time": None, "operations": {}, "contexts": None}
+    return {
+        "scope": run.text("decode.scope"),
+        "token_time": Markup(plots.token_time(run)),
+        "operations": {phase: operations.table(run, phase) for phase in PHASES},
+        "contexts": Markup(plots.speed_by_context(run)) if run.optional("curve") else None,
     }
 
 

@@ -14,9 +14,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from evolute.reports import operations
 from evolute.reports.records import PHASES, Record, is_core, layer_seconds
 from evolute.reports.tables import TIMES
 
+GROUP_COLORS: dict[str, str] = dict(
+    zip(operations.GROUPS, ("#0b6e99", "#c4501b", "#3f7d20", "#9aa0a8"), strict=True)
+)
 PHASE_COLORS = {"prefill": "#0b6e99", "decode": "#c4501b"}
 COMPUTE, MEMORY, TAKEN = "#0b6e99", "#e0a030", "#c9ced6"
 SERIES_COLORS = ("#0b6e99", "#c4501b", "#3f7d20", "#8a3ea8", "#6b6b6b", "#b8860b")
@@ -216,6 +220,64 @@ def layer_time(record: Record) -> str:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3)
     return _svg(figure, f"layers {record.origin}")
+
+
+@mpl.rc_context(_STYLE)
+def token_time(record: Record) -> str:
+    """Where the time of a pass goes, as a bar per phase: linear layers, attention, vector
+    operations and the host. A group whose seconds are not known is named and has no length."""
+    figure = _figure(7.4, 1.7, 2)
+    named: dict[str, Any] = {}
+    for axis, phase in zip(figure.axes, PHASES, strict=True):
+        shares, count = operations.shares(record, phase), operations.passes(record, phase)
+        known = [share for share in shares if share.seconds is not None]
+        whole = sum(share.seconds or 0 for share in known) / count
+        unit, per_second = _time_unit(whole)
+        left = 0.0
+        for share in shares:
+            length = per_second * (share.seconds or 0) / count
+            title = share.group if share.seconds is not None else f"{share.group}: not known"
+            color = GROUP_COLORS[share.group]
+            named[title] = axis.barh([0], [length], left=left, height=0.6, color=color)
+            left += length
+        axis.set_yticks([])
+        axis.set_xlim(0, left * 1.02 or 1)
+        axis.grid(True, axis="x")
+        axis.spines["left"].set_visible(False)
+        axis.set_title(phase)
+        axis.set_xlabel(f"{unit} per {'prompt' if phase == 'prefill' else 'pass of one token'}")
+    figure.legend(named.values(), named.keys(), loc="outside upper right", ncols=len(named))
+    return _svg(figure, f"token {record.origin}")
+
+
+@mpl.rc_context(_STYLE)
+def speed_by_context(record: Record) -> str:
+    """Tokens per second of decoding against the tokens in the cache."""
+    figure = _figure(7.4, 3.2)
+    axis = figure.axes[0]
+    points = sorted(
+        (point.number("context"), point.number("tokens_per_s")) for point in record.parts("curve")
+    )
+    contexts, speeds = zip(*points, strict=True)
+    axis.plot(contexts, speeds, color=PHASE_COLORS["decode"], marker="o", lw=1.4)
+    if min(contexts) > 0 and max(contexts) > 8 * min(contexts):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(contexts)
+        axis.minorticks_off()
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_ylim(0, max(speeds) * 1.12)
+    for context, speed in points:
+        axis.annotate(
+            f"{speed:.3g}",
+            (context, speed),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+        )
+    axis.grid(True)
+    axis.set_xlabel("tokens in the cache")
+    axis.set_ylabel(f"tokens/s, {record.text('decode.scope')}")
+    return _svg(figure, f"contexts {record.origin}")
 
 
 def _time_unit(longest: float) -> tuple[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from evolute.sim.cost.metrics import LayerMetrics, PhaseMetrics
+from evolute.sim.cost.metrics import WHOLE, LayerMetrics, PhaseMetrics
 from evolute.support import schema
 from evolute.support.files import FileError, read_records
 from evolute.support.labels import Kind, labels_of, numbers
@@ -160,14 +160,23 @@ def is_core(run: Record) -> bool:
     return run.optional("spec.engine") is not None
 
 
-def labels(run: Record) -> dict[str, str]:
-    """What kind of number each figure of a `sim` record is, by the figure's name.
+def is_whole(run: Record) -> bool:
+    """Whether a `sim` record's speeds are of whole tokens, not of the linear layers alone."""
+    return run.optional("decode.scope") == WHOLE
 
-    The record itself says which figures are bounds, because steps were not measured.
+
+def labels(run: Record, *, of_layers: bool = False) -> dict[str, str]:
+    """What kind of number each figure of a `sim` record is, by the figure's name; or each of its
+    linear layers, which are alike whether the run is of whole tokens or not.
+
+    The record itself says which figures are bounds, because steps were not measured, and which are
+    modelled, because they are of whole tokens.
     """
     of_kind = labels_of(PhaseMetrics, "core" if is_core(run) else "engine")
-    bounds = {name: "bound" for name in of_kind if run.optional(f"labels.{name}") == "bound"}
-    return {**of_kind, **bounds, "perplexity": "measured"}
+    stated = {name: run.optional(f"labels.{name}") for name in of_kind}
+    weak = ("bound",) if of_layers else ("bound", "modelled")
+    weaker = {name: label for name, label in stated.items() if label in weak}
+    return {**of_kind, **weaker, "perplexity": "measured"}
 
 
 def layer_seconds(run: Record, layer: Record) -> float:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolute.reports.records import PHASES, Record, host_layers, is_core, labels, layer_seconds
+from evolute.reports.records import (
+    PHASES,
+    Record,
+    host_layers,
+    is_core,
+    is_whole,
+    labels,
+    layer_seconds,
+)
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -76,11 +84,12 @@ def headlines(runs: Sequence[Record]) -> list[tuple[str, PageTable]]:
     be compared. A core and an engine alone have tables apart, too, where labels differ."""
     groups: dict[tuple[object, ...], list[Record]] = {}
     for run in runs:
-        groups.setdefault((host_layers(run), *labels(run).values()), []).append(run)
+        groups.setdefault((host_layers(run), is_whole(run), *labels(run).values()), []).append(run)
     members = sorted(groups.values(), key=lambda each: len(host_layers(each[0])))
     return [
         (
-            f"{left_to_the_host(each[0])}: {'cores' if is_core(each[0]) else 'engines alone'}",
+            f"{left_to_the_host(each[0])}: {'cores' if is_core(each[0]) else 'engines alone'}"
+            f"{', whole tokens' if is_whole(each[0]) else ''}",
             _headline(each),
         )
         for each in members
@@ -126,7 +135,7 @@ def _headline(runs: Sequence[Record]) -> PageTable:
 
 def layers(run: Record, phase: str) -> PageTable:
     """One row per kind of layer of a run; times are of all layers of that kind."""
-    how = labels(run)
+    how = labels(run, of_layers=True)
     columns = (
         Column("layer"),
         Column(f"outputs {TIMES} inputs"),
@@ -396,7 +405,8 @@ def setting(run: Record) -> str:
     sentences = [", ".join(parts)]
     sentences.append(left_to_the_host(run))
     if host_layers(run):
-        sentences[-1] += ", left to the host and not in these figures"
+        in_them = "with its time" if is_whole(run) else "and not in these figures"
+        sentences[-1] += f", left to the host {in_them}"
         if run.optional("host_macs_per_token") is not None:
             sentences[-1] += (
                 f": {quantity(run.number('host_macs_per_token'))} MACs "

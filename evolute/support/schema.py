@@ -122,6 +122,7 @@ class Run:
     latent_schedules: list[dict[str, Any]] | None = ABSENT
     extended_context: bool = ABSENT
     profile: dict[str, Any] | None = ABSENT
+    what_would_help: list[dict[str, Any]] | None = ABSENT
     host_layers: list[str] = ABSENT
     host_macs_per_token: int = ABSENT
     host_bytes_per_token: int = ABSENT

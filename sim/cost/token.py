@@ -61,7 +61,7 @@ class Host:
             require(math.isfinite(value) and value > 0, name, "finite and above 0", value)
 
 
-class _Time(NamedTuple):
+class OperationTime(NamedTuple):
     """What an operation takes, once; cycles of the accelerator, or seconds of the host."""
 
     cycles: int | None
@@ -240,7 +240,7 @@ def _other_operations(
             if not isinstance(operation, Product):
                 together.setdefault(str(operation.name), []).append((operation, count))
     for name, counted in together.items():
-        times = [_time(spec, operation, platform, host) for operation, _ in counted]
+        times = [operation_time(spec, operation, platform, host) for operation, _ in counted]
         counts = [count for _, count in counted]
 
         def total(values: Sequence[float | None], counts: Sequence[int] = counts) -> float | None:
@@ -265,9 +265,9 @@ def _other_operations(
         )
 
 
-def _time(
+def operation_time(
     spec: Engine | CoreSpec, operation: Operation, platform: Platform, host: Host | None
-) -> _Time:
+) -> OperationTime:
     """What one operation takes, on a unit of the core if it has one."""
     if isinstance(spec, CoreSpec) and spec.vector_lanes:
         match operation:
@@ -275,7 +275,7 @@ def _time(
                 return _attention_time(spec, operation, platform)
             case Elementwise():
                 cycles = vector_cycles(operation, spec.vector_lanes)
-                return _Time(cycles, cycles / platform.frequency_hz, "vector")
+                return OperationTime(cycles, cycles / platform.frequency_hz, "vector")
             case Advance():
                 work = vector_cycles(operation, spec.vector_lanes)
                 return _slower(spec, platform, work, 2 * operation.state_bytes, "vector")
@@ -285,10 +285,10 @@ def _time(
                 pass
     work = operation.macs + operation.elements
     moved = operation.read_bytes + operation.write_bytes
-    return _Time(None, _host_seconds(host, work, moved), "host")
+    return OperationTime(None, _host_seconds(host, work, moved), "host")
 
 
-def _attention_time(core: CoreSpec, attend: Attend, platform: Platform) -> _Time:
+def _attention_time(core: CoreSpec, attend: Attend, platform: Platform) -> OperationTime:
     """Attention on the core's unit, which never expands a latent cache."""
     rule = f"at most {UNIT_CACHE_BITS} bits for a core's attention unit"
     require(attend.cache.bits <= UNIT_CACHE_BITS, "kv", rule, attend.cache.name)
@@ -299,14 +299,16 @@ def _attention_time(core: CoreSpec, attend: Attend, platform: Platform) -> _Time
     return _slower(core, platform, stream.cycles, moved, "compute")
 
 
-def _slower(core: CoreSpec, platform: Platform, work_cycles: int, moved: int, what: str) -> _Time:
+def _slower(
+    core: CoreSpec, platform: Platform, work_cycles: int, moved: int, what: str
+) -> OperationTime:
     """The longer of working, and of moving bytes over the core's port and the memory behind it."""
     memory_bytes = platform.bandwidth_bytes_per_s / platform.frequency_hz
     per_cycle = min(memory_bytes, core.bus_bytes)
     moving_cycles = math.ceil(moved / per_cycle)
     cycles = max(work_cycles, moving_cycles)
     limit = "memory" if memory_bytes < core.bus_bytes else "port"
-    return _Time(
+    return OperationTime(
         cycles,
         cycles / platform.frequency_hz,
         what if work_cycles >= moving_cycles else limit,

@@ -215,7 +215,7 @@ class _Server:
 
 
 @dataclass(slots=True)
-class _Job:
+class Job:
     """An instruction on its way, with the counters whose tokens it takes and gives."""
 
     index: int
@@ -230,13 +230,13 @@ def _counter(source: Unit, sink: Unit) -> int:
     return source * UNITS + sink
 
 
-def _job(index: int, instruction: Instruction) -> _Job:
+def _job(index: int, instruction: Instruction) -> Job:
     unit = instruction.operation.unit
     if unit is None:
-        return _Job(index, instruction, None, (), ())
+        return Job(index, instruction, None, (), ())
     takes = tuple(_counter(source, unit) for source in instruction.wait)
     gives = tuple(_counter(unit, sink) for sink in instruction.signal)
-    return _Job(index, instruction, unit, takes, gives)
+    return Job(index, instruction, unit, takes, gives)
 
 
 class Machine:
@@ -277,10 +277,10 @@ class Machine:
         self.held = 0  # instructions left in the holding register
 
         # Units.
-        self.queues: tuple[deque[_Job], ...] = tuple(deque() for _ in Unit)
+        self.queues: tuple[deque[Job], ...] = tuple(deque() for _ in Unit)
         self.active = [False for _ in Unit]
         self.tokens = [0] * UNITS**2
-        self.load: _Job | None = None  # the load that still requests bursts
+        self.load: Job | None = None  # the load that still requests bursts
         self.bursts: deque[int] = deque()  # their words
 
     def run(self) -> ProgramCycles:
@@ -362,7 +362,7 @@ class Machine:
             return None
         return unit
 
-    def _grant(self) -> tuple[int, _Job | None]:
+    def _grant(self) -> tuple[int, Job | None]:
         """Who may send a read address: words of a fetch, else the load, else neither."""
         if self.in_flight >= self.outstanding_reads:
             return 0, None
@@ -371,7 +371,7 @@ class Machine:
             return words, None
         return 0, self.load
 
-    def _ready(self, job: _Job) -> bool:
+    def _ready(self, job: Job) -> bool:
         """Whether all tokens that the instruction takes are there."""
         return all(self.tokens[counter] for counter in job.takes)
 
@@ -384,7 +384,7 @@ class Machine:
         for left in reversed(range(words)):
             self._at(self._read(cycle, 1), self._see_word, left == 0)
 
-    def _read_data(self, cycle: int, load: _Job) -> None:
+    def _read_data(self, cycle: int, load: Job) -> None:
         """The next burst of the load; its last completes it, and lets the next load start."""
         words = self.bursts.popleft()
         complete = None
@@ -402,7 +402,7 @@ class Machine:
         self.arrived += 1
         self.in_flight -= ends_burst
 
-    def _see_burst(self, complete: _Job | None) -> None:
+    def _see_burst(self, complete: Job | None) -> None:
         self.in_flight -= 1
         if complete is not None:
             self._signal(complete)
@@ -417,26 +417,26 @@ class Machine:
         self.active[unit] = True
         START[job.instruction.operation.name](self, cycle, job)
 
-    def _start_load(self, cycle: int, job: _Job) -> None:
+    def _start_load(self, cycle: int, job: Job) -> None:
         self.load, self.bursts = job, deque(_bursts(self.core, job.instruction))
 
-    def _start_sync(self, cycle: int, job: _Job) -> None:
+    def _start_sync(self, cycle: int, job: Job) -> None:
         sync = Sync(job.index, cycle + 1, cycle + 1 + self.timing.host_cycles)
         self.syncs.append(sync)
         self._at(sync.resumed_cycle + 1, self._finish, job)
 
-    def _start_matmul(self, cycle: int, job: _Job) -> None:
+    def _start_matmul(self, cycle: int, job: Job) -> None:
         steps = None if self.beat_steps is None else self.beat_steps[job.index]
         self._start_compute(cycle, job, matmul_cycles(self.core, job.instruction, steps))
 
-    def _start_fill(self, cycle: int, job: _Job) -> None:
+    def _start_fill(self, cycle: int, job: Job) -> None:
         self._start_compute(cycle, job, fill_cycles(self.core, job.instruction))
 
-    def _start_compute(self, cycle: int, job: _Job, compute: ComputeCycles) -> None:
+    def _start_compute(self, cycle: int, job: Job, compute: ComputeCycles) -> None:
         self.computes.append(compute)
         self._at(cycle + compute.cycles + 1, self._finish, job)
 
-    def _start_store(self, cycle: int, job: _Job) -> None:
+    def _start_store(self, cycle: int, job: Job) -> None:
         """Words leave at a steady pace; the memory accepts a burst with its last word."""
         accepted = cycle + self.core.store_latency_cycles
         bursts = _bursts(self.core, job.instruction)
@@ -446,19 +446,19 @@ class Machine:
             # cycle, which are served first, were granted in that one.
             self._at(accepted, self._write, (accepted, words, None if left else job))
 
-    def _write(self, burst: tuple[int, int, _Job | None]) -> None:
+    def _write(self, burst: tuple[int, int, Job | None]) -> None:
         accepted, words, complete = burst
         self.write_beats += words
         last = self.server.serve(accepted + 1, words)
         if complete is not None:
             self._at(last + self.timing.latency_cycles + 1, self._finish, complete)
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: Job) -> None:
         assert job.unit is not None
         self.active[job.unit] = False
         self._signal(job)
 
-    def _signal(self, job: _Job) -> None:
+    def _signal(self, job: Job) -> None:
         for counter in job.gives:
             self.tokens[counter] += 1
             if self.tokens[counter] > self.core.token_limit:
@@ -478,7 +478,7 @@ class Machine:
         return _waits(heads, self.next, self.jobs[self.next].unit)
 
 
-START: dict[str, Callable[[Machine, int, _Job], None]] = {
+START: dict[str, Callable[[Machine, int, Job], None]] = {
     "load": Machine._start_load,
     "sync": Machine._start_sync,
     "matmul": Machine._start_matmul,

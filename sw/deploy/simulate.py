@@ -43,6 +43,10 @@ CHECK_TOKENS = 4
 """Tokens whose logits are computed by the golden model and as plain integer products."""
 
 
+ALL_EXPERTS = Pass(1 << 12)
+"""So many tokens that they visit every expert of a layer."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What a model is asked to do, and what surrounds the accelerator meanwhile."""
@@ -248,7 +252,7 @@ def simulate(
         work,
         metrics,
         request,
-        _room(shape, work, request),
+        room_for(shape, work, request),
         assignment.recoding_record(),
         model_bits(model, weights),
         measured,
@@ -262,8 +266,8 @@ def simulate_shape(
     or on the host. Raises `RefusedError` for what they do not allow together."""
     pricing = shape_pricing(shape, weights, head, spec, request)
     work = pricing.workload_of(request.serving.decode[0])
-    every = pricing.workload_of(Pass(1 << 12))  # all experts, which few tokens would not visit
-    room, metrics = _room(shape, every, request), pricing.serve(request.serving)
+    every = pricing.workload_of(ALL_EXPERTS)
+    room, metrics = room_for(shape, every, request), pricing.serve(request.serving)
     return Simulation(pricing, work, metrics, request, room, None, None, None)
 
 
@@ -294,7 +298,8 @@ def require_context(shape: ModelShape, serving: Serving, *, extended: bool) -> N
         raise RefusedError(f"{what}: {rule}, got {asked:,}{beyond}")
 
 
-def _room(shape: ModelShape, work: Workload, request: Request) -> Room:
+def room_for(shape: ModelShape, work: Workload, request: Request) -> Room:
+    """What a request needs in memory; `work` must have all experts."""
     serving, memory = request.serving, request.memory
     held = sum(linear.total_bits for linear in work.linears)
     positions = shape.learned_positions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -15,13 +16,20 @@ from evolute.hw.spec import LutTensorCore
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES
+from evolute.reports import operations as operation_tables
 from evolute.reports import plots, tables
 from evolute.reports.commands.report import report
+from evolute.reports.operations import shares
 from evolute.reports.page import build
 from evolute.reports.records import Record, accuracy_of, check, labels, latest, layer_seconds, load
-from evolute.sim.cost.evaluate import evaluate
+from evolute.sim.cost.evaluate import Pricing, evaluate
 from evolute.sim.cost.metrics import PhaseMetrics
+from evolute.sim.cost.token import Host
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
+from evolute.sim.workload.operations import CacheFormat, Pass, Product, operations
+from evolute.sim.workload.serving import Serving
+from evolute.sim.workload.shape import ModelShape
+from evolute.sim.workload.zoo import zoo_entry
 from evolute.support.files import FileError
 from evolute.support.labels import MEANINGS, labels_of
 
@@ -252,6 +260,101 @@ def test_time_by_layer_is_what_the_layers_take(run: dict[str, Any], drawn: Any) 
             assert sum(takes) > 1.5 * max(sum(computing), sum(moving))
         assert axis.get_title("left") == f"{name}: {phase['bound']}-bound"
     assert {run["prefill"]["bound"], run["decode"]["bound"]} <= {"compute", "memory", "latency"}
+
+
+def token_record(
+    units: dict[str, int], host: Host | None = None, contexts: tuple[int, ...] = (64, 512)
+) -> dict[str, Any]:
+    """A run of whole tokens without weights, as `evolute sim` prices it."""
+    core, shape = CORES["core-decode"].evolve(**units), zoo_entry("evolute-tiny").shape
+    assert isinstance(shape, ModelShape)
+    cache = CacheFormat("int8", 8, 16)
+
+    def workload_of(work: Pass) -> Workload:
+        roles = {str(one.name): one for one in operations(shape, work, cache)}
+        linears = tuple(
+            Linear(one.name, one.n, one.k, WeightCodes(4), 32, 16)
+            for one in roles.values()
+            if isinstance(one, Product)
+        )
+        return Workload("toy", "w4g32", linears, ())
+
+    serving = Serving(20, 4, contexts, 2, cache)
+    metrics = Pricing(core, shape, workload_of, Platform(), cache, host).serve(serving)
+    return sim_record(
+        **metrics.to_dict(),
+        accelerator="core-decode",
+        labels=metrics.labels,
+        serving={"batch": 2},
+        perplexity=None,
+        bits_index=None,
+        bits_total=None,
+    )
+
+
+UNITS = {"vector_lanes": 4, "attention_rows": 4}
+
+
+def test_a_tokens_time_is_stacked_of_all_that_it_takes(drawn: Any) -> None:
+    run = token_record(UNITS)
+    axes = drawn(plots.token_time, run)
+    for axis, name, passes in zip(axes, ("prefill", "decode"), (1, 1), strict=True):
+        per_second = {"s": 1, "ms": 1e3, "µs": 1e6}[axis.get_xlabel().split()[0]]
+        bars = [bar for container in axis.containers for bar in container]
+        lengths = [bar.get_width() / per_second for bar in bars]
+        assert sum(lengths) == pytest.approx(run[name]["seconds"] / passes)
+        for bar, after in itertools.pairwise(bars):
+            assert bar.get_x() + bar.get_width() == pytest.approx(after.get_x())
+        assert len(bars) == 3  # nothing is the host's
+    decode = axes[1].containers
+    attention = [one for one in run["decode"]["operations"] if one["kind"] == "attention"]
+    per_second = {"s": 1, "ms": 1e3, "µs": 1e6}[axes[1].get_xlabel().split()[0]]
+    assert decode[1][0].get_width() == pytest.approx(attention[0]["seconds"] * per_second)
+
+
+def test_speed_by_context_is_the_curve(drawn: Any) -> None:
+    run = token_record(UNITS)
+    (axis,) = drawn(plots.speed_by_context, run)
+    (line,) = axis.lines
+    points = [(point["context"], point["tokens_per_s"]) for point in run["curve"]]
+    assert list(zip(*line.get_data(), strict=True)) == points and len(points) == 2
+    assert axis.get_ylabel() == "tokens/s, whole token"
+
+
+def test_a_page_shows_whole_tokens_and_needs_no_perplexity() -> None:
+    run = token_record(UNITS)
+    page = build(records(run))
+    for heading in ("Time of a token", "Speed by context", "Every operation, decode"):
+        assert heading in page
+    assert "cores, whole tokens" in page and "not measured" in page
+    (record,) = records(run)
+    table = operation_tables.table(record, "decode")
+    for row, operation in zip(table.rows, run["decode"]["operations"], strict=True):
+        assert row[0] == operation["name"] and row[7] == operation["label"]
+        assert row[3] == f"{operation['macs']:,}"
+    assert "Speed by context" not in build(records(token_record(UNITS, contexts=(64,))))
+    # A page of such a run beside others, of other records and of earlier versions.
+    assert "Time of a token" not in build(everything())
+    assert "Time of a token" in build([*everything(), record])
+
+
+def test_a_host_of_unknown_speed_has_no_length() -> None:
+    unknown, known = token_record({}), token_record({}, Host(2e9, 1e9))
+    (first,), (second,) = records(unknown), records(known)
+    assert [share.seconds for share in shares(first, "decode")][1:] == [None]
+    assert "host: not known" in plots.token_time(first)
+    assert "host: not known" not in plots.token_time(second)
+    assert sum(share.seconds or 0 for share in shares(second, "decode")) == pytest.approx(
+        known["decode"]["seconds"]
+    )
+    page = build([first])
+    assert "The host&#39;s speed was not stated" in page or "The host's speed was not" in page
+
+
+def test_figures_of_whole_tokens_are_modelled_and_those_of_layers_are_not() -> None:
+    (run,) = records(token_record(UNITS))
+    assert labels(run)["cycles"] == "modelled"
+    assert labels(run, of_layers=True)["cycles"] == "exact"
 
 
 def test_waiting_is_neither_computing_nor_moving() -> None:

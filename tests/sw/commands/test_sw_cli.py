@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import evolute.sw.quantizers.whole_model
+from evolute.sim.workload.zoo import ENTRIES, zoo_entry
 from evolute.support import files, schema
 from evolute.sw.checkpoints import zoo
 
@@ -33,12 +34,51 @@ def test_models_are_listed(command):
     code, out, _ = command("models", "--json")
     rows = json.loads(out)
     assert code == 0
-    assert [row["name"] for row in rows] == list(zoo.KNOWN)
+    assert [row["name"] for row in rows if row["weights"]] == list(zoo.KNOWN)
+    assert rows[0]["name"] == zoo.DEFAULT
     tiny = zoo.load("evolute-tiny")
     (row,) = [row for row in rows if row["name"] == "evolute-tiny"]
     config = tiny.config
     facts = (tiny.params, config.layers, config.hidden, config.vocab, True)
     assert tuple(row[key] for key in ("params", "layers", "hidden", "vocab", "obtainable")) == facts
+
+
+def test_models_known_by_their_sizes_alone_are_listed_once(command):
+    rows = json.loads(command("models", "--json")[1])
+    names = [row["name"] for row in rows]
+    assert sorted(names) == sorted({*zoo.KNOWN, *ENTRIES})
+    with_weights = [row["weights"] for row in rows]
+    assert with_weights == sorted(with_weights, reverse=True)
+    for row in rows:
+        entry = zoo_entry(row["name"])
+        assert row["family"] == entry.shape.family
+        assert (row["verified"], row["doubt"]) == (entry.verified, entry.doubt)
+        if row["kind"] == "convolutions":
+            assert (row["hidden"], row["vocab"], row["context"]) == (None, None, None)
+            assert row["macs_per_image"] == entry.shape.macs
+        else:
+            # Of a model with weights too, whose own facts a test below holds to its file.
+            found = (row["params"], row["layers"], row["hidden"], row["vocab"], row["context"])
+            shape = entry.shape
+            stated = (shape.params, shape.layers, shape.hidden, shape.vocab, shape.context)
+            assert found == stated
+    kinds = {row["name"]: row["kind"] for row in rows}
+    assert (kinds["phi-3-mini-4k"], kinds["bert-base"], kinds["resnet-18"]) == (
+        "decoder",
+        "encoder",
+        "convolutions",
+    )
+
+
+def test_the_list_of_models_fits_a_terminal(command):
+    out = command("models")[1]
+    rows = [line for line in out.splitlines() if line.strip()]
+    assert max(map(len, rows)) <= 100
+    lines = [line.split() for line in rows]
+    assert lines[2][:2] == [zoo.DEFAULT, "(default)"]
+    assert {*zoo.KNOWN, *ENTRIES} <= {line[0] for line in lines}  # no name is cut short
+    (sigma,) = [line for line in lines if line[0] == "sigma-10b"]
+    assert sigma[-2:] == ["in", "doubt"]
 
 
 @pytest.mark.parametrize("name", zoo.KNOWN)
@@ -325,10 +365,12 @@ def test_without_network_an_explicit_model_is_refused(command, offline):
     assert code == 2
     assert err.strip().endswith("no network")
     _, out, _ = command("models", "--json")
-    assert [row["here"] for row in json.loads(out)] == [False, True, False, False]
-    assert all(row["obtainable"] for row in json.loads(out))
+    named = json.loads(out)[: len(zoo.KNOWN)]
+    assert [row["here"] for row in named] == [False, True, False, False]
+    assert all(row["obtainable"] for row in named)
     _, out, _ = command("models", "--check", "--json")
-    assert [row["obtainable"] for row in json.loads(out)] == [False, True, False, False]
+    named = json.loads(out)[: len(zoo.KNOWN)]
+    assert [row["obtainable"] for row in named] == [False, True, False, False]
 
 
 def test_a_model_whose_client_is_missing_is_not_obtainable(command, offline, monkeypatch):

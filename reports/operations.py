@@ -1,0 +1,86 @@
+"""What a token needs beside its linear layers: the operations of a `sim` record, in tables and in
+the groups that a bar of time is stacked of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evolute.reports.records import Record
+from evolute.reports.tables import Column, PageTable, quantity, size
+
+GROUPS = ("linear layers", "attention", "vector", "host")
+"""Where a token's time goes, in the order that a bar shows."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Seconds of a phase that a group takes; None where an operation in it has none."""
+
+    group: str
+    seconds: float | None
+
+
+def has_operations(run: Record) -> bool:
+    """Whether a `sim` record says what a token needs; those of earlier versions do not."""
+    return bool(run.optional("decode.operations"))
+
+
+def group(operation: Record) -> str:
+    """Which of `GROUPS` an operation is in."""
+    if operation.text("label") == "host":
+        return "host"
+    kinds = {"matmul": "linear layers", "attention": "attention"}
+    return kinds.get(operation.text("kind"), "vector")
+
+
+def shares(run: Record, phase: str) -> tuple[Share, ...]:
+    """The groups of a phase that have operations."""
+    found: dict[str, list[float | None]] = {}
+    for operation in run.parts(f"{phase}.operations"):
+        found.setdefault(group(operation), []).append(operation.optional("seconds"))
+    return tuple(
+        Share(name, None if None in found[name] else sum(one or 0 for one in found[name]))
+        for name in GROUPS
+        if name in found
+    )
+
+
+def passes(run: Record, phase: str) -> float:
+    """Passes through the model in a phase: a prompt is one, and each decoded token of all sequences
+    together."""
+    if phase == "prefill":
+        return 1
+    return run.number("decode.tokens") / (run.optional("serving.batch") or 1)
+
+
+def table(run: Record, phase: str) -> PageTable:
+    """One row per operation; figures are of all of them in a pass."""
+    columns = (
+        Column("operation"),
+        Column("kind"),
+        Column("count", "a pass"),
+        Column("MACs", "a pass"),
+        Column("moved", "a pass"),
+        Column("cycles", "a pass"),
+        Column("took", "ms a pass"),
+        Column("number is"),
+        Column("bound by"),
+    )
+    count = passes(run, phase)
+    rows = []
+    for operation in run.parts(f"{phase}.operations"):
+        cycles, seconds = operation.optional("cycles"), operation.optional("seconds")
+        rows.append(
+            (
+                operation.text("name"),
+                operation.text("kind"),
+                quantity(operation.number("count")),
+                quantity(round(operation.number("macs") / count)),
+                size(operation.number("bytes") / count),
+                "" if cycles is None else quantity(round(cycles / count)),
+                "not known" if seconds is None else quantity(1e3 * seconds / count, 3),
+                operation.text("label"),
+                operation.text("limited_by"),
+            )
+        )
+    return PageTable(columns, tuple(rows))

@@ -1,0 +1,277 @@
+"""What a target asks of an accelerator and its memory, and which of the known ones reach it.
+
+The needs are lower bounds, from the bytes and multiply-accumulates of a model's operations alone:
+whatever a design looks like, it must move each byte once a pass, and do each multiply-accumulate.
+Which cores with which memories meet the target is then priced as `evolute sim` does it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from evolute.hw.spec.core import CoreSpec
+from evolute.hw.spec.memories import Memory
+from evolute.hw.spec.platform import Platform
+from evolute.sim.cost.metrics import WHOLE
+from evolute.sim.workload.linear import Workload
+from evolute.sim.workload.operations import Pass, Product, operations
+from evolute.sim.workload.serving import Serving
+from evolute.sim.workload.shape import ModelShape
+from evolute.support.errors import RefusedError
+from evolute.sw.deploy.assignment import assign, default_weights, engine_in
+from evolute.sw.deploy.simulate import (
+    ALL_EXPERTS,
+    Request,
+    Room,
+    Simulation,
+    room_for,
+    simulate,
+    simulate_shape,
+)
+from evolute.sw.deploy.unweighted import Format, head_format, shape_workload
+from evolute.sw.language_model.model import LanguageModel
+from evolute.sw.language_model.shape import model_shape
+from evolute.sw.tensors.weights import Weights
+
+
+@dataclass(frozen=True)
+class Target:
+    """How fast a model is wanted: tokens of all sequences per second of decoding, and the longest
+    time that a prompt may take."""
+
+    tokens_per_s: float
+    ttft_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A core that may meet a target, with the model on it."""
+
+    name: str
+    core: CoreSpec
+    workload_of: Callable[[Pass], Workload]
+    """The linear layers of a pass, as the core holds them."""
+    room_of: Callable[[Request], Room]
+    price: Callable[[Request], Simulation]
+
+
+def shape_candidate(
+    name: str, core: CoreSpec, shape: ModelShape, weights: Format, head: str | None
+) -> Candidate:
+    """A core for a model without weights. Raises `RefusedError` for formats that are none."""
+    chosen = head_format(head, core)
+
+    def workload_of(work: Pass) -> Workload:
+        return shape_workload(shape, weights, chosen, core, work)
+
+    return Candidate(
+        name,
+        core,
+        workload_of,
+        lambda request: room_for(shape, workload_of(ALL_EXPERTS), request),
+        lambda request: simulate_shape(shape, weights, chosen, core, request),
+    )
+
+
+def model_candidate(
+    name: str, core: CoreSpec, model: LanguageModel, weights: Weights | None
+) -> Candidate:
+    """A core for a model with weights. Raises `RefusedError` where its engine does not run them."""
+    assignment = assign(model, default_weights(model) if weights is None else weights, core)
+    return Candidate(
+        name,
+        core,
+        lambda _: assignment.workload,
+        lambda request: room_for(model_shape(model), assignment.workload, request),
+        lambda request: simulate(assignment, request, None),
+    )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The least that a target asks for, whatever the design."""
+
+    decode_bytes: int
+    """Of one pass, which makes a token of every sequence."""
+    decode_macs: int
+    prefill_bytes: int
+    prefill_macs: int
+    bandwidth_bytes_per_s: float
+    bandwidth_from: str
+    """`decode` or `prefill`, whichever asks for more."""
+    macs_per_s: float
+    macs_from: str
+    buffer_bytes: int
+    """Room for what is on its way while the first of it comes: bandwidth times latency."""
+    capacity_bytes: int
+
+    def macs_per_cycle(self, frequency_hz: float) -> float:
+        return self.macs_per_s / frequency_hz
+
+
+def needs(
+    shape: ModelShape, candidates: Sequence[Candidate], serving: Serving, target: Target,
+    latency_s: float,
+) -> Needs:  # fmt: skip
+    """The least over `candidates`, which hold weights in different numbers of bits."""
+    (decode, *_), prefill = serving.decode, serving.prefill
+    amounts = {
+        name: (
+            min(_moved_bytes(shape, each.workload_of(work), work, serving) for each in candidates),
+            sum(operation.macs for operation in operations(shape, work, serving.cache)),
+        )
+        for name, work in (("decode", decode), ("prefill", prefill))
+    }
+    per_second = {"decode": target.tokens_per_s / serving.batch}
+    if target.ttft_s is not None:
+        per_second["prefill"] = 1 / target.ttft_s
+
+    def most(place: int) -> tuple[float, str]:
+        return max((amounts[name][place] * rate, name) for name, rate in per_second.items())
+
+    (bandwidth, bandwidth_from), (macs, macs_from) = most(0), most(1)
+    request = Request(serving, Platform())
+    return Needs(
+        *amounts["decode"],
+        *amounts["prefill"],
+        bandwidth,
+        bandwidth_from,
+        macs,
+        macs_from,
+        math.ceil(bandwidth * latency_s),
+        min(each.room_of(request).total_bytes for each in candidates),
+    )
+
+
+def _moved_bytes(shape: ModelShape, workload: Workload, work: Pass, serving: Serving) -> int:
+    """Bytes that a pass moves if everything crosses once: codes of weights with what their groups
+    store beside them, layers of the host in float32, and what other operations read and write."""
+    bits = sum(
+        linear.index_bits + linear.count * linear.n * linear.groups * linear.group_bits
+        for linear in workload.linears
+    )
+    others = sum(
+        operation.read_bytes + operation.write_bytes
+        for operation in operations(shape, work, serving.cache)
+        if not isinstance(operation, Product)
+    )
+    return -(-bits // 8) + workload.host_bytes + others
+
+
+class Shortfall(NamedTuple):
+    """What a core with a memory lacks: by which factor it misses what is needed."""
+
+    what: str
+    needed: float
+    reached: float
+
+    @property
+    def factor(self) -> float:
+        low, high = sorted((self.needed, self.reached))
+        return high / low
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A core with a memory, priced for a target."""
+
+    candidate: Candidate
+    memory: Memory
+    tokens_per_s: float
+    ttft_s: float
+    fits: bool | None
+    missing: tuple[Shortfall, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        core = self.candidate.core
+        found: dict[str, Any] = {
+            "accelerator": self.candidate.name,
+            "vector_lanes": core.vector_lanes,
+            "attention_rows": core.attention_rows,
+            "memory": self.memory.name,
+            "tokens_per_s": self.tokens_per_s,
+            "ttft_s": self.ttft_s,
+            "fits": self.fits,
+        }
+        if self.missing:
+            lacks = [{**each._asdict(), "factor": each.factor} for each in self.missing]
+            found["short_of"] = lacks
+        return found
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A core that could not be priced, and why; with one memory, or with None of any."""
+
+    accelerator: str
+    memory: str | None
+    reason: str
+
+
+def unpriced(core: CoreSpec) -> str | None:
+    """Why a core is not priced for a target; None where it is."""
+    if not engine_in(core).steps_are_fixed:
+        return "its steps depend on the weights, and `evolute sim` prices it with them"
+    return None
+
+
+def outcomes(
+    candidates: Sequence[Candidate],
+    memories: Sequence[Memory],
+    serving: Serving,
+    target: Target,
+    platform_of: Callable[[CoreSpec, Memory], Platform],
+    least: Needs,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Iterator[Outcome | Refusal]:
+    """Every candidate with every memory. Memories that are alike behind a core's port are priced
+    once; `progress` is called with how many pairs are done."""
+    done = 0
+    for candidate in candidates:
+        core = candidate.core
+        priced: dict[float, Simulation] = {}
+        for memory in memories:
+            try:
+                platform = platform_of(core, memory)
+                request = Request(serving, platform, memory)
+                port = core.bus_bytes * platform.frequency_hz
+                rate = min(port, platform.bandwidth_bytes_per_s)
+                if rate not in priced:
+                    priced[rate] = candidate.price(request)
+                yield _outcome(candidate, request, priced[rate], target, least, rate)
+            except RefusedError as error:
+                yield Refusal(candidate.name, memory.name, str(error))
+            done += 1
+            progress(done)
+
+
+def _outcome(
+    candidate: Candidate,
+    request: Request,
+    priced: Simulation,
+    target: Target,
+    least: Needs,
+    bytes_per_s: float,
+) -> Outcome:
+    """`bytes_per_s` is what the memory and the core's port let through."""
+    decode, prefill = priced.metrics.decode, priced.metrics.prefill
+    if decode.scope != WHOLE or prefill.scope != WHOLE:
+        left = [one.name for one in decode.operations if one.label == "host"]
+        raise RefusedError(f"leaves {', '.join(left)} to the host, whose speed is not known")
+    room, missing = candidate.room_of(request), []
+    if decode.tokens_per_s < target.tokens_per_s:
+        missing.append(Shortfall("tokens_per_s", target.tokens_per_s, decode.tokens_per_s))
+    if target.ttft_s is not None and prefill.seconds > target.ttft_s:
+        missing.append(Shortfall("ttft_s", target.ttft_s, prefill.seconds))
+    if bytes_per_s < least.bandwidth_bytes_per_s:
+        needed = least.bandwidth_bytes_per_s / 1e9
+        missing.append(Shortfall("bandwidth_gbs", needed, bytes_per_s / 1e9))
+    if room.fits is False and room.memory_bytes is not None:
+        missing.append(Shortfall("capacity_bytes", room.total_bytes, room.memory_bytes))
+    assert request.memory is not None
+    return Outcome(
+        candidate, request.memory, decode.tokens_per_s, prefill.seconds, room.fits, tuple(missing)
+    )
