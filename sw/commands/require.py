@@ -264,10 +264,12 @@ def _document(
         "meets": [each.to_dict() for each in meets],
         "short": [each.to_dict() for each in short],
         "refused": [asdict(each) for each in refused],
-        "provenance": provenance(
-            "bounds from bytes and MACs of the operations; cores by cycles of their programs, "
-            "attention and vector operations modelled",
-            ("numpy",),
+        "provenance": asdict(
+            provenance(
+                "bounds from bytes and MACs of the operations; cores by cycles of their programs, "
+                "attention and vector operations modelled",
+                ("numpy",),
+            )
         ),
     }
 
