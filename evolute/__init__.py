@@ -47,6 +47,18 @@ PLACES = {
     "Pass": "evolute.sim.workload.operations:Pass",
     "phase_of": "evolute.sim.cost.engine:phase_of",
     "evaluate_columns": "evolute.sim.cost.batch:evaluate_columns",
+    # A model by its sizes, and whole tokens of it.
+    "ModelShape": "evolute.sim.workload.shape:ModelShape",
+    "ZooEntry": "evolute.sim.workload.zoo:ZooEntry",
+    "zoo_entry": "evolute.sim.workload.zoo:zoo_entry",
+    "CacheFormat": "evolute.sim.workload.operations:CacheFormat",
+    "Serving": "evolute.sim.workload.serving:Serving",
+    "Host": "evolute.sim.cost.token:Host",
+    "Request": "evolute.sw.deploy.simulate:Request",
+    "Simulation": "evolute.sw.deploy.simulate:Simulation",
+    "parse_format": "evolute.sw.deploy.unweighted:parse_format",
+    "head_format": "evolute.sw.deploy.unweighted:head_format",
+    "simulate_shape": "evolute.sw.deploy.simulate:simulate_shape",
     "records": "evolute.reports.frames:records",
     # Hardware.
     "to_verilog": "evolute.hw.emit.export:to_verilog",

@@ -24,13 +24,19 @@ from evolute.sim.cost.columns import Designs
 from evolute.sim.cost.engine import phase_of
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.cost.metrics import Metrics
-from evolute.sim.workload.operations import Pass
+from evolute.sim.cost.token import Host
+from evolute.sim.workload.operations import CacheFormat, Pass
+from evolute.sim.workload.serving import Serving
+from evolute.sim.workload.shape import ModelShape
+from evolute.sim.workload.zoo import ZooEntry, zoo_entry
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints.zoo import KNOWN as models
 from evolute.sw.checkpoints.zoo import KnownModel
 from evolute.sw.checkpoints.zoo import load as load_model
 from evolute.sw.deploy.assignment import Assignment
 from evolute.sw.deploy.assignment import assign as plan
+from evolute.sw.deploy.simulate import Request, Simulation, simulate_shape
+from evolute.sw.deploy.unweighted import head_format, parse_format
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.quantizers.quantize import Quantized, check_quantized, quantize
 from evolute.sw.tensors.weights import Weights, parse_weights
@@ -41,11 +47,13 @@ __all__ = [
     "AsicResult",
     "Assignment",
     "BitSerial",
+    "CacheFormat",
     "ColumnMetrics",
     "CoreSpec",
     "Designs",
     "Engine",
     "FpgaResult",
+    "Host",
     "KnownModel",
     "LanguageModel",
     "LutDla",
@@ -53,22 +61,29 @@ __all__ = [
     "LutTensorCore",
     "Mac",
     "Metrics",
+    "ModelShape",
     "Pass",
     "Platform",
     "Preset",
     "Quantized",
     "RefusedError",
     "Report",
+    "Request",
+    "Serving",
+    "Simulation",
     "Spec",
     "SpecError",
     "VqCodebook",
     "Weights",
+    "ZooEntry",
     "check_quantized",
     "evaluate",
     "evaluate_columns",
     "export",
+    "head_format",
     "load_model",
     "models",
+    "parse_format",
     "parse_weights",
     "phase_of",
     "plan",
@@ -76,10 +91,10 @@ __all__ = [
     "presets",
     "quantize",
     "records",
+    "simulate_shape",
     "split_area",
     "synthesize",
     "to_verilog",
     "verify",
+    "zoo_entry",
 ]
-
-PLACES: dict[str, str]
