@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.timing import report
 from evolute.hw.emit.export import module_name, to_verilog
 from evolute.hw.spec import layout
-from evolute.hw.spec.presets import ENGINES
+from evolute.hw.spec.presets import ENGINE_PRESETS
 from evolute.sim.timing.engine import run_cycles
 from evolute.sim.timing.schedule import Run
 from evolute.verif.harness import bench, simulators
@@ -55,7 +55,7 @@ int main(int, char** argv) {
 
 
 def main() -> None:
-    spec = ENGINES[PRESET]
+    spec = ENGINE_PRESETS[PRESET]
     verilog, top, streams = to_verilog(spec), module_name(spec), layout.streams(spec)
     command = command_word(spec, RUN)
     rng = np.random.default_rng(0)

@@ -249,7 +249,7 @@ def presets_of(task: Task, kinds: Collection[type[Engine]]) -> dict[str, Callabl
     """What gives the named engines of these kinds, or raises `SpecError`, by name."""
     return {
         name: functools.partial(task.preset, spec)
-        for name, spec in presets.ENGINES.items()
+        for name, spec in presets.ENGINE_PRESETS.items()
         if type(spec) in kinds
     }
 

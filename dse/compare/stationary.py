@@ -96,7 +96,7 @@ def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> li
     if named:
         builds |= {
             name: functools.partial(_preset, task, spec)
-            for name, spec in presets.UNITS.items()
+            for name, spec in presets.UNIT_PRESETS.items()
             if isinstance(spec, LutStationary)
         }
     found: list[Arrangement] = []

@@ -256,11 +256,11 @@ PRESETS: dict[str, Preset] = {
 _SPECS = {name: preset.spec for name, preset in PRESETS.items()}
 
 CORES = {name: spec for name, spec in _SPECS.items() if isinstance(spec, CoreSpec)}
-ENGINES = {name: spec for name, spec in _SPECS.items() if isinstance(spec, Engine)}
-UNITS = {name: spec for name, spec in _SPECS.items() if isinstance(spec, Unit)}
+ENGINE_PRESETS = {name: spec for name, spec in _SPECS.items() if isinstance(spec, Engine)}
+UNIT_PRESETS = {name: spec for name, spec in _SPECS.items() if isinstance(spec, Unit)}
 
 DEFAULT = next(iter(PRESETS))
-DEFAULT_ENGINE = next(iter(ENGINES))
+DEFAULT_ENGINE = next(iter(ENGINE_PRESETS))
 
 
 def preset(name: str) -> Preset:

@@ -20,7 +20,7 @@ from evolute.dse.compare.own_forms import in_own_forms
 from evolute.hw.spec import ENGINES, FloatLut, FloatMac, LutDla, VqCodebook
 from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.formats import FORMATS, Kind, WeightCodes
-from evolute.hw.spec.presets import ENGINES as ENGINE_PRESETS
+from evolute.hw.spec.presets import ENGINE_PRESETS
 from evolute.sim.weights import Codebook, Table
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints.zoo import default_text

@@ -12,7 +12,7 @@ import pytest
 from evolute.hw.spec import layout
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
-from evolute.hw.spec.presets import CORES, ENGINES
+from evolute.hw.spec.presets import CORES, ENGINE_PRESETS
 from evolute.sim.cost.core import priced_phases
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.weights import Grid
@@ -105,6 +105,6 @@ def test_pinned_core(name):
     assert core_numbers(CORES[name]) == PINNED[name]
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", ENGINE_PRESETS)
 def test_pinned(name):
-    assert numbers(ENGINES[name]) == PINNED[name]
+    assert numbers(ENGINE_PRESETS[name]) == PINNED[name]

@@ -16,7 +16,7 @@ from evolute import front
 from evolute.hw.spec import LutTensorCore, Mac
 from evolute.hw.spec.formats import Kind as Codes
 from evolute.hw.spec.formats import WeightCodes
-from evolute.hw.spec.presets import CORES, ENGINES
+from evolute.hw.spec.presets import CORES, ENGINE_PRESETS
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
 from evolute.sw.checkpoints.zoo import load
 from evolute.sw.deploy.assignment import assign, recoding_for
@@ -175,10 +175,10 @@ def test_all_commands_follow_one_plan(mixed, tmp_path):
         (LutTensorCore(weight_bits=8), "w8g32"),
         (LutTensorCore(weight_bits=3), "w3g32"),
         (Mac(weight_bits=2), "w2g32"),
-        (ENGINES["bs-skip"], "w4g35"),  # slices of 7
-        (ENGINES["lut-ternary"], "tg32"),
-        (ENGINES["vq-residual"], None),
-        (ENGINES["dla-l1"], None),
+        (ENGINE_PRESETS["bs-skip"], "w4g35"),  # slices of 7
+        (ENGINE_PRESETS["lut-ternary"], "tg32"),
+        (ENGINE_PRESETS["vq-residual"], None),
+        (ENGINE_PRESETS["dla-l1"], None),
     ],
 )
 def test_what_has_no_codes_is_coded_to_the_widest_grid(spec, weights):
@@ -191,7 +191,7 @@ def test_what_has_no_codes_is_coded_to_the_widest_grid(spec, weights):
 
 def test_an_engine_without_grids_refuses_what_it_has_no_codes_for(mixed):
     """Codewords of some layers, and nothing to code the others to."""
-    model, engine, rng = load(str(mixed)), ENGINES["vq-residual"], np.random.default_rng(0)
+    model, engine, rng = load(str(mixed)), ENGINE_PRESETS["vq-residual"], np.random.default_rng(0)
     w = dequantized(model.matrix("0.q"))
     codes = WeightCodes(engine.weight_bits, Codes.VECTOR)
     codewords = near(engine, np.zeros(w.shape, int), codes, w.shape[1], rng)

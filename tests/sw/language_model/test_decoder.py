@@ -17,7 +17,7 @@ import pytest
 
 from evolute.hw.spec import LutTensorCore, SpecError
 from evolute.hw.spec.formats import WeightCodes
-from evolute.hw.spec.presets import ENGINES
+from evolute.hw.spec.presets import ENGINE_PRESETS
 from evolute.sim.golden import integer
 from evolute.support.files import sha256
 from evolute.sw.checkpoints import zoo
@@ -141,7 +141,7 @@ def test_a_prompt_at_once_equals_token_by_token():
 
 def exact_on(accel, weights):
     """Rounded tables are no integer product."""
-    spec = ENGINES[accel]
+    spec = ENGINE_PRESETS[accel]
     return spec.exact and spec.accepts(parse_weights(weights).rounding.format)
 
 
@@ -149,13 +149,13 @@ def exact_on(accel, weights):
     ("accel", "weights"),
     [
         (accel, weights)
-        for accel in ENGINES
+        for accel in ENGINE_PRESETS
         for weights in ("w1g32s", "w2g128", "w4g32", "w3s", "tg64")
         if exact_on(accel, weights)
     ],
 )
 def test_golden_models_and_integers_give_identical_logits(accel, weights):
-    spec = ENGINES[accel]
+    spec = ENGINE_PRESETS[accel]
     subject, choice = model("evolute-tiny"), parse_weights(weights)
     ids = subject.tokenizer.encode(STORY)
     found = []
@@ -196,7 +196,7 @@ def test_engine_layer_is_the_formula(bits):
 
 def test_rounded_tables_move_little_and_need_golden():
     subject = model("evolute-tiny")
-    spec = ENGINES["lut-int8-table"]
+    spec = ENGINE_PRESETS["lut-int8-table"]
     choice, text = parse_weights("w4g32"), Text("story", STORY * 3)
     with pytest.raises(QuantError, match="golden"):
         engine_linears(assign(subject, choice, spec), "integer")

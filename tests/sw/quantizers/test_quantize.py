@@ -71,8 +71,8 @@ def test_moments_are_those_of_the_layers_inputs(calibration: Calibration) -> Non
         assert np.array_equal(moments.peak, np.abs(x).max(axis=0).astype(np.float32))
 
 
-LUT = presets.ENGINES["lut-decode"]
-VQ = presets.ENGINES["vq-outputs"].evolve(v=4, entries=64)
+LUT = presets.ENGINE_PRESETS["lut-decode"]
+VQ = presets.ENGINE_PRESETS["vq-outputs"].evolve(v=4, entries=64)
 VQ_INPUTS = VqCodebook(n=8, k=6, v=3, along="inputs", entries=16, residual_entries=16)
 CORE = presets.CORES["core-decode"]
 
@@ -81,7 +81,7 @@ CORE = presets.CORES["core-decode"]
     ("method", "spec", "bits"),
     [
         ("gptq-w2g32o2", LUT, 2.96),
-        ("gptq-b3g32", presets.ENGINES["bs-bitmod"], 3.56),
+        ("gptq-b3g32", presets.ENGINE_PRESETS["bs-bitmod"], 3.56),
         ("gptq-w3g64c", CORE, 3.30),
         ("vptq-v4k64", VQ, 1.58),
         ("vptq-v2k16i", presets.CORES["core-vq-inputs"], 2.01),

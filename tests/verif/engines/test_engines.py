@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evolute.hw.spec import Engine, LutTensorCore, engine_of
-from evolute.hw.spec.presets import ENGINES
+from evolute.hw.spec.presets import ENGINE_PRESETS
 from evolute.verif.harness.contract import EngineContract
 from evolute.verif.harness.driver import DRIVERS
 from evolute.verif.harness.simulators import available
@@ -54,7 +54,7 @@ specs, or what a core generates in `test_run.py`, hold the same every day."""
     "spec",
     [
         pytest.param(spec, id=name, marks=[pytest.mark.slow] * (name in WIDE))
-        for name, spec in ENGINES.items()
+        for name, spec in ENGINE_PRESETS.items()
     ],
     indirect=True,
     scope="class",
@@ -80,7 +80,9 @@ class TestMoreOnIcarus(IcarusContract):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", ENGINES.values(), ids=ENGINES, indirect=True, scope="class")
+@pytest.mark.parametrize(
+    "spec", ENGINE_PRESETS.values(), ids=ENGINE_PRESETS, indirect=True, scope="class"
+)
 class TestPresetsOnIcarus(IcarusContract):
     pass
 
