@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolute.hw.emit import sidecar, vivado
+from evolute.hw.emit import sidecar, vivado, yosys_script
 from evolute.hw.spec import CoreSpec, Spec, engine_of
 from evolute.hw.spec.scaling import Scaling
-from evolute.hw.synthesis import yosys
-from evolute.hw.synthesis.fpga import FAMILIES
 from evolute.support import files
 from evolute.support.errors import RefusedError, UnknownNameError
 
@@ -342,10 +340,10 @@ def _constraints(spec: Spec, target: Target, name: str) -> str:
 
 def _yosys_script(name: str, target: Target) -> str:
     """Runs with `yosys -s` in the export's folder; writes a netlist for the next tool."""
-    if target.name in FAMILIES:
-        passes = yosys.fpga_passes(FAMILIES[target.name], f"{name}.v", name)
+    if target.name in yosys_script.FPGA_MAPPING:
+        passes = yosys_script.fpga_passes(target.name, f"{name}.v", name)
     else:
-        passes = yosys.generic_passes(f"{name}.v", name)
+        passes = yosys_script.generic_passes(f"{name}.v", name)
     netlist = f"write_{target.netlist} {name}.netlist.{target.netlist}"
     return "\n".join((f"# yosys -s {name}.ys", *passes, "stat", netlist, ""))
 

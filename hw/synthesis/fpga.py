@@ -1,4 +1,4 @@
-"""FPGA families as data: how Yosys maps to them and what its cells use up."""
+"""FPGA families as data: what the cells use up that Yosys maps to (`hw.emit.yosys_script`)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,6 @@ class Family:
     """
 
     name: str
-    synthesis: str
-    """The Yosys pass, but for `-top`."""
     resources: Mapping[str, Mapping[str, int]]
     free: str
     """Pattern of the cells that take none of the resources."""
@@ -95,7 +93,6 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family(
             name="ecp5",
-            synthesis="synth_ecp5",
             resources={
                 "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
                 "ff": {"TRELLIS_FF": 1},
@@ -111,7 +108,6 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             name="ice40",
-            synthesis="synth_ice40",
             resources={
                 "lut": {"SB_LUT4": 1},
                 "ff": {"SB_DFF.*": 1},
@@ -126,7 +122,6 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             name="xilinx",
-            synthesis="synth_xilinx -family xc7 -noiopad -noclkbuf",
             resources=_XILINX,
             free="CARRY4|MUXF[78]|GND|VCC",  # carries and wide multiplexers have their own place
             parts=(
@@ -137,7 +132,6 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             name="xilinx-us",
-            synthesis="synth_xilinx -family xcup -noiopad -noclkbuf",
             resources=_XILINX,
             free="CARRY[48]|MUXF[789]|GND|VCC",
             parts=(
@@ -148,7 +142,6 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             name="gowin",
-            synthesis="synth_gowin -noiopads",
             resources={
                 "lut": {"LUT[1-4]": 1, "ALU": 1, "RAM16SDP4": 6},
                 "ff": {"DFF.*": 1},

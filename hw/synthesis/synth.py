@@ -16,6 +16,7 @@ from typing import Any, Literal, overload
 
 from evolute.hw import revisions
 from evolute.hw.emit.export import module_name, source_lines, to_verilog
+from evolute.hw.emit.yosys_script import fpga_passes
 from evolute.hw.spec import Spec
 from evolute.hw.synthesis import liberty, nextpnr, yosys
 from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
@@ -264,7 +265,7 @@ def map_fpga(
 
     def map_cells() -> dict[str, Any]:
         script = [
-            *yosys.fpga_passes(family, nextpnr.SOURCE, top),
+            *fpga_passes(family.name, nextpnr.SOURCE, top),
             "tee -q -o mapped.json stat -json",
             "write_json netlist.json",
         ]

@@ -16,14 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolute.hw.synthesis.fpga import Family
 from evolute.hw.synthesis.tools import ToolError, run_tool
 
 _MAIN = "from pyosys import libyosys as y; y.run_pass('script run.ys', y.Design())"
-
-# Amaranth's output trips an assertion in the passes of some FPGA families unless it is flattened
-# and its generated names are made short first (YosysHQ/yosys issue 4349).
-_PREPARE = ("proc", "flatten", "opt_clean -purge", "rename -enumerate")
 
 
 def version() -> str:
@@ -57,20 +52,6 @@ def run(
         except FileNotFoundError as error:
             raise ToolError(f"yosys: wrote no {Path(error.filename).name}") from None
     return Run(log, files)
-
-
-def fpga_passes(family: Family, source: str, top: str) -> list[str]:
-    """The passes that map the Verilog file `source` to a family's cells."""
-    return [f"read_verilog {source}", *_PREPARE, f"{family.synthesis} -top {top}"]
-
-
-def generic_passes(source: str, top: str) -> list[str]:
-    """The passes that map the Verilog file `source` to gates; memories stay whole."""
-    return [
-        f"read_verilog {source}",
-        f"synth -flatten -top {top} -run begin:fine",
-        *("techmap", "opt -full", "abc", "opt_clean"),
-    ]
 
 
 def cell_counts(stat_json: str) -> dict[str, int]:

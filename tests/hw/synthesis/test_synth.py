@@ -14,6 +14,7 @@ from amaranth.back import verilog
 from click.testing import CliRunner
 
 from evolute.front import cli
+from evolute.hw.emit.yosys_script import FPGA_MAPPING, fpga_passes
 from evolute.hw.rtl.core.buffer import BeatBuffer
 from evolute.hw.spec import CoreSpec, Engine, LutTensorCore, Mac
 from evolute.hw.spec.core import Buffer
@@ -151,7 +152,7 @@ def test_a_buffer_is_block_memory_and_nothing_else(family: str) -> None:
     """No flip-flop, and no logic that would make up for what a block memory cannot do."""
     buffer = BeatBuffer(Buffer("weight", bus_words=2048, bus_bits=64, beat_bits=64))
     text = verilog.convert(buffer, name="t", strip_internal_attrs=True)
-    script = [*yosys.fpga_passes(FAMILIES[family], "t.v", "t"), "tee -q -o s.json stat -json"]
+    script = [*fpga_passes(family, "t.v", "t"), "tee -q -o s.json stat -json"]
     run = yosys.run(script, {"t.v": text}, ("s.json",), timeout_s=120)
     used = FAMILIES[family].usage(yosys.cell_counts(run.files["s.json"]))
     assert used.pop("bram") >= 2048 * 64 / (36 * 1024)
@@ -461,3 +462,7 @@ def test_command_reports_blocks(library: str, tmp_path: Path) -> None:
 def test_unknown_target_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="did you mean ecp5"):
         synth.synthesize(TINY, "ecp")
+
+
+def test_every_family_has_a_mapping() -> None:
+    assert FPGA_MAPPING.keys() == FAMILIES.keys()
