@@ -85,7 +85,7 @@ def token_phase(
     with seconds of whole tokens if all operations have seconds. `is_bound` says that the linear
     layers' cycles are one."""
     operations = (
-        *_linear_operations(spec, linear, platform, is_bound=is_bound),
+        *_linear_operations(spec, linear, len(passes), platform, is_bound=is_bound),
         *_left_operations(workload, passes, host),
         *_other_operations(spec, shape, passes, cache, platform, host),
     )
@@ -135,13 +135,17 @@ def context_metrics(context: int, decode: PhaseMetrics) -> ContextMetrics:
 
 
 def _linear_operations(
-    spec: Engine | CoreSpec, linear: PhaseMetrics, platform: Platform, *, is_bound: bool
+    spec: Engine | CoreSpec,
+    linear: PhaseMetrics,
+    passes: int,
+    platform: Platform,
+    *,
+    is_bound: bool,
 ) -> Iterator[OperationMetrics]:
-    """The linear layers on the accelerator; what a core's programs take beyond their layers, such
+    """The linear layers on the accelerator in all passes; what a core's programs take beyond their layers, such
     as the instructions' own words and waiting for the host, is an operation of its own."""
     layers, is_core = linear.layers, isinstance(spec, CoreSpec)
     label: Label = "bound" if is_bound else "exact" if is_core else "modelled"
-    passes = max(1, round(linear.macs / max(1, sum(one.count * one.macs for one in layers))))
     cycles_left, bytes_left = linear.cycles, linear.dram_bytes
     for layer in layers:
         times = passes * layer.count
