@@ -142,8 +142,9 @@ def _linear_operations(
     *,
     is_bound: bool,
 ) -> Iterator[OperationMetrics]:
-    """The linear layers on the accelerator in all passes; what a core's programs take beyond their layers, such
-    as the instructions' own words and waiting for the host, is an operation of its own."""
+    """The linear layers on the accelerator in all passes; what a core's programs take beyond their
+    layers, such as the instructions' own words and waiting for the host, is an operation of its
+    own."""
     layers, is_core = linear.layers, isinstance(spec, CoreSpec)
     label: Label = "bound" if is_bound else "exact" if is_core else "modelled"
     cycles_left, bytes_left = linear.cycles, linear.dram_bytes
