@@ -159,7 +159,7 @@ def main() -> None:
         (harness_cycles_per_s(core, program, memory), bare_cycles_per_s(core, program, memory))
         for _ in range(REPEATS)
     ]
-    harness, bare = (statistics.median(each) for each in zip(*speeds, strict=True))
+    harness, bare = (statistics.median(rates) for rates in zip(*speeds, strict=True))
     report(
         {
             "harness_cycles_per_s": harness,

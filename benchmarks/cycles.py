@@ -16,7 +16,9 @@ def main() -> None:
         Linear(LayerName(None, "layer"), 576 + n, 1536, WeightCodes(4), 32, 32) for n in range(1000)
     ]
     run = Run(tiles=2, slices=1000, group_slices=2, planes=4)
-    closed_s = median_seconds(lambda: [run_cycles(spec, [plan(spec, each, 1)]) for each in layers])
+    closed_s = median_seconds(
+        lambda: [run_cycles(spec, [plan(spec, layer, 1)]) for layer in layers]
+    )
     fold_s = median_seconds(lambda: fold(spec, [run]))
     report(
         {"layers_per_s": len(layers) / closed_s, "fold_steps_per_s": run.steps / fold_s},

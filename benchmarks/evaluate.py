@@ -74,12 +74,12 @@ def main() -> None:
     ]
     columns = drawn(np.random.default_rng(1), DESIGNS)
     points = sum(len(phase.layers) for phase in phases)
-    priced = sum(len(evaluate_columns(each, phases, platform).priced) for each in columns)
+    priced = sum(len(evaluate_columns(designs, phases, platform).priced) for designs in columns)
 
     def together() -> None:
-        for each in columns:
+        for designs in columns:
             # A copy, since what is known about designs is kept with them.
-            evaluate_columns(Designs(each.kind, each.fields), phases, platform)
+            evaluate_columns(Designs(designs.kind, designs.fields), phases, platform)
 
     def alone() -> None:
         evaluate(spec, workload, platform, PREFILL_TOKENS, DECODE_TOKENS)

@@ -153,11 +153,11 @@ def perplexity(benchmark: Benchmark, assignment: Assignment) -> float:
         return json.loads(path.read_text(encoding="utf-8"))["perplexity"]
     linears = engine_linears(assignment, fast_backend(spec))
     # The model itself as reference costs nothing and is not looked at.
-    found = measure_text(
+    accuracy = measure_text(
         model(benchmark.model), linears, linears, content, benchmark.tokens, benchmark.context
     )
-    write_text(path, json.dumps(asdict(found)) + "\n")
-    return found.perplexity
+    write_text(path, json.dumps(asdict(accuracy)) + "\n")
+    return accuracy.perplexity
 
 
 @functools.cache

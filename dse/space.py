@@ -122,7 +122,7 @@ def codes_to_try(space: Space, model: LanguageModel) -> dict[str, Codes]:
     candidate gains by leaving it to the host.
     """
     names = (*space.weights, NATIVE.name) if model.has_codes else space.weights
-    found = {}
+    choices = {}
     for name in names:
         weights = parse_weights(name)
         bits, groups = [1], [1]
@@ -133,8 +133,8 @@ def codes_to_try(space: Space, model: LanguageModel) -> dict[str, Codes]:
             elif tensor := model.codes(layer):
                 bits += [part.format.bits for part in parted(tensor).parts]
                 groups += [part.group for part in parted(tensor).parts]
-        found[name] = Codes(weights, max(bits), max(groups))
-    return found
+        choices[name] = Codes(weights, max(bits), max(groups))
+    return choices
 
 
 def choose(

@@ -264,13 +264,16 @@ def shortfall(study: optuna.Study, constraints: Sequence[Constraint]) -> str:
         last += refused[-1].user_attrs["refused"] if refused else ""
         return f"study {study.study_name!r} has no measured candidate{last}"
     excess = {
-        trial.number: {each: each.excess(_metric(trial, each.name)) for each in constraints}
+        trial.number: {
+            constraint: constraint.excess(_metric(trial, constraint.name))
+            for constraint in constraints
+        }
         for trial in measured
     }
     nearest = min(measured, key=lambda trial: max(excess[trial.number].values()))
     broken = [
-        f"{each.text} by {share:.1%} ({_metric(nearest, each.name):.6g})"
-        for each, share in excess[nearest.number].items()
+        f"{constraint.text} by {share:.1%} ({_metric(nearest, constraint.name):.6g})"
+        for constraint, share in excess[nearest.number].items()
         if share > 0
     ]
     return (
@@ -285,10 +288,10 @@ def _metric(trial: FrozenTrial, name: str) -> float:
 
 def front(study: optuna.Study) -> list[FrozenTrial]:
     """Feasible trials that no other beats in every objective; of equal candidates the first."""
-    found: dict[str, FrozenTrial] = {}
-    for trial in sorted(study.best_trials, key=lambda each: each.number):
-        found.setdefault(repr(sorted(trial.params.items())), trial)
-    return list(found.values())
+    members: dict[str, FrozenTrial] = {}
+    for trial in sorted(study.best_trials, key=lambda member: member.number):
+        members.setdefault(repr(sorted(trial.params.items())), trial)
+    return list(members.values())
 
 
 def feasible(trial: FrozenTrial) -> bool:

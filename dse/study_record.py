@@ -38,7 +38,7 @@ def of_study(study: optuna.Study) -> schema.Study:
         for trial in trials
         if trial.state == "complete" and trial.feasible
     }
-    best = sorted(each.number for each in front(study))
+    best = sorted(member.number for member in front(study))
     volume, reference = 0.0, {}
     if best:
         directions = [metric.direction for _, metric in metrics]
@@ -47,7 +47,7 @@ def of_study(study: optuna.Study) -> schema.Study:
         volume = hypervolume(points, worst)
         reference = {
             name: (max if metric.direction == "minimize" else min)(
-                each[at] for each in values.values()
+                column[at] for column in values.values()
             )
             for at, (name, metric) in enumerate(metrics)
         }

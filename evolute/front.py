@@ -89,7 +89,7 @@ def _one_line(error: click.ClickException) -> str:
     """What was wrong with a command line, the option first."""
     message = " ".join(error.format_message().split())
     if isinstance(error, click.NoSuchOption):  # whose own suggestions count the dashes as alike
-        options = [each.lstrip("-") for each in error.possibilities or ()]
+        options = [option.lstrip("-") for option in error.possibilities or ()]
         near = near_names(error.option_name.lstrip("-"), options)
         hint = f"; did you mean --{' or --'.join(near)}?" if near else ""
         message = f"no option {error.option_name}{hint}"

@@ -31,16 +31,16 @@ _NAMES = {"ecp5": ("DP16KD", "MULT18"), "xilinx": ("RAMB18", "DSP48")}
 
 def fpga_table(records: Sequence[Record]) -> str:
     """Resources and clock of one accelerator on several parts, and where its slowest path lies."""
-    placed = [each for each in records if each.optional("fmax_mhz")]
-    tools = dict.fromkeys(tool for each in records for tool in each.text("tool").split(", "))
+    placed = [record for record in records if record.optional("fmax_mhz")]
+    tools = dict.fromkeys(tool for record in records for tool in record.text("tool").split(", "))
     lines = [
         f"By {' and '.join(tools)}; clocks are those of the core {placed[0].text('fmax_is')}:",
         "",
         "| part | lookup tables | flip-flops | block memories | multipliers | clock |",
         "|---|---|---|---|---|---|",
-        *(_fpga_row(each) for each in records),
+        *(_fpga_row(record) for record in records),
     ]
-    lines += ["", " ".join(_slowest_path(each) for each in placed)]
+    lines += ["", " ".join(_slowest_path(record) for record in placed)]
     return "\n".join(lines)
 
 
@@ -90,12 +90,12 @@ def asic_sentence(record: Record) -> str:
 
 def texts(records: Sequence[Record]) -> dict[str, str]:
     """Every piece of documentation that is made of figures, by its name."""
-    found = {"core-fpga": [], "core-decode asic": []}
+    chosen = {"core-fpga": [], "core-decode asic": []}
     for record in records:
         asic = " asic" if record.text("target") == "asic" else ""
-        found[record.text("accelerator") + asic].append(record)
-    (asic,) = found["core-decode asic"]
-    return {"core-fpga": fpga_table(found["core-fpga"]), "core-decode asic": asic_sentence(asic)}
+        chosen[record.text("accelerator") + asic].append(record)
+    (asic,) = chosen["core-decode asic"]
+    return {"core-fpga": fpga_table(chosen["core-fpga"]), "core-decode asic": asic_sentence(asic)}
 
 
 def filled(page: str, pieces: dict[str, str]) -> str:

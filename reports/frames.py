@@ -32,10 +32,10 @@ def records(paths: Iterable[Path], kind: str | None = None) -> pandas.DataFrame:
     `UnknownNameError` where `kind` is given and no record has it.
     """
     loaded = load(paths)
-    kinds = list(dict.fromkeys(each.kind for each in loaded))
+    kinds = list(dict.fromkeys(record.kind for record in loaded))
     if kind is not None and kind not in kinds:
         raise UnknownNameError("kind of record", kind, kinds)
-    return table(row for each in loaded if kind in (None, each.kind) for row in _rows(each))
+    return table(row for record in loaded if kind in (None, record.kind) for row in _rows(record))
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:

@@ -35,13 +35,13 @@ def group(operation: Record) -> str:
 
 def shares(run: Record, phase: str) -> tuple[Share, ...]:
     """The groups of a phase that have operations."""
-    found: dict[str, list[float | None]] = {}
+    seconds: dict[str, list[float | None]] = {}
     for operation in run.parts(f"{phase}.operations"):
-        found.setdefault(group(operation), []).append(operation.optional("seconds"))
+        seconds.setdefault(group(operation), []).append(operation.optional("seconds"))
     return tuple(
-        Share(name, None if None in found[name] else sum(one or 0 for one in found[name]))
+        Share(name, None if None in seconds[name] else sum(one or 0 for one in seconds[name]))
         for name in GROUPS
-        if name in found
+        if name in seconds
     )
 
 

@@ -32,7 +32,7 @@ def build(records: Sequence[Record]) -> str:
     comparisons = latest(
         records, "compare", "model", "layer", "weights", "activations", "rows", "shape"
     )[::-1]
-    measured = [*(found for run in runs[::-1] if (found := accuracy_of(run))), *records]
+    measured = [*(accuracy for run in runs[::-1] if (accuracy := accuracy_of(run))), *records]
     accuracies = latest(measured, "accuracy", *_SETTING, *_FORMATS, "weights", "spec.table_bits")
     return environment.get_template("page.html").render(
         style=Markup(style),
@@ -41,9 +41,11 @@ def build(records: Sequence[Record]) -> str:
         runs=[_run(run) for run in runs],
         accuracies=_accuracies(accuracies),
         studies=[_study(study) for study in studies],
-        comparisons=[_comparison(each) for each in comparisons],
+        comparisons=[_comparison(record) for record in comparisons],
         provenance=tables.provenance(
-            {each.origin: each for each in (*accuracies, *comparisons, *studies, *runs)}.values()
+            {
+                record.origin: record for record in (*accuracies, *comparisons, *studies, *runs)
+            }.values()
         ),
     )
 
@@ -80,7 +82,7 @@ def _accuracies(records: Sequence[Record]) -> list[dict[str, object]]:
     for record in records:
         formats = (record.optional(name) for name in _FORMATS)
         groups.setdefault((*(record[name] for name in _SETTING), *formats), []).append(record)
-    methods = list(dict.fromkeys(each.text("method") for each in records))
+    methods = list(dict.fromkeys(record.text("method") for record in records))
     return [
         {
             "title": f"{model} on {text}",

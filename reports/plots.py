@@ -165,7 +165,7 @@ def _label_clusters(axis: Axes, points: Sequence[tuple[str, str, float, float]])
     width = np.subtract(*np.log(axis.get_xlim())[::-1])
     height = np.subtract(*np.log(axis.get_ylim())[::-1])
     clusters: list[list[tuple[str, str, float, float]]] = []
-    for point in sorted(points, key=lambda each: (each[0], -each[3])):
+    for point in sorted(points, key=lambda one: (one[0], -one[3])):
         for cluster in clusters:
             phase, _, x, y = cluster[0]
             near = abs(np.log(point[2] / x)) < 0.16 * width
@@ -197,7 +197,7 @@ def layer_time(record: Record) -> str:
     figure = _figure(7.4, 1.1 + 0.34 * kinds, 2)
     for axis, phase in zip(figure.axes, PHASES, strict=True):
         layers = record.parts(f"{phase}.layers")
-        taken = [layer_seconds(record, each) * each.number("count") for each in layers]
+        taken = [layer_seconds(record, layer) * layer.number("count") for layer in layers]
         unit, per_second = _time_unit(max(taken))
         rows = np.arange(len(layers))
         lengths = [per_second * seconds for seconds in taken]
@@ -206,9 +206,9 @@ def layer_time(record: Record) -> str:
             (-0.18, "compute_seconds", COMPUTE, "computing"),
             (0.18, "memory_seconds", MEMORY, "moving data"),
         ):
-            times = [per_second * each.number(name) * each.number("count") for each in layers]
+            times = [per_second * layer.number(name) * layer.number("count") for layer in layers]
             axis.barh(rows + shift, times, height=0.28, color=color, label=text)
-        names = [f"{each.text('name')} {TIMES}{each.number('count'):g}" for each in layers]
+        names = [f"{layer.text('name')} {TIMES}{layer.number('count'):g}" for layer in layers]
         axis.set_yticks(rows, names)
         axis.tick_params(axis="y", length=0)
         axis.grid(True, axis="x")
@@ -297,36 +297,36 @@ def perplexity_by_bits(records: Sequence[Record], methods: Sequence[str]) -> str
     """
     figure = _figure(9.2, 3.7)
     axis = figure.axes[0]
-    known = [each.optional("reference_perplexity") for each in records]
-    shipped = next((each for each in known if each is not None), None)
-    points = [each for each in records if each.text("weights") != "float"]
-    values = [each.number("perplexity") for each in points]
+    known = [record.optional("reference_perplexity") for record in records]
+    shipped = next((value for value in known if value is not None), None)
+    points = [point for point in records if point.text("weights") != "float"]
+    values = [point.number("perplexity") for point in points]
     values += [] if shipped is None else [shipped]
     room = max(1.4, (max(values) / min(values)) ** 0.13)
     _log_axis(axis, "y", min(values) / room, max(values) * 1.4)
-    bits = [each.number("bits_total") for each in points]
-    axis.set_xlim(min([1.0, *(each - 0.2 for each in bits)]), max([2.0, *bits]) + 0.9)
+    bits = [point.number("bits_total") for point in points]
+    axis.set_xlim(min([1.0, *(width - 0.2 for width in bits)]), max([2.0, *bits]) + 0.9)
     axis.grid(True)
     labels: list[tuple[str, float, float, str]] = []
     styles = zip(itertools.cycle(SERIES_COLORS), itertools.cycle(SERIES_MARKERS), strict=False)
     for method, (color, marker) in zip(methods, styles, strict=False):
-        mine = [each for each in points if each.text("method") == method]
+        mine = [point for point in points if point.text("method") == method]
         if not mine:
             continue
-        mine.sort(key=lambda each: each.number("bits_total"))
+        mine.sort(key=lambda point: point.number("bits_total"))
         axis.plot(
-            [each.number("bits_total") for each in mine],
-            [each.number("perplexity") for each in mine],
+            [point.number("bits_total") for point in mine],
+            [point.number("perplexity") for point in mine],
             color=color,
             marker=marker,
             ms=5,
             lw=1.1,
             label=method,
         )
-        for each in mine:
-            rounded = each.optional("spec.table_bits")
-            name = each.text("weights") + (f" T{rounded}" if rounded else "")
-            labels.append((name, each.number("bits_total"), each.number("perplexity"), color))
+        for point in mine:
+            rounded = point.optional("spec.table_bits")
+            name = point.text("weights") + (f" T{rounded}" if rounded else "")
+            labels.append((name, point.number("bits_total"), point.number("perplexity"), color))
     if shipped is not None:
         axis.axhline(shipped, color="#4a4f58", ls=(0, (4, 3)), lw=1)
         axis.annotate(
@@ -387,11 +387,11 @@ def explored(record: Record) -> str:
     figure = _figure(7.4, 4.1)
     axis = figure.axes[0]
     objectives = record.parts("objectives")
-    trials = [each for each in record.parts("trials") if each["state"] == "complete"]
+    trials = [trial for trial in record.parts("trials") if trial["state"] == "complete"]
     front = set(record["front"])
     x, y, *rest = (
-        np.array([trial.number(f"metrics.{each['name']}") for trial in trials])
-        for each in objectives
+        np.array([trial.number(f"metrics.{objective['name']}") for trial in trials])
+        for objective in objectives
     )
     colors = rest[0] if rest else np.full(len(trials), np.nan)
     on_front = np.array([trial["number"] in front for trial in trials])

@@ -200,7 +200,7 @@ def accuracy_of(run: Record) -> Record | None:
     # Measured with them since; without, a figure stands apart from those of `evolute eval`.
     later = ("kl", "top1", "stride", "kv")
     facts |= {name: run.optional(f"perplexity.{name}") for name in later}
-    found = Record(
+    accuracy = Record(
         run.origin,
         {
             "kind": "accuracy",
@@ -211,8 +211,8 @@ def accuracy_of(run: Record) -> Record | None:
             **facts,
         },
     )
-    check(found)
-    return found
+    check(accuracy)
+    return accuracy
 
 
 def load(paths: Iterable[Path]) -> list[Record]:

@@ -57,11 +57,11 @@ def size(count: float) -> str:
 
 def perplexity_change(record: Record) -> str:
     """Perplexity as shipped and on the engine, or that nobody measured it."""
-    found = record.optional("perplexity")
-    if not found:
+    perplexity = record.optional("perplexity")
+    if not perplexity:
         return "not measured"
     after = record.number("perplexity.quantized")
-    if found["float"] is None:
+    if perplexity["float"] is None:
         return f"{after:.4g}, as shipped unknown"
     return f"{record.number('perplexity.float'):.4g} → {after:.4g}"
 
@@ -85,14 +85,14 @@ def headlines(runs: Sequence[Record]) -> list[tuple[str, PageTable]]:
     groups: dict[tuple[object, ...], list[Record]] = {}
     for run in runs:
         groups.setdefault((host_layers(run), is_whole(run), *labels(run).values()), []).append(run)
-    members = sorted(groups.values(), key=lambda each: len(host_layers(each[0])))
+    members = sorted(groups.values(), key=lambda group: len(host_layers(group[0])))
     return [
         (
-            f"{left_to_the_host(each[0])}: {'cores' if is_core(each[0]) else 'engines alone'}"
-            f"{', whole tokens' if is_whole(each[0]) else ''}",
-            _headline(each),
+            f"{left_to_the_host(group[0])}: {'cores' if is_core(group[0]) else 'engines alone'}"
+            f"{', whole tokens' if is_whole(group[0]) else ''}",
+            _headline(group),
         )
-        for each in members
+        for group in members
     ]
 
 
@@ -183,22 +183,22 @@ def accuracy(records: Sequence[Record]) -> PageTable:
         Column("divergence", "nats/token", "measured"),
         Column("text of another kind", "perplexity, as shipped", "measured"),
     )
-    ordered = sorted(records, key=lambda each: each.number("bits_total"))
+    ordered = sorted(records, key=lambda record: record.number("bits_total"))
     rows = tuple(
         (
-            each.text("weights"),
-            each.text("method"),
-            quantity(each.number("bits_index"), 3),
-            quantity(each.number("bits_total"), 3),
-            _table_width(each),
-            quantity(each.number("perplexity")),
+            record.text("weights"),
+            record.text("method"),
+            quantity(record.number("bits_index"), 3),
+            quantity(record.number("bits_total"), 3),
+            _table_width(record),
+            quantity(record.number("perplexity")),
             *(
-                "" if each.optional(name) is None else quantity(each.number(name), digits)
+                "" if record.optional(name) is None else quantity(record.number(name), digits)
                 for name, digits in (("reference_perplexity", 4), ("kl", 3))
             ),
-            _other_text(each),
+            _other_text(record),
         )
-        for each in ordered
+        for record in ordered
     )
     return PageTable(columns, rows)
 
@@ -224,19 +224,20 @@ def front(study: Record) -> PageTable:
     objectives = study.parts("objectives")
     columns = [Column("trial"), Column("weights"), Column("engine"), Column("clock", "MHz")]
     columns += [
-        Column(each.text("title"), each.text("unit"), each.text("how")) for each in objectives
+        Column(objective.text("title"), objective.text("unit"), objective.text("how"))
+        for objective in objectives
     ]
     columns.append(Column("MACs on it", "share", "exact"))
     on_front = set(study["front"])
-    trials = [each for each in study.parts("trials") if each["number"] in on_front]
-    trials.sort(key=lambda each: each.number(f"metrics.{objectives[0].text('name')}"))
+    trials = [member for member in study.parts("trials") if member["number"] in on_front]
+    trials.sort(key=lambda member: member.number(f"metrics.{objectives[0].text('name')}"))
     rows = tuple(
         (
             quantity(trial.number("number")),
             trial.text("weights"),
             shape(trial["spec"]),
             quantity(trial.number("metrics.clock_mhz")),
-            *(quantity(trial.number(f"metrics.{each['name']}")) for each in objectives),
+            *(quantity(trial.number(f"metrics.{objective['name']}")) for objective in objectives),
             share(trial, "metrics.mac_share"),
         )
         for trial in trials
@@ -262,23 +263,23 @@ def compared(record: Record) -> PageTable:
     )
     rows = tuple(
         (
-            each.text("name"),
-            quantity(each.number("slice_steps")),
-            quantity(each.number("cycles")),
-            quantity(each.number("area_ge")),
-            quantity(each.number("cells")),
-            quantity(each.number("delay_ns"), 3),
+            row.text("name"),
+            quantity(row.number("slice_steps")),
+            quantity(row.number("cycles")),
+            quantity(row.number("area_ge")),
+            quantity(row.number("cells")),
+            quantity(row.number("delay_ns"), 3),
             *(
-                "" if each.optional(name) is None else quantity(each.number(name), digits)
+                "" if row.optional(name) is None else quantity(row.number(name), digits)
                 for name, digits in (("area_um2_per_mac_per_cycle", 4), ("area_cycles_of_best", 3))
             ),
-            quantity(each.number("max_rel_difference"), 2),
-            f"{each.number('activation_error'):.3%}",
-            size(each.number("weight_bytes")),
-            size(each.number("moved_bytes")),
+            quantity(row.number("max_rel_difference"), 2),
+            f"{row.number('activation_error'):.3%}",
+            size(row.number("weight_bytes")),
+            size(row.number("moved_bytes")),
         )
-        for each in record.parts("results")
-        if each["refused"] is None
+        for row in record.parts("results")
+        if row["refused"] is None
     )
     return PageTable(columns, rows)
 
@@ -295,15 +296,15 @@ def comparison_setting(record: Record) -> str:
         f"Outside, the same for all: {record.text('outside')}",
     ]
     sentences += [
-        f"The area of {each.text('name')} leaves out memories of "
-        f"{quantity(each.number('memory_bits'))} bits"
-        for each in record.parts("results")
-        if each.optional("memory_bits")
+        f"The area of {row.text('name')} leaves out memories of "
+        f"{quantity(row.number('memory_bits'))} bits"
+        for row in record.parts("results")
+        if row.optional("memory_bits")
     ]
     sentences += [
-        f"Refused: {each.text('name')} ({each.text('refused')})"
-        for each in record.parts("results")
-        if each["refused"] is not None
+        f"Refused: {row.text('name')} ({row.text('refused')})"
+        for row in record.parts("results")
+        if row["refused"] is not None
     ]
     return ". ".join(sentences) + "."
 

@@ -114,25 +114,29 @@ def compare(
         chosen = layer_of(loaded, layer, choice, chosen_text(text_path, model or loaded.name))
     linear = chosen.linear
     task = Task(linear.format, linear.group, kind, m, n, slice_k)
-    found = contenders(task, stems, presets, floating)
+    candidates = contenders(task, stems, presets, floating)
     with working("learning codebooks and tables"):
-        found += in_own_forms(task, stems, chosen, presets)
-    found = with_scaling(found, chosen, rows)
-    require_any(task, stems, found)
-    with shown("synthesizing", sum(each.spec is not None for each in found)) as synthesizing:
+        candidates += in_own_forms(task, stems, chosen, presets)
+    candidates = with_scaling(candidates, chosen, rows)
+    require_any(task, stems, candidates)
+    with shown(
+        "synthesizing", sum(contender.spec is not None for contender in candidates)
+    ) as synthesizing:
 
         def advance(running: list[str], done: int) -> None:
             synthesizing(done, f"synthesizing {' and '.join(running)}" if running else None)
 
-        results = areas(found, workers, advance)
+        results = areas(candidates, workers, advance)
     with working("multiplying the layer"):
-        compared = ranked([row(each, results.get(each.name), chosen, rows) for each in found])
+        compared = ranked(
+            [row(contender, results.get(contender.name), chosen, rows) for contender in candidates]
+        )
     apart = []
     if units:
         with working("synthesizing and replaying the units"):
             apart = [
-                stationary_row(each, task, chosen, rows)
-                for each in arrangements(task, chosen, rows, presets)
+                stationary_row(arrangement, task, chosen, rows)
+                for arrangement in arrangements(task, chosen, rows, presets)
             ]
     setting = schema.Setting(
         model=loaded.name,
@@ -187,15 +191,15 @@ def _weights(bits: str | None, weights: str | None) -> Weights:
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    found = re.fullmatch(r"(\d{1,4}),(\d{1,4}),(\d{1,4})", text)
-    require(found is not None, "shape", "of the form M,N,K", text)
-    assert found is not None
-    m, n, slice_k = (int(each) for each in found.groups())
+    match = re.fullmatch(r"(\d{1,4}),(\d{1,4}),(\d{1,4})", text)
+    require(match is not None, "shape", "of the form M,N,K", text)
+    assert match is not None
+    m, n, slice_k = (int(number) for number in match.groups())
     return m, n, slice_k
 
 
 def _engines(text: str | None) -> list[str]:
-    stems = list(ENGINES) if text is None else [each.strip() for each in text.split(",")]
+    stems = list(ENGINES) if text is None else [stem.strip() for stem in text.split(",")]
     for stem in stems:
         if stem not in ENGINES:
             raise UnknownNameError("engine", stem, list(ENGINES))
@@ -218,8 +222,8 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         "of a sum's step), or as many in all\n",
         soft_wrap=True,
     )
-    compared = [each for each in record["results"] if each["refused"] is None]
-    refused = [each for each in record["results"] if each["refused"] is not None]
+    compared = [entry for entry in record["results"] if entry["refused"] is None]
+    refused = [entry for entry in record["results"] if entry["refused"] is not None]
     if compared:
         _render_cost(console, compared)
         console.print()
@@ -246,9 +250,9 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         ):
             _paragraph(console, text)
         console.print()
-    for each in refused:
-        console.print(f"refused: {each['name']}: {each['refused']}", soft_wrap=True)
-    whole = [each for each in compared if not each["memory_bits"]]
+    for entry in refused:
+        console.print(f"refused: {entry['name']}: {entry['refused']}", soft_wrap=True)
+    whole = [entry for entry in compared if not entry["memory_bits"]]
     if whole:
         for title, cost in _COSTS:
             _paragraph(console, _verdict(whole, title, cost))
@@ -262,7 +266,7 @@ def _render(console: Console, record: dict[str, Any]) -> None:
 
 def _serial(compared: list[dict[str, Any]]) -> str:
     """The engines whose least scaling multiplies bit by bit."""
-    names = [each["name"] for each in compared if each["scalings"][0]["multiplier"] == "serial"]
+    names = [entry["name"] for entry in compared if entry["scalings"][0]["multiplier"] == "serial"]
     return ", ".join(names) or "none"
 
 
@@ -272,14 +276,14 @@ def _tokens(count: int) -> str:
 
 def _beside(compared: list[dict[str, Any]]) -> list[str]:
     """What is not in the areas of engines with large memories."""
-    found = [
-        f"{each['name']} ({each['memory_bits']:,})" for each in compared if each["memory_bits"]
+    memories = [
+        f"{entry['name']} ({entry['memory_bits']:,})" for entry in compared if entry["memory_bits"]
     ]
-    if not found:
+    if not memories:
         return []
     return [
         "-: not ranked, since of the bits in memories that are no cells, and of their access, no "
-        f"area and no delay is stated: {', '.join(found)}."
+        f"area and no delay is stated: {', '.join(memories)}."
     ]
 
 
@@ -308,17 +312,17 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
         "area x\ncycles\nof best",
     )
     table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for each in compared:
+    for entry in compared:
         table.add_row(
-            each["name"],
-            f"{each['slice_steps']:.3g}",
-            f"{each['cycles']:,}",
-            f"{each['engine_um2']:,.0f}",
-            f"{each['scaling_um2']:,.0f}",
-            f"{each['area_um2']:,.0f}",
-            f"{each['delay_ns']:.2f}",
-            _cost(each["area_um2_per_mac_per_cycle"], ".1f"),
-            _cost(each["area_cycles_of_best"], ".2f"),
+            entry["name"],
+            f"{entry['slice_steps']:.3g}",
+            f"{entry['cycles']:,}",
+            f"{entry['engine_um2']:,.0f}",
+            f"{entry['scaling_um2']:,.0f}",
+            f"{entry['area_um2']:,.0f}",
+            f"{entry['delay_ns']:.2f}",
+            _cost(entry["area_um2_per_mac_per_cycle"], ".1f"),
+            _cost(entry["area_cycles_of_best"], ".2f"),
         )
     console.print(table)
 
@@ -339,20 +343,23 @@ def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
         "results\nbytes\nmodelled",
     )
     table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for each in compared:
+    for entry in compared:
         table.add_row(
-            each["name"],
-            f"{each['max_rel_difference']:.2g}",
-            f"{each['activation_error']:.3%}",
-            f"{each['layer_error']:.2%}",
-            *(f"{each[f'{what}_bytes']:,}" for what in ("weight", "scale", "activation", "result")),
+            entry["name"],
+            f"{entry['max_rel_difference']:.2g}",
+            f"{entry['activation_error']:.3%}",
+            f"{entry['layer_error']:.2%}",
+            *(
+                f"{entry[f'{what}_bytes']:,}"
+                for what in ("weight", "scale", "activation", "result")
+            ),
         )
     console.print(table)
 
 
 def _render_units(console: Console, units: list[dict[str, Any]]) -> None:
-    compared = [each for each in units if each["refused"] is None]
-    tokens = "".join(f" for {_tokens(each['tokens'])}" for each in compared[:1])
+    compared = [unit for unit in units if unit["refused"] is None]
+    tokens = "".join(f" for {_tokens(unit['tokens'])}" for unit in compared[:1])
     _paragraph(
         console,
         f"LUT-DLA as published{tokens}, not ranked: area is that of its logic and of memories of "
@@ -369,21 +376,21 @@ def _render_units(console: Console, units: list[dict[str, Any]]) -> None:
         "centroids\nbytes\nexact",
     )
     table = Table(_name("unit"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for each in compared:
+    for entry in compared:
         table.add_row(
-            each["name"],
-            f"{each['cycles']:,}",
-            f"{each['cycles_fast_encoder']:,}",
-            f"{each['logic_ge']:,.0f}",
-            f"{each['memory_bits']:,}",
-            f"{each['delay_ns']:.2f}",
-            f"{each['table_bytes']:,}",
-            f"{each['centroid_bytes']:,}",
+            entry["name"],
+            f"{entry['cycles']:,}",
+            f"{entry['cycles_fast_encoder']:,}",
+            f"{entry['logic_ge']:,.0f}",
+            f"{entry['memory_bits']:,}",
+            f"{entry['delay_ns']:.2f}",
+            f"{entry['table_bytes']:,}",
+            f"{entry['centroid_bytes']:,}",
         )
     console.print(table)
-    for each in units:
-        if each["refused"] is not None:
-            console.print(f"refused: {each['name']}: {each['refused']}", soft_wrap=True)
+    for unit in units:
+        if unit["refused"] is not None:
+            console.print(f"refused: {unit['name']}: {unit['refused']}", soft_wrap=True)
 
 
 def _render_published(console: Console, published: list[dict[str, Any]]) -> None:
@@ -394,16 +401,16 @@ def _render_published(console: Console, published: list[dict[str, Any]]) -> None
     )
     columns = _numbers("per MAC a\ncycle um2\npublished")
     table = Table("design", *columns, "", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for each in published:
-        area = f"{each['area_um2_per_mac_per_cycle']:,}"
-        table.add_row(each["name"], area, f"{each['what']} ({each['source']})")
+    for peer in published:
+        area = f"{peer['area_um2_per_mac_per_cycle']:,}"
+        table.add_row(peer["name"], area, f"{peer['what']} ({peer['source']})")
     console.print(table)
 
 
 def _verdict(compared: list[dict[str, Any]], title: str, cost: str) -> str:
     """Which exact engine has the least of a cost, and by how much."""
-    exact = [each for each in compared if each["max_abs_difference"] == 0] or compared
-    ordered = sorted(exact, key=lambda each: each[cost])
+    exact = [entry for entry in compared if entry["max_abs_difference"] == 0] or compared
+    ordered = sorted(exact, key=lambda entry: entry[cost])
     verdict = f"Least {title}: {ordered[0]['name']}"
     if len(ordered) > 1:
         ratio = ordered[1][cost] / ordered[0][cost]

@@ -163,12 +163,12 @@ def search(
     if space not in spaces:
         raise UnknownNameError("space", space, spaces)
     names = _metric_names(objectives)
-    bounds = tuple(Constraint.parse(each) for each in constraints)
+    bounds = tuple(Constraint.parse(text) for text in constraints)
     choices = SPACE[ENGINES[space]]
     loaded = model(model_name)
     codes = codes_to_try(choices, loaded)
-    frequencies_hz = tuple(1e6 * each for each in frequencies_mhz)
-    bandwidths = tuple(1e9 * each for each in bandwidths_gbs)
+    frequencies_hz = tuple(1e6 * mhz for mhz in frequencies_mhz)
+    bandwidths = tuple(1e9 * gbs for gbs in bandwidths_gbs)
     window = context or default_context(loaded)
     benchmark = Benchmark(model_name, text_path, tokens, window)
     content = told(text(benchmark))
@@ -208,7 +208,7 @@ def search(
         study = open_study(
             open_storage(storage),
             name,
-            [METRICS[each].direction for each in names],
+            [METRICS[name].direction for name in names],
             setup,
             resume,
         )
@@ -265,16 +265,16 @@ def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bo
     if not storage.exists():
         raise StudyError(f"no study storage at {storage}; evolute dse makes one")
     opened = record.find(open_storage(storage), study)
-    found = record.of_study(opened)
-    trials = record.front_trials(found)
+    summary = record.of_study(opened)
+    trials = record.front_trials(summary)
     if not trials:
-        bounds = [Constraint.parse(text) for text in found.constraints]
+        bounds = [Constraint.parse(text) for text in summary.constraints]
         raise StudyError(shortfall(opened, bounds))
-    names = [objective.name for objective in found.objectives]
-    importance = dict.fromkeys(names, 1.0) | dict(_weight(each, names) for each in weights)
+    names = [objective.name for objective in summary.objectives]
+    importance = dict.fromkeys(names, 1.0) | dict(_weight(weight, names) for weight in weights)
     points = losses(
         [[trial.metrics[name] for name in names] for trial in trials],
-        [objective.direction for objective in found.objectives],
+        [objective.direction for objective in summary.objectives],
     )
     chosen = trials[knee(points, [importance[name] for name in names])]
     accel = _changed_preset(chosen.spec)
@@ -282,14 +282,14 @@ def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bo
     surroundings += f" --bandwidth-gbs {chosen.bandwidth_bytes_per_s / 1e9:g}"
     commands = {
         "export": f"evolute export {accel} -o {chosen.digest}",
-        "sim": f"evolute sim {found.model} --accel {accel} --weights {chosen.weights}"
+        "sim": f"evolute sim {summary.model} --accel {accel} --weights {chosen.weights}"
         f" {surroundings}",
     }
     candidate = schema.to_record(chosen)
-    result = {"study": found.study, "candidate": candidate, "commands": commands}
+    result = {"study": summary.study, "candidate": candidate, "commands": commands}
 
     def render(console: Console) -> None:
-        _draw_table(console, found.objectives, [chosen])
+        _draw_table(console, summary.objectives, [chosen])
         console.print(json.dumps(chosen.spec), soft_wrap=True)
         console.print(commands["export"], commands["sim"], sep="\n", soft_wrap=True)
 
@@ -297,7 +297,7 @@ def pick(study: str | None, storage: Path, weights: tuple[str, ...], as_json: bo
 
 
 def _metric_names(objectives: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(each.strip() for each in objectives.split(",")))
+    names = tuple(dict.fromkeys(name.strip() for name in objectives.split(",")))
     for name in names:
         if name not in METRICS:
             raise UnknownNameError("objective", name, list(METRICS))
@@ -307,13 +307,13 @@ def _metric_names(objectives: str) -> tuple[str, ...]:
 
 def _changed_preset(spec: dict[str, Any]) -> str:
     """How a command line names a spec: a preset of its kind, and the fewest changes to one."""
-    bases = {name: each.spec.to_dict() for name, each in PRESETS.items()}
+    bases = {name: preset.spec.to_dict() for name, preset in PRESETS.items()}
     changes = {
         name: [f"{field}={value}" for field, value in spec.items() if value != base[field]]
         for name, base in bases.items()
         if base["kind"] == spec["kind"]
     }
-    name = min(changes, key=lambda each: len(changes[each]))
+    name = min(changes, key=lambda name: len(changes[name]))
     return name + "".join(f" --set {shlex.quote(change)}" for change in changes[name])
 
 

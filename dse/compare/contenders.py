@@ -41,10 +41,10 @@ def parse_activations(text: str) -> Activations:
     Without a width these are as many as a sign, a significand and four guard bits take, up to the
     most there are. Raises `SpecError`.
     """
-    found = re.fullmatch(rf"int(\d{{1,2}})|({'|'.join(FLOATS)})(?::(\d{{1,2}}))?", text)
-    require(found is not None, "activations", ACTIVATIONS, text)
-    assert found is not None
-    integers, name, aligned = found.groups()
+    match = re.fullmatch(rf"int(\d{{1,2}})|({'|'.join(FLOATS)})(?::(\d{{1,2}}))?", text)
+    require(match is not None, "activations", ACTIVATIONS, text)
+    assert match is not None
+    integers, name, aligned = match.groups()
     if name is None:
         return Activations(int(integers))
     kind = FLOATS[name]
@@ -109,15 +109,15 @@ def _lut_tensor_core(task: Task) -> Mapping[str, Mapping[str, Any]]:
     def tables(k: int, **fields: Any) -> dict[str, Any]:
         return {"k": k, "kg": max(1, task.slice_k // k), **fields}
 
-    found = {"K4": tables(4)}
-    planes = next(each for each in (4, 2, 1) if task.codes.bits % each == 0)
+    choices = {"K4": tables(4)}
+    planes = next(count for count in (4, 2, 1) if task.codes.bits % count == 0)
     together = f" P{planes}" if planes > 1 else ""
     if planes > 1:
-        found[f"K4{together}"] = tables(4, planes_per_step=planes)
-    found[f"K2 0/1{together}"] = tables(2, mirrored=False, planes_per_step=planes)
+        choices[f"K4{together}"] = tables(4, planes_per_step=planes)
+    choices[f"K2 0/1{together}"] = tables(2, mirrored=False, planes_per_step=planes)
     if task.codes.kind is Kind.TERNARY:
-        found |= {f"K{k} ternary": tables(k, base=3) for k in (2, 3)}
-    return found
+        choices |= {f"K{k} ternary": tables(k, base=3) for k in (2, 3)}
+    return choices
 
 
 def _mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
@@ -125,14 +125,14 @@ def _mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
     for weights as for activations. A systolic array has more rows, of one product each."""
     x, bits = task.activations.bits, task.codes.bits
     trees = {"k": task.slice_k}
-    found: dict[str, Mapping[str, Any]] = {f"INT{x}xINT{bits}": trees}
+    choices: dict[str, Mapping[str, Any]] = {f"INT{x}xINT{bits}": trees}
     if bits > 1:
-        found[f"INT{x}xINT{bits} shift-add"] = {**trees, "multiplier": "shift_add"}
+        choices[f"INT{x}xINT{bits} shift-add"] = {**trees, "multiplier": "shift_add"}
     rows = {"k": 1, "m": task.m * task.slice_k}
-    found[f"INT{x}xINT{bits} systolic"] = {**rows, "arrangement": "systolic"}
+    choices[f"INT{x}xINT{bits} systolic"] = {**rows, "arrangement": "systolic"}
     if bits < (wide := min(8, x)):
-        found[f"INT{x}xINT{wide}"] = {**trees, "weight_bits": wide}
-    return found
+        choices[f"INT{x}xINT{wide}"] = {**trees, "weight_bits": wide}
+    return choices
 
 
 def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
@@ -146,15 +146,15 @@ def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
         "and": not floats,
         "xnor": not floats,
     }
-    found: dict[str, dict[str, Any]] = {
+    choices: dict[str, dict[str, Any]] = {
         name: {"k": task.slice_k, "terms": name} for name, fits in terms.items() if fits
     }
-    if "bitmod" in found:
-        found["bitmod"]["weight_bits"] = max(4, task.codes.bits)
+    if "bitmod" in choices:
+        choices["bitmod"]["weight_bits"] = max(4, task.codes.bits)
     if task.codes.bits > 2:
         kept = "bitmod" if floats else "booth"
-        found[f"{kept} skips"] = {**found[kept], "skips": True}
-    return found
+        choices[f"{kept} skips"] = {**choices[kept], "skips": True}
+    return choices
 
 
 CONTENDERS: dict[type[Engine], Callable[[Task], Mapping[str, Mapping[str, Any]]]] = {
@@ -226,13 +226,13 @@ def contenders(
         builds |= variants_of(task, stem, kind, variants(task))
     if named:
         builds |= presets_of(task, [kind for _, kind in chosen])
-    found = []
+    contenders_of_all = []
     for name, build in builds.items():
         try:
-            found.append(Contender(name, build()))
+            contenders_of_all.append(Contender(name, build()))
         except SpecError as error:
-            found.append(Contender(name, None, str(error)))
-    return found
+            contenders_of_all.append(Contender(name, None, str(error)))
+    return contenders_of_all
 
 
 def variants_of(
@@ -254,9 +254,9 @@ def presets_of(task: Task, kinds: Collection[type[Engine]]) -> dict[str, Callabl
     }
 
 
-def require_any(task: Task, engines: Collection[str], found: Sequence[Contender]) -> None:
+def require_any(task: Task, engines: Collection[str], candidates: Sequence[Contender]) -> None:
     """Raise `RefusedError` where no engine is left to compare."""
-    if all(each.spec is None for each in found):
-        reasons = dict.fromkeys(each.refused for each in found if each.refused)
+    if all(contender.spec is None for contender in candidates):
+        reasons = dict.fromkeys(contender.refused for contender in candidates if contender.refused)
         reason = "; ".join(reasons) or f"none of {', '.join(engines)} for {task.codes.name}"
         raise RefusedError(f"no engine to compare: {reason}")

@@ -67,10 +67,10 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
         psums.append(psum)
         row_sums.append(row_sum)
         groups += [g] * psum.shape[1]
-    factors = {each.name for each in FloatScaling(engine=spec, scale_lanes=1).beat.fields}
+    factors = {field.name for field in FloatScaling(engine=spec, scale_lanes=1).beat.fields}
     scale, offset = (
-        floating.numbers(numbers.encode(each[:, groups], FP16), FP16) if name in factors else None
-        for name, each in (("scale", grid.scale), ("offset", grid.offset))
+        floating.numbers(numbers.encode(factor[:, groups], FP16), FP16) if name in factors else None
+        for name, factor in (("scale", grid.scale), ("offset", grid.offset))
     )
     parts = np.concatenate(psums, axis=1), np.concatenate(row_sums, axis=1)
     return floating.scaled_sums(*parts, scale, offset, spec.significand_bits)
@@ -79,14 +79,14 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
 def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
     x = numbers.decode(numbers.encode(layer.inputs, spec.kind), spec.kind)
     weights = layer.tensor.rows(slice(None), np.float64)
-    found, same = _float_total(spec, layer.tensor, x), x @ weights.T
+    results, same = _float_total(spec, layer.tensor, x), x @ weights.T
     ideal = layer.inputs.astype(np.float64) @ weights.T
-    largest = float(np.abs(found - same).max())
+    largest = float(np.abs(results - same).max())
     return Exactness(
         max_abs_difference=largest,
         max_rel_difference=largest / float(np.abs(same).max()),
-        activation_error=_error(found, ideal),
-        layer_error=_error(found, _shipped(layer)),
+        activation_error=_error(results, ideal),
+        layer_error=_error(results, _shipped(layer)),
     )
 
 
@@ -94,8 +94,8 @@ def _shipped(layer: Layer) -> NDArray[np.float64]:
     return layer.inputs.astype(np.float64) @ layer.weights.astype(np.float64).T
 
 
-def _error(found: NDArray[np.float64], ideal: NDArray[np.float64]) -> float:
-    return math.sqrt(((found - ideal) ** 2).mean() / (ideal**2).mean())
+def _error(results: NDArray[np.float64], ideal: NDArray[np.float64]) -> float:
+    return math.sqrt(((results - ideal) ** 2).mean() / (ideal**2).mean())
 
 
 def exactness(spec: Engine, layer: Layer) -> Exactness:
@@ -104,13 +104,13 @@ def exactness(spec: Engine, layer: Layer) -> Exactness:
         return _float_exactness(spec, layer)
     tensor = layer.tensor
     a = quantize_activations(layer.inputs, spec.activations)
-    found = golden_total(spec, tensor, golden_weights(spec, tensor), a.x)
+    results = golden_total(spec, tensor, golden_weights(spec, tensor), a.x)
     same = product_of(tensor)(a.x)
     ideal = shipped = _shipped(layer)
     if tensor.form.is_of_weights:
         ideal = layer.inputs.astype(np.float64) @ tensor.rows(slice(None), np.float64).T
-    largest = float(np.abs(found - same).max())
-    scaled = found * a.scale[:, None]
+    largest = float(np.abs(results - same).max())
+    scaled = results * a.scale[:, None]
     return Exactness(
         max_abs_difference=largest,
         max_rel_difference=largest / float(np.abs(same).max()),

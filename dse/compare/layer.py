@@ -79,7 +79,7 @@ def inputs_of(model: LanguageModel, name: str, tokens: Sequence[int]) -> NDArray
     def linear(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         if name in names:
             raise Reached(x)
-        return [host_linear(model, each)(x) for each in names]
+        return [host_linear(model, name)(x) for name in names]
 
     try:
         head(model, linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))

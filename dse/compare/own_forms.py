@@ -48,8 +48,8 @@ def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
     moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0), len(x))
     assert spec.along in ("outputs", "inputs")
     choice = Vptq(spec.v, spec.along, spec.entries, spec.residual_entries)
-    found, _ = vptq(layer.weights, moments, choice, np.random.default_rng(0))
-    tensor = to_tensor(found)
+    quantized, _ = vptq(layer.weights, moments, choice, np.random.default_rng(0))
+    tensor = to_tensor(quantized)
     assert isinstance(tensor, QuantTensor)
     return tensor
 
@@ -103,7 +103,7 @@ def in_own_forms(
 ) -> list[Contender]:
     """The variants of the engines, given by stem, that take the layer in forms of their own; if
     `named`, also their presets. What does not fit the task has the reason in its place."""
-    found = []
+    contenders = []
     for stem in engines:
         form = OWN_FORMS.get(kind := ENGINES[stem])
         if form is None:
@@ -118,9 +118,9 @@ def in_own_forms(
                 spec = build()
                 tensor = form.learned(spec, layer)
             except SpecError as error:
-                found.append(Contender(name, None, str(error)))
+                contenders.append(Contender(name, None, str(error)))
             else:
                 linear = linear_of(layer.linear.name, tensor)
                 held = dataclasses.replace(layer, linear=linear, tensor=tensor)
-                found.append(Contender(name, spec, layer=held))
-    return found
+                contenders.append(Contender(name, spec, layer=held))
+    return contenders

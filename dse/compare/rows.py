@@ -61,9 +61,9 @@ def area(engine: Engine, scalings: Sequence[Scaling]) -> Areas:
     """Raises `FileError` where the machine is at fault, else `RefusedError`; both cross
     processes."""
     try:
-        found = [(each, synthesize(each, "asic")) for each in scalings]
-        found.sort(key=lambda each: each[1].area_um2)
-        return Areas(synthesize(engine, "asic"), tuple(found))
+        synthesized = [(scaling, synthesize(scaling, "asic")) for scaling in scalings]
+        synthesized.sort(key=lambda pair: pair[1].area_um2)
+        return Areas(synthesize(engine, "asic"), tuple(synthesized))
     except FileError as error:
         raise FileError(str(error)) from None
     except RefusedError as error:
@@ -71,7 +71,7 @@ def area(engine: Engine, scalings: Sequence[Scaling]) -> Areas:
 
 
 def areas(
-    found: Sequence[Contender],
+    contenders: Sequence[Contender],
     workers: int,
     advance: Callable[[list[str], int], None] = lambda running, done: None,
 ) -> dict[str, Areas | RefusedError]:
@@ -80,7 +80,7 @@ def areas(
 
     `advance` is told who is being synthesized and how many are done. Raises `FileError`.
     """
-    waiting = [each for each in found if each.spec is not None]
+    waiting = [contender for contender in contenders if contender.spec is not None]
     workers = min(workers, len(waiting))
     results: dict[str, Areas | RefusedError] = {}
     if not waiting:
@@ -125,9 +125,9 @@ def row(
     scaling, parts = result.scalings[0][0], result.parts
     # Scaling never makes the engine wait; it only ends later than the engine does.
     cycles = run_cycles(spec, [*fills(spec), run]) + scaling.drain_cycles
-    area_um2 = sum(each.area_um2 for each in parts)
-    delay_ns = max(each.delay_ns for each in parts)
-    memory_bits = sum(each.memory_bits for each in parts)
+    area_um2 = sum(part.area_um2 for part in parts)
+    delay_ns = max(part.delay_ns for part in parts)
+    memory_bits = sum(part.memory_bits for part in parts)
 
     def cost(value: float) -> float | None:
         return None if memory_bits else value
@@ -135,27 +135,27 @@ def row(
     whole = not spec.row_sum_bits  # weights that need neither scales nor offsets
     without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
     moved = traffic(spec, without_scales, rows, run, Platform())
-    found = exactness(spec, layer)
+    exact = exactness(spec, layer)
     return schema.Compared(
         name=contender.name,
         refused=None,
         engine=engine_of(spec),
         spec=spec.to_dict(),
         digest=spec.digest,
-        max_abs_difference=found.max_abs_difference,
-        max_rel_difference=found.max_rel_difference,
-        activation_error=found.activation_error,
-        layer_error=found.layer_error,
+        max_abs_difference=exact.max_abs_difference,
+        max_rel_difference=exact.max_rel_difference,
+        activation_error=exact.activation_error,
+        layer_error=exact.layer_error,
         slice_steps=steps,
         cycles=cycles,
         macs_per_cycle=spec.macs_per_step / steps,
         engine_um2=parts[0].area_um2,
         scaling_um2=parts[1].area_um2,
         area_um2=area_um2,
-        area_ge=sum(each.area_ge for each in parts),
-        cells=sum(sum(each.cells.values()) for each in parts),
+        area_ge=sum(part.area_ge for part in parts),
+        cells=sum(sum(part.cells.values()) for part in parts),
         delay_ns=delay_ns,
-        scalings=[_scaling(*each) for each in result.scalings],
+        scalings=[_scaling(*scaling) for scaling in result.scalings],
         memory_bits=memory_bits,
         area_um2_per_mac_per_cycle=cost(area_um2 * steps / spec.macs_per_step),
         area_cycles_um2=cost(area_um2 * cycles),

@@ -38,10 +38,10 @@ def keeping_up(spec: Engine, run: Run) -> tuple[Scaling, ...]:
     lanes = [1 << i for i in range(spec.n.bit_length()) if spec.n % (1 << i) == 0]
     kinds = _scalings(spec, run)
     fast = [[each for n in lanes if (each := of(n)).period_cycles <= most] for of in kinds]
-    found = tuple(each[0] for each in fast if each)
-    if not found:
+    fastest = tuple(options[0] for options in fast if options)
+    if not fastest:
         raise RefusedError(f"no scaling keeps up with a result every {most} cycles")
-    return found
+    return fastest
 
 
 def _scalings(spec: Engine, run: Run) -> list[Callable[[int], Scaling]]:
@@ -60,17 +60,17 @@ def _scalings(spec: Engine, run: Run) -> list[Callable[[int], Scaling]]:
     ]
 
 
-def with_scaling(found: Iterable[Contender], layer: Layer, rows: int) -> list[Contender]:
+def with_scaling(contenders: Iterable[Contender], layer: Layer, rows: int) -> list[Contender]:
     """The contenders with the scalings that keep up with them on the layer; those without one are
     refused."""
     scaled = []
-    for each in found:
-        if each.spec is not None:
-            own = each.layer or layer
+    for contender in contenders:
+        if contender.spec is not None:
+            own = contender.layer or layer
             try:
-                run = weighed_run(each.spec, own.linear, own.tensor, rows)
-                each = dataclasses.replace(each, scalings=keeping_up(each.spec, run))
+                run = weighed_run(contender.spec, own.linear, own.tensor, rows)
+                contender = dataclasses.replace(contender, scalings=keeping_up(contender.spec, run))
             except RefusedError as error:
-                each = dataclasses.replace(each, spec=None, refused=str(error))
-        scaled.append(each)
+                contender = dataclasses.replace(contender, spec=None, refused=str(error))
+        scaled.append(contender)
     return scaled

@@ -51,11 +51,11 @@ def products(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> list[li
     points = tensor.form.centroids.points
     entries = tensor.codes.astype(np.int64) - tensor.format.levels // 2
     table = entries.reshape(len(entries), len(points), -1).transpose(1, 2, 0)
-    found, first = [], 0
+    parts, first = [], 0
     for start, end in group_bounds(x.shape[1], tensor.group):
         spaces = slice(first, first + -(-(end - start) // spec.v))
         first = spaces.stop
-        found.append(
+        parts.append(
             [
                 golden.product(
                     spec, x[row : row + spec.m, start:end], points[spaces], table[spaces]
@@ -63,7 +63,7 @@ def products(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> list[li
                 for row in range(0, len(x), spec.m)
             ]
         )
-    return found
+    return parts
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> li
             for name, spec in presets.UNIT_PRESETS.items()
             if isinstance(spec, LutStationary)
         }
-    found: list[Arrangement] = []
+    built: list[Arrangement] = []
     learned: dict[Tables, QuantTensor] = {}
     for name, build in builds.items():
         try:
@@ -108,10 +108,10 @@ def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> li
             if choice not in learned:
                 learned[choice] = fitted(choice, layer)
         except SpecError as error:
-            found.append(Arrangement(name, None, str(error)))
+            built.append(Arrangement(name, None, str(error)))
         else:
-            found.append(Arrangement(name, spec, tensor=learned[choice]))
-    return found
+            built.append(Arrangement(name, spec, tensor=learned[choice]))
+    return built
 
 
 def _preset(task: Task, spec: LutStationary) -> LutStationary:
@@ -120,18 +120,20 @@ def _preset(task: Task, spec: LutStationary) -> LutStationary:
     return spec
 
 
-def stationary_row(each: Arrangement, task: Task, layer: Layer, rows: int) -> schema.ComparedUnit:
+def stationary_row(
+    arrangement: Arrangement, task: Task, layer: Layer, rows: int
+) -> schema.ComparedUnit:
     """All facts of one arrangement on the layer for the first `rows` tokens, of those there are.
     One without a spec has `refused`, the reason, and nothing else than its name. Raises as
     `hw.synthesis.synth.synthesize`."""
-    if each.spec is None or each.tensor is None:
-        return schema.ComparedUnit(each.name, each.refused)
+    if arrangement.spec is None or arrangement.tensor is None:
+        return schema.ComparedUnit(arrangement.name, arrangement.refused)
     x = quantize_activations(layer.inputs[:rows], task.activations).x
-    result = synthesize(each.spec, "asic")
+    result = synthesize(arrangement.spec, "asic")
     return schema.ComparedUnit(
-        name=each.name,
+        name=arrangement.name,
         refused=None,
-        **timed(each.spec, each.tensor, x),
+        **timed(arrangement.spec, arrangement.tensor, x),
         logic_um2=result.area_um2,
         logic_ge=result.area_ge,
         delay_ns=result.delay_ns,
@@ -145,9 +147,9 @@ def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, 
     """Cycles and bytes of the layer for rows [M, K] of integers, while no stream waits for its
     partner."""
     commands = [
-        command_of(spec, each.shape, golden.asked(spec, each))
+        command_of(spec, area.shape, golden.asked(spec, area))
         for group in products(spec, tensor, x)
-        for each in group
+        for area in group
     ]
     moved = fold(spec, commands)
     return {

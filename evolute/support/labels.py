@@ -55,12 +55,12 @@ class Figure:
 def figures(record: type) -> dict[str, tuple[Any, Figure]]:
     """The type and the meaning of every field of a record that holds a figure, by its name."""
     hints = typing.get_type_hints(record, include_extras=True)
-    found = {}
-    for each in dataclasses.fields(record):
-        for note in getattr(hints[each.name], "__metadata__", ()):
+    noted = {}
+    for field in dataclasses.fields(record):
+        for note in getattr(hints[field.name], "__metadata__", ()):
             if isinstance(note, Figure):
-                found[each.name] = hints[each.name].__origin__, note
-    return found
+                noted[field.name] = hints[field.name].__origin__, note
+    return noted
 
 
 def labels_of(record: type, kind: Kind, *, is_bound: bool = False) -> dict[str, Label]:
@@ -68,11 +68,11 @@ def labels_of(record: type, kind: Kind, *, is_bound: bool = False) -> dict[str, 
 
     `is_bound` says that the steps of weights were not known.
     """
-    found: dict[str, Label] = {}
+    labels: dict[str, Label] = {}
     for name, (_, figure) in figures(record).items():
         label = figure.of(kind)
-        found[name] = "bound" if is_bound and figure.follows_steps and label != "absent" else label
-    return found
+        labels[name] = "bound" if is_bound and figure.follows_steps and label != "absent" else label
+    return labels
 
 
 def numbers(record: type, kind: Kind, *, optional: bool) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ def numbers(record: type, kind: Kind, *, optional: bool) -> tuple[str, ...]:
 def _shown(record: type, kind: Kind) -> tuple[str, ...]:
     """The names of a record's fields in order, without the `absent` ones."""
     known = figures(record)
-    names = (each.name for each in dataclasses.fields(record))
+    names = (field.name for field in dataclasses.fields(record))
     return tuple(name for name in names if name not in known or known[name][1].of(kind) != "absent")
 
 
@@ -100,6 +100,6 @@ def to_record(record: Any, kind: Kind) -> dict[str, Any]:
     tuple alike."""
     values = {name: getattr(record, name) for name in _shown(type(record), kind)}
     return {
-        name: [to_record(each, kind) for each in value] if isinstance(value, tuple) else value
+        name: [to_record(part, kind) for part in value] if isinstance(value, tuple) else value
         for name, value in values.items()
     }

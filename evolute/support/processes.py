@@ -52,11 +52,11 @@ def _become_worker() -> None:
 def _end(workers: Sequence[BaseProcess]) -> None:
     """Tell workers to end until all have. Once is not enough: one that is told while it takes the
     lock of the results holds that for ever, and then waits for it, as do the others."""
-    while left := [each for each in workers if each.is_alive()]:
-        for each in left:
-            each.terminate()
-        for each in left:
-            each.join(_PATIENCE_S)
+    while left := [worker for worker in workers if worker.is_alive()]:
+        for worker in left:
+            worker.terminate()
+        for worker in left:
+            worker.join(_PATIENCE_S)
 
 
 @contextlib.contextmanager

@@ -75,14 +75,14 @@ class InstructionTable(Sequence[Instruction]):
         opcodes, waits, signals = (
             np.fromiter(column, np.uint8, len(program))
             for column in (
-                (each.operation.opcode for each in program),
-                (_mask(each.wait) for each in program),
-                (_mask(each.signal) for each in program),
+                (instruction.operation.opcode for instruction in program),
+                (_mask(instruction.wait) for instruction in program),
+                (_mask(instruction.signal) for instruction in program),
             )
         )
         values: dict[str, list[tuple[int, ...]]] = {name: [] for name in OPERATIONS}
-        for each in program:
-            values[each.operation.name].append(each.values)
+        for instruction in program:
+            values[instruction.operation.name].append(instruction.values)
         fields = {
             name: list(np.array(rows, np.int64).reshape(len(rows), len(OPERATIONS[name].fields)).T)
             for name, rows in values.items()
@@ -217,7 +217,7 @@ def _broken(core: CoreSpec, program: InstructionTable, name: str) -> NDArray[np.
         broken |= memory + words * core.bus_bytes > 1 << core.address_bits
     if name == "load":
         buffer = columns["buffer"]
-        sizes = np.array([*(each.bus_words for each in core.buffers), 0])
+        sizes = np.array([*(buffer.bus_words for buffer in core.buffers), 0])
         broken |= buffer >= len(BUFFERS)
         room = sizes[np.minimum(buffer, len(BUFFERS))] - columns["address"]
         broken |= columns["words"] > room

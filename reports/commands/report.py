@@ -64,20 +64,20 @@ def report(
     from evolute.reports.records import load
 
     own = OUT / RECORDS
-    found = list(files) or [*sorted(COMMITTED.glob("*.jsonl")), *([own] if own.exists() else [])]
+    paths = list(files) or [*sorted(COMMITTED.glob("*.jsonl")), *([own] if own.exists() else [])]
     tables = [path for path in (csv_path, parquet_path) if path is not None]
     if kind is not None and not tables:
         raise click.UsageError("--kind needs --csv or --parquet")
     if parquet_path is not None:
         frames.require_parquet()
     if tables:
-        table = frames.records(found, kind)
+        table = frames.records(paths, kind)
         if csv_path is not None:
             write_text(csv_path, frames.csv(table))
         if parquet_path is not None:
             frames.write_parquet(parquet_path, table)
     page = output / "index.html"
-    write_text(page, build(load(found)))
+    write_text(page, build(load(paths)))
     document = {"pages": [str(page)], "tables": [str(path) for path in tables]}
     show(as_json, document, lambda console: _announce(console, [page, *tables]))
 

@@ -155,8 +155,8 @@ class Pricing:
             return [replace(name, block=place) for place in places.get(name.block, ())]
 
         def renamed(layers: Sequence[_Layer]) -> tuple[_Layer, ...]:
-            found = [replace(one, name=to) for one in layers for to in moved(one.name)]
-            return tuple(sorted(found, key=lambda one: (one.name.block is None, one.name.block)))
+            named = [replace(one, name=to) for one in layers for to in moved(one.name)]
+            return tuple(sorted(named, key=lambda one: (one.name.block is None, one.name.block)))
 
         def workload_of(work: Pass) -> Workload:
             whole = self.workload_of(work)

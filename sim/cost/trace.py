@@ -75,7 +75,7 @@ def token_trace(
     rule = "of an engine whose steps do not depend on weights"
     require(core.engine.steps_are_fixed, "trace", rule, type(core.engine).__name__)
     programs = priced_phase(core, workload, platform, work, 1, in_one=True).programs
-    count = sum(each.count for each in programs)
+    count = sum(program.count for program in programs)
     require(count == 1, "trace", "of a token that one program makes", f"{count} programs")
     (priced,) = programs
     stages = tuple(itertools.chain(*(stages_of(core, block) for block in workload.blocks)))

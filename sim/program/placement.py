@@ -234,7 +234,7 @@ def _parts(core: CoreSpec, name: str, slices: int, shapes: Sequence[_Shape]) -> 
         if min(sum(words), 2 * max(words)) > activation.bus_words or max(parts) > MOST_SLICES:
             continue
         slots = min(room // size for size, room in needs(max(parts)).values())
-        best = max(best, (min(slots, _SLOTS), parts), key=lambda each: each[0])
+        best = max(best, (min(slots, _SLOTS), parts), key=lambda option: option[0])
         if slots >= _SLOTS:
             break
     if best[0]:
@@ -243,7 +243,7 @@ def _parts(core: CoreSpec, name: str, slices: int, shapes: Sequence[_Shape]) -> 
     if least > MOST_SLICES:
         raise PlaceError(f"{name}: a scale group must have {MOST_SLICES} slices at most")
     sizes = needs(least) | {"activation": (2 * activation.words(least), activation.bus_words)}
-    title, (size, room) = max(sizes.items(), key=lambda each: each[1][0] / each[1][1])
+    title, (size, room) = max(sizes.items(), key=lambda share: share[1][0] / share[1][1])
     over, whole = (size - room) * core.bus_bytes, size * core.bus_bytes
     raise PlaceError(
         f"{name}: the {title} buffer is {over} bytes too small; its least part needs {whole}"

@@ -35,7 +35,9 @@ class Computes:
 
     @classmethod
     def of(cls, computes: Sequence[ComputeCycles]) -> Self:
-        pairs = np.array([(each.steps, each.cycles) for each in computes], np.int64).reshape(-1, 2)
+        pairs = np.array(
+            [(compute.steps, compute.cycles) for compute in computes], np.int64
+        ).reshape(-1, 2)
         return cls(pairs[:, 0], pairs[:, 1])
 
     @property
@@ -61,12 +63,12 @@ def computes_of(
     else:
         cycles, which = _of_weighed_matmuls(core, program, beat_steps)
     fills = range(len(program.column("fill", "slices")))
-    found = Computes.of([*cycles, *(fill_cycles(core, program.nth("fill", i)) for i in fills)])
+    computes = Computes.of([*cycles, *(fill_cycles(core, program.nth("fill", i)) for i in fills)])
     if fills:
         which = np.concatenate([which, len(cycles) + np.arange(len(fills))])
         index = np.concatenate([program.at("matmul"), program.at("fill")])
         which = which[np.argsort(index)]
-    return Computes(found.steps[which], found.cycles[which])
+    return Computes(computes.steps[which], computes.cycles[which])
 
 
 _SHAPE = ("slices", "row_tiles", "group_slices", "planes", "mode")

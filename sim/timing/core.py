@@ -269,7 +269,7 @@ class Machine:
 
         # Dispatch.
         self.queue_instructions = core.queue_instructions
-        self.jobs = [_job(index, each) for index, each in enumerate(program)]
+        self.jobs = [_job(index, instruction) for index, instruction in enumerate(program)]
         self.next = 0
         self.word_instructions = max(1, core.bus_bits // isa.INSTRUCTION_BITS)
         self.instruction_words = max(1, isa.INSTRUCTION_BITS // core.bus_bits)

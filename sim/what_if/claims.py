@@ -72,11 +72,11 @@ def _bitmod() -> Iterator[Claim]:
 
 def _chipleap() -> Iterator[Claim]:
     work, cache = Pass(1, 1023), CacheFormat("int8", 8)
-    found = operations(_shape("llama-3.2-1b"), work, cache)
-    read = sum(one.read_bytes for one in found if isinstance(one, Attend))
+    asked = operations(_shape("llama-3.2-1b"), work, cache)
+    read = sum(one.read_bytes for one in asked if isinstance(one, Attend))
     conditions = "Llama-3.2-1B, one token, 1,024 tokens with it, a cache of 8 bits without scales"
     source = "ChipLeap, its model of Llama-3.2-1B"
-    macs = sum(one.macs for one in found) / 1e9
+    macs = sum(one.macs for one in asked) / 1e9
     yield Claim("10^9 MACs of a token", "1.303", f"{macs:.3f}", conditions, source, "time")
     yield Claim("MB of the cache", "16.78", f"{read / 1e6:.2f}", conditions, source, "scales")
 

@@ -85,8 +85,8 @@ class Linear:
     @property
     def index_bits(self) -> int:
         """Bits of the codes of all `count` layers, or of what they come from."""
-        each = self.n * self.k * self.format.bits
-        return self.count * (each if self.vector_bits is None else self.vector_bits)
+        code_bits = self.n * self.k * self.format.bits
+        return self.count * (code_bits if self.vector_bits is None else self.vector_bits)
 
     @property
     def total_bits(self) -> int:

@@ -117,12 +117,12 @@ _LONG_PARTS = (".centroids.weight", ".res_centroids.weight", ".outlier_centroids
 
 def _by_module(raw: Mapping[str, Raw]) -> dict[str, dict[str, Raw]]:
     """The parts of each module."""
-    found: dict[str, dict[str, Raw]] = {}
+    modules: dict[str, dict[str, Raw]] = {}
     for name, tensor in raw.items():
-        part = next((each for each in _LONG_PARTS if name.endswith(each)), None)
+        part = next((ending for ending in _LONG_PARTS if name.endswith(ending)), None)
         part = part or f".{name.rpartition('.')[2]}"
-        found.setdefault(name.removesuffix(part), {})[part[1:]] = tensor
-    return found
+        modules.setdefault(name.removesuffix(part), {})[part[1:]] = tensor
+    return modules
 
 
 def _tensors(
@@ -136,17 +136,17 @@ def _tensors(
         try:
             if module.endswith(_ROTARY) and "inv_freq" in parts:
                 _require_speeds(config, parts.pop("inv_freq"))
-            found = {} if (codes := read(parts, module)) is None else {"": codes}
+            values = {} if (codes := read(parts, module)) is None else {"": codes}
         except (KeyError, ValueError, TypeError) as error:
             problem = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(folder, f"module {module:.80}: {problem}") from None
         for suffix, part in (("", "weight"), ("_bias", "bias")):
             if part in parts:
-                found[suffix] = _floats(family, f"{role}{suffix}", parts.pop(part))
-        for suffix, stored in found.items():
-            counts = [rows[each.rpartition(".")[2]] for each in first]
-            for each, piece in zip([*first, role], _split(stored, counts), strict=True):
-                yield f"{each}{suffix}", piece
+                values[suffix] = _floats(family, f"{role}{suffix}", parts.pop(part))
+        for suffix, stored in values.items():
+            counts = [rows[role_name.rpartition(".")[2]] for role_name in first]
+            for name, piece in zip([*first, role], _split(stored, counts), strict=True):
+                yield f"{name}{suffix}", piece
         for part, tensor in parts.items():  # not known, and so refused by name
             yield f"{module}.{part}", tensor.stored()
 
@@ -161,11 +161,14 @@ def _require_speeds(config: ModelConfig, stored: Raw) -> None:
     pairs = np.arange(config.head_dim // 2)
     thetas = {config.rope_theta, config.local_rope_theta or config.rope_theta}
     said = [theta ** (-2.0 * pairs / config.head_dim) for theta in thetas]
-    said += [each / np.array(config.rope_factors) for each in said if config.rope_factors]
-    found = stored.floats()
+    said += [
+        speeds_said / np.array(config.rope_factors) for speeds_said in said if config.rope_factors
+    ]
+    speeds = stored.floats()
     if not any(
-        found.shape == each.shape and np.allclose(found, each, rtol=2.0**-7, atol=2.0**-24)
-        for each in said
+        speeds.shape == speeds_said.shape
+        and np.allclose(speeds, speeds_said, rtol=2.0**-7, atol=2.0**-24)
+        for speeds_said in said
     ):
         raise ValueError("inv_freq: positions turn at other speeds than config.json says")
 
@@ -252,10 +255,10 @@ def _stated(place: Path) -> tuple[Settings, Stated]:
 
 def read_hugging_face(folder: Path) -> LanguageModel:
     """The model in a Hugging Face folder, its tensors not yet read. Raises `CheckpointError`."""
-    settings, found = _stated(member(folder, CONFIG))
-    family, config, raw = _FAMILIES[found.kind], found.config, read_folder(folder)
+    settings, said = _stated(member(folder, CONFIG))
+    family, config, raw = _FAMILIES[said.kind], said.config, read_folder(folder)
     stored = dict(_tensors(folder, family, config, settings, raw))
-    if not found.tied:
+    if not said.tied:
         if "head" not in stored:
             raise CheckpointError(
                 folder, "tie_word_embeddings is false, but there is no lm_head.weight"

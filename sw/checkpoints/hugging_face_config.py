@@ -70,10 +70,10 @@ def _rope_object(settings: Settings) -> Settings:
 
 def _object(settings: Settings, name: str) -> Settings:
     """A setting that is an object; an empty one if it is null or absent."""
-    found = settings.get(name)
-    if not isinstance(found, dict | None):
-        raise ValueError(f"{name} must be an object, got {found!r:.40}")
-    return found or {}
+    value = settings.get(name)
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name} must be an object, got {value!r:.40}")
+    return value or {}
 
 
 def _rope(settings: Settings) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def _rope_of(settings: Settings, rope: Settings, theta: float) -> dict[str, Any]
 def _first_context(settings: Settings, rope: Settings) -> int:
     """How many tokens a model whose positions are stretched was first trained with."""
     for stated in (settings, rope):
-        if (found := stated.get("original_max_position_embeddings")) is not None:
-            return found
+        if (tokens := stated.get("original_max_position_embeddings")) is not None:
+            return tokens
     return settings["max_position_embeddings"]
 
 
@@ -153,7 +153,7 @@ def _layers(settings: Settings) -> range:
 
 
 def _are_layer_types(types: Any) -> bool:
-    return isinstance(types, list) and all(each in (_LOCAL, _GLOBAL) for each in types)
+    return isinstance(types, list) and all(kind in (_LOCAL, _GLOBAL) for kind in types)
 
 
 def _windows(

@@ -234,7 +234,7 @@ def settled(settings: Settings, kind: str) -> dict[str, Any]:
     change what the model computes.
     """
     known_settings(kind).require(settings)
-    found: dict[str, Any] = {}
+    complete: dict[str, Any] = {}
     for name, default in DEFAULTS[kind].items():
         value = settings.get(name, default)
         if value is _REQUIRED:
@@ -243,5 +243,5 @@ def settled(settings: Settings, kind: str) -> dict[str, Any]:
             raise ValueError(f"{name} must not be null")
         if isinstance(default, bool) and not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false, got {value!r:.40}")
-        found[name] = value
-    return found
+        complete[name] = value
+    return complete

@@ -26,16 +26,16 @@ def without_weights(name: str | None) -> ModelShape | None:
     if path.name == CONFIG and path.is_file():
         path = path.parent  # one file of a folder means that folder
     if name in ENTRIES and not path.exists():
-        found = zoo_entry(name).shape
+        shape = zoo_entry(name).shape
     elif path.is_file() and path.suffix == ".json":
-        found = read_shape(path).shape
+        shape = read_shape(path).shape
     elif (path / CONFIG).is_file() and not holds_weights(path):
         stated = read_config(path)
         return shape_of(path.resolve().name, stated.kind, stated.config, tied=stated.tied)
     else:
         return None
-    if isinstance(found, NetworkShape):
+    if isinstance(shape, NetworkShape):
         raise RefusedError(f"model: {name} is a network of convolutions, which decodes no tokens")
-    if not found.has_head:
+    if not shape.has_head:
         raise RefusedError(f"model: {name} is an encoder, which decodes no tokens")
-    return found
+    return shape

@@ -232,8 +232,8 @@ def default_text(name: str) -> Text:
     """What to predict with the model `name`: its held-out text, else Python's prose."""
     from evolute.sw.language_model.perplexity import python_prose, read_text
 
-    found = held_out(name)
-    return python_prose() if found is None else read_text(found)
+    text = held_out(name)
+    return python_prose() if text is None else read_text(text)
 
 
 def as_parent(name: str | None, model: LanguageModel) -> Parent:
@@ -256,10 +256,10 @@ def load_parent(parent: Parent) -> LanguageModel:
         raise FileError(f"{parent.path} is not there")
     if parent.path is None and parent.name not in KNOWN:
         raise FileError(f"no model is called {parent.name!r:.80}")
-    found = load(parent.path or parent.name)
-    if parent.digest is not None and model_digest(found) != parent.digest:
+    model = load(parent.path or parent.name)
+    if parent.digest is not None and model_digest(model) != parent.digest:
         raise FileError(f"{parent.path or parent.name} is another model by now")
-    return found
+    return model
 
 
 def _obtain(known: KnownModel) -> Path:

@@ -134,6 +134,8 @@ def _how(row: dict[str, Any]) -> str:
     if row["here"]:
         return "are here"
     archives = zoo.KNOWN[str(row["name"])].archives
-    if missing := sorted({each for archive in archives if (each := missing_client(archive))}):
+    if missing := sorted(
+        {client_name for archive in archives if (client_name := missing_client(archive))}
+    ):
         return f"no: needs {' and '.join(missing)}"
     return f"with {' and '.join(sorted(set(map(client, archives))))}" if row["obtainable"] else "no"

@@ -108,10 +108,10 @@ def quantize(
             force=force,
             stage=progress,
         )
-    found = check_quantized(loaded, made, progress) if checks else None
+    check = check_quantized(loaded, made, progress) if checks else None
     checked = None
-    if found is not None:
-        checked = schema.QuantizationCheck(**asdict(found), is_worse=found.is_worse)
+    if check is not None:
+        checked = schema.QuantizationCheck(**asdict(check), is_worse=check.is_worse)
     said = {name: value for name, value in made.document.items() if name != "check"}
     record = schema.to_record(
         schema.Quantization(
@@ -123,7 +123,7 @@ def quantize(
         )
     )
     show(as_json, record, lambda console: _render(console, record))
-    _warn(name, loaded, record["calibration"], found)
+    _warn(name, loaded, record["calibration"], check)
 
 
 def _warn(

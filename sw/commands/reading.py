@@ -30,10 +30,10 @@ def gains(
 
         def decode(changed: Accelerator, request: Request) -> Any:
             nonlocal done
-            found = price(changed, request).metrics.decode
+            decode = price(changed, request).metrics.decode
             done += 1
             tell(done)
-            return found
+            return decode
 
         return what_helps(spec, request, result.metrics.decode, decode)
 

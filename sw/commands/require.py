@@ -163,9 +163,11 @@ def require(
         chosen = parse_format("weights", held)
 
         def candidate(name: str, core: CoreSpec) -> Candidate:
-            found = shape_candidate(name, core, shape, chosen, head)
-            found.workload_of(serving.prefill)  # refused where the engine does not run the format
-            return found
+            candidate = shape_candidate(name, core, shape, chosen, head)
+            candidate.workload_of(
+                serving.prefill
+            )  # refused where the engine does not run the format
+            return candidate
     else:
         if head is not None:
             raise RefusedError("--head: only for a model without weights; a checkpoint has its own")
@@ -192,14 +194,16 @@ def require(
 
     frequency_hz = _PLATFORM.frequency_hz if frequency_mhz is None else frequency_mhz * 1e6
     least = needs(shape, candidates, serving, target, latency / frequency_hz)
-    found: list[Outcome] = []
+    outcomes_so_far: list[Outcome] = []
     with shown("pricing cores with memories", len(candidates) * len(memories)) as done:
-        for each in outcomes(candidates, memories, serving, target, platform_of, least, done):
-            if isinstance(each, Outcome):
-                found.append(each)
+        for outcome in outcomes(candidates, memories, serving, target, platform_of, least, done):
+            if isinstance(outcome, Outcome):
+                outcomes_so_far.append(outcome)
             else:
-                refused.append(each)
-    document = _document(shape.name, held, serving, target, least, frequency_hz, found, refused)
+                refused.append(outcome)
+    document = _document(
+        shape.name, held, serving, target, least, frequency_hz, outcomes_so_far, refused
+    )
     show(as_json, document, lambda console: _render(console, document))
 
 
@@ -226,15 +230,15 @@ def _document(
     target: Target,
     least: Needs,
     frequency_hz: float,
-    found: Sequence[Outcome],
+    priced: Sequence[Outcome],
     refused: Sequence[Refusal],
 ) -> dict[str, Any]:
     meets = sorted(
-        (each for each in found if not each.missing), key=lambda each: -each.tokens_per_s
+        (outcome for outcome in priced if not outcome.missing), key=lambda each: -each.tokens_per_s
     )
     short = sorted(
-        (each for each in found if each.missing),
-        key=lambda each: max(lack.factor for lack in each.missing),
+        (outcome for outcome in priced if outcome.missing),
+        key=lambda outcome: max(lack.factor for lack in outcome.missing),
     )
     bounds = "bandwidth_gbs", "macs_per_cycle", "buffer_bytes", "capacity_bytes"
     return {
@@ -261,9 +265,9 @@ def _document(
             **dict.fromkeys(bounds, "lower bound"),
             **dict.fromkeys(("tokens_per_s", "ttft_s"), "modelled"),
         },
-        "meets": [each.to_dict() for each in meets],
-        "short": [each.to_dict() for each in short],
-        "refused": [asdict(each) for each in refused],
+        "meets": [outcome.to_dict() for outcome in meets],
+        "short": [outcome.to_dict() for outcome in short],
+        "refused": [asdict(refusal) for refusal in refused],
         "provenance": asdict(
             provenance(
                 "bounds from bytes and MACs of the operations; cores by cycles of their programs, "
@@ -311,9 +315,9 @@ def _render(console: Console, document: dict[str, Any]) -> None:
     if refused := document["refused"]:
         console.print("\nNot priced")
         told: dict[tuple[str, str], list[str]] = {}
-        for each in refused:
-            of_core = told.setdefault((each["accelerator"], each["reason"]), [])
-            of_core += [each["memory"]] if each["memory"] else []
+        for refusal in refused:
+            of_core = told.setdefault((refusal["accelerator"], refusal["reason"]), [])
+            of_core += [refusal["memory"]] if refusal["memory"] else []
         for (name, reason), memories in told.items():
             behind = f" with {', '.join(memories)}" if memories else ""
             console.print(f"{name}{behind}: {reason}", soft_wrap=True)

@@ -89,12 +89,12 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     """The newest record of `evolute verify` for a spec, or None."""
     if not records.exists():
         return None
-    found = [
+    matching = [
         record
         for record in read_records(records)
         if record.get("kind") == "verify" and record.get("digest") == digest
     ]
-    return found[-1] if found else None
+    return matching[-1] if matching else None
 
 
 @click.command(
@@ -397,16 +397,16 @@ def _platform(
         refuse("an engine alone", weight_buffer_kib=weight_buffer_kib)
         frequency = spec.clock_mhz if frequency_mhz is None else frequency_mhz
         try:
-            found = Platform(
+            platform = Platform(
                 _scaled(frequency, 10**6),
                 bandwidth,
                 latency_cycles=_PLATFORM.latency_cycles if latency is None else latency,
                 refresh=bool(refresh),
             )
-            memory_timing(found)  # refuses a rate that cannot be kept exactly
+            memory_timing(platform)  # refuses a rate that cannot be kept exactly
         except SpecError as error:
             raise RefusedError(f"{option} at --frequency-mhz {frequency:g}: {error}") from None
-        return found, named
+        return platform, named
     refuse("a core", latency=latency, refresh=refresh)
     frequency_hz = (
         _PLATFORM.frequency_hz if frequency_mhz is None else _scaled(frequency_mhz, 10**6)

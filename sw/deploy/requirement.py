@@ -120,7 +120,10 @@ def needs(
     (decode, *_), prefill = serving.decode, serving.prefill
     amounts = {
         name: (
-            min(_moved_bytes(shape, each.workload_of(work), work, serving) for each in candidates),
+            min(
+                _moved_bytes(shape, candidate.workload_of(work), work, serving)
+                for candidate in candidates
+            ),
             sum(operation.macs for operation in operations(shape, work, serving.cache)),
         )
         for name, work in (("decode", decode), ("prefill", prefill))
@@ -142,7 +145,7 @@ def needs(
         macs,
         macs_from,
         math.ceil(bandwidth * latency_s),
-        min(each.room_of(request).total_bytes for each in candidates),
+        min(candidate.room_of(request).total_bytes for candidate in candidates),
     )
 
 
@@ -187,7 +190,7 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         core = self.candidate.core
-        found: dict[str, Any] = {
+        record: dict[str, Any] = {
             "accelerator": self.candidate.name,
             "vector_lanes": core.vector_lanes,
             "attention_rows": core.attention_rows,
@@ -197,9 +200,9 @@ class Outcome:
             "fits": self.fits,
         }
         if self.missing:
-            lacks = [{**each._asdict(), "factor": each.factor} for each in self.missing]
-            found["short_of"] = lacks
-        return found
+            lacks = [{**lack._asdict(), "factor": lack.factor} for lack in self.missing]
+            record["short_of"] = lacks
+        return record
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,10 @@ def what_helps(
     for resource, (factor, change) in CHANGES.items():
         try:
             changed = change(spec, request.platform)
-            found = price(changed.spec, replace(request, platform=changed.platform))
+            priced = price(changed.spec, replace(request, platform=changed.platform))
         except RefusedError as error:
             gains.append(Gain(resource, factor, None, None, str(error)))
             continue
-        gain = found.tokens_per_s / decode.tokens_per_s - 1
-        gains.append(Gain(resource, factor, found.tokens_per_s, gain))
+        gain = priced.tokens_per_s / decode.tokens_per_s - 1
+        gains.append(Gain(resource, factor, priced.tokens_per_s, gain))
     return gains

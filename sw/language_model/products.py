@@ -161,7 +161,7 @@ def _unit(values: NDArray[np.float64]) -> float:
 
 def _library() -> ctypes.CDLL | None:
     """The compiled products; None where they cannot be compiled, which is said once."""
-    found = library(_SOURCE, "products")
-    if found is not None:
-        found.group_products.restype = None
-    return found
+    built = library(_SOURCE, "products")
+    if built is not None:
+        built.group_products.restype = None
+    return built

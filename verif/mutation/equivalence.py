@@ -345,10 +345,10 @@ def _stays_unseen(text: str, top: str, site: str) -> bool:
     the fault.
     """
     _, _, registers = _miter(text, _SWITCH)
-    clocks = {str(each["connections"]["CLK"]) for each in registers.values()}
+    clocks = {str(cell["connections"]["CLK"]) for cell in registers.values()}
     if len(clocks) > 1:
         return False
-    owners = {each["connections"]["Q"][0]: name for name, each in registers.items()}
+    owners = {cell["connections"]["Q"][0]: name for name, cell in registers.items()}
     excuses: Bits = list(owners)[:1]
 
     def grown(names: frozenset[str], picks: Sequence[str]) -> list[frozenset[str] | None]:

@@ -159,8 +159,15 @@ class Outcome:
     @property
     def recorded(self) -> Mutant:
         """The outcome as records hold it."""
-        each = self.mutation
-        facts = each.design, each.file, each.line, each.change, self.verdict, self.reason
+        mutation = self.mutation
+        facts = (
+            mutation.design,
+            mutation.file,
+            mutation.line,
+            mutation.change,
+            self.verdict,
+            self.reason,
+        )
         return Mutant(*facts, cpu_seconds=round(self.cpu_seconds, 2))
 
 
