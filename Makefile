@@ -77,6 +77,7 @@ docs: setup           ## docs/isa.md, docs/records.md and docs/claims.md from th
 	$(BIN)/python -m evolute.reports.figures
 	$(BIN)/python docs/hierarchy.py > docs/hierarchy.svg
 	$(BIN)/python docs/tradeoff.py > docs/tradeoff.svg
+	$(BIN)/python docs/contexts.py
 	rm -rf out/docs
 	PYTHONWARNINGS="ignore:Couldn't import evolute.sw.quantizers.lut_boost" $(BIN)/pdoc --docformat markdown \
 		--no-show-source --output-directory out/docs evolute evolute.support evolute.hw evolute.sim \
