@@ -14,16 +14,33 @@ ROOT = Path(front.__file__).parents[1]
 DOCS = ROOT / "docs"
 
 
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script of the documentation by its name."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
 @pytest.mark.parametrize("name", ["hierarchy", "tradeoff"])
-def test_a_figure_is_what_its_script_draws(name, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
-    script.main()
+def test_a_figure_is_what_its_script_draws(name, script, capsys):
+    script(name).main()
     drawn = capsys.readouterr().out
     assert (DOCS / f"{name}.svg").read_text(encoding="utf-8") == drawn, "run `make docs`"
+
+
+def test_cores_by_context_are_what_the_models_say(script):
+    contexts = script("contexts")
+    page = (DOCS / "contexts.md").read_text(encoding="utf-8")
+    for model, cores in contexts.speeds(("smollm2-360m", "llama-3.2-1b")).items():
+        assert contexts.table(model, cores) in page, "run `make docs`"
 
 
 def test_the_index_lists_every_page_and_every_command():
