@@ -50,7 +50,8 @@ class Point:
         return CORES[self.core]
 
     def workload(self, blocks: int | None = None) -> Workload:
-        """The model, or one of so many blocks and no head."""
+        """The whole model; or, if `blocks` is given, that number of its blocks without the output
+        head."""
 
         def linear(name: LayerName, n: int, k: int, last_token_only: bool = False) -> Linear:
             codes = WeightCodes(BITS)

@@ -267,6 +267,7 @@ def _broken_fills(core: CoreSpec, columns: Mapping[str, _Column]) -> NDArray[np.
 
 
 def _beyond_buffer(buffer: Buffer, first: _Column, beats: _Column) -> NDArray[np.bool]:
-    """Which beats, so many from a bus word on, are not whole ones within the buffer."""
+    """For each row, whether its beats break a rule of the buffer: the bus word `first` begins a
+    beat, and the last of the `beats` beats ends within the buffer."""
     words = -(-beats // buffer.beats_per_word) * buffer.words_per_beat
     return (first % buffer.words_per_beat != 0) | (first > buffer.bus_words - words)

@@ -65,8 +65,9 @@ def _parse(text: str, annotation: Any) -> Any:
 
 
 def added(default: Any) -> Any:
-    """A choice that came to a spec later, whose default is what specs without it were: digests and
-    records of these stay as they are."""
+    """A field for a choice that was added to an existing spec class. `default` describes the
+    hardware of specs made before the field existed. `to_dict` leaves the field out where it has
+    this default, so that the digests and records of those specs stay the same."""
     return dataclasses.field(default=default, metadata={"added": True})
 
 

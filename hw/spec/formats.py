@@ -143,8 +143,8 @@ _SPECIALS = {3: (3, -3, 6, -6), 4: (10, -10, 16, -16)}
 
 @dataclass(frozen=True)
 class WeightCodes:
-    """A format of weights: codes of `bits` bits, each of which counts as an integer. The weight is
-    that integer times its group's scale.
+    """A format of weights. A weight is stored as a code of `bits` bits; `kind` says which integer a
+    code stands for, and the weight is that integer times the scale of the weight's group.
 
     If codes are evenly spaced, a group may also have an offset. Hardware may then count codes from
     another origin than 0, since the offset can correct its sums (`hw.spec.engine.Coding`).

@@ -13,10 +13,11 @@ takes less time than a search for each thing."""
 def packed(
     words: NDArray[np.signedinteger], room: int, restarts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Things of so many words, one after another in pieces of so much `room`.
+    """Place things one after another in pieces, each of `room` words; a thing takes `words` words.
 
-    What does not fit in the rest of a piece begins the next one, and so do the things `restarts`,
-    which begin with 0. Gives the first thing of every piece, and where each lies in its piece.
+    A thing that does not fit in the rest of a piece begins the next piece. The things numbered
+    `restarts`, of which the first is 0, begin a piece in any case. Returns the number of the first
+    thing of every piece, and of every thing the word in its piece where it lies.
     """
     ends = np.cumsum(words, dtype=np.int64)
     starts = ends - words
@@ -49,10 +50,11 @@ def packed(
 def ring(
     words: NDArray[np.signedinteger], last: NDArray[np.signedinteger], room: int
 ) -> tuple[NDArray[np.signedinteger], NDArray[np.signedinteger]]:
-    """Addresses of data of so many words in a buffer of so much `room`, which is given out round by
-    round; and which matmul is the last that needs what lay there before, -1 for none.
+    """Returns (addresses, before): where each piece of data lies in a buffer of `room` words, and
+    the number of the last matmul that needs the data which lay there before, -1 for none.
 
-    `last` is the last matmul that needs each.
+    Data of `words` words are placed one after another; at the end of the buffer a new round begins
+    at its start. `last` is the number of the last matmul that needs each piece of data.
     """
     if not len(words):
         return words, words

@@ -88,8 +88,8 @@ class PatternWriter:
     def tile(self, words: Sequence[int], runs: Sequence[int], fresh: bool, stays: bool) -> None:
         """All runs of row tiles by a column tile.
 
-        The block's activations have so many `words` for each part of K. They are loaded if `fresh`,
-        for this tile alone unless it `stays`.
+        `words` are the bus words of the block's activations, a number for each part of K. The
+        activations are loaded if `fresh`, and for this tile alone unless they stay (`stays`).
         """
         core, layer = self.core, self.layer
         row_tiles, bus_bytes = sum(runs), core.bus_bytes
@@ -157,8 +157,9 @@ class PatternWriter:
     def _places(
         self, buffer: int, words: Sequence[int], *, together: bool
     ) -> list[tuple[int, int]]:
-        """Data and first bus word of places of so many words each: in one piece of data if they are
-        needed together."""
+        """Returns for each number in `words` the number of the piece of data that has room for this
+        many bus words, and the first of these words in the piece. Places that are needed `together`
+        are in one piece."""
         first = len(self._data[buffer])
         self._data[buffer] += [[count, -1, -1] for count in ([sum(words)] if together else words)]
         if not together:
@@ -166,7 +167,7 @@ class PatternWriter:
         return [(first, start) for start in itertools.accumulate(words[:-1], initial=0)]
 
     def _load(self, buffer: int, data: int, offset: int, words: int, memory: int) -> None:
-        """Load so many words for the next compute."""
+        """Load `words` bus words for the next compute."""
         needed = len(self._computes)
         if self._data[buffer][data][1] < 0:
             self._data[buffer][data][1] = needed

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from evolute.hw.commands.specs import set_option
 from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.memories import MEMORIES, Memory, memory
 from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
-from evolute.sim.cost.metrics import LINEAR
 from evolute.sim.cost.token import Host
 from evolute.sim.timing.memory import memory_timing
 from evolute.sim.workload.serving import Serving
@@ -60,9 +56,9 @@ from evolute.sw.commands.profile_option import (
     parse_profile,
     profile_option,
     profile_record,
-    render_profile,
     told,
 )
+from evolute.sw.commands.sim_text import render
 from evolute.sw.deploy.assignment import Accelerator, assign
 from evolute.sw.deploy.profiles import Evidence, serve
 from evolute.sw.deploy.simulate import (
@@ -336,7 +332,7 @@ def sim(
     if trace_path is not None and isinstance(spec, CoreSpec):
         reading.write_trace(trace_path, spec, request, result)
     append_record(out / RECORDS, record)
-    show(as_json, record, lambda console: _render(console, record, scope))
+    show(as_json, record, lambda console: render(console, record, scope))
 
 
 def _serving(
@@ -418,184 +414,3 @@ def _platform(
 def _scaled(value: float, factor: int) -> float:
     """`value` times `factor` as decimal numbers: 1.1 GB are 1,100,000,000 bytes, nothing less."""
     return float(decimal(value) * factor) if math.isfinite(value) else value
-
-
-_COMMON_ROWS = (
-    ("memory bytes", "dram_bytes", ",", ""),
-    ("seconds", "seconds", ".4g", ""),
-    ("tokens/s", "tokens_per_s", ".4g", ""),
-    ("share of MACs", "mac_share", ".1%", "the rest: the host"),
-)
-_ENGINE_ROWS = (
-    ("cycles", "cycles", ",", ""),
-    ("engine utilization", "utilization", ".1%", ""),
-    *_COMMON_ROWS,
-    ("bound by", "bound", "", "what takes longest"),
-)
-_CORE_ROWS = (
-    ("cycles", "cycles", ",", "for this memory"),
-    ("engine utilization", "engine_utilization", ".1%", "for this memory"),
-    ("bus utilization", "bus_utilization", ".1%", "for this memory"),
-    *_COMMON_ROWS,
-    ("bound by", "bound", "", "or by waiting: latency"),
-)
-"""What each figure is called, its name in the record, its form, and a word on it;
-`evolute.support.labels` says what kind of number it is."""
-
-
-def _render(console: Console, record: dict[str, Any], scope: str) -> None:
-    bits = record["bits_total"] or record["bits_held"]
-    console.print(
-        f"{record['model']}, {record['weights']} weights "
-        f"({bits:.3g} bits stored per weight) on {record['accelerator']}"
-    )
-    console.print(scope, soft_wrap=True)
-    console.print(_surroundings(record), "", sep="\n", soft_wrap=True)
-    console.print(_layers(record), "")
-    if record["decode"]["operations"]:
-        console.print(_operations(record), "")
-    console.print(_totals(record), "")
-    if record["curve"]:
-        console.print(_curve(record), "")
-    if record["profile"]:
-        render_profile(console, record["profile"])
-    if record["what_would_help"]:
-        console.print(reading.gains_table(record), "")
-    for line in _closing(record):
-        console.print(line, soft_wrap=True)
-
-
-def _surroundings(record: dict[str, Any]) -> str:
-    """What the model is asked, and what surrounds the accelerator."""
-    platform, serving, named = record["platform"], record["serving"], record["memory"]
-    memory = platform.get("memory")
-    rate = f" ({memory['bytes_per_cycle']} bytes per cycle)" if memory else ""
-    behind = f" of {named['name']}" if named else ""
-    contexts = serving["contexts"]
-    tokens = f"{serving['decode_tokens']} tokens after it"
-    if contexts:
-        tokens = f"a token with {contexts[0]:,} in the cache"
-    sequences = f", {serving['batch']} sequences at once" if serving["batch"] > 1 else ""
-    return (
-        f"at {platform['frequency_hz'] / 1e6:.10g} MHz and "
-        f"{platform['bandwidth_bytes_per_s'] / 1e9:.10g} GB/s{behind}{rate}\n"
-        f"a prompt of {serving['prefill_tokens']:,} tokens, {tokens}{sequences}; "
-        f"keys and values in {serving['kv']}, {serving['kv_bytes_per_token']:,} bytes a token"
-    )
-
-
-def _table(titles: Sequence[str], right: Sequence[str]) -> Table:
-    """An empty table whose columns are titled; those in `right` hold numbers."""
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="right" if title in right else "left")
-    return table
-
-
-def _layers(record: dict[str, Any]) -> Table:
-    cycles = "prefill cycles", "decode cycles"
-    titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
-    table = _table(titles, ("x", *cycles))
-    both = zip(record["prefill"]["layers"], record["decode"]["layers"], strict=True)
-    for prefill, decode in both:
-        table.add_row(
-            prefill["name"],
-            str(prefill["count"]),
-            f"{prefill['n']} x {prefill['k']}",
-            prefill["weights"],
-            f"{prefill['cycles']:,}",
-            prefill["bound"],
-            f"{decode['cycles']:,}",
-            decode["bound"],
-        )
-    return table
-
-
-def _operations(record: dict[str, Any]) -> Table:
-    """What decoding needs beside the linear layers on the accelerator."""
-    numbers = "x", "10^6 MACs", "kB", "cycles", "us"
-    table = _table(("beside them", *numbers, "number is", "bound"), numbers)
-    for operation in record["decode"]["operations"]:
-        if operation["kind"] == "matmul" and operation["label"] != "host":
-            continue
-        cycles, seconds = operation["cycles"], operation["seconds"]
-        table.add_row(
-            operation["name"],
-            str(operation["count"]),
-            f"{operation['macs'] / 1e6:,.2f}" if operation["macs"] else "",
-            f"{operation['bytes'] / 1e3:,.1f}" if operation["bytes"] else "",
-            "-" if cycles is None else f"{cycles:,}",
-            "-" if seconds is None else f"{seconds * 1e6:,.1f}",
-            operation["label"],
-            operation["limited_by"],
-        )
-    return table
-
-
-def _totals(record: dict[str, Any]) -> Table:
-    phases = record["prefill"], record["decode"]
-    table = _table(("", "prefill", "decode", "number is"), ("prefill", "decode"))
-    rows = _CORE_ROWS if "bus_utilization" in record["decode"] else _ENGINE_ROWS
-    table.add_row("tokens", *(format(phase["tokens"], ",") for phase in phases), "asked for")
-    scope = record["decode"]["scope"]
-    for title, name, form, note in rows:
-        if name in ("cycles", "seconds", "tokens_per_s"):
-            title = f"{title}, {scope}"
-        label = ": ".join(filter(None, (record["labels"][name], note)))
-        table.add_row(title, *(format(phase[name], form) for phase in phases), label)
-    return table
-
-
-def _curve(record: dict[str, Any]) -> Table:
-    numbers = "tokens in the cache", "tokens/s", "seconds", "cache bytes"
-    table = _table((*numbers, "bound"), numbers)
-    for point in record["curve"]:
-        table.add_row(
-            f"{point['context']:,}",
-            f"{point['tokens_per_s']:.4g}",
-            f"{point['seconds']:.4g}",
-            f"{point['cache_bytes']:,}",
-            point["bound"],
-        )
-    return table
-
-
-def _closing(record: dict[str, Any]) -> Iterator[str]:
-    """What there is to say below the tables."""
-    if record["decode"]["scope"] == LINEAR:
-        yield (
-            "tokens/s are of the linear layers only: the rest is the host's, whose speed "
-            "--host-gmacs and --host-gbs state"
-        )
-    if (ways := record["latent_schedules"]) is not None:
-        counts = ", ".join(f"{way['schedule']} {way['macs'] / 1e6:,.1f}" for way in ways)
-        yield (
-            f"latent attention of a token, 10^6 MACs: {counts}; "
-            f"{ways[0]['read_bytes'] / 1e3:,.1f} kB of the cache either way"
-        )
-    room = record["room"]
-    names = "weights", "embedding", "cache"
-    parts = ", ".join(f"{name} {room[f'{name}_bytes'] / 1e6:,.1f}" for name in names)
-    fits = {None: "", True: ", which fits", False: ", which DOES NOT FIT"}[room["fits"]]
-    held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
-    yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
-    if record["extended_context"]:
-        yield "more tokens than the model was made for: its accuracy there is unknown"
-    if (perplexity := record["perplexity"]) is not None:
-        shipped = "of the model as shipped nothing is known"
-        if perplexity["float"] is not None:
-            shipped = f"{perplexity['float']:.4g} as shipped"
-        yield (
-            f"perplexity {perplexity['quantized']:.4g} on the engine, {shipped} "
-            f"(measured: {perplexity['tokens']} tokens of {perplexity['text']})"
-        )
-        if perplexity["tables_equal"] is not None:
-            equal = "equal" if perplexity["tables_equal"] else "DIFFER from"
-            yield f"logits of the golden model {equal} those of integer products"
-    verified = record["verified"]
-    yield (
-        f"RTL verified: {verified['mismatches']} mismatches in {verified['transactions']} "
-        f"transactions ({verified['simulator']}, seed {verified['seed']})"
-        if verified
-        else f"RTL not verified here yet: evolute verify {record['accelerator']}"
-    )

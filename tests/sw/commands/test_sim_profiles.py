@@ -15,21 +15,10 @@ from click.testing import CliRunner
 from evolute import front
 from evolute.sim.workload.profiles import PROFILES
 from evolute.support.errors import RefusedError
+from tests.sw.commands.test_sim_sizes import QWEN3
 
 PAGE = (Path(front.__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
 UNITS = "--set vector_lanes=4 --set attention_rows=4 --kv int8"
-SMALL = {
-    "model_type": "qwen3",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "intermediate_size": 128,
-    "vocab_size": 256,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +26,7 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name, vocab in (("model", 256), ("other", 300)):
         Path(name).mkdir()
-        settings = json.dumps(SMALL | {"vocab_size": vocab})
+        settings = json.dumps(QWEN3 | {"vocab_size": vocab})
         (Path(name) / "config.json").write_text(settings)
 
 

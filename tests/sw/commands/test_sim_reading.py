@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from evolute import front
 from evolute.support.errors import RefusedError
+from tests.sw.commands.test_sim_sizes import UNITS, sim
 
-UNITS = ("--set", "vector_lanes=4", "--set", "attention_rows=4", "--kv", "int8")
 MODEL = ("smollm2-135m", "--weights", "w4g32", "--no-perplexity")
 
 
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def sim(*arguments: object) -> Any:
-    result = CliRunner().invoke(front.cli, ["sim", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def decoded(*arguments: object) -> float:
