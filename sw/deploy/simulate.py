@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -276,8 +276,13 @@ def shape_pricing(
 ) -> Pricing:
     """What passes of a model without weights are priced with, see `simulate_shape`."""
 
-    def workload_of(work: Pass) -> Workload:
+    @functools.cache
+    def without_cache(work: Pass) -> Workload:
         return shape_workload(shape, weights, head, spec, work)
+
+    def workload_of(work: Pass) -> Workload:
+        # Linear layers are the same whatever is in the cache, so that a curve lists them once.
+        return without_cache(replace(work, cached=0))
 
     return request.pricing(spec, shape, workload_of)
 
