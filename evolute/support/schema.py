@@ -382,6 +382,7 @@ class Synthesis:
     target: str
     area_um2: float = ABSENT
     area_ge: float = ABSENT
+    total_area_um2: float | None = ABSENT
     delay_ns: float = ABSENT
     delay_is: str = ABSENT
     flops: int = ABSENT

@@ -41,7 +41,13 @@ class Macro:
     """A memory that mapping left whole: the netlist ends at its pins."""
 
     name: str
+    words: int
+    bits: int
+    """Width of a word."""
+    read_ports: int
+    write_ports: int
     inputs: np.ndarray
+    """The nets of its clocks, enables, addresses and data."""
     outputs: np.ndarray
 
 
@@ -106,9 +112,11 @@ def from_json(text: str, top: str, source: str = "top.v") -> Netlist:
                 ]
                 for side in ("input", "output")
             }
-            macros.append(
-                Macro(name, *(np.array(sides[side], np.int32) for side in ("input", "output")))
-            )
+            if cell["type"] != "$mem_v2":
+                raise files.FileError(f"{top}: {cell['type']} {name} is no standard cell")
+            words, bits, reads, writes = (int(cell["parameters"][key], 2) for key in _MEMORY)
+            inputs, outputs = (np.array(sides[side], np.int32) for side in ("input", "output"))
+            macros.append(Macro(name, words, bits, reads, writes, inputs, outputs))
         else:
             kinds.setdefault(cell["type"], {})[name] = cell["connections"]
     instances = []
@@ -146,6 +154,10 @@ def from_json(text: str, top: str, source: str = "top.v") -> Netlist:
     )
 
 
+_MEMORY = ("SIZE", "WIDTH", "RD_PORTS", "WR_PORTS")
+"""What Yosys calls the numbers of a memory that `Macro` has."""
+
+
 def _next(numbers: Mapping[Any, int]) -> int:
     return max(CONSTANTS, len(numbers) - 2)  # "x" and "z" share the number of "0"
 
@@ -155,9 +167,9 @@ def kept(path: Path, text: str) -> None:
     document = json.loads(text)
     for module in document["modules"].values():
         for cell in module["cells"].values():
-            cell.pop("parameters", None)
             cell.pop("attributes", None)
             if not cell["type"].startswith("$"):
+                cell.pop("parameters", None)
                 cell.pop("port_directions", None)
     with files.replacing(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
         json.dump(document, file, separators=(",", ":"))

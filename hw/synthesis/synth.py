@@ -19,10 +19,10 @@ from evolute.hw import revisions
 from evolute.hw.emit.export import module_name, source_lines, to_verilog
 from evolute.hw.emit.yosys_script import fpga_passes
 from evolute.hw.spec import Spec
-from evolute.hw.synthesis import liberty, libraries, netlist, nextpnr, timing, yosys
+from evolute.hw.synthesis import liberty, libraries, netlist, nextpnr, sram, timing, yosys
 from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
 from evolute.hw.synthesis.libraries import NANGATE45, CellLibrary
-from evolute.hw.synthesis.netlist import Netlist
+from evolute.hw.synthesis.netlist import Macro, Netlist
 from evolute.hw.synthesis.nextpnr import Hop
 from evolute.hw.synthesis.tools import ToolError
 from evolute.support import files
@@ -39,7 +39,8 @@ MACRO_BITS = 4096
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory that a chip would have as a macro; no area and no access time is stated for it."""
+    """A memory that a chip would have as a macro. Its figures are those of `hw.synthesis.sram`, or
+    None where that has none for the cell library, the size or the ports."""
 
     name: str
     words: int
@@ -47,6 +48,12 @@ class Memory:
     """Width of a word."""
     read_ports: int
     write_ports: int
+    area_um2: float | None = None
+    access_ns: float | None = None
+    read_fj: float | None = None
+    """Energy of reading one word."""
+    write_fj: float | None = None
+    leakage_nw: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class AsicResult:
     """Of the logic and of small memories, without `memories`."""
     area_ge: float
     """Area in two-input NAND gates of the library."""
+    total_area_um2: float | None
+    """With `memories`; None where one of them has no area."""
     delay_ns: float
     """Longest path, setup included; `delay_is` says how far to trust it."""
     delay_is: str
@@ -232,24 +241,34 @@ def map_asic(
         run = _run_asic(verilog, top, memories, library, flat=True)
         netlist.kept(_netlist_path("asic", verilog, top, library), run.files["netlist.json"])
         design = json.loads(run.files["mapped.json"])["design"]
-        cells = design["num_cells_by_type"]
+        cells, area_um2 = design["num_cells_by_type"], _area(design)[0]
         if latches := _count(cells, _LATCH):
             raise ToolError(f"{top}: has {latches} latches, of which no timing is known here")
         flat = netlist.from_json(run.files["netlist.json"], top)
         reader = liberty.Reader(libraries.text_of(library), library.key)
         known = reader.library([*netlist.cells_of([flat]), library.driving_cell])
-        timed = timing.analyze(flat, known, library)
-        macros = [memory.memory for memory in memories if memory.is_macro]
+        models = {
+            macro.name: _model(
+                library, macro.words, macro.bits, macro.read_ports, macro.write_ports
+            )
+            for macro in flat.macros
+        }
+        timed = timing.analyze(flat, known, library, _access(models), sram.SETUP_NS)
+        macros = [_with_model(memory.memory, library) for memory in memories if memory.is_macro]
+        areas = [memory.area_um2 for memory in macros]
         return dataclasses.asdict(
             AsicResult(
                 target="asic",
-                area_um2=round(design["area"], 3),
-                area_ge=round(design["area"] / reader.area_um2(library.gate), 1),
+                area_um2=round(area_um2, 3),
+                area_ge=round(area_um2 / reader.area_um2(library.gate), 1),
+                total_area_um2=(
+                    None if None in areas else round(area_um2 + sum(filter(None, areas)), 3)
+                ),
                 delay_ns=round(timed.delay_ns, 4),
                 delay_is=(
                     "longest path by static timing with setup, gates sized for "
                     f"{library.sizing_target_ps / 1000:g} ns; before layout, no wires"
-                    + (", memories without access time" if macros else "")
+                    + _of_memories(macros)
                 ),
                 critical_path=tuple(_steps(flat, timed)),
                 flops=sum(
@@ -272,6 +291,48 @@ def map_asic(
     memories = tuple(Memory(**memory) for memory in measured["memories"])
     path = tuple(PathStep(**step) for step in measured["critical_path"])
     return AsicResult(**{**measured, "memories": memories, "critical_path": path})
+
+
+def _model(
+    library: CellLibrary, words: int, bits: int, read_ports: int, write_ports: int
+) -> sram.Sram | None:
+    """The figures of a memory with one port of each kind; None for others."""
+    if not sram.has_model(library) or (read_ports, write_ports) != (1, 1):
+        return None
+    return sram.sram(words, bits, shared_port=False)
+
+
+def _access(models: Mapping[str, sram.Sram | None]) -> Callable[[Macro], float]:
+    """Access times by the memories' models; 0 for those without."""
+
+    def access_ns(macro: Macro) -> float:
+        model = models[macro.name]
+        return 0.0 if model is None else model.access_ns
+
+    return access_ns
+
+
+def _with_model(memory: Memory, library: CellLibrary) -> Memory:
+    model = _model(library, memory.words, memory.bits, memory.read_ports, memory.write_ports)
+    if model is None:
+        return memory
+    return dataclasses.replace(
+        memory,
+        area_um2=round(model.area_um2, 3),
+        access_ns=round(model.access_ns, 4),
+        read_fj=round(model.read_fj, 3),
+        write_fj=round(model.write_fj, 3),
+        leakage_nw=round(model.leakage_nw, 3),
+    )
+
+
+def _of_memories(macros: Sequence[Memory]) -> str:
+    """What is to be said of memories beside a delay."""
+    if not macros:
+        return ""
+    if any(memory.access_ns is None for memory in macros):
+        return ", memories without access time"
+    return f", memories as of {sram.SOURCE}"
 
 
 def _steps(flat: Netlist, timed: timing.Timing) -> Iterator[PathStep]:

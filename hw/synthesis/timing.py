@@ -10,14 +10,14 @@ without delay and with edges of no duration.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evolute.hw.synthesis import liberty, netlist
 from evolute.hw.synthesis.libraries import CellLibrary
-from evolute.hw.synthesis.netlist import Netlist
+from evolute.hw.synthesis.netlist import Macro, Netlist
 
 RISE, FALL = 0, 1
 _EDGES = ("rise", "fall")
@@ -161,18 +161,25 @@ _SOURCES: Mapping[str, Mapping[int, tuple[int, ...]]] = {
 """Which edges of an input cause which edge of the output, by Liberty's `timing_sense`."""
 
 
-def analyze(design: Netlist, library: liberty.Library, cells: CellLibrary) -> Timing:
+def analyze(
+    design: Netlist,
+    library: liberty.Library,
+    cells: CellLibrary,
+    access_ns: Callable[[Macro], float] = lambda macro: 0.0,
+    memory_setup_ns: float = 0.0,
+) -> Timing:
     """The timing of a netlist.
 
     Inputs arrive at 0 with the edges of the library's driving cell, outputs carry its output load,
-    as the mapper assumes; a memory's outputs arrive at 0, since the netlist does not have it.
+    as the mapper assumes. What a memory reads is there `access_ns` after the clock, with the same
+    edges, and its inputs must be there `memory_setup_ns` before the clock.
     """
     loads = loads_ff(design, library, cells.output_load_ff)
     order = netlist.levels(design, library)
     tables = _Tables()
     arrival = np.full(2 * design.nets, -np.inf)
     slew = np.zeros(2 * design.nets)
-    _start_inputs(design, library.cells[cells.driving_cell], loads, arrival, slew)
+    _start_inputs(design, library.cells[cells.driving_cell], loads, access_ns, arrival, slew)
     _start_registers(design, library, loads, arrival, slew)
     arcs = _arcs(design, library, order, tables)
     stack = stacked(tables.tables)
@@ -187,7 +194,8 @@ def analyze(design: Netlist, library: liberty.Library, cells: CellLibrary) -> Ti
         caused = np.isfinite(arrival[source])
         np.maximum.at(arrival, target[caused], (arrival[source] + delay)[caused])
         np.maximum.at(slew, target[caused], edge[caused])
-    end = max(_ends(design, library, arrival, slew), key=lambda end: end.delay_ns)
+    ends = _ends(design, library, arrival, slew, memory_setup_ns)
+    end = max(ends, key=lambda end: end.delay_ns)
     start, path = _trace(design, arcs, stack, flat_loads, arrival, slew, end.node)
     return Timing(
         delay_ns=max(end.delay_ns, 0.0),
@@ -207,20 +215,23 @@ def _pairs(of_nodes: np.ndarray) -> np.ndarray:
 
 
 def _start_inputs(
-    design: Netlist, driver: liberty.Cell, loads: np.ndarray, arrival: np.ndarray, slew: np.ndarray
+    design: Netlist,
+    driver: liberty.Cell,
+    loads: np.ndarray,
+    access_ns: Callable[[Macro], float],
+    arrival: np.ndarray,
+    slew: np.ndarray,
 ) -> None:
-    """Ports and memories' outputs arrive at 0, with the driving cell's edges."""
-    nets = [*design.inputs.values(), *(macro.outputs for macro in design.macros)]
-    if not nets:
-        return
-    of_inputs = np.concatenate(nets)
+    """Inputs arrive at 0 and what memories read after their access, with a driving cell's edges."""
+    starts = [(nets, 0.0) for nets in design.inputs.values()]
+    starts += [(macro.outputs, access_ns(macro)) for macro in design.macros]
     (arc,) = driver.pins[driver.outputs[0]].arcs[:1]
-    for edge, name in enumerate(_EDGES):
-        transition = stacked([arc.tables[f"{name}_transition"]])
-        zeros = np.zeros(len(of_inputs))
-        of_driver = transition(zeros.astype(int), zeros, loads[of_inputs, edge])
-        arrival[2 * of_inputs + edge] = 0.0
-        slew[2 * of_inputs + edge] = of_driver
+    for nets, at_ns in starts:
+        for edge, name in enumerate(_EDGES):
+            transition = stacked([arc.tables[f"{name}_transition"]])
+            zeros = np.zeros(len(nets))
+            arrival[2 * nets + edge] = at_ns
+            slew[2 * nets + edge] = transition(zeros.astype(int), zeros, loads[nets, edge])
 
 
 def _start_registers(
@@ -306,15 +317,21 @@ class _End:
 
 
 def _ends(
-    design: Netlist, library: liberty.Library, arrival: np.ndarray, slew: np.ndarray
+    design: Netlist,
+    library: liberty.Library,
+    arrival: np.ndarray,
+    slew: np.ndarray,
+    memory_setup_ns: float,
 ) -> list[_End]:
     """The latest end at every port, memory and kind of flip-flop."""
     ends = [_End(-np.inf, 0)]
-    for nets in [*design.outputs.values(), *(macro.inputs for macro in design.macros)]:
+    plain = [(nets, 0.0) for nets in design.outputs.values()]
+    plain += [(macro.inputs, memory_setup_ns) for macro in design.macros]
+    for nets, setup_ns in plain:
         for edge in (RISE, FALL):
             nodes = 2 * nets + edge
             latest = int(np.argmax(arrival[nodes]))
-            ends.append(_End(float(arrival[nodes[latest]]), int(nodes[latest])))
+            ends.append(_End(float(arrival[nodes[latest]]) + setup_ns, int(nodes[latest])))
     for kind in design.instances:
         cell = library.cells[kind.cell]
         if cell.flip_flop is None:

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from evolute.hw.commands.specs import set_option, spec_from
 from evolute.hw.spec import Engine, Spec
-from evolute.hw.synthesis import libraries
+from evolute.hw.synthesis import libraries, sram
 from evolute.hw.synthesis import synth as netlists
 from evolute.hw.synthesis.libraries import CellLibrary
 from evolute.hw.synthesis.power import Power
@@ -228,16 +228,8 @@ def _render_asic(console: Console, document: dict[str, Any]) -> None:
         f"{document['flops']:,} flip-flops, {document['latches']} latches, "
         f"{document['multipliers']} multipliers; {document['tool']}\n"
     )
-    for memory in document["memories"]:
-        console.print(
-            f"without {memory['name']}: {memory['words']:,} words of {memory['bits']} bits, "
-            f"{memory['read_ports']} read and {memory['write_ports']} write ports",
-            soft_wrap=True,
-        )
     if document["memories"]:
-        console.print(
-            f"{document['memory_bits']:,} bits in memories, for which no area is stated.\n"
-        )
+        _render_memories(console, document)
     table = Table("block", *_right("GE", "share", "of it registers"), box=None, pad_edge=False)
     whole_ge, whole_um2 = document["blocks_area_ge"], document["blocks_area_um2"]
     for name, block in document["blocks"].items():
@@ -252,6 +244,34 @@ def _render_asic(console: Console, document: dict[str, Any]) -> None:
     for measured in document.get("energy", []):
         _render_energy(console, measured)
     _render_asic_path(console, document["critical_path"])
+
+
+def _render_memories(console: Console, document: dict[str, Any]) -> None:
+    titles = ("words", "bits", "um2", "access ns", "read pJ", "write pJ", "leakage uW")
+    table = Table("memory", *_right(*titles), box=None, pad_edge=False)
+    for memory in document["memories"]:
+        figures = (
+            (memory["area_um2"], 1, ",.0f"),
+            (memory["access_ns"], 1, ".2f"),
+            (memory["read_fj"], 1e-3, ".1f"),
+            (memory["write_fj"], 1e-3, ".1f"),
+            (memory["leakage_nw"], 1e-3, ",.0f"),
+        )
+        cells = [
+            "-" if value is None else f"{value * unit:{form}}" for value, unit, form in figures
+        ]
+        table.add_row(memory["name"], f"{memory['words']:,}", str(memory["bits"]), *cells)
+    console.print(table)
+    if document["total_area_um2"] is None:
+        console.print(
+            f"{document['memory_bits']:,} bits in memories, of which not all have figures.\n"
+        )
+    else:
+        console.print(
+            f"{document['total_area_um2']:,.0f} um2 with {document['memory_bits']:,} bits in "
+            f"memories, as of {sram.SOURCE}.\n",
+            soft_wrap=True,
+        )
 
 
 def _render_energy(console: Console, measured: dict[str, Any]) -> None:

@@ -69,6 +69,7 @@ def made_up(spec: Spec) -> AsicResult:
         target="asic",
         area_um2=area_um2,
         area_ge=area_um2 / 0.798,
+        total_area_um2=area_um2,
         delay_ns=1.5,
         delay_is="made up",
         critical_path=(),

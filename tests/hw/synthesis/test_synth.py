@@ -19,9 +19,9 @@ from evolute.hw.rtl.core.buffer import BeatBuffer
 from evolute.hw.spec import CoreSpec, Engine, LutTensorCore, Mac
 from evolute.hw.spec.core import Buffer
 from evolute.hw.spec.presets import PRESETS
-from evolute.hw.synthesis import libraries, nextpnr, synth, yosys
+from evolute.hw.synthesis import libraries, nextpnr, sram, synth, yosys
 from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
-from evolute.hw.synthesis.libraries import NANGATE45
+from evolute.hw.synthesis.libraries import LIBRARIES, NANGATE45
 from evolute.hw.synthesis.tools import ToolError, run_tool
 from evolute.support import files, schema
 from evolute.support.errors import RefusedError, UnknownNameError
@@ -169,7 +169,19 @@ def test_large_memories_of_a_core_are_listed_and_small_ones_are_logic(library: s
     kept_bits += CORE.fetch_words * CORE.bus_bits
     assert found.flops > kept_bits
     assert found.latches == 0 and found.multipliers >= 2 * CORE.scale_lanes
+    model = sram.sram(128, 64, shared_port=False)
+    assert model is not None and weights.area_um2 == pytest.approx(model.area_um2, abs=1e-2)
+    assert found.total_area_um2 == pytest.approx(found.area_um2 + model.area_um2, abs=1e-2)
+    assert sram.SOURCE in found.delay_is
+    # A path from the memory takes its access time at least.
+    assert found.delay_ns > model.access_ns
+
+
+def test_memories_without_figures_leave_the_whole_unknown(library: str) -> None:
+    found = synth.map_asic(MEMORY, "t", LIBRARIES["sky130hd"])
+    assert found.total_area_um2 is None and found.memories[0].area_um2 is None
     assert "memories without access time" in found.delay_is
+    assert synth.map_asic(MEMORY, "t").total_area_um2 is not None
 
 
 @pytest.mark.slow
@@ -252,6 +264,15 @@ LATCH = "module t(input e, c, d, output reg q); always @* if (e) q = c ^ d; endm
 PRODUCT = """
 module t(input clk, input [7:0] a, b, output reg [15:0] q);
   always @(posedge clk) q <= a * b;
+endmodule
+"""
+MEMORY = """
+module t(input clk, we, input [7:0] a, b, input [31:0] d, output reg [31:0] q);
+  reg [31:0] kept [255:0];
+  always @(posedge clk) begin
+    if (we) kept[a] <= d;
+    q <= kept[b];
+  end
 endmodule
 """
 SUM = PRODUCT.replace("a * b", "q + a")  # which has a path between registers
