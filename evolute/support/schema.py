@@ -118,6 +118,7 @@ class Run:
     curve: list[dict[str, Any]] = ABSENT
     serving: dict[str, Any] = ABSENT
     memory: dict[str, Any] | None = ABSENT
+    dram_energy: dict[str, Any] | None = ABSENT
     room: dict[str, Any] = ABSENT
     latent_schedules: list[dict[str, Any]] | None = ABSENT
     extended_context: bool = ABSENT

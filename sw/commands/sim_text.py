@@ -171,6 +171,14 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
     fits = {None: "", True: ", which fits", False: ", which DOES NOT FIT"}[room["fits"]]
     held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
     yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
+    if (energy := record["dram_energy"]) is not None:
+        yield (
+            f"memory's energy: {energy['prefill_j']:.4g} J for the prompt, "
+            f"{energy['decode_j_per_token']:.4g} J per token ({energy['label']}: "
+            f"{energy['pj_per_bit']:g} pJ per bit, {energy['source']})"
+        )
+    elif record["memory"] is not None:
+        yield f"memory's energy: no source states it for {record['memory']['name']}"
     if record["extended_context"]:
         yield "more tokens than the model was made for: its accuracy there is unknown"
     if (perplexity := record["perplexity"]) is not None:

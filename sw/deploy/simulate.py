@@ -179,6 +179,7 @@ class Simulation:
                 "kv_bytes_per_token": cache_bytes(self.shape, 1, serving.cache),
             },
             "memory": None if memory is None else asdict(memory),
+            "dram_energy": self._dram_energy(),
             "room": {
                 **asdict(self.room),
                 "total_bytes": self.room.total_bytes,
@@ -193,6 +194,25 @@ class Simulation:
             "bits_total": self.bits and self.bits.bits_total,
             "bits_held": work.bits_held,
             "perplexity": self.measured and self.measured.to_dict(),
+        }
+
+    def _dram_energy(self) -> dict[str, Any] | None:
+        """What moving the phases' bytes takes of the named memory, in joules; None where no source
+        states its energy per bit."""
+        memory = self.request.memory
+        if memory is None or memory.energy_pj_per_bit is None:
+            return None
+        joules_per_byte = 8e-12 * memory.energy_pj_per_bit
+        phases = {"prefill": self.metrics.prefill, "decode": self.metrics.decode}
+        return {
+            "label": "modelled",
+            "scope": self.metrics.decode.scope,
+            "source": memory.energy_source,
+            "pj_per_bit": memory.energy_pj_per_bit,
+            **{f"{name}_j": phase.dram_bytes * joules_per_byte for name, phase in phases.items()},
+            "decode_j_per_token": phases["decode"].dram_bytes
+            * joules_per_byte
+            / phases["decode"].tokens,
         }
 
     def _latent_schedules(self) -> list[dict[str, Any]] | None:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from evolute import front
+from evolute.hw.spec.memories import MEMORIES
 from evolute.support.errors import RefusedError
 from evolute.sw.language_model.model import ModelConfig
 
@@ -105,6 +106,23 @@ def test_a_memory_by_name_says_whether_all_fits() -> None:
     )
     assert "DOES NOT FIT" in sim("llama-3.2-1b", "--memory", "ulx3s", "--accel", "lut-decode")
     assert ", which fits" in sim(folder(), "--memory", "kv260", "--accel", "lut-decode")
+
+
+def test_joules_of_a_memory_are_only_told_where_a_source_states_them() -> None:
+    arguments = folder(), "--prefill", 3, "--decode", 2, "--accel", "lut-decode", "--memory"
+    known, unknown = (
+        json.loads(sim(*arguments, name, "--json")) for name in ("u280-hbm2", "kv260")
+    )
+    energy, bits = known["dram_energy"], 8 * known["decode"]["dram_bytes"]
+    assert energy["label"] == "modelled" and energy["scope"] == "linear layers"
+    assert "HBM2" in energy["source"]
+    assert energy["decode_j"] == pytest.approx(bits * 3.97e-12)
+    assert energy["decode_j_per_token"] == pytest.approx(energy["decode_j"] / 2)
+    assert energy["prefill_j"] == pytest.approx(8 * known["prefill"]["dram_bytes"] * 3.97e-12)
+    assert unknown["dram_energy"] is None and unknown["memory"]["energy_pj_per_bit"] is None
+    assert "no source states it for kv260" in sim(*arguments, "kv260")
+    for memory in MEMORIES.values():  # a figure always comes with who states it
+        assert (memory.energy_pj_per_bit is None) == (memory.energy_source is None)
 
 
 @pytest.mark.parametrize(
