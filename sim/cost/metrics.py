@@ -20,8 +20,9 @@ class LayerMetrics:
 
     An engine's cycles are equal to the RTL's on streams that keep up. A core's are those of the
     stage's part of its programs up to the call of the host, in which weights of the next part may
-    already be loaded; `memory_seconds` is for how long the memory was busy in them, with words of
-    the next part too. Both are means where stages of equal shape differ.
+    already be loaded; `scaling_seconds` are those of `compute_seconds` in which results came as
+    fast as they could be scaled, and `memory_seconds` is for how long the memory was busy in them,
+    with words of the next part too. All are means where stages of equal shape differ.
     """
 
     name: str
@@ -36,6 +37,9 @@ class LayerMetrics:
     macs: Annotated[int, Figure("exact")]
     dram_bytes: Annotated[int, Figure("modelled", core="exact")]
     compute_seconds: Annotated[float, Figure("modelled", follows_steps=True)]
+    scaling_seconds: Annotated[
+        float | None, Figure("absent", core="modelled", follows_steps=True, optional=True)
+    ]
     memory_seconds: Annotated[float, Figure("modelled")]
     waiting_seconds: Annotated[float | None, Figure("absent", core="modelled", follows_steps=True)]
     bound: Annotated[str, Figure("modelled", core="exact", follows_steps=True)]
@@ -78,7 +82,7 @@ class PhaseMetrics:
     multiply-accumulates in its cycles that the model asked for, `engine_utilization` the share of
     cycles in which it took a step, and `mac_share` the part of the linear layers'
     multiply-accumulates that the accelerator does; the host does the rest. `bound` says what
-    limits: computing, moving words, or waiting for them (`latency`).
+    limits: computing, or in it scaling results, moving words, or waiting for them (`latency`).
     """
 
     tokens: Annotated[int, Figure("exact")]
@@ -96,6 +100,9 @@ class PhaseMetrics:
     macs: Annotated[int, Figure("exact", optional=True)]
     mac_share: Annotated[float, Figure("exact", optional=True)]
     compute_seconds: Annotated[float, Figure("modelled", follows_steps=True, optional=True)]
+    scaling_seconds: Annotated[
+        float | None, Figure("absent", core="modelled", follows_steps=True, optional=True)
+    ]
     memory_seconds: Annotated[float, Figure("modelled", optional=True)]
     waiting_seconds: Annotated[
         float | None, Figure("absent", core="modelled", follows_steps=True, optional=True)

@@ -29,7 +29,7 @@ _CORE_ROWS = (
     ("engine utilization", "engine_utilization", ".1%", "for this memory"),
     ("bus utilization", "bus_utilization", ".1%", "for this memory"),
     *_COMMON_ROWS,
-    ("bound by", "bound", "", "or by waiting: latency"),
+    ("bound by", "bound", "", "scaling: of results, one by one; latency: waiting"),
 )
 """What each figure is called, its name in the record, its form, and a word on it;
 `evolute.support.labels` says what kind of number it is."""
