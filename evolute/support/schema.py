@@ -119,6 +119,7 @@ class Run:
     serving: dict[str, Any] = ABSENT
     memory: dict[str, Any] | None = ABSENT
     dram_energy: dict[str, Any] | None = ABSENT
+    experts: dict[str, Any] | None = ABSENT
     room: dict[str, Any] = ABSENT
     latent_schedules: list[dict[str, Any]] | None = ABSENT
     extended_context: bool = ABSENT

@@ -14,6 +14,7 @@ from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.memories import MEMORIES, Memory, memory
 from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
+from evolute.sim.cost.flash import ExpertCache
 from evolute.sim.cost.token import Host
 from evolute.sim.timing.memory import memory_timing
 from evolute.sim.workload.serving import Serving
@@ -170,6 +171,13 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     help="The host's speed, 1e9 multiply-accumulates per second, for what is left to it.",
 )
 @click.option("--host-gbs", type=RATE, help="The host's memory bandwidth in GB/s.")
+@click.option(
+    "--expert-slots",
+    type=COUNT,
+    help="Of a model with routed experts: how many of each layer are in memory, the last ones "
+    "used; the others are read from flash. Default: all.",
+)
+@click.option("--flash-gbs", type=RATE, help="The bandwidth of that flash in GB/s.")
 @profile_option
 @click.option(
     "--perplexity/--no-perplexity",
@@ -218,6 +226,8 @@ def sim(
     weight_buffer_kib: int | None,
     host_gmacs: float | None,
     host_gbs: float | None,
+    expert_slots: int | None,
+    flash_gbs: float | None,
     profile_text: str | None,
     wants_perplexity: bool | None,
     text_path: Path | None,
@@ -247,6 +257,7 @@ def sim(
             spec, frequency_mhz, bandwidth_gbs, memory_name, latency, refresh, weight_buffer_kib
         ),
         _host(host_gmacs, host_gbs),
+        _experts(expert_slots, flash_gbs),
     )
     if trace_path is not None and not isinstance(spec, CoreSpec):
         raise RefusedError(f"--trace: must be of a core, {accel} is an engine alone")
@@ -350,6 +361,13 @@ def _host(gmacs: float | None, gbs: float | None) -> Host | None:
     if (gmacs is None) != (gbs is None):
         raise RefusedError("--host-gmacs and --host-gbs: only together")
     return None if gmacs is None or gbs is None else Host(gmacs * 1e9, gbs * 1e9)
+
+
+def _experts(slots: int | None, gbs: float | None) -> ExpertCache | None:
+    """How many experts are in memory; None where all are. Raises `RefusedError` for half of it."""
+    if (slots is None) != (gbs is None):
+        raise RefusedError("--expert-slots and --flash-gbs: only together")
+    return None if slots is None or gbs is None else ExpertCache(slots, gbs * 1e9)
 
 
 def _sizes_scope(result: Simulation) -> str:

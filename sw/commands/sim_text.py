@@ -11,6 +11,7 @@ from rich.table import Table
 from evolute.sim.cost.metrics import LINEAR
 from evolute.sw.commands import reading
 from evolute.sw.commands.profile_option import render_profile
+from evolute.sw.deploy.simulate import in_both_phases
 
 _COMMON_ROWS = (
     ("memory bytes", "dram_bytes", ",", ""),
@@ -29,7 +30,7 @@ _CORE_ROWS = (
     ("engine utilization", "engine_utilization", ".1%", "for this memory"),
     ("bus utilization", "bus_utilization", ".1%", "for this memory"),
     *_COMMON_ROWS,
-    ("bound by", "bound", "", "scaling: of results, one by one; latency: waiting"),
+    ("bound by", "bound", "", "or by waiting: latency"),
 )
 """What each figure is called, its name in the record, its form, and a word on it;
 `evolute.support.labels` says what kind of number it is."""
@@ -88,8 +89,7 @@ def _layers(record: dict[str, Any]) -> Table:
     cycles = "prefill cycles", "decode cycles"
     titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
     table = _table(titles, ("x", *cycles))
-    both = zip(record["prefill"]["layers"], record["decode"]["layers"], strict=True)
-    for prefill, decode in both:
+    for prefill, decode in in_both_phases(record):
         table.add_row(
             prefill["name"],
             str(prefill["count"]),
@@ -97,8 +97,8 @@ def _layers(record: dict[str, Any]) -> Table:
             prefill["weights"],
             f"{prefill['cycles']:,}",
             prefill["bound"],
-            f"{decode['cycles']:,}",
-            decode["bound"],
+            "-" if decode is None else f"{decode['cycles']:,}",
+            "-" if decode is None else decode["bound"],
         )
     return table
 
@@ -171,6 +171,13 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
     fits = {None: "", True: ", which fits", False: ", which DOES NOT FIT"}[room["fits"]]
     held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
     yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
+    if (experts := record["experts"]) is not None:
+        yield (
+            f"experts in memory: {experts['slots_per_layer']} of each layer; "
+            f"{experts['flash_bytes_per_token'] / 1e6:,.1f} MB per token from flash in "
+            f"{experts['flash_seconds_per_token']:.4g} s ({experts['label']}: experts chosen "
+            f"{experts['routing']})"
+        )
     if (energy := record["dram_energy"]) is not None:
         yield (
             f"memory's energy: {energy['prefill_j']:.4g} J for the prompt, "

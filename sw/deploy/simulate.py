@@ -13,6 +13,7 @@ from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.memories import Memory
 from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.evaluate import Pricing
+from evolute.sim.cost.flash import ROUTING, ExpertCache
 from evolute.sim.cost.metrics import Metrics
 from evolute.sim.cost.token import Host
 from evolute.sim.program.build import LayerSteps
@@ -57,6 +58,8 @@ class Request:
     """The memory behind the platform's bandwidth, where it has a name."""
     host: Host | None = None
     """How fast the host is, where that is known."""
+    experts: ExpertCache | None = None
+    """How many experts of a layer are in memory, where flash holds the others."""
 
     def pricing(
         self,
@@ -65,15 +68,19 @@ class Request:
         workload_of: Callable[[Pass], Workload],
         layer_steps: LayerSteps | None = None,
     ) -> Pricing:
-        """What passes of a model on `spec` are priced with."""
+        """What passes of a model on `spec` are priced with. Raises `SpecError` for places of
+        experts that the model does not have."""
+        if self.experts is not None:
+            self.experts.require_room(shape)
         cache, host = self.serving.cache, self.host
-        return Pricing(spec, shape, workload_of, self.platform, cache, host, layer_steps)
+        experts = self.experts
+        return Pricing(spec, shape, workload_of, self.platform, cache, host, layer_steps, experts)
 
 
 @dataclass(frozen=True)
 class Room:
-    """What must be in memory: weights as the accelerator and the host hold them, embeddings, and
-    the cache of all sequences at their longest."""
+    """What must be in memory: weights as the accelerator and the host hold them, without experts
+    that are in flash, embeddings, and the cache of all sequences at their longest."""
 
     weights_bytes: int
     embedding_bytes: int
@@ -154,7 +161,7 @@ class Simulation:
 
     def to_dict(self) -> dict[str, Any]:
         metrics, work = self.metrics.to_dict(), self.workload
-        phases = zip(metrics["prefill"]["layers"], metrics["decode"]["layers"], strict=True)
+        phases = in_both_phases(metrics)
         serving, memory = self.request.serving, self.request.memory
         measured = {"perplexity": "measured"} if self.measured else {}
         return {
@@ -165,7 +172,7 @@ class Simulation:
                 {
                     **{name: prefill[name] for name in ("name", "count", "n", "k", "weights")},
                     "prefill_cycles": prefill["cycles"],
-                    "decode_cycles": decode["cycles"],
+                    "decode_cycles": None if decode is None else decode["cycles"],
                 }
                 for prefill, decode in phases
             ],
@@ -180,6 +187,7 @@ class Simulation:
             },
             "memory": None if memory is None else asdict(memory),
             "dram_energy": self._dram_energy(),
+            "experts": self._experts(),
             "room": {
                 **asdict(self.room),
                 "total_bytes": self.room.total_bytes,
@@ -194,6 +202,23 @@ class Simulation:
             "bits_total": self.bits and self.bits.bits_total,
             "bits_held": work.bits_held,
             "perplexity": self.measured and self.measured.to_dict(),
+        }
+
+    def _experts(self) -> dict[str, Any] | None:
+        """What decoding reads of experts from flash; None where all are in memory."""
+        if (experts := self.request.experts) is None:
+            return None
+        decode, serving = self.metrics.decode, self.request.serving
+        moved = experts.flash_bytes(self.shape, self.workload, serving.decode[0]) / serving.batch
+        return {
+            "label": "modelled",
+            "routing": ROUTING,
+            "slots_per_layer": experts.slots,
+            "flash_bytes_per_s": experts.flash_bytes_per_s,
+            "flash_bytes_per_token": moved,
+            "flash_seconds_per_token": moved / experts.flash_bytes_per_s,
+            "seconds_per_token": decode.seconds / decode.tokens,
+            "scope": decode.scope,
         }
 
     def _dram_energy(self) -> dict[str, Any] | None:
@@ -233,6 +258,25 @@ class Simulation:
             }
             for ways in zip(*schedules, strict=True)
         ]
+
+
+def in_both_phases(
+    record: dict[str, Any],
+) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """The layers of a prompt in a record, each with that of decoding, or with None: one token is
+    sent to fewer experts than a prompt."""
+    decoded: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+
+    def key(layer: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(layer[name] for name in ("name", "n", "k", "weights", "group"))
+
+    for layer in record["decode"]["layers"]:
+        decoded.setdefault(key(layer), []).append(layer)
+    both = []
+    for layer in record["prefill"]["layers"]:
+        alike = decoded.get(key(layer))
+        both.append((layer, alike.pop(0) if alike else None))
+    return both
 
 
 def simulate(
@@ -327,9 +371,10 @@ def room_for(shape: ModelShape, work: Workload, request: Request) -> Room:
     """What a request needs in memory; `work` must have all experts."""
     serving, memory = request.serving, request.memory
     held = sum(linear.total_bits for linear in work.linears)
+    absent = 0 if request.experts is None else request.experts.absent_bytes(shape, work)
     positions = shape.learned_positions
     return Room(
-        weights_bytes=-(-held // 8) + work.host_bytes,
+        weights_bytes=-(-held // 8) - absent + work.host_bytes,
         embedding_bytes=(shape.vocab + positions) * shape.hidden * VECTOR_BYTES,
         cache_bytes=serving.batch * cache_bytes(shape, serving.longest, serving.cache),
         memory_bytes=None if memory is None else memory.capacity_bytes,

@@ -125,12 +125,31 @@ def test_joules_of_a_memory_are_only_told_where_a_source_states_them() -> None:
         assert (memory.energy_pj_per_bit is None) == (memory.energy_source is None)
 
 
+def test_experts_in_flash_need_less_memory_and_more_time() -> None:
+    """A prompt visits more experts than a token: of the others decoding has no cycles."""
+    arguments = "smallthinker-4b", "--prefill", 8, "--context", 64, *UNITS
+    whole = json.loads(sim(*arguments, "--json"))
+    part = json.loads(sim(*arguments, "--expert-slots", 8, "--flash-gbs", 2, "--json"))
+    assert whole["experts"] is None
+    found = part["experts"]
+    assert (found["slots_per_layer"], found["label"]) == (8, "modelled")
+    flash = 0.75 * (whole["room"]["weights_bytes"] - part["room"]["weights_bytes"]) / 6
+    assert found["flash_bytes_per_token"] == pytest.approx(flash, rel=1e-6)
+    assert found["flash_seconds_per_token"] == pytest.approx(flash / 2e9)
+    slower = part["decode"]["seconds"] - whole["decode"]["seconds"]
+    assert slower == pytest.approx(flash / 2e9, rel=1e-6)
+    unvisited = [layer for layer in whole["layers"] if layer["decode_cycles"] is None]
+    assert {layer["name"].partition("/")[0] for layer in unvisited} == {"gate", "up", "down"}
+    assert "8 of each layer" in sim(*arguments, "--expert-slots", 8, "--flash-gbs", 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         ("--memory kv260 --bandwidth-gbs 2", "--memory and --bandwidth-gbs: only one of them"),
         ("--memory kv261", "unknown memory 'kv261'; did you mean kv260"),
         ("--host-gmacs 2", "--host-gmacs and --host-gbs: only together"),
+        ("--expert-slots 2", "--expert-slots and --flash-gbs: only together"),
         ("--context 4 --decode 2", "--decode: only without --context"),
         ("--context 513", "--context: must be at most 512 tokens, the context of model, got 513"),
         ("--prefill 600", "--prefill: must be at most 512 tokens, the context of model, got 600"),
