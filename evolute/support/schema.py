@@ -120,6 +120,7 @@ class Run:
     memory: dict[str, Any] | None = ABSENT
     dram_energy: dict[str, Any] | None = ABSENT
     experts: dict[str, Any] | None = ABSENT
+    idle_rows: dict[str, Any] | None = ABSENT
     room: dict[str, Any] = ABSENT
     latent_schedules: list[dict[str, Any]] | None = ABSENT
     extended_context: bool = ABSENT

@@ -30,6 +30,7 @@ from evolute.support.options import (
     KIB,
     LATENCY,
     RATE,
+    Real,
     json_option,
     out_option,
     show,
@@ -178,6 +179,12 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     "used; the others are read from flash. Default: all.",
 )
 @click.option("--flash-gbs", type=RATE, help="The bandwidth of that flash in GB/s.")
+@click.option(
+    "--idle-rows",
+    type=Real(0, 1),
+    help="Of a model with ReLUs: which share of the rows behind them is idle for a token. Counts "
+    "what a machine that skips them would be spared; no time is taken off.",
+)
 @profile_option
 @click.option(
     "--perplexity/--no-perplexity",
@@ -228,6 +235,7 @@ def sim(
     host_gbs: float | None,
     expert_slots: int | None,
     flash_gbs: float | None,
+    idle_rows: float | None,
     profile_text: str | None,
     wants_perplexity: bool | None,
     text_path: Path | None,
@@ -258,6 +266,7 @@ def sim(
         ),
         _host(host_gmacs, host_gbs),
         _experts(expert_slots, flash_gbs),
+        idle_rows,
     )
     if trace_path is not None and not isinstance(spec, CoreSpec):
         raise RefusedError(f"--trace: must be of a core, {accel} is an engine alone")

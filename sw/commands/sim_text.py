@@ -178,6 +178,15 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
             f"{experts['flash_seconds_per_token']:.4g} s ({experts['label']}: experts chosen "
             f"{experts['routing']})"
         )
+    if (idle := record["idle_rows"]) is not None:
+        decode, tokens = idle["decode"], record["decode"]["tokens"]
+        yield (
+            f"{idle['share']:.0%} of rows behind ReLUs idle would spare "
+            f"{decode['spared_macs'] / tokens / 1e6:,.1f} x 10^6 MACs and "
+            f"{decode['spared_bytes'] / tokens / 1e6:,.2f} MB per token, and leave "
+            f"{decode['needed_memory_seconds'] / tokens:.4g} s of moving bytes "
+            f"({idle['label']}; {idle['time']})"
+        )
     if (energy := record["dram_energy"]) is not None:
         yield (
             f"memory's energy: {energy['prefill_j']:.4g} J for the prompt, "

@@ -26,6 +26,7 @@ from evolute.sim.workload.operations import (
 )
 from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.shape import Attention, ModelShape
+from evolute.sim.workload.skipping import require_relu, spared
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.assignment import Accelerator, Assignment, engine_in
 from evolute.sw.deploy.on_core import core_backends, core_model
@@ -60,6 +61,8 @@ class Request:
     """How fast the host is, where that is known."""
     experts: ExpertCache | None = None
     """How many experts of a layer are in memory, where flash holds the others."""
+    idle_rows: float | None = None
+    """Which share of the rows behind ReLUs is idle for a token, where that is to be counted."""
 
     def pricing(
         self,
@@ -68,10 +71,12 @@ class Request:
         workload_of: Callable[[Pass], Workload],
         layer_steps: LayerSteps | None = None,
     ) -> Pricing:
-        """What passes of a model on `spec` are priced with. Raises `SpecError` for places of
-        experts that the model does not have."""
+        """What passes of a model on `spec` are priced with. Raises `SpecError` for experts or ReLUs
+        that the model does not have."""
         if self.experts is not None:
             self.experts.require_room(shape)
+        if self.idle_rows is not None:
+            require_relu(shape, self.idle_rows)
         cache, host = self.serving.cache, self.host
         experts = self.experts
         return Pricing(spec, shape, workload_of, self.platform, cache, host, layer_steps, experts)
@@ -188,6 +193,7 @@ class Simulation:
             "memory": None if memory is None else asdict(memory),
             "dram_energy": self._dram_energy(),
             "experts": self._experts(),
+            "idle_rows": self._idle_rows(),
             "room": {
                 **asdict(self.room),
                 "total_bytes": self.room.total_bytes,
@@ -219,6 +225,31 @@ class Simulation:
             "flash_seconds_per_token": moved / experts.flash_bytes_per_s,
             "seconds_per_token": decode.seconds / decode.tokens,
             "scope": decode.scope,
+        }
+
+    def _idle_rows(self) -> dict[str, Any] | None:
+        """What a machine that skips idle rows behind ReLUs would be spared, by phase and of the
+        linear layers on the accelerator; None where nothing is said of them."""
+        if (share := self.request.idle_rows) is None:
+            return None
+        serving, phases = self.request.serving, {}
+        for name, work, passes, metrics in (
+            ("prefill", serving.prefill, 1, self.metrics.prefill),
+            ("decode", serving.decode[0], len(serving.decode), self.metrics.decode),
+        ):
+            one = spared(self.shape, self.pricing.workload_of(work), work, share)
+            rate = self.request.platform.bandwidth_bytes_per_s
+            phases[name] = {
+                "spared_macs": passes * one.macs,
+                "spared_bytes": passes * one.bytes,
+                "needed_bytes": metrics.dram_bytes - passes * one.bytes,
+                "needed_memory_seconds": (metrics.dram_bytes - passes * one.bytes) / rate,
+            }
+        return {
+            "label": "modelled",
+            "share": share,
+            "time": "not shortened: the accelerator computes all rows",
+            **phases,
         }
 
     def _dram_energy(self) -> dict[str, Any] | None:

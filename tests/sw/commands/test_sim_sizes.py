@@ -143,6 +143,20 @@ def test_experts_in_flash_need_less_memory_and_more_time() -> None:
     assert "8 of each layer" in sim(*arguments, "--expert-slots", 8, "--flash-gbs", 2)
 
 
+def test_idle_rows_are_counted_and_shorten_nothing() -> None:
+    arguments = "opt-125m", "--prefill", 2, "--decode", 3
+    plain = json.loads(sim(*arguments, "--json"))
+    found = json.loads(sim(*arguments, "--idle-rows", 0.5, "--json"))
+    idle = found["idle_rows"]
+    assert plain["idle_rows"] is None and found["decode"] == plain["decode"]
+    assert idle["decode"]["spared_macs"] == 3 * 12 * 768 * 3072 / 2
+    assert idle["prefill"]["spared_macs"] == 2 * 12 * 768 * 3072 / 2
+    left = plain["decode"]["dram_bytes"] - idle["decode"]["spared_bytes"]
+    assert idle["decode"]["needed_bytes"] == left
+    assert idle["decode"]["needed_memory_seconds"] == pytest.approx(left / 6.4e9)
+    assert "not shortened" in sim(*arguments, "--idle-rows", 0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -150,6 +164,7 @@ def test_experts_in_flash_need_less_memory_and_more_time() -> None:
         ("--memory kv261", "unknown memory 'kv261'; did you mean kv260"),
         ("--host-gmacs 2", "--host-gmacs and --host-gbs: only together"),
         ("--expert-slots 2", "--expert-slots and --flash-gbs: only together"),
+        ("--idle-rows 0.5", "idle_rows: must be of a model whose feed-forward halves"),
         ("--context 4 --decode 2", "--decode: only without --context"),
         ("--context 513", "--context: must be at most 512 tokens, the context of model, got 513"),
         ("--prefill 600", "--prefill: must be at most 512 tokens, the context of model, got 600"),
