@@ -124,6 +124,7 @@ class Run:
     room: dict[str, Any] = ABSENT
     latent_schedules: list[dict[str, Any]] | None = ABSENT
     extended_context: bool = ABSENT
+    long_factors_reach: int | None = ABSENT
     profile: dict[str, Any] | None = ABSENT
     what_would_help: list[dict[str, Any]] | None = ABSENT
     host_layers: list[str] = ABSENT

@@ -362,6 +362,9 @@ class Stated:
     config: ModelConfig
     tied: bool
     """Whether the head is the embedding, where the file holds no other."""
+    long_context: int | None = None
+    """Tokens that the model's own long factors reach (LongRoPE), which hold beyond the context that
+    it was first trained with; None where the file states none. The forward pass is within it."""
 
 
 def stated(settings: Settings) -> Stated:
@@ -375,4 +378,13 @@ def stated(settings: Settings) -> Stated:
         raise ValueError(f"model_type must be one of {', '.join(CONFIGS)}, got {kind!r:.40}")
     complete = settled(settings, kind)
     config = ModelConfig(**CONFIGS[kind](complete))
-    return Stated(kind, config, complete["tie_word_embeddings"])
+    return Stated(kind, config, complete["tie_word_embeddings"], _long_context(complete, config))
+
+
+def _long_context(settings: Settings, config: ModelConfig) -> int | None:
+    """See `Stated.long_context`; long factors that are not one for each pair reach nowhere."""
+    factors = _rope_object(settings).get("long_factor")
+    if not isinstance(factors, list) or len(factors) != config.head_dim // 2:
+        return None
+    reach = settings["max_position_embeddings"]
+    return reach if reach > config.context else None

@@ -39,3 +39,12 @@ def without_weights(name: str | None) -> ModelShape | None:
     if not shape.has_head:
         raise RefusedError(f"model: {name} is an encoder, which decodes no tokens")
     return shape
+
+
+def long_context(name: str | None) -> int | None:
+    """Tokens that the own long factors of a model reach, where it is in a folder whose config.json
+    states such; see `Stated.long_context`. Of other files nothing is known."""
+    path = Path(name or "")
+    if path.name == CONFIG:
+        path = path.parent
+    return read_config(path).long_context if name and (path / CONFIG).is_file() else None

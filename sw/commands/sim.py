@@ -35,7 +35,7 @@ from evolute.support.options import (
     out_option,
     show,
 )
-from evolute.sw.checkpoints.sizes import without_weights
+from evolute.sw.checkpoints.sizes import long_context, without_weights
 from evolute.sw.commands import reading
 from evolute.sw.commands.eval import (
     accel_option,
@@ -335,6 +335,7 @@ def sim(
             **result.to_dict(),
             method=method,
             extended_context=extended and request.serving.longest > result.shape.context,
+            long_factors_reach=long_context(model),
             profile=served and profile_record(served),
             what_would_help=(
                 [asdict(gain) for gain in reading.gains(spec, request, result, again)]

@@ -197,6 +197,13 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
         yield f"memory's energy: no source states it for {record['memory']['name']}"
     if record["extended_context"]:
         yield "more tokens than the model was made for: its accuracy there is unknown"
+        if (reach := record["long_factors_reach"]) is not None:
+            yield (
+                f"its own long factors (LongRoPE) turn positions up to {reach:,} tokens, and the "
+                "time is the same with them; perplexity is measured with its short factors alone"
+            )
+        else:
+            yield "how positions are turned there is not known: no long factors are stated"
     if (perplexity := record["perplexity"]) is not None:
         shipped = "of the model as shipped nothing is known"
         if perplexity["float"] is not None:

@@ -218,6 +218,23 @@ def test_more_context_than_a_model_has_is_asked_for_by_name() -> None:
     assert "its accuracy there is unknown" not in sim(folder(), "--extend-context")
 
 
+def test_how_far_long_factors_reach_is_told_where_a_configuration_states_them() -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    changes = {
+        "model_type": "phi3",
+        "hidden_size": 64,
+        "original_max_position_embeddings": 128,
+        "rope_scaling": rope,
+    }
+    beyond = "--context", 400, "--extend-context", "--prefill", 1
+    found = json.loads(sim(folder(**changes), *beyond, "--json"))
+    assert (found["extended_context"], found["long_factors_reach"]) == (True, 512)
+    assert "turn positions up to 512 tokens" in sim(folder(**changes), *beyond)
+    assert "no long factors are stated" in sim(folder(), "--context", 600, *beyond[2:])
+    short = folder(**changes | {"rope_scaling": rope | {"long_factor": [4.0] * 3}})
+    assert json.loads(sim(short, *beyond, "--json"))["long_factors_reach"] is None
+
+
 def test_both_schedules_of_a_latent_cache_are_told() -> None:
     record = json.loads(sim("plm-1.8b", "--prefill", 1, "--context", 1000, "--json"))
     expand, absorb = record["latent_schedules"]
