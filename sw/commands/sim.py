@@ -249,7 +249,8 @@ def sim(
     """Run a language model on an accelerator: cycles, traffic, tokens/s and perplexity.
 
     MODEL is a model with weights, or one that is known by its sizes alone: a name of `evolute
-    models`, a folder with a config.json, or a JSON file of sizes.
+    models`, a folder with a config.json, or a JSON file of sizes. Such a model's --weights may also
+    be vptq-v8k256r256 or dla-v2c16 and the like, as in `evolute quantize --help`.
 
     For a core, cycles of the linear layers are those of its compiled programs with the stated
     memory, as its RTL takes them. For an engine alone they are the engine's, on streams that keep
