@@ -315,21 +315,23 @@ def simulate(
     request: Request,
     trial: Trial | None,
     progress: Callable[[float], None] = lambda done: None,
+    *,
+    steps: LayerSteps | None = None,
 ) -> Simulation:
     """Price a model as it is assigned, and measure what the accelerator's arithmetic does to text.
 
     Perplexity runs through plain integer products, which exact tables equal; rounded tables are run
     themselves. `progress` is called with the part of the measurement done, 0..1. Without a `trial`
-    nothing is measured. Raises `RefusedError` for what the model, the weights and the accelerator
-    do not allow together.
+    nothing is measured but steps that depend on weights, unless `steps` are given. Raises
+    `RefusedError` for what the model, the weights and the accelerator do not allow together.
     """
     model, spec = assignment.model, assignment.spec
     work, weights = assignment.workload, assignment.weights
     if not work.linears:
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
     backends: Callable[[Backend], Linears] | None = None
-    steps: LayerSteps | None = None
-    if trial is not None or not engine_in(spec).steps_are_fixed:
+    needs_steps = steps is None and not engine_in(spec).steps_are_fixed
+    if trial is not None or needs_steps:
         if isinstance(spec, CoreSpec):
             held = core_model(assignment)
             backends, steps = core_backends(held), held.beat_steps
