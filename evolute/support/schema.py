@@ -141,6 +141,32 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassRun:
+    """One pass of an encoder or of a network of convolutions, by `evolute sim`. `rows` are the
+    tokens of a sequence, or 1 for an image, and `batch` how many there are of these. `phase` is
+    `PhaseMetrics` of `evolute.sim.cost.metrics`, whose tokens are tokens or images; `labels` says
+    of every figure of it what kind of number it is. `leaves_out` tells what is not counted."""
+
+    model: str
+    architecture: str
+    accelerator: str
+    weights: str
+    spec: dict[str, Any]
+    digest: str
+    platform: dict[str, Any]
+    memory: dict[str, Any] | None
+    rows: int
+    batch: int
+    kv: str | None
+    phase: dict[str, Any]
+    labels: dict[str, str]
+    room: dict[str, Any]
+    bits_held: float | None
+    leaves_out: str | None
+    provenance: Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
 class RequiredCore:
     """A core with a memory, priced for a target; `label` is `bound` where its steps depend on
     weights that were not measured. Where it misses the target, `short_of` says what is short, with
@@ -556,6 +582,7 @@ KINDS: dict[str, type] = {
     "compare": Comparison,
     "dse": Study,
     "mutants": MutationCoverage,
+    "pass": PassRun,
     "quantize": Quantization,
     "require": Requirement,
     "sim": Run,

@@ -149,28 +149,34 @@ class Metrics:
 
     @property
     def labels(self) -> dict[str, Label]:
-        """The label of every figure of a phase. Of whole tokens none is more than modelled that
-        follows from units without RTL, or from rates of the host."""
-        labels = labels_of(PhaseMetrics, self.kind, is_bound=self.steps_are_bounds)
-        if self.decode.scope == WHOLE:
-            for name, label in labels.items():
-                labels[name] = "modelled" if label == "exact" and name != "tokens" else label
-        return labels
-
-    def _platform(self) -> dict[str, Any]:
-        """The platform, of a core with the memory that its cycles are exact for."""
-        platform = to_record(self.platform, self.kind)
-        if self.kind == "core":
-            timing = memory_timing(self.platform)
-            platform["memory"] = asdict(timing) | {"bytes_per_cycle": str(timing.bytes_per_cycle)}
-        return platform
+        """The label of every figure of a phase."""
+        return phase_labels(self.decode, self.kind, is_bound=self.steps_are_bounds)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "spec": self.spec.to_dict(),
             "digest": self.spec.digest,
-            "platform": self._platform(),
+            "platform": platform_record(self.platform, self.kind),
             "prefill": to_record(self.prefill, self.kind),
             "decode": to_record(self.decode, self.kind),
             "curve": [asdict(point) for point in self.curve],
         }
+
+
+def phase_labels(phase: PhaseMetrics, kind: Kind, *, is_bound: bool) -> dict[str, Label]:
+    """The label of every figure of a phase. Of whole tokens none is more than modelled that follows
+    from units without RTL, or from rates of the host."""
+    labels = labels_of(PhaseMetrics, kind, is_bound=is_bound)
+    if phase.scope == WHOLE:
+        for name, label in labels.items():
+            labels[name] = "modelled" if label == "exact" and name != "tokens" else label
+    return labels
+
+
+def platform_record(platform: Platform, kind: Kind) -> dict[str, Any]:
+    """A platform as records have it, of a core with the memory that its cycles are exact for."""
+    record = to_record(platform, kind)
+    if kind == "core":
+        timing = memory_timing(platform)
+        record["memory"] = asdict(timing) | {"bytes_per_cycle": str(timing.bytes_per_cycle)}
+    return record

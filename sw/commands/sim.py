@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from evolute.hw.commands.specs import set_option
 from evolute.hw.spec import CoreSpec
@@ -18,6 +19,7 @@ from evolute.sim.cost.flash import ExpertCache
 from evolute.sim.cost.token import Host
 from evolute.sim.timing.memory import memory_timing
 from evolute.sim.workload.serving import Serving
+from evolute.sim.workload.shape import ModelShape, NetworkShape
 from evolute.support import schema
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance, read_records
@@ -35,7 +37,7 @@ from evolute.support.options import (
     out_option,
     show,
 )
-from evolute.sw.checkpoints.sizes import long_context, without_weights
+from evolute.sw.checkpoints.sizes import long_context, without_tokens, without_weights
 from evolute.sw.commands import reading
 from evolute.sw.commands.eval import (
     accel_option,
@@ -60,6 +62,7 @@ from evolute.sw.commands.profile_option import (
     profile_record,
     told,
 )
+from evolute.sw.commands.sim_pass import pass_record, render_pass
 from evolute.sw.commands.sim_text import render
 from evolute.sw.deploy.assignment import Accelerator, assign
 from evolute.sw.deploy.profiles import Evidence, serve
@@ -250,7 +253,8 @@ def sim(
 
     MODEL is a model with weights, or one that is known by its sizes alone: a name of `evolute
     models`, a folder with a config.json, or a JSON file of sizes. Such a model's --weights may also
-    be vptq-v8k256r256 or dla-v2c16 and the like, as in `evolute quantize --help`.
+    be vptq-v8k256r256 or dla-v2c16 and the like, as in `evolute quantize --help`. Of an encoder one
+    pass over --prefill tokens is priced, of a network of convolutions one over --batch images.
 
     For a core, cycles of the linear layers are those of its compiled programs with the stated
     memory, as its RTL takes them. For an engine alone they are the engine's, on streams that keep
@@ -271,6 +275,13 @@ def sim(
     )
     if trace_path is not None and not isinstance(spec, CoreSpec):
         raise RefusedError(f"--trace: must be of a core, {accel} is an engine alone")
+    if (one_pass := without_tokens(model)) is not None:
+        _require_one_pass(one_pass)
+        chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
+        record = pass_record(one_pass, accel, spec, chosen, request)
+        append_record(out / RECORDS, record)
+        show(as_json, record, lambda console: render_pass(console, record))
+        return
     verified = last_verification(out / RECORDS, spec.digest)
     shape = without_weights(model)
     chosen = evidence = None  # what other models of a profile are in, or are compared on
@@ -355,6 +366,26 @@ def sim(
         reading.write_trace(trace_path, spec, request, result)
     append_record(out / RECORDS, record)
     show(as_json, record, lambda console: render(console, record, scope))
+
+
+_OF_TOKENS = (
+    *("head", "decode", "contexts", "extended", "expert_slots", "idle_rows", "profile_text"),
+    *("wants_perplexity", "text_path", "tokens", "window", "asks_what_helps", "trace_path"),
+)
+"""Parameters that say something of tokens after a pass, or of what comes of weights."""
+_OF_SEQUENCES = ("prefill", "kv_name", "host_gmacs", "host_gbs")
+"""Parameters that say something of tokens."""
+
+
+def _require_one_pass(shape: ModelShape | NetworkShape) -> None:
+    """Raise `RefusedError` where an option is given that one pass of `shape` has no use for."""
+    context, is_network = click.get_current_context(), isinstance(shape, NetworkShape)
+    what = "a network of convolutions" if is_network else "an encoder"
+    for name in (*_OF_TOKENS, *(_OF_SEQUENCES if is_network else ())):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            (parameter,) = (one for one in context.command.params if one.name == name)
+            rule = f"not for {what}, and {shape.name} is one"
+            raise RefusedError(f"{parameter.opts[0]}: {rule}")
 
 
 def _serving(

@@ -46,7 +46,7 @@ def render(console: Console, record: dict[str, Any], scope: str) -> None:
     console.print(_surroundings(record), "", sep="\n", soft_wrap=True)
     console.print(_layers(record), "")
     if record["decode"]["operations"]:
-        console.print(_operations(record), "")
+        console.print(operations_table(record["decode"]), "")
     console.print(_totals(record), "")
     if record["curve"]:
         console.print(_curve(record), "")
@@ -77,7 +77,7 @@ def _surroundings(record: dict[str, Any]) -> str:
     )
 
 
-def _table(titles: Sequence[str], right: Sequence[str]) -> Table:
+def plain_table(titles: Sequence[str], right: Sequence[str]) -> Table:
     """An empty table whose columns are titled; those in `right` hold numbers."""
     table = Table(box=None, pad_edge=False)
     for title in titles:
@@ -88,7 +88,7 @@ def _table(titles: Sequence[str], right: Sequence[str]) -> Table:
 def _layers(record: dict[str, Any]) -> Table:
     cycles = "prefill cycles", "decode cycles"
     titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
-    table = _table(titles, ("x", *cycles))
+    table = plain_table(titles, ("x", *cycles))
     for prefill, decode in in_both_phases(record):
         table.add_row(
             prefill["name"],
@@ -103,11 +103,11 @@ def _layers(record: dict[str, Any]) -> Table:
     return table
 
 
-def _operations(record: dict[str, Any]) -> Table:
-    """What decoding needs beside the linear layers on the accelerator."""
+def operations_table(phase: dict[str, Any]) -> Table:
+    """What a phase needs beside the linear layers on the accelerator."""
     numbers = "x", "10^6 MACs", "kB", "cycles", "us"
-    table = _table(("beside them", *numbers, "number is", "bound"), numbers)
-    for operation in record["decode"]["operations"]:
+    table = plain_table(("beside them", *numbers, "number is", "bound"), numbers)
+    for operation in phase["operations"]:
         if operation["kind"] == "matmul" and operation["label"] != "host":
             continue
         cycles, seconds = operation["cycles"], operation["seconds"]
@@ -126,7 +126,7 @@ def _operations(record: dict[str, Any]) -> Table:
 
 def _totals(record: dict[str, Any]) -> Table:
     phases = record["prefill"], record["decode"]
-    table = _table(("", "prefill", "decode", "number is"), ("prefill", "decode"))
+    table = plain_table(("", "prefill", "decode", "number is"), ("prefill", "decode"))
     rows = _CORE_ROWS if "bus_utilization" in record["decode"] else _ENGINE_ROWS
     table.add_row("tokens", *(format(phase["tokens"], ",") for phase in phases), "asked for")
     scope = record["decode"]["scope"]
@@ -140,7 +140,7 @@ def _totals(record: dict[str, Any]) -> Table:
 
 def _curve(record: dict[str, Any]) -> Table:
     numbers = "tokens in the cache", "tokens/s", "seconds", "cache bytes"
-    table = _table((*numbers, "bound"), numbers)
+    table = plain_table((*numbers, "bound"), numbers)
     for point in record["curve"]:
         table.add_row(
             f"{point['context']:,}",

@@ -17,7 +17,7 @@ from evolute.sim.golden import lut_dla
 from evolute.sim.weights import Centroids, group_bounds
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
 from evolute.sim.workload.operations import CacheFormat, Pass, Product, operations
-from evolute.sim.workload.shape import ModelShape
+from evolute.sim.workload.shape import ModelShape, NetworkShape
 from evolute.sw.deploy.assignment import (
     Accelerator,
     engine_in,
@@ -106,6 +106,21 @@ def shape_workload(
             continue
         linears.extend(_linears(product, chosen, spec, is_head=is_head))
     return Workload(shape.name, weights.name, tuple(linears), tuple(left), SHARED_INPUTS)
+
+
+def network_workload(
+    shape: NetworkShape, weights: Format, spec: Accelerator, images: int
+) -> Workload:
+    """The convolutions of `images` images as matrix products, as `spec` holds their weights; each
+    has a row for every position of an image. Raises `SpecError` where the engine does not run the
+    format."""
+    layers = [one for layer in shape.convolutions for one in [layer] * layer.count]
+    linears = []
+    for number, layer in enumerate(layers):
+        name = LayerName(number, layer.name)
+        linear = _linear(name, layer.matrix.n, layer.matrix.k, weights.choice, spec)
+        linears.append(stored_on(replace(linear, own_rows=layer.positions * images), spec))
+    return Workload(shape.name, weights.name, tuple(linears))
 
 
 def _linears(

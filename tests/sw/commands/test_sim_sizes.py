@@ -206,8 +206,9 @@ def test_models_without_weights_are_told_from_unknown_ones() -> None:
         CliRunner().invoke(front.cli, ["eval", "llama-3.2-1b"], catch_exceptions=False)
     with pytest.raises(RefusedError, match=r"unknown model 'llama-3.2-1'; did you mean"):
         sim("llama-3.2-1")
+    asked = ["require", "bert-base", "--tokens-per-s", "1"]
     with pytest.raises(RefusedError, match="is an encoder, which decodes no tokens"):
-        sim("bert-base")
+        CliRunner().invoke(front.cli, asked, catch_exceptions=False)
     with pytest.raises(RefusedError, match="--head: only for a model without weights"):
         sim("evolute-tiny", "--head", "w8")
 
