@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -362,9 +362,6 @@ class Stated:
     config: ModelConfig
     tied: bool
     """Whether the head is the embedding, where the file holds no other."""
-    long_context: int | None = None
-    """Tokens that the model's own long factors reach (LongRoPE), which hold beyond the context that
-    it was first trained with; None where the file states none. The forward pass is within it."""
 
 
 def stated(settings: Settings) -> Stated:
@@ -378,13 +375,17 @@ def stated(settings: Settings) -> Stated:
         raise ValueError(f"model_type must be one of {', '.join(CONFIGS)}, got {kind!r:.40}")
     complete = settled(settings, kind)
     config = ModelConfig(**CONFIGS[kind](complete))
-    return Stated(kind, config, complete["tie_word_embeddings"], _long_context(complete, config))
+    return Stated(kind, config, complete["tie_word_embeddings"])
 
 
-def _long_context(settings: Settings, config: ModelConfig) -> int | None:
-    """See `Stated.long_context`; long factors that are not one for each pair reach nowhere."""
-    factors = _rope_object(settings).get("long_factor")
-    if not isinstance(factors, list) or len(factors) != config.head_dim // 2:
+def stretched(settings: Settings) -> ModelConfig | None:
+    """The model beyond the context that it was first trained with, where its own long factors hold
+    (LongRoPE, arXiv 2402.13753) for all tokens of a text; None where the file states none, one for
+    each pair. Raises what `stated` raises."""
+    said = stated(settings)
+    complete = settled(settings, said.kind)
+    factors = _rope_object(complete).get("long_factor")
+    reach, pairs = complete["max_position_embeddings"], said.config.head_dim // 2
+    if not isinstance(factors, list) or len(factors) != pairs or reach <= said.config.context:
         return None
-    reach = settings["max_position_embeddings"]
-    return reach if reach > config.context else None
+    return replace(said.config, rope_factors=tuple(map(float, factors)), context=reach)

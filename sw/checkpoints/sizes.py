@@ -7,9 +7,10 @@ from pathlib import Path
 from evolute.sim.workload.shape import ModelShape, NetworkShape
 from evolute.sim.workload.zoo import ENTRIES, read_shape, zoo_entry
 from evolute.support.errors import RefusedError
-from evolute.sw.checkpoints.hugging_face import CONFIG, read_config
+from evolute.sw.checkpoints.hugging_face import CONFIG, read_config, read_stretched
 from evolute.sw.checkpoints.safetensors_file import holds_weights
 from evolute.sw.checkpoints.zoo import KNOWN
+from evolute.sw.language_model.model import ModelConfig
 from evolute.sw.language_model.shape import shape_of
 
 
@@ -52,10 +53,11 @@ def _shape(name: str | None) -> ModelShape | NetworkShape | None:
     return None
 
 
-def long_context(name: str | None) -> int | None:
-    """Tokens that the own long factors of a model reach, where it is in a folder whose config.json
-    states such; see `Stated.long_context`. Of other files nothing is known."""
+def beyond_context(name: str | None) -> ModelConfig | None:
+    """The configuration of a model beyond the context that it was first trained with, where it is
+    in a folder whose config.json states long factors; of other files nothing is known. Raises
+    `CheckpointError`."""
     path = Path(name or "")
     if path.name == CONFIG:
         path = path.parent
-    return read_config(path).long_context if name and (path / CONFIG).is_file() else None
+    return read_stretched(path) if name and (path / CONFIG).is_file() else None

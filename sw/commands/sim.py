@@ -37,7 +37,7 @@ from evolute.support.options import (
     out_option,
     show,
 )
-from evolute.sw.checkpoints.sizes import long_context, without_tokens, without_weights
+from evolute.sw.checkpoints.sizes import beyond_context, without_tokens, without_weights
 from evolute.sw.commands import reading
 from evolute.sw.commands.eval import (
     accel_option,
@@ -76,6 +76,7 @@ from evolute.sw.deploy.simulate import (
 )
 from evolute.sw.deploy.unweighted import DEFAULT_WEIGHTS, head_format, parse_format
 from evolute.sw.language_model.kv import parse_kv
+from evolute.sw.language_model.model import LanguageModel, ModelConfig
 from evolute.sw.language_model.perplexity import default_context, strided
 from evolute.sw.language_model.shape import model_shape
 from evolute.sw.tensors.weights import parse_weights
@@ -131,7 +132,8 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     "--extend-context",
     "extended",
     is_flag=True,
-    help="Allow more tokens than the model was made for; its accuracy there is unknown.",
+    help="Allow more tokens than the model was made for; its accuracy there is unknown. A --window "
+    "beyond it takes the model's own long factors (LongRoPE), where its config.json states them.",
 )
 @click.option("--batch", type=COUNT, default=1, show_default=True, help="Sequences at once.")
 @kv_option
@@ -283,7 +285,7 @@ def sim(
         show(as_json, record, lambda console: render_pass(console, record))
         return
     verified = last_verification(out / RECORDS, spec.digest)
-    shape = without_weights(model)
+    shape, beyond = without_weights(model), beyond_context(model)
     chosen = evidence = None  # what other models of a profile are in, or are compared on
     if shape is not None:
         if wants_perplexity:
@@ -292,6 +294,7 @@ def sim(
             if value is not None:
                 raise RefusedError(f"--{option}: only with weights, which {shape.name} has not")
         require_context(shape, request.serving, extended=extended)
+        first_context = shape.context
         chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
         formats = chosen, head_format(head, spec)
         result = simulate_shape(shape, *formats, spec, request)
@@ -307,6 +310,9 @@ def sim(
         if weights is not None:
             parse_weights(weights)  # refuse a slip before a model is fetched for it
         loaded = load_model(model)
+        first_context = loaded.config.context
+        if extended and window is not None and window > first_context:
+            loaded = _stretched(loaded, beyond, window)
         require_context(model_shape(loaded), request.serving, extended=extended)
         choice = chosen_weights(weights, loaded)
         trial = text = None
@@ -346,8 +352,8 @@ def sim(
             accelerator=accel,
             **result.to_dict(),
             method=method,
-            extended_context=extended and request.serving.longest > result.shape.context,
-            long_factors_reach=long_context(model),
+            extended_context=extended and request.serving.longest > first_context,
+            long_factors_reach=beyond and beyond.context,
             profile=served and profile_record(served),
             what_would_help=(
                 [asdict(gain) for gain in reading.gains(spec, request, result, again)]
@@ -386,6 +392,20 @@ def _require_one_pass(shape: ModelShape | NetworkShape) -> None:
             (parameter,) = (one for one in context.command.params if one.name == name)
             rule = f"not for {what}, and {shape.name} is one"
             raise RefusedError(f"{parameter.opts[0]}: {rule}")
+
+
+def _stretched(model: LanguageModel, beyond: ModelConfig | None, window: int) -> LanguageModel:
+    """The model with its own long factors (LongRoPE), which hold for all tokens of a window that is
+    longer than its first context. Raises `RefusedError` where none are known that reach so far."""
+    first = model.config.context
+    if beyond is None or model.parent is not None:
+        rule = f"must be at most {first:,} tokens, the context of {model.name}"
+        known = "no long factors that reach further are stated by its config.json"
+        raise RefusedError(f"--window: {rule}, got {window:,}; {known}")
+    if window > beyond.context:
+        rule = f"must be at most {beyond.context:,} tokens, as far as long factors reach"
+        raise RefusedError(f"--window: {rule}, got {window:,}")
+    return replace(model, config=beyond)
 
 
 def _serving(

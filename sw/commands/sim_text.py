@@ -199,8 +199,8 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
         yield "more tokens than the model was made for: its accuracy there is unknown"
         if (reach := record["long_factors_reach"]) is not None:
             yield (
-                f"its own long factors (LongRoPE) turn positions up to {reach:,} tokens, and the "
-                "time is the same with them; perplexity is measured with its short factors alone"
+                f"its own long factors (LongRoPE) turn positions up to {reach:,} tokens, in the "
+                "same time; a --window beyond its first context is measured with them"
             )
         else:
             yield "how positions are turned there is not known: no long factors are stated"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from click.testing import CliRunner
 from evolute import front
 from evolute.hw.spec.memories import MEMORIES
 from evolute.support.errors import RefusedError
+from evolute.sw.checkpoints import zoo
+from evolute.sw.commands.sim import _stretched
 from evolute.sw.language_model.model import ModelConfig
 
 QWEN3 = {
@@ -234,6 +237,17 @@ def test_how_far_long_factors_reach_is_told_where_a_configuration_states_them() 
     assert "no long factors are stated" in sim(folder(), "--context", 600, *beyond[2:])
     short = folder(**changes | {"rope_scaling": rope | {"long_factor": [4.0] * 3}})
     assert json.loads(sim(short, *beyond, "--json"))["long_factors_reach"] is None
+
+
+def test_a_window_beyond_the_first_context_takes_long_factors() -> None:
+    model = zoo.load("evolute-tiny")
+    beyond = replace(model.config, context=4096, rope_factors=(2.0,) * (model.config.head_dim // 2))
+    assert _stretched(model, beyond, 4096).config == beyond
+    with pytest.raises(RefusedError, match="--window: must be at most 4,096 tokens, as far as"):
+        _stretched(model, beyond, 4097)
+    own = model.config.context
+    with pytest.raises(RefusedError, match=f"--window: must be at most {own:,} tokens, the conte"):
+        sim("evolute-tiny", "--extend-context", "--window", own + 1)
 
 
 def test_both_schedules_of_a_latent_cache_are_told() -> None:
