@@ -17,7 +17,6 @@ import math
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -472,13 +471,8 @@ def _run(
         if not pending:
             return
         task, future = pending.popleft()
-        try:
-            if future is not None:
-                future.result()
-        except BrokenProcessPool:
-            rule = "too little memory for that many workers, or a Python script that calls this"
-            rule = f"a worker process died: {rule} outside `if __name__ == '__main__':`"
-            raise FileError(rule) from None
+        if future is not None:
+            future.result()
         yield task, _read_back(task.path, task.plan.key)
 
 
