@@ -1,7 +1,6 @@
-"""The text of `docs/isa.md`, from the definitions in `hw.isa.instructions` and `hw.isa.registers`
-alone.
+"""Writes `docs/isa.md` from the definitions in `hw.isa.instructions` and `hw.isa.registers` alone.
 
-`make docs` writes the file; a test holds the committed one to this module.
+`make docs` writes the file; a test compares the committed one with this module.
 """
 
 from __future__ import annotations
@@ -45,22 +44,22 @@ halt
 
 
 def page() -> str:
-    """The whole of `docs/isa.md`."""
+    """The text of `docs/isa.md`."""
     return "\n\n".join((*_head(), *_operations(), *_example(), *_driver(), *_reference())) + "\n"
 
 
 def example_program() -> list[Instruction]:
-    """The instructions of `EXAMPLE`."""
+    """The instructions of the text `EXAMPLE`."""
     return [assemble(line) for line in EXAMPLE.splitlines()]
 
 
 def meanings(kind: type[enum.Enum]) -> dict[str, str]:
-    """What the source says below each member of an enumeration, on one line."""
+    """The docstring below each member of an enumeration, by the member's name, each on one line."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
     texts = {}
-    for before, after in zip(definition.body, definition.body[1:], strict=False):
-        match before, after:
+    for assignment, docstring in zip(definition.body, definition.body[1:], strict=False):
+        match assignment, docstring:
             case (
                 ast.Assign(targets=[ast.Name(id=name)]),
                 ast.Expr(value=ast.Constant(value=str(text))),
@@ -76,7 +75,7 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _head() -> list[str]:
     units = {unit.name.lower(): unit.value for unit in Unit}
-    own = [operation for operation in OPERATIONS.values() if operation.unit is None]
+    unitless = [operation for operation in OPERATIONS.values() if operation.unit is None]
     return [
         "# Instructions and registers of a core",
         "Made from `hw/isa/instructions.py` and `hw/isa/registers.py` by `make docs`; change those,"
@@ -94,7 +93,7 @@ def _head() -> list[str]:
         "the same cycle.\n- `signal`: when it is complete, it gives one token to each named unit.\n"
         "- There is one count of tokens for every ordered pair of units; all are zero at start. An "
         "instruction cannot name its own unit.\n"
-        f"- {', '.join(f'`{operation.name}`' for operation in own)} knows no tokens.",
+        f"- {', '.join(f'`{operation.name}`' for operation in unitless)} knows no tokens.",
         "Loads complete in order, so a token of the last of several says that all are there. A "
         "buffer's place may be loaded again once the matrix multiplication that reads it has "
         "signalled to `load`; a bank of sums may be started again once its store has signalled to "
@@ -108,7 +107,7 @@ def _operations() -> list[str]:
 
 def _operation(operation: Operation) -> list[str]:
     unit = "the dispatcher" if operation.unit is None else f"unit {operation.unit.name.lower()}"
-    others = [other.name.lower() for other in Unit if operation.unit not in (None, other)]
+    others = [partner.name.lower() for partner in Unit if operation.unit not in (None, partner)]
     tokens = ", ".join(others) or "0"
     rows: list[Sequence[object]] = [
         (_bits(0, OPCODE_BITS), "opcode", operation.opcode, f"`{operation.name}`"),
@@ -224,8 +223,8 @@ def _reference() -> list[str]:
         ("`control`", Control, "Bits to write."),
         ("`status` and `interrupt_enable`", Status, "The interrupt is on while both have a bit."),
     ):
-        said = meanings(kind)
-        rows = ((bit.value, f"`{bit.name}`", said.get(str(bit.name), "")) for bit in kind)
+        texts = meanings(kind)
+        rows = ((bit.value, f"`{bit.name}`", texts.get(str(bit.name), "")) for bit in kind)
         parts += [f"### {title}", text, _table(("value", "bit", "meaning"), rows)]
     parts += [
         "### `error`",

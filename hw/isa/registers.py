@@ -9,12 +9,13 @@ from evolute.hw.isa.instructions import INDEX_BITS
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES
 
 IDENTITY = 0x45564C54
-"""What the first register reads as: "EVLT" in ASCII."""
+"""The value of the register `identity`: "EVLT" in ASCII."""
 
 
 @dataclass(frozen=True)
 class Register:
-    """One register. `writable` ones read back what was written, except `control`, which acts."""
+    """One register. A `writable` register reads back what was written to it, except `control`,
+    which reads as 0."""
 
     name: str
     offset: int
@@ -51,7 +52,8 @@ class Status(enum.IntFlag):
 
 
 WATCHDOG_DEFAULT = 65536
-"""Cycles without any movement after which a program is stopped, unless written otherwise."""
+"""Cycles without any movement after which a program is stopped, unless the host writes another
+number."""
 
 _WORDS = (
     Register("identity", 0x00, f"0x{IDENTITY:08X}"),
@@ -91,7 +93,7 @@ COUNTERS: dict[str, str] = {
     "compute_cycles": "cycles in which a matrix multiplication was in progress",
     "dispatched": "instructions handed to their units, the halt included",
 }
-"""64-bit counters of the current or last program, by what they count."""
+"""The 64-bit counters and what each counts, for the current program or the last one."""
 
 _COUNTER_BASE = 0x40
 
