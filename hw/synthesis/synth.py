@@ -1,7 +1,8 @@
-"""Area and speed of a spec's netlist: standard cells or FPGA, from the Verilog that is exported.
+"""Area and speed of a spec after synthesis of its exported Verilog, in standard cells or on an
+FPGA.
 
-Results are kept on disk under all they depend on: the Verilog, the revision of this flow, the cell
-library and the tools' versions.
+Results are cached on disk. The key is everything that they depend on: the Verilog, the revision of
+this flow, the cell library and the versions of the tools.
 """
 
 from __future__ import annotations
@@ -35,30 +36,31 @@ _SIZING_TARGET_PS = 1000
 
 
 MACRO_BITS = 4096
-"""A clocked memory with more bits than this is no standard cells: it is left out and listed."""
+"""Clocked memories with more bits than this are not built of standard cells: they are left out of
+the area and listed."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory that a chip would have as a macro; no area and no access time is stated for it."""
+    """A memory that would be a macro on a chip. No area and no access time is stated for it."""
 
     name: str
     words: int
     bits: int
-    """Width of a word."""
+    """Bits of a word."""
     read_ports: int
     write_ports: int
 
 
 @dataclass(frozen=True)
 class AsicResult:
-    """A flattened netlist of standard cells."""
+    """Area, delay and cells of a flattened netlist of standard cells."""
 
     target: str
     area_um2: float
-    """Of the logic and of small memories, without `memories`."""
+    """Area of the logic and of small memories; `memories` are not included."""
     area_ge: float
-    """Area in two-input NAND gates of the library."""
+    """The same area in two-input NAND gates of the library."""
     delay_ns: float
     """Longest path between registers; `delay_is` says how far to trust it."""
     delay_is: str
@@ -68,7 +70,7 @@ class AsicResult:
     """Multiplications found in the Verilog before any optimization; no engine may have one."""
     memories: tuple[Memory, ...]
     memory_bits: int
-    """Bits of all `memories`."""
+    """Sum of the bits of all `memories`."""
     cells: dict[str, int]
     library: str
     tool: str
@@ -81,33 +83,34 @@ class Block:
     area_um2: float
     area_ge: float
     register_um2: float
-    """The flip-flops' share of `area_um2`."""
+    """The part of `area_um2` that flip-flops take."""
 
 
 @dataclass(frozen=True)
 class AreaSplit:
     """Area by block, with every module mapped on its own.
 
-    The blocks sum to `area_um2` here, which exceeds that of the flattened netlist a little, since
-    nothing is optimized across blocks.
+    `area_um2` is the sum of the blocks. It is a little more than that of the flattened netlist,
+    because nothing is optimized across blocks.
     """
 
     area_um2: float
     area_ge: float
     blocks: dict[str, Block]
-    """By the names of the parts, where one with more than half of the area is split in turn; what
-    lies between the parts of something is under its own name."""
+    """Blocks by name. A block with more than half of the area is split into its parts; the logic
+    between its parts is listed under its own name."""
 
 
 @dataclass(frozen=True)
 class FpgaResult:
-    """A netlist of one FPGA family's cells."""
+    """Resources, clock frequency and cells of a netlist that is mapped to an FPGA family."""
 
     target: str
     device: str | None
-    """The part asked for, or the smallest one known here that holds it; None if none does."""
+    """The requested part, or the smallest known one that the design fits into; None if there is
+    none."""
     lut: int
-    """Lookup tables, including those whose place carry cells and memories take; as mapped."""
+    """Lookup tables after mapping, including those whose place carry cells and memories take."""
     ff: int
     bram: int
     dsp: int
@@ -115,9 +118,9 @@ class FpgaResult:
     fmax_is: str
     """What `fmax_mhz` is, or why there is none."""
     utilization: dict[str, float]
-    """Share of the device in use, by kind of cell; as placed where it was placed."""
+    """Share of the device in use, by kind of cell; after placement where there was one."""
     critical_path: tuple[Hop, ...]
-    """What `fmax_mhz` is the rate of, net by net; empty where there is none."""
+    """The path that limits `fmax_mhz`, net by net; empty where no path is known."""
     cells: dict[str, int]
     tool: str
 
@@ -133,11 +136,11 @@ def synthesize(
 def synthesize(
     spec: Spec, target: str, seed: int = 1, device: str | None = None
 ) -> AsicResult | FpgaResult:
-    """Synthesize the spec's engine or core for `asic` or an FPGA family.
+    """Synthesize the engine or core of a spec for `asic` or for an FPGA family.
 
-    `seed` is the placer's, `device` the part, else the smallest one that holds it. Raises
-    `UnknownNameError` for another target or part, `ToolError` or `FileError` if a tool fails or the
-    cell library cannot be fetched.
+    `seed` is that of the placer. `device` names the part; by default it is the smallest one that
+    the design fits into. Raises `UnknownNameError` for another target or part, and `ToolError` or
+    `FileError` if a tool fails or the cell library cannot be fetched.
     """
     if target not in TARGETS:
         raise UnknownNameError("target", target, list(TARGETS))
@@ -159,12 +162,13 @@ def synthesize(
 
 
 def split_area(spec: Spec) -> AreaSplit:
-    """Area of the spec's engine or core by block, in standard cells. Raises as `synthesize`."""
+    """Area by block of the engine or core of a spec, in standard cells. Raises the same errors as
+    `synthesize`."""
     return split_asic(to_verilog(spec), module_name(spec))
 
 
 def map_asic(verilog: str, top: str) -> AsicResult:
-    """Flatten the module `top` and map it to standard cells; large memories stay what they are."""
+    """Flatten the module `top` and map it to standard cells. Large memories are not mapped."""
 
     def measure() -> dict[str, Any]:
         memories = _memories(verilog, top)
@@ -206,7 +210,7 @@ def map_asic(verilog: str, top: str) -> AsicResult:
 
 
 def split_asic(verilog: str, top: str) -> AreaSplit:
-    """Map every module below `top` to standard cells on its own, and sum by block."""
+    """Map every module below `top` to standard cells on its own, and sum the areas by block."""
 
     def measure() -> dict[str, Any]:
         run = _run_asic(verilog, top, _memories(verilog, top), flat=False)
@@ -238,7 +242,8 @@ def split_asic(verilog: str, top: str) -> AreaSplit:
 def _parts(
     modules: Mapping[str, Any], name: str, most_um2: float, count: int = 1
 ) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Area and registers' area of a module's parts and of the rest, larger parts split in turn."""
+    """Yields, for each part of a module, its name, its area and the area of its registers. Parts
+    larger than `most_um2` are split in turn."""
     rest_um2, rest_register_um2 = _area(modules[name])
     for inner, inner_count in modules[name]["num_cells_by_type"].items():
         if inner not in modules:
@@ -333,7 +338,7 @@ _LATCH = r"\$_?D?LATCH\w*|\$(adlatch|dlatch|dlatchsr|sr)|\$_SR_\w*|(DLH|DLL|TLAT
 
 @dataclass(frozen=True)
 class _FoundMemory:
-    """A memory of one module."""
+    """A memory of one module of the netlist."""
 
     module: str
     cell: str
@@ -440,7 +445,8 @@ def _count(cells: Mapping[str, int], pattern: str) -> int:
 def _remembered(
     kind: str, inputs: tuple[str, ...], measure: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """`measure()`, or what it gave before for the same inputs, flow, cell library and tools."""
+    """The cached result of `measure` for these inputs, flow, cell library and tools; computed and
+    cached if it is missing."""
     library = (NANGATE45.requirement, NANGATE45.member)
     facts = (*inputs, revisions.SYNTHESIS, *library, yosys.version(), nextpnr.version())
     path = files.cache_directory() / "synth" / f"{kind}-{digest(facts)}.json"
