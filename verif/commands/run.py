@@ -1,4 +1,4 @@
-"""The command that generates text, down to the RTL."""
+"""The command `evolute run`, which generates text with the layers computed down to the RTL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Backend = Literal["integer", "golden", "rtl", "float"]
 
 @dataclass(frozen=True)
 class Job:
-    """Tokens to continue, and how."""
+    """A text to continue, and how."""
 
     model: LanguageModel
     weights: Weights
@@ -63,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The new tokens, what was measured, and that in words."""
+    """The new tokens, what was measured, and lines of text about it."""
 
     tokens: list[int]
     measured: dict[str, Any] = field(default_factory=dict)
@@ -148,7 +148,8 @@ def _lines(core: CoreSpec, account: Account, assignment: Assignment) -> list[str
 
 
 def _backend(stated: Backend | None, weights: str | None) -> Backend:
-    """The backend that `--backend` and `--weights` together mean. Raises `RefusedError`."""
+    """The backend that `--backend` and `--weights` together mean. Raises `RefusedError` for a
+    contradiction."""
     if weights == FLOAT.name:
         if stated not in (None, "float"):
             raise RefusedError(f"backend: must be float with --weights float, got {stated}")
