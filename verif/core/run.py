@@ -78,18 +78,18 @@ class _Runner:
 
     def __init__(
         self,
-        core_model: CoreModel,
+        placed: CoreModel,
         session: Session,
         sequence: Iterator[Phase],
         progress: Callable[[int], None],
     ):
-        self.core_model, self.session, self.sequence, self.progress = (
-            core_model,
+        self.placed, self.session, self.sequence, self.progress = (
+            placed,
             session,
             sequence,
             progress,
         )
-        self.integers = fast_stage(core_model)
+        self.integers = fast_stage(placed)
         self.account = Account()
         self.phase: Phase | None = None
         self.place = 0  # of the stage that comes next in the phase's program
@@ -125,7 +125,7 @@ class _Runner:
         return results
 
     def _differ(self, difference: str) -> None:
-        self.account.differences.append(f"spec {self.core_model.core.digest} {difference}")
+        self.account.differences.append(f"spec {self.placed.core.digest} {difference}")
 
     def _compare(
         self, stage: Stage, a: QuantActivations, results: Mapping[LayerName, NDArray[np.int64]]
@@ -160,7 +160,7 @@ class _Runner:
 
 @contextlib.contextmanager
 def on_rtl(
-    core_model: CoreModel,
+    placed: CoreModel,
     native: Path,
     prompt: Sequence[Phase],
     decode: Phase,
@@ -173,15 +173,15 @@ def on_rtl(
     `progress` is called with the number of cycles simulated so far. Raises `SimulatorError` if the
     core does not come to an end.
     """
-    core = core_model.core
+    core = placed.core
     # The last bus word of instructions may be half a word.
     end = max(phase.program.end for phase in (*prompt, decode))
     size = aligned(end, core.bus_bytes)
     with Session(native, size, timing) as session:
-        for address, data in contents(core_model, (*prompt, decode)):
+        for address, data in contents(placed, (*prompt, decode)):
             put(session.memory, address, data)
         sequence = itertools.chain(prompt, itertools.repeat(decode))
-        runner = _Runner(core_model, session, sequence, progress)
+        runner = _Runner(placed, session, sequence, progress)
         yield runner, runner.account
         runner.account.differences += [
             f"the bus: {violation}" for violation in session.violations()
