@@ -28,13 +28,13 @@ class GridChoice:
 
     rounding: Rounding
     feedback: bool = False
-    """Whether later columns make up for the error of earlier ones (GPTQ)."""
+    """Whether later columns compensate for the errors of earlier ones (GPTQ)."""
     outliers: float = 0.0
     """Percent of columns that are kept in 8 bits."""
     weighs: bool = False
-    """Whether clipping, and the choice of special values and outlier columns, count each column's
-    error by the strength of its input. Rounding to nearest without the one and the other sees
-    weights alone."""
+    """Whether errors of columns count by the strength of their inputs in clipping and in the choice
+    of special values and outlier columns. Without these, rounding to nearest only looks at the
+    weights."""
 
 
 Quantizer: TypeAlias = GridChoice | Vptq
@@ -46,11 +46,13 @@ class Method:
 
     name: str
     candidates: tuple[Quantizer, ...]
-    """What a layer may get; of several each gets the one that serves the model best."""
+    """The forms that a layer may get; if there are several, each layer gets the one that is best
+    for the model."""
     bits: float | None = None
-    """Bits per weight, all counted, that layers with several candidates may have on average."""
+    """Bits per weight, everything included, that layers with several candidates may have on
+    average."""
     scaling: Scaling | None = None
-    """How inputs are scaled before, if they are."""
+    """How inputs are scaled before quantization, if they are."""
 
     @property
     def calibrates(self) -> bool:
