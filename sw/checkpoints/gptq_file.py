@@ -67,7 +67,8 @@ SETTINGS = KnownSettings(
 
 
 def unpack_words(words: NDArray[np.int32], bits: int, count: int) -> NDArray[np.uint8]:
-    """The first `count` fields in rows of words [..., W], lowest bits first: uint8 [..., count]."""
+    """The first `count` fields in each row of words [..., W], lowest bits first: uint8 [...,
+    count]."""
     stored = np.ascontiguousarray(words, "<i4").view(np.uint8)
     if 8 % bits == 0:
         fields = stored[..., None] >> np.arange(0, 8, bits, dtype=np.uint8) & _mask(bits)
@@ -82,7 +83,7 @@ def _mask(bits: int) -> np.uint8:
 
 
 def pack_words(fields: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
-    """The words, int32 [..., W], in which `unpack_words` finds the fields, uint8 [..., count]."""
+    """The words, int32 [..., W], from which `unpack_words` reads the fields uint8 [..., count]."""
     single = np.unpackbits(fields[..., None], axis=-1, count=bits, bitorder="little")
     stream = single.reshape(*fields.shape[:-1], -1)
     padding = [(0, 0)] * (stream.ndim - 1) + [(0, -stream.shape[-1] % 32)]
@@ -91,7 +92,8 @@ def pack_words(fields: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
 
 
 def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) -> Stored | None:
-    """The weights of a layer, out of whose `parts` they are taken; None if it is in floats.
+    """The weights of the layer `module`; None if they are stored as floats. The tensors that are
+    used are removed from `parts`.
 
     `settings` are those of the whole model. Raises ValueError, KeyError or TypeError.
     """
@@ -183,8 +185,8 @@ def _require_consistent(
 
 
 def _order(places: NDArray[np.integer], group: int) -> NDArray[np.int64] | None:
-    """The inputs group by group; None if that is how they are, or if `places` are all zero or
-    count inputs, as tools write that take inputs in their order."""
+    """The inputs in the order of their groups. None if that is their own order, which `places` may
+    also state by zeros or by numbering the inputs, as some tools do."""
     count = np.arange(len(places))
     regular = count // group
     if not places.any() or any(np.array_equal(places, usual) for usual in (regular, count)):
