@@ -1,10 +1,10 @@
-"""Bits against perplexity for the quantizers, on models with a name: `python -m
-sw.commands.accuracy`.
+"""Measures perplexity against bits for the quantizers, on models with a name: `python -m
+evolute.sw.commands.accuracy`.
 
-Weights alone are quantized here; activations stay in float32, so that a row tells of its quantizer
-and not of an accelerator. Each is measured on text of the model's own kind, a part of which is
-among what calibrates, and on text of another kind, which is not. Finished models stay in the output
-folder, and are not made again.
+Only weights are quantized here; activations stay in float32, so that a row describes its quantizer
+and not an accelerator. Each model is measured on text of its own kind, a part of which is also used
+for calibration, and on text of another kind, which is not. Finished models stay in the output
+folder and are not quantized again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OTHER_TOKENS = 2046
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and the ways in which it is quantized."""
+    """A model, and the methods by which it is quantized."""
 
     methods: tuple[str, ...]
     tokens: int
@@ -107,7 +107,7 @@ SUBJECTS = {
 def main(
     models: tuple[str, ...], only: tuple[str, ...], workers: int, out: Path, as_json: bool
 ) -> None:
-    """Quantize models in every listed way, and measure each."""
+    """Quantize models by every listed method, and measure each."""
     records = [
         record for name in models or SUBJECTS for record in _measure(name, only, workers, out)
     ]

@@ -1,4 +1,4 @@
-"""`evolute quantize`: a checkpoint in codes, by name of the method."""
+"""The command `evolute quantize`, which writes a checkpoint in codes, by the name of a method."""
 
 from __future__ import annotations
 
@@ -129,12 +129,12 @@ def quantize(
 def _warn(
     method: str, model: LanguageModel, calibration: dict[str, Any] | None, checked: Check | None
 ) -> None:
-    """Say on stderr where calibration had few tokens, and where rounding would do better."""
-    most = widest_input(model)
-    if calibration is not None and calibration["tokens"] < most:
+    """Warn on stderr if there were few tokens for calibration, or if rounding would be better."""
+    inputs = widest_input(model)
+    if calibration is not None and calibration["tokens"] < inputs:
         click.echo(
             f"evolute: {calibration['tokens']:,} tokens to calibrate with are fewer than the "
-            f"{most:,} inputs of the widest layer: what they say of inputs together counts less",
+            f"{inputs:,} inputs of the widest layer: what they say of inputs together counts less",
             err=True,
         )
     if checked is not None and checked.is_worse:
@@ -148,7 +148,8 @@ def _warn(
 
 @contextlib.contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Tell on stderr how to go on, where the quantization into `folder` is interrupted."""
+    """If the quantization into `folder` is interrupted in the block, tell on stderr how to
+    continue."""
     try:
         yield
     except KeyboardInterrupt:

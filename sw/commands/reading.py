@@ -1,4 +1,5 @@
-"""What `evolute sim` adds on demand to read a result by: what would help, and a timeline."""
+"""Options of `evolute sim` that help to interpret a result: what would make it faster, and a
+timeline."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def gains(
     result: Simulation,
     price: Callable[[Accelerator, Request], Simulation],
 ) -> list[Gain]:
-    """See `what_helps`; shows how far it is."""
+    """The result of `what_helps`; shows its progress."""
     done = 0
     with shown("pricing what would help", len(CHANGES)) as tell:
 
@@ -39,7 +40,7 @@ def gains(
 
 
 def gains_table(record: dict[str, Any]) -> Table:
-    """What would help, most helpful first."""
+    """The gains as a table, the largest first."""
     table = Table(box=None, pad_edge=False)
     for title, right in (
         ("what would help decoding", False),
@@ -60,7 +61,8 @@ def gains_table(record: dict[str, Any]) -> Table:
 
 
 def write_trace(path: Path, core: CoreSpec, request: Request, result: Simulation) -> None:
-    """Write a timeline of the first decoded token. Raises `SpecError` where it has none."""
+    """Write a timeline of the first decoded token. Raises `SpecError` if there is none for this
+    accelerator."""
     serving = request.serving
     work = serving.decode[0]
     with shown("tracing a token"):

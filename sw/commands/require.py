@@ -1,4 +1,5 @@
-"""`evolute require`: what a speed that is wanted asks of an accelerator and its memory."""
+"""The command `evolute require`, which shows what a target speed requires of an accelerator and its
+memory."""
 
 from __future__ import annotations
 
@@ -208,7 +209,7 @@ def require(
 
 
 def _core(name: str) -> CoreSpec:
-    """The core preset `name`. Raises `RefusedError` for an engine, and for an unknown name."""
+    """The core preset `name`. Raises `RefusedError` for an engine or an unknown name."""
     if name in CORES:
         return CORES[name]
     if name in PRESETS:
@@ -217,7 +218,7 @@ def _core(name: str) -> CoreSpec:
 
 
 def _with_units(core: CoreSpec) -> CoreSpec:
-    """A core that makes whole tokens."""
+    """The core with the units that it needs to compute whole tokens."""
     return core.evolve(
         vector_lanes=core.vector_lanes or LANES, attention_rows=core.attention_rows or ROWS
     )
@@ -324,7 +325,8 @@ def _render(console: Console, document: dict[str, Any]) -> None:
 
 
 def _outcomes(rows: Sequence[dict[str, Any]]) -> Table:
-    """A row for each core and speed, with all memories that make no difference to it."""
+    """A table with one row for each core and speed, and all memories with which the core has that
+    speed."""
     together: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         lacks = [f"{lack['what']} by {lack['factor']:.3g}x" for lack in row.get("short_of", ())]

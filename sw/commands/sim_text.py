@@ -1,4 +1,4 @@
-"""How `evolute sim` shows a run in the terminal; the record has the same figures."""
+"""The output of `evolute sim` in a terminal. The record has the same figures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def render(console: Console, record: dict[str, Any], scope: str) -> None:
 
 
 def _surroundings(record: dict[str, Any]) -> str:
-    """What the model is asked, and what surrounds the accelerator."""
+    """A description of what the model is asked to do, and on which platform."""
     platform, serving, named = record["platform"], record["serving"], record["memory"]
     memory = platform.get("memory")
     rate = f" ({memory['bytes_per_cycle']} bytes per cycle)" if memory else ""
@@ -77,7 +77,7 @@ def _surroundings(record: dict[str, Any]) -> str:
 
 
 def _table(titles: Sequence[str], right: Sequence[str]) -> Table:
-    """An empty table whose columns are titled; those in `right` hold numbers."""
+    """An empty table with titled columns; those in `right` are for numbers."""
     table = Table(box=None, pad_edge=False)
     for title in titles:
         table.add_column(title, justify="right" if title in right else "left")
@@ -104,7 +104,7 @@ def _layers(record: dict[str, Any]) -> Table:
 
 
 def _operations(record: dict[str, Any]) -> Table:
-    """What decoding needs beside the linear layers on the accelerator."""
+    """A table of what decoding needs beside the linear layers on the accelerator."""
     numbers = "x", "10^6 MACs", "kB", "cycles", "us"
     table = _table(("beside them", *numbers, "number is", "bound"), numbers)
     for operation in record["decode"]["operations"]:
@@ -153,7 +153,7 @@ def _curve(record: dict[str, Any]) -> Table:
 
 
 def _closing(record: dict[str, Any]) -> Iterator[str]:
-    """What there is to say below the tables."""
+    """The lines below the tables."""
     if record["decode"]["scope"] == LINEAR:
         yield (
             "tokens/s are of the linear layers only: the rest is the host's, whose speed "
