@@ -62,6 +62,7 @@ class Constraint:
 
     @property
     def text(self) -> str:
+        """The constraint as text, which `parse` reads."""
         return f"{self.name}{'<=' if self.at_most else '>='}{self.bound:.15g}"
 
     @classmethod

@@ -40,6 +40,7 @@ class Record:
 
     @property
     def kind(self) -> str:
+        """The kind of the record, such as `sim`."""
         return self.data["kind"]
 
     def __getitem__(self, path: str) -> Any:

@@ -72,6 +72,7 @@ class Task:
 
     @property
     def macs_per_step(self) -> int:
+        """Multiply-accumulates in which a step takes part."""
         return self.m * self.n * self.slice_k
 
     def engine(self, engine: type[Engine], **fields: Any) -> Engine:

@@ -103,10 +103,12 @@ class Field:
 
     @property
     def minimum(self) -> int:
+        """The smallest value."""
         return int(self.less_one)
 
     @property
     def maximum(self) -> int:
+        """The largest value."""
         return (1 << self.bits) - 1 + self.less_one
 
 

@@ -347,6 +347,7 @@ class _FoundMemory:
 
     @property
     def is_macro(self) -> bool:
+        """Whether the memory is too large for standard cells."""
         return self.clocked and self.memory.words * self.memory.bits > MACRO_BITS
 
 

@@ -228,6 +228,7 @@ class _Arrays:
         return self._file.get_tensor(name)
 
     def finish(self) -> None:
+        """Raise `_Broken` if there are arrays that nothing has used."""
         if self._left:
             raise _Broken(f"array {min(self._left)} belongs to no tensor")
 

@@ -36,6 +36,8 @@ _CORE_ROWS = (
 
 
 def render(console: Console, record: dict[str, Any], scope: str) -> None:
+    """Draw the record of a run on a console. `scope` describes which layers are on the
+    accelerator."""
     bits = record["bits_total"] or record["bits_held"]
     console.print(
         f"{record['model']}, {record['weights']} weights "

@@ -89,6 +89,7 @@ class AssignedLayer:
 
     @property
     def on_host(self) -> bool:
+        """Whether the host computes the layer."""
         return not self.parts
 
 

@@ -52,6 +52,7 @@ class CoreModel:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
+        """All stages in the order in which they run."""
         return tuple(stage for block in self.blocks for stage in block)
 
     @property

@@ -112,6 +112,7 @@ class Needs:
     capacity_bytes: int
 
     def macs_per_cycle(self, frequency_hz: float) -> float:
+        """Multiply-accumulates per cycle at a clock frequency in Hz."""
         return self.macs_per_s / frequency_hz
 
 
@@ -177,6 +178,7 @@ class Shortfall(NamedTuple):
 
     @property
     def factor(self) -> float:
+        """How many times better the core would have to be, 1 or more."""
         low, high = sorted((self.needed, self.reached))
         return high / low
 

@@ -37,6 +37,7 @@ class KvFormat:
 
     @property
     def is_integer(self) -> bool:
+        """Whether numbers are stored as integers with a scale."""
         return self.name.startswith("int")
 
     def held(self, x: NDArray[np.float32]) -> NDArray[np.float32]:

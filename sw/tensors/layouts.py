@@ -35,6 +35,7 @@ class _Order(NamedTuple):
     axes: tuple[int, ...]
 
     def apply(self, values: NDArray) -> NDArray:
+        """The values in the new order."""
         return values.reshape(self.shape).transpose(self.axes)
 
     def undo(self, values: NDArray) -> NDArray:

@@ -112,6 +112,7 @@ class _Campaign:
         self.cpu_seconds = 0.0
 
     def run(self) -> None:
+        """Draw mutants, try all of them, and prove what can be proved of the survivors."""
         rng = np.random.default_rng((self.seed, self.count))
         design_count = max(1, self.count // _PER_DESIGN)
         designs = [list(DESIGNS)[i] for i in sorted(rng.permutation(len(DESIGNS))[:design_count])]

@@ -58,6 +58,7 @@ class Order:
 
     @property
     def offset(self) -> int:
+        """Byte offset of the register."""
         return REGISTERS[self.name].offset if self.name in REGISTERS else int(self.name, 16)
 
 
@@ -104,6 +105,7 @@ class Host:
 
     @property
     def interrupt(self) -> bool:
+        """Whether an enabled status bit is set."""
         return bool(self.status & self.registers["interrupt_enable"])
 
     def read(self, name: str) -> int:

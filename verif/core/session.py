@@ -279,6 +279,7 @@ class Session(contextlib.AbstractContextManager):
         return [Access(*access) for access in zip(numbers[::2], numbers[1::2], strict=True)]
 
     def write(self, offset: int, value: int, strobes: int = 15) -> Access:
+        """Write a register at a byte offset; `strobes` has one bit per byte. Returns the answer."""
         return Access(*self._numbers("write", offset, value, strobes))
 
     def offer(
@@ -323,10 +324,12 @@ class Session(contextlib.AbstractContextManager):
 
     @property
     def busy(self) -> bool:
+        """The core's pin `busy`."""
         return bool(self._numbers("pins")[0])
 
     @property
     def interrupt(self) -> bool:
+        """The core's pin `interrupt`."""
         return bool(self._numbers("pins")[1])
 
     # Programs.

@@ -66,6 +66,7 @@ class Scene:
 
     @property
     def place(self) -> tuple[int, int]:
+        """The address and the number of instructions that the host states."""
         return self.address, len(self.words) if self.count is None else self.count
 
 

@@ -83,10 +83,12 @@ class _Netlist:
         self._next = 1 + max((bit for bit in nets if isinstance(bit, int)), default=1)
 
     def new(self, width: int) -> Bits:
+        """A new signal of `width` bits."""
         self._next += width
         return list(range(self._next - width, self._next))
 
     def input(self, name: str, bits: Bits) -> None:
+        """Make a signal an input of the module."""
         self.ports[name] = {"direction": "input", "bits": bits}
 
     def gate(self, kind: str, width: int, **inputs: Bits) -> Bits:
@@ -107,6 +109,7 @@ class _Netlist:
         return output
 
     def text(self, top: str, outputs: dict[str, Bits]) -> str:
+        """The module as Yosys' JSON, with the given outputs in place of its own."""
         ports = {name: port for name, port in self.ports.items() if port["direction"] == "input"}
         ports |= {name: {"direction": "output", "bits": bits} for name, bits in outputs.items()}
         module = {"attributes": {"top": 1}, "ports": ports, "cells": self.cells, "netnames": {}}

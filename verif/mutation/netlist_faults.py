@@ -144,6 +144,7 @@ class Mutation:
 
     @property
     def name(self) -> str:
+        """Design, line of source and change as one text."""
         return f"{self.design} {self.file}:{self.line}: {self.change}"
 
 

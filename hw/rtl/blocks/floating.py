@@ -49,6 +49,7 @@ class Number:
 
     @property
     def nonzero(self) -> Value:
+        """Whether the number is not zero."""
         return self.significand[-1]
 
     @property
