@@ -75,9 +75,9 @@ def _fpga_row(record: Record) -> str:
 
 def asic_sentence(record: Record) -> str:
     """A sentence about the area, the largest blocks and the delay of a core in standard cells."""
-    whole = record.number("blocks_area_um2")
+    total_um2 = record.number("blocks_area_um2")
     blocks = sorted(
-        ((block["area_um2"] / whole, name) for name, block in record["blocks"].items()),
+        ((block["area_um2"] / total_um2, name) for name, block in record["blocks"].items()),
         reverse=True,
     )
     largest = ", ".join(f"`{name}` {share:.0%}" for share, name in blocks[:3])
@@ -118,10 +118,10 @@ def main() -> None:
     """Write the figures of all pages again."""
     pieces = texts(load([RECORDS]))
     for path in sorted(DOCS.glob("*.md")):
-        before = path.read_text(encoding="utf-8")
-        after = filled(before, pieces)
-        if after != before:
-            write_text(path, after)
+        page = path.read_text(encoding="utf-8")
+        filled_page = filled(page, pieces)
+        if filled_page != page:
+            write_text(path, filled_page)
 
 
 if __name__ == "__main__":

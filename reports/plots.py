@@ -168,7 +168,7 @@ def _label_clusters(axis: Axes, points: Sequence[tuple[str, str, float, float]])
     width = np.subtract(*np.log(axis.get_xlim())[::-1])
     height = np.subtract(*np.log(axis.get_ylim())[::-1])
     clusters: list[list[tuple[str, str, float, float]]] = []
-    for point in sorted(points, key=lambda one: (one[0], -one[3])):
+    for point in sorted(points, key=lambda member: (member[0], -member[3])):
         for cluster in clusters:
             phase, _, x, y = cluster[0]
             near = abs(np.log(point[2] / x)) < 0.16 * width
@@ -200,10 +200,12 @@ def layer_time(record: Record) -> str:
     figure = _figure(7.4, 1.1 + 0.34 * kinds, 2)
     for axis, phase in zip(figure.axes, PHASES, strict=True):
         layers = record.parts(f"{phase}.layers")
-        taken = [layer_seconds(record, layer) * layer.number("count") for layer in layers]
-        unit, per_second = _time_unit(max(taken))
+        seconds_of_layers = [
+            layer_seconds(record, layer) * layer.number("count") for layer in layers
+        ]
+        unit, per_second = _time_unit(max(seconds_of_layers))
         rows = np.arange(len(layers))
-        lengths = [per_second * seconds for seconds in taken]
+        lengths = [per_second * seconds for seconds in seconds_of_layers]
         axis.barh(rows, lengths, height=0.84, color=TAKEN, label="takes")
         for shift, name, color, text in (
             (-0.18, "compute_seconds", COMPUTE, "computing"),
@@ -217,8 +219,8 @@ def layer_time(record: Record) -> str:
         axis.grid(True, axis="x")
         axis.set_title(f"{phase}: {record.text(f'{phase}.bound')}-bound")
         tokens = record.number(f"{phase}.tokens")
-        whole = f"prompt of {tokens:g} tokens" if phase == "prefill" else "token"
-        axis.set_xlabel(f"{unit} per {whole}")
+        span = f"prompt of {tokens:g} tokens" if phase == "prefill" else "token"
+        axis.set_xlabel(f"{unit} per {span}")
     figure.axes[0].invert_yaxis()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3)
@@ -233,9 +235,9 @@ def token_time(record: Record) -> str:
     named: dict[str, Any] = {}
     for axis, phase in zip(figure.axes, PHASES, strict=True):
         shares, count = operations.shares(record, phase), operations.passes(record, phase)
-        known = [share for share in shares if share.seconds is not None]
-        whole = sum(share.seconds or 0 for share in known) / count
-        unit, per_second = _time_unit(whole)
+        timed = [share for share in shares if share.seconds is not None]
+        total_seconds = sum(share.seconds or 0 for share in timed) / count
+        unit, per_second = _time_unit(total_seconds)
         left = 0.0
         for share in shares:
             length = per_second * (share.seconds or 0) / count
@@ -301,8 +303,8 @@ def perplexity_by_bits(records: Sequence[Record], methods: Sequence[str]) -> str
     """
     figure = _figure(9.2, 3.7)
     axis = figure.axes[0]
-    known = [record.optional("reference_perplexity") for record in records]
-    shipped = next((value for value in known if value is not None), None)
+    references = [record.optional("reference_perplexity") for record in records]
+    shipped = next((value for value in references if value is not None), None)
     points = [point for point in records if point.text("weights") != "float"]
     values = [point.number("perplexity") for point in points]
     values += [] if shipped is None else [shipped]
@@ -355,7 +357,7 @@ def _label_points(axis: Axes, labels: Sequence[tuple[str, float, float, str]]) -
     points = 72 / axis.figure.dpi
     x_low, y_low, x_high, y_high = np.array(axis.bbox.extents) * points
     centers = axis.transData.transform([(x, y) for _, x, y, _ in labels]) * points
-    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in centers]
+    boxes = [(x - 3, y - 3, x + 3, y + 3) for x, y in centers]
     for (text, x, y, color), (left, bottom) in zip(labels, centers, strict=True):
         width = 0.62 * size * len(text)
         for right, up in (
@@ -369,11 +371,14 @@ def _label_points(axis: Axes, labels: Sequence[tuple[str, float, float, str]]) -
             box = (left + right, bottom + up, left + right + width, bottom + up + height)
             inside = x_low < box[0] and box[2] < x_high and y_low < box[1] and box[3] < y_high
             if not inside or any(
-                box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-                for other in taken
+                box[0] < placed[2]
+                and placed[0] < box[2]
+                and box[1] < placed[3]
+                and placed[1] < box[3]
+                for placed in boxes
             ):
                 continue
-            taken.append(box)
+            boxes.append(box)
             axis.annotate(
                 text,
                 (x, y),

@@ -252,10 +252,10 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         console.print()
     for entry in refused:
         console.print(f"refused: {entry['name']}: {entry['refused']}", soft_wrap=True)
-    whole = [entry for entry in compared if not entry["memory_bits"]]
-    if whole:
+    with_area = [entry for entry in compared if not entry["memory_bits"]]
+    if with_area:
         for title, cost in _COSTS:
-            _paragraph(console, _verdict(whole, title, cost))
+            _paragraph(console, _verdict(with_area, title, cost))
     if record["units"]:
         console.print()
         _render_units(console, record["units"])
@@ -350,8 +350,8 @@ def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
             f"{entry['activation_error']:.3%}",
             f"{entry['layer_error']:.2%}",
             *(
-                f"{entry[f'{what}_bytes']:,}"
-                for what in ("weight", "scale", "activation", "result")
+                f"{entry[f'{operand}_bytes']:,}"
+                for operand in ("weight", "scale", "activation", "result")
             ),
         )
     console.print(table)

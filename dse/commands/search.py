@@ -175,7 +175,7 @@ def search(
     windows(loaded, content, tokens, window)  # refuses what no candidate could be measured with
     for frequency_hz, bandwidth in itertools.product(frequencies_hz, bandwidths):
         Platform(frequency_hz, bandwidth)
-    wanted = frozenset((*names, *(bound.name for bound in bounds)))
+    metric_names = frozenset((*names, *(bound.name for bound in bounds)))
     setup: dict[str, Any] = {
         "engine": space,
         "fields": {field: list(of) for field, of in choices.fields.items()},
@@ -199,7 +199,7 @@ def search(
     name = name or f"{space}-{model_name}-{digest(setup)[:6]}"
     plan = Search(
         choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
-        measure=functools.partial(measure, benchmark, wanted),
+        measure=functools.partial(measure, benchmark, metric_names),
         objectives=names,
         constraints=bounds,
         seed=seed,
@@ -216,8 +216,8 @@ def search(
             with shown("measuring candidates", trials) as progress:
                 explore(study, plan, trials, workers, progress)
         except (KeyboardInterrupt, RefusedError):
-            kept = _keep(study, out)
-            measured = len(measured_trials(kept))
+            record = _keep(study, out)
+            measured = len(measured_trials(record))
             click.echo(
                 f"evolute: measured so far: {measured}, in {storage} and {out / RECORDS}; "
                 "the same command with --resume continues"

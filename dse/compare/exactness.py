@@ -80,12 +80,12 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
 def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
     x = numbers.decode(numbers.encode(layer.inputs, spec.kind), spec.kind)
     weights = layer.tensor.rows(slice(None), np.float64)
-    results, same = _float_total(spec, layer.tensor, x), x @ weights.T
+    results, exact = _float_total(spec, layer.tensor, x), x @ weights.T
     ideal = layer.inputs.astype(np.float64) @ weights.T
-    largest = float(np.abs(results - same).max())
+    largest = float(np.abs(results - exact).max())
     return Exactness(
         max_abs_difference=largest,
-        max_rel_difference=largest / float(np.abs(same).max()),
+        max_rel_difference=largest / float(np.abs(exact).max()),
         activation_error=_error(results, ideal),
         layer_error=_error(results, _shipped(layer)),
     )
@@ -106,15 +106,15 @@ def exactness(spec: Engine, layer: Layer) -> Exactness:
     tensor = layer.tensor
     a = quantize_activations(layer.inputs, spec.activations)
     results = golden_total(spec, tensor, golden_weights(spec, tensor), a.x)
-    same = product_of(tensor)(a.x)
+    exact = product_of(tensor)(a.x)
     ideal = shipped = _shipped(layer)
     if tensor.form.is_of_weights:
         ideal = layer.inputs.astype(np.float64) @ tensor.rows(slice(None), np.float64).T
-    largest = float(np.abs(results - same).max())
+    largest = float(np.abs(results - exact).max())
     scaled = results * a.scale[:, None]
     return Exactness(
         max_abs_difference=largest,
-        max_rel_difference=largest / float(np.abs(same).max()),
+        max_rel_difference=largest / float(np.abs(exact).max()),
         activation_error=_error(scaled, ideal),
         layer_error=_error(scaled, shipped),
     )

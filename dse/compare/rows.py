@@ -134,8 +134,8 @@ def row(
     def cost(value: float) -> float | None:
         return None if memory_bits else value
 
-    whole = not spec.row_sum_bits  # weights that need neither scales nor offsets
-    without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
+    unscaled = not spec.row_sum_bits  # weights that need neither scales nor offsets
+    without_scales = dataclasses.replace(linear, group_bits=0) if unscaled else linear
     moved = traffic(spec, without_scales, rows, run, Platform())
     exact = exactness(spec, layer)
     return schema.Compared(

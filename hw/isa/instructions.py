@@ -423,8 +423,8 @@ def assemble(line: str) -> Instruction:
     """The instruction in a line of text, in which `#` starts a comment. Raises `IsaError`."""
     words = line.partition("#")[0].split()
     if not words or words[0] not in OPERATIONS:
-        known = ", ".join(OPERATIONS)
-        raise IsaError(f"{line.strip()!r}: must start with one of {known}")
+        names = ", ".join(OPERATIONS)
+        raise IsaError(f"{line.strip()!r}: must start with one of {names}")
     values: dict[str, int] = {}
     units: dict[str, list[Unit]] = {"wait": [], "signal": []}
     for word in words[1:]:

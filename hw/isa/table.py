@@ -240,11 +240,12 @@ def _beyond_bank(core: CoreSpec, first: _Column, span: _Column) -> NDArray[np.bo
 def _broken_matmuls(core: CoreSpec, columns: Mapping[str, _Column]) -> NDArray[np.bool]:
     engine = core.engine
     slices, rows, planes = columns["slices"], columns["row_tiles"], columns["planes"]
-    least, most = np.ones(1 << MODE_BITS, np.int64), np.zeros(1 << MODE_BITS, np.int64)
+    least_planes = np.ones(1 << MODE_BITS, np.int64)
+    most_planes = np.zeros(1 << MODE_BITS, np.int64)
     for mode, legal in engine.modes.items():
-        least[mode], most[mode] = legal[0], legal[-1]
+        least_planes[mode], most_planes[mode] = legal[0], legal[-1]
     mode, group_slices = columns["mode"], columns["group_slices"]
-    broken = (planes < least[mode]) | (planes > most[mode])
+    broken = (planes < least_planes[mode]) | (planes > most_planes[mode])
     broken |= group_slices > engine.group_slices
     beats = {
         "weight": slices * planes,

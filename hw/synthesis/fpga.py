@@ -25,7 +25,7 @@ class Part:
         """The share of each resource that a design uses, from 0 to 1 or above; 0 where nothing is
         used."""
         available = {name: getattr(self, name) for name in used}
-        return {name: round(used[name] / most, 4) for name, most in available.items() if most}
+        return {name: round(used[name] / room, 4) for name, room in available.items() if room}
 
 
 @dataclass(frozen=True)

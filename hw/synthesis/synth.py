@@ -432,8 +432,8 @@ def _run_asic(verilog: str, top: str, memories: Sequence[_FoundMemory], flat: bo
     script = _asic_script(top, memories, flat)
     run = yosys.run(script, inputs, ("proc.json", "mapped.json"), _TIMEOUT_S)
     cells = yosys.cell_counts(run.files["mapped.json"])
-    whole = rf"\$mem_v2|{_LATCH}"
-    unmapped = [cell for cell in cells if cell.startswith("$") and not re.fullmatch(whole, cell)]
+    allowed = rf"\$mem_v2|{_LATCH}"
+    unmapped = [cell for cell in cells if cell.startswith("$") and not re.fullmatch(allowed, cell)]
     if unmapped:
         raise ToolError(f"yosys: no standard cell for {', '.join(unmapped)}")
     return run

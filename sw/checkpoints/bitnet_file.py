@@ -68,8 +68,8 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
         if (codes > 2).any():
             raise ValueError("holds the code 3, which is not ternary")
         with np.errstate(divide="ignore"):  # what comes of it is refused, not being finite
-            given = scales.floats().reshape(())
-            factor = np.float32(1) / given if kind == "bitlinear" else given
+            stored_scale = scales.floats().reshape(())
+            factor = np.float32(1) / stored_scale if kind == "bitlinear" else stored_scale
         scale = np.full((shape[0], 1), factor, np.float32)
         return QuantTensor(Grid.plain(codes, TERNARY, shape[1]), scale, -scale, group_bits=0)
 

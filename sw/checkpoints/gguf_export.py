@@ -175,17 +175,17 @@ def _architecture(config: ModelConfig, tokens: list[str], tied: bool) -> tuple[s
     """An architecture and metadata that read back as the config, and for which llama.cpp computes
     the same. Raises `ExportError`."""
     factors = [float(np.float32(factor)) for factor in config.rope_factors]
-    own = None if config.query_divisor == config.head_dim else config.query_divisor
+    divisor = None if config.query_divisor == config.head_dim else config.query_divisor
     single: dict[str, Any] = {
         name: float(np.float32(value))
         for name, value in vars(config).items()
         if isinstance(value, float)
     }
-    wanted = replace(config, **single | {"rope_factors": tuple(factors), "query_divisor": own})
+    written = replace(config, **single | {"rope_factors": tuple(factors), "query_divisor": divisor})
     for architecture in _WRITTEN:
         if _known_to_llama_cpp(config, architecture, tied):
             values = _metadata(config, architecture)
-            if _reads_back(wanted, architecture, values, tokens, factors):
+            if _reads_back(written, architecture, values, tokens, factors):
                 return architecture, values
     reason = ""
     if not tied and config.embedding_scale != 1:
@@ -202,7 +202,7 @@ def _known_to_llama_cpp(config: ModelConfig, architecture: str, tied: bool) -> b
 
 
 def _reads_back(
-    wanted: ModelConfig,
+    config: ModelConfig,
     architecture: str,
     values: Mapping[str, Any],
     tokens: list[str],
@@ -215,13 +215,13 @@ def _reads_back(
         for name, value in values.items()
     }
     stored |= {"general.architecture": architecture, "tokenizer.ggml.tokens": tokens}
-    names = [f"blk.0.{_stem(role)}.bias" for role in wanted.biases]
-    held = factors if ROPE_FACTORS in stretches(stored) else ()
+    names = [f"blk.0.{_stem(role)}.bias" for role in config.biases]
+    stored_factors = factors if ROPE_FACTORS in stretches(stored) else ()
     try:
-        read = config_of(stored, names, held)
+        read_config = config_of(stored, names, stored_factors)
     except (BrokenError, KeyError, ValueError):
         return False
-    return replace(wanted, rope_pairs=wanted.rope_pairs and read.rope_pairs) == read
+    return replace(config, rope_pairs=config.rope_pairs and read_config.rope_pairs) == read_config
 
 
 def _stem(role: str) -> str:
@@ -279,8 +279,8 @@ class _Entry:
 
 def _plans(model: LanguageModel, architecture: str) -> Iterator[_Plan]:
     config = model.config
-    wanted = "interleaved" if architecture == "llama" else "halves"
-    turn = None if config.rope_pairs == wanted else partial(_turned, config.head_dim, wanted)
+    pairs = "interleaved" if architecture == "llama" else "halves"
+    turn = None if config.rope_pairs == pairs else partial(_turned, config.head_dim, pairs)
     if config.rope_factors and architecture == "llama":
         yield _Plan(ROPE_FACTORS, None)
     for stem, name in NAMES.items():
@@ -295,10 +295,11 @@ def _plans(model: LanguageModel, architecture: str) -> Iterator[_Plan]:
                     yield _Plan(f"blk.{layer}.{stem}.{kind}", name, turning)
 
 
-def _turned(head_dim: int, wanted: str, rows: int) -> NDArray[np.int64]:
-    """The order of the rows of heads that gives pairs as wanted, from pairs in the other order."""
-    pairs = (2, head_dim // 2) if wanted == "interleaved" else (head_dim // 2, 2)
-    return np.arange(rows).reshape(-1, *pairs).swapaxes(1, 2).reshape(-1)
+def _turned(head_dim: int, pairs: str, rows: int) -> NDArray[np.int64]:
+    """The order of the rows of heads that gives the pairs `pairs`, from rows with the pairs of the
+    other kind."""
+    pair_shape = (2, head_dim // 2) if pairs == "interleaved" else (head_dim // 2, 2)
+    return np.arange(rows).reshape(-1, *pair_shape).swapaxes(1, 2).reshape(-1)
 
 
 def _entry(model: LanguageModel, plan: _Plan, kind: Kind) -> _Entry:
@@ -329,8 +330,8 @@ def _chosen(codes: Coded | None, columns: int, kind: Kind, table: bool) -> tuple
             return candidate, True
     if kind == Kind.F32:
         return kind, True
-    whole = columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
-    return (kind if whole and not table else Kind.F16), False
+    whole_blocks = columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
+    return (kind if whole_blocks and not table else Kind.F16), False
 
 
 def _fits(tensor: Coded | None, kind: Kind) -> bool:

@@ -238,14 +238,14 @@ _ARCHITECTURES = frozenset(gguf.MODEL_ARCH_NAMES.values())
 
 def _require_known(values: Mapping[str, Any], family: str) -> None:
     """Raise ValueError for metadata that is not read but may change what a model computes."""
-    known = KnownSettings((*_READ, *_READ_OF.get(family, ())), _HARMLESS, _NEUTRAL)
+    settings = KnownSettings((*_READ, *_READ_OF.get(family, ())), _HARMLESS, _NEUTRAL)
     for key, value in values.items():
         place, _, name = key.partition(".")
         if place in _ARCHITECTURES:  # what is said to another one is not known at all
-            (known if place == family else KnownSettings(())).require({name: value}, f"{place}.")
-    for key, wanted in _WHOLE.items():
-        if (value := values.get(key, wanted)) != wanted:
-            raise ValueError(f"{key} must be {wanted!r}, got {value!r:.40}")
+            (settings if place == family else KnownSettings(())).require({name: value}, f"{place}.")
+    for key, required in _WHOLE.items():
+        if (value := values.get(key, required)) != required:
+            raise ValueError(f"{key} must be {required!r}, got {value!r:.40}")
     if extra := [key for key in values if key.startswith("general.tensor_extra.")]:
         raise ValueError(f"{extra[0]:.80} is not supported")
 
@@ -305,8 +305,8 @@ def _later_gemma(settings: _Settings, norms: tuple[str, ...], largest: int) -> d
     each, which is recognized by its number of layers, has one that differs from the size of a
     head."""
     hidden, heads = settings["embedding_length"], settings.of_all("attention.head_count")
-    other = {"query_divisor": hidden / heads} if settings["block_count"] == largest else {}
-    return {**_gemma(settings), **other, "norms": norms}
+    divisor = {"query_divisor": hidden / heads} if settings["block_count"] == largest else {}
+    return {**_gemma(settings), **divisor, "norms": norms}
 
 
 def _gemma2(settings: _Settings) -> dict[str, Any]:

@@ -119,11 +119,11 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
     if type(group) is not int or group < 1:
         raise ValueError(f"group_size must be -1 or at least 1, got {group!r:.40}")
     groups = -(-k // group)
-    wanted = {"scales": (groups, n), "qzeros": (groups, -(-n * bits // 32)), "g_idx": (k,)}
+    expected_shapes = {"scales": (groups, n), "qzeros": (groups, -(-n * bits // 32)), "g_idx": (k,)}
     shapes = {"scales": scales.shape, "qzeros": zeros.shape}
     for name, shape in (shapes | ({} if places is None else {"g_idx": places.shape})).items():
-        if shape != wanted[name]:
-            raise ValueError(f"{name}: must be {wanted[name]}, got {shape}")
+        if shape != expected_shapes[name]:
+            raise ValueError(f"{name}: must be {expected_shapes[name]}, got {shape}")
 
     def read() -> Coded:
         codes = unpack_words(words.T, bits, k)
@@ -140,9 +140,9 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
         order = None if places is None else _order(places, group)
         if order is not None and by_activation is False:
             raise ValueError("g_idx: takes inputs in another order, but desc_act is false")
-        whole = codes if order is None else codes[:, order]
+        ordered = codes if order is None else codes[:, order]
         beside = SCALE_BITS + bits
-        form = Grid.plain(whole, WeightCodes(bits), min(group, k))
+        form = Grid.plain(ordered, WeightCodes(bits), min(group, k))
         tensor = QuantTensor(form, scale, minimum, beside)
         return tensor if order is None else PartedTensor((tensor,), order)
 
@@ -152,13 +152,13 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
 def _version(settings: Mapping[str, Any]) -> str:
     """The version, which `checkpoint_format` says, or `format` in files of newer tools."""
     names = ("checkpoint_format", "format")
-    said = {name: settings[name] for name in names if settings.get(name) is not None}
-    for name, version in said.items():
+    stated = {name: settings[name] for name in names if settings.get(name) is not None}
+    for name, version in stated.items():
         if version not in _VERSIONS:
             raise ValueError(f"{name} must be gptq or gptq_v2, got {version!r:.40}")
-    if len(set(said.values())) > 1:
+    if len(set(stated.values())) > 1:
         raise ValueError("checkpoint_format and format must not say different things")
-    return next(iter(said.values()), "gptq")
+    return next(iter(stated.values()), "gptq")
 
 
 def _require_consistent(
@@ -174,8 +174,9 @@ def _require_consistent(
     not symmetric, and the middle is what is stored in all groups, the file is of the other version.
     """
     middle = 1 << (bits - 1)
-    other = middle - 1 + _VERSIONS[version]  # what is stored of a symmetric file of the other one
-    misread = symmetric is None and bool((stored == other).all())
+    # What a symmetric file of the other version stores.
+    misread_zero = middle - 1 + _VERSIONS[version]
+    misread = symmetric is None and bool((stored == misread_zero).all())
     if (symmetric and (offset != middle).any()) or misread:
         raise ValueError(
             f"qzeros: zero points must be {middle} in a symmetric layer, got "

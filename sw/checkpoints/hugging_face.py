@@ -132,13 +132,13 @@ def _tensors(
 ) -> Iterator[tuple[str, Stored]]:
     """The tensors of a folder by their names in `ModelConfig.shapes`. Raises `CheckpointError`."""
     rows = {role: shape[0] for role, shape in config.layer_linears().items()}
-    read = _method(folder, settings)
+    read_layer = _method(folder, settings)
     for module, parts in _by_module(raw).items():
         *first, role = _roles(family, module)
         try:
             if module.endswith(_ROTARY) and "inv_freq" in parts:
                 _require_speeds(config, parts.pop("inv_freq"))
-            values = {} if (codes := read(parts, module)) is None else {"": codes}
+            values = {} if (codes := read_layer(parts, module)) is None else {"": codes}
         except (KeyError, ValueError, TypeError) as error:
             problem = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(folder, f"module {module:.80}: {problem}") from None
@@ -162,15 +162,15 @@ def _require_speeds(config: ModelConfig, stored: Raw) -> None:
     precision, and those before stretching."""
     pairs = np.arange(config.head_dim // 2)
     thetas = {config.rope_theta, config.local_rope_theta or config.rope_theta}
-    said = [theta ** (-2.0 * pairs / config.head_dim) for theta in thetas]
-    said += [
-        speeds_said / np.array(config.rope_factors) for speeds_said in said if config.rope_factors
+    stated = [theta ** (-2.0 * pairs / config.head_dim) for theta in thetas]
+    stated += [
+        speeds_said / np.array(config.rope_factors) for speeds_said in stated if config.rope_factors
     ]
     speeds = stored.floats()
     if not any(
         speeds.shape == speeds_said.shape
         and np.allclose(speeds, speeds_said, rtol=2.0**-7, atol=2.0**-24)
-        for speeds_said in said
+        for speeds_said in stated
     ):
         raise ValueError("inv_freq: positions turn at other speeds than config.json says")
 
@@ -185,12 +185,12 @@ def _method(folder: Path, settings: Settings) -> Callable[[dict[str, Raw], str],
     if not isinstance(kind, str) or kind not in _METHODS:
         rule = f"quant_method must be one of {', '.join(_METHODS)}"
         raise CheckpointError(folder / CONFIG, f"{rule}, got {kind!r:.40}")
-    known, read = _METHODS[kind]
+    known_settings, read_layer = _METHODS[kind]
     try:
-        known.require(quantization, "quantization_config: ")
+        known_settings.require(quantization, "quantization_config: ")
     except ValueError as error:
         raise CheckpointError(folder / CONFIG, str(error)) from None
-    return lambda parts, module: read(parts, quantization, module)
+    return lambda parts, module: read_layer(parts, quantization, module)
 
 
 def _floats(family: _Family, name: str, tensor: Raw) -> Stored:
@@ -214,8 +214,8 @@ def _split(stored: Stored, counts: Sequence[int]) -> Iterator[Stored]:
 
 
 def _some_rows(stored: Stored, rows: slice) -> Tensor:
-    whole = stored.read()
-    return rows_of(whole, rows) if isinstance(whole, Coded) else whole[rows].copy()
+    tensor = stored.read()
+    return rows_of(tensor, rows) if isinstance(tensor, Coded) else tensor[rows].copy()
 
 
 def _shifted(tensor: Raw, offset: float) -> Stored:
@@ -261,10 +261,10 @@ def _stated(place: Path) -> tuple[Settings, Stated]:
 def read_hugging_face(folder: Path) -> LanguageModel:
     """The model in a Hugging Face folder. Tensors are read when they are used. Raises
     `CheckpointError`."""
-    settings, said = _stated(member(folder, CONFIG))
-    family, config, raw = _FAMILIES[said.kind], said.config, read_folder(folder)
+    settings, stated = _stated(member(folder, CONFIG))
+    family, config, raw = _FAMILIES[stated.kind], stated.config, read_folder(folder)
     stored = dict(_tensors(folder, family, config, settings, raw))
-    if not said.tied:
+    if not stated.tied:
         if "head" not in stored:
             raise CheckpointError(
                 folder, "tie_word_embeddings is false, but there is no lm_head.weight"

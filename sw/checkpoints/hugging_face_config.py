@@ -88,8 +88,8 @@ def _rope_of(settings: Settings, rope: Settings, theta: float) -> dict[str, Any]
     kind = "longrope" if kind == "su" else kind
     if kind not in _ROPE_KEYS:
         raise ValueError(f"rope_type must be one of {', '.join(_ROPE_KEYS)}, got {kind!r:.40}")
-    known = KnownSettings((*_ROPE_KEYS_OF_ALL, *_ROPE_KEYS[kind]), words=("",))
-    known.require(rope, f"rope_type {kind}: ")
+    rope_settings = KnownSettings((*_ROPE_KEYS_OF_ALL, *_ROPE_KEYS[kind]), words=("",))
+    rope_settings.require(rope, f"rope_type {kind}: ")
     for part in (rope.get("partial_rotary_factor"), settings["partial_rotary_factor"]):
         if part not in (None, 1.0):
             raise ValueError(f"partial_rotary_factor must be 1.0, got {part!r:.40}")
@@ -264,8 +264,8 @@ def _gemma(settings: Settings) -> dict[str, Any]:
 
 def _later_gemma(settings: Settings) -> dict[str, Any]:
     """The fields that later Gemma models have in common: caps of scores and logits."""
-    name, other = settings["hidden_activation"], settings["hidden_act"]
-    if other not in (None, name):
+    name, older_name = settings["hidden_activation"], settings["hidden_act"]
+    if older_name not in (None, name):
         raise ValueError("hidden_act and hidden_activation must not say different things")
     return {
         **_gemma_block(settings, _activation(name)),

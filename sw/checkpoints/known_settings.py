@@ -81,8 +81,10 @@ class KnownSettings:
                 continue
             if name in self.neutral:
                 if not any(value == allowed for allowed in self.neutral[name]):
-                    wanted = " or ".join(repr(allowed) for allowed in self.neutral[name])
-                    raise ValueError(f"{place}{name:.80} must be {wanted}, got {value!r:.40}")
+                    allowed_values = " or ".join(repr(allowed) for allowed in self.neutral[name])
+                    raise ValueError(
+                        f"{place}{name:.80} must be {allowed_values}, got {value!r:.40}"
+                    )
             elif any(word in name.lower() for word in self.words):
                 raise ValueError(
                     f"{place}{name:.80} is not a setting that is known here, "

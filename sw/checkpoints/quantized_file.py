@@ -152,10 +152,10 @@ def stored(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, NDA
         if isinstance(tensor, QuantTensor):
             documents[name] = _part(name, tensor, arrays)
         elif isinstance(tensor, PartedTensor):
-            given = {"scale": tensor.scale, "bias": tensor.bias}
-            for what, values in given.items():
+            column_vectors = {"scale": tensor.scale, "bias": tensor.bias}
+            for vector_name, values in column_vectors.items():
                 if values is not None:
-                    arrays[f"{name}.column_{what}"] = _half(values)
+                    arrays[f"{name}.column_{vector_name}"] = _half(values)
             if tensor.order is not None:
                 # As it is counted: 16 bits a column, and then some only where these do not do.
                 kind = np.int16 if len(tensor.order) <= 1 << 15 else np.int32
@@ -306,11 +306,11 @@ def _read_codebook(
     if sum(int(np.abs(book.codewords.astype(int)).max()) for book in books) > limit:
         raise _Broken(f"tensor {name}: codewords exceed the bits of a weight")
     form = Codebook(stated.shape, stated.codes, group, along, tuple(books))
-    wanted = k
+    expected = k
     if along == "inputs":
-        wanted = sum(-(-(end - start) // form.v) for start, end in group_bounds(k, group))
-    if indices != wanted:
-        raise _Broken(f"tensor {name}: {indices} indices in a row, must be {wanted}")
+        expected = sum(-(-(end - start) // form.v) for start, end in group_bounds(k, group))
+    if indices != expected:
+        raise _Broken(f"tensor {name}: {indices} indices in a row, must be {expected}")
     try:
         codes = form.codes  # decoded here, and kept
     except ValueError:
@@ -388,8 +388,8 @@ def _read_coded(document: Mapping[str, Any], name: str, arrays: _Arrays) -> Code
     )
     if not parts or len({part.shape[0] for part in parts}) > 1:
         raise _Broken(f"tensor {name}: its parts do not fit together")
-    whole = PartedTensor(parts)
-    columns = whole.shape[1]
+    tensor = PartedTensor(parts)
+    columns = tensor.shape[1]
     order = scale = bias = None
     if f"{name}.order" in arrays:
         order = arrays(f"{name}.order", ("I16", "I32"), (columns,)).astype(np.int64)
@@ -441,8 +441,8 @@ def parent_of(document: Mapping[str, Any]) -> Parent | None:
     none. Raises ValueError."""
     stated = document.get("parent")
     if stated is None:  # folders did not always say more than a name
-        made = document.get("quantization")
-        name = made.get("model") if isinstance(made, dict) else None
+        quantization = document.get("quantization")
+        name = quantization.get("model") if isinstance(quantization, dict) else None
         return Parent(name) if isinstance(name, str) else None
     if not isinstance(stated, dict):
         raise ValueError(f"parent must be an object, got {stated!r:.40}")
@@ -463,8 +463,8 @@ def add_to_document(folder: Path, **facts: Any) -> None:
 
 
 def _config(settings: Mapping[str, Any]) -> ModelConfig:
-    known = {field.name for field in fields(ModelConfig)}
-    if strange := sorted(set(settings) - known):
+    names = {field.name for field in fields(ModelConfig)}
+    if strange := sorted(set(settings) - names):
         raise ValueError(f"unknown setting {strange[0]}")
     plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()

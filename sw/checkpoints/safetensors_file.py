@@ -138,9 +138,9 @@ def read_file(path: Path) -> dict[str, Raw]:
     if len(data) < _LENGTH.size:
         raise CheckpointError(path, f"ends within its header, after {len(data)} bytes")
     (length,) = _LENGTH.unpack(data[: _LENGTH.size].tobytes())
-    most = min(_LARGEST_JSON, len(data) - _LENGTH.size)
-    if length > most:
-        raise CheckpointError(path, f"its header must have at most {most} bytes, has {length}")
+    limit = min(_LARGEST_JSON, len(data) - _LENGTH.size)
+    if length > limit:
+        raise CheckpointError(path, f"its header must have at most {limit} bytes, has {length}")
     start = _LENGTH.size + length
     header = json_object(path, data[_LENGTH.size : start].tobytes())
     header.pop("__metadata__", None)

@@ -90,16 +90,16 @@ def unpack_indices(
 ) -> Indices:
     """The indices, each [..., columns], in rows of words [..., words]."""
     width = main_bits + residual_bits
-    most = words.shape[-1] * WORD_BITS // width
-    require(columns <= most, "columns", f"at most {most} in {words.shape[-1]} words", columns)
+    limit = words.shape[-1] * WORD_BITS // width
+    require(columns <= limit, "columns", f"at most {limit} in {words.shape[-1]} words", columns)
     # A field lies in a word and the next one, of which the last word has none.
     stored = np.ascontiguousarray(words).view(np.uint32)
     first, shift = np.divmod(np.arange(columns) * width, WORD_BITS)
     second = np.minimum(first + 1, words.shape[-1] - 1)
-    both = stored[..., first].astype(np.uint64)
-    both |= stored[..., second].astype(np.uint64) << np.uint64(WORD_BITS)
-    both >>= shift.astype(np.uint64)
-    fields = (both & np.uint64((1 << width) - 1)).view(np.int64)
+    word_pairs = stored[..., first].astype(np.uint64)
+    word_pairs |= stored[..., second].astype(np.uint64) << np.uint64(WORD_BITS)
+    word_pairs >>= shift.astype(np.uint64)
+    fields = (word_pairs & np.uint64((1 << width) - 1)).view(np.int64)
     main = fields & (1 << main_bits) - 1
     return Indices(main, fields >> main_bits if residual_bits else None)
 
@@ -114,8 +114,8 @@ def join_groups(parts: NDArray, outputs: int) -> NDArray:
     Codewords lie along outputs; components of the last row beyond `outputs` are padding.
     """
     groups, rows, columns, v = parts.shape
-    whole = parts.transpose(1, 3, 0, 2).reshape(rows * v, groups * columns)
-    return whole[:outputs]
+    weights = parts.transpose(1, 3, 0, 2).reshape(rows * v, groups * columns)
+    return weights[:outputs]
 
 
 def with_outliers(outliers: NDArray, rest: NDArray) -> NDArray:
@@ -146,9 +146,9 @@ def fold_columns(
     With v the stored weights [N, K] and x' the result, the layer's output is x' @ v.T + bias[:,
     None]. The stored column c belongs to the input `permutation[c]`; int16 values stand for uint16.
     """
-    given = x.astype(np.float64)
-    added = np.zeros(len(x)) if bias is None else given @ bias.astype(np.float64)
-    scaled = given if scale is None else given * scale.astype(np.float64)
+    inputs = x.astype(np.float64)
+    added = np.zeros(len(x)) if bias is None else inputs @ bias.astype(np.float64)
+    scaled = inputs if scale is None else inputs * scale.astype(np.float64)
     if permutation is not None:
         scaled = scaled[:, column_order(permutation)]
     return Folded(scaled, added)
@@ -159,8 +159,8 @@ def column_order(permutation: NDArray[np.integer]) -> NDArray[np.int64]:
     if permutation.dtype == np.int16:
         permutation = permutation.view(np.uint16)
     order = permutation.astype(np.int64)
-    whole = np.array_equal(np.sort(order), np.arange(len(order)))
-    require(whole, "permutation", f"an order of {len(order)} columns", order.tolist()[:8])
+    is_permutation = np.array_equal(np.sort(order), np.arange(len(order)))
+    require(is_permutation, "permutation", f"an order of {len(order)} columns", order.tolist()[:8])
     return order
 
 
@@ -182,8 +182,8 @@ class FloatVectors:
         """The form that an engine runs: components as integers of 8 bits, or of 7 bits if two are
         added, with one half-precision scale."""
         largest = 127 if len(self.books) == 1 else 63
-        most = max(float(np.abs(book).max(initial=0)) for _, book in self.books)
-        scale = np.float16(max(most / largest, 2.0**-14))  # a normal half
+        largest_component = max(float(np.abs(book).max(initial=0)) for _, book in self.books)
+        scale = np.float16(max(largest_component / largest, 2.0**-14))  # a normal half
         books = tuple(
             Book(index, _components(book, np.float32(scale), largest)) for index, book in self.books
         )

@@ -183,8 +183,8 @@ def load(name: str) -> LanguageModel:
     """
     from evolute.sw.checkpoints.checkpoint import open_model
 
-    if known := KNOWN.get(name):
-        return replace(open_model(_obtain(known)), name=name)
+    if entry := KNOWN.get(name):
+        return replace(open_model(_obtain(entry)), name=name)
     path = Path(name)
     if not path.exists() and path.name == name and path.suffix not in _SUFFIXES:
         if name in ENTRIES:
@@ -219,11 +219,11 @@ def held_out(name: str) -> Path | None:
     from evolute.sw.checkpoints.checkpoint import parent_at
 
     for _ in range(_MOST_PARENTS):
-        known = KNOWN.get(name)
-        path = known.path if known else Path(name)
+        entry = KNOWN.get(name)
+        path = entry.path if entry else Path(name)
         if (path / HELD_OUT).is_file():
             return path / HELD_OUT
-        parent = None if known else parent_at(path)
+        parent = None if entry else parent_at(path)
         if parent is None:
             return None
         name = parent.path or parent.name
@@ -265,9 +265,9 @@ def load_parent(parent: Parent) -> LanguageModel:
     return model
 
 
-def _obtain(known: KnownModel) -> Path:
-    fetch(known.files)
-    for file in known.files:
+def _obtain(model: KnownModel) -> Path:
+    fetch(model.files)
+    for file in model.files:
         if file.sha256 is not None:
             require_hash(file.path, file.sha256, f"{file.path} (delete it to fetch it again)")
-    return known.path
+    return model.path

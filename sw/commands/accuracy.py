@@ -120,7 +120,7 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
     if subject.text_of is not None:  # what sets texts apart is a token of that model alone
         text = replace(text, content=text.content.replace("<|story|>", ""))
     reference, context = host_linears(model), default_context(model)
-    texts, other = calibration_texts(text), check_text()
+    texts, other_text = calibration_texts(text), check_text()
     methods = {
         method_name: parse_method(method_name)
         for method_name in subject.methods
@@ -132,14 +132,14 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
             parts = mixed_windows(model, texts, default_tokens(model), context)
             calibration = calibrate(model, parts, done)
     with progress(f"predicting other text, {name}") as done:
-        shipped = measure(model, reference, reference, other, OTHER_TOKENS, context, done)
+        shipped = measure(model, reference, reference, other_text, OTHER_TOKENS, context, done)
     records = []
     for method_name, method in methods.items():
         folder, began = out / name / method_name, time.perf_counter()
-        seen = calibration if method.calibrates else None
+        used_calibration = calibration if method.calibrates else None
         with progress(f"{name}, {method_name}") as done:
             quantized, document = quantize_model(
-                model, method, seen, folder, workers=workers, progress=done
+                model, method, used_calibration, folder, workers=workers, progress=done
             )
         seconds = time.perf_counter() - began
         linear = host_linears(quantized)
@@ -148,7 +148,7 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
                 quantized, linear, reference, text, subject.tokens, context, done, model
             )
         with progress(f"{name}, {method_name}, predicting other text") as done:
-            elsewhere = measure(quantized, linear, None, other, OTHER_TOKENS, context, done)
+            elsewhere = measure(quantized, linear, None, other_text, OTHER_TOKENS, context, done)
         record = schema.to_record(
             schema.Accuracy(
                 model=name,
@@ -158,8 +158,8 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
                 bits_index=document["bits_index"],
                 bits_total=document["bits_total"],
                 proxy_error=document["proxy_error"],
-                calibration_tokens=seen and seen.tokens,
-                calibration_text=seen and ", ".join(text.name for text in texts),
+                calibration_tokens=used_calibration and used_calibration.tokens,
+                calibration_text=used_calibration and ", ".join(text.name for text in texts),
                 **asdict(accuracy),
                 other_text=elsewhere.text,
                 other_tokens=elsewhere.tokens,

@@ -156,9 +156,9 @@ def compile(  # the front door finds a command by its name
     if weights is not None:
         parse_weights(weights)
     loaded = load_model(model)
-    most = loaded.config.context
-    rule = f"at most {most}, the model's context"
-    require(prompt_tokens <= most, "--prompt-tokens", rule, prompt_tokens)
+    limit = loaded.config.context
+    rule = f"at most {limit}, the model's context"
+    require(prompt_tokens <= limit, "--prompt-tokens", rule, prompt_tokens)
     choice = chosen_weights(weights, loaded)
     assignment = assign(loaded, choice, core)
     with working("compiling"):

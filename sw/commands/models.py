@@ -36,7 +36,7 @@ _TITLES: dict[Kind, str] = {
 def models(check: bool, as_json: bool) -> None:
     """List the models that have a name, the default first. Those with weights can be run; of the
     others only sizes are known, which is enough to price a token."""
-    named = [_with_weights(known, check=check) for known in zoo.KNOWN.values()]
+    named = [_with_weights(model, check=check) for model in zoo.KNOWN.values()]
     others = [_sizes_alone(name) for name in ENTRIES if name not in zoo.KNOWN]
     order = list(_TITLES)
     rows = [*named, *sorted(others, key=lambda row: order.index(row["kind"]))]
@@ -69,7 +69,9 @@ def _sizes_alone(name: str) -> dict[str, Any]:
         "kind": _kind(shape),
         "family": shape.family,
         "params": shape.params,
-        "layers": shape.layers if is_model else sum(one.count for one in shape.convolutions),
+        "layers": shape.layers
+        if is_model
+        else sum(convolution.count for convolution in shape.convolutions),
         "hidden": shape.hidden if is_model else None,
         "vocab": shape.vocab if is_model else None,
         "context": shape.context if is_model else None,

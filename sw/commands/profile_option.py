@@ -37,7 +37,7 @@ def parse_profile(text: str) -> Profile:
     if name not in PROFILES:
         raise UnknownNameError("profile", name, list(PROFILES))
     kind = PROFILES[name]
-    hints, keys = typing.get_type_hints(kind), [one.name for one in fields(kind)]
+    hints, keys = typing.get_type_hints(kind), [parameter.name for parameter in fields(kind)]
     values: dict[str, Any] = {}
     for part in parameters.split(",") if parameters else ():
         key, mark, value = part.partition("=")
@@ -72,7 +72,10 @@ def _value(name: str, key: str, text: str, annotation: Any) -> Any:
     union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     kinds = list(typing.get_args(annotation)) if union else [annotation]
     words = [
-        word for one in kinds if typing.get_origin(one) is Literal for word in typing.get_args(one)
+        word
+        for option in kinds
+        if typing.get_origin(option) is Literal
+        for word in typing.get_args(option)
     ]
     if text in words:
         return text
@@ -117,10 +120,10 @@ def profile_record(served: Served) -> dict[str, Any]:
 
 def render_profile(console: Console, record: dict[str, Any]) -> None:
     """Draw the result of `profile_record` on a console."""
-    given = {
+    parameters_shown = {
         key: value for key, value in record["parameters"].items() if value not in (None, [], ())
     }
-    parameters = ", ".join(f"{key}={_shown(value)}" for key, value in given.items())
+    parameters = ", ".join(f"{key}={_shown(value)}" for key, value in parameters_shown.items())
     console.print(
         f"profile {record['name']}" + (f": {parameters}" if parameters else ""), soft_wrap=True
     )
@@ -150,7 +153,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return LIST_MARK.join(f"{one:.4g}" for one in value)
+        return LIST_MARK.join(f"{number:.4g}" for number in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -94,7 +94,7 @@ def quantize(
     loaded = load_model(model)
     text = None if text_path is None else told(read_text(text_path))
     with _resumable(folder):
-        made = quantize_model(
+        quantized = quantize_model(
             loaded,
             name,
             folder,
@@ -108,18 +108,18 @@ def quantize(
             force=force,
             stage=progress,
         )
-    check = check_quantized(loaded, made, progress) if checks else None
+    check = check_quantized(loaded, quantized, progress) if checks else None
     checked = None
     if check is not None:
         checked = schema.QuantizationCheck(**asdict(check), is_worse=check.is_worse)
-    said = {name: value for name, value in made.document.items() if name != "check"}
+    facts = {name: value for name, value in quantized.document.items() if name != "check"}
     record = schema.to_record(
         schema.Quantization(
-            **said,
-            calibration=made.calibrated_with,
+            **facts,
+            calibration=quantized.calibrated_with,
             check=checked,
-            files=[str(path) for path in made.files],
-            seconds=made.seconds,
+            files=[str(path) for path in quantized.files],
+            seconds=quantized.seconds,
         )
     )
     show(as_json, record, lambda console: _render(console, record))
@@ -178,10 +178,10 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         + ("" if error is None else f"mean proxy error {error:.3g}, ")
         + f"{record['seconds']:.1f} s"
     )
-    if (seen := record["calibration"]) is None:
+    if (calibration := record["calibration"]) is None:
         console.print("rounded without calibration")
     else:
-        console.print(f"calibrated with {seen['tokens']:,} tokens of {seen['text']}")
+        console.print(f"calibrated with {calibration['tokens']:,} tokens of {calibration['text']}")
     if (checked := record["check"]) is not None:
         plain = checked["rounded"]
         rounded = "" if plain is None else f", {plain:.4g} rounded to nearest on the same grids"

@@ -50,7 +50,9 @@ def gains_table(record: dict[str, Any]) -> Table:
         ("", False),
     ):
         table.add_column(title, justify="right" if right else "left")
-    for gain in sorted(record["what_would_help"], key=lambda one: -(one["gain"] or 0)):
+    for gain in sorted(
+        record["what_would_help"], key=lambda gain_record: -(gain_record["gain"] or 0)
+    ):
         factor, name = f"{gain['factor']:g}", gain["resource"].replace("_", " ")
         if gain["gain"] is None:
             table.add_row(name, factor, "-", "-", gain["why_not"])

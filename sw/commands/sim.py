@@ -388,10 +388,10 @@ def _platform(
     else:
         bandwidth, option = _PLATFORM.bandwidth_bytes_per_s, "the default bandwidth"
 
-    def refuse(what: str, **options: object) -> None:
+    def refuse(kind: str, **options: object) -> None:
         for name, value in options.items():
             if value is not None:
-                raise RefusedError(f"--{name.replace('_', '-')}: only for {what}")
+                raise RefusedError(f"--{name.replace('_', '-')}: only for {kind}")
 
     if isinstance(spec, CoreSpec):
         refuse("an engine alone", weight_buffer_kib=weight_buffer_kib)

@@ -90,8 +90,8 @@ def _layers(record: dict[str, Any]) -> Table:
     cycles = "prefill cycles", "decode cycles"
     titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
     table = _table(titles, ("x", *cycles))
-    both = zip(record["prefill"]["layers"], record["decode"]["layers"], strict=True)
-    for prefill, decode in both:
+    phases = zip(record["prefill"]["layers"], record["decode"]["layers"], strict=True)
+    for prefill, decode in phases:
         table.add_row(
             prefill["name"],
             str(prefill["count"]),
@@ -171,8 +171,8 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
     names = "weights", "embedding", "cache"
     parts = ", ".join(f"{name} {room[f'{name}_bytes'] / 1e6:,.1f}" for name in names)
     fits = {None: "", True: ", which fits", False: ", which DOES NOT FIT"}[room["fits"]]
-    held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
-    yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
+    capacity = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
+    yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{capacity}{fits}"
     if record["extended_context"]:
         yield "more tokens than the model was made for: its accuracy there is unknown"
     if (perplexity := record["perplexity"]) is not None:

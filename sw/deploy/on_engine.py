@@ -44,16 +44,16 @@ class EngineLinear:
     def __call__(self, x: NDArray[np.float32], a: QuantActivations) -> NDArray[np.float32]:
         """The outputs, float32 [M, N], for the inputs x; `a` are these inputs in the integers that
         the engine takes."""
-        first, *others = (
+        result, *further = (
             total(a.x[:, columns])
             for total, columns in zip(self.totals, self.tensor.columns, strict=True)
         )
-        for other in others:
-            first += other
-        first *= a.scale[:, None]  # the sums are exact until here
+        for part in further:
+            result += part
+        result *= a.scale[:, None]  # the sums are exact until here
         if self.tensor.bias is not None:
-            first += self.tensor.added(x)[:, None]
-        return first.astype(np.float32)
+            result += self.tensor.added(x)[:, None]
+        return result.astype(np.float32)
 
 
 def _require_exact(name: LayerName, tensor: PartedTensor, spec: Engine) -> None:

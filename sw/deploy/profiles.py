@@ -103,11 +103,12 @@ def _measured(evidence: Evidence, draft: Assignment) -> float:
     """How often the draft's guesses are accepted (0 to 1), with both models computed as the
     accelerator does."""
     target = evidence.assignment
-    read = strided(target.model, evidence.text, evidence.tokens, evidence.window, None)
+    windows = strided(target.model, evidence.text, evidence.tokens, evidence.window, None)
     target_runner, draft_runner = (
-        Runner(one.model, on_accelerator(one)(fast_backend(one.spec))) for one in (target, draft)
+        Runner(assignment.model, on_accelerator(assignment)(fast_backend(assignment.spec)))
+        for assignment in (target, draft)
     )
-    return agreement(target_runner, draft_runner, read)
+    return agreement(target_runner, draft_runner, windows)
 
 
 def _steps(assignment: Assignment) -> LayerSteps | None:

@@ -273,8 +273,12 @@ def _outcome(
     and the core's port allow together."""
     decode, prefill = priced.metrics.decode, priced.metrics.prefill
     if decode.scope != WHOLE or prefill.scope != WHOLE:
-        left = [one.name for one in decode.operations if one.label == "host"]
-        raise RefusedError(f"leaves {', '.join(left)} to the host, whose speed is not known")
+        host_operations = [
+            operation.name for operation in decode.operations if operation.label == "host"
+        ]
+        raise RefusedError(
+            f"leaves {', '.join(host_operations)} to the host, whose speed is not known"
+        )
     room, missing = candidate.room_of(request), []
     if decode.tokens_per_s < target.tokens_per_s:
         missing.append(Shortfall("tokens_per_s", target.tokens_per_s, decode.tokens_per_s))

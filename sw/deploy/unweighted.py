@@ -127,5 +127,5 @@ def _linear(name: LayerName, n: int, k: int, choice: Rounding | Vptq, spec: Acce
     codewords = n * -(-k // choice.v) if choice.along == "inputs" else -(-n // choice.v) * k
     index_bits = sum((entries - 1).bit_length() for entries in books)
     component_bits = CODEBOOK_BITS - (len(books) - 1)
-    held = codewords * index_bits + sum(books) * choice.v * component_bits
-    return Linear(name, n, k, bits, group=k, group_bits=0, vector_bits=held)
+    vector_bits = codewords * index_bits + sum(books) * choice.v * component_bits
+    return Linear(name, n, k, bits, group=k, group_bits=0, vector_bits=vector_bits)

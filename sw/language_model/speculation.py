@@ -40,8 +40,8 @@ def require_same_tokens(draft: str, vocab: int, draft_vocab: int) -> None:
 
 
 def _require_same_tokens(target: Runner, draft: Runner) -> None:
-    own, guessing = target.model, draft.model
-    require_same_tokens(guessing.name, own.config.vocab, guessing.config.vocab)
+    target_model, draft_model = target.model, draft.model
+    require_same_tokens(draft_model.name, target_model.config.vocab, draft_model.config.vocab)
 
 
 def speculate(

@@ -41,10 +41,10 @@ def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
     _add_tokens(folder, library, sidecar, settings.get("vocab_size"))
     specials = {**_optional(folder, SPECIALS), **sidecar}
     names = dict(_special_names(place, specials))
-    known = [
+    special_tokens = [
         AddedToken(token, special=True) for token in names.values() if _id(library, token) >= 0
     ]
-    library.add_special_tokens(known)
+    library.add_special_tokens(special_tokens)
     library.encode_special_tokens = bool(_flag(place, sidecar, "split_special_tokens"))
     begins = _flag(place, sidecar, "add_bos_token")
     if begins is not None:
@@ -112,10 +112,10 @@ def _added(folder: Path, sidecar: Mapping[str, Any]) -> Iterator[tuple[int, Adde
         text = _content(place, "added_tokens_decoder", entry)
         flags = entry if isinstance(entry, dict) else {}
         names = ("single_word", "lstrip", "rstrip", "normalized", "special")
-        given = {name: value for name in names if isinstance(value := flags.get(name), bool)}
+        token_flags = {name: value for name in names if isinstance(value := flags.get(name), bool)}
         if not index.isdecimal():
             raise CheckpointError(place, f"added_tokens_decoder: {index!r:.40} is no token's id")
-        yield int(index), AddedToken(text, **given), place
+        yield int(index), AddedToken(text, **token_flags), place
     place = folder / ADDED
     for text, index in _optional(folder, ADDED).items():
         if type(index) is not int:

@@ -296,20 +296,22 @@ def boosted(
         for step in range(done, choice.steps):
             stage, steps = (0, frozen) if step < frozen else (frozen, choice.steps - frozen)
             rate = _rate(step - stage, steps)
-            for group, most in zip(adam.param_groups, (POINT_RATE, WEIGHT_RATE), strict=True):
-                group["lr"] = most * rate
+            for group, greatest_rate in zip(
+                adam.param_groups, (POINT_RATE, WEIGHT_RATE), strict=True
+            ):
+                group["lr"] = greatest_rate * rate
             for parameter in points:
                 parameter.requires_grad_()
             for parameter in weights:
                 parameter.requires_grad_(step >= frozen)
             ids = torch.from_numpy(window(parts, prefix, seed, step))
             with torch.no_grad():
-                wanted = forward(model.config, teacher, ids).log_softmax(-1)
+                teacher_logs = forward(model.config, teacher, ids).log_softmax(-1)
             losses: list[torch.Tensor] = []
             logits = forward(model.config, teacher, ids, linear=linears(trained, losses))
             divergence = F.kl_div(
                 logits.log_softmax(-1).flatten(0, 1),
-                wanted.flatten(0, 1),
+                teacher_logs.flatten(0, 1),
                 log_target=True,
                 reduction="batchmean",
             )

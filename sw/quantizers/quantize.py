@@ -106,7 +106,7 @@ def quantize(
     """
     choice, folder = parse_choice(method), Path(folder)
     name, parent = source or model.name, zoo.as_parent(source, model)
-    own, window = zoo.held_out(name), context or default_context(model)
+    held_out_path, window = zoo.held_out(name), context or default_context(model)
     if isinstance(choice, Method):
         require_fits(model, choice, force)
     elif choice.steps:
@@ -117,10 +117,10 @@ def quantize(
     parts: list[list[int]] = []
     if isinstance(choice, Tables) or choice.calibrates or proxy_error:
         texts = (text,) if text is not None else calibration_texts(zoo.default_text(name))
-        wanted = tokens or default_tokens(model)
+        token_count = tokens or default_tokens(model)
         if isinstance(choice, Tables) and not choice.steps:
-            wanted = min(wanted, SAMPLES)
-        parts = mixed_windows(model, texts, wanted, window)
+            token_count = min(token_count, SAMPLES)
+        parts = mixed_windows(model, texts, token_count, window)
         names = ", ".join(source_text.name for source_text in texts)
         calibrated_with = CalibrationText(names, sum(map(len, parts)), window)
     if isinstance(choice, Tables):
@@ -138,9 +138,9 @@ def quantize(
             )
     seconds = time.perf_counter() - began
     files = [folder / file_name for file_name in quantized_file.FILES]
-    if own is not None:
+    if held_out_path is not None:
         files.append(folder / zoo.HELD_OUT)
-        write_text(files[-1], read_text(own).content)
+        write_text(files[-1], read_text(held_out_path).content)
     return Quantized(
         quantized, folder, document, choice, calibration, calibrated_with, tuple(files), seconds
     )
@@ -154,9 +154,9 @@ def check_quantized(model: LanguageModel, made: Quantized, stage: Stage = quiet)
     folder, and a second call returns it from there.
     """
     text = check_text()
-    known = made.document.get("check")
-    if known and known["text_sha256"] == text_sha256(text):
-        return Check(**known)
+    stored_check = made.document.get("check")
+    if stored_check and stored_check["text_sha256"] == text_sha256(text):
+        return Check(**stored_check)
     grids: dict[str, GridChoice] = {}
     if isinstance(made.method, Method) and has_rounding(made.method):
         for layer in made.document["layers"]:

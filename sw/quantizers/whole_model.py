@@ -319,7 +319,7 @@ def write_tables(
         tensors |= finished
         stages |= {name: layers_there[name][0]["stages"] for name in names}
         progress(part_done * (1 + 3 * (done + 1) / len(shared)) / 4)
-    made = replace(model, name=folder.resolve().name, tensors=tensors)
+    result = replace(model, name=folder.resolve().name, tensors=tensors)
     if choice.steps:
         from evolute.sw.quantizers.lut_boost import boosted  # PyTorch is an extra
 
@@ -328,18 +328,18 @@ def write_tables(
         def trained(done: float) -> None:
             progress(part_done + (1 - part_done) * done)
 
-        made = boosted(model, made, choice, parts, state, key, seed, trained)
+        result = boosted(model, result, choice, parts, state, key, seed, trained)
         for first, names in shared.items():
             x = samples_of(inputs[first], choice)
             for layer_name in names:
-                tensor = made.tensors[layer_name]
+                tensor = result.tensors[layer_name]
                 assert isinstance(tensor, QuantTensor)
                 stages[layer_name]["trained"] = output_error(
                     tensor, dequantized(model.tensors[layer_name]), x
                 )
     layers, stored, weights = [], Bits(), 0
     for layer_name, errors in stages.items():
-        tensor = made.tensors[layer_name]
+        tensor = result.tensors[layer_name]
         assert isinstance(tensor, Coded)
         bits, size = bits_of(tensor), math.prod(tensor.shape)
         weights += size
@@ -363,16 +363,18 @@ def write_tables(
         "proxy_error": _mean_error(layers),
         "layers": layers,
     }
-    made = replace(made, parent=_remembered(parent, model, parent_digest))
-    quantized_file.write_quantized(folder, made, document)
+    result = replace(result, parent=_remembered(parent, model, parent_digest))
+    quantized_file.write_quantized(folder, result, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return document
 
 
-def _keep_tables(path: Path, key: str, made: Mapping[str, tuple[QuantTensor, float]]) -> None:
+def _keep_tables(path: Path, key: str, tables: Mapping[str, tuple[QuantTensor, float]]) -> None:
     """Save the tables of the layers that share an input, for `_finished`."""
-    layers = {name: [{"stages": {"fitted": error}}] for name, (_, error) in made.items()}
-    documents, arrays = quantized_file.stored({name: tensor for name, (tensor, _) in made.items()})
+    layers = {name: [{"stages": {"fitted": error}}] for name, (_, error) in tables.items()}
+    documents, arrays = quantized_file.stored(
+        {name: tensor for name, (tensor, _) in tables.items()}
+    )
     metadata = {"key": key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
     quantized_file.write_arrays(path, arrays, metadata)
 

@@ -62,9 +62,9 @@ def per_weight(bits: Bits, weights: int) -> BitsPerWeight:
 
 def bits_of(tensor: Coded) -> Bits:
     """The bits that `tensor` stores."""
-    whole = parted(tensor)
-    total = Bits(columns=whole.shape[1] * whole.column_bits)
-    for part in whole.parts:
+    stored = parted(tensor)
+    total = Bits(columns=stored.shape[1] * stored.column_bits)
+    for part in stored.parts:
         form = part.form.stored
         total += Bits(form.codes, form.padding, form.codebooks, groups=part.scale_bits)
     return total

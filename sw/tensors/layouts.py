@@ -49,8 +49,8 @@ def _require_multiple(name: str, value: int, of: int) -> None:
 
 
 def _require_codes(codes: Bytes, levels: int) -> None:
-    most = int(codes.max(initial=0))
-    require(most < levels, "codes", f"below {levels}", most)
+    largest = int(codes.max(initial=0))
+    require(largest < levels, "codes", f"below {levels}", largest)
 
 
 # T-MAC.
@@ -241,36 +241,40 @@ def pack_tl2(codes: Bytes, bm: int = 256, by: int = 96) -> Bytes:
     """
     n, k = codes.shape
     _require_codes(codes, 3)
-    most = k - k % by
-    triples = codes[:, :most].reshape(n, -1, 3).astype(np.int8) - 1
+    triple_columns = k - k % by
+    triples = codes[:, :triple_columns].reshape(n, -1, 3).astype(np.int8) - 1
     value = triples @ np.array([9, 3, 1], np.int8)
-    order, signs = _tl2_orders(n, most, bm, by)
+    order, signs = _tl2_orders(n, triple_columns, bm, by)
     parts = [
         _halved(_joined(order.apply(np.abs(value).astype(np.uint8)))),
         _sign_words(signs.apply((value < 0).astype(np.uint16))),
     ]
-    if most < k:
-        pairs = codes[:, most:].reshape(n, -1, 2)
+    if triple_columns < k:
+        pairs = codes[:, triple_columns:].reshape(n, -1, 2)
         index = 3 * pairs[..., 0] + pairs[..., 1]
-        parts.append(_halved(_joined(_rest_order(n, k - most, bm).apply(index))))
+        parts.append(_halved(_joined(_rest_order(n, k - triple_columns, bm).apply(index))))
     return np.concatenate(parts)
 
 
 def unpack_tl2(packed: Bytes, n: int, k: int, bm: int = 256, by: int = 96) -> Bytes:
     """The codes [n, k] from which `pack_tl2` made `packed`."""
-    most = k - k % by
-    order, signs = _tl2_orders(n, most, bm, by)
-    ends = n * most // 6, n * most // 6 + n * most // 24
-    index, words, rest = np.split(packed, ends)
-    value = order.undo(_parted(_halved(index))).reshape(n, most // 3).astype(np.int16)
+    triple_columns = k - k % by
+    order, signs = _tl2_orders(n, triple_columns, bm, by)
+    ends = n * triple_columns // 6, n * triple_columns // 6 + n * triple_columns // 24
+    index, words, packed_pairs = np.split(packed, ends)
+    value = order.undo(_parted(_halved(index))).reshape(n, triple_columns // 3).astype(np.int16)
     bits = words.view("<u2").reshape(-1, 1, _ROWS // 2) >> _SIGN_SHIFTS & 1
     value = np.where(signs.undo(bits).reshape(value.shape), -value, value) + 13
     triples = np.stack([value // 9, value // 3 % 3, value % 3], axis=-1).astype(np.uint8)
-    codes = triples.reshape(n, most)
-    if most == k:
+    codes = triples.reshape(n, triple_columns)
+    if triple_columns == k:
         return codes
-    pairs = _rest_order(n, k - most, bm).undo(_parted(_halved(rest))).reshape(n, (k - most) // 2)
-    extra = np.stack([pairs // 3, pairs % 3], axis=-1).reshape(n, k - most)
+    pairs = (
+        _rest_order(n, k - triple_columns, bm)
+        .undo(_parted(_halved(packed_pairs)))
+        .reshape(n, (k - triple_columns) // 2)
+    )
+    extra = np.stack([pairs // 3, pairs % 3], axis=-1).reshape(n, k - triple_columns)
     return np.concatenate([codes, extra], axis=1)
 
 

@@ -54,11 +54,11 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         stored = self.stored[name]
-        kept = self._kept.get(name)
-        if kept is None:
-            kept = self._held.get(name)
-        if kept is not None:
-            return kept
+        available = self._kept.get(name)
+        if available is None:
+            available = self._held.get(name)
+        if available is not None:
+            return available
         try:
             with np.errstate(all="ignore"):  # what is not finite is refused below
                 tensor = stored.read()
@@ -110,10 +110,10 @@ def _numbers(tensor: Tensor) -> Iterator[NDArray[np.floating]]:
     if not isinstance(tensor, Coded):
         yield tensor
         return
-    whole = parted(tensor)
+    stored = parted(tensor)
     yield from (
-        column_values for column_values in (whole.scale, whole.bias) if column_values is not None
+        column_values for column_values in (stored.scale, stored.bias) if column_values is not None
     )
-    for part in whole.parts:
+    for part in stored.parts:
         yield part.scale
         yield part.minimum

@@ -134,11 +134,11 @@ class QuantTensor(CodedWeights):
         weights."""
         if not self.form.is_of_weights:
             raise QuantError("tables by centroid stand for no weights that could be used otherwise")
-        whole = np.empty(self.shape, np.float32)
-        for start in range(0, len(whole), 4096):  # keeps the float64 intermediate small
+        matrix = np.empty(self.shape, np.float32)
+        for start in range(0, len(matrix), 4096):  # keeps the float64 intermediate small
             block = slice(start, start + 4096)
-            whole[block] = self.rows(block, np.float32)
-        return whole
+            matrix[block] = self.rows(block, np.float32)
+        return matrix
 
 
 ORDER_BITS = 16
@@ -211,14 +211,14 @@ class PartedTensor:
 
     def _in_place(self, stored: NDArray) -> NDArray:
         """Rows of the parts side by side, turned into rows of weights."""
-        whole = stored if self.order is None else np.empty_like(stored)
+        rows = stored if self.order is None else np.empty_like(stored)
         if self.order is not None:
-            whole[:, self.order] = stored
+            rows[:, self.order] = stored
         if self.scale is not None:
-            whole *= self.scale
+            rows *= self.scale
         if self.bias is not None:
-            whole += self.bias
-        return whole
+            rows += self.bias
+        return rows
 
 
 Coded: TypeAlias = QuantTensor | PartedTensor

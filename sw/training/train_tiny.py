@@ -220,14 +220,14 @@ def export(folder: Path, destination: Path) -> None:
     write_text(destination / "config.json", json.dumps(hugging_face_config(TINY), indent=2) + "\n")
     write_text(destination / "tokenizer.json", tokenizer)
     write_text(destination / "heldout.txt", STORY.join(held_out[:SHIPPED_STORIES]))
-    own = score(open_model(destination), held_out)
+    result = score(open_model(destination), held_out)
     teacher = score(zoo.load(TEACHER), held_out)
     record["held_out"] = {
         "stories": len(held_out),
-        "characters": own.characters,
-        "tokens": own.tokens,
-        "perplexity": round(own.perplexity, 4),
-        "bits_per_character": round(own.bits_per_character, 4),
+        "characters": result.characters,
+        "tokens": result.tokens,
+        "perplexity": round(result.perplexity, 4),
+        "bits_per_character": round(result.bits_per_character, 4),
         "teacher_bits_per_character": round(teacher.bits_per_character, 4),
     }
     write_text(destination / "training.json", json.dumps(record, indent=2) + "\n")

@@ -258,8 +258,8 @@ def _edges(core: CoreSpec, rng: np.random.Generator) -> Iterator[int]:
     Their lengths are the powers of two and some random ones."""
 
     def lengths(bits: int) -> list[int]:
-        most = (1 << bits) - 1
-        return [*(1 << bit for bit in range(bits)), *rng.integers(1, most, 20).tolist()]
+        largest = (1 << bits) - 1
+        return [*(1 << bit for bit in range(bits)), *rng.integers(1, largest, 20).tolist()]
 
     end = 1 << core.address_bits
     words_bits = {field.name: field.bits for field in OPERATIONS["store"].fields}["words"]
@@ -489,8 +489,8 @@ def _trapped(
     address = chosen["memory"] + core.bus_bytes * int(rng.integers(chosen["words"]))
 
     def touches(step: Instruction) -> bool:
-        same = step.operation.name == name
-        return same and 0 <= address - step["memory"] < step["words"] * core.bus_bytes
+        is_same = step.operation.name == name
+        return is_same and 0 <= address - step["memory"] < step["words"] * core.bus_bytes
 
     return Wrong(
         f"{name} answered with {response}",

@@ -56,14 +56,14 @@ def check_programs(bench: Bench, rng: np.random.Generator) -> None:
     """Random programs at both ends of the address space, with memories of exact and of random
     timing."""
     top = (1 << bench.core.address_bits) - MEMORY_BYTES
-    known = list(timings(bench.core).items())
+    memories = list(timings(bench.core).items())
     for base in (0, top):
         with bench.session(base) as session:
             for i in range(16):
                 program = bench.random_program(rng, base, length=500 if i == 0 else None)
                 expected = program.expected()
                 for j in range(3):
-                    name, timing = known[(3 * i + j) % len(known)]
+                    name, timing = memories[(3 * i + j) % len(memories)]
                     bench.tally.coverage[name] += 1
                     bench.play(session, f"program {i} {name}", program, expected, timing)
                 timing = random_rate(bench.core, rng)

@@ -195,11 +195,11 @@ def _check_interrupts(
     for name, value in (("program_low", 0), ("program_high", 0)):
         session.set(name, value)
 
-    def look(what: str, status: Status) -> None:
-        check(f"status {what}", session.get("status"), status)
+    def look(moment: str, status: Status) -> None:
+        check(f"status {moment}", session.get("status"), status)
         for mask in range(1 << len(Status)):
             session.set("interrupt_enable", mask)
-            check(f"interrupt {what}, enabled {mask}", session.interrupt, bool(mask & status))
+            check(f"interrupt {moment}, enabled {mask}", session.interrupt, bool(mask & status))
         session.set("interrupt_enable", 0)
 
     def order(control: Control) -> None:

@@ -310,8 +310,8 @@ class Session(contextlib.AbstractContextManager):
         `name`, which is read every other cycle from `after` on."""
         numbers = self._numbers("watch", cycles, REGISTERS[name].offset, after)
         return [
-            Sight(Seen(kind), *seen)
-            for kind, *seen in zip(*(numbers[i::4] for i in range(4)), strict=True)
+            Sight(Seen(kind), *details)
+            for kind, *details in zip(*(numbers[i::4] for i in range(4)), strict=True)
         ]
 
     def get(self, name: str) -> int:
@@ -360,21 +360,21 @@ class Session(contextlib.AbstractContextManager):
 
     def _event(self, *words: object) -> Event:
         kind, cycle, reads, writes = self._ask(*words).split()
-        seen = int(cycle), int(reads), int(writes)
+        counts = int(cycle), int(reads), int(writes)
         if kind == "limit":
-            return Event("limit", *seen)
+            return Event("limit", *counts)
         # No look at the status, which would take the cycle in which the host may have to resume.
         if kind == "interrupt" and self._interrupts == Status.SYNC:
-            return Event("sync", *seen)
+            return Event("sync", *counts)
         status = Status(self.get("status"))
         if Status.ERROR in status:
             fault, index = Fault(self.get("error")), self.get("error_index")
-            return Event("error", *seen, fault, index)
+            return Event("error", *counts, fault, index)
         if kind == "interrupt":
-            return Event("sync", *seen)
+            return Event("sync", *counts)
         if Status.DONE not in status:
             raise SimulatorError(f"the core ended with status {status!r}")
-        return Event("done", *seen)
+        return Event("done", *counts)
 
     def counters(self) -> dict[str, int]:
         """The core's counters by name."""

@@ -82,7 +82,9 @@ class _Standing(Machine):
         super()._write(burst)
         # The answer is seen in the cycle after it has crossed the bus.
         if complete is not None:
-            remaining = [e for e in self.events if e[1] <= before or e[0] <= self.silent_from]
+            remaining = [
+                event for event in self.events if event[1] <= before or event[0] <= self.silent_from
+            ]
             self.events[:] = remaining
             heapq.heapify(self.events)
 

@@ -25,6 +25,6 @@ def weight_beats(
     def bits(values: NDArray, width: int) -> NDArray[np.uint8]:
         return low_bits(values, width).reshape(len(values), beats, -1)
 
-    kept = bits(centroids.astype("<i2")[None], engine.activation_bits)
-    kept = np.broadcast_to(kept, (tiles, *kept.shape[1:]))
-    return np.concatenate([kept, bits(rows, engine.weight_bits)], axis=-1)
+    centroid_bits = bits(centroids.astype("<i2")[None], engine.activation_bits)
+    centroid_bits = np.broadcast_to(centroid_bits, (tiles, *centroid_bits.shape[1:]))
+    return np.concatenate([centroid_bits, bits(rows, engine.weight_bits)], axis=-1)

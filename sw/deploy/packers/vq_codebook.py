@@ -45,9 +45,9 @@ def weight_beats(
     columns, depth = engine.index_shape
     planes = engine.coding_of(weight_format).planes
     tiles, slices = len(index) // (columns * planes), index.shape[1] // depth
-    whole = index.astype("<u4").reshape(tiles, columns, planes, slices, depth)
-    whole = whole.transpose(0, 3, 2, 1, 4).reshape(tiles, slices * planes, columns, depth)
-    return low_bits(whole, engine.index_bits).reshape(tiles, slices * planes, -1)
+    ordered = index.astype("<u4").reshape(tiles, columns, planes, slices, depth)
+    ordered = ordered.transpose(0, 3, 2, 1, 4).reshape(tiles, slices * planes, columns, depth)
+    return low_bits(ordered, engine.index_bits).reshape(tiles, slices * planes, -1)
 
 
 def fill_beats(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint8]:
@@ -68,10 +68,10 @@ def fill_beats(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint8]:
         low, high = book.min(initial=0), book.max(initial=0)
         fits = -1 << engine.entry_bits - 1 <= low and high < 1 << engine.entry_bits - 1
         require(bool(fits), "entry_bits", "wide enough for every component", engine.entry_bits)
-        whole = np.zeros((size, engine.v), np.uint8)
+        padded = np.zeros((size, engine.v), np.uint8)
         codewords = np.tile(book.astype(np.int8), engine.v // weights.v)
-        whole[: len(book)] = codewords.view(np.uint8)
-        bits = low_bits(whole, engine.entry_bits)
+        padded[: len(book)] = codewords.view(np.uint8)
+        bits = low_bits(padded, engine.entry_bits)
         (fill,) = engine.fills
         parts.append(bits.reshape(size * fill.planes // engine.fill_codewords, -1))
     carried = np.concatenate(parts)
