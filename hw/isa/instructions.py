@@ -70,26 +70,27 @@ class Fault(enum.IntEnum):
     register."""
 
     ILLEGAL = 1
-    """No such instruction, or fields that this core does not have room for."""
+    """There is no such instruction, or a field has a value that this core does not allow."""
     MISALIGNED = 2
-    """A memory address that is not a multiple of the bus width in bytes; or a program that does not
-    lie at a multiple of 4096 bytes, or whose last instruction lies past the last address. Nothing
-    of such a program is fetched, and its index is 0."""
+    """A memory address is not a multiple of the bus width in bytes; or a program does not begin at
+    a multiple of 4096 bytes or ends past the last address. Nothing of such a program is fetched,
+    and the index is 0."""
     READ = 3
-    """The memory answered a read with an error: a load's, or that of the bus word in which this
-    instruction is the first."""
+    """The memory answered a read with an error: that of a load, or the fetch of the bus word in
+    which this instruction is the first."""
     WRITE = 4
     """The memory answered a write with an error."""
     BOUNDS = 5
     """A matrix multiplication ran past the end of a buffer."""
     TOKENS = 6
-    """More tokens between two units than can be counted; the instruction gave the one too many."""
+    """There are more tokens between two units than can be counted; the instruction gave the last
+    one."""
     NO_HALT = 7
     """The program ended without a halt."""
     WATCHDOG = 8
-    """Nothing moved for as many cycles as the watchdog register says. The instruction is the one
-    that a unit is at work on, else the first that waits in a queue, of load, compute and store in
-    this order; else the next to be handed out."""
+    """Nothing moved for the number of cycles in the register `watchdog`. The instruction is the one
+    that a unit is at work on, else the first one that waits in a queue, both in the order load,
+    compute, store; else the next one to be dispatched."""
 
 
 @dataclass(frozen=True)

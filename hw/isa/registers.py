@@ -27,15 +27,16 @@ class Control(enum.IntFlag):
     """Bits written to `control`; all read as zero."""
 
     START = 1
-    """Run the program that the registers say, from its first instruction. Ignored while a program
-    runs. While one that a fault has stopped is still busy, the order is remembered: it clears
-    `status` at once but for BUSY, and the new program begins as soon as the bus is quiet."""
+    """Run the program that the registers describe, from its first instruction. Ignored while a
+    program runs. While a program that a fault has stopped is still busy, the order is remembered:
+    it clears `status` at once except for BUSY, and the new program begins as soon as the bus is
+    quiet."""
     RESUME = 2
     """Go on after a `sync`; ignored unless SYNC is set in `status`."""
     ACKNOWLEDGE = 4
-    """Clear DONE and ERROR in `status`, `error` and `error_index`. While a stopped program is
+    """Clear `error`, `error_index`, and DONE and ERROR in `status`. While a stopped program is
     still busy, the order is remembered, and clears them in the cycle in which BUSY ends. It never
-    makes a program go on."""
+    makes a program continue."""
 
 
 class Status(enum.IntFlag):
