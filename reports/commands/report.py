@@ -1,4 +1,4 @@
-"""`evolute report`: pages from result records."""
+"""The command `evolute report`, which makes pages and tables from result records."""
 
 from __future__ import annotations
 

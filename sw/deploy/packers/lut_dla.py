@@ -1,4 +1,4 @@
-"""Centroids, and with each of them a row of the table."""
+"""Packs tables by centroid: centroids, and with each of them a row of its table."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ def weight_beats(
     centroids: NDArray[np.integer],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Bits of the weight beats: as many centroids as a beat has lanes, then what each counts for
-    every output. `codes` are of tables, [tiles * n, slices * c], `centroids` [slices, c, v]."""
+    """The bits of the weight beats: as many centroids as a beat has lanes, then the entry of each
+    for every output.
+
+    `codes` are those of tables, [tiles * n, slices * c]; `centroids` is [slices, c, v].
+    """
     tiles, beats = len(codes) // engine.n, codes.shape[1] // engine.lanes
     entries = multipliers(engine, codes, weight_format)
     rows = entries.reshape(tiles, engine.n, beats, engine.lanes).transpose(0, 2, 3, 1)
