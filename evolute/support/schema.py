@@ -334,6 +334,44 @@ class MutationCoverage:
     provenance: Provenance
 
 
+@dataclass(frozen=True)
+class CellEnergy:
+    """Energy of standard cells per product of a weight and an activation, by where it goes."""
+
+    logic_fj: float
+    """Inside gates."""
+    registers_fj: float
+    """Inside flip-flops, the clock's edges included."""
+    switching_fj: float
+    """For the capacitances of nets."""
+    clock_pins_fj: float
+    """For the capacitance of the flip-flops' clock pins."""
+    dynamic_fj: float
+    """The sum of these."""
+    leakage_nw: float
+    """Power that leaks, whatever the cells do."""
+
+
+@dataclass(frozen=True)
+class EngineEnergy:
+    """What an engine's netlist took for some data, simulated cell by cell."""
+
+    data: str
+    weights: str
+    macs: int
+    cycles: int
+    compared: int
+    """Results that were compared with the golden model, all equal and in their cycle."""
+    fj_per_mac: float
+    """Dynamic energy and leakage of a product."""
+    leakage_fj_per_mac: float
+    clock_mhz: float
+    """The clock at which leakage counts."""
+    per_mac: CellEnergy
+    blocks: dict[str, CellEnergy]
+    """By the engine's parts, each mapped on its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
     """A netlist by `evolute synth`, of standard cells (with an area) or of an FPGA's cells."""
@@ -362,7 +400,9 @@ class Synthesis:
     critical_path: list[dict[str, Any]] = ABSENT
     cells: dict[str, int]
     library: str = ABSENT
+    licence: str = ABSENT
     tool: str
+    energy: list[EngineEnergy] = ABSENT
     blocks: dict[str, Any] = ABSENT
     blocks_area_um2: float = ABSENT
     blocks_area_ge: float = ABSENT
