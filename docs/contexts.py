@@ -112,7 +112,7 @@ def page(found: Speeds) -> str:
     tables = "\n".join(table(model, cores) for model, cores in found.items())
     return (
         "# Which core is how fast, at which context?\n\n"
-        "The tables show how many whole tokens per second a core decodes for one sequence. A "
+        "The tables show how many whole tokens per second each core decodes for one sequence. A "
         "column's title is the number of tokens that are in the cache at that time. Each of the "
         f"{len(CORES)} cores has {LANES} vector lanes and {ROWS} attention rows, runs at its own "
         "clock, and has a memory of 6.4 GB/s; the cache holds keys and values in 8 bits, and the "
@@ -122,9 +122,9 @@ def page(found: Speeds) -> str:
         "![Tokens per second against tokens in the cache, a panel for each model and a line for "
         "each core](contexts.svg)\n\n"
         f"{tables}\n"
-        "Cores of codebooks and of tables leave the output head to the host, so that their speeds "
-        "are not of whole tokens; `core-skip` takes steps that depend on weights, which are not "
-        "here. `make docs` computes this page anew.\n"
+        "Cores for codebooks or tables leave the output head to the host, so their speeds are not "
+        "those of whole tokens. The steps of `core-skip` depend on weights, and these models have "
+        "none here. `make docs` computes this page again.\n"
     )
 
 

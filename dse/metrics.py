@@ -1,4 +1,4 @@
-"""The numbers that a search can be asked for, by name."""
+"""The metrics by which a search can judge candidates, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that every candidate has; `how` says what kind of number it is."""
+    """A number that every candidate has. `how` says how it is obtained."""
 
     title: str
     direction: Literal["minimize", "maximize"]

@@ -1,4 +1,4 @@
-"""What a candidate is measured by. Nothing is estimated here: each metric has its own source."""
+"""Measures a candidate. Nothing is estimated here: each metric has its own source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from evolute.sw.tensors.tensor import QuantError
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What every candidate of a study runs: a model, and a text to predict (None: its default)."""
+    """What every candidate of a study runs: a model, and a text to predict (None for the model's
+    default)."""
 
     model: str
     text: Path | None
@@ -56,12 +57,12 @@ TOOLS = ("amaranth", "optuna", "pyosys")
 
 
 def measure(benchmark: Benchmark, names: Collection[str], candidate: Candidate) -> dict[str, float]:
-    """The metrics of a candidate, `clock_mhz`, at which its tokens per second hold, and
-    `mac_share`, the part of the linear layers' multiply-accumulates that they are of.
+    """The metrics of a candidate, with `clock_mhz`, the clock for its tokens per second, and
+    `mac_share`, the share of the linear layers' multiply-accumulates that they cover.
 
-    The clock is the platform's, or the fastest that the synthesized netlist allows if that is less.
-    Perplexity is measured only if it is in `names`. Raises `FileError` where the machine is at
-    fault, else `RefusedError`; both cross processes.
+    The clock is that of the platform, or the fastest one of the synthesized netlist if that is
+    slower. Perplexity is only measured if it is in `names`. Raises `FileError` for a problem of the
+    machine, else `RefusedError`; both can cross processes.
     """
     try:
         return _measure(benchmark, names, candidate)
@@ -98,22 +99,23 @@ def _measure(
 
 
 def scope(subject: LanguageModel) -> tuple[str, ...]:
-    """The linear layers that every candidate of a study leaves to the host: the output head where
-    the checkpoint has no codes of it, else none."""
+    """The linear layers that every candidate of a study leaves to the host: the output head if the
+    checkpoint has no codes for it, else none."""
     return () if subject.codes("head") is not None else ("head",)
 
 
 def scope_in_words(subject: LanguageModel) -> str:
-    """What the speeds of a study are of."""
+    """A description of which layers the speeds of a study cover."""
     left = scope(subject)
     return f"all linear layers but {', '.join(left)}" if left else "all linear layers"
 
 
 def require_scope(assignment: Assignment) -> Assignment:
-    """`assignment`, if it leaves to the host what every candidate does, and codes nothing anew.
+    """Returns `assignment` if it leaves exactly the layers of `scope` to the host and codes no
+    layer again.
 
-    Raises `QuantError` otherwise: a speed without a layer is not to be ranked among those with it,
-    nor under `native` one of codes that the checkpoint does not have.
+    Raises `QuantError` otherwise. Speeds with and without a layer cannot be compared, nor can, for
+    `native`, speeds with codes that the checkpoint does not have.
     """
     work, subject = assignment.workload, assignment.model
     if assignment.recoding is not None:
@@ -132,7 +134,8 @@ def require_scope(assignment: Assignment) -> Assignment:
 
 
 def perplexity(benchmark: Benchmark, assignment: Assignment) -> float:
-    """Perplexity through the engine's arithmetic, kept on disk by all that it depends on."""
+    """Perplexity with the engine's arithmetic, cached on disk under everything that it depends
+    on."""
     content, weights, spec = text(benchmark), assignment.weights, assignment.engine
     rounded = None if spec.exact else spec.to_dict()
     facts = (
@@ -162,7 +165,7 @@ def perplexity(benchmark: Benchmark, assignment: Assignment) -> float:
 
 @functools.cache
 def digest_of_model(name: str) -> str:
-    """The `model_digest` of the model called `name`, taken once per process."""
+    """The `model_digest` of the model called `name`, computed once per process."""
     return model_digest(model(name))
 
 
@@ -174,5 +177,5 @@ def model(name: str) -> LanguageModel:
 
 @functools.cache
 def text(benchmark: Benchmark) -> Text:
-    """The benchmark's text, or the default one of its model."""
+    """The benchmark's text, or the default one for its model."""
     return read_text(benchmark.text) if benchmark.text else default_text(benchmark.model)

@@ -1,6 +1,6 @@
-"""Trade-offs between objectives on ratio scales: every comparison is of logarithms.
+"""Trade-offs between objectives on ratio scales: all comparisons are between logarithms.
 
-So a halved area weighs as much as a doubled speed, whatever the units.
+So half the area counts as much as twice the speed, whatever the units.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from optuna._hypervolume import compute_hypervolume
 
 
 def losses(values: Sequence[Sequence[float]], directions: Sequence[str]) -> np.ndarray:
-    """Logarithms of positive `values` [points, objectives], smaller always better."""
+    """Logarithms of positive `values` [points, objectives], with signs such that smaller is always
+    better."""
     signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
     return np.log(np.asarray(values, float)) * signs
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """Volume that `points` [points, objectives] of losses dominate, up to `reference`."""
+    """The volume that `points` [points, objectives] of losses dominate, up to `reference`."""
     return float(compute_hypervolume(points, reference))
 
 
 def knee(points: np.ndarray, weights: Sequence[float]) -> int:
-    """Index of the point nearest to the best of every objective at once.
+    """The index of the point that is nearest to the best value of every objective.
 
-    Each objective's losses are scaled to 0..1 over the points, then multiplied by its weight.
+    The losses of each objective are scaled to 0 .. 1 over all points and multiplied by its weight.
     """
     best, worst = points.min(axis=0), points.max(axis=0)
     scaled = (points - best) / np.where(worst > best, worst - best, 1)

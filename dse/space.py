@@ -1,4 +1,5 @@
-"""What is worth trying, by spec class. What is legal stays in the spec, whose refusal prunes."""
+"""What is worth trying for each class of engines. What is legal is defined by the specs; illegal
+candidates are pruned."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from evolute.sw.tensors.weights import NATIVE, Weights, parse_weights
 
 @dataclass(frozen=True)
 class Limit:
-    """A size of an engine, by its formula, above which its synthesis takes minutes."""
+    """A size of an engine, with its formula, above which synthesis takes minutes."""
 
     formula: str
     size: Callable[[Any], int]
@@ -29,8 +30,8 @@ class Limit:
 
 @dataclass(frozen=True)
 class Space:
-    """Choices to search: of spec fields and of weights (by name). Engines past a limit are left
-    out."""
+    """The choices of a search: values of spec fields, and names of weights. Engines beyond a limit
+    are left out."""
 
     engine: type[Engine]
     fields: Mapping[str, tuple[Any, ...]]
@@ -42,7 +43,7 @@ _WEIGHTS = ("w2g32", "w3g32", "w4g32", "w4g64", "w4g128", "w5g64", "w6g128", "w8
 
 
 def _lookups(spec: LutTensorCore) -> int:
-    """Lookups of one step."""
+    """The number of lookups in one step."""
     return spec.m * spec.n * spec.kg * spec.planes_per_step
 
 
@@ -90,7 +91,8 @@ SPACE: dict[type[Engine], Space] = {
 
 @dataclass(frozen=True)
 class Codes:
-    """A choice of weights, and what an engine must be built for to run all of a model in them."""
+    """A choice of weights, and the largest codes and groups that an engine needs for running all of
+    a model in them."""
 
     weights: Weights
     bits: int
@@ -99,7 +101,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of a search: an engine, the weights it runs, and what surrounds it."""
+    """One point of a search: an engine, the weights that it runs, and its platform."""
 
     spec: Engine
     weights: Weights
@@ -116,10 +118,10 @@ class Candidate:
 
 
 def codes_to_try(space: Space, model: LanguageModel) -> dict[str, Codes]:
-    """The weights to choose from, by name; with the checkpoint's own codes where it has any.
+    """The weights to choose from, by name, including the checkpoint's own codes if it has any.
 
-    The bits cover the output head too, which keeps its own codes under every choice, so that no
-    candidate gains by leaving it to the host.
+    The output head keeps its own codes under every choice. They are included in the bits, so that
+    no candidate gains by leaving the head to the host.
     """
     names = (*space.weights, NATIVE.name) if model.has_codes else space.weights
     choices = {}
@@ -144,9 +146,9 @@ def choose(
     bandwidths_bytes_per_s: Sequence[float],
     trial: BaseTrial,
 ) -> Candidate:
-    """The candidate that `trial` stands for. Raises `SpecError` if it is illegal or too large."""
+    """The candidate that `trial` describes. Raises `SpecError` if it is illegal or too large."""
     fields: dict[str, Any] = {
-        name: trial.suggest_categorical(name, of) for name, of in space.fields.items()
+        name: trial.suggest_categorical(name, values) for name, values in space.fields.items()
     }
     chosen = codes[trial.suggest_categorical("weights", tuple(codes))]
     platform = Platform(

@@ -1,8 +1,8 @@
-"""Searches that can be stopped and continued: Optuna's TPE sampler over a space, kept in SQLite.
+"""Searches that can be stopped and continued: Optuna's TPE sampler over a space, stored in SQLite.
 
-Given the same setup, the same number of trials and workers, a search takes the same steps, however
-often it was interrupted when `workers` is 1: each trial is drawn with its own random stream, and
-results are told to the sampler in the order in which trials were asked.
+With the same setup, number of trials and workers, a search takes the same steps; with one worker,
+even if it was interrupted. Each trial is drawn with its own random stream, and the sampler gets
+results in the order in which trials were requested.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _REFUSALS = 20
 
 
 def positive(field: str, text: str) -> float:
-    """The number above 0 that `text` is. Raises `SpecError`."""
+    """The positive number that `text` states. Raises `SpecError` naming `field`."""
     try:
         value = float(text)
     except ValueError:
@@ -61,11 +61,13 @@ class Constraint:
 
     @property
     def text(self) -> str:
+        """The constraint as text, which `parse` reads."""
         return f"{self.name}{'<=' if self.at_most else '>='}{self.bound:.15g}"
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """The constraint that `text`, like that of another one, means. Raises `SpecError`."""
+        """The constraint that `text` states, in the form of `Constraint.text`. Raises
+        `SpecError`."""
         parts = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
         require(
             parts is not None, "constraint", "of the form METRIC<=NUMBER or METRIC>=NUMBER", text
@@ -77,7 +79,7 @@ class Constraint:
         return cls(name, relation == "<=", positive("constraint", number))
 
     def excess(self, value: float) -> float:
-        """By which share `value` breaks the bound; 0 or less where it holds."""
+        """The share by which `value` exceeds the bound; 0 or less if the constraint holds."""
         excess = value / self.bound - 1
         return excess if self.at_most else -excess
 
@@ -102,7 +104,7 @@ _PATIENCE_S = 120
 
 
 def open_storage(path: Path) -> optuna.storages.RDBStorage:
-    """The SQLite file of studies at `path`, made if absent. Raises `FileError`."""
+    """The SQLite file of studies at `path`, created if it does not exist. Raises `FileError`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with _lock_file(path) as lock:
@@ -117,18 +119,18 @@ def open_storage(path: Path) -> optuna.storages.RDBStorage:
 
 
 def _lock_file(path: Path, mark: str = "") -> IO[bytes]:
-    """A file beside the storage at `path` that processes lock. Raises OSError."""
+    """A file beside the storage at `path`, for locking. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f"{path.name}{mark}.lock").open("ab")
 
 
 @contextlib.contextmanager
 def only_search(path: Path, name: str) -> Iterator[None]:
-    """While it lasts no other process searches the study `name` in the storage at `path`.
+    """In the block, no other process can search the study `name` in the storage at `path`.
 
-    Trials of a study that run belong to one search: the next one ends those that are left over, and
-    every trial is drawn from all that went before. The lock goes with the process that holds it.
-    Raises `StudyError` where another process has it, `FileError`.
+    Running trials belong to one search: the next search ends those that are left over, and every
+    trial is drawn from all earlier results. The lock is released when the process ends. Raises
+    `StudyError` if another process has it, and `FileError`.
     """
     mark = hashlib.sha256(name.encode()).hexdigest()[:8]
     try:
@@ -154,8 +156,8 @@ def open_study(
 ) -> optuna.Study:
     """The study called `name`, new or continued.
 
-    `setup`, JSON-serializable, is all that its results depend on. Raises `StudyError` if the study
-    exists and `resume` is false, or if it was made with another setup.
+    `setup` (JSON-serializable) is everything on which results depend. Raises `StudyError` if the
+    study exists and `resume` is false, or if it has another setup.
     """
     if name not in optuna.get_all_study_names(storage):
         study = optuna.create_study(study_name=name, storage=storage, directions=directions)
@@ -183,9 +185,9 @@ def explore(
 ) -> None:
     """Add trials to `study` until `trials` of them are measured, `workers` at a time.
 
-    Those that the spec or a tool refuses are kept with the reason but not counted; `advance` is
-    called with the count. Raises `FileError` where the machine is at fault, and `StudyError` where
-    next to nothing can be measured; results so far are kept.
+    Trials that the spec or a tool refuses are stored with the reason but not counted. `advance` is
+    called with the number of measured trials. Raises `FileError` for a problem of the machine, and
+    `StudyError` if almost all candidates are refused; results so far are kept.
     """
     measured = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     refused = len(study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
@@ -219,13 +221,13 @@ def explore(
 
 
 def _end_running(study: optuna.Study) -> None:
-    """Mark trials that nobody will finish as failed; they do not count, and are drawn again."""
+    """Mark trials that were left unfinished as failed. They do not count, and are drawn again."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
 
 
 def _ask(study: optuna.Study, seed: int, ordinal: int) -> Trial:
-    """A new trial from a sampler that depends on nothing but the seed, `ordinal` and the past."""
+    """A new trial from a sampler that depends only on the seed, `ordinal` and earlier results."""
     state = np.random.SeedSequence((seed, ordinal)).generate_state(1)
     study.sampler = optuna.samplers.TPESampler(seed=int(state[0]))
     return study.ask()
@@ -234,7 +236,8 @@ def _ask(study: optuna.Study, seed: int, ordinal: int) -> Trial:
 def _refuse(
     study: optuna.Study, trial: Trial, error: RefusedError, refused: int, trials: int
 ) -> int:
-    """Prune a trial with the reason; how many were refused by now. Raises `StudyError` at last."""
+    """Prune a trial with the reason. Returns the number of refused trials; raises `StudyError` if
+    there are too many."""
     trial.set_user_attr("refused", str(error))
     study.tell(trial, state=TrialState.PRUNED)
     if refused + 1 >= _REFUSALS * trials:
@@ -250,16 +253,17 @@ def _tell(study: optuna.Study, search: Search, trial: Trial, metrics: dict[str, 
 
 
 def shortfall(study: optuna.Study, constraints: Sequence[Constraint]) -> str:
-    """Why no candidate of a study without a front will do, in one line.
+    """Why a study has no front, in one line.
 
-    It names the candidate that breaks its worst constraint least, and by how much it breaks each.
+    It names the candidate whose worst violation of a constraint is the smallest, and all its
+    violations.
     """
     measured = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not measured:
         refused = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-        last = f", {len(refused)} refused, the last for: " if refused else ""
-        last += refused[-1].user_attrs["refused"] if refused else ""
-        return f"study {study.study_name!r} has no measured candidate{last}"
+        refusal = f", {len(refused)} refused, the last for: " if refused else ""
+        refusal += refused[-1].user_attrs["refused"] if refused else ""
+        return f"study {study.study_name!r} has no measured candidate{refusal}"
     excess = {
         trial.number: {
             constraint: constraint.excess(_metric(trial, constraint.name))
@@ -284,7 +288,8 @@ def _metric(trial: FrozenTrial, name: str) -> float:
 
 
 def front(study: optuna.Study) -> list[FrozenTrial]:
-    """Feasible trials that no other beats in every objective; of equal candidates the first."""
+    """Feasible trials that no other trial beats in every objective. Of equal candidates, only the
+    first."""
     members: dict[str, FrozenTrial] = {}
     for trial in sorted(study.best_trials, key=lambda member: member.number):
         members.setdefault(repr(sorted(trial.params.items())), trial)
@@ -292,5 +297,5 @@ def front(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def feasible(trial: FrozenTrial) -> bool:
-    """Whether a completed trial keeps every constraint."""
+    """Whether a completed trial meets every constraint."""
     return all(excess <= 0 for excess in trial.constraints.values())

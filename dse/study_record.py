@@ -1,4 +1,4 @@
-"""A study as one result record, the form in which reports and people see it."""
+"""A study as one result record, for reports and for output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evolute.support.files import provenance
 
 
 def find(storage: optuna.storages.BaseStorage, name: str | None) -> optuna.Study:
-    """The study called `name`, or the newest. Raises `UnknownNameError`, `StudyError`."""
+    """The study called `name`, or the newest one. Raises `UnknownNameError` and `StudyError`."""
     names = optuna.get_all_study_names(storage)
     if not names:
         raise StudyError("the storage holds no study; evolute dse makes one")
@@ -28,7 +28,8 @@ def find(storage: optuna.storages.BaseStorage, name: str | None) -> optuna.Study
 def of_study(study: optuna.Study) -> schema.Study:
     """The record of a study: what was searched, every trial, the front and its hypervolume.
 
-    The hypervolume is of logarithms, up to `reference`, the worst feasible value of each objective.
+    The hypervolume is that of logarithms, up to `reference`, the worst feasible value of each
+    objective.
     """
     setup = study.user_attrs["setup"]
     metrics = [(name, METRICS[name]) for name in setup["objectives"]]
@@ -70,19 +71,19 @@ def of_study(study: optuna.Study) -> schema.Study:
 
 
 def measured_trials(study: schema.Study) -> list[schema.Trial]:
-    """The trials that were measured, not refused."""
+    """The trials that were measured (not refused)."""
     return [trial for trial in study.trials if trial.state == "complete"]
 
 
 def front_trials(study: schema.Study) -> list[schema.Trial]:
-    """The trials on a study's front, by their first objective."""
+    """The trials on a study's front, in the order of their first objective."""
     first = study.objectives[0].name
     chosen = [trial for trial in study.trials if trial.number in study.front]
     return sorted(chosen, key=lambda trial: trial.metrics[first])
 
 
 def summary(study: schema.Study) -> schema.StudySummary:
-    """What `evolute dse --json` prints of a study."""
+    """The output of `evolute dse --json` for a study."""
     return schema.StudySummary(
         study=study.study,
         trials=len(measured_trials(study)),

@@ -1,7 +1,7 @@
 """Evolute: design, verify and price accelerators for low-bit language models.
 
-`import evolute` takes milliseconds: what the commands are made of is imported when it is first
-asked for. `docs/api.md` has examples that run.
+`import evolute` takes milliseconds: each name is imported when it is first used. `docs/api.md` has
+examples that run.
 
 A spec describes an accelerator. There is one class for every engine, and `CoreSpec` for a complete
 core; `preset` gives the named ones. A spec that cannot be built raises `SpecError`. Every error
@@ -80,7 +80,7 @@ __all__ = [*PLACES]  # pyright: ignore[reportUnsupportedDunderAll]  # listed in 
 
 
 def __getattr__(name: str) -> object:
-    """What `PLACES` names, imported when it is first asked for."""
+    """The object for a name in `PLACES`, which is imported on first use."""
     if name not in PLACES:
         raise AttributeError(f"module 'evolute' has no attribute {name!r}")
     module, _, attribute = PLACES[name].partition(":")

@@ -1,4 +1,4 @@
-"""The front door: one `evolute` command that joins the folders' commands.
+"""The `evolute` command, which joins the commands of all rooms.
 
 Exit codes: 0 done, 1 a check found a difference, 2 the request was refused, 130 interrupted.
 """
@@ -37,7 +37,8 @@ COMMANDS = {
 
 
 class Front(click.Group):
-    """Loads `COMMANDS` on demand, and turns a refusal into one line."""
+    """A group that loads the commands in `COMMANDS` on demand, and reports a refusal as one
+    line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,13 +49,13 @@ class Front(click.Group):
         return getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing one of them, which takes seconds for all."""
+        """List the commands without importing them, because importing all takes seconds."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary(name)) for name in COMMANDS])
 
 
 def summary(command: str) -> str:
-    """The first sentence of a command's docstring, from the source, which is not run."""
+    """The first sentence of a command's docstring, read from its source without importing it."""
     module = importlib.util.find_spec(COMMANDS[command])
     assert module is not None and module.origin is not None
     for node in ast.parse(Path(module.origin).read_text(encoding="utf-8")).body:
@@ -86,7 +87,7 @@ def main() -> None:
 
 
 def _one_line(error: click.ClickException) -> str:
-    """What was wrong with a command line, the option first."""
+    """The message about a wrong command line in one line, with the option first."""
     message = " ".join(error.format_message().split())
     if isinstance(error, click.NoSuchOption):  # whose own suggestions count the dashes as alike
         options = [option.lstrip("-") for option in error.possibilities or ()]

@@ -1,8 +1,8 @@
-"""Figures of synthesis in the documentation, written from the committed records and not by hand.
+"""Writes the figures of synthesis into the documentation, from the committed records.
 
     python -m evolute.reports.figures
 
-writes them anew between the marks that name them; `make figures` synthesizes and measures first.
+replaces the text between the marks of each figure; `make figures` synthesizes and measures first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _NAMES = {"ecp5": ("DP16KD", "MULT18"), "xilinx": ("RAMB18", "DSP48")}
 
 
 def fpga_table(records: Sequence[Record]) -> str:
-    """Resources and clock of one accelerator on several parts, and where its slowest path lies."""
+    """A table of the resources and the clock of one accelerator on several parts, and of where its
+    slowest path lies."""
     placed = [record for record in records if record.optional("fmax_mhz")]
     tools = dict.fromkeys(tool for record in records for tool in record.text("tool").split(", "))
     lines = [
@@ -45,7 +46,7 @@ def fpga_table(records: Sequence[Record]) -> str:
 
 
 def _slowest_path(record: Record) -> str:
-    """Which file of the RTL most of the slowest path's nets come from."""
+    """The file of the RTL from which most nets of the slowest path come."""
     hops = record.parts("critical_path")
     files = collections.Counter(
         hop.text("source").partition(":")[0] for hop in hops if hop.optional("source")
@@ -73,10 +74,10 @@ def _fpga_row(record: Record) -> str:
 
 
 def asic_sentence(record: Record) -> str:
-    """Area, its largest blocks, and delay of a core in standard cells."""
-    whole = record.number("blocks_area_um2")
+    """A sentence about the area, the largest blocks and the delay of a core in standard cells."""
+    total_um2 = record.number("blocks_area_um2")
     blocks = sorted(
-        ((block["area_um2"] / whole, name) for name, block in record["blocks"].items()),
+        ((block["area_um2"] / total_um2, name) for name, block in record["blocks"].items()),
         reverse=True,
     )
     largest = ", ".join(f"`{name}` {share:.0%}" for share, name in blocks[:3])
@@ -89,7 +90,7 @@ def asic_sentence(record: Record) -> str:
 
 
 def texts(records: Sequence[Record]) -> dict[str, str]:
-    """Every piece of documentation that is made of figures, by its name."""
+    """Every text that is made from figures, by its name."""
     chosen = {"core-fpga": [], "core-decode asic": []}
     for record in records:
         asic = " asic" if record.text("target") == "asic" else ""
@@ -99,8 +100,8 @@ def texts(records: Sequence[Record]) -> dict[str, str]:
 
 
 def filled(page: str, pieces: dict[str, str]) -> str:
-    """`page` with every piece between its marks, `<!-- figures: NAME -->` and
-    `<!-- end of figures -->`. Raises `FileError` for a mark that names no piece."""
+    """`page` with every text between its marks, `<!-- figures: NAME -->` and `<!-- end of figures
+    -->`. Raises `FileError` for a mark with an unknown name."""
 
     def piece(mark: re.Match[str]) -> str:
         name = mark[1]
@@ -114,13 +115,13 @@ def filled(page: str, pieces: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Write the pages' figures anew."""
+    """Write the figures of all pages again."""
     pieces = texts(load([RECORDS]))
     for path in sorted(DOCS.glob("*.md")):
-        before = path.read_text(encoding="utf-8")
-        after = filled(before, pieces)
-        if after != before:
-            write_text(path, after)
+        page = path.read_text(encoding="utf-8")
+        filled_page = filled(page, pieces)
+        if filled_page != page:
+            write_text(path, filled_page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Records to one HTML page that opens from disk: no script, no font, no network."""
+"""Makes one HTML page from records. It opens from disk and needs no script, font or network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _FORMATS = ("stride", "activations", "kv")
 
 
 def build(records: Sequence[Record]) -> str:
-    """The page as HTML, equal for equal records. Sections without records say what makes them."""
+    """The page as HTML; equal records give equal pages. Sections without records say which command
+    makes them."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("evolute.reports"),
         autoescape=True,
@@ -65,7 +66,7 @@ def _run(run: Record) -> dict[str, object]:
 
 
 def _token(run: Record) -> dict[str, object]:
-    """What a run says of whole tokens; None where it says nothing."""
+    """The facts of a run about whole tokens; None if there are none."""
     if not operations.has_operations(run):
         return {"scope": None, "token_time": None, "operations": {}, "contexts": None}
     return {
@@ -77,7 +78,8 @@ def _token(run: Record) -> dict[str, object]:
 
 
 def _accuracies(records: Sequence[Record]) -> list[dict[str, object]]:
-    """One section per model, text, length and formats; only such figures may be compared."""
+    """One section per model, text, length and formats, because only such figures can be
+    compared."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         formats = (record.optional(name) for name in _FORMATS)

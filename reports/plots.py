@@ -1,4 +1,4 @@
-"""Records to pictures: each function gives one self-contained SVG, equal for equal records."""
+"""Pictures from records: each function returns one self-contained SVG, equal for equal records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ _STYLE: dict[Any, Any] = {
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element; `name` keeps its ids apart from others on the page."""
+    """The figure as an `<svg>` element. `name` keeps its ids distinct from those of other figures
+    on the page."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -56,14 +57,15 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def _figure(width: float, height: float, columns: int = 1) -> Figure:
-    """A figure, in inches, with its axes side by side on one vertical scale."""
+    """A figure of `width` by `height` inches, with axes side by side that share their vertical
+    scale."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.subplots(1, columns, sharey=True)
     return figure
 
 
 def _plain(value: float, _position: object = None) -> str:
-    """A number for an axis: 0.25, 40, 8k, 2M."""
+    """A number for an axis, such as 0.25, 40, 8k, 2M."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{suffix}"
@@ -71,7 +73,7 @@ def _plain(value: float, _position: object = None) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two others on a logarithmic scale, a handful of them."""
+    """A few round numbers between two others, for a logarithmic scale."""
     decades = np.log10(high / low)
     steps = (1,) if decades > 3 else (1, 3) if decades > 1.7 else (1, 2, 5)
     if decades < 0.5:
@@ -81,11 +83,11 @@ def _ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def _log_axis(axis: Axes, which: str, low: float, high: float) -> None:
-    """A logarithmic axis with labels that a reader need not decode, also over a short range."""
-    getattr(axis, f"set_{which}scale")("log")
-    getattr(axis, f"set_{which}lim")(low, high)
-    line = getattr(axis, f"{which}axis")
+def _log_axis(axis: Axes, axis_name: str, low: float, high: float) -> None:
+    """Make an axis logarithmic, with plain numbers as labels, even over a short range."""
+    getattr(axis, f"set_{axis_name}scale")("log")
+    getattr(axis, f"set_{axis_name}lim")(low, high)
+    line = getattr(axis, f"{axis_name}axis")
     line.set_ticks(_ticks(low, high))
     line.set_major_formatter(FuncFormatter(_plain))
     line.set_minor_formatter(NullFormatter())
@@ -93,11 +95,12 @@ def _log_axis(axis: Axes, which: str, low: float, high: float) -> None:
 
 @mpl.rc_context(_STYLE)
 def roofline(record: Record) -> str:
-    """Attained multiply-accumulates per second of every layer against its bytes moved.
+    """Multiply-accumulates per second of every layer against its multiply-accumulates per byte
+    moved.
 
-    The flat roofs are the engine's peak, one per weight format in the model, taken from each
-    layer's utilization; the slopes are the memory's bandwidth and, of a core, what its port takes
-    in a cycle. The lower one counts.
+    Flat roofs are the engine's peak, one for each weight format of the model, taken from each
+    layer's utilization. Slopes are the memory's bandwidth and, for a core, what its port takes per
+    cycle; the lower one is the limit.
     """
     figure = _figure(7.4, 4.1)
     axis = figure.axes[0]
@@ -161,11 +164,11 @@ def roofline(record: Record) -> str:
 
 
 def _label_clusters(axis: Axes, points: Sequence[tuple[str, str, float, float]]) -> None:
-    """Name the points; those too near each other for separate names share one."""
+    """Name the points. Points that are too close for separate names share one."""
     width = np.subtract(*np.log(axis.get_xlim())[::-1])
     height = np.subtract(*np.log(axis.get_ylim())[::-1])
     clusters: list[list[tuple[str, str, float, float]]] = []
-    for point in sorted(points, key=lambda one: (one[0], -one[3])):
+    for point in sorted(points, key=lambda member: (member[0], -member[3])):
         for cluster in clusters:
             phase, _, x, y = cluster[0]
             near = abs(np.log(point[2] / x)) < 0.16 * width
@@ -191,16 +194,18 @@ def _label_clusters(axis: Axes, points: Sequence[tuple[str, str, float, float]])
 
 @mpl.rc_context(_STYLE)
 def layer_time(record: Record) -> str:
-    """Time of every kind of layer, for the prompt and for one token: what it takes, and in that the
-    computing and the moving of data."""
+    """Time of every kind of layer for the prompt and for one token: the whole time, and in it
+    computing and moving data."""
     kinds = len(record.parts("prefill.layers"))
     figure = _figure(7.4, 1.1 + 0.34 * kinds, 2)
     for axis, phase in zip(figure.axes, PHASES, strict=True):
         layers = record.parts(f"{phase}.layers")
-        taken = [layer_seconds(record, layer) * layer.number("count") for layer in layers]
-        unit, per_second = _time_unit(max(taken))
+        seconds_of_layers = [
+            layer_seconds(record, layer) * layer.number("count") for layer in layers
+        ]
+        unit, per_second = _time_unit(max(seconds_of_layers))
         rows = np.arange(len(layers))
-        lengths = [per_second * seconds for seconds in taken]
+        lengths = [per_second * seconds for seconds in seconds_of_layers]
         axis.barh(rows, lengths, height=0.84, color=TAKEN, label="takes")
         for shift, name, color, text in (
             (-0.18, "compute_seconds", COMPUTE, "computing"),
@@ -214,8 +219,8 @@ def layer_time(record: Record) -> str:
         axis.grid(True, axis="x")
         axis.set_title(f"{phase}: {record.text(f'{phase}.bound')}-bound")
         tokens = record.number(f"{phase}.tokens")
-        whole = f"prompt of {tokens:g} tokens" if phase == "prefill" else "token"
-        axis.set_xlabel(f"{unit} per {whole}")
+        span = f"prompt of {tokens:g} tokens" if phase == "prefill" else "token"
+        axis.set_xlabel(f"{unit} per {span}")
     figure.axes[0].invert_yaxis()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3)
@@ -224,15 +229,15 @@ def layer_time(record: Record) -> str:
 
 @mpl.rc_context(_STYLE)
 def token_time(record: Record) -> str:
-    """Where the time of a pass goes, as a bar per phase: linear layers, attention, vector
-    operations and the host. A group whose seconds are not known is named and has no length."""
+    """A bar per phase that shows where the time of a pass goes: linear layers, attention, vector
+    operations and the host. A group whose seconds are not known is named but has no length."""
     figure = _figure(7.4, 1.7, 2)
     named: dict[str, Any] = {}
     for axis, phase in zip(figure.axes, PHASES, strict=True):
         shares, count = operations.shares(record, phase), operations.passes(record, phase)
-        known = [share for share in shares if share.seconds is not None]
-        whole = sum(share.seconds or 0 for share in known) / count
-        unit, per_second = _time_unit(whole)
+        timed = [share for share in shares if share.seconds is not None]
+        total_seconds = sum(share.seconds or 0 for share in timed) / count
+        unit, per_second = _time_unit(total_seconds)
         left = 0.0
         for share in shares:
             length = per_second * (share.seconds or 0) / count
@@ -252,7 +257,7 @@ def token_time(record: Record) -> str:
 
 @mpl.rc_context(_STYLE)
 def speed_by_context(record: Record) -> str:
-    """Tokens per second of decoding against the tokens in the cache."""
+    """Tokens per second of decoding against the number of tokens in the cache."""
     figure = _figure(7.4, 3.2)
     axis = figure.axes[0]
     points = sorted(
@@ -281,7 +286,8 @@ def speed_by_context(record: Record) -> str:
 
 
 def _time_unit(longest: float) -> tuple[str, float]:
-    """The unit in which the longest of some times, in seconds, is easy to read, and its inverse."""
+    """A suitable unit for times up to `longest` seconds, and the number of these units in a
+    second."""
     for unit, per_second in (("s", 1.0), ("ms", 1e3)):
         if longest * per_second >= 0.5:
             return unit, per_second
@@ -290,15 +296,15 @@ def _time_unit(longest: float) -> tuple[str, float]:
 
 @mpl.rc_context(_STYLE)
 def perplexity_by_bits(records: Sequence[Record], methods: Sequence[str]) -> str:
-    """Perplexity against stored bits per weight, of records that share model, text and length.
+    """Perplexity against stored bits per weight, for records with the same model, text and length.
 
-    Each of `methods` has its own color and marker, whatever others a plot has beside it.
-    The model as shipped is a level to compare with, not a point: its bits are not the engine's.
+    Each of `methods` always has the same color and marker. The model as shipped is a horizontal
+    line and not a point, because its bits are not those of the engine.
     """
     figure = _figure(9.2, 3.7)
     axis = figure.axes[0]
-    known = [record.optional("reference_perplexity") for record in records]
-    shipped = next((value for value in known if value is not None), None)
+    references = [record.optional("reference_perplexity") for record in records]
+    shipped = next((value for value in references if value is not None), None)
     points = [point for point in records if point.text("weights") != "float"]
     values = [point.number("perplexity") for point in points]
     values += [] if shipped is None else [shipped]
@@ -345,13 +351,13 @@ def perplexity_by_bits(records: Sequence[Record], methods: Sequence[str]) -> str
 
 
 def _label_points(axis: Axes, labels: Sequence[tuple[str, float, float, str]]) -> None:
-    """Name points (text, x, y, color) where there is room beside them, else leave them unnamed."""
+    """Name points (text, x, y, color) where there is room beside them; others stay unnamed."""
     size, height = 7.5, 9.0
     axis.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout
     points = 72 / axis.figure.dpi
     x_low, y_low, x_high, y_high = np.array(axis.bbox.extents) * points
     centers = axis.transData.transform([(x, y) for _, x, y, _ in labels]) * points
-    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in centers]
+    boxes = [(x - 3, y - 3, x + 3, y + 3) for x, y in centers]
     for (text, x, y, color), (left, bottom) in zip(labels, centers, strict=True):
         width = 0.62 * size * len(text)
         for right, up in (
@@ -365,11 +371,14 @@ def _label_points(axis: Axes, labels: Sequence[tuple[str, float, float, str]]) -
             box = (left + right, bottom + up, left + right + width, bottom + up + height)
             inside = x_low < box[0] and box[2] < x_high and y_low < box[1] and box[3] < y_high
             if not inside or any(
-                box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-                for other in taken
+                box[0] < placed[2]
+                and placed[0] < box[2]
+                and box[1] < placed[3]
+                and placed[1] < box[3]
+                for placed in boxes
             ):
                 continue
-            taken.append(box)
+            boxes.append(box)
             axis.annotate(
                 text,
                 (x, y),
@@ -383,7 +392,7 @@ def _label_points(axis: Axes, labels: Sequence[tuple[str, float, float, str]]) -
 
 @mpl.rc_context(_STYLE)
 def explored(record: Record) -> str:
-    """Every candidate of a study: first objective against the second, colored by the third."""
+    """Every candidate of a study: the first objective against the second, colored by the third."""
     figure = _figure(7.4, 4.1)
     axis = figure.axes[0]
     objectives = record.parts("objectives")

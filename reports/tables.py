@@ -1,4 +1,4 @@
-"""Records to tables: rows of text, each column saying what kind of number it holds."""
+"""Tables from records: rows of text, where each column states what kind of number it holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 @dataclass(frozen=True)
 class Column:
-    """A column's title, its unit, and a key of `MEANINGS` for what its numbers are."""
+    """A column's title and unit, and the kind of its numbers as a key of `MEANINGS`."""
 
     title: str
     unit: str = ""
@@ -31,14 +31,14 @@ class Column:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of a page: rows of text, each as long as the columns are many."""
+    """A table of a page: columns, and rows of text with one entry per column."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 def quantity(value: float, digits: int = 4) -> str:
-    """A number for reading: integers whole with thousands, others to `digits` digits."""
+    """A number for reading: integers with separators of thousands, others with `digits` digits."""
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
     if abs(value) >= 10 ** (digits - 1):
@@ -47,7 +47,7 @@ def quantity(value: float, digits: int = 4) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units."""
+    """A number of bytes in decimal units."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.4g} {unit}"
@@ -56,23 +56,23 @@ def size(count: float) -> str:
 
 
 def perplexity_change(record: Record) -> str:
-    """Perplexity as shipped and on the engine, or that nobody measured it."""
+    """Perplexity as shipped and on the engine as text, or a statement that it was not measured."""
     perplexity = record.optional("perplexity")
     if not perplexity:
         return "not measured"
-    after = record.number("perplexity.quantized")
+    quantized = record.number("perplexity.quantized")
     if perplexity["float"] is None:
-        return f"{after:.4g}, as shipped unknown"
-    return f"{record.number('perplexity.float'):.4g} → {after:.4g}"
+        return f"{quantized:.4g}, as shipped unknown"
+    return f"{record.number('perplexity.float'):.4g} → {quantized:.4g}"
 
 
 def share(record: Record, path: str) -> str:
-    """A share at `path` in percent, or that the record does not state it."""
+    """The share at `path` in percent, or a statement that the record does not have it."""
     return "not stated" if record.optional(path) is None else f"{record.number(path):.1%}"
 
 
 def left_to_the_host(run: Record) -> str:
-    """What a `sim` record's figures are of, as a title."""
+    """A title that says which layers the figures of a `sim` record cover."""
     left = host_layers(run)
     if not left:
         return "All linear layers on the accelerator"
@@ -80,8 +80,8 @@ def left_to_the_host(run: Record) -> str:
 
 
 def headlines(runs: Sequence[Record]) -> list[tuple[str, PageTable]]:
-    """Tables of `sim` records, each of those that leave the same layers to the host: others cannot
-    be compared. A core and an engine alone have tables apart, too, where labels differ."""
+    """Tables of `sim` records. Records that leave different layers to the host cannot be compared
+    and are in separate tables; so are cores and engines if their labels differ."""
     groups: dict[tuple[object, ...], list[Record]] = {}
     for run in runs:
         groups.setdefault((host_layers(run), is_whole(run), *labels(run).values()), []).append(run)
@@ -97,7 +97,7 @@ def headlines(runs: Sequence[Record]) -> list[tuple[str, PageTable]]:
 
 
 def _headline(runs: Sequence[Record]) -> PageTable:
-    """One row per run and phase of `sim` records that share their labels."""
+    """A table of `sim` records with the same labels; one row per run and phase."""
     how = labels(runs[0])
     columns = (
         Column("run"),
@@ -134,7 +134,8 @@ def _headline(runs: Sequence[Record]) -> PageTable:
 
 
 def layers(run: Record, phase: str) -> PageTable:
-    """One row per kind of layer of a run; times are of all layers of that kind."""
+    """A table with one row per kind of layer of a run; times are sums over all layers of that
+    kind."""
     how = labels(run, of_layers=True)
     columns = (
         Column("layer"),
@@ -171,7 +172,7 @@ def layers(run: Record, phase: str) -> PageTable:
 
 
 def accuracy(records: Sequence[Record]) -> PageTable:
-    """One row per `accuracy` record, fewest stored bits first."""
+    """A table with one row per `accuracy` record, fewest stored bits first."""
     columns = (
         Column("weights"),
         Column("method"),
@@ -204,7 +205,8 @@ def accuracy(records: Sequence[Record]) -> PageTable:
 
 
 def _other_text(record: Record) -> str:
-    """Perplexity on text of another kind than a model was calibrated with, and as shipped there."""
+    """Perplexity on text of another kind than the calibration text, and that of the model as
+    shipped."""
     if record.optional("other_perplexity") is None:
         return ""
     names = ("other_perplexity", "other_reference_perplexity")
@@ -212,7 +214,8 @@ def _other_text(record: Record) -> str:
 
 
 def _table_width(record: Record) -> str:
-    """Of the lookup tables of the engine on which accuracy was measured, if there was one."""
+    """The width of the lookup tables of the engine on which accuracy was measured, if there was
+    one."""
     if record.optional("spec") is None:
         return "no engine"
     bits = record.optional("spec.table_bits")
@@ -220,7 +223,8 @@ def _table_width(record: Record) -> str:
 
 
 def front(study: Record) -> PageTable:
-    """One row per candidate on the Pareto front of a `dse` record, by the first objective."""
+    """A table with one row per candidate on the Pareto front of a `dse` record, in the order of the
+    first objective."""
     objectives = study.parts("objectives")
     columns = [Column("trial"), Column("weights"), Column("engine"), Column("clock", "MHz")]
     columns += [
@@ -246,7 +250,7 @@ def front(study: Record) -> PageTable:
 
 
 def compared(record: Record) -> PageTable:
-    """One row per engine of a `compare` record that was not refused, best first."""
+    """A table with one row per engine of a `compare` record that was not refused, best first."""
     columns = (
         Column("engine"),
         Column("steps", "per slice", "exact"),
@@ -285,7 +289,7 @@ def compared(record: Record) -> PageTable:
 
 
 def comparison_setting(record: Record) -> str:
-    """What the engines of a `compare` record were compared at, in sentences."""
+    """Sentences about what the engines of a `compare` record were compared on."""
     sizes = [record.number(f"shape.{name}") for name in ("m", "n", "slice_k")]
     sentences = [
         f"Layer {record.text('layer')} ({record.number('n'):g} {TIMES} {record.number('k'):g}), "
@@ -310,7 +314,8 @@ def comparison_setting(record: Record) -> str:
 
 
 def shape(spec: dict[str, Any]) -> str:
-    """A lookup engine's tile in one word: M1 N32 K4x2, its table width where rounded, its core."""
+    """The tile of a lookup engine as one word, such as M1 N32 K4x2, with its table width if it is
+    rounded, and its core."""
     if "engine" in spec:
         return f"{shape(spec['engine'])} behind a {spec['bus_bits']}-bit AXI4 port"
     table = f", {spec['table_bits']}-bit tables" if spec.get("table_bits") else ""
@@ -319,7 +324,8 @@ def shape(spec: dict[str, Any]) -> str:
 
 
 def provenance(records: Iterable[Record]) -> PageTable:
-    """Where the records on a page came from; those alike but for their line share a row."""
+    """A table of where the records on a page come from. Records that only differ in their line
+    share a row."""
     columns = tuple(
         Column(title) for title in ("file", "lines", "kind", "how", "tools", "seed", "revision")
     )
@@ -358,7 +364,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure to read first; `how` is a key of `MEANINGS`."""
+    """A figure at the top of a page. `how` is a key of `MEANINGS`."""
 
     name: str
     value: str
@@ -366,7 +372,7 @@ class Tile:
 
 
 def tiles(run: Record) -> tuple[Tile, ...]:
-    """The figures of a `sim` record that matter most."""
+    """The most important figures of a `sim` record."""
     how = labels(run)
     speeds = [
         Tile(
@@ -390,7 +396,7 @@ def tiles(run: Record) -> tuple[Tile, ...]:
 
 
 def setting(run: Record) -> str:
-    """What a `sim` record assumes and what was checked, in a few sentences."""
+    """Sentences about what a `sim` record assumes and what was checked."""
     parts = [
         shape(run["spec"]),
         f"{run.number('platform.frequency_hz') / 1e6:g} MHz",
@@ -437,7 +443,7 @@ def _verification(run: Record) -> str:
 
 
 def study_setting(study: Record) -> str:
-    """What a `dse` record searched, in a sentence."""
+    """A sentence about what a `dse` record searched."""
     trials = study.parts("trials")
     pruned = sum(trial["state"] == "pruned" for trial in trials)
     infeasible = sum(trial["state"] == "complete" and not trial["feasible"] for trial in trials)

@@ -1,4 +1,4 @@
-"""`evolute compare`: engines side by side on one layer of a real model."""
+"""The command `evolute compare`, which compares engines on one layer of a real model."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def compare(
 
 
 def _weights(bits: str | None, weights: str | None) -> Weights:
-    """What `--bits` or `--weights` says. Raises `QuantError`."""
+    """The weights that `--bits` or `--weights` names. Raises `QuantError`."""
     if weights is not None:
         if bits is not None:
             raise QuantError("bits: is part of --weights, give one of the two")
@@ -252,10 +252,10 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         console.print()
     for entry in refused:
         console.print(f"refused: {entry['name']}: {entry['refused']}", soft_wrap=True)
-    whole = [entry for entry in compared if not entry["memory_bits"]]
-    if whole:
+    with_area = [entry for entry in compared if not entry["memory_bits"]]
+    if with_area:
         for title, cost in _COSTS:
-            _paragraph(console, _verdict(whole, title, cost))
+            _paragraph(console, _verdict(with_area, title, cost))
     if record["units"]:
         console.print()
         _render_units(console, record["units"])
@@ -265,7 +265,7 @@ def _render(console: Console, record: dict[str, Any]) -> None:
 
 
 def _serial(compared: list[dict[str, Any]]) -> str:
-    """The engines whose least scaling multiplies bit by bit."""
+    """The engines whose smallest scaling multiplies bit by bit."""
     names = [entry["name"] for entry in compared if entry["scalings"][0]["multiplier"] == "serial"]
     return ", ".join(names) or "none"
 
@@ -275,7 +275,7 @@ def _tokens(count: int) -> str:
 
 
 def _beside(compared: list[dict[str, Any]]) -> list[str]:
-    """What is not in the areas of engines with large memories."""
+    """Lines about what is not included in the areas of engines with large memories."""
     memories = [
         f"{entry['name']} ({entry['memory_bits']:,})" for entry in compared if entry["memory_bits"]
     ]
@@ -292,7 +292,7 @@ def _paragraph(console: Console, text: str) -> None:
 
 
 def _name(title: str) -> Column:
-    """A column of names, in which an engine's own stays whole on a narrow terminal."""
+    """A column of names, in which the name of an engine is not broken on a narrow terminal."""
     return Column(title, min_width=max(map(len, ENGINES)))
 
 
@@ -328,7 +328,7 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
 
 
 def _cost(value: float | None, form: str) -> str:
-    """A cost in area, if it has one."""
+    """A cost in area as text; a dash if there is none."""
     return "-" if value is None else format(value, form)
 
 
@@ -350,8 +350,8 @@ def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
             f"{entry['activation_error']:.3%}",
             f"{entry['layer_error']:.2%}",
             *(
-                f"{entry[f'{what}_bytes']:,}"
-                for what in ("weight", "scale", "activation", "result")
+                f"{entry[f'{operand}_bytes']:,}"
+                for operand in ("weight", "scale", "activation", "result")
             ),
         )
     console.print(table)
@@ -408,7 +408,7 @@ def _render_published(console: Console, published: list[dict[str, Any]]) -> None
 
 
 def _verdict(compared: list[dict[str, Any]], title: str, cost: str) -> str:
-    """Which exact engine has the least of a cost, and by how much."""
+    """Which exact engine has the lowest cost, and by how much."""
     exact = [entry for entry in compared if entry["max_abs_difference"] == 0] or compared
     ordered = sorted(exact, key=lambda entry: entry[cost])
     verdict = f"Least {title}: {ordered[0]['name']}"

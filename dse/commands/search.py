@@ -1,4 +1,4 @@
-"""`evolute dse`: search for engines, and pick one."""
+"""The command `evolute dse`, which searches for engines and picks one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ storage_option = click.option(
 
 
 class DefaultGroup(click.Group):
-    """A group whose first command runs when none is named."""
+    """A group whose first command runs if none is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or args[0] not in self.commands:
@@ -175,7 +175,7 @@ def search(
     windows(loaded, content, tokens, window)  # refuses what no candidate could be measured with
     for frequency_hz, bandwidth in itertools.product(frequencies_hz, bandwidths):
         Platform(frequency_hz, bandwidth)
-    wanted = frozenset((*names, *(bound.name for bound in bounds)))
+    metric_names = frozenset((*names, *(bound.name for bound in bounds)))
     setup: dict[str, Any] = {
         "engine": space,
         "fields": {field: list(of) for field, of in choices.fields.items()},
@@ -199,7 +199,7 @@ def search(
     name = name or f"{space}-{model_name}-{digest(setup)[:6]}"
     plan = Search(
         choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
-        measure=functools.partial(measure, benchmark, wanted),
+        measure=functools.partial(measure, benchmark, metric_names),
         objectives=names,
         constraints=bounds,
         seed=seed,
@@ -216,8 +216,8 @@ def search(
             with shown("measuring candidates", trials) as progress:
                 explore(study, plan, trials, workers, progress)
         except (KeyboardInterrupt, RefusedError):
-            kept = _keep(study, out)
-            measured = len(measured_trials(kept))
+            record = _keep(study, out)
+            measured = len(measured_trials(record))
             click.echo(
                 f"evolute: measured so far: {measured}, in {storage} and {out / RECORDS}; "
                 "the same command with --resume continues"
@@ -232,7 +232,7 @@ def search(
 
 
 def _keep(study: optuna.Study, out: Path) -> schema.Study:
-    """Write down what a study holds by now, if anything was measured."""
+    """Write the study's record, if anything was measured so far."""
     from evolute.dse import study_record as record
 
     result = record.of_study(study)
@@ -306,7 +306,7 @@ def _metric_names(objectives: str) -> tuple[str, ...]:
 
 
 def _changed_preset(spec: dict[str, Any]) -> str:
-    """How a command line names a spec: a preset of its kind, and the fewest changes to one."""
+    """A spec as command-line arguments: a preset of its kind, with the fewest changed fields."""
     bases = {name: preset.spec.to_dict() for name, preset in PRESETS.items()}
     changes = {
         name: [f"{field}={value}" for field, value in spec.items() if value != base[field]]

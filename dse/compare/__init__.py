@@ -1,1 +1,1 @@
-"""Engines of one size side by side on one layer of a language model: `evolute compare`."""
+"""Compares engines of one size on one layer of a language model: `evolute compare`."""

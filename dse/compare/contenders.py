@@ -1,6 +1,7 @@
-"""Who is compared: variants of every engine at one size.
+"""The engines of a comparison: variants of every engine at one size.
 
-A step of any contender takes part in as many multiply-accumulates, so that areas compare.
+A step of every contender takes part in the same number of multiply-accumulates, so that areas can
+be compared.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ _GUARD_BITS = 4
 
 
 def parse_activations(text: str) -> Activations:
-    """The activations that `text` names: `int8`, or `fp16:12` for those aligned to 12 bits.
+    """The activations that `text` names: `int8`, or `fp16:12` for floating ones aligned to 12 bits.
 
-    Without a width these are as many as a sign, a significand and four guard bits take, up to the
-    most there are. Raises `SpecError`.
+    The default width is a sign, a significand and four guard bits, up to the largest possible
+    width. Raises `SpecError`.
     """
     match = re.fullmatch(rf"int(\d{{1,2}})|({'|'.join(FLOATS)})(?::(\d{{1,2}}))?", text)
     require(match is not None, "activations", ACTIVATIONS, text)
@@ -52,15 +53,15 @@ def parse_activations(text: str) -> Activations:
 
 
 def activations_name(activations: Activations) -> str:
-    """The text that `parse_activations` reads them from."""
+    """The text from which `parse_activations` gives these activations."""
     kind, bits = activations.format, activations.bits
     return f"int{bits}" if kind is None else f"{kind.name}:{bits}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all contenders must be able to do, and their common size: a step of any takes part in
-    m * n * slice_k multiply-accumulates."""
+    """What all contenders must be able to do, and their common size: a step takes part in m * n *
+    slice_k multiply-accumulates."""
 
     codes: WeightCodes
     group: int
@@ -71,10 +72,11 @@ class Task:
 
     @property
     def macs_per_step(self) -> int:
+        """Multiply-accumulates in which a step takes part."""
         return self.m * self.n * self.slice_k
 
     def engine(self, engine: type[Engine], **fields: Any) -> Engine:
-        """An engine for the task; `fields` are choices of its kind. Raises `SpecError`."""
+        """An engine for the task; `fields` are choices of its class. Raises `SpecError`."""
         kind, bits = self.activations.format, self.activations.bits
         common = {
             "m": self.m,
@@ -91,20 +93,24 @@ class Task:
         return spec
 
     def preset(self, spec: Engine) -> Engine:
-        """A named engine as it is. Raises `SpecError` unless it takes what the task gives."""
+        """Returns the named engine `spec` unchanged. Raises `SpecError` if it does not take the
+        task's activations and codes."""
         self.require_activations(spec.activations)
         spec.coding_of(self.codes)
         return spec
 
     def require_activations(self, of_preset: Activations) -> None:
-        """Raise `SpecError` unless a preset that takes these takes the task's."""
-        own, given = activations_name(of_preset), activations_name(self.activations)
-        require(own == given, "activations", f"{own} for this preset", given)
+        """Raise `SpecError` unless a preset with the activations `of_preset` takes the task's."""
+        preset_name, task_name = activations_name(of_preset), activations_name(self.activations)
+        require(
+            preset_name == task_name, "activations", f"{preset_name} for this preset", task_name
+        )
 
 
 def _lut_tensor_core(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """The paper's tables of four; `P2`, as many planes a step, where weights have them; `0/1`, the
-    least tables, of the sums of two activations' subsets; and tables of ternary digits."""
+    """Variants: the paper's tables of four inputs (`K4`); several planes per step (`P2`) where
+    weights have them; the smallest tables, with the sums of subsets of two activations (`0/1`); and
+    tables of ternary digits."""
 
     def tables(k: int, **fields: Any) -> dict[str, Any]:
         return {"k": k, "kg": max(1, task.slice_k // k), **fields}
@@ -121,8 +127,8 @@ def _lut_tensor_core(task: Task) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """Multipliers of just the weights' width, in several arrangements, and others that are as wide
-    for weights as for activations. A systolic array has more rows, of one product each."""
+    """Variants: multipliers as wide as the weights, in several arrangements, and multipliers as
+    wide for weights as for activations. A systolic array has more rows, of one product each."""
     x, bits = task.activations.bits, task.codes.bits
     trees = {"k": task.slice_k}
     choices: dict[str, Mapping[str, Any]] = {f"INT{x}xINT{bits}": trees}
@@ -136,8 +142,8 @@ def _mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """Digits from two bits on: of one bit there is a plane. The lane for BitMoD's formats serves
-    integers just as well, from the width on that it is built for."""
+    """Variants by the terms into which weights are split; digits need at least two bits. The lane
+    for BitMoD's formats also works for integers of its width."""
     floats = task.codes.kind is Kind.BITMOD
     terms = {
         "planes": not floats,
@@ -152,8 +158,8 @@ def _bit_serial(task: Task) -> Mapping[str, Mapping[str, Any]]:
     if "bitmod" in choices:
         choices["bitmod"]["weight_bits"] = max(4, task.codes.bits)
     if task.codes.bits > 2:
-        kept = "bitmod" if floats else "booth"
-        choices[f"{kept} skips"] = {**choices[kept], "skips": True}
+        base = "bitmod" if floats else "booth"
+        choices[f"{base} skips"] = {**choices[base], "skips": True}
     return choices
 
 
@@ -167,7 +173,7 @@ the choices that make each what it is."""
 
 
 def _float_mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """Whole products of codes, of dequantized codes, and of weights that are floating."""
+    """Variants: multipliers for codes, for dequantized codes, and for floating weights."""
     trees, bits = {"k": task.slice_k}, task.codes.bits
     return {
         f"FLOATxINT{bits}, FP16 sums": {**trees, "sums": "fp16"},
@@ -178,7 +184,8 @@ def _float_mac(task: Task) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _float_lut(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """The paper's tables, with as many as in others added by a tree, and one by one as there."""
+    """Variants: the paper's tables, with several per column added by a tree as in the other
+    engines, and with one per column as in the paper."""
     kg = max(1, task.slice_k // 4)
     return {
         "K4, FP16 sums": {"kg": kg},
@@ -194,7 +201,7 @@ FLOAT_CONTENDERS: dict[
 
 @dataclass(frozen=True)
 class Contender:
-    """An engine to compare, or the reason why there is none of that name."""
+    """An engine to compare, or the reason why it cannot be built."""
 
     name: str
     spec: Engine | None
@@ -208,10 +215,10 @@ class Contender:
 def contenders(
     task: Task, engines: Collection[str], named: bool = False, floating: bool = False
 ) -> list[Contender]:
-    """The variants of the engines, given by stem; if `floating`, also the baselines whose sums are
-    floating, and if `named`, the engines' presets.
+    """The variants of the engines, which are named by their stems; with `floating`, also the
+    baselines with floating sums; with `named`, also the engines' presets.
 
-    Presets have sizes of their own. What does not fit the task has the reason in its place.
+    Presets have sizes of their own. Engines that do not fit the task have the reason in `refused`.
     """
     chosen = [(stem, ENGINES[stem]) for stem in engines if ENGINES[stem] in CONTENDERS]
     kinds = [(stem, kind, CONTENDERS[kind]) for stem, kind in chosen]
@@ -238,7 +245,7 @@ def contenders(
 def variants_of(
     task: Task, stem: str, kind: type[Engine], variants: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Callable[[], Engine]]:
-    """What gives an engine's variants for the task, or raises `SpecError`, by name."""
+    """Functions that build an engine's variants for the task, or raise `SpecError`, by name."""
     return {
         f"{stem} {variant}": functools.partial(task.engine, kind, **fields)
         for variant, fields in variants.items()
@@ -246,7 +253,7 @@ def variants_of(
 
 
 def presets_of(task: Task, kinds: Collection[type[Engine]]) -> dict[str, Callable[[], Engine]]:
-    """What gives the named engines of these kinds, or raises `SpecError`, by name."""
+    """Functions that give the named engines of these classes, or raise `SpecError`, by name."""
     return {
         name: functools.partial(task.preset, spec)
         for name, spec in presets.ENGINE_PRESETS.items()
@@ -255,7 +262,7 @@ def presets_of(task: Task, kinds: Collection[type[Engine]]) -> dict[str, Callabl
 
 
 def require_any(task: Task, engines: Collection[str], candidates: Sequence[Contender]) -> None:
-    """Raise `RefusedError` where no engine is left to compare."""
+    """Raise `RefusedError` if there is no engine to compare."""
     if all(contender.spec is None for contender in candidates):
         reasons = dict.fromkeys(contender.refused for contender in candidates if contender.refused)
         reason = "; ".join(reasons) or f"none of {', '.join(engines)} for {task.codes.name}"

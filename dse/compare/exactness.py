@@ -1,4 +1,4 @@
-"""How exact an engine is on a layer: values from the golden models, on the layer's real inputs."""
+"""How exact an engine is on a layer: the golden model's results for the layer's real inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from evolute.sw.tensors.tensor import QuantTensor
 
 @dataclass(frozen=True)
 class Exactness:
-    """How far an engine's results are from a product in float64 of the same quantized weights."""
+    """Differences between an engine's results and the float64 product with the same quantized
+    weights."""
 
     max_abs_difference: float
     """From that with the engine's own activations, in units of the activations' last place, if they
@@ -40,7 +41,7 @@ class Exactness:
 
 
 def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64]) -> NDArray[Any]:
-    """The layer's outputs [tokens, N] for activations [tokens, K], scaled and added up with the
+    """The layer's outputs [tokens, N] for activations [tokens, K], scaled and added with the
     roundings of `FloatScaling`."""
     coding = spec.coding_of(tensor.format)
     grid = coded_grid(tensor, coding)
@@ -79,12 +80,12 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
 def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
     x = numbers.decode(numbers.encode(layer.inputs, spec.kind), spec.kind)
     weights = layer.tensor.rows(slice(None), np.float64)
-    results, same = _float_total(spec, layer.tensor, x), x @ weights.T
+    results, exact = _float_total(spec, layer.tensor, x), x @ weights.T
     ideal = layer.inputs.astype(np.float64) @ weights.T
-    largest = float(np.abs(results - same).max())
+    largest = float(np.abs(results - exact).max())
     return Exactness(
         max_abs_difference=largest,
-        max_rel_difference=largest / float(np.abs(same).max()),
+        max_rel_difference=largest / float(np.abs(exact).max()),
         activation_error=_error(results, ideal),
         layer_error=_error(results, _shipped(layer)),
     )
@@ -99,21 +100,21 @@ def _error(results: NDArray[np.float64], ideal: NDArray[np.float64]) -> float:
 
 
 def exactness(spec: Engine, layer: Layer) -> Exactness:
-    """Multiply the layer through the engine's golden model."""
+    """Compute the layer with the engine's golden model, and compare."""
     if isinstance(spec, FloatEngine):
         return _float_exactness(spec, layer)
     tensor = layer.tensor
     a = quantize_activations(layer.inputs, spec.activations)
     results = golden_total(spec, tensor, golden_weights(spec, tensor), a.x)
-    same = product_of(tensor)(a.x)
+    exact = product_of(tensor)(a.x)
     ideal = shipped = _shipped(layer)
     if tensor.form.is_of_weights:
         ideal = layer.inputs.astype(np.float64) @ tensor.rows(slice(None), np.float64).T
-    largest = float(np.abs(results - same).max())
+    largest = float(np.abs(results - exact).max())
     scaled = results * a.scale[:, None]
     return Exactness(
         max_abs_difference=largest,
-        max_rel_difference=largest / float(np.abs(same).max()),
+        max_rel_difference=largest / float(np.abs(exact).max()),
         activation_error=_error(scaled, ideal),
         layer_error=_error(scaled, shipped),
     )

@@ -1,4 +1,4 @@
-"""What is multiplied: one linear layer of a model, with the inputs that a text gives it."""
+"""The layer of a comparison: one linear layer of a model, with the inputs that a text gives it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEARNING_TOKENS = 448
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One linear layer of a model: its weights as codes, and what it is given for a text."""
+    """One linear layer of a model: its weights as codes, and its inputs for a text."""
 
     linear: Linear
     tensor: QuantTensor
@@ -36,11 +36,11 @@ class Layer:
     inputs: NDArray[np.float32]
     """[tokens, K], as the model computes them in float32 with its weights as shipped."""
     more_inputs: NDArray[np.float32]
-    """The same of the tokens after these."""
+    """The same for the tokens after these, from which codebooks and tables may be learned."""
 
 
 def linear_of(name: LayerName, tensor: QuantTensor) -> Linear:
-    """The layer's size, and what its weights take, without the weights."""
+    """The layer's shape and the storage of its weights, without the weights."""
     vectors = None if tensor.format.is_direct else tensor.code_bits
     shape = tensor.shape
     return Linear(name, *shape, tensor.format, tensor.group, tensor.group_bits, vector_bits=vectors)
@@ -49,7 +49,8 @@ def linear_of(name: LayerName, tensor: QuantTensor) -> Linear:
 def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> Layer:
     """The layer `name` in the chosen weights, with its inputs for the first tokens of `text`.
 
-    Raises `UnknownNameError` with what layers there are, and `QuantError` where there are no codes.
+    Raises `UnknownNameError` with the names of layers, and `QuantError` if the weights are not
+    codes.
     """
     names = linear_names(model)
     if name not in names:
@@ -58,20 +59,27 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> L
         rule = f"{blocks} and a role of {', '.join(roles)}, or {names[-1]}"
         raise presets.UnknownNameError("layer", name, names, rule)
     tensor = model.matrix(name)
-    whole = dequantized(tensor)
+    float_weights = dequantized(tensor)
     if weights.rounding is not None:
-        tensor = quantize(whole, weights.rounding)
+        tensor = quantize(float_weights, weights.rounding)
     elif weights != NATIVE or not isinstance(tensor, QuantTensor):
         raise QuantError(f"weights: {weights.name} gives no codes for layer {name}")
-    most = TOKENS + LEARNING_TOKENS
-    inputs = inputs_of(model, name, windows(model, text, most, default_context(model))[0][:most])
+    token_count = TOKENS + LEARNING_TOKENS
+    inputs = inputs_of(
+        model, name, windows(model, text, token_count, default_context(model))[0][:token_count]
+    )
     return Layer(
-        linear_of(LayerName.parse(name), tensor), tensor, whole, inputs[:TOKENS], inputs[TOKENS:]
+        linear_of(LayerName.parse(name), tensor),
+        tensor,
+        float_weights,
+        inputs[:TOKENS],
+        inputs[TOKENS:],
     )
 
 
 def inputs_of(model: LanguageModel, name: str, tokens: Sequence[int]) -> NDArray[np.float32]:
-    """What the layer `name` is given when the model, as shipped, reads `tokens`; [tokens, K]."""
+    """The inputs of the layer `name`, float32 [tokens, K], when the model as shipped reads
+    `tokens`."""
 
     class Reached(Exception):
         """Ends the forward pass where the layer begins."""

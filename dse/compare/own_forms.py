@@ -1,4 +1,4 @@
-"""Engines that multiply no codes of single weights: each with the layer in the form it takes."""
+"""Engines that do not multiply codes of single weights: each gets the layer in its own form."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from evolute.sw.tensors.tensor import QuantTensor
 
 
 def _vectors(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """Codewords of 16 that store as many bits as the task's codes do: along outputs, gathered, and
-    along inputs, by a table of their products."""
+    """Variants with 16 codewords, which store as many bits as the task's codes: codewords along
+    outputs, gathered; and along inputs, with a table of their products."""
     index_bits = 4
-    v, rest = divmod(index_bits, task.codes.bits)
-    if rest or v < 2:
+    v, remainder = divmod(index_bits, task.codes.bits)
+    if remainder or v < 2:
         return {}
     fields = {"v": v, "k": task.slice_k, "entries": 1 << index_bits}
     name = f"v{v} k{fields['entries']}"
@@ -33,7 +33,8 @@ def _vectors(task: Task) -> Mapping[str, Mapping[str, Any]]:
 
 
 def tables(task: Task) -> Mapping[str, Mapping[str, Any]]:
-    """Tables of 8-bit entries by 16 centroids of 4 inputs; none for floating activations."""
+    """Variants with tables of 8-bit entries for 16 centroids of 4 inputs; none for floating
+    activations."""
     if task.activations.format is not None:
         return {}
     plain = Tables()
@@ -43,7 +44,7 @@ def tables(task: Task) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
-    """Codebooks of the engine's size, as the quantizer of VPTQ finds them."""
+    """Codebooks of the engine's size, found by the VPTQ quantizer."""
     x = layer.more_inputs
     moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0), len(x))
     assert spec.along in ("outputs", "inputs")
@@ -55,7 +56,7 @@ def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
 
 
 def tables_for(spec: LutDla | LutStationary, group: int) -> Tables:
-    """Tables of the machine's size in groups of so many inputs."""
+    """The choice of tables that fits the machine, in groups of `group` inputs."""
     return Tables(
         v=spec.v,
         centroids=spec.centroids,
@@ -67,7 +68,7 @@ def tables_for(spec: LutDla | LutStationary, group: int) -> Tables:
 
 
 def fitted(choice: Tables, layer: Layer) -> QuantTensor:
-    """The layer in such tables."""
+    """The layer as tables, fitted to its inputs."""
     x = quantize_activations(layer.more_inputs, choice.activations).x
     learned = learn_centroids(x, choice, np.random.default_rng(0))
     return tables_of(layer.weights, x, *learned, choice)
@@ -79,16 +80,16 @@ def _of_engine(spec: LutDla, layer: Layer) -> QuantTensor:
 
 @dataclass(frozen=True)
 class OwnForm:
-    """What a kind of engine takes in the place of codes of single weights."""
+    """The form in which a class of engines takes a layer, instead of codes of single weights."""
 
     codes: WeightCodes
     one_scale: bool
     """Whether the layer has one scale, so that a sum may go through all of K."""
     variants: Callable[[Task], Mapping[str, Mapping[str, Any]]]
-    """The variants worth comparing at a task, by name: the choices that make each what it is."""
+    """The variants that are worth comparing for a task, as name to spec fields."""
     learned: Callable[[Any, Layer], QuantTensor]
-    """The layer as an engine takes it, from its weights and from other inputs than are measured.
-    Raises `SpecError` where there is none."""
+    """The layer in the engine's form, learned from its weights and from inputs that are not used
+    for measuring. Raises `SpecError` if there is none."""
 
 
 OWN_FORMS: dict[type[Engine], OwnForm] = {
@@ -101,18 +102,18 @@ OWN_FORMS: dict[type[Engine], OwnForm] = {
 def in_own_forms(
     task: Task, engines: Collection[str], layer: Layer, named: bool = False
 ) -> list[Contender]:
-    """The variants of the engines, given by stem, that take the layer in forms of their own; if
-    `named`, also their presets. What does not fit the task has the reason in its place."""
+    """The variants of the engines (named by stem) that take the layer in forms of their own; with
+    `named`, also their presets. Engines that do not fit the task have the reason in `refused`."""
     contenders = []
     for stem in engines:
         form = OWN_FORMS.get(kind := ENGINES[stem])
         if form is None:
             continue
         group = layer.linear.k if form.one_scale else task.group
-        own = dataclasses.replace(task, codes=form.codes, group=group)
-        builds = variants_of(own, stem, kind, form.variants(task))
+        task_in_form = dataclasses.replace(task, codes=form.codes, group=group)
+        builds = variants_of(task_in_form, stem, kind, form.variants(task))
         if named:
-            builds |= presets_of(own, [kind])
+            builds |= presets_of(task_in_form, [kind])
         for name, build in builds.items():
             try:
                 spec = build()
@@ -121,6 +122,6 @@ def in_own_forms(
                 contenders.append(Contender(name, None, str(error)))
             else:
                 linear = linear_of(layer.linear.name, tensor)
-                held = dataclasses.replace(layer, linear=linear, tensor=tensor)
-                contenders.append(Contender(name, spec, layer=held))
+                layer_in_form = dataclasses.replace(layer, linear=linear, tensor=tensor)
+                contenders.append(Contender(name, spec, layer=layer_in_form))
     return contenders

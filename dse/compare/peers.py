@@ -1,4 +1,4 @@
-"""Published designs beside which a comparison can be read."""
+"""Published designs, for comparison."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from evolute.support import schema
 
 @dataclass(frozen=True)
 class Peer:
-    """A published design with its area per multiply-accumulate a cycle.
+    """A published design and its area per multiply-accumulate per cycle.
 
-    The areas are our own, of the published Verilog in the library that engines are stated in, with
-    Yosys 0.70 and without sizing of gates. Their boundaries differ, see `what`.
+    The areas are our own: the published Verilog, mapped to the same library as the engines with
+    Yosys 0.70, without sizing of gates. What is inside the areas differs, see `what`.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Peer:
     source: str
     activations: str
     um2_per_mac_per_cycle: Mapping[str, float]
-    """By the name of the weights' format."""
+    """Area in square micrometres, by the name of the weights' format."""
 
 
 _LUT_TENSOR_CORE = "Mo et al., LUT Tensor Core, ISCA 2025 (arXiv 2408.06003), its artifact"
@@ -62,7 +62,7 @@ PEERS = (
 
 
 def peers(task: Task) -> list[schema.Published]:
-    """The published designs for such weights and activations."""
+    """The published designs for the task's weights and activations."""
     kind = task.activations.format
     return [
         schema.Published(

@@ -1,7 +1,7 @@
-"""The facts of every contender on the layer.
+"""All facts about every contender on the layer.
 
-Area is that of the whole engine and its scaling, see `INSIDE` and `OUTSIDE`; values come from the
-golden model, cycles from the cycle model that equals the RTL.
+Area is that of the whole engine and its scaling, see `INSIDE` and `OUTSIDE`. Values come from the
+golden model, and cycles from the cycle model, which equals the RTL.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OUTSIDE = (
 
 @dataclass(frozen=True)
 class Areas:
-    """An engine in standard cells, and what can scale its results."""
+    """An engine in standard cells, and each possible scaling of its results."""
 
     engine: AsicResult
     scalings: tuple[tuple[Scaling, AsicResult], ...]
@@ -53,13 +53,13 @@ class Areas:
 
     @property
     def parts(self) -> tuple[AsicResult, AsicResult]:
-        """The engine and its least scaling."""
+        """The engine and its smallest scaling."""
         return self.engine, self.scalings[0][1]
 
 
 def area(engine: Engine, scalings: Sequence[Scaling]) -> Areas:
-    """Raises `FileError` where the machine is at fault, else `RefusedError`; both cross
-    processes."""
+    """Synthesize an engine and its scalings. Raises `FileError` for a problem of the machine, else
+    `RefusedError`; both can cross processes."""
     try:
         synthesized = [(scaling, synthesize(scaling, "asic")) for scaling in scalings]
         synthesized.sort(key=lambda pair: pair[1].area_um2)
@@ -75,10 +75,11 @@ def areas(
     workers: int,
     advance: Callable[[list[str], int], None] = lambda running, done: None,
 ) -> dict[str, Areas | RefusedError]:
-    """The engines and their scalings in standard cells by name, `workers` at a time; or why a tool
-    gave none.
+    """The engines and their scalings in standard cells by name, `workers` at a time; or the error
+    of a tool.
 
-    `advance` is told who is being synthesized and how many are done. Raises `FileError`.
+    `advance` is called with the names that are being synthesized and the number that is done.
+    Raises `FileError`.
     """
     waiting = [contender for contender in contenders if contender.spec is not None]
     workers = min(workers, len(waiting))
@@ -111,10 +112,11 @@ def areas(
 def row(
     contender: Contender, result: Areas | RefusedError | None, layer: Layer, rows: int
 ) -> schema.Compared:
-    """All facts of one contender on the layer but how it compares with the best.
+    """All facts about one contender on the layer, except the comparison with the best one.
 
-    A refused one has `refused`, the reason, and nothing else than its name. Areas leave out
-    memories of `memory_bits`, which no cells hold; costs in area are None where there are such.
+    A refused contender only has its name and the reason in `refused`. Areas do not include memories
+    of `memory_bits`, which are not built of cells; costs in area are None where there are such
+    memories.
     """
     layer = contender.layer or layer
     spec, linear = contender.spec, layer.linear
@@ -132,8 +134,8 @@ def row(
     def cost(value: float) -> float | None:
         return None if memory_bits else value
 
-    whole = not spec.row_sum_bits  # weights that need neither scales nor offsets
-    without_scales = dataclasses.replace(linear, group_bits=0) if whole else linear
+    unscaled = not spec.row_sum_bits  # weights that need neither scales nor offsets
+    without_scales = dataclasses.replace(linear, group_bits=0) if unscaled else linear
     moved = traffic(spec, without_scales, rows, run, Platform())
     exact = exactness(spec, layer)
     return schema.Compared(
@@ -182,19 +184,22 @@ def _scaling(scaling: Scaling, result: AsicResult) -> schema.ComparedScaling:
 
 
 def ranked(rows: Sequence[schema.Compared]) -> list[schema.Compared]:
-    """The rows with `area_cycles_of_best`, that of the best exact engine being 1; best first, then
-    those whose memories have no area, in the order of their cycles, and refused ones last."""
+    """The rows in order, with `area_cycles_of_best`, which is 1 for the best exact engine.
+
+    The best comes first. Engines whose memories have no area follow, in the order of their cycles;
+    refused ones are last.
+    """
     compared = [engine for engine in rows if engine.refused is None]
     costs = [(engine.area_cycles_um2, engine) for engine in compared]
-    whole = [(cost, engine) for cost, engine in costs if cost is not None]
-    exact = [cost for cost, engine in whole if engine.max_abs_difference == 0]
-    best = min(exact or [cost for cost, _ in whole], default=1.0)
-    whole.sort(key=lambda costed: costed[0])
-    parts = [engine for cost, engine in costs if cost is None]
-    parts.sort(key=lambda engine: engine.cycles)
+    with_area = [(cost, engine) for cost, engine in costs if cost is not None]
+    exact = [cost for cost, engine in with_area if engine.max_abs_difference == 0]
+    best = min(exact or [cost for cost, _ in with_area], default=1.0)
+    with_area.sort(key=lambda costed: costed[0])
+    without_area = [engine for cost, engine in costs if cost is None]
+    without_area.sort(key=lambda engine: engine.cycles)
     replace = dataclasses.replace
     return [
-        *(replace(engine, area_cycles_of_best=cost / best) for cost, engine in whole),
-        *(replace(engine, area_cycles_of_best=None) for engine in parts),
+        *(replace(engine, area_cycles_of_best=cost / best) for cost, engine in with_area),
+        *(replace(engine, area_cycles_of_best=None) for engine in without_area),
         *(engine for engine in rows if engine.refused is not None),
     ]

@@ -1,4 +1,5 @@
-"""The scaling of groups that an engine needs, so that nobody looks good by leaving it out."""
+"""The scaling of groups that an engine needs. It is included so that no engine looks better by
+leaving it out."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from evolute.sw.deploy.pack import weighed_run
 
 
 def shortest_group_cycles(spec: Engine, run: Run) -> int:
-    """Cycles from one result to the next at the soonest while nothing makes the engine wait."""
+    """The least number of cycles between two results of an engine that never waits."""
     beats = run.group_slices * run.planes
     in_tile = run.slices * run.planes
     if run.steps_of_beats:
@@ -32,20 +33,23 @@ def shortest_group_cycles(spec: Engine, run: Run) -> int:
 
 
 def keeping_up(spec: Engine, run: Run) -> tuple[Scaling, ...]:
-    """Of every kind of multiplier, the scaling with the fewest lanes that no result of `run` waits
-    for. Raises `RefusedError` where there is none."""
-    most = shortest_group_cycles(spec, run)
+    """For every kind of multiplier, the scaling with the fewest lanes for which no result of `run`
+    waits. Raises `RefusedError` if there is none."""
+    cycles = shortest_group_cycles(spec, run)
     lanes = [1 << i for i in range(spec.n.bit_length()) if spec.n % (1 << i) == 0]
-    kinds = _scalings(spec, run)
-    fast = [[each for n in lanes if (each := of(n)).period_cycles <= most] for of in kinds]
+    fast = [
+        [scaling for n in lanes if (scaling := scaling_of(n)).period_cycles <= cycles]
+        for scaling_of in _scalings(spec, run)
+    ]
     fastest = tuple(options[0] for options in fast if options)
     if not fastest:
-        raise RefusedError(f"no scaling keeps up with a result every {most} cycles")
+        raise RefusedError(f"no scaling keeps up with a result every {cycles} cycles")
     return fastest
 
 
 def _scalings(spec: Engine, run: Run) -> list[Callable[[int], Scaling]]:
-    """The scalings of an engine's results, of so many lanes. They raise `SpecError`."""
+    """Functions that give a scaling of the engine's results for a number of lanes, or raise
+    `SpecError`."""
     if isinstance(spec, FloatEngine):
         return [lambda lanes: FloatScaling(engine=spec, scale_lanes=lanes)]
     groups = -(-run.slices // run.group_slices)
@@ -61,14 +65,16 @@ def _scalings(spec: Engine, run: Run) -> list[Callable[[int], Scaling]]:
 
 
 def with_scaling(contenders: Iterable[Contender], layer: Layer, rows: int) -> list[Contender]:
-    """The contenders with the scalings that keep up with them on the layer; those without one are
+    """The contenders with the scalings that keep up with them on the layer. Those without one are
     refused."""
     scaled = []
     for contender in contenders:
         if contender.spec is not None:
-            own = contender.layer or layer
+            contender_layer = contender.layer or layer
             try:
-                run = weighed_run(contender.spec, own.linear, own.tensor, rows)
+                run = weighed_run(
+                    contender.spec, contender_layer.linear, contender_layer.tensor, rows
+                )
                 contender = dataclasses.replace(contender, scalings=keeping_up(contender.spec, run))
             except RefusedError as error:
                 contender = dataclasses.replace(contender, spec=None, refused=str(error))

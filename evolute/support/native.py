@@ -1,7 +1,7 @@
-"""C++ beside Python: code that is compiled at its first use on the machine that runs it.
+"""C++ code beside Python, compiled on first use on the machine that runs it.
 
-Each such file has a reference in Python that gives the same results, more slowly. So a machine
-without a compiler loses time and nothing else, and is told so in one line.
+Each C++ file has a reference in Python that gives the same results more slowly. So without a
+compiler, everything still works; a line tells the user that it takes longer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ _COMPILERS = ("g++", "clang++", "c++")
 
 @functools.cache
 def library(source: Path, work: str) -> ctypes.CDLL | None:
-    """The compiled C++ file `source`, built at the first call on a machine and kept in the cache.
+    """The compiled C++ file `source`. It is built at the first call on a machine and kept in the
+    cache.
 
-    None where no compiler is, or none that takes the file; a line on stderr then says that `work`
-    (in the plural) takes longer, and why.
+    None if there is no compiler or it fails. A line on stderr then says that `work` (in the plural)
+    takes longer, and why.
     """
     compiler = next(filter(shutil.which, _COMPILERS), None)
     if compiler is None:

@@ -1,4 +1,5 @@
-"""Options that every command shares, and numbers within bounds with one way to refuse a value."""
+"""Options that all commands share, and numbers within bounds whose values are refused in one common
+way."""
 
 from __future__ import annotations
 

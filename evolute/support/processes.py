@@ -1,4 +1,4 @@
-"""Work in other processes, which end with the one that began them."""
+"""Runs work in other processes, which end together with the process that started them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DeadWorkerError(FileError):
 
 
 class _Here(Executor):
-    """Runs each task at once, in this process."""
+    """An executor that runs each task at once, in this process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -47,7 +47,8 @@ class _Here(Executor):
 
 
 def _become_worker() -> None:
-    """Leave interrupts to the parent; end through every `finally` when it says so, or is gone."""
+    """Leave interrupts to the parent, and exit through every `finally` when the parent says so or
+    is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parent = multiprocessing.parent_process()
@@ -63,8 +64,9 @@ def _become_worker() -> None:
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
-    """Tell workers to end until all have. Once is not enough: one that is told while it takes the
-    lock of the results holds that for ever, and then waits for it, as do the others."""
+    """Tell workers to end until all have ended. Telling them once is not enough: a worker that is
+    told while it holds the lock of the results would never release it, so that it and the others
+    would wait for ever."""
     while left := [worker for worker in workers if worker.is_alive()]:
         for worker in left:
             worker.terminate()
@@ -80,8 +82,8 @@ def processes(workers: int) -> Iterator[Executor]:
     starts work outside `if __name__ == "__main__"`, the process ends without a word, and the pool
     of the script breaks. Raises `DeadWorkerError` for that, and wherever else a process is gone.
 
-    Matrix products of the processes have one thread each: results do not depend on how many CPU
-    cores there are, and together the processes use as many cores as there are of them.
+    Each process computes matrix products with one thread. So results do not depend on the number of
+    CPU cores, and together the processes use as many cores as there are processes.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         sys.exit(1)
@@ -106,7 +108,7 @@ def processes(workers: int) -> Iterator[Executor]:
 
 @contextlib.contextmanager
 def executor(workers: int) -> Iterator[Executor]:
-    """Runs tasks here if there is one worker, else in that many `processes`."""
+    """Runs tasks in this process if there is one worker, else in that many `processes`."""
     if workers == 1:
         yield _Here()
         return

@@ -1,9 +1,9 @@
-"""What result records hold: one dataclass for each kind of record.
+"""The content of result records: one dataclass for each kind of record.
 
-Commands build these dataclasses and write what `to_record` makes of them, readers check records by
-them, and `python -m evolute.support.schema` prints docs/records.md from them, with each kind as a
-JSON Schema. A field without a default is in every record of its kind. One with the default
-`ABSENT` is left out by some commands, or by those of older versions.
+Commands build these dataclasses and write the result of `to_record`; readers check records against
+them; and `python -m evolute.support.schema` prints docs/records.md, with each kind as a JSON
+Schema. A field without a default is in every record of its kind. A field with the default `ABSENT`
+is omitted by some commands or in older versions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Union
 
 
 class _Absent:
-    """The type of `ABSENT` alone."""
+    """The type of `ABSENT`."""
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -34,7 +34,7 @@ _Float = float
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a record's numbers come from."""
+    """How a record's numbers were obtained."""
 
     how: str
     tools: dict[str, str]
@@ -44,8 +44,8 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Perplexity of a model in some weights, by `evolute eval` on an engine's arithmetic or by
-    `make accuracy` in float32."""
+    """Perplexity of a model with some choice of weights, by `evolute eval` with an engine's
+    arithmetic or by `make accuracy` in float32."""
 
     model: str
     accelerator: str = ABSENT
@@ -83,7 +83,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity of a run by `evolute sim`, of the model as shipped (`float`, null if unknown) and
+    """Perplexity in a run of `evolute sim`: of the model as shipped (`float`, null if unknown) and
     on the accelerator (`quantized`)."""
 
     float: _Float | None
@@ -101,9 +101,9 @@ class Perplexity:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A model on an accelerator, by `evolute sim`. The two phases are `PhaseMetrics`, with
-    `LayerMetrics` in them, of `evolute.sim.cost.metrics`; `labels` says of every figure of a phase
-    what kind of number it is. What needs weights is null of a model without any."""
+    """A model on an accelerator, by `evolute sim`. The two phases are `PhaseMetrics` of
+    `evolute.sim.cost.metrics`, with `LayerMetrics` in them; `labels` states what kind of number
+    every figure of a phase is. What needs weights is null for a model without weights."""
 
     accelerator: str
     model: str
@@ -221,7 +221,7 @@ class Requirement:
 @dataclass(frozen=True)
 class QuantizedLayer:
     """One linear layer in codes: the bits that it stores, by what they are for, and its proxy error
-    after each stage of the method and at the end, where that was measured."""
+    after each stage of the method and at the end, if it was measured."""
 
     name: str
     shape: list[int]
@@ -234,8 +234,8 @@ class QuantizedLayer:
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """What a method was calibrated with: the names of the texts, and how many tokens of them in
-    windows of `context` tokens."""
+    """The text with which a method was calibrated: the names of the texts, and how many of their
+    tokens were used in windows of `context` tokens."""
 
     text: str
     tokens: int
@@ -244,7 +244,7 @@ class CalibrationText:
 
 @dataclass(frozen=True)
 class QuantizationCheck:
-    """Perplexities on text of a kind that did not calibrate the method: of the model as shipped,
+    """Perplexities on text of a kind that was not used for calibration: of the model as shipped,
     quantized, and rounded to nearest on the same grids. `kl` is in nats per token."""
 
     text: str
@@ -259,8 +259,8 @@ class QuantizationCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """A model in codes, by `evolute quantize`, which prints it; the folder of the model keeps all
-    but `files` and `seconds`."""
+    """A model in codes, by `evolute quantize`, which prints this record; the folder of the model
+    stores it without `files` and `seconds`."""
 
     method: str
     seed: int
@@ -278,7 +278,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a study looks for the best of."""
+    """An objective of a study."""
 
     name: str
     title: str
@@ -306,7 +306,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A search by `evolute dse`, as far as it went."""
+    """A search by `evolute dse`, as far as it has got."""
 
     study: str
     engine: str = ABSENT
@@ -326,8 +326,8 @@ class Study:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """What `evolute dse --json` prints of its study: the number of measured candidates, and those
-    on the front."""
+    """The output of `evolute dse --json`: the number of measured candidates, and those on the
+    front."""
 
     study: str
     trials: int
@@ -339,7 +339,7 @@ class StudySummary:
 
 @dataclass(frozen=True)
 class Cycles:
-    """Cycles of all cases of a verification."""
+    """Total cycles of all cases of a verification."""
 
     rtl: int
     model: int
@@ -355,7 +355,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Verification:
-    """RTL against the golden and the cycle model, by `evolute verify`."""
+    """Comparison of RTL with the golden and the cycle model, by `evolute verify`."""
 
     preset: str
     simulator: str
@@ -385,8 +385,8 @@ class MutantCounts:
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault planted in a design's netlist, where it is from, and its verdict: `killed`,
-    `equivalent` or `survived`, with the reason."""
+    """One fault in a design's netlist, the source line that it belongs to, and its verdict:
+    `killed`, `equivalent` or `survived`, with the reason."""
 
     design: str
     file: str
@@ -399,8 +399,8 @@ class Mutant:
 
 @dataclass(frozen=True, kw_only=True)
 class MutationCoverage:
-    """Faults planted in the RTL, and the share that the verification finds, by `evolute mutants`;
-    `killed_share` leaves out those proved equivalent."""
+    """Faults in the RTL and the share of them that the verification finds, by `evolute mutants`;
+    `killed_share` does not count those that are proved equivalent."""
 
     seed: int
     tried: int
@@ -456,7 +456,7 @@ class EngineEnergy:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """A netlist by `evolute synth`: of standard cells (with an area) or of an FPGA's cells."""
+    """A netlist by `evolute synth`, of standard cells (with an area) or of an FPGA's cells."""
 
     accelerator: str
     spec: dict[str, Any]
@@ -494,7 +494,7 @@ class Synthesis:
 
 @dataclass(frozen=True)
 class Shape:
-    """The common size of compared engines: rows, columns, products of a sum's step."""
+    """The common size of compared engines: rows, columns, and products per step of a sum."""
 
     m: int
     n: int
@@ -503,7 +503,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class ComparedScaling:
-    """What can scale the results of an engine without making it wait."""
+    """A scaling of an engine's results that never makes the engine wait."""
 
     multiplier: str
     lanes: int
@@ -514,8 +514,8 @@ class ComparedScaling:
 
 @dataclass(frozen=True)
 class Compared:
-    """One engine of a comparison; of one that was refused there is nothing but the reason. Areas
-    leave out memories of `memory_bits`, and costs in area are null where there are such."""
+    """One engine of a comparison; a refused one only has the reason. Areas do not include memories
+    of `memory_bits`, and costs in area are null if there are such memories."""
 
     name: str
     refused: str | None
@@ -552,8 +552,8 @@ class Compared:
 
 @dataclass(frozen=True)
 class ComparedUnit:
-    """One unit beside a comparison, which holds its tables in memories: of its logic the area, of
-    its memories the bits. Of one that was refused there is nothing but the reason."""
+    """One unit beside a comparison, which holds its tables in memories: the area of its logic, and
+    the bits of its memories. A refused one only has the reason."""
 
     name: str
     refused: str | None
@@ -588,7 +588,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What engines were compared at: a layer of a model, its weights and activations, and the
+    """What engines were compared on: a layer of a model, its weights and activations, and the
     engines' common size."""
 
     model: str
@@ -608,7 +608,7 @@ class Setting:
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Setting):
     """Engines of one size on one layer, by `evolute compare`. With `--json` it prints a list of its
-    `results` and `units`, each beside the fields from `model` to `tokens`."""
+    `results` and `units`, each with the fields from `model` to `tokens` added."""
 
     inside: str
     outside: str
@@ -640,24 +640,24 @@ _KIND_OF = {of: kind for kind, of in KINDS.items()}
 
 
 def to_record(held: Any) -> dict[str, Any]:
-    """A dataclass of this module as JSON holds it: its kind, where it has one, and its fields in
-    order, without those that are `ABSENT`."""
+    """A dataclass of this module as JSON: its kind, if it has one, and its fields in order, except
+    those that are `ABSENT`."""
     kind = _KIND_OF.get(type(held))
     return ({} if kind is None else {"kind": kind}) | _plain(held)
 
 
 def _plain(value: Any) -> Any:
-    """A value with dataclasses in it as dicts, and tuples as lists."""
+    """A value in which dataclasses are replaced by dicts, and tuples by lists."""
     if dataclasses.is_dataclass(value):
-        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: _plain(part) for name, part in held.items() if part is not ABSENT}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: _plain(part) for name, part in fields.items() if part is not ABSENT}
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class SchemaError(ValueError):
-    """A record that is not as its kind says."""
+    """A record that does not match its kind."""
 
 
 @functools.cache
@@ -666,13 +666,13 @@ def _types(of: type) -> dict[str, Any]:
 
 
 def may_be_absent(field: dataclasses.Field[Any]) -> bool:
-    """Whether records of older versions, or of some commands, do without a field."""
+    """Whether some commands, or older versions, omit a field."""
     return field.default is ABSENT
 
 
 def require(record: dict[str, Any]) -> None:
-    """Raise `SchemaError`, naming the field, unless a record is as its kind says, in full: every
-    field that must be there is, of its type, and there is no other."""
+    """Raise `SchemaError`, naming the field, unless a record matches its kind completely: all
+    required fields are there, with the right types, and no others."""
     kind = KINDS.get(record.get("kind", ""))
     if kind is None:
         raise SchemaError(f"kind: must be one of {', '.join(KINDS)}, got {record.get('kind')!r}")
@@ -684,9 +684,9 @@ def _require(of: Any, value: Any, path: str) -> None:
         return
     origin, parts = typing.get_origin(of), typing.get_args(of)
     if origin in (types.UnionType, Union):
-        (some,) = (part for part in parts if part is not type(None))
+        (required_type,) = (part for part in parts if part is not type(None))
         if value is not None:
-            _require(some, value, path)
+            _require(required_type, value, path)
     elif origin is list:
         _require_is(isinstance(value, list), "a list", value, path)
         for number, member in enumerate(value):
@@ -735,8 +735,8 @@ def _json(of: Any) -> dict[str, Any]:
         return {}
     origin, parts = typing.get_origin(of), typing.get_args(of)
     if origin in (types.UnionType, Union):
-        (some,) = (part for part in parts if part is not type(None))
-        return {"anyOf": [_json(some), {"type": "null"}]}
+        (required_type,) = (part for part in parts if part is not type(None))
+        return {"anyOf": [_json(required_type), {"type": "null"}]}
     if origin is list:
         return {"type": "array", "items": _json(parts[0])}
     if origin is dict:
@@ -755,7 +755,7 @@ def _json(of: Any) -> dict[str, Any]:
 
 
 def page() -> str:
-    """docs/records.md."""
+    """The text of docs/records.md."""
     parts = [
         "# Records",
         "Every command that measures adds one line of JSON to `records.jsonl` in its `--out` "

@@ -1,8 +1,8 @@
 """What a user sees while something takes long.
 
-On a terminal that is a bar or a spinner; on a pipe or in a log, a line every ten seconds. As a
-program, `python -m evolute.support.waiting WHAT COMMAND...` runs a command with such lines and ends
-as it does; this needs no package, so that the set-up of the packages can say that it goes on.
+On a terminal it is a bar or a spinner; on a pipe or in a log, a line every ten seconds. `python -m
+evolute.support.waiting WHAT COMMAND...` runs a command with such lines and exits with its code.
+This needs no packages, so that it can also be used while packages are installed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ EVERY_S = 10.0
 
 @dataclass
 class Work:
-    """Something that takes long, and how far it is: `done` of `total`, or nothing known.
+    """Work that takes long, and its progress: `done` of `total`, or unknown.
 
-    A whole number is a count of things, and a float, 1.0, all of the work.
+    A whole number as total is a count of things; the float 1.0 means all of the work.
     """
 
     what: str
@@ -63,9 +63,11 @@ def told(work: Work, every_s: float | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shown(what: str, total: int | float | None = None) -> Iterator[Shown]:
-    """Show that `what` goes on. With a total, what is yielded is told how much of it is done.
+    """Show that `what` is in progress. If there is a total, call the yielded object with the amount
+    that is done.
 
-    A whole number is shown as a count, the float 1.0 in percent, and no total as a spinner.
+    A total that is a whole number is shown as a count, the float 1.0 in percent, and no total as a
+    spinner.
     """
     work = Work(what, total)
     if not sys.stderr.isatty():
@@ -83,30 +85,31 @@ def shown(what: str, total: int | float | None = None) -> Iterator[Shown]:
         TimeElapsedColumn,
     )
 
-    first = SpinnerColumn() if total is None else BarColumn()
+    indicator = SpinnerColumn() if total is None else BarColumn()
     part = TaskProgressColumn() if isinstance(total, float) else MofNCompleteColumn()
-    last = [] if total is None else [part]
-    columns = (TextColumn("{task.description}"), first, *last, TimeElapsedColumn())
+    amounts = [] if total is None else [part]
+    columns = (TextColumn("{task.description}"), indicator, *amounts, TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield Shown(work, lambda: bar.update(task, description=work.what, completed=work.done))
 
 
 class Shown:
-    """Takes what is done of some work that is shown."""
+    """Receives the progress of work that is shown."""
 
     def __init__(self, work: Work, draw: Callable[[], None] = lambda: None):
         self._work, self._draw = work, draw
 
     def __call__(self, done: float, what: str | None = None) -> None:
-        """Set how much is done, in units of the total; and what goes on now, if `what` is given."""
+        """Set how much is done, in units of the total; and the description of the work, if `what`
+        is given."""
         self._work.done = done
         self._work.what = self._work.what if what is None else what
         self._draw()
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command, its first argument saying what it does. Returns its exit code."""
+    """Run the command after the first argument, which describes it. Returns its exit code."""
     what, *command = arguments
     with told(Work(what)):
         done = subprocess.run(command, check=False).returncode

@@ -1,4 +1,5 @@
-"""A spec's Verilog, and what an FPGA project needs beside it: pure functions of the spec."""
+"""The Verilog of a spec, and the files that an FPGA project needs beside it. Except for the two
+functions that write files, everything is a pure function of the spec."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ _LINT_OFF = (
 
 @dataclass(frozen=True)
 class Target:
-    """What an export is prepared for: a clock target, constraints and the tools that follow."""
+    """What an export is prepared for: the clock target, the format of the constraints and the tools
+    that follow."""
 
     name: str
     engine_mhz: int
@@ -50,12 +52,13 @@ class Target:
     constraints: str
     """Suffix of the constraint file."""
     file_type: str
-    """FuseSoC's name of its format."""
+    """FuseSoC's name for the format of the constraint file."""
     flow: str | None = None
-    """FuseSoC's flow for the family, with options for a block whose pins lead nowhere."""
+    """FuseSoC's flow for the family; None where there is none."""
     flow_options: str = ""
+    """Options of that flow for a block whose pins are not connected."""
     netlist: str = "json"
-    """Format in which Yosys hands over to the next tool."""
+    """Format of the netlist that Yosys writes for the next tool."""
 
 
 TARGETS: dict[str, Target] = {
@@ -70,44 +73,45 @@ TARGETS: dict[str, Target] = {
 
 
 PREFIX = "evolute"
-"""What the names of modules and files begin with, unless the user says otherwise."""
+"""The default prefix of the names of modules and files."""
 
 
 def require_prefix(prefix: str) -> None:
-    """Raise `RefusedError` unless names that begin with `prefix` are identifiers in any tool."""
+    """Raise `RefusedError` unless names with this prefix are identifiers in every tool."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", prefix):
         rule = "up to 64 letters, digits and underscores that begin with a letter"
         raise RefusedError(f"--prefix: must be {rule}, got {prefix!r}")
 
 
 def module_name(spec: Spec, prefix: str = PREFIX) -> str:
-    """The Verilog module of the spec's engine, of its core, or of what scales its results."""
+    """The name of the top Verilog module of a core, an engine, a unit or a scaling."""
     if isinstance(spec, Scaling):
         return f"{prefix}_scaling"
     return f"{prefix}_{'core' if isinstance(spec, CoreSpec) else engine_of(spec)}"
 
 
 def clock_mhz(spec: Spec, target: Target) -> int:
-    """The clock that constraints ask for."""
+    """The clock frequency in the constraints, in MHz."""
     return spec.clock_mhz if isinstance(spec, CoreSpec) else target.engine_mhz
 
 
 def to_verilog(spec: Spec) -> str:
-    """The engine or core as self-contained Verilog-2005; byte-identical for equal specs.
+    """The accelerator as self-contained Verilog-2005. Equal specs give the same bytes.
 
-    The top module is `module_name(spec)`; every other module's name starts with it. An engine has
-    clock `clk`, synchronous active-high reset `rst` and the streams of `hw.spec.layout`, a unit
-    also a clock `encoder_clk` with its reset; a core has `aclk`, synchronous active-low `aresetn`
-    and the AXI interfaces of `hw.emit.sidecar.ports`, whose ports carry the attributes by which
-    Vivado knows them.
+    The top module is `module_name(spec)`; the name of every other module starts with it. An engine
+    has the clock `clk`, the synchronous active-high reset `rst` and the streams of
+    `hw.spec.layout`; a unit also has the clock `encoder_clk` with its own reset. A core has the
+    clock `aclk`, the synchronous active-low reset `aresetn` and the AXI interfaces of
+    `hw.emit.sidecar.ports`, with the attributes by which Vivado recognizes them.
     """
     return _verilog(spec, _component(spec), PREFIX)
 
 
 def source_lines(spec: Spec) -> dict[int, str]:
-    """Where lines of `to_verilog(spec)` come from: line number to `hw/...:line` in this package.
+    """The source of lines of `to_verilog(spec)`: line number to `hw/...:line` in this package.
 
-    A declaration that no statement of the package made leads to what assigns the signal first.
+    A declaration without a source of its own gets that of the first statement that assigns the
+    signal.
     """
     text = _verilog(spec, _component(spec), PREFIX, sources=True)
     package = Path(__file__).parents[1]
@@ -140,10 +144,11 @@ def source_lines(spec: Spec) -> dict[int, str]:
 
 
 def export(spec: Spec, target: Target, prefix: str = PREFIX) -> dict[str, str]:
-    """File name to text: Verilog, sidecar, constraints, FuseSoC core and a Yosys script.
+    """The files of an export, as file name to text: Verilog, sidecar, constraints, FuseSoC core and
+    a Yosys script.
 
-    The names of all modules and files begin with `prefix`, so that exports with different ones
-    share a design. Raises `RefusedError` for one that is no identifier.
+    The names of all modules and files begin with `prefix`, so that exports with different prefixes
+    can be used in one design. Raises `RefusedError` for a prefix that is not an identifier.
     """
     require_prefix(prefix)
     name = module_name(spec, prefix)
@@ -159,8 +164,8 @@ def export(spec: Spec, target: Target, prefix: str = PREFIX) -> dict[str, str]:
 
 
 def write_all(folder: Path, texts: dict[str, str]) -> None:
-    """Write every text into `folder`, all or none. Raises `evolute.support.files.FileError` if it
-    cannot."""
+    """Write every text into `folder` under its name, either all or none. Raises
+    `evolute.support.files.FileError` if that fails."""
     if folder.exists() and not folder.is_dir():
         raise files.FileError(f"cannot write into {folder}: it is not a directory")
     for name in texts:
@@ -175,11 +180,11 @@ def write_all(folder: Path, texts: dict[str, str]) -> None:
 def write_export(
     spec: Spec, folder: Path | str, target: str = next(iter(TARGETS)), prefix: str = PREFIX
 ) -> list[Path]:
-    """Writes the texts of `export` into `folder`, all or none, and returns the files' paths.
+    """Write the files of `export` into `folder`, either all or none, and return their paths.
 
-    `target` is a name from `TARGETS`: what constraints and scripts are for. Files of the same names
-    are replaced. Raises `UnknownNameError` for another target, `RefusedError` for a prefix that is
-    no identifier, and `evolute.support.files.FileError` where nothing can be written.
+    `target` is a name in `TARGETS`. Existing files of the same names are replaced. Raises
+    `UnknownNameError` for another target, `RefusedError` for a prefix that is not an identifier,
+    and `evolute.support.files.FileError` if nothing can be written.
     """
     if target not in TARGETS:
         raise UnknownNameError("target", target, list(TARGETS))
@@ -230,30 +235,31 @@ def _verilog(spec: Spec, component: wiring.Component, prefix: str, *, sources: b
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """Elaborating a design creates objects by the million and drops hardly any, so that searching
-    them for garbage again and again is half of the time that it takes."""
-    before = gc.isenabled()
+    """Switch the garbage collector off for the block. Elaboration creates millions of objects and
+    drops hardly any, so that half of its time would go into searching them for garbage."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if before:
+        if was_enabled:
             gc.enable()
 
 
 @contextlib.contextmanager
 def _packaged_yosys() -> Iterator[None]:
-    """Amaranth prefers any Yosys on the user's path, whose version would show in the text."""
+    """Use the Yosys of the Python package in the block. Amaranth would prefer one on the user's
+    path, whose version would show in the text."""
     name = "AMARANTH_USE_YOSYS"
-    before = os.environ.get(name)
+    previous_choice = os.environ.get(name)
     os.environ[name] = "builtin"
     try:
         yield
     finally:
-        if before is None:
+        if previous_choice is None:
             del os.environ[name]
         else:
-            os.environ[name] = before
+            os.environ[name] = previous_choice
 
 
 def _plain_module_names(text: str, top: str) -> str:

@@ -1,4 +1,5 @@
-"""What an accelerator's ports mean, for programs: data derived from the spec alone."""
+"""What the ports of an accelerator mean, as data for programs. It is derived from the spec
+alone."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from evolute.hw.spec.core import RESULT_BITS
 
 @dataclass(frozen=True)
 class Bus:
-    """An AXI interface: its ports are `name`, an underscore, and the signal's name in AXI."""
+    """An AXI interface. Its ports are called `name`, an underscore, and the signal's name in the
+    AXI specification."""
 
     name: str
     protocol: str
@@ -30,7 +32,8 @@ class Bus:
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports that are no data: clock (rising edge), synchronous reset, interrupt, buses."""
+    """The ports that carry no data stream: clock (rising edge), synchronous reset, interrupt and
+    AXI interfaces."""
 
     clock: str
     reset: str
@@ -38,11 +41,11 @@ class Ports:
     interrupt: str | None = None
     buses: tuple[Bus, ...] = ()
     more_clocks: tuple[tuple[str, str], ...] = ()
-    """Further clocks, apart from the first, each with its reset."""
+    """Further clocks, each as (clock, reset)."""
 
 
 def ports(spec: Spec) -> Ports:
-    """What surrounds the spec's data ports."""
+    """The clock, reset, interrupt and AXI ports of the spec's top module."""
     if isinstance(spec, Unit):
         return Ports("clk", "rst", 1, more_clocks=spec.more_clocks)
     if not isinstance(spec, CoreSpec):
@@ -75,7 +78,7 @@ def ports(spec: Spec) -> Ports:
 
 
 def meaning(spec: Spec) -> dict[str, Any]:
-    """The sidecar's part that follows from the spec: what moves over the ports, and when."""
+    """The part of the sidecar that follows from the spec: what moves over the ports, and when."""
     latencies = {name: getattr(spec, name) for name in dir(type(spec)) if name.endswith("_cycles")}
     if isinstance(spec, CoreSpec):
         return {**_core(spec), "latencies": latencies}

@@ -1,4 +1,5 @@
-"""How Vivado knows a module's ports for a clock, a reset, an interrupt and AXI interfaces."""
+"""The Verilog attributes by which Vivado recognizes a module's clock, reset, interrupt and AXI
+interfaces."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from evolute.hw.emit.sidecar import Bus, Ports
 
 
 def attributes(ports: Ports, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Port to Verilog attributes, as AMD's UG994 describes them for module references.
+    """The Verilog attributes of each port, as AMD's UG994 describes them for module references.
 
-    `names` are all ports. Empty for a module without buses: streams need no telling.
+    `names` are all ports of the module. The result is empty for a module without AXI interfaces:
+    plain streams need no attributes.
     """
     if not ports.buses:
         return {}

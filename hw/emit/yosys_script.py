@@ -1,4 +1,5 @@
-"""The passes by which Yosys maps a design's Verilog, as text: for its own runs and for exports."""
+"""The Yosys passes that map a design's Verilog to gates or FPGA cells, as text. Both the project's
+own runs and the exports use them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ FPGA_MAPPING = {
     "xilinx-us": "synth_xilinx -family xcup -noiopad -noclkbuf",
     "gowin": "synth_gowin -noiopads",
 }
-"""The pass that maps to the cells of an FPGA family, but for `-top`."""
+"""For each FPGA family, the pass that maps to its cells; `-top` is added by `fpga_passes`."""
 
 # Amaranth's output trips an assertion in the passes of some FPGA families unless it is flattened
 # and its generated names are made short first (YosysHQ/yosys issue 4349).

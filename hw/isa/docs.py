@@ -1,7 +1,6 @@
-"""The text of `docs/isa.md`, from the definitions in `hw.isa.instructions` and `hw.isa.registers`
-alone.
+"""Writes `docs/isa.md` from the definitions in `hw.isa.instructions` and `hw.isa.registers` alone.
 
-`make docs` writes the file; a test holds the committed one to this module.
+`make docs` writes the file; a test compares the committed one with this module.
 """
 
 from __future__ import annotations
@@ -45,22 +44,22 @@ halt
 
 
 def page() -> str:
-    """The whole of `docs/isa.md`."""
+    """The text of `docs/isa.md`."""
     return "\n\n".join((*_head(), *_operations(), *_example(), *_driver(), *_reference())) + "\n"
 
 
 def example_program() -> list[Instruction]:
-    """The instructions of `EXAMPLE`."""
+    """The instructions of the text `EXAMPLE`."""
     return [assemble(line) for line in EXAMPLE.splitlines()]
 
 
 def meanings(kind: type[enum.Enum]) -> dict[str, str]:
-    """What the source says below each member of an enumeration, on one line."""
+    """The docstring below each member of an enumeration, by the member's name, each on one line."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
     texts = {}
-    for before, after in zip(definition.body, definition.body[1:], strict=False):
-        match before, after:
+    for assignment, docstring in zip(definition.body, definition.body[1:], strict=False):
+        match assignment, docstring:
             case (
                 ast.Assign(targets=[ast.Name(id=name)]),
                 ast.Expr(value=ast.Constant(value=str(text))),
@@ -76,7 +75,7 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _head() -> list[str]:
     units = {unit.name.lower(): unit.value for unit in Unit}
-    own = [operation for operation in OPERATIONS.values() if operation.unit is None]
+    unitless = [operation for operation in OPERATIONS.values() if operation.unit is None]
     return [
         "# Instructions and registers of a core",
         "Made from `hw/isa/instructions.py` and `hw/isa/registers.py` by `make docs`; change those,"
@@ -94,11 +93,11 @@ def _head() -> list[str]:
         "the same cycle.\n- `signal`: when it is complete, it gives one token to each named unit.\n"
         "- There is one count of tokens for every ordered pair of units; all are zero at start. An "
         "instruction cannot name its own unit.\n"
-        f"- {', '.join(f'`{operation.name}`' for operation in own)} knows no tokens.",
-        "Loads complete in order, so a token of the last of several says that all are there. A "
-        "buffer's place may be loaded again once the matrix multiplication that reads it has "
-        "signalled to `load`; a bank of sums may be started again once its store has signalled to "
-        "`compute`.",
+        f"- {', '.join(f'`{operation.name}`' for operation in unitless)} never waits or signals.",
+        "Loads complete in order, so a token from the last of several loads means that the data of "
+        "all of them has arrived. A part of a buffer may be loaded again once the matrix "
+        "multiplication that reads it has signalled to `load`. New sums may be started in a bank "
+        "once the store of the old ones has signalled to `compute`.",
     ]
 
 
@@ -108,7 +107,7 @@ def _operations() -> list[str]:
 
 def _operation(operation: Operation) -> list[str]:
     unit = "the dispatcher" if operation.unit is None else f"unit {operation.unit.name.lower()}"
-    others = [other.name.lower() for other in Unit if operation.unit not in (None, other)]
+    others = [partner.name.lower() for partner in Unit if operation.unit not in (None, partner)]
     tokens = ", ".join(others) or "0"
     rows: list[Sequence[object]] = [
         (_bits(0, OPCODE_BITS), "opcode", operation.opcode, f"`{operation.name}`"),
@@ -165,38 +164,40 @@ def _driver() -> list[str]:
     return [
         "## How to run a program",
         f"""\
-1. Read `identity`, which tells a core from empty space, and compare `digest` with that of the
-   exported sidecar: a program is compiled for one spec.
+1. Read `identity`, which shows that there is a core at this address, and compare `digest` with
+   that of the exported sidecar, because a program is compiled for one spec.
 2. Put the program at a multiple of {MEMORY_PAGE_BYTES} bytes, and weights, activations and scales
-   at the addresses that it loads from. The core sees memory through its AXI4 port alone: write
-   back the processor's caches first.
-3. Write the program's address to `program_low` and `program_high`, and how many instructions it
-   has, `halt` included, to `instructions`.
+   at the addresses from which it loads them. The core only sees memory through its AXI4 port, so
+   write back the processor's caches first.
+3. Write the program's address to `program_low` and `program_high`, and its number of
+   instructions, `halt` included, to `instructions`.
 4. Write to `interrupt_enable` the bits of {status} that shall raise the interrupt, or 0 to poll.
-   `watchdog` starts at {WATCHDOG_DEFAULT}; raise it where the memory may be slower than that.
+   `watchdog` is {WATCHDOG_DEFAULT} after a reset; raise it if the memory may be slower than that.
 5. Write {Control.START.value} (`START`) to {control}.
 6. Wait for the interrupt or read {status} until one of these bits is set:
-   - {Status.DONE.value} (`DONE`): the results are in memory, and the counters stand still.
+   - {Status.DONE.value} (`DONE`): the results are in memory, and the counters do not change any
+     more.
    - {Status.ERROR.value} (`ERROR`): `error` holds the fault, `error_index` the instruction's index
-     from 0. Nothing is outstanding on the bus once {Status.BUSY.value} (`BUSY`) is 0. There is no
-     need to wait for that: the orders of the next steps are remembered until then. A memory that
-     never answers keeps the core busy, and then only a reset helps.
-   - {Status.SYNC.value} (`SYNC`): a `sync` calls. Do the host's part, then write
+     from 0. Once {Status.BUSY.value} (`BUSY`) is 0, no transfer is outstanding on the bus. You need
+     not wait for that, because the orders of the next steps are remembered until then. If the
+     memory never answers, the core stays busy, and only a reset helps.
+   - {Status.SYNC.value} (`SYNC`): a `sync` waits for the host. Do the host's part, then write
      {Control.RESUME.value} (`RESUME`) to {control} and wait again.
-7. Write {Control.ACKNOWLEDGE.value} (`ACKNOWLEDGE`) to {control}; it clears `DONE` and `ERROR`, and
-   so the interrupt; after an error, once `BUSY` is 0. Discard the processor's cached copies of the
-   results before reading them.
+7. Write {Control.ACKNOWLEDGE.value} (`ACKNOWLEDGE`) to {control}. It clears `DONE` and `ERROR`, and
+   with them the interrupt; after an error, it does so once `BUSY` is 0. Discard the processor's
+   cached copies of the results before reading them.
 8. Go on at 2 or 3 with the next program. Its `START` may be written right after the
-   `ACKNOWLEDGE`, or without it: the status is then of the new program alone.""",
-        "`START` clears the status of the program before, and its counters and all tokens when the "
-        "new one begins. Where the program lies and how many instructions it has is read at "
-        "`START`: what is written to these registers later is for the next one. The registers "
-        "written by the host keep their values, and so do buffers and sums: what was "
-        "loaded or summed before is still there.",
-        "Each order acts in the cycle in which its write does: the one in which both address and "
-        "data have been taken, or, where the answer to the write before is still to be taken, the "
-        "one in which it is. `status` shows it in the next cycle. Several orders in one write act "
-        "together; a `START` that is not ignored comes before the others.",
+   `ACKNOWLEDGE`, or even without it: the status is then that of the new program alone.""",
+        "`START` clears the status of the previous program at once; counters and tokens are "
+        "cleared when the new program begins. The address and the length of the program are read "
+        "at `START`: later writes to these registers are for the next program. The registers that "
+        "the host writes keep their values, and so do buffers and sums, which still hold what "
+        "earlier programs loaded or summed.",
+        "An order acts in the cycle in which its write takes effect. This is the cycle in which "
+        "both address and data have been taken; or, if the answer to the previous write is not "
+        "taken yet, the cycle in which it is taken. `status` shows the result in the next cycle. "
+        "Several orders in one write act together; a `START` that is not ignored comes before the "
+        "others.",
     ]
 
 
@@ -205,8 +206,8 @@ def _reference() -> list[str]:
     parts = [
         "## Registers",
         "32 bits each, over AXI4-Lite, at byte offsets. A write to an offset that is not in this "
-        "table, or to a register that is read only, is answered with SLVERR and does nothing, and "
-        "so is a read of an unknown offset.",
+        "table, or to a register that is read only, is answered with SLVERR and does nothing. A "
+        "read of an offset that is not in this table is answered with SLVERR, too.",
         _table(
             ("offset", "register", "access", "meaning"),
             (
@@ -222,10 +223,14 @@ def _reference() -> list[str]:
     ]
     for title, kind, text in (
         ("`control`", Control, "Bits to write."),
-        ("`status` and `interrupt_enable`", Status, "The interrupt is on while both have a bit."),
+        (
+            "`status` and `interrupt_enable`",
+            Status,
+            "The interrupt is high while a bit is set in both registers.",
+        ),
     ):
-        said = meanings(kind)
-        rows = ((bit.value, f"`{bit.name}`", said.get(str(bit.name), "")) for bit in kind)
+        texts = meanings(kind)
+        rows = ((bit.value, f"`{bit.name}`", texts.get(str(bit.name), "")) for bit in kind)
         parts += [f"### {title}", text, _table(("value", "bit", "meaning"), rows)]
     parts += [
         "### `error`",
@@ -236,7 +241,7 @@ def _reference() -> list[str]:
             ((fault.value, f"`{fault.name}`", faults[fault.name]) for fault in Fault),
         ),
         "### Counters",
-        "64 bits in two registers each; of the current program, or of the last one.",
+        "64 bits in two registers each, for the current program or the last one.",
         _table(
             ("counter", "counts"), ((f"`{name}`", meaning) for name, meaning in COUNTERS.items())
         ),

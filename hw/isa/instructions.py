@@ -1,13 +1,15 @@
-"""The core's instruction set: the one definition that decoder, compiler, models and text read.
+"""The core's instruction set. The decoder, the compiler, the models and the documentation all read
+this one definition.
 
-An instruction is a 128-bit word. Its low bits name the operation and the tokens it waits for and
-signals; the operation's fields follow without gaps, and everything above them must be zero. Counts
-are stored less one, so that no encoding stands for nothing. An instruction goes to the queue of its
-unit; the units run on their own and are ordered by tokens alone: `wait` takes one token that each
-named unit has signalled to this one, before the instruction starts; `signal` gives one to each
-named unit when it is complete.
+An instruction is a 128-bit word. Its lowest bits hold the opcode and the tokens that the
+instruction waits for and signals. The operation's fields follow without gaps; all bits above them
+must be zero. Counts are stored less one, so that no encoding means "none".
 
-Scaling is part of the matrix multiplication: sums leave the engine and are scaled as they come.
+Each instruction goes to the queue of its unit. The units work at the same time, and only tokens
+order them: before it starts, an instruction takes one token from every unit in `wait`; when it is
+complete, it gives one token to every unit in `signal`.
+
+A matmul includes scaling: results are scaled as they leave the engine.
 """
 
 from __future__ import annotations
@@ -40,20 +42,23 @@ INDEX_BITS = 24
 
 
 class IsaError(RefusedError):
-    """An instruction that does not exist or that a core cannot run."""
+    """An instruction that does not exist, or that a core cannot run."""
 
 
 class DeadlockError(IsaError):
-    """A program that stops for good: whatever is left waits, and nothing will end the wait."""
+    """A program that stops for good: every instruction that is left waits for a token that will
+    never come."""
 
     def __init__(self, waits: Mapping[int, str]):
-        """`waits` says what each waiting instruction, by its index, waits for."""
-        texts = [f"instruction {index} waits for {what}" for index, what in sorted(waits.items())]
+        """`waits` maps the index of each waiting instruction to what it waits for."""
+        texts = [
+            f"instruction {index} waits for {reason}" for index, reason in sorted(waits.items())
+        ]
         super().__init__(f"deadlock: {'; '.join(texts)}")
 
 
 class Unit(enum.IntEnum):
-    """Who executes; the value is the unit's bit in `wait` and `signal`."""
+    """The units that execute instructions. The value is the unit's bit in `wait` and `signal`."""
 
     LOAD = 0
     COMPUTE = 1
@@ -61,34 +66,36 @@ class Unit(enum.IntEnum):
 
 
 class Fault(enum.IntEnum):
-    """Why a core stopped before the end; the code in its error register."""
+    """Why a core stopped before the end of its program. The value is the code in the `error`
+    register."""
 
     ILLEGAL = 1
-    """No such instruction, or fields that this core does not have room for."""
+    """There is no such instruction, or a field has a value that this core does not allow."""
     MISALIGNED = 2
-    """A memory address that is not a multiple of the bus width in bytes; or a program that does not
-    lie at a multiple of 4096 bytes, or whose last instruction lies past the last address. Nothing
-    of such a program is fetched, and its index is 0."""
+    """A memory address is not a multiple of the bus width in bytes; or a program does not begin at
+    a multiple of 4096 bytes or ends past the last address. Nothing of such a program is fetched,
+    and the index is 0."""
     READ = 3
-    """The memory answered a read with an error: a load's, or that of the bus word in which this
-    instruction is the first."""
+    """The memory answered a read with an error: that of a load, or the fetch of the bus word in
+    which this instruction is the first."""
     WRITE = 4
     """The memory answered a write with an error."""
     BOUNDS = 5
     """A matrix multiplication ran past the end of a buffer."""
     TOKENS = 6
-    """More tokens between two units than can be counted; the instruction gave the one too many."""
+    """There are more tokens between two units than can be counted; the instruction gave the last
+    one."""
     NO_HALT = 7
     """The program ended without a halt."""
     WATCHDOG = 8
-    """Nothing moved for as many cycles as the watchdog register says. The instruction is the one
-    that a unit is at work on, else the first that waits in a queue, of load, compute and store in
-    this order; else the next to be handed out."""
+    """Nothing moved for the number of cycles in the register `watchdog`. The instruction is the one
+    that a unit is at work on, else the first one that waits in a queue, both in the order load,
+    compute, store; else the next one to be dispatched."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """Bits of an instruction. `less_one` fields store their value minus 1."""
+    """A field of an instruction. With `less_one`, the bits hold the value minus 1."""
 
     name: str
     bits: int
@@ -97,16 +104,19 @@ class Field:
 
     @property
     def minimum(self) -> int:
+        """The smallest value."""
         return int(self.less_one)
 
     @property
     def maximum(self) -> int:
+        """The largest value."""
         return (1 << self.bits) - 1 + self.less_one
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A kind of instruction. `unit` None is the dispatcher itself, which knows no tokens."""
+    """A kind of instruction. Where `unit` is None, the dispatcher itself executes it, and it can
+    neither wait nor signal."""
 
     name: str
     opcode: int
@@ -116,7 +126,7 @@ class Operation:
 
     @cached_property
     def offsets(self) -> dict[str, int]:
-        """Lowest bit of each field."""
+        """Lowest bit of each field in the instruction word, by the field's name."""
         offsets, position = {}, HEADER_BITS
         for field in self.fields:
             offsets[field.name] = position
@@ -125,7 +135,7 @@ class Operation:
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """Place of each field among the fields."""
+        """Position of each field in `fields`, by the field's name."""
         return {field.name: place for place, field in enumerate(self.fields)}
 
     def __getitem__(self, name: str) -> Field:
@@ -134,7 +144,7 @@ class Operation:
 
     @property
     def bits(self) -> int:
-        """Bits in use; those above must be zero."""
+        """The number of bits in use, from bit 0 on. All bits above them must be zero."""
         return HEADER_BITS + sum(field.bits for field in self.fields)
 
 
@@ -230,7 +240,11 @@ _BY_OPCODE = {operation.opcode: operation for operation in OPERATIONS.values()}
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction; `values` are the fields' values in the operation's order."""
+    """One instruction. `values` are those of the operation's fields, in their order.
+
+    Raises `IsaError` for a value that its field cannot hold, and for tokens of the instruction's
+    own unit.
+    """
 
     operation: Operation
     values: tuple[int, ...] = ()
@@ -244,10 +258,10 @@ class Instruction:
             if not field.minimum <= value <= field.maximum:
                 rule = f"must be in {field.minimum}..{field.maximum}"
                 raise IsaError(f"{self.operation.name} {field.name}: {rule}, got {value}")
-        own = self.operation.unit
-        if own is None and (self.wait or self.signal):
+        unit = self.operation.unit
+        if unit is None and (self.wait or self.signal):
             raise IsaError(f"{self.operation.name}: must not wait or signal")
-        if own in self.wait | self.signal:
+        if unit in self.wait | self.signal:
             raise IsaError(f"{self.operation.name}: must not wait for its own unit or signal it")
 
     def __getitem__(self, name: str) -> int:
@@ -258,7 +272,7 @@ class Instruction:
 def instruction(
     name: str, /, *, wait: Iterable[Unit] = (), signal: Iterable[Unit] = (), **values: int
 ) -> Instruction:
-    """The instruction `name` with its fields by keyword. Raises `IsaError`."""
+    """Make the instruction `name`, with its fields as keywords. Raises `IsaError`."""
     operation = OPERATIONS[name]
     names = [field.name for field in operation.fields]
     if set(values) != set(names):
@@ -268,7 +282,7 @@ def instruction(
 
 
 def encode(instruction: Instruction) -> int:
-    """The instruction's word."""
+    """The 128-bit word of an instruction."""
     operation = instruction.operation
     word = operation.opcode
     word |= sum(1 << WAIT_OFFSET + unit for unit in instruction.wait)
@@ -279,7 +293,7 @@ def encode(instruction: Instruction) -> int:
 
 
 def decode(word: int) -> Instruction:
-    """The instruction that `word` stands for. Raises `IsaError` where there is none."""
+    """The instruction in a 128-bit word. Raises `IsaError` if it holds none."""
     opcode = word & (1 << OPCODE_BITS) - 1
     if opcode not in _BY_OPCODE:
         raise IsaError(f"opcode {opcode}: no such instruction")
@@ -298,7 +312,8 @@ def decode(word: int) -> Instruction:
 
 
 def check(core: CoreSpec, instruction: Instruction) -> None:
-    """Raise `IsaError` where `core` cannot run `instruction`, naming the field and the rule."""
+    """Raise `IsaError` if `core` cannot run `instruction`. The message names the field, the rule
+    and the value."""
     name = instruction.operation.name
 
     def rule(holds: bool, field: str, text: str) -> None:
@@ -308,8 +323,8 @@ def check(core: CoreSpec, instruction: Instruction) -> None:
     if name in ("load", "store"):
         memory, words = instruction["memory"], instruction["words"]
         rule(memory % core.bus_bytes == 0, "memory", f"a multiple of {core.bus_bytes}")
-        most = (1 << core.address_bits) - words * core.bus_bytes
-        rule(memory <= most, "memory", f"at most {most:#x} for {words} words")
+        last_address = (1 << core.address_bits) - words * core.bus_bytes
+        rule(memory <= last_address, "memory", f"at most {last_address:#x} for {words} words")
     if name == "load":
         rule(instruction["buffer"] < len(BUFFERS), "buffer", f"below {len(BUFFERS)}")
         room = core.buffers[instruction["buffer"]].bus_words - instruction["address"]
@@ -325,19 +340,23 @@ def check(core: CoreSpec, instruction: Instruction) -> None:
 
 
 def operations(core: CoreSpec) -> dict[str, Operation]:
-    """The operations that `core` knows, by name."""
+    """The operations that `core` can run, by name. `fill` is missing where the engine has no
+    memories to fill."""
     absent = () if core.engine.fills else ("fill",)
     return {name: operation for name, operation in OPERATIONS.items() if name not in absent}
 
 
 def _check_bank(core: CoreSpec, instruction: Instruction, span: int) -> None:
-    """A span of accumulator words must lie in one of the two banks."""
-    first = instruction["accumulator"]
-    last = first + span - 1
-    if last >= core.accumulator_words or first // core.bank_words != last // core.bank_words:
+    """Raise `IsaError` unless a span of accumulator words lies within one of the two banks."""
+    first_word = instruction["accumulator"]
+    last_word = first_word + span - 1
+    if (
+        last_word >= core.accumulator_words
+        or first_word // core.bank_words != last_word // core.bank_words
+    ):
         raise IsaError(
             f"{instruction.operation.name} accumulator: must keep {span} words within one of "
-            f"2 banks of {core.bank_words}, got {first}"
+            f"2 banks of {core.bank_words}, got {first_word}"
         )
 
 
@@ -390,7 +409,7 @@ def _check_fill(core: CoreSpec, instruction: Instruction, rule) -> None:
 
 
 def disassemble(instruction: Instruction) -> str:
-    """The instruction as a line of text, from which `assemble` makes it again."""
+    """The instruction as a line of text; `assemble` turns it back."""
     words = [instruction.operation.name]
     for field, value in zip(instruction.operation.fields, instruction.values, strict=True):
         shown = f"{value:#x}" if field is _MEMORY else str(value)
@@ -402,11 +421,11 @@ def disassemble(instruction: Instruction) -> str:
 
 
 def assemble(line: str) -> Instruction:
-    """The instruction that a line of text names; a `#` starts a comment. Raises `IsaError`."""
+    """The instruction in a line of text, in which `#` starts a comment. Raises `IsaError`."""
     words = line.partition("#")[0].split()
     if not words or words[0] not in OPERATIONS:
-        known = ", ".join(OPERATIONS)
-        raise IsaError(f"{line.strip()!r}: must start with one of {known}")
+        names = ", ".join(OPERATIONS)
+        raise IsaError(f"{line.strip()!r}: must start with one of {names}")
     values: dict[str, int] = {}
     units: dict[str, list[Unit]] = {"wait": [], "signal": []}
     for word in words[1:]:
@@ -426,12 +445,15 @@ def assemble(line: str) -> Instruction:
 
 
 def to_bytes(program: Sequence[Instruction]) -> bytes:
-    """The program as it lies in memory, lowest byte first."""
+    """The program as it lies in memory: 16 bytes per instruction, lowest byte first."""
     return b"".join(encode(step).to_bytes(INSTRUCTION_BYTES, "little") for step in program)
 
 
 def from_bytes(data: bytes) -> list[Instruction]:
-    """The inverse of `to_bytes`. Raises `IsaError`, naming the instruction's index."""
+    """The instructions of a program in memory; the inverse of `to_bytes`.
+
+    Raises `IsaError` with the index of the instruction that is not valid.
+    """
     if len(data) % INSTRUCTION_BYTES:
         raise IsaError(f"program: must be a multiple of {INSTRUCTION_BYTES} bytes, got {len(data)}")
     program = []

@@ -9,12 +9,13 @@ from evolute.hw.isa.instructions import INDEX_BITS
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES
 
 IDENTITY = 0x45564C54
-"""What the first register reads as: "EVLT" in ASCII."""
+"""The value of the register `identity`: "EVLT" in ASCII."""
 
 
 @dataclass(frozen=True)
 class Register:
-    """One register. `writable` ones read back what was written, except `control`, which acts."""
+    """One register. A `writable` register reads back what was written to it, except `control`,
+    which reads as 0."""
 
     name: str
     offset: int
@@ -26,15 +27,16 @@ class Control(enum.IntFlag):
     """Bits written to `control`; all read as zero."""
 
     START = 1
-    """Run the program that the registers say, from its first instruction. Ignored while a program
-    runs. While one that a fault has stopped is still busy, the order is remembered: it clears
-    `status` at once but for BUSY, and the new program begins as soon as the bus is quiet."""
+    """Run the program that the registers describe, from its first instruction. Ignored while a
+    program runs. While a program that a fault has stopped is still busy, the order is remembered:
+    it clears `status` at once except for BUSY, and the new program begins as soon as the bus is
+    quiet."""
     RESUME = 2
     """Go on after a `sync`; ignored unless SYNC is set in `status`."""
     ACKNOWLEDGE = 4
-    """Clear DONE and ERROR in `status`, `error` and `error_index`. While a stopped program is
+    """Clear `error`, `error_index`, and DONE and ERROR in `status`. While a stopped program is
     still busy, the order is remembered, and clears them in the cycle in which BUSY ends. It never
-    makes a program go on."""
+    makes a program continue."""
 
 
 class Status(enum.IntFlag):
@@ -51,7 +53,8 @@ class Status(enum.IntFlag):
 
 
 WATCHDOG_DEFAULT = 65536
-"""Cycles without any movement after which a program is stopped, unless written otherwise."""
+"""Cycles without any movement after which a program is stopped, unless the host writes another
+number."""
 
 _WORDS = (
     Register("identity", 0x00, f"0x{IDENTITY:08X}"),
@@ -91,7 +94,7 @@ COUNTERS: dict[str, str] = {
     "compute_cycles": "cycles in which a matrix multiplication was in progress",
     "dispatched": "instructions handed to their units, the halt included",
 }
-"""64-bit counters of the current or last program, by what they count."""
+"""The 64-bit counters and what each counts, for the current program or the last one."""
 
 _COUNTER_BASE = 0x40
 

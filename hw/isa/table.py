@@ -1,7 +1,7 @@
-"""A program in columns: the same as a sequence of instructions, for programs of many.
+"""A program as columns instead of a list of instructions, for programs of many instructions.
 
-A compiler fills the columns, and checks and models read them, an operation at a time and without an
-object for each instruction. Those are made when someone asks for them.
+A compiler fills the columns; checks and models process them one operation at a time, without an
+object per instruction. `Instruction` objects are made only on request.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _UNITS = tuple(
 
 @dataclass(frozen=True, eq=False)
 class InstructionTable(Sequence[Instruction]):
-    """A program, column by column.
+    """A program as columns. It is also a sequence of `Instruction`s.
 
-    `opcodes`, `waits` and `signals` are uint8 [instructions]; the latter two have bit u set for
-    unit u. `fields` are the values of every operation's fields, in the operation's order, each
-    int32 or int64 [instructions of that operation], in the program's order. Raises `IsaError` for a
-    value that its field cannot hold.
+    `opcodes`, `waits` and `signals` are uint8 [instructions]; bit u of the latter two stands for
+    unit u. `fields` has, for each operation, one int32 or int64 array [instructions of that
+    operation] per field, in program order. Raises `IsaError` for a value that its field cannot
+    hold.
     """
 
     opcodes: NDArray[np.uint8]
@@ -69,7 +69,7 @@ class InstructionTable(Sequence[Instruction]):
 
     @classmethod
     def of(cls, program: Sequence[Instruction]) -> InstructionTable:
-        """The columns of a sequence of instructions; a table is its own."""
+        """The table of a sequence of instructions. A table is returned unchanged."""
         if isinstance(program, InstructionTable):
             return program
         opcodes, waits, signals = (
@@ -90,11 +90,11 @@ class InstructionTable(Sequence[Instruction]):
         return cls(opcodes, waits, signals, fields)
 
     def at(self, name: str) -> NDArray[np.intp]:
-        """The places in the program of the instructions `name`."""
+        """The indices in the program of all instructions of the operation `name`."""
         return np.flatnonzero(self.opcodes == OPERATIONS[name].opcode)
 
     def column(self, name: str, field: str) -> _Column:
-        """The values of a field of all instructions `name`."""
+        """The values of a field in all instructions of the operation `name`, in program order."""
         return self.fields[name][OPERATIONS[name].places[field]]
 
     # As a sequence.
@@ -104,15 +104,16 @@ class InstructionTable(Sequence[Instruction]):
 
     @functools.cached_property
     def _ranks(self) -> NDArray[np.int64]:
-        """How many instructions of the same operation come before each."""
+        """For each instruction, how many of the same operation precede it."""
         ranks = np.empty(len(self), np.int64)
         for name in OPERATIONS:
-            own = self.at(name)
-            ranks[own] = np.arange(len(own))
+            indices = self.at(name)
+            ranks[indices] = np.arange(len(indices))
         return ranks
 
     def nth(self, name: str, place: int) -> Instruction:
-        """The instruction at a place among those `name`, without tokens."""
+        """The instruction number `place` among those of the operation `name`, without its
+        tokens."""
         values = tuple(int(column[place]) for column in self.fields[name])
         return Instruction(OPERATIONS[name], values)
 
@@ -163,13 +164,13 @@ class InstructionTable(Sequence[Instruction]):
             | self.signals.astype(np.uint64) << np.uint64(SIGNAL_OFFSET)
         )
         for name, values in self.fields.items():
-            operation, own = OPERATIONS[name], self.at(name)
+            operation, indices = OPERATIONS[name], self.at(name)
             for field, column in zip(operation.fields, values, strict=True):
                 half, low = divmod(operation.offsets[field.name], 64)
                 stored = (column - field.minimum).astype(np.uint64)
-                words[own, half] |= stored << np.uint64(low)
+                words[indices, half] |= stored << np.uint64(low)
                 if low + field.bits > 64:
-                    words[own, half + 1] |= stored >> np.uint64(64 - low)
+                    words[indices, half + 1] |= stored >> np.uint64(64 - low)
         return words.tobytes()
 
 
@@ -178,24 +179,24 @@ def _mask(units: frozenset[Unit]) -> int:
 
 
 def check_program(core: CoreSpec, program: Sequence[Instruction], address: int) -> None:
-    """Raise `IsaError` unless `core` can run every instruction of a program at byte `address`, and
-    the last instruction alone is a halt.
+    """Raise `IsaError` unless `core` can run the program at the byte address `address`.
 
-    The rules are those of `check`, said again for whole columns; the first instruction that breaks
-    one is given to `check`, which says how.
+    Every instruction must be legal for the core, and the last one alone must be a halt. The rules
+    are those of `check`, applied here to whole columns. The first instruction that breaks a rule is
+    passed to `check`, which names the rule.
     """
     program = InstructionTable.of(program)
-    most = (1 << core.address_bits) - len(program) * INSTRUCTION_BYTES
-    if address % MEMORY_PAGE_BYTES or not 0 <= address <= most:
-        rule = f"must be a multiple of {MEMORY_PAGE_BYTES} in 0..{most:#x}"
+    last_address = (1 << core.address_bits) - len(program) * INSTRUCTION_BYTES
+    if address % MEMORY_PAGE_BYTES or not 0 <= address <= last_address:
+        rule = f"must be a multiple of {MEMORY_PAGE_BYTES} in 0..{last_address:#x}"
         raise IsaError(f"program address: {rule}, got {address:#x}")
-    first = [
+    illegal = [
         int(program.at(name)[broken.argmax()])
         for name in OPERATIONS
         if program.fields[name] and (broken := _broken(core, program, name)).any()
     ]
-    if first:
-        index = min(first)
+    if illegal:
+        index = min(illegal)
         try:
             check(core, program[index])
         except IsaError as error:
@@ -207,7 +208,7 @@ def check_program(core: CoreSpec, program: Sequence[Instruction], address: int) 
 
 
 def _broken(core: CoreSpec, program: InstructionTable, name: str) -> NDArray[np.bool]:
-    """Of the instructions `name`, which break a rule."""
+    """For each instruction of the operation `name`, whether it breaks a rule."""
     operation = OPERATIONS[name]
     columns = dict(zip((f.name for f in operation.fields), program.fields[name], strict=True))
     broken = np.zeros(len(program.fields[name][0]), bool)
@@ -239,11 +240,12 @@ def _beyond_bank(core: CoreSpec, first: _Column, span: _Column) -> NDArray[np.bo
 def _broken_matmuls(core: CoreSpec, columns: Mapping[str, _Column]) -> NDArray[np.bool]:
     engine = core.engine
     slices, rows, planes = columns["slices"], columns["row_tiles"], columns["planes"]
-    least, most = np.ones(1 << MODE_BITS, np.int64), np.zeros(1 << MODE_BITS, np.int64)
+    least_planes = np.ones(1 << MODE_BITS, np.int64)
+    most_planes = np.zeros(1 << MODE_BITS, np.int64)
     for mode, legal in engine.modes.items():
-        least[mode], most[mode] = legal[0], legal[-1]
+        least_planes[mode], most_planes[mode] = legal[0], legal[-1]
     mode, group_slices = columns["mode"], columns["group_slices"]
-    broken = (planes < least[mode]) | (planes > most[mode])
+    broken = (planes < least_planes[mode]) | (planes > most_planes[mode])
     broken |= group_slices > engine.group_slices
     beats = {
         "weight": slices * planes,
@@ -267,7 +269,7 @@ def _broken_fills(core: CoreSpec, columns: Mapping[str, _Column]) -> NDArray[np.
 
 
 def _beyond_buffer(buffer: Buffer, first: _Column, beats: _Column) -> NDArray[np.bool]:
-    """For each row, whether its beats break a rule of the buffer: the bus word `first` begins a
-    beat, and the last of the `beats` beats ends within the buffer."""
+    """For each row, whether `first` is not a bus word of the buffer at which a beat begins, or the
+    last of `beats` beats ends beyond the buffer."""
     words = -(-beats // buffer.beats_per_word) * buffer.words_per_beat
     return (first % buffer.words_per_beat != 0) | (first > buffer.bus_words - words)

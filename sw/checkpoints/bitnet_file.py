@@ -1,9 +1,9 @@
-"""Layers of BitNet b1.58 as Hugging Face packs them, read to ternary codes.
+"""Reads layers of BitNet b1.58, as Hugging Face packs them, to ternary codes.
 
-Ma et al., "The Era of 1-bit LLMs" (arXiv 2402.17764). A layer of K inputs and N outputs holds
-`weight`, uint8 [N / 4, K], whose row r has the codes of rows r, r + N/4, r + N/2 and r + 3N/4 from
-the lowest two bits up, and one `weight_scale`, by which the class `autobitlinear` multiplies and
-`bitlinear` divides.
+Ma et al., "The Era of 1-bit LLMs" (arXiv 2402.17764). A layer with K inputs and N outputs has a
+`weight`, uint8 [N / 4, K]. Its row r holds the codes of the rows r, r + N/4, r + N/2 and r + 3N/4,
+from the lowest two bits up. It also has one `weight_scale`, by which the class `autobitlinear`
+multiplies and `bitlinear` divides.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) -> Stored | None:
-    """The weights of a layer, out of whose `parts` they are taken; None if it is in floats.
+    """The weights of the layer `module`; None if they are stored as floats. The tensors that are
+    used are removed from `parts`.
 
     `settings` are those of the whole model. Raises ValueError or TypeError.
     """
@@ -67,8 +68,8 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
         if (codes > 2).any():
             raise ValueError("holds the code 3, which is not ternary")
         with np.errstate(divide="ignore"):  # what comes of it is refused, not being finite
-            given = scales.floats().reshape(())
-            factor = np.float32(1) / given if kind == "bitlinear" else given
+            stored_scale = scales.floats().reshape(())
+            factor = np.float32(1) / stored_scale if kind == "bitlinear" else stored_scale
         scale = np.full((shape[0], 1), factor, np.float32)
         return QuantTensor(Grid.plain(codes, TERNARY, shape[1]), scale, -scale, group_bits=0)
 

@@ -1,4 +1,4 @@
-"""Opens a model file or folder by its content."""
+"""Opens a model file or folder according to its content."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from evolute.sw.tensors.stored import CheckpointError
 
 
 def _is_pickle(magic: bytes) -> bool:
-    """Whether a file begins as PyTorch's do: a zip archive around a pickle, or a bare pickle.
+    """Whether a file begins like those of PyTorch: a zip archive around a pickle, or a bare pickle.
 
-    The latter begins with its protocol and an instruction, where llama2.c's hidden size has zeros.
+    A bare pickle begins with its protocol and an instruction; a llama2.c file has zeros of the
+    hidden size there.
     """
     bare = len(magic) > 2 and magic[0] == 0x80 and 2 <= magic[1] <= 5 and magic[2] != 0
     return bare or magic == b"PK\x03\x04"
 
 
 def open_model(path: Path) -> LanguageModel:
-    """The model at `path`: a GGUF file, a folder of Hugging Face's or of Evolute's own form, or a
+    """The model at `path`: a GGUF file, a folder in the form of Hugging Face or of Evolute, or a
     llama2.c `.bin` file.
 
-    Tensors are read when they are asked for. Raises `CheckpointError` if it is none of them,
-    broken, or of a kind not supported. Pickles are never loaded.
+    Tensors are read when they are used. Raises `CheckpointError` for anything else, and for models
+    that are broken or not supported. Pickles are never loaded.
     """
     try:
         if path.is_dir():
@@ -56,9 +57,9 @@ def open_model(path: Path) -> LanguageModel:
 
 
 def parent_at(path: Path) -> Parent | None:
-    """What the model at `path` says it was made of; no weights are read for it.
+    """The model from which the one at `path` was made, as stored there; no weights are read.
 
-    None where it says nothing, and where there is no model. Raises `CheckpointError`.
+    None if there is no such statement, or no model. Raises `CheckpointError`.
     """
     if (path / DOCUMENT).is_file():
         try:

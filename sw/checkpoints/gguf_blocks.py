@@ -1,7 +1,7 @@
-"""GGUF's block formats whose codes an engine multiplies, read and written without rounding.
+"""Reads and writes, without rounding, the GGUF block formats whose codes an engine multiplies.
 
-A block is so many weights of a row, a half-precision scale d, and for Q4_1 a minimum. What each
-code counts for, and where its bits lie, is as in ggml's reference code.
+A block is a number of weights of a row, with a half-precision scale and, for Q4_1, a minimum. The
+meaning of codes and the places of their bits are those of ggml's reference code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _as_halves(values: NDArray[np.float32]) -> Bytes:
 
 
 def _split_nibbles(packed: Bytes) -> Bytes:
-    """The low halves of bytes, then the high ones."""
+    """The low halves of all bytes, then the high ones."""
     return np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1, dtype=np.uint8)
 
 
@@ -41,7 +41,7 @@ def _join_nibbles(codes: Bytes) -> Bytes:
 
 
 def _split_signed(packed: Bytes) -> Bytes:
-    """Two's complement to and from an offset of 128."""
+    """Converts between two's complement and an offset of 128; its own inverse."""
     return packed ^ np.uint8(128)
 
 
@@ -49,7 +49,8 @@ _SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
 
 
 def _split_tq2_0(packed: Bytes) -> Bytes:
-    """Bits 2i and 2i+1 of 32 bytes are 32 codes, one after another in i, then the next 32 bytes."""
+    """The bits 2i and 2i+1 of 32 bytes are 32 codes; codes are in the order of i, then of the
+    groups of 32 bytes."""
     parts = packed.reshape(*packed.shape[:-1], -1, 1, 32)
     return (parts >> _SHIFTS & np.uint8(3)).reshape(*packed.shape[:-1], -1)
 
@@ -65,7 +66,8 @@ after another."""
 
 
 def _split_tq1_0(packed: Bytes) -> Bytes:
-    """A byte is the fraction byte / 256, its first digit of base 3 the first."""
+    """A byte stands for the fraction byte / 256; the codes are its digits in base 3, first digit
+    first."""
     parts = []
     for start, end, digits in _TQ1_0:
         powers = np.array([3**digit for digit in range(digits)], np.uint8)[:, None]
@@ -76,8 +78,8 @@ def _split_tq1_0(packed: Bytes) -> Bytes:
 
 
 def _join_tq1_0(codes: Bytes) -> Bytes:
-    """The least byte that reads back as its digits: the value of five digits times 256 / 243,
-    rounded up. Bytes of four digits have a zero as their fifth."""
+    """The least byte that has these digits: the value of five digits times 256 / 243, rounded up.
+    Bytes of four digits get a zero as the fifth."""
     parts, position = [], 0
     for start, end, digits in _TQ1_0:
         count = (end - start) * digits
@@ -91,7 +93,8 @@ def _join_tq1_0(codes: Bytes) -> Bytes:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A block format; `split` makes of the bytes beside scales codes, and `join` the inverse."""
+    """A block format. `split_bytes` turns the bytes beside the scales into codes, and `join_codes`
+    is its inverse."""
 
     kind: Kind
     format: WeightCodes
@@ -103,16 +106,16 @@ class Blocks:
 
     @property
     def block(self) -> int:
-        """Weights of a block."""
+        """The number of weights in a block."""
         return gguf.GGML_QUANT_SIZES[self.kind][0]
 
     @property
     def group_bits(self) -> int:
-        """What a block stores beside its codes."""
+        """Bits that a block stores beside its codes."""
         return SCALE_BITS * (1 if self.zero is not None else 2)
 
     def split(self, blocks: Bytes) -> QuantTensor:
-        """Blocks uint8 [N, G, bytes] as codes."""
+        """The codes in blocks, uint8 [N, G, bytes]."""
         size = self.group_bits // 8
         beside = blocks[..., :size] if self.scale_first else blocks[..., -size:]
         packed = blocks[..., size:] if self.scale_first else blocks[..., :-size]
@@ -123,7 +126,7 @@ class Blocks:
         return QuantTensor(form, scale, minimum, self.group_bits)
 
     def join(self, tensor: QuantTensor) -> Bytes | None:
-        """The tensor as rows of blocks, uint8 [N, bytes], if they hold it without any rounding."""
+        """The tensor as rows of blocks, uint8 [N, bytes]; None if that would need rounding."""
         evenly = tensor.format.kind in (Codes.INTEGER, Codes.TERNARY)
         k, group = tensor.shape[1], min(tensor.group, tensor.shape[1])
         if not evenly or k % self.block or (group % self.block and group != k):

@@ -1,9 +1,9 @@
-"""Writes a model as a GGUF file that llama.cpp loads, its codes without a second rounding.
+"""Writes a model as a GGUF file that llama.cpp loads, without rounding its codes again.
 
-A file says less than `ModelConfig` does: the rest follows from its architecture. So that of the
-architectures is written of which `sw.checkpoints.gguf_file` reads back the same config, and of
-which llama.cpp is known to compute the same: what it leaves out of an architecture, such as
-windows, is refused.
+A GGUF file states less than `ModelConfig`: the rest follows from its architecture. So an
+architecture is chosen for which `sw.checkpoints.gguf_file` reads back the same config, and for
+which llama.cpp is known to compute the same. Features that llama.cpp ignores for an architecture,
+such as windows, are refused.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ else they are half-precision numbers."""
 
 
 class ExportError(RefusedError):
-    """A model that GGUF has no form for."""
+    """A model that cannot be stored in GGUF."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """The file's architecture, and what became of the model's matrices, by name."""
+    """The architecture of the file, and how the model's matrices were stored, by name."""
 
     architecture: str
     exact: tuple[str, ...]
@@ -87,11 +87,11 @@ def write_gguf(
     progress: Callable[[float], None] = lambda done: None,
     source: Parent | None = None,
 ) -> Written:
-    """Write the model to a GGUF file, whole or not at all. `progress` is told the part done, 0..1.
+    """Write the model to a GGUF file, completely or not at all.
 
-    The file remembers what the model was made of, or else `source`, where the model is to be found.
-
-    Raises `ExportError` where GGUF has no form for the model or its tokenizer, and `FileError`.
+    `progress` is called with the share that is done, 0 to 1. The file states the model from which
+    this one was made, or else `source`, where this one can be found. Raises `ExportError` if GGUF
+    has no form for the model or its tokenizer, and `FileError`.
     """
     tokens = _tokens(model.tokenizer, model.config.vocab)
     model = replace(model, config=_without_idle_window(model.config))
@@ -164,7 +164,7 @@ window; llama.cpp leaves out the window of one that has it."""
 
 
 def _without_idle_window(config: ModelConfig) -> ModelConfig:
-    """The same model without a window that is as long as its context, and so cuts nothing off."""
+    """The same model without a window as long as its context, which has no effect."""
     idle = config.window is not None and config.window >= config.context
     if not idle or config.local_rope_theta is not None:
         return config
@@ -172,20 +172,20 @@ def _without_idle_window(config: ModelConfig) -> ModelConfig:
 
 
 def _architecture(config: ModelConfig, tokens: list[str], tied: bool) -> tuple[str, dict[str, Any]]:
-    """An architecture, and metadata, that read back as the config, and of which llama.cpp computes
+    """An architecture and metadata that read back as the config, and for which llama.cpp computes
     the same. Raises `ExportError`."""
     factors = [float(np.float32(factor)) for factor in config.rope_factors]
-    own = None if config.query_divisor == config.head_dim else config.query_divisor
+    divisor = None if config.query_divisor == config.head_dim else config.query_divisor
     single: dict[str, Any] = {
         name: float(np.float32(value))
         for name, value in vars(config).items()
         if isinstance(value, float)
     }
-    wanted = replace(config, **single | {"rope_factors": tuple(factors), "query_divisor": own})
+    written = replace(config, **single | {"rope_factors": tuple(factors), "query_divisor": divisor})
     for architecture in _WRITTEN:
         if _known_to_llama_cpp(config, architecture, tied):
             values = _metadata(config, architecture)
-            if _reads_back(wanted, architecture, values, tokens, factors):
+            if _reads_back(written, architecture, values, tokens, factors):
                 return architecture, values
     reason = ""
     if not tied and config.embedding_scale != 1:
@@ -196,31 +196,32 @@ def _architecture(config: ModelConfig, tokens: list[str], tied: bool) -> tuple[s
 
 
 def _known_to_llama_cpp(config: ModelConfig, architecture: str, tied: bool) -> bool:
-    """Whether llama.cpp opens files of the architecture that hold what the model has."""
+    """Whether llama.cpp supports everything in the model for this architecture."""
     biases = _BIASES_OF.get(architecture, ("q", "k", "v"))
     return set(config.biases) <= set(biases) and (tied or architecture not in _TIED_ONLY)
 
 
 def _reads_back(
-    wanted: ModelConfig,
+    config: ModelConfig,
     architecture: str,
     values: Mapping[str, Any],
     tokens: list[str],
     factors: list[float],
 ) -> bool:
-    """Whether metadata stands for a config, in which heads' pairs may be elsewhere."""
+    """Whether metadata reads back as the config; only the order of the pairs in heads may
+    differ."""
     stored = {
         name: float(np.float32(value)) if isinstance(value, float) else value
         for name, value in values.items()
     }
     stored |= {"general.architecture": architecture, "tokenizer.ggml.tokens": tokens}
-    names = [f"blk.0.{_stem(role)}.bias" for role in wanted.biases]
-    held = factors if ROPE_FACTORS in stretches(stored) else ()
+    names = [f"blk.0.{_stem(role)}.bias" for role in config.biases]
+    stored_factors = factors if ROPE_FACTORS in stretches(stored) else ()
     try:
-        read = config_of(stored, names, held)
+        read_config = config_of(stored, names, stored_factors)
     except (BrokenError, KeyError, ValueError):
         return False
-    return replace(wanted, rope_pairs=wanted.rope_pairs and read.rope_pairs) == read
+    return replace(config, rope_pairs=config.rope_pairs and read_config.rope_pairs) == read_config
 
 
 def _stem(role: str) -> str:
@@ -254,8 +255,8 @@ def _metadata(config: ModelConfig, architecture: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A tensor of the file, and the model's that it holds; none, where it is the stretch of
-    positions."""
+    """A tensor of the file and the name of the model's tensor in it. `source` is None for the
+    factors that stretch positions."""
 
     name: str
     source: str | None
@@ -265,7 +266,8 @@ class _Plan:
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A tensor of the file. `shape` counts bytes along rows; `bytes` makes it, uint8."""
+    """A tensor of the file. The last axis of `shape` counts bytes; `bytes` makes the data,
+    uint8."""
 
     name: str
     source: str | None
@@ -277,8 +279,8 @@ class _Entry:
 
 def _plans(model: LanguageModel, architecture: str) -> Iterator[_Plan]:
     config = model.config
-    wanted = "interleaved" if architecture == "llama" else "halves"
-    turn = None if config.rope_pairs == wanted else partial(_turned, config.head_dim, wanted)
+    pairs = "interleaved" if architecture == "llama" else "halves"
+    turn = None if config.rope_pairs == pairs else partial(_turned, config.head_dim, pairs)
     if config.rope_factors and architecture == "llama":
         yield _Plan(ROPE_FACTORS, None)
     for stem, name in NAMES.items():
@@ -293,14 +295,15 @@ def _plans(model: LanguageModel, architecture: str) -> Iterator[_Plan]:
                     yield _Plan(f"blk.{layer}.{stem}.{kind}", name, turning)
 
 
-def _turned(head_dim: int, wanted: str, rows: int) -> NDArray[np.int64]:
-    """Rows of heads whose pairs are as wanted, given those whose pairs are the other way."""
-    pairs = (2, head_dim // 2) if wanted == "interleaved" else (head_dim // 2, 2)
-    return np.arange(rows).reshape(-1, *pairs).swapaxes(1, 2).reshape(-1)
+def _turned(head_dim: int, pairs: str, rows: int) -> NDArray[np.int64]:
+    """The order of the rows of heads that gives the pairs `pairs`, from rows with the pairs of the
+    other kind."""
+    pair_shape = (2, head_dim // 2) if pairs == "interleaved" else (head_dim // 2, 2)
+    return np.arange(rows).reshape(-1, *pair_shape).swapaxes(1, 2).reshape(-1)
 
 
 def _entry(model: LanguageModel, plan: _Plan, kind: Kind) -> _Entry:
-    """How a tensor is written."""
+    """How a tensor is written, see `_Entry`."""
     source = plan.source
     if source is None:
         factors = np.array(model.config.rope_factors, np.float32).view(np.uint8)
@@ -320,15 +323,15 @@ def _entry(model: LanguageModel, plan: _Plan, kind: Kind) -> _Entry:
 
 
 def _chosen(codes: Coded | None, columns: int, kind: Kind, table: bool) -> tuple[Kind, bool]:
-    """The type of a matrix, and whether it holds the same numbers. A table, of which a pass reads
-    rows, may be of any type that holds its codes."""
+    """The GGUF type of a matrix, and whether it stores the same numbers. A table, from which a pass
+    only reads rows, may have any type that holds its codes."""
     for candidate in (kind, *CODES) if table else (kind,):
         if candidate in CODES and _fits(codes, candidate):
             return candidate, True
     if kind == Kind.F32:
         return kind, True
-    whole = columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
-    return (kind if whole and not table else Kind.F16), False
+    whole_blocks = columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
+    return (kind if whole_blocks and not table else Kind.F16), False
 
 
 def _fits(tensor: Coded | None, kind: Kind) -> bool:
@@ -338,7 +341,7 @@ def _fits(tensor: Coded | None, kind: Kind) -> bool:
 def _ordered(
     model: LanguageModel, name: str, turn: Callable[[int], NDArray[np.int64]] | None
 ) -> Tensor:
-    """A tensor of the model as the file orders its rows."""
+    """A tensor of the model with its rows in the order of the file."""
     tensor = model.tensors[name]
     if not isinstance(tensor, QuantTensor):
         tensor = dequantized(tensor)
@@ -361,7 +364,7 @@ def _bytes(tensor: Tensor, kind: Kind, exact: bool) -> NDArray[np.uint8]:
 
 
 def _tokens(tokenizer: TextTokenizer, vocab: int) -> dict[str, Any]:
-    """The metadata below `tokenizer.ggml`. Raises `ExportError`."""
+    """The metadata `tokenizer.ggml.*`. Raises `ExportError`."""
     document = json.loads(tokenizer.library.to_str())
     model = document["model"]
     if model["type"] != "BPE":
@@ -401,8 +404,8 @@ def _type(token: str, added: Mapping[str, bool], pieces: bool) -> TokenType:
 def _score_pieces(
     document: Mapping[str, Any], merges: Sequence[tuple[str, ...]], tokens: list[str]
 ) -> dict[str, Any]:
-    """SentencePiece's form: in place of ranked merges each token has a score, the higher the
-    earlier it is made. Spaces in `tokens` become SentencePiece's."""
+    """The vocabulary in SentencePiece's form: instead of ranked merges each token has a score,
+    which is higher for tokens that are made earlier. Spaces in `tokens` become SentencePiece's."""
     rank: dict[str, int] = {}
     for index, pair in enumerate(merges):
         rank.setdefault("".join(pair), index)
@@ -417,7 +420,7 @@ def _score_pieces(
 
 
 def _ends(tokenizer: TextTokenizer) -> dict[str, Any]:
-    """What begins and ends texts."""
+    """The metadata about tokens that begin and end a text."""
     prefix = tokenizer.prefix
     # A token that also begins a text is the less likely one to be meant by the end.
     stops = sorted(tokenizer.stops, key=lambda token: (token in prefix, token))

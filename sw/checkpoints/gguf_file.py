@@ -1,8 +1,8 @@
-"""Models in GGUF files, whose codes feed an engine without a second rounding.
+"""Reads models in GGUF files. An engine can use their codes without rounding them again.
 
-The container is read here rather than by the `gguf` package's reader, which trusts the lengths a
-file states and takes seconds for a large vocabulary; the block formats that no engine multiplies
-directly are dequantized by that package.
+The container is read here, and not by the `gguf` package's reader, which trusts the lengths in a
+file and takes seconds for a large vocabulary. Block formats that no engine multiplies directly are
+dequantized by that package.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ _SHORT_FACTORS, _LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.
 
 
 class BrokenError(Exception):
-    """What is wrong with the file, without its name."""
+    """A problem with a file; the message does not contain the file's name."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor as the file lists it; `shape` is [rows, columns]."""
+    """A tensor in the file's list; `shape` is [rows, columns]."""
 
     name: str
     shape: tuple[int, ...]
@@ -91,7 +91,7 @@ class _Entry:
 
 
 class _Cursor:
-    """Reads the header; refuses to look beyond the end of the file."""
+    """Reads the header. It refuses to read past the end of the file."""
 
     def __init__(self, data: NDArray[np.uint8]):
         self.data, self.position = data, 0
@@ -132,7 +132,8 @@ class _Cursor:
 
 
 def _raw(data: NDArray[np.uint8], entry: _Entry) -> NDArray[np.uint8]:
-    """The rows of the tensor at `entry`, uint8 [rows, bytes]. `data` begins at the tensors."""
+    """The rows of the tensor `entry`, uint8 [rows, bytes]. `data` is the part of the file from the
+    first tensor on."""
     block, block_bytes = gguf.GGML_QUANT_SIZES[entry.kind]
     *rows, columns = entry.shape
     count = math.prod(rows)
@@ -145,7 +146,7 @@ def _raw(data: NDArray[np.uint8], entry: _Entry) -> NDArray[np.uint8]:
 
 
 def _stored(raw: NDArray[np.uint8], entry: _Entry, shape: tuple[int, ...]) -> Stored:
-    """The tensor in some rows of `entry`, as codes if the format has them."""
+    """The tensor in some rows of `entry`; as codes if the format has them."""
     blocks = CODES.get(entry.kind)
     if blocks is None or len(shape) != 2:
         return Stored(shape, lambda: _floats(raw, entry.kind).reshape(shape))
@@ -170,7 +171,7 @@ def _floats(raw: NDArray[np.uint8], kind: Kind) -> NDArray[np.float32]:
 
 
 def _header(data: NDArray[np.uint8]) -> tuple[dict[str, Any], list[_Entry], int]:
-    """Metadata, tensor list, and where the tensors begin."""
+    """The metadata, the list of tensors, and the position of the first tensor."""
     cursor = _Cursor(data)
     if cursor.take(4).tobytes() != MAGIC:
         raise BrokenError("is not a GGUF file")
@@ -236,15 +237,15 @@ _ARCHITECTURES = frozenset(gguf.MODEL_ARCH_NAMES.values())
 
 
 def _require_known(values: Mapping[str, Any], family: str) -> None:
-    """Raise ValueError where metadata may change what a model computes and is not read."""
-    known = KnownSettings((*_READ, *_READ_OF.get(family, ())), _HARMLESS, _NEUTRAL)
+    """Raise ValueError for metadata that is not read but may change what a model computes."""
+    settings = KnownSettings((*_READ, *_READ_OF.get(family, ())), _HARMLESS, _NEUTRAL)
     for key, value in values.items():
         place, _, name = key.partition(".")
         if place in _ARCHITECTURES:  # what is said to another one is not known at all
-            (known if place == family else KnownSettings(())).require({name: value}, f"{place}.")
-    for key, wanted in _WHOLE.items():
-        if (value := values.get(key, wanted)) != wanted:
-            raise ValueError(f"{key} must be {wanted!r}, got {value!r:.40}")
+            (settings if place == family else KnownSettings(())).require({name: value}, f"{place}.")
+    for key, required in _WHOLE.items():
+        if (value := values.get(key, required)) != required:
+            raise ValueError(f"{key} must be {required!r}, got {value!r:.40}")
     if extra := [key for key in values if key.startswith("general.tensor_extra.")]:
         raise ValueError(f"{extra[0]:.80} is not supported")
 
@@ -258,7 +259,7 @@ _WHOLE = {
 
 
 class _Settings:
-    """The metadata of a file's architecture, whose keys begin with its name."""
+    """The metadata of a file's architecture, by keys without the architecture's name."""
 
     def __init__(self, values: Mapping[str, Any]):
         self.values, self.family = values, values["general.architecture"]
@@ -270,7 +271,7 @@ class _Settings:
         return self.values.get(f"{self.family}.{name}", default)
 
     def of_all(self, name: str, default: Any = None) -> Any:
-        """A number that a file may state of each block, if it is the same of all."""
+        """A number that a file may state for each block, if it is the same for all of them."""
         stated = self[name] if default is None else self.get(name, default)
         if not isinstance(stated, list):
             return stated
@@ -280,7 +281,8 @@ class _Settings:
 
 
 def _local(settings: _Settings, window: int, every: int) -> dict[str, Any]:
-    """All layers but each `every`-th are local, all where it is 0, unless the file names them."""
+    """All layers except every `every`-th one are local, or all if `every` is 0, unless the file
+    names them."""
     layers = settings["block_count"]
     if not 0 < layers <= 1 << 16:
         raise BrokenError(f"block_count must be in 1..2^16, got {layers!r:.40}")
@@ -299,11 +301,12 @@ def _gemma(settings: _Settings) -> dict[str, Any]:
 
 
 def _later_gemma(settings: _Settings, norms: tuple[str, ...], largest: int) -> dict[str, Any]:
-    """Gemma 2 or 3. What queries are divided by is not stored; only the largest of each, known by
-    its number of layers, does not divide by the size of a head."""
+    """Settings of Gemma 2 and 3. The divisor of queries is not stored. Only the largest model of
+    each, which is recognized by its number of layers, has one that differs from the size of a
+    head."""
     hidden, heads = settings["embedding_length"], settings.of_all("attention.head_count")
-    other = {"query_divisor": hidden / heads} if settings["block_count"] == largest else {}
-    return {**_gemma(settings), **other, "norms": norms}
+    divisor = {"query_divisor": hidden / heads} if settings["block_count"] == largest else {}
+    return {**_gemma(settings), **divisor, "norms": norms}
 
 
 def _gemma2(settings: _Settings) -> dict[str, Any]:
@@ -356,9 +359,11 @@ _THETA = 10000.0
 def config_of(
     values: Mapping[str, Any], names: Collection[str], factors: Sequence[float]
 ) -> ModelConfig:
-    """The config that metadata, tensors' names and factors of positions' speeds stand for.
+    """The config in the metadata, the names of tensors, and the factors for the speeds of
+    positions.
 
-    What is absent is as llama.cpp has it. Raises `BrokenError`, KeyError, TypeError or ValueError.
+    Missing metadata has llama.cpp's defaults. Raises `BrokenError`, KeyError, TypeError or
+    ValueError.
     """
     if (family := values["general.architecture"]) not in FAMILIES:
         raise BrokenError(f"architecture must be one of {', '.join(FAMILIES)}, got {family!r:.40}")
@@ -393,7 +398,7 @@ def config_of(
 
 
 def _biases(names: Collection[str]) -> tuple[str, ...]:
-    """The layers that have a bias, to judge by the first block."""
+    """The layers that have a bias in the first block."""
     has_bias = (f"blk.0.{stem}.bias" in names for stem in BLOCK_NAMES)
     pairs = zip(BLOCK_NAMES.values(), has_bias, strict=True)
     return tuple(role for (role,), has in pairs if has and "norm" not in role)
@@ -406,7 +411,7 @@ def _stretched(
     names: Collection[str],
     factors: Sequence[float],
 ) -> dict[str, Any]:
-    """How positions are stretched beyond the context that a model was first trained with."""
+    """How positions are stretched beyond the context with which a model was first trained."""
     kind = settings.get("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "longrope"):
         raise BrokenError(f"RoPE scaling {kind!r:.40} is not supported")
@@ -427,7 +432,7 @@ def _stretched(
 
 
 def _token_types(values: Mapping[str, Any]) -> list[TokenType]:
-    """What kinds of tokens there are, where a file, such as an early one, does not say."""
+    """The kinds of tokens for a file that does not state them, such as an early one."""
     named = {
         values.get(f"tokenizer.ggml.{name}_token_id"): kind
         for name, kind in (
@@ -481,7 +486,8 @@ def _tokenizer(values: dict[str, Any]) -> TextTokenizer:
 
 
 def _roles(entry: _Entry, family: str) -> tuple[str, ...]:
-    """What the tensor is in `ModelConfig.shapes`; several, if it holds them one after another."""
+    """The names of a tensor in `ModelConfig.shapes`; several if it holds several matrices one after
+    another."""
     stem, _, kind = entry.name.rpartition(".")
     if kind in ("weight", "bias"):
         suffix = "_bias" if kind == "bias" else ""
@@ -508,8 +514,8 @@ def _tensors(
 
 
 def stretches(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The tensors that stretch positions in an architecture: first those that hold in the context
-    that it was first trained with, which is all that is run."""
+    """The tensors that stretch positions in an architecture. The first one is for the context with
+    which the model was first trained; only that context is ever run."""
     family = values["general.architecture"]
     long = values.get(f"{family}.rope.scaling.type") == "longrope"
     if family == "phi3" or (family == "llama" and long):
@@ -518,7 +524,7 @@ def stretches(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_gguf(path: Path) -> LanguageModel:
-    """The model in a GGUF file, its tensors not yet read. Raises `CheckpointError`."""
+    """The model in a GGUF file. Tensors are read when they are used. Raises `CheckpointError`."""
     try:
         data = np.asarray(np.memmap(path, np.uint8, "r"))
         values, entries, start = _header(data)
@@ -545,7 +551,7 @@ def read_gguf(path: Path) -> LanguageModel:
 
 
 def _parent(values: Mapping[str, Any]) -> Parent | None:
-    """What the model was converted from; None where the file does not say."""
+    """The model from which this one was converted; None if the file does not state it."""
     facts = {name: values.get(f"{PARENT}.{name}") for name in ("name", "path", "digest")}
     for name, fact in facts.items():
         if not (fact is None or isinstance(fact, str)):
@@ -555,7 +561,7 @@ def _parent(values: Mapping[str, Any]) -> Parent | None:
 
 
 def _require_apart(entries: Iterable[_Entry]) -> None:
-    """Raise `BrokenError` where tensors overlap."""
+    """Raise `BrokenError` if tensors overlap."""
     position = 0
     for entry in sorted(entries, key=lambda tensor: tensor.offset):
         if entry.offset < position:

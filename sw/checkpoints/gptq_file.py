@@ -67,7 +67,8 @@ SETTINGS = KnownSettings(
 
 
 def unpack_words(words: NDArray[np.int32], bits: int, count: int) -> NDArray[np.uint8]:
-    """The first `count` fields in rows of words [..., W], lowest bits first: uint8 [..., count]."""
+    """The first `count` fields in each row of words [..., W], lowest bits first: uint8 [...,
+    count]."""
     stored = np.ascontiguousarray(words, "<i4").view(np.uint8)
     if 8 % bits == 0:
         fields = stored[..., None] >> np.arange(0, 8, bits, dtype=np.uint8) & _mask(bits)
@@ -82,7 +83,7 @@ def _mask(bits: int) -> np.uint8:
 
 
 def pack_words(fields: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
-    """The words, int32 [..., W], in which `unpack_words` finds the fields, uint8 [..., count]."""
+    """The words, int32 [..., W], from which `unpack_words` reads the fields uint8 [..., count]."""
     single = np.unpackbits(fields[..., None], axis=-1, count=bits, bitorder="little")
     stream = single.reshape(*fields.shape[:-1], -1)
     padding = [(0, 0)] * (stream.ndim - 1) + [(0, -stream.shape[-1] % 32)]
@@ -91,7 +92,8 @@ def pack_words(fields: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
 
 
 def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) -> Stored | None:
-    """The weights of a layer, out of whose `parts` they are taken; None if it is in floats.
+    """The weights of the layer `module`; None if they are stored as floats. The tensors that are
+    used are removed from `parts`.
 
     `settings` are those of the whole model. Raises ValueError, KeyError or TypeError.
     """
@@ -117,11 +119,11 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
     if type(group) is not int or group < 1:
         raise ValueError(f"group_size must be -1 or at least 1, got {group!r:.40}")
     groups = -(-k // group)
-    wanted = {"scales": (groups, n), "qzeros": (groups, -(-n * bits // 32)), "g_idx": (k,)}
+    expected_shapes = {"scales": (groups, n), "qzeros": (groups, -(-n * bits // 32)), "g_idx": (k,)}
     shapes = {"scales": scales.shape, "qzeros": zeros.shape}
     for name, shape in (shapes | ({} if places is None else {"g_idx": places.shape})).items():
-        if shape != wanted[name]:
-            raise ValueError(f"{name}: must be {wanted[name]}, got {shape}")
+        if shape != expected_shapes[name]:
+            raise ValueError(f"{name}: must be {expected_shapes[name]}, got {shape}")
 
     def read() -> Coded:
         codes = unpack_words(words.T, bits, k)
@@ -138,9 +140,9 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
         order = None if places is None else _order(places, group)
         if order is not None and by_activation is False:
             raise ValueError("g_idx: takes inputs in another order, but desc_act is false")
-        whole = codes if order is None else codes[:, order]
+        ordered = codes if order is None else codes[:, order]
         beside = SCALE_BITS + bits
-        form = Grid.plain(whole, WeightCodes(bits), min(group, k))
+        form = Grid.plain(ordered, WeightCodes(bits), min(group, k))
         tensor = QuantTensor(form, scale, minimum, beside)
         return tensor if order is None else PartedTensor((tensor,), order)
 
@@ -150,13 +152,13 @@ def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) 
 def _version(settings: Mapping[str, Any]) -> str:
     """The version, which `checkpoint_format` says, or `format` in files of newer tools."""
     names = ("checkpoint_format", "format")
-    said = {name: settings[name] for name in names if settings.get(name) is not None}
-    for name, version in said.items():
+    stated = {name: settings[name] for name in names if settings.get(name) is not None}
+    for name, version in stated.items():
         if version not in _VERSIONS:
             raise ValueError(f"{name} must be gptq or gptq_v2, got {version!r:.40}")
-    if len(set(said.values())) > 1:
+    if len(set(stated.values())) > 1:
         raise ValueError("checkpoint_format and format must not say different things")
-    return next(iter(said.values()), "gptq")
+    return next(iter(stated.values()), "gptq")
 
 
 def _require_consistent(
@@ -172,8 +174,9 @@ def _require_consistent(
     not symmetric, and the middle is what is stored in all groups, the file is of the other version.
     """
     middle = 1 << (bits - 1)
-    other = middle - 1 + _VERSIONS[version]  # what is stored of a symmetric file of the other one
-    misread = symmetric is None and bool((stored == other).all())
+    # What a symmetric file of the other version stores.
+    misread_zero = middle - 1 + _VERSIONS[version]
+    misread = symmetric is None and bool((stored == misread_zero).all())
     if (symmetric and (offset != middle).any()) or misread:
         raise ValueError(
             f"qzeros: zero points must be {middle} in a symmetric layer, got "
@@ -183,8 +186,8 @@ def _require_consistent(
 
 
 def _order(places: NDArray[np.integer], group: int) -> NDArray[np.int64] | None:
-    """The inputs group by group; None if that is how they are, or if `places` are all zero or
-    count inputs, as tools write that take inputs in their order."""
+    """The inputs in the order of their groups. None if that is their own order, which `places` may
+    also state by zeros or by numbering the inputs, as some tools do."""
     count = np.arange(len(places))
     regular = count // group
     if not places.any() or any(np.array_equal(places, usual) for usual in (regular, count)):

@@ -1,7 +1,8 @@
-"""Hugging Face folders: config.json, safetensors in one file or in shards, and tokenizer.json.
+"""Reads Hugging Face folders: config.json, safetensors in one file or in shards, and
+tokenizer.json.
 
-What a family calls its tensors is said here once, and what its settings mean in
-`sw.checkpoints.hugging_face_config`; the forward pass knows no families.
+The names of a family's tensors are defined here, and the meaning of its settings in
+`sw.checkpoints.hugging_face_config`. The forward pass does not depend on families.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ _OPT_UNUSED_POSITIONS = 2
 
 @dataclass(frozen=True)
 class _Family:
-    """How the folders of a model type name tensors, and store them."""
+    """How folders of a model type name their tensors and store them."""
 
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MODULES)
     outside: Mapping[str, str] = field(default_factory=lambda: OUTSIDE)
@@ -98,7 +99,8 @@ _FAMILIES = {
 
 
 def _roles(family: _Family, module: str) -> tuple[str, ...]:
-    """What a module is in `ModelConfig.shapes`; itself, if it is no part of such a model."""
+    """The names of a module's weights in `ModelConfig.shapes`; the module's own name if it is not
+    part of such a model."""
     if module.startswith(family.blocks):
         layer, _, name = module.removeprefix(family.blocks).partition(".")
         return tuple(f"{layer}.{role}" for role in family.modules.get(name, (name,)))
@@ -117,7 +119,7 @@ _LONG_PARTS = (".centroids.weight", ".res_centroids.weight", ".outlier_centroids
 
 
 def _by_module(raw: Mapping[str, Raw]) -> dict[str, dict[str, Raw]]:
-    """The parts of each module."""
+    """The tensors of each module, by module."""
     modules: dict[str, dict[str, Raw]] = {}
     for name, tensor in raw.items():
         part = next((ending for ending in _LONG_PARTS if name.endswith(ending)), None)
@@ -129,15 +131,15 @@ def _by_module(raw: Mapping[str, Raw]) -> dict[str, dict[str, Raw]]:
 def _tensors(
     folder: Path, family: _Family, config: ModelConfig, settings: Settings, raw: Mapping[str, Raw]
 ) -> Iterator[tuple[str, Stored]]:
-    """The tensors of a file by their names in `ModelConfig.shapes`. Raises `CheckpointError`."""
+    """The tensors of a folder by their names in `ModelConfig.shapes`. Raises `CheckpointError`."""
     rows = {role: shape[0] for role, shape in config.layer_linears().items()}
-    read = _method(folder, settings)
+    read_layer = _method(folder, settings)
     for module, parts in _by_module(raw).items():
         *first, role = _roles(family, module)
         try:
             if module.endswith(_ROTARY) and "inv_freq" in parts:
                 _require_speeds(config, parts.pop("inv_freq"))
-            values = {} if (codes := read(parts, module)) is None else {"": codes}
+            values = {} if (codes := read_layer(parts, module)) is None else {"": codes}
         except (KeyError, ValueError, TypeError) as error:
             problem = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(folder, f"module {module:.80}: {problem}") from None
@@ -157,25 +159,26 @@ _ROTARY = "rotary_emb"
 
 
 def _require_speeds(config: ModelConfig, stored: Raw) -> None:
-    """Raise ValueError unless the speeds that are stored, maybe in half precision and before they
-    are stretched, are those that settings say."""
+    """Raise ValueError unless stored rotation speeds agree with the settings. They may be in half
+    precision, and those before stretching."""
     pairs = np.arange(config.head_dim // 2)
     thetas = {config.rope_theta, config.local_rope_theta or config.rope_theta}
-    said = [theta ** (-2.0 * pairs / config.head_dim) for theta in thetas]
-    said += [
-        speeds_said / np.array(config.rope_factors) for speeds_said in said if config.rope_factors
+    stated = [theta ** (-2.0 * pairs / config.head_dim) for theta in thetas]
+    stated += [
+        speeds_said / np.array(config.rope_factors) for speeds_said in stated if config.rope_factors
     ]
     speeds = stored.floats()
     if not any(
         speeds.shape == speeds_said.shape
         and np.allclose(speeds, speeds_said, rtol=2.0**-7, atol=2.0**-24)
-        for speeds_said in said
+        for speeds_said in stated
     ):
         raise ValueError("inv_freq: positions turn at other speeds than config.json says")
 
 
 def _method(folder: Path, settings: Settings) -> Callable[[dict[str, Raw], str], Stored | None]:
-    """What reads the weights of a module that is in codes. Raises `CheckpointError`."""
+    """The function that reads the weights of a module that is stored as codes. Raises
+    `CheckpointError`."""
     quantization = settings.get("quantization_config")
     if quantization is None:
         return lambda parts, module: None
@@ -183,12 +186,12 @@ def _method(folder: Path, settings: Settings) -> Callable[[dict[str, Raw], str],
     if not isinstance(kind, str) or kind not in _METHODS:
         rule = f"quant_method must be one of {', '.join(_METHODS)}"
         raise CheckpointError(folder / CONFIG, f"{rule}, got {kind!r:.40}")
-    known, read = _METHODS[kind]
+    known_settings, read_layer = _METHODS[kind]
     try:
-        known.require(quantization, "quantization_config: ")
+        known_settings.require(quantization, "quantization_config: ")
     except ValueError as error:
         raise CheckpointError(folder / CONFIG, str(error)) from None
-    return lambda parts, module: read(parts, quantization, module)
+    return lambda parts, module: read_layer(parts, quantization, module)
 
 
 def _floats(family: _Family, name: str, tensor: Raw) -> Stored:
@@ -200,7 +203,8 @@ def _floats(family: _Family, name: str, tensor: Raw) -> Stored:
 
 
 def _split(stored: Stored, counts: Sequence[int]) -> Iterator[Stored]:
-    """So many rows each, and at last those that are left."""
+    """Splits a tensor into parts with these numbers of rows, and a last part with the remaining
+    rows."""
     if not counts:
         yield stored
         return
@@ -211,8 +215,8 @@ def _split(stored: Stored, counts: Sequence[int]) -> Iterator[Stored]:
 
 
 def _some_rows(stored: Stored, rows: slice) -> Tensor:
-    whole = stored.read()
-    return rows_of(whole, rows) if isinstance(whole, Coded) else whole[rows].copy()
+    tensor = stored.read()
+    return rows_of(tensor, rows) if isinstance(tensor, Coded) else tensor[rows].copy()
 
 
 def _shifted(tensor: Raw, offset: float) -> Stored:
@@ -220,7 +224,8 @@ def _shifted(tensor: Raw, offset: float) -> Stored:
 
 
 def _head_is_the_embedding(family: _Family, raw: Mapping[str, Raw]) -> bool:
-    """Whether a file holds the same matrix twice, as writers do who do not know that it is tied."""
+    """Whether a file stores the same matrix as head and embedding, as some writers do although the
+    head is tied."""
     names = {role: f"{module}.weight" for module, role in family.outside.items()}
     if not {names["head"], names["embedding"]} <= raw.keys():
         return False
@@ -239,7 +244,7 @@ _COMPARED_BYTES = 16 << 20
 
 
 def read_config(folder: Path) -> Stated:
-    """What a folder's config.json says of a model. Raises `CheckpointError`."""
+    """What a folder's config.json states about a model. Raises `CheckpointError`."""
     return _stated(member(folder, CONFIG))[1]
 
 
@@ -253,7 +258,7 @@ def read_stretched(folder: Path) -> ModelConfig | None:
 
 
 def _stated(place: Path) -> tuple[Settings, Stated]:
-    """The settings in a file, and what they stand for. Raises `CheckpointError`."""
+    """The settings in a file, and what they mean. Raises `CheckpointError`."""
     settings = read_json(place)
     with _told(place):
         return settings, stated(settings)
@@ -271,11 +276,12 @@ def _told(place: Path) -> Iterator[None]:
 
 
 def read_hugging_face(folder: Path) -> LanguageModel:
-    """The model in a Hugging Face folder, its tensors not yet read. Raises `CheckpointError`."""
-    settings, said = _stated(member(folder, CONFIG))
-    family, config, raw = _FAMILIES[said.kind], said.config, read_folder(folder)
+    """The model in a Hugging Face folder. Tensors are read when they are used. Raises
+    `CheckpointError`."""
+    settings, stated = _stated(member(folder, CONFIG))
+    family, config, raw = _FAMILIES[stated.kind], stated.config, read_folder(folder)
     stored = dict(_tensors(folder, family, config, settings, raw))
-    if not said.tied:
+    if not stated.tied:
         if "head" not in stored:
             raise CheckpointError(
                 folder, "tie_word_embeddings is false, but there is no lm_head.weight"

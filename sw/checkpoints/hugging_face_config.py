@@ -1,8 +1,8 @@
-"""What config.json stands for: how families differ, as `ModelConfig` has it.
+"""The meaning of config.json: the fields of `ModelConfig` for each family.
 
-Each function takes every setting that is read, absent ones as
-`sw.checkpoints.hugging_face_settings` has them, and gives fields of `ModelConfig`. It raises
-KeyError, ValueError, TypeError, ArithmeticError or AttributeError where settings are wrong.
+Each function gets all settings that are read, with the defaults of
+`sw.checkpoints.hugging_face_settings` for missing ones, and returns fields of `ModelConfig`. It
+raises KeyError, ValueError, TypeError, ArithmeticError or AttributeError for wrong settings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def _activation(name: Any) -> Activation:
 
 
 def _same(settings: Settings, **required: Any) -> None:
-    """Raise `ValueError` where a setting is not the only value that the forward pass implements."""
+    """Raise `ValueError` if a setting differs from the only value that the forward pass
+    implements."""
     for name, value in required.items():
         if settings[name] != value:
             raise ValueError(f"{name} must be {value!r}, got {settings[name]!r:.40}")
@@ -60,8 +61,8 @@ _ROPE_KEYS_OF_ALL = (
 
 
 def _rope_object(settings: Settings) -> Settings:
-    """How positions are turned, where an object says so: `rope_parameters`, formerly
-    `rope_scaling`."""
+    """The object that describes the rotation of positions, if there is one: `rope_parameters`,
+    formerly `rope_scaling`."""
     newer, older = (_object(settings, name) for name in ("rope_parameters", "rope_scaling"))
     if newer and older and newer != older:
         raise ValueError("rope_scaling and rope_parameters must not say different things")
@@ -69,7 +70,7 @@ def _rope_object(settings: Settings) -> Settings:
 
 
 def _object(settings: Settings, name: str) -> Settings:
-    """A setting that is an object; an empty one if it is null or absent."""
+    """A setting that is an object; an empty one if it is null or missing."""
     value = settings.get(name)
     if not isinstance(value, dict | None):
         raise ValueError(f"{name} must be an object, got {value!r:.40}")
@@ -77,18 +78,18 @@ def _object(settings: Settings, name: str) -> Settings:
 
 
 def _rope(settings: Settings) -> dict[str, Any]:
-    """How tokens' positions turn queries and keys, as newer or older writers state it."""
+    """The fields about the rotation of positions, for newer and older writers."""
     return _rope_of(settings, _rope_object(settings), settings["rope_theta"])
 
 
 def _rope_of(settings: Settings, rope: Settings, theta: float) -> dict[str, Any]:
-    """The same of the object `rope`, where `theta` holds unless it says another."""
+    """The same for the object `rope`; `theta` is the default."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     kind = "longrope" if kind == "su" else kind
     if kind not in _ROPE_KEYS:
         raise ValueError(f"rope_type must be one of {', '.join(_ROPE_KEYS)}, got {kind!r:.40}")
-    known = KnownSettings((*_ROPE_KEYS_OF_ALL, *_ROPE_KEYS[kind]), words=("",))
-    known.require(rope, f"rope_type {kind}: ")
+    rope_settings = KnownSettings((*_ROPE_KEYS_OF_ALL, *_ROPE_KEYS[kind]), words=("",))
+    rope_settings.require(rope, f"rope_type {kind}: ")
     for part in (rope.get("partial_rotary_factor"), settings["partial_rotary_factor"]):
         if part not in (None, 1.0):
             raise ValueError(f"partial_rotary_factor must be 1.0, got {part!r:.40}")
@@ -109,7 +110,7 @@ def _rope_of(settings: Settings, rope: Settings, theta: float) -> dict[str, Any]
 
 
 def _first_context(settings: Settings, rope: Settings) -> int:
-    """How many tokens a model whose positions are stretched was first trained with."""
+    """The context with which a model whose positions are stretched was first trained."""
     for stated in (settings, rope):
         if (tokens := stated.get("original_max_position_embeddings")) is not None:
             return tokens
@@ -117,7 +118,8 @@ def _first_context(settings: Settings, rope: Settings) -> int:
 
 
 def _llama3_factors(speeds: Sequence[float], rope: Settings, context: int) -> Iterator[float]:
-    """Slow pairs are slowed by `factor`, fast ones not, those between in part."""
+    """Slow pairs are slowed down by `factor`, fast ones not at all, and those in between in
+    part."""
     names = ("factor", "low_freq_factor", "high_freq_factor")
     factor, low, high = (float(rope[name]) for name in names)
     for speed in speeds:
@@ -127,10 +129,10 @@ def _llama3_factors(speeds: Sequence[float], rope: Settings, context: int) -> It
 
 
 def _longrope(settings: Settings, rope: Settings, head_dim: int) -> dict[str, Any]:
-    """LongRoPE (arXiv 2402.13753) within the context that a model was first trained with.
+    """LongRoPE (arXiv 2402.13753), within the context with which a model was first trained.
 
-    There the short factors hold. Both queries and keys are scaled, so that the scores are scaled by
-    the square, which here is part of what they are divided by.
+    There the short factors apply. Queries and keys are both scaled, so scores are scaled by the
+    square; here this is part of their divisor.
     """
     first = _first_context(settings, rope)
     stretch, scale = rope.get("factor"), rope.get("attention_factor")
@@ -159,7 +161,7 @@ def _are_layer_types(types: Any) -> bool:
 def _windows(
     settings: Settings, window: int | None, pattern: Callable[[int], bool]
 ) -> dict[str, Any]:
-    """Which layers are local: those that `layer_types` names, else where `pattern` holds."""
+    """The local layers: those that `layer_types` names, else those for which `pattern` is true."""
     layers, types = _layers(settings), settings["layer_types"]
     if types is None:
         types = [_LOCAL if pattern(layer) else _GLOBAL for layer in layers]
@@ -172,7 +174,7 @@ def _windows(
 
 
 def _window_of_all(settings: Settings) -> dict[str, Any]:
-    """A window in which all layers attend, whatever `layer_types` says in the reference."""
+    """A window for all layers; the reference does not use `layer_types` here."""
     window, types = settings["sliding_window"], settings["layer_types"]
     kind = _GLOBAL if window is None else _LOCAL
     if types is not None and (not _are_layer_types(types) or set(types) != {kind}):
@@ -198,7 +200,7 @@ _ATTENTION, _MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    """What most families have in common."""
+    """The fields that most families have in common."""
     activation = _activation(settings["hidden_act"])
     return {**_shape(settings), **_rope(settings), "activation": activation}
 
@@ -237,7 +239,7 @@ def _phi3(settings: Settings) -> dict[str, Any]:
 
 
 def _gemma_block(settings: Settings, activation: Activation) -> dict[str, Any]:
-    """What the blocks of all Gemmas have in common."""
+    """The fields that the blocks of all Gemma models have in common."""
     if settings["use_bidirectional_attention"]:
         raise ValueError("use_bidirectional_attention must be false, got true")
     return {
@@ -261,9 +263,9 @@ def _gemma(settings: Settings) -> dict[str, Any]:
 
 
 def _later_gemma(settings: Settings) -> dict[str, Any]:
-    """What later Gemmas have in common: scores and logits that are capped."""
-    name, other = settings["hidden_activation"], settings["hidden_act"]
-    if other not in (None, name):
+    """The fields that later Gemma models have in common: caps of scores and logits."""
+    name, older_name = settings["hidden_activation"], settings["hidden_act"]
+    if older_name not in (None, name):
         raise ValueError("hidden_act and hidden_activation must not say different things")
     return {
         **_gemma_block(settings, _activation(name)),
@@ -355,7 +357,7 @@ CONFIGS: dict[str, Callable[[Settings], dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Stated:
-    """What a config.json says of a model."""
+    """What a config.json states about a model."""
 
     kind: str
     """The model type."""
@@ -365,10 +367,10 @@ class Stated:
 
 
 def stated(settings: Settings) -> Stated:
-    """What the settings in a config.json stand for, those that are absent included.
+    """The meaning of the settings in a config.json, including missing ones.
 
-    Raises KeyError, ValueError, TypeError, ArithmeticError or AttributeError where they are wrong,
-    or where the forward pass does not implement them.
+    Raises KeyError, ValueError, TypeError, ArithmeticError or AttributeError for settings that are
+    wrong or that the forward pass does not implement.
     """
     kind = settings.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIGS:

@@ -1,9 +1,9 @@
-"""What config.json says, and what it means where it says nothing.
+"""The settings of config.json and their defaults.
 
-A family's settings and their defaults are those of its configuration class in Hugging Face
-transformers 5, which is the reference: a setting that is absent is not switched off, it has the
-family's default. `tests/data/transformers_settings.json` holds what transformers makes of
-configurations from which one setting after another is taken away.
+Settings and defaults of a family are those of its configuration class in Hugging Face transformers
+5, which is the reference: a missing setting is not switched off, it has the family's default.
+`tests/data/transformers_settings.json` has what transformers makes of configurations from which one
+setting after another was removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ Settings = Mapping[str, Any]
 
 
 class _Required:
-    """In place of a default: sizes that no two models share, which a file has to state."""
+    """Stands in place of a default for sizes that a file must state because they differ between
+    models."""
 
 
 _REQUIRED = _Required()
@@ -218,7 +219,7 @@ _FAMILY_NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
 
 
 def known_settings(kind: str) -> KnownSettings:
-    """What is known of the settings of the model type `kind`, which is one of `DEFAULTS`."""
+    """What is known about the settings of the model type `kind`, which is a key of `DEFAULTS`."""
     return KnownSettings(
         read=(*DEFAULTS[kind], *_BESIDE),
         harmless=(*_HARMLESS, *_FAMILY_HARMLESS.get(kind, ())),
@@ -227,11 +228,10 @@ def known_settings(kind: str) -> KnownSettings:
 
 
 def settled(settings: Settings, kind: str) -> dict[str, Any]:
-    """Every setting that is read of the model type `kind`, with its default where it is absent.
+    """Every setting that is read for the model type `kind`, with its default if it is missing.
 
-    Raises KeyError for a size that is missing, and ValueError for a setting that is null although
-    it must not be, that is no truth value although it must be one, or that is not known and may
-    change what the model computes.
+    Raises KeyError for a missing size, and ValueError for a setting that is null or no truth value
+    although it must not be, or that is unknown and may change what the model computes.
     """
     known_settings(kind).require(settings)
     complete: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""Settings of model files that a reader must not pass over in silence.
+"""Refuses unknown settings of model files that may change what a model computes.
 
-A reader knows what it reads. Most other settings are about training, sampling or the file's origin,
-and change nothing. One whose name speaks of the arithmetic may change every number, so it is
-refused unless it is listed as harmless, or has a value with which it does nothing.
+A reader knows the settings that it reads. Most others concern training, sampling or the file's
+origin and have no effect. A setting whose name sounds like arithmetic may change every number: it
+is refused unless it is listed as harmless, or has a value with which it has no effect.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class KnownSettings:
     """Parts of the names of settings that are refused if they are none of the above."""
 
     def require(self, settings: Mapping[str, Any], place: str = "") -> None:
-        """Raise ValueError where a setting is not known and may change what the model computes.
+        """Raise ValueError for a setting that is not known and may change what the model computes.
 
-        `place` is what comes before names in messages. A setting of null is as good as absent.
+        `place` is put before names in messages. A setting of null counts as missing.
         """
         for name, value in settings.items():
             if value is None or name in self.read or name in self.harmless:
@@ -81,8 +81,10 @@ class KnownSettings:
                 continue
             if name in self.neutral:
                 if not any(value == allowed for allowed in self.neutral[name]):
-                    wanted = " or ".join(repr(allowed) for allowed in self.neutral[name])
-                    raise ValueError(f"{place}{name:.80} must be {wanted}, got {value!r:.40}")
+                    allowed_values = " or ".join(repr(allowed) for allowed in self.neutral[name])
+                    raise ValueError(
+                        f"{place}{name:.80} must be {allowed_values}, got {value!r:.40}"
+                    )
             elif any(word in name.lower() for word in self.words):
                 raise ValueError(
                     f"{place}{name:.80} is not a setting that is known here, "

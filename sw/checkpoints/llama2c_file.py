@@ -1,4 +1,5 @@
-"""Llama models in the llama2.c format, version 0: a float32 `.bin` and a tokenizer beside it."""
+"""Reads Llama models in the llama2.c format, version 0: a float32 `.bin` file and a tokenizer
+beside it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ _FFN = ("gate", "down", "up")
 
 
 def _config(path: Path) -> tuple[ModelConfig, bool]:
-    """The shape stated in the header, and whether the head is the embedding."""
+    """The shape in the header, and whether the head is the embedding."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER.size)

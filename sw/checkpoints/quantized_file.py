@@ -1,9 +1,10 @@
-"""Quantized models as Evolute keeps them: a folder of evolute.json, weights.safetensors and
+"""Evolute's own form of a quantized model: a folder with evolute.json, weights.safetensors and
 tokenizer.json.
 
-The JSON document says how each tensor is stored; arrays are named after it. Codes and indices are
-rows of little-endian bit streams: field j of a row occupies bits [j*b, (j+1)*b), and rows begin at
-a byte. What is alike for a whole tensor, such as the scale of a codebook, is stored once.
+The JSON document describes how each tensor is stored; arrays have names that start with the
+tensor's. Codes and indices are rows of little-endian bit streams: field j of a row occupies the
+bits [j*b, (j+1)*b), and every row begins at a byte. What is the same for a whole tensor, such as
+the scale of a codebook, is stored once.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ALONG = ("outputs", "inputs")
 
 
 class _Broken(Exception):
-    """What is wrong with a file; readers add its name."""
+    """A problem with a file; readers add the file's name."""
 
 
 # Bit streams.
@@ -56,7 +57,7 @@ def _row_blocks(rows: int, fields: int) -> Iterator[slice]:
 
 
 def pack_rows(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
-    """Fields of up to 16 bits, [rows, fields], as one stream a row, [rows, bytes]."""
+    """Fields of up to 16 bits, [rows, fields], as one bit stream per row, uint8 [rows, bytes]."""
     rows, fields = values.shape
     packed = np.empty((rows, -(-fields * bits // 8)), np.uint8)
     for block in _row_blocks(rows, fields):
@@ -67,7 +68,7 @@ def pack_rows(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
 
 
 def unpack_rows(packed: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint16]:
-    """The first `count` fields of every row, [rows, count]."""
+    """The first `count` fields of every row, uint16 [rows, count]."""
     codes = np.empty((len(packed), count), np.uint16)
     for block in _row_blocks(len(packed), count):
         stream = np.unpackbits(packed[block], axis=1, count=count * bits, bitorder="little")
@@ -81,12 +82,12 @@ def unpack_rows(packed: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.
 
 
 def _once(values: NDArray) -> NDArray:
-    """`values` [N, G], as [1, 1] where all are alike."""
+    """`values` [N, G], reduced to [1, 1] if all of them are equal."""
     return values[:1, :1] if values.size and (values == values[0, 0]).all() else values
 
 
 def _half(values: NDArray[np.float32]) -> NDArray[np.floating]:
-    """In half precision if nothing is lost."""
+    """`values` in half precision if that is exact, else unchanged."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     return half if np.array_equal(half.astype(np.float32), values) else values
@@ -115,7 +116,8 @@ def _part(name: str, part: QuantTensor, arrays: dict[str, NDArray]) -> dict[str,
 
 
 def _form(name: str, form: Form, arrays: dict[str, NDArray]) -> dict[str, Any]:
-    """What the document says of a form of weights beside its codes, which are added to `arrays`."""
+    """The document's entries for a form of weights, apart from its codes. Its arrays are added to
+    `arrays`."""
     match form:
         case Grid():
             if form.format.specials:
@@ -143,17 +145,17 @@ def _form(name: str, form: Form, arrays: dict[str, NDArray]) -> dict[str, Any]:
 
 
 def stored(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, NDArray]]:
-    """How tensors are stored, and the arrays."""
+    """Returns documents that describe how tensors are stored, by name, and the arrays."""
     documents: dict[str, Any] = {}
     arrays: dict[str, NDArray] = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, QuantTensor):
             documents[name] = _part(name, tensor, arrays)
         elif isinstance(tensor, PartedTensor):
-            given = {"scale": tensor.scale, "bias": tensor.bias}
-            for what, values in given.items():
+            column_vectors = {"scale": tensor.scale, "bias": tensor.bias}
+            for vector_name, values in column_vectors.items():
                 if values is not None:
-                    arrays[f"{name}.column_{what}"] = _half(values)
+                    arrays[f"{name}.column_{vector_name}"] = _half(values)
             if tensor.order is not None:
                 # As it is counted: 16 bits a column, and then some only where these do not do.
                 kind = np.int16 if len(tensor.order) <= 1 << 15 else np.int32
@@ -167,16 +169,17 @@ def stored(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, NDA
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray], metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all."""
+    """Write a safetensors file, completely or not at all."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata)
 
 
 def write_quantized(folder: Path, model: LanguageModel, quantization: dict[str, Any]) -> None:
-    """Write `model`, and how it was `quantization`-ed, to `folder`. Raises `FileError`.
+    """Write `model` to `folder`, with the document `quantization` about how it was made. Raises
+    `FileError`.
 
-    The folder can be opened again when all is there.
+    The document is written last, so that an incomplete folder cannot be opened.
     """
     documents, arrays = stored(model.tensors)
     document = {
@@ -201,7 +204,7 @@ def write_quantized(folder: Path, model: LanguageModel, quantization: dict[str, 
 
 
 class _Arrays:
-    """The arrays of a file, each of which is asked for by what it must be."""
+    """The arrays of a file. Each is requested with the types and shapes that it may have."""
 
     def __init__(self, file: Any):
         self._file, self._left = file, set(file.keys())
@@ -225,6 +228,7 @@ class _Arrays:
         return self._file.get_tensor(name)
 
     def finish(self) -> None:
+        """Raise `_Broken` if there are arrays that nothing has used."""
         if self._left:
             raise _Broken(f"array {min(self._left)} belongs to no tensor")
 
@@ -241,7 +245,7 @@ def _spread(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 class _Stated(NamedTuple):
-    """What a document says of any form of weights."""
+    """What a document states for every form of weights."""
 
     shape: tuple[int, int]
     codes: WeightCodes
@@ -253,7 +257,7 @@ class _Stated(NamedTuple):
 
 
 def _read_codes(name: str, stated: _Stated, entries: int, arrays: _Arrays) -> NDArray[np.uint8]:
-    """The codes of so many entries of every output, [N, entries]."""
+    """The codes of `entries` entries of every output, uint8 [N, entries]."""
     bits = stated.codes.bits
     packed = arrays(f"{name}.codes", ("U8",), (stated.shape[0], -(-entries * bits // 8)))
     codes = unpack_rows(packed, entries, bits)
@@ -302,11 +306,11 @@ def _read_codebook(
     if sum(int(np.abs(book.codewords.astype(int)).max()) for book in books) > limit:
         raise _Broken(f"tensor {name}: codewords exceed the bits of a weight")
     form = Codebook(stated.shape, stated.codes, group, along, tuple(books))
-    wanted = k
+    expected = k
     if along == "inputs":
-        wanted = sum(-(-(end - start) // form.v) for start, end in group_bounds(k, group))
-    if indices != wanted:
-        raise _Broken(f"tensor {name}: {indices} indices in a row, must be {wanted}")
+        expected = sum(-(-(end - start) // form.v) for start, end in group_bounds(k, group))
+    if indices != expected:
+        raise _Broken(f"tensor {name}: {indices} indices in a row, must be {expected}")
     try:
         codes = form.codes  # decoded here, and kept
     except ValueError:
@@ -384,8 +388,8 @@ def _read_coded(document: Mapping[str, Any], name: str, arrays: _Arrays) -> Code
     )
     if not parts or len({part.shape[0] for part in parts}) > 1:
         raise _Broken(f"tensor {name}: its parts do not fit together")
-    whole = PartedTensor(parts)
-    columns = whole.shape[1]
+    tensor = PartedTensor(parts)
+    columns = tensor.shape[1]
     order = scale = bias = None
     if f"{name}.order" in arrays:
         order = arrays(f"{name}.order", ("I16", "I32"), (columns,)).astype(np.int64)
@@ -399,7 +403,8 @@ def _read_coded(document: Mapping[str, Any], name: str, arrays: _Arrays) -> Code
 
 
 def read_stored(path: Path, documents: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file, by the documents of `stored`. Raises `CheckpointError`."""
+    """The tensors of a file, described by the documents that `stored` made. Raises
+    `CheckpointError`."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
             arrays = _Arrays(file)
@@ -416,7 +421,7 @@ def read_stored(path: Path, documents: Mapping[str, Any]) -> Iterator[tuple[str,
 
 
 def read_document(folder: Path) -> dict[str, Any]:
-    """What `folder` says of itself. Raises `CheckpointError`."""
+    """The document of `folder`. Raises `CheckpointError`."""
     path = folder / DOCUMENT
     try:
         document = json.loads(path.read_bytes())
@@ -432,12 +437,12 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 
 def parent_of(document: Mapping[str, Any]) -> Parent | None:
-    """The model that the one of a folder was made of, by the folder's document; None if it names
+    """The model from which a folder's model was made, as its document states; None if it names
     none. Raises ValueError."""
     stated = document.get("parent")
     if stated is None:  # folders did not always say more than a name
-        made = document.get("quantization")
-        name = made.get("model") if isinstance(made, dict) else None
+        quantization = document.get("quantization")
+        name = quantization.get("model") if isinstance(quantization, dict) else None
         return Parent(name) if isinstance(name, str) else None
     if not isinstance(stated, dict):
         raise ValueError(f"parent must be an object, got {stated!r:.40}")
@@ -450,15 +455,16 @@ def parent_of(document: Mapping[str, Any]) -> Parent | None:
 
 
 def add_to_document(folder: Path, **facts: Any) -> None:
-    """Add to how the model in `folder` was quantized. Raises `CheckpointError` and `FileError`."""
+    """Add facts to the document about how the model in `folder` was quantized. Raises
+    `CheckpointError` and `FileError`."""
     document = read_document(folder)
     document["quantization"] = {**document["quantization"], **facts}
     write_text(folder / DOCUMENT, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def _config(settings: Mapping[str, Any]) -> ModelConfig:
-    known = {field.name for field in fields(ModelConfig)}
-    if strange := sorted(set(settings) - known):
+    names = {field.name for field in fields(ModelConfig)}
+    if strange := sorted(set(settings) - names):
         raise ValueError(f"unknown setting {strange[0]}")
     plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()

@@ -1,6 +1,6 @@
-"""Safetensors files and folders of them, memory-mapped, with nothing in them believed.
+"""Reads safetensors files and folders of them, memory-mapped, without trusting their content.
 
-The header is read here rather than by the `safetensors` package, which reads whole files.
+The header is read here, and not by the `safetensors` package, which reads whole files.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """A tensor as a file holds it: the name of its type, and its values, not yet read."""
+    """A tensor in a file: the name of its type, and its values, which are not read yet."""
 
     type: str
     values: NDArray[Any]
@@ -55,7 +55,7 @@ class Raw:
         return self.values.shape
 
     def floats(self) -> NDArray[np.float32]:
-        """The values as float32. Raises ValueError if they are of no floating type."""
+        """The values as float32. Raises ValueError unless they have a floating type."""
         if self.type == "BF16":  # the upper half of a float32
             return (self.values.astype(np.uint32) << 16).view(np.float32)
         if self.type not in _FLOATS:
@@ -63,18 +63,18 @@ class Raw:
         return self.values.astype(np.float32, copy=False)
 
     def integers(self, *types: str) -> NDArray[Any]:
-        """The values. Raises ValueError unless they are of one of the types."""
+        """The values. Raises ValueError unless they have one of these types."""
         if self.type not in types:
             raise ValueError(f"must be of {' or '.join(types)}, got {self.type}")
         return self.values
 
     def stored(self) -> Stored:
-        """As a tensor of floats."""
+        """The tensor as one of floats."""
         return Stored(self.shape, self.floats)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises `CheckpointError`, also where a name comes twice."""
+    """The JSON object in a file. Raises `CheckpointError`; also for a name that occurs twice."""
     try:
         if (size := path.stat().st_size) > _LARGEST_JSON:
             raise CheckpointError(path, f"must be at most {_LARGEST_JSON} bytes, has {size}")
@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def json_object(path: Path, text: bytes) -> dict[str, Any]:
-    """The JSON object in `text`, which is of the file `path`. Raises `CheckpointError`."""
+    """The JSON object in `text`, the content of the file `path`. Raises `CheckpointError`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}
@@ -106,8 +106,8 @@ def json_object(path: Path, text: bytes) -> dict[str, Any]:
 def member(folder: Path, name: object) -> Path:
     """The file `name` in a model's folder.
 
-    Raises `CheckpointError` where a name or a link leads elsewhere, except into the blobs that the
-    Hugging Face cache keeps beside its snapshots.
+    Raises `CheckpointError` if a name or a link leads out of the folder, except into the blobs that
+    the Hugging Face cache keeps beside its snapshots.
     """
     plain = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
     if not isinstance(name, str) or not plain or "\\" in name:
@@ -128,8 +128,8 @@ def member(folder: Path, name: object) -> Path:
 def read_file(path: Path) -> dict[str, Raw]:
     """The tensors of a safetensors file by name, memory-mapped.
 
-    Raises `CheckpointError` where the header is no such thing, or where tensors overlap, leave
-    holes, or do not have the size of their shape.
+    Raises `CheckpointError` for an invalid header, and for tensors that overlap, leave gaps, or do
+    not have the size of their shape.
     """
     try:
         data = np.asarray(np.memmap(path, np.uint8, "r"))
@@ -138,9 +138,9 @@ def read_file(path: Path) -> dict[str, Raw]:
     if len(data) < _LENGTH.size:
         raise CheckpointError(path, f"ends within its header, after {len(data)} bytes")
     (length,) = _LENGTH.unpack(data[: _LENGTH.size].tobytes())
-    most = min(_LARGEST_JSON, len(data) - _LENGTH.size)
-    if length > most:
-        raise CheckpointError(path, f"its header must have at most {most} bytes, has {length}")
+    limit = min(_LARGEST_JSON, len(data) - _LENGTH.size)
+    if length > limit:
+        raise CheckpointError(path, f"its header must have at most {limit} bytes, has {length}")
     start = _LENGTH.size + length
     header = json_object(path, data[_LENGTH.size : start].tobytes())
     header.pop("__metadata__", None)
@@ -165,7 +165,7 @@ def read_file(path: Path) -> dict[str, Raw]:
 
 
 def _entry(body: NDArray[np.uint8], entry: Any) -> tuple[int, Raw]:
-    """Where a tensor begins, and the tensor. Raises KeyError, TypeError or ValueError."""
+    """The position of a tensor, and the tensor. Raises KeyError, TypeError or ValueError."""
     if not isinstance(entry, dict):
         raise TypeError("must be described by an object")
     kind, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -188,7 +188,7 @@ def _entry(body: NDArray[np.uint8], entry: Any) -> tuple[int, Raw]:
 def read_folder(folder: Path) -> dict[str, Raw]:
     """The tensors of a model in one file, or in the shards that its index names.
 
-    Raises `CheckpointError`, also where the folder holds pickles only, which are never loaded.
+    Raises `CheckpointError`; also if the folder only holds pickles, which are never loaded.
     """
     if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
         return _read_shards(folder, read_json(member(folder, INDEX)))
@@ -198,7 +198,7 @@ def read_folder(folder: Path) -> dict[str, Raw]:
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether a folder has a file of weights, in a form that can be read or not."""
+    """Whether a folder has a file of weights, whether it can be read or not."""
     files = list(folder.iterdir())
     is_named = any(path.name == INDEX or path.suffix == ".safetensors" for path in files)
     return is_named or bool(_pickles(files))

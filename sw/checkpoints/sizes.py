@@ -1,4 +1,4 @@
-"""Models that are known by their sizes alone."""
+"""Models without weights, which are known by their sizes alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from evolute.sw.language_model.shape import shape_of
 
 
 def without_weights(name: str | None) -> ModelShape | None:
-    """The shape of a model that is known by its sizes alone; None for one that has weights.
+    """The shape of a model that is known by its sizes alone; None for a model with weights.
 
-    Such a model is an entry of the zoo, a folder with a config.json and no weights, or a JSON file
-    of sizes (`sim.workload.zoo.read_shape`). Raises `RefusedError` where a file breaks a rule, and
-    for encoders and networks of convolutions, which decode no tokens.
+    Such a model is an entry of the zoo, a folder with a config.json but no weights, or a JSON file
+    of sizes (`sim.workload.zoo.read_shape`). Raises `RefusedError` if a file breaks a rule, and for
+    encoders and convolutional networks, which do not decode tokens.
     """
     shape = _shape(name)
     if isinstance(shape, NetworkShape):

@@ -62,14 +62,15 @@ _WORD = np.dtype("<u4")
 
 
 class Indices(NamedTuple):
-    """Indices of codewords and, where there is a residual codebook, of what is added to them."""
+    """Indices of codewords and, if there is a residual codebook, of the codewords that are added to
+    them."""
 
     main: NDArray[np.int64]
     residual: NDArray[np.int64] | None = None
 
 
 def pack_indices(indices: Indices, main_bits: int, residual_bits: int = 0) -> NDArray[np.int32]:
-    """Index streams of rows [..., columns] as words, int32 [..., words]."""
+    """Rows of indices [..., columns] as bit streams in words, int32 [..., words]."""
     fields = indices.main.astype(np.int64)
     require(_fits(fields, main_bits), "main", f"below 2^{main_bits}", int(fields.max(initial=0)))
     if indices.residual is not None:
@@ -87,18 +88,18 @@ def pack_indices(indices: Indices, main_bits: int, residual_bits: int = 0) -> ND
 def unpack_indices(
     words: NDArray[np.int32], columns: int, main_bits: int, residual_bits: int = 0
 ) -> Indices:
-    """The indices in rows of words [..., words], each [..., columns]."""
+    """The indices, each [..., columns], in rows of words [..., words]."""
     width = main_bits + residual_bits
-    most = words.shape[-1] * WORD_BITS // width
-    require(columns <= most, "columns", f"at most {most} in {words.shape[-1]} words", columns)
+    limit = words.shape[-1] * WORD_BITS // width
+    require(columns <= limit, "columns", f"at most {limit} in {words.shape[-1]} words", columns)
     # A field lies in a word and the next one, of which the last word has none.
     stored = np.ascontiguousarray(words).view(np.uint32)
     first, shift = np.divmod(np.arange(columns) * width, WORD_BITS)
     second = np.minimum(first + 1, words.shape[-1] - 1)
-    both = stored[..., first].astype(np.uint64)
-    both |= stored[..., second].astype(np.uint64) << np.uint64(WORD_BITS)
-    both >>= shift.astype(np.uint64)
-    fields = (both & np.uint64((1 << width) - 1)).view(np.int64)
+    word_pairs = stored[..., first].astype(np.uint64)
+    word_pairs |= stored[..., second].astype(np.uint64) << np.uint64(WORD_BITS)
+    word_pairs >>= shift.astype(np.uint64)
+    fields = (word_pairs & np.uint64((1 << width) - 1)).view(np.int64)
     main = fields & (1 << main_bits) - 1
     return Indices(main, fields >> main_bits if residual_bits else None)
 
@@ -108,25 +109,27 @@ def _fits(values: NDArray[np.int64], bits: int) -> bool:
 
 
 def join_groups(parts: NDArray, outputs: int) -> NDArray:
-    """Decoded weights [outputs, groups * columns] of codewords [groups, rows, columns, v].
+    """Weights [outputs, groups * columns] from decoded codewords [groups, rows, columns, v].
 
-    Codewords lie along outputs; those of the last row that exceed `outputs` are padding.
+    Codewords lie along outputs; components of the last row beyond `outputs` are padding.
     """
     groups, rows, columns, v = parts.shape
-    whole = parts.transpose(1, 3, 0, 2).reshape(rows * v, groups * columns)
-    return whole[:outputs]
+    weights = parts.transpose(1, 3, 0, 2).reshape(rows * v, groups * columns)
+    return weights[:outputs]
 
 
 def with_outliers(outliers: NDArray, rest: NDArray) -> NDArray:
-    """Weights in stored order: the outlier columns, which have a codebook of their own, come first.
+    """Weights in the order in which they are stored: first the outlier columns, which have a
+    codebook of their own, then the others.
 
-    Each is [outputs, its columns].
+    Both are [outputs, columns].
     """
     return np.concatenate([outliers, rest], axis=1)
 
 
 class Folded(NamedTuple):
-    """Activations for weights as stored, and what is added to every output of a row."""
+    """Activations in the order of the stored weights, and what is added to every output of a
+    row."""
 
     x: NDArray[np.float64]
     bias: NDArray[np.float64]
@@ -138,49 +141,49 @@ def fold_columns(
     scale: NDArray[np.floating] | None = None,
     bias: NDArray[np.floating] | None = None,
 ) -> Folded:
-    """Put columns' order, scale and bias into activations [M, K].
+    """Apply the order, scale and bias of columns to activations x [M, K].
 
-    With v the weights as stored, [N, K], the layer's output is x' @ v.T + bias[:, None]. Column c
-    as stored belongs to input `permutation[c]`, as saved in the uint16 that int16 stands for.
+    With v the stored weights [N, K] and x' the result, the layer's output is x' @ v.T + bias[:,
+    None]. The stored column c belongs to the input `permutation[c]`; int16 values stand for uint16.
     """
-    given = x.astype(np.float64)
-    added = np.zeros(len(x)) if bias is None else given @ bias.astype(np.float64)
-    scaled = given if scale is None else given * scale.astype(np.float64)
+    inputs = x.astype(np.float64)
+    added = np.zeros(len(x)) if bias is None else inputs @ bias.astype(np.float64)
+    scaled = inputs if scale is None else inputs * scale.astype(np.float64)
     if permutation is not None:
         scaled = scaled[:, column_order(permutation)]
     return Folded(scaled, added)
 
 
 def column_order(permutation: NDArray[np.integer]) -> NDArray[np.int64]:
-    """A stored permutation, int16 that stands for uint16 or wider, as indices."""
+    """A stored permutation (int16 that stands for uint16, or wider) as int64 indices."""
     if permutation.dtype == np.int16:
         permutation = permutation.view(np.uint16)
     order = permutation.astype(np.int64)
-    whole = np.array_equal(np.sort(order), np.arange(len(order)))
-    require(whole, "permutation", f"an order of {len(order)} columns", order.tolist()[:8])
+    is_permutation = np.array_equal(np.sort(order), np.arange(len(order)))
+    require(is_permutation, "permutation", f"an order of {len(order)} columns", order.tolist()[:8])
     return order
 
 
 @dataclass(frozen=True, eq=False)
 class FloatVectors:
-    """Columns with codebooks of their own: indices [rows, columns] with a codebook float32 [k, v],
-    and, where there is a residual codebook, the same of what is added."""
+    """Columns with codebooks of their own: indices [rows, columns] and a codebook, float32 [k, v];
+    and the same for a residual codebook, if there is one."""
 
     books: tuple[tuple[NDArray[np.int64], NDArray[np.float32]], ...]
 
     def decoded(self, outputs: int) -> NDArray[np.float32]:
-        """What they stand for, float32 [outputs, columns]; added in float32."""
+        """The weights, float32 [outputs, columns]. Codewords are added in float32."""
         first, *added = (book[index] for index, book in self.books)
         for addend in added:
             first = first + addend
         return join_groups(first[None], outputs)
 
     def rounded(self, outputs: int) -> QuantTensor:
-        """The form that an engine runs: components as integers of 8 bits, of 7 where two are added,
-        with one half-precision scale."""
+        """The form that an engine runs: components as integers of 8 bits, or of 7 bits if two are
+        added, with one half-precision scale."""
         largest = 127 if len(self.books) == 1 else 63
-        most = max(float(np.abs(book).max(initial=0)) for _, book in self.books)
-        scale = np.float16(max(most / largest, 2.0**-14))  # a normal half
+        largest_component = max(float(np.abs(book).max(initial=0)) for _, book in self.books)
+        scale = np.float16(max(largest_component / largest, 2.0**-14))  # a normal half
         books = tuple(
             Book(index, _components(book, np.float32(scale), largest)) for index, book in self.books
         )
@@ -199,23 +202,24 @@ _CODES = WeightCodes(8, Kind.VECTOR)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VptqTensor(PartedTensor):
-    """A published layer. Its weights are those of its own codebooks of floats, in `vectors`; its
-    `parts` are the same with components rounded to integers, which is what an engine can run."""
+    """A published VPTQ layer. Its weights are those of its float codebooks, `vectors`. Its `parts`
+    are the same with components rounded to integers, which an engine can run."""
 
     vectors: tuple[FloatVectors, ...]
 
     def rows(self, rows: slice | NDArray[np.integer], dtype: type[np.floating]) -> NDArray:
-        """The chosen rows of `dequantize`."""
+        """The selected rows of `dequantize`."""
         return self.dequantize()[rows].astype(dtype, copy=False)
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The whole matrix, float32[N, K], as the `vptq` package computes it in float32."""
+        """The whole matrix, float32 [N, K], equal to what the `vptq` package computes in
+        float32."""
         outputs = self.shape[0]
         return self._in_place(np.concatenate([part.decoded(outputs) for part in self.vectors], 1))
 
 
 class _Pair(NamedTuple):
-    """A setting that the outlier columns and the others have, each their own."""
+    """A setting with separate values for the outlier columns and the others."""
 
     outliers: int
     rest: int
@@ -223,7 +227,7 @@ class _Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class _Layer:
-    """The settings of a layer that say how it is stored; -1 stands for what is not there."""
+    """The settings that describe how a layer is stored; -1 stands for an absent one."""
 
     inputs: int
     outputs: int
@@ -236,7 +240,7 @@ class _Layer:
 
     @property
     def bits(self) -> tuple[int, int]:
-        """Bits of an index, and of a residual's."""
+        """Bits of an index, and of the index of a residual."""
         return _bits(self.centroids.rest), _bits(self.residuals.rest)
 
 
@@ -284,7 +288,8 @@ def _layer(settings: Mapping[str, Any]) -> _Layer:
 
 
 def read_layer(parts: dict[str, Raw], settings: Mapping[str, Any], module: str) -> Stored | None:
-    """The weights of a layer, out of whose `parts` they are taken; None if it is in floats.
+    """The weights of the layer `module`; None if they are stored as floats. The tensors that are
+    used are removed from `parts`.
 
     `settings` are those of the whole model. Raises ValueError, KeyError or TypeError.
     """

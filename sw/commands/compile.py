@@ -1,4 +1,4 @@
-"""`evolute compile`: what a host needs to run a model on a core that is not simulated."""
+"""The command `evolute compile`, which writes what a host needs to run a model on a real core."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ IMAGE, UNITS, MANIFEST = "image.bin", "units.safetensors", "manifest.json"
 
 
 def listing(phase: Phase) -> str:
-    """A program as text that `hw.isa.instructions.assemble` reads, each line with its index."""
+    """A program as text that `hw.isa.instructions.assemble` reads, with the index of each
+    instruction."""
     lines = [f"# {phase.name}, rows: {phase.rows}, at {phase.program.address:#x}"]
     for i, instruction in enumerate(phase.program.instructions):
         lines.append(f"{isa.disassemble(instruction)}  # {i}")
@@ -75,15 +76,15 @@ def _stage(batch: Batch) -> dict[str, Any]:
     }
 
 
-def manifest(held: CoreModel, programs: Sequence[Phase], base: int, size: int) -> dict[str, Any]:
-    """Where everything lies in memory, for the program that drives the core."""
+def manifest(placed: CoreModel, programs: Sequence[Phase], base: int, size: int) -> dict[str, Any]:
+    """The addresses of everything in memory, for the software that drives the core."""
     return {
         "kind": "image",
-        "spec": held.core.to_dict(),
-        "digest": held.core.digest,
+        "spec": placed.core.to_dict(),
+        "digest": placed.core.digest,
         "base": base,
         "bytes": size,
-        "host_layers": sorted(map(str, held.host)),
+        "host_layers": sorted(map(str, placed.host)),
         "programs": [
             {
                 "name": phase.name,
@@ -155,25 +156,25 @@ def compile(  # the front door finds a command by its name
     if weights is not None:
         parse_weights(weights)
     loaded = load_model(model)
-    most = loaded.config.context
-    rule = f"at most {most}, the model's context"
-    require(prompt_tokens <= most, "--prompt-tokens", rule, prompt_tokens)
+    limit = loaded.config.context
+    rule = f"at most {limit}, the model's context"
+    require(prompt_tokens <= limit, "--prompt-tokens", rule, prompt_tokens)
     choice = chosen_weights(weights, loaded)
     assignment = assign(loaded, choice, core)
     with working("compiling"):
-        held = core_model(assignment, address)
-        prompt, decode = phases(held, prompt_tokens, MemoryTiming())
+        placed = core_model(assignment, address)
+        prompt, decode = phases(placed, prompt_tokens, MemoryTiming())
         programs = [decode, *prompt]
         end = max(phase.program.end for phase in programs)
         image = np.zeros(end - address, np.uint8)
-        for first, data in contents(held, programs):
+        for first, data in contents(placed, programs):
             image[first - address :][: len(data)] = data
         document: dict[str, Any] = {"model": loaded.name, "weights": choice.name}
         document["mac_share"] = assignment.workload.mac_share()
         document["recoded"] = assignment.recoding_record()
-        document |= manifest(held, programs, address, len(image))
+        document |= manifest(placed, programs, address, len(image))
         document["provenance"] = asdict(provenance("compiled", ("numpy",)))
-        _write(folder, held, programs, image, document)
+        _write(folder, placed, programs, image, document)
 
     def render(console: Console) -> None:
         table = Table("program", "rows", "instructions", "at", "cycles", box=None, pad_edge=False)
@@ -209,12 +210,12 @@ def _address(text: str, core: CoreSpec) -> int:
 
 def _write(
     folder: Path,
-    held: CoreModel,
+    placed: CoreModel,
     programs: Sequence[Phase],
     image: np.ndarray,
     document: dict[str, Any],
 ) -> None:
-    units = {str(name): tensor.unit for name, tensor in held.tensors.items()}
+    units = {str(name): tensor.unit for name, tensor in placed.tensors.items()}
     with replacing(folder / IMAGE) as temporary:
         image.tofile(temporary)
     with replacing(folder / UNITS) as temporary:

@@ -1,4 +1,4 @@
-"""`evolute convert`: a model as a file for llama.cpp."""
+"""The command `evolute convert`, which writes a model as a file for llama.cpp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about models, and what commands about models share."""
+"""The command `evolute eval`, and functions that several commands about models share."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ kv_option = click.option(
 
 
 def working(what: str) -> contextlib.AbstractContextManager[object]:
-    """Says on stderr that work goes on whose end is not known."""
+    """Show on stderr that something is in progress whose end is not known."""
     return shown(what)
 
 
 def load_model(name: str | None) -> LanguageModel:
-    """The named model or the default, fetched if need be."""
+    """The named model, or the default one; fetched if necessary."""
     with working("loading the model"):
         if name is not None:
             return zoo.load(name)
@@ -85,14 +85,14 @@ def load_model(name: str | None) -> LanguageModel:
 
 
 def chosen_weights(text: str | None, model: LanguageModel) -> Weights:
-    """What `--weights` says, or the default for `model`."""
+    """The weights that `--weights` names, or the default for `model`."""
     return default_weights(model) if text is None else parse_weights(text)
 
 
 def accelerator_from(name: str, assignments: tuple[str, ...]) -> Accelerator:
-    """The engine or core `name` with `field=value` changes applied.
+    """The engine or core `name`, with changes of the form `field=value`.
 
-    Raises `RefusedError` for a unit, which has streams that no program of a model feeds.
+    Raises `RefusedError` for a unit, because a model's programs do not feed its streams.
     """
     spec = spec_from(name, assignments)
     if not isinstance(spec, Engine | CoreSpec):
@@ -101,7 +101,8 @@ def accelerator_from(name: str, assignments: tuple[str, ...]) -> Accelerator:
 
 
 def require_core(what: str, name: str, spec: Accelerator) -> CoreSpec:
-    """`spec`, called `name`, which `what` needs to be a core. Raises `RefusedError`."""
+    """Returns `spec`, which must be a core. Raises `RefusedError` naming `what` (which needs a
+    core) and `name` otherwise."""
     if not isinstance(spec, CoreSpec):
         raise RefusedError(
             f"{what} needs a core, {name} is an engine; choose {', '.join(presets.CORES)}"
@@ -110,15 +111,16 @@ def require_core(what: str, name: str, spec: Accelerator) -> CoreSpec:
 
 
 def default_tokens(spec: Accelerator) -> int:
-    """How many tokens are predicted where none are asked for."""
+    """The default number of tokens to predict."""
     return TOKENS[fast_backend(spec)]
 
 
 def shipped_model(model: LanguageModel, against: str | None) -> LanguageModel | None:
-    """The model to compare `model` with: the one that `--against` names, else the one that it was
-    made of, else itself. None where what it was made of is not to be had, which one line says.
+    """The model to compare `model` with: the one that `--against` names, else the one from which it
+    was made, else `model` itself.
 
-    Raises for `--against` `SpecError` where their vocabularies differ, and what `load` raises.
+    None, with a line on stderr, if the model from which it was made is not available. For
+    `--against`, raises `SpecError` if the vocabularies differ, and the errors of `load`.
     """
     vocab = model.config.vocab
     if against is not None:
@@ -144,19 +146,21 @@ def shipped_model(model: LanguageModel, against: str | None) -> LanguageModel | 
 
 
 def chosen_text(path: Path | None, model: str) -> Text:
-    """What `--text` says, or the default for the model of that name or path."""
+    """The text that `--text` names, or the default for the model with that name or path."""
     return zoo.default_text(model) if path is None else told(read_text(path))
 
 
 def told(text: Text) -> Text:
-    """`text`; where it is not what its file holds, the user is told on stderr."""
+    """Returns `text`, after telling the user on stderr if it differs from the content of its
+    file."""
     if text.changes:
         click.echo(f"evolute: {text.name} is read {text.changes}", err=True)
     return text
 
 
 def progress(what: str) -> contextlib.AbstractContextManager[Callable[[float], None]]:
-    """Says on stderr how far work is; the function is told the part done, 0..1."""
+    """Show on stderr how much work is done. The result is called with the share that is done, 0 to
+    1."""
     return shown(what, 1.0)
 
 
@@ -267,8 +271,8 @@ def eval(  # the front door finds a command by its name
 
 
 def scope_summary(assignment: Assignment) -> str:
-    """Which linear layers are on the accelerator, which of them are coded anew and at what loss,
-    and what of each token's is left to the host."""
+    """A description of which linear layers are on the accelerator, which of them are coded again
+    and with what loss, and which share of each token the host computes."""
     work, recoding = assignment.workload, assignment.recoding_record()
     recoded = "" if recoding is None else f"; {recoding_summary(recoding)}"
     if not work.left:
@@ -281,7 +285,7 @@ def scope_summary(assignment: Assignment) -> str:
 
 
 def recoding_summary(recoding: Mapping[str, Any]) -> str:
-    """A record of `Assignment.recoding_record` in words."""
+    """A description of a record that `Assignment.recoding_record` made."""
     count = len(recoding["layers"])
     return (
         f"{count} linear layer{'s' if count > 1 else ''} ({recoding['mac_share']:.1%} of the "
@@ -291,5 +295,5 @@ def recoding_summary(recoding: Mapping[str, Any]) -> str:
 
 
 def summary(names: Sequence[str]) -> str:
-    """A layer's name, or how many there are."""
+    """The name of a single layer, else the number of layers."""
     return names[0] if len(names) == 1 else f"{len(names)} linear layers"

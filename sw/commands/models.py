@@ -1,4 +1,4 @@
-"""`evolute models`: what models have a name."""
+"""The command `evolute models`, which lists the models that have a name."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ _TITLES: dict[Kind, str] = {
 )
 @json_option
 def models(check: bool, as_json: bool) -> None:
-    """List the models that have a name, the default first. Those with weights can be run; of all
-    others the sizes are known, which is enough to price a token."""
-    named = [_with_weights(known, check=check) for known in zoo.KNOWN.values()]
+    """List the models that have a name, the default first. Those with weights can be run; of the
+    others only sizes are known, which is enough to price a token."""
+    named = [_with_weights(model, check=check) for model in zoo.KNOWN.values()]
     others = [_sizes_alone(name) for name in ENTRIES if name not in zoo.KNOWN]
     order = list(_TITLES)
     rows = [*named, *sorted(others, key=lambda row: order.index(row["kind"]))]
     show(as_json, rows, lambda console: _render(console, rows))
 
 
-def _with_weights(known: zoo.KnownModel, *, check: bool) -> dict[str, Any]:
-    """The row of a model with weights. It is an entry of the zoo, too, which says its family."""
+def _with_weights(model: zoo.KnownModel, *, check: bool) -> dict[str, Any]:
+    """The row of a model with weights. It is also an entry of the zoo, which states its family."""
     return {
-        **_sizes_alone(known.name),
-        "params": known.params,
-        "layers": known.layers,
-        "hidden": known.hidden,
-        "vocab": known.vocab,
+        **_sizes_alone(model.name),
+        "params": model.params,
+        "layers": model.layers,
+        "hidden": model.hidden,
+        "vocab": model.vocab,
         "weights": True,
-        "here": known.here,
-        "obtainable": known.obtainable(check=check),
-        "licence": known.licence,
-        "source": known.source,
+        "here": model.here,
+        "obtainable": model.obtainable(check=check),
+        "licence": model.licence,
+        "source": model.source,
     }
 
 
 def _sizes_alone(name: str) -> dict[str, Any]:
-    """The row of an entry of the zoo; what a model of its kind does not have is None."""
+    """The row of an entry of the zoo. Facts that do not apply to its kind of model are None."""
     entry = zoo_entry(name)
     shape = entry.shape
     is_model = isinstance(shape, ModelShape)
@@ -69,7 +69,9 @@ def _sizes_alone(name: str) -> dict[str, Any]:
         "kind": _kind(shape),
         "family": shape.family,
         "params": shape.params,
-        "layers": shape.layers if is_model else sum(one.count for one in shape.convolutions),
+        "layers": shape.layers
+        if is_model
+        else sum(convolution.count for convolution in shape.convolutions),
         "hidden": shape.hidden if is_model else None,
         "vocab": shape.vocab if is_model else None,
         "context": shape.context if is_model else None,
@@ -108,19 +110,20 @@ def _render(console: Console, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _table(
-    rows: Sequence[dict[str, Any]], last: str, told: Callable[[dict[str, Any]], str]
+    rows: Sequence[dict[str, Any]], last_title: str, note: Callable[[dict[str, Any]], str]
 ) -> Table:
-    """Rows of one kind; the last column is what `told` says of each."""
+    """A table of rows of one kind. The last column holds the text that `note` gives for each
+    row."""
     table = Table(box=None, pad_edge=False)
     is_network = rows[0]["kind"] == "convolutions"
     numbers = ("params", "layers", "MACs an image" if is_network else "context")
-    for title in ("name", "family", *numbers, last):
+    for title in ("name", "family", *numbers, last_title):
         table.add_column(title, justify="right" if title in numbers else "left", no_wrap=True)
     for row in rows:
         name = row["name"] + (" (default)" if row["name"] == zoo.DEFAULT else "")
         width = _large(row["macs_per_image"]) if is_network else f"{row['context']:,}"
         family, params = row["family"], _large(row["params"])
-        table.add_row(name, family, params, str(row["layers"]), width, told(row))
+        table.add_row(name, family, params, str(row["layers"]), width, note(row))
     return table
 
 
@@ -130,7 +133,7 @@ def _large(count: int) -> str:
 
 
 def _how(row: dict[str, Any]) -> str:
-    """How a model's weights can be had."""
+    """How the weights of a model can be obtained."""
     if row["here"]:
         return "are here"
     archives = zoo.KNOWN[str(row["name"])].archives

@@ -1,4 +1,5 @@
-"""`--profile`: ways of serving a model, by name and parameters, and how their figures are shown."""
+"""The option `--profile`: ways of serving a model, by name and parameters, and how their figures
+are shown."""
 
 from __future__ import annotations
 
@@ -32,30 +33,31 @@ profile_option = click.option(
 
 def parse_profile(text: str) -> Profile:
     """The profile that `text` names, with its parameters. Raises `RefusedError`."""
-    name, _, rest = text.partition(":")
+    name, _, parameters = text.partition(":")
     if name not in PROFILES:
         raise UnknownNameError("profile", name, list(PROFILES))
     kind = PROFILES[name]
-    hints, known = typing.get_type_hints(kind), [one.name for one in fields(kind)]
-    given: dict[str, Any] = {}
-    for part in rest.split(",") if rest else ():
+    hints, keys = typing.get_type_hints(kind), [parameter.name for parameter in fields(kind)]
+    values: dict[str, Any] = {}
+    for part in parameters.split(",") if parameters else ():
         key, mark, value = part.partition("=")
         if not mark:
             raise RefusedError(f"--profile {name}: must be written KEY=VALUE,..., got {part!r:.60}")
-        if key not in known:
-            rule = f"one of {', '.join(known)}" if known else "left out: it has no parameters"
+        if key not in keys:
+            rule = f"one of {', '.join(keys)}" if keys else "left out: it has no parameters"
             raise RefusedError(f"--profile {name}: a key must be {rule}, got {key!r:.60}")
-        if key in given:
+        if key in values:
             raise RefusedError(f"--profile {name}: {key}: must be given once, got {part!r:.60}")
-        given[key] = _value(name, key, value, hints[key])
-    return told(name, lambda: kind(**given))
+        values[key] = _value(name, key, value, hints[key])
+    return told(name, lambda: kind(**values))
 
 
 _T = typing.TypeVar("_T")
 
 
 def told(name: str, work: Callable[[], _T]) -> _T:
-    """What `work` gives. A broken rule is told with the option and the profile's name."""
+    """The result of `work`. If it breaks a rule, the message also names the option and the
+    profile."""
     try:
         return work()
     except SpecError as error:
@@ -70,7 +72,10 @@ def _value(name: str, key: str, text: str, annotation: Any) -> Any:
     union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     kinds = list(typing.get_args(annotation)) if union else [annotation]
     words = [
-        word for one in kinds if typing.get_origin(one) is Literal for word in typing.get_args(one)
+        word
+        for option in kinds
+        if typing.get_origin(option) is Literal
+        for word in typing.get_args(option)
     ]
     if text in words:
         return text
@@ -94,7 +99,7 @@ def _one(name: str, key: str, text: str, kind: Any, words: list[str]) -> Any:
 
 
 def profile_record(served: Served) -> dict[str, Any]:
-    """What a record says of a profile; figures of tokens, bytes and seconds are totals."""
+    """The part of a record about a profile. Tokens, bytes and seconds are totals."""
     metrics, solved = served.metrics, served.metrics.solved
     return {
         "name": served.profile.name,
@@ -114,11 +119,11 @@ def profile_record(served: Served) -> dict[str, Any]:
 
 
 def render_profile(console: Console, record: dict[str, Any]) -> None:
-    """Draw what `profile_record` holds."""
-    given = {
+    """Draw the result of `profile_record` on a console."""
+    parameters_shown = {
         key: value for key, value in record["parameters"].items() if value not in (None, [], ())
     }
-    parameters = ", ".join(f"{key}={_shown(value)}" for key, value in given.items())
+    parameters = ", ".join(f"{key}={_shown(value)}" for key, value in parameters_shown.items())
     console.print(
         f"profile {record['name']}" + (f": {parameters}" if parameters else ""), soft_wrap=True
     )
@@ -148,7 +153,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return LIST_MARK.join(f"{one:.4g}" for one in value)
+        return LIST_MARK.join(f"{number:.4g}" for number in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -177,7 +182,7 @@ _FACTS = {
 
 
 def _lines(record: dict[str, Any]) -> Iterator[str]:
-    """The totals of a profile, and what else is known of it."""
+    """The totals of a profile, and its other facts."""
     moved = "unknown bytes" if record["bytes"] is None else f"{record['bytes'] / 1e6:,.2f} MB"
     yield (
         f"together {record['seconds']:.4g} s and {moved} for {record['tokens']:,} "

@@ -1,4 +1,4 @@
-"""`evolute quantize`: a checkpoint in codes, by name of the method."""
+"""The command `evolute quantize`, which writes a checkpoint in codes, by the name of a method."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def quantize(
     loaded = load_model(model)
     text = None if text_path is None else told(read_text(text_path))
     with _resumable(folder):
-        made = quantize_model(
+        quantized = quantize_model(
             loaded,
             name,
             folder,
@@ -108,18 +108,18 @@ def quantize(
             force=force,
             stage=progress,
         )
-    check = check_quantized(loaded, made, progress) if checks else None
+    check = check_quantized(loaded, quantized, progress) if checks else None
     checked = None
     if check is not None:
         checked = schema.QuantizationCheck(**asdict(check), is_worse=check.is_worse)
-    said = {name: value for name, value in made.document.items() if name != "check"}
+    facts = {name: value for name, value in quantized.document.items() if name != "check"}
     record = schema.to_record(
         schema.Quantization(
-            **said,
-            calibration=made.calibrated_with,
+            **facts,
+            calibration=quantized.calibrated_with,
             check=checked,
-            files=[str(path) for path in made.files],
-            seconds=made.seconds,
+            files=[str(path) for path in quantized.files],
+            seconds=quantized.seconds,
         )
     )
     show(as_json, record, lambda console: _render(console, record))
@@ -129,12 +129,12 @@ def quantize(
 def _warn(
     method: str, model: LanguageModel, calibration: dict[str, Any] | None, checked: Check | None
 ) -> None:
-    """Say on stderr where calibration had few tokens, and where rounding would do better."""
-    most = widest_input(model)
-    if calibration is not None and calibration["tokens"] < most:
+    """Warn on stderr if there were few tokens for calibration, or if rounding would be better."""
+    inputs = widest_input(model)
+    if calibration is not None and calibration["tokens"] < inputs:
         click.echo(
             f"evolute: {calibration['tokens']:,} tokens to calibrate with are fewer than the "
-            f"{most:,} inputs of the widest layer: what they say of inputs together counts less",
+            f"{inputs:,} inputs of the widest layer: what they say of inputs together counts less",
             err=True,
         )
     if checked is not None and checked.is_worse:
@@ -148,7 +148,8 @@ def _warn(
 
 @contextlib.contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Tell on stderr how to go on, where the quantization into `folder` is interrupted."""
+    """If the quantization into `folder` is interrupted in the block, tell on stderr how to
+    continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -177,10 +178,10 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         + ("" if error is None else f"mean proxy error {error:.3g}, ")
         + f"{record['seconds']:.1f} s"
     )
-    if (seen := record["calibration"]) is None:
+    if (calibration := record["calibration"]) is None:
         console.print("rounded without calibration")
     else:
-        console.print(f"calibrated with {seen['tokens']:,} tokens of {seen['text']}")
+        console.print(f"calibrated with {calibration['tokens']:,} tokens of {calibration['text']}")
     if (checked := record["check"]) is not None:
         plain = checked["rounded"]
         rounded = "" if plain is None else f", {plain:.4g} rounded to nearest on the same grids"

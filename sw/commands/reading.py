@@ -1,4 +1,5 @@
-"""What `evolute sim` adds on demand to read a result by: what would help, and a timeline."""
+"""Options of `evolute sim` that help to interpret a result: what would make it faster, and a
+timeline."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def gains(
     result: Simulation,
     price: Callable[[Accelerator, Request], Simulation],
 ) -> list[Gain]:
-    """See `what_helps`; shows how far it is."""
+    """The result of `what_helps`; shows its progress."""
     done = 0
     with shown("pricing what would help", len(CHANGES)) as tell:
 
@@ -39,7 +40,7 @@ def gains(
 
 
 def gains_table(record: dict[str, Any]) -> Table:
-    """What would help, most helpful first."""
+    """The gains as a table, the largest first."""
     table = Table(box=None, pad_edge=False)
     for title, right in (
         ("what would help decoding", False),
@@ -49,7 +50,9 @@ def gains_table(record: dict[str, Any]) -> Table:
         ("", False),
     ):
         table.add_column(title, justify="right" if right else "left")
-    for gain in sorted(record["what_would_help"], key=lambda one: -(one["gain"] or 0)):
+    for gain in sorted(
+        record["what_would_help"], key=lambda gain_record: -(gain_record["gain"] or 0)
+    ):
         factor, name = f"{gain['factor']:g}", gain["resource"].replace("_", " ")
         if gain["gain"] is None:
             table.add_row(name, factor, "-", "-", gain["why_not"])
@@ -60,7 +63,8 @@ def gains_table(record: dict[str, Any]) -> Table:
 
 
 def write_trace(path: Path, core: CoreSpec, request: Request, result: Simulation) -> None:
-    """Write a timeline of the first decoded token. Raises `SpecError` where it has none."""
+    """Write a timeline of the first decoded token. Raises `SpecError` if there is none for this
+    accelerator."""
     serving = request.serving
     work = serving.decode[0]
     with shown("tracing a token"):

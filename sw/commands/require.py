@@ -1,4 +1,5 @@
-"""`evolute require`: what a speed that is wanted asks of an accelerator and its memory."""
+"""The command `evolute require`, which shows what a target speed requires of an accelerator and its
+memory."""
 
 from __future__ import annotations
 
@@ -158,8 +159,8 @@ def require(
     candidates: list[Candidate] = []
     if shape is not None:
         require_context(shape, serving, extended=extended)
-        held = DEFAULT_WEIGHTS if weights is None else weights
-        chosen = parse_format("weights", held)
+        weights_name = DEFAULT_WEIGHTS if weights is None else weights
+        chosen = parse_format("weights", weights_name)
 
         def candidate(name: str, core: CoreSpec) -> Candidate:
             candidate = shape_candidate(name, core, shape, chosen, head)
@@ -173,7 +174,7 @@ def require(
         choice = None if weights is None else parse_weights(weights)
         loaded = load_model(model)
         shape = model_shape(loaded)
-        held = (choice or default_weights(loaded)).name
+        weights_name = (choice or default_weights(loaded)).name
         require_context(shape, serving, extended=extended)
 
         def candidate(name: str, core: CoreSpec) -> Candidate:
@@ -201,13 +202,13 @@ def require(
             else:
                 refused.append(outcome)
     document = _document(
-        shape.name, held, serving, target, least, frequency_hz, outcomes_so_far, refused
+        shape.name, weights_name, serving, target, least, frequency_hz, outcomes_so_far, refused
     )
     show(as_json, document, lambda console: _render(console, document))
 
 
 def _core(name: str) -> CoreSpec:
-    """The core preset `name`. Raises `RefusedError` for an engine, and for an unknown name."""
+    """The core preset `name`. Raises `RefusedError` for an engine or an unknown name."""
     if name in CORES:
         return CORES[name]
     if name in PRESETS:
@@ -216,7 +217,7 @@ def _core(name: str) -> CoreSpec:
 
 
 def _with_units(core: CoreSpec) -> CoreSpec:
-    """A core that makes whole tokens."""
+    """The core with the units that it needs to compute whole tokens."""
     return core.evolve(
         vector_lanes=core.vector_lanes or LANES, attention_rows=core.attention_rows or ROWS
     )
@@ -233,7 +234,8 @@ def _document(
     refused: Sequence[RequiredRefusal],
 ) -> dict[str, Any]:
     meets = sorted(
-        (outcome for outcome in priced if not outcome.missing), key=lambda each: -each.tokens_per_s
+        (outcome for outcome in priced if not outcome.missing),
+        key=lambda outcome_met: -outcome_met.tokens_per_s,
     )
     short = sorted(
         (outcome for outcome in priced if outcome.missing),
@@ -276,11 +278,13 @@ def _document(
 def _render(console: Console, document: dict[str, Any]) -> None:
     serving, target = document["serving"], document["target"]
     sequences = f" for {serving['batch']} sequences at once" if serving["batch"] > 1 else ""
-    wanted = f"{target['tokens_per_s']:g} tokens/s"
+    target_text = f"{target['tokens_per_s']:g} tokens/s"
     if target["ttft_s"] is not None:
-        wanted += f", a prompt of {serving['prefill_tokens']:,} tokens in {target['ttft_s']:g} s"
+        target_text += (
+            f", a prompt of {serving['prefill_tokens']:,} tokens in {target['ttft_s']:g} s"
+        )
     console.print(
-        f"{document['model']}, {document['weights']} weights: {wanted}{sequences}\n"
+        f"{document['model']}, {document['weights']} weights: {target_text}{sequences}\n"
         f"with {serving['context']:,} tokens in the cache, keys and values in {serving['kv']}\n",
         soft_wrap=True,
     )
@@ -309,17 +313,18 @@ def _render(console: Console, document: dict[str, Any]) -> None:
             console.print(f"and {len(document['short']) - _NEAREST} more, see --json")
     if refused := document["refused"]:
         console.print("\nNot priced")
-        told: dict[tuple[str, str], list[str]] = {}
+        memories_of: dict[tuple[str, str], list[str]] = {}
         for refusal in refused:
-            of_core = told.setdefault((refusal["accelerator"], refusal["reason"]), [])
+            of_core = memories_of.setdefault((refusal["accelerator"], refusal["reason"]), [])
             of_core += [refusal["memory"]] if refusal["memory"] else []
-        for (name, reason), memories in told.items():
+        for (name, reason), memories in memories_of.items():
             behind = f" with {', '.join(memories)}" if memories else ""
             console.print(f"{name}{behind}: {reason}", soft_wrap=True)
 
 
 def _outcomes(rows: Sequence[dict[str, Any]]) -> Table:
-    """A row for each core and speed, with all memories that make no difference to it."""
+    """A table with one row for each core and speed, and all memories with which the core has that
+    speed."""
     together: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         lacks = [f"{lack['what']} by {lack['factor']:.3g}x" for lack in row.get("short_of", ())]

@@ -1,4 +1,4 @@
-"""`evolute sim`, the main job: a language model on an accelerator."""
+"""The command `evolute sim`, the main one: it runs a language model on an accelerator."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ _PLATFORM = Platform()
 
 
 def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
-    """The newest record of `evolute verify` for a spec, or None."""
+    """The newest record of `evolute verify` for the spec with this digest; None if there is
+    none."""
     if not records.exists():
         return None
     matching = [
@@ -411,7 +412,8 @@ def _stretched(model: LanguageModel, beyond: ModelConfig | None, window: int) ->
 def _serving(
     prefill: int, decode: int | None, contexts: tuple[int, ...] | None, batch: int, kv_name: str
 ) -> Serving:
-    """What the options ask of a model. Raises `RefusedError` for those that exclude each other."""
+    """What the options ask of a model. Raises `RefusedError` for options that exclude each
+    other."""
     if decode is not None and contexts is not None:
         raise RefusedError("--decode: only without --context, which decodes one token")
     kv = parse_kv(kv_name)
@@ -419,7 +421,8 @@ def _serving(
 
 
 def _host(gmacs: float | None, gbs: float | None) -> Host | None:
-    """How fast the host is; None where that is not said. Raises `RefusedError` for half of it."""
+    """The speed of the host; None if it is not stated. Raises `RefusedError` if only a part of it
+    is."""
     if (gmacs is None) != (gbs is None):
         raise RefusedError("--host-gmacs and --host-gbs: only together")
     return None if gmacs is None or gbs is None else Host(gmacs * 1e9, gbs * 1e9)
@@ -433,7 +436,7 @@ def _experts(slots: int | None, gbs: float | None) -> ExpertCache | None:
 
 
 def _sizes_scope(result: Simulation) -> str:
-    """Which linear layers of a model without weights are on the accelerator."""
+    """A description of which linear layers of a model without weights are on the accelerator."""
     if not (left := result.workload.host):
         return "all linear layers on the accelerator, in formats by choice: no weights were read"
     share = result.workload.mac_share()
@@ -452,7 +455,8 @@ def _platform(
     refresh: bool | None,
     weight_buffer_kib: int | None,
 ) -> tuple[Platform, Memory | None]:
-    """What the options say surrounds `spec`. Raises `RefusedError` for those of the other kind."""
+    """The platform around `spec` that the options describe. Raises `RefusedError` for options that
+    do not apply to it."""
     if memory_name is not None and bandwidth_gbs is not None:
         raise RefusedError("--memory and --bandwidth-gbs: only one of them says the bandwidth")
     named = None if memory_name is None else memory(memory_name)
@@ -464,10 +468,10 @@ def _platform(
     else:
         bandwidth, option = _PLATFORM.bandwidth_bytes_per_s, "the default bandwidth"
 
-    def refuse(what: str, **options: object) -> None:
+    def refuse(kind: str, **options: object) -> None:
         for name, value in options.items():
             if value is not None:
-                raise RefusedError(f"--{name.replace('_', '-')}: only for {what}")
+                raise RefusedError(f"--{name.replace('_', '-')}: only for {kind}")
 
     if isinstance(spec, CoreSpec):
         refuse("an engine alone", weight_buffer_kib=weight_buffer_kib)
@@ -492,5 +496,6 @@ def _platform(
 
 
 def _scaled(value: float, factor: int) -> float:
-    """`value` times `factor` as decimal numbers: 1.1 GB are 1,100,000,000 bytes, nothing less."""
+    """`value` times `factor`, computed with decimal numbers: 1.1 GB are exactly 1,100,000,000
+    bytes."""
     return float(decimal(value) * factor) if math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""How `evolute sim` shows a run in the terminal; the record has the same figures."""
+"""The output of `evolute sim` in a terminal. The record has the same figures."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ _CORE_ROWS = (
 
 
 def render(console: Console, record: dict[str, Any], scope: str) -> None:
+    """Draw the record of a run on a console. `scope` describes which layers are on the
+    accelerator."""
     bits = record["bits_total"] or record["bits_held"]
     console.print(
         f"{record['model']}, {record['weights']} weights "
@@ -59,7 +61,7 @@ def render(console: Console, record: dict[str, Any], scope: str) -> None:
 
 
 def _surroundings(record: dict[str, Any]) -> str:
-    """What the model is asked, and what surrounds the accelerator."""
+    """A description of what the model is asked to do, and on which platform."""
     platform, serving, named = record["platform"], record["serving"], record["memory"]
     memory = platform.get("memory")
     rate = f" ({memory['bytes_per_cycle']} bytes per cycle)" if memory else ""
@@ -153,7 +155,7 @@ def _curve(record: dict[str, Any]) -> Table:
 
 
 def _closing(record: dict[str, Any]) -> Iterator[str]:
-    """What there is to say below the tables."""
+    """The lines below the tables."""
     if record["decode"]["scope"] == LINEAR:
         yield (
             "tokens/s are of the linear layers only: the rest is the host's, whose speed "

@@ -1,10 +1,11 @@
-"""What of a model runs where: decided once, and passed on to whatever compiles, runs or prices it.
+"""Decides which layers of a model run on the accelerator and in which codes. The decision is made
+once, as an `Assignment`, and passed on to whatever compiles, runs or prices the model.
 
-Weights rounded by choice (`w4g32`) put every layer of the blocks on the accelerator. Under `native`
-a layer goes there with the checkpoint's own codes. Where the engine runs those of some layers and
-not of others, as in a GGUF file that mixes types, the model is still planned whole: the other
-layers of the blocks are coded to one format that the engine has, see `recoding_for`. The output
-head is never coded anew; without codes that the engine runs it is left to the host.
+Weights that are rounded by choice (`w4g32`) put every layer of the blocks on the accelerator. With
+`native`, a layer goes there with the checkpoint's own codes. If the engine runs those of some
+layers but not of others, as in a GGUF file that mixes types, the other layers of the blocks are
+coded to one format that the engine runs, see `recoding_for`. The output head is never coded again:
+without codes that the engine runs, the host computes it.
 """
 
 from __future__ import annotations
@@ -35,25 +36,27 @@ Accelerator: TypeAlias = Engine | CoreSpec
 
 
 def engine_in(spec: Accelerator) -> Engine:
-    """The engine that does the work."""
+    """The engine of an accelerator: the engine itself, or that of a core."""
     return spec.engine if isinstance(spec, CoreSpec) else spec
 
 
 def default_weights(model: LanguageModel) -> Weights:
-    """The checkpoint's own codes if it has any, else 4 bits in groups of 32."""
+    """The checkpoint's own codes if it has any, else 4-bit integers in groups of 32."""
     return NATIVE if model.has_codes else parse_weights("w4g32")
 
 
 RECODING_GROUP = 32
-"""Inputs that share a scale in layers that are coded anew, up to whole slices of the engine."""
+"""Inputs that share a scale in layers that are coded again, before rounding up to whole slices of
+the engine."""
 
 
 def recoding_for(engine: Engine) -> Weights | None:
-    """What layers are coded to that have no codes which the engine runs; None if there is nothing.
+    """The format for layers without codes that the engine runs; None if the engine has no suitable
+    format.
 
-    It is the widest grid of integers that the engine runs, with an integer zero point per group, or
-    of an engine without integers BitMoD's or ternary codes. A group has `RECODING_GROUP` inputs,
-    or as many more as fill the engine's last slice.
+    It is the widest integer grid that the engine runs, with an integer zero point per group, or
+    else BitMoD's or ternary codes. A group has `RECODING_GROUP` inputs, rounded up to whole slices
+    of the engine.
     """
     group = -(-RECODING_GROUP // engine.slice_k) * engine.slice_k
     names = (*(f"w{bits}" for bits in range(8, 0, -1)), "b4", "b3", "t")
@@ -65,13 +68,13 @@ def recoding_for(engine: Engine) -> Weights | None:
 
 @dataclass(frozen=True)
 class AssignedPart:
-    """A layer on the accelerator, or one part of a layer that is stored in several."""
+    """A layer on the accelerator, or one part of a layer that is stored in several parts."""
 
     linear: Linear
     coding: Coding
     """How the engine runs the codes."""
     stage: int | None
-    """On a core the number of its stage, in the order they run."""
+    """On a core, the number of its stage in the order in which stages run; else None."""
 
 
 @dataclass(frozen=True)
@@ -80,40 +83,42 @@ class AssignedLayer:
 
     name: LayerName
     parts: tuple[AssignedPart, ...]
-    """On the accelerator; none where the host computes the layer in float32."""
+    """The parts on the accelerator; empty where the host computes the layer in float32."""
     rounding: Rounding | None
-    """What its weights are rounded by; None for codes of the checkpoint, and on the host."""
+    """How the weights are rounded; None for codes of the checkpoint, and on the host."""
 
     @property
     def on_host(self) -> bool:
+        """Whether the host computes the layer."""
         return not self.parts
 
 
 class Recoded(NamedTuple):
-    """A layer coded anew, and how far from the checkpoint's weights."""
+    """A layer that is coded again, and how far it is from the checkpoint's weights."""
 
     tensor: QuantTensor
     squared_error: float
-    """Of all its weights."""
+    """Sum over all weights of the squared error."""
     squared_sum: float
-    """Of the checkpoint's weights themselves."""
+    """Sum of the squares of the checkpoint's weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """What of a model runs where, under a choice of weights and on an accelerator."""
+    """Which layers of a model run where, for a choice of weights and an accelerator."""
 
     model: LanguageModel
     weights: Weights
     spec: Accelerator
     layers: Mapping[LayerName, AssignedLayer]
-    """Every linear layer, in the order they run."""
+    """Every linear layer, in the order in which they run."""
     workload: Workload
-    """The same as a cost model takes it."""
+    """The same layers as a cost model takes them."""
     blocks: tuple[tuple[tuple[Linear, ...], ...], ...]
-    """Of a core the layers of every block, and at last of the head, stage by stage; else empty."""
+    """For a core, the layers of every block and then of the head, stage by stage; else empty."""
     recoding: Weights | None
-    """What layers without codes that the engine runs are coded to; None where there are none."""
+    """The format to which layers without codes that the engine runs are coded; None if there are
+    none."""
 
     @property
     def engine(self) -> Engine:
@@ -122,14 +127,14 @@ class Assignment:
 
     @property
     def method(self) -> str:
-        """In words, how the weights came about."""
+        """A description of where the weights come from."""
         if self.recoding is None:
             return self.weights.method
         return f"{self.weights.method}, else {self.recoding.name}: {self.recoding.method}"
 
     @property
     def recoded_names(self) -> tuple[LayerName, ...]:
-        """The layers that are coded anew."""
+        """The names of the layers that are coded again."""
         if self.recoding is None:
             return ()
         rounding = self.recoding.rounding
@@ -137,7 +142,7 @@ class Assignment:
 
     @functools.cached_property
     def recoded(self) -> Mapping[LayerName, Recoded]:
-        """The layers that are coded anew, quantized once for whoever asks."""
+        """The layers that are coded again, quantized on first use."""
         return {name: self._recode(name) for name in self.recoded_names}
 
     def _recode(self, name: LayerName) -> Recoded:
@@ -153,7 +158,7 @@ class Assignment:
         )
 
     def codes(self, name: LayerName) -> PartedTensor:
-        """The codes of a layer that is on the accelerator."""
+        """The codes of a layer that runs on the accelerator."""
         layer = self.layers[name]
         assert not layer.on_host
         if self.recoding is not None and layer.rounding is not None:
@@ -165,8 +170,9 @@ class Assignment:
         return on_engine(parted(tensor), self.engine)
 
     def recoding_record(self) -> dict[str, Any] | None:
-        """For records: what was coded anew, to what, its share of all multiply-accumulates of a
-        token, and its weights' relative error, the root of the summed squares; None if nothing."""
+        """What was coded again, for records: the format, the share of all multiply-accumulates of a
+        token, and the relative error of the weights (root of the sums of squares). None if nothing
+        was."""
         if self.recoding is None:
             return None
         recoded, config = self.recoded.values(), self.workload
@@ -182,42 +188,45 @@ class Assignment:
 
 
 def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignment:
-    """Decide what of the model runs where. Values of weights are not read.
+    """Decide which layers of the model run where. Only names, shapes and formats of weights are
+    read, not their values.
 
-    Raises `SpecError` where the engine does not run the chosen codes, or tables of such centroids;
-    and `QuantError` where `native` is chosen and the checkpoint has no codes that the engine runs,
-    or where layers must be coded anew and the engine has no format for them.
+    Raises `SpecError` if the engine does not run the chosen codes, or tables of such centroids; and
+    `QuantError` if `native` is chosen and the checkpoint has no codes that the engine runs, or if
+    layers must be coded again and the engine has no format for them.
     """
     engine = engine_in(spec)
-    own = {name: _linears(model, weights, spec, name) for name in layer_names(model.config)}
-    chosen = {name: weights.rounding for name in own if name != HEAD}
+    linears_of = {name: _linears(model, weights, spec, name) for name in layer_names(model.config)}
+    chosen = {name: weights.rounding for name in linears_of if name != HEAD}
     recoding = None
     if weights == NATIVE:
-        if not any(own.values()):
+        if not any(linears_of.values()):
             formats = ", ".join(kind.name for kind in engine.formats)
             raise QuantError(
                 f"weights: {model.name} stores no codes that the engine runs ({formats}); choose "
                 "others, such as w4g32"
             )
-        if missing := [name for name, linears in own.items() if not linears and name != HEAD]:
+        if missing := [
+            name for name, linears in linears_of.items() if not linears and name != HEAD
+        ]:
             recoding = recoding_for(engine)
             if recoding is None:
                 raise QuantError(
-                    f"weights: native leaves {len(missing)} of {len(own)} linear layers of "
+                    f"weights: native leaves {len(missing)} of {len(linears_of)} linear layers of "
                     f"{model.name} without codes that the engine runs ({missing[0]} is the first), "
                     "and it has no format of single weights to code them to; choose another "
                     "accelerator"
                 )
             chosen |= dict.fromkeys(missing, recoding.rounding)
-            own |= {name: _linears(model, recoding, spec, name) for name in missing}
+            linears_of |= {name: _linears(model, recoding, spec, name) for name in missing}
     shapes = model.config.shapes()
     workload = Workload(
         model.name,
         weights.name,
-        tuple(linear for linears in own.values() for linear in linears),
+        tuple(linear for linears in linears_of.values() for linear in linears),
         tuple(
             HostLayer(name, *shapes[str(name)], last_token_only=name == HEAD)
-            for name, linears in own.items()
+            for name, linears in linears_of.items()
             if not linears
         ),
         model.config.shared_inputs,
@@ -236,7 +245,7 @@ def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignm
             ),
             chosen.get(name) if linears else None,
         )
-        for name, linears in own.items()
+        for name, linears in linears_of.items()
     }
     return Assignment(model, weights, spec, layers, workload, blocks, recoding)
 
@@ -244,11 +253,12 @@ def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignm
 def _linears(
     model: LanguageModel, weights: Weights, spec: Accelerator, name: LayerName
 ) -> tuple[Linear, ...]:
-    """How each part of the layer `name` is held for the accelerator; none if it has no codes there.
+    """The parts of the layer `name` in the form that the accelerator stores; empty if the layer has
+    no codes for it.
 
-    The output head keeps the checkpoint's own form under every choice of weights. A core has its
-    own form of scales. Raises `SpecError` where the engine does not run the chosen codes, or tables
-    of these centroids.
+    The output head keeps the checkpoint's own form, whatever the choice of weights. A core has its
+    own form of scales. Raises `SpecError` if the engine does not run the chosen codes, or tables of
+    these centroids.
     """
     n, k = model.config.shapes()[str(name)]
     engine, rounding = engine_in(spec), weights.rounding
@@ -257,38 +267,39 @@ def _linears(
     elif weights == FLOAT or (tensor := model.codes(str(name))) is None:
         return ()
     else:
-        whole = on_engine(parted(tensor), engine)
+        stored = on_engine(parted(tensor), engine)
         layers = [
             Linear(
-                name=replace(name, part=i if len(whole.parts) > 1 else None),
+                name=replace(name, part=i if len(stored.parts) > 1 else None),
                 n=n,
                 k=part.shape[1],
                 format=part.format,
                 group=part.group,
                 group_bits=part.group_bits,
                 last_token_only=name == HEAD,
-                column_bits=whole.column_bits,
+                column_bits=stored.column_bits,
                 vector_bits=None if part.format.is_direct else part.code_bits,
             )
-            for i, part in enumerate(whole.parts)
+            for i, part in enumerate(stored.parts)
         ]
         if not all(engine.accepts(layer.format) for layer in layers):
             return ()
-        for form in (part.form for part in whole.parts):
+        for form in (part.form for part in stored.parts):
             if isinstance(form, Table):
                 lut_dla.require_room(engine, form.centroids)
     return tuple(stored_on(layer, spec) for layer in layers)
 
 
 def rounded_linear(name: LayerName, n: int, k: int, rounding: Rounding, engine: Engine) -> Linear:
-    """A layer N x K rounded to grids. Raises `SpecError` for codes that the engine does not run."""
+    """An N x K layer, rounded to an integer grid or other codes. Raises `SpecError` for codes that
+    the engine does not run."""
     codes = rounding.format
     engine.coding_of(codes)
     return Linear(name, n, k, codes, min(rounding.group or k, k), rounding.group_bits)
 
 
 def stored_on(linear: Linear, spec: Accelerator) -> Linear:
-    """The layer as `spec` stores it: a core has its own form of scales."""
+    """The layer as `spec` stores it. A core has its own form of scales."""
     if not isinstance(spec, CoreSpec):
         return linear
     bits = spec.scale_bits + spec.offset_bits + linear.format.special_bits
@@ -296,7 +307,8 @@ def stored_on(linear: Linear, spec: Accelerator) -> Linear:
 
 
 def on_engine(tensor: PartedTensor, engine: Engine) -> PartedTensor:
-    """The tensor with the formats that its codewords have on the engine: it may take short ones."""
+    """The tensor with the formats in which the engine runs its codewords, which may be shorter
+    ones."""
 
     def named(part: QuantTensor) -> QuantTensor:
         form = part.form

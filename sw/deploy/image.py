@@ -1,7 +1,8 @@
-"""A model on a core as memory holds it: weights, and the programs for a prompt and for each token.
+"""The contents of a core's memory for a model: weights, and programs for a prompt and for each
+further token.
 
-Between two stages of a program, and between programs, the host has its part: norms, attention and
-whatever layers stay with it.
+Between two stages of a program, and between programs, the host computes its part: norms, attention
+and the layers that are not on the core.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from evolute.sw.deploy.pack import Bytes, images
 
 @dataclass(frozen=True)
 class Phase:
-    """A program: a block for the prompt, the head for its last token, or all for a further one."""
+    """A program and its cycles: one block for the prompt, the head for its last token, or the whole
+    model for a further token."""
 
     name: str
     rows: int
@@ -29,30 +31,28 @@ class Phase:
     model: ProgramCycles
 
 
-def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase], Phase]:
-    """The programs for a prompt of `rows` tokens, and the one for every token after it.
-
-    Raises `PlaceError`.
-    """
-    core, place = held.core, held.end
-    *blocks, head = held.blocks
+def phases(placed: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase], Phase]:
+    """The programs for a prompt of `rows` tokens, and the program for each token after it. Raises
+    `PlaceError`."""
+    core, place = placed.core, placed.end
+    *blocks, head = placed.blocks
 
     def phase(name: str, stages: Sequence[Stage], count: int) -> Phase:
         nonlocal place
         program = compile_stages(core, stages, count, place)
         place = program.end
-        steps = program.beat_steps(held.beat_steps)
+        steps = program.beat_steps(placed.beat_steps)
         model = program_cycles(core, program.instructions, timing, program.address, steps)
         return Phase(name, count, program, model)
 
-    decode = phase("decode", held.stages, 1)
+    decode = phase("decode", placed.stages, 1)
     prompt = [*(("prefill", block, rows) for block in blocks), ("head", head, 1)]
     return [phase(name, stages, count) for name, stages, count in prompt if stages], decode
 
 
-def contents(held: CoreModel, programs: Iterable[Phase]) -> Iterator[tuple[int, Bytes]]:
-    """All that must lie in memory before the first start: addresses, and the bytes there."""
-    for stage in held.stages:
-        yield from images(held.core, stage, held.tensors)
+def contents(placed: CoreModel, programs: Iterable[Phase]) -> Iterator[tuple[int, Bytes]]:
+    """Everything that must be in memory before the first start, as (address, bytes)."""
+    for stage in placed.stages:
+        yield from images(placed.core, stage, placed.tensors)
     for phase in programs:
         yield phase.program.address, np.frombuffer(phase.program.code, np.uint8)

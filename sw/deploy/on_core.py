@@ -1,8 +1,9 @@
-"""A model's linear layers on a core: what is placed there, and the same integers in three ways.
+"""The linear layers of a model on a core: how they are placed, and three ways to compute the same
+integers.
 
-The core gives one integer per output, y = result * unit * activation scale, multiplied in this
-order in float64 and rounded once to float32. Whoever computes the integers, RTL included, thus
-gives the same bits.
+The core returns one integer per output. The output is y = result * unit * activation scale,
+multiplied in this order in float64 and rounded once to float32. So whatever computes the integers,
+including the RTL, leads to the same bits.
 """
 
 from __future__ import annotations
@@ -37,30 +38,32 @@ the caller's to change."""
 
 @dataclass(frozen=True, eq=False)
 class CoreModel:
-    """What of a model is on a core, placed in memory, and what stays on the host."""
+    """A model on a core: the layers that are placed in its memory, and those that stay on the
+    host."""
 
     core: CoreSpec
     blocks: tuple[tuple[Stage, ...], ...]
-    """The stages of every block, and at last of the head."""
+    """The stages of every block, and then of the head."""
     layers: Mapping[LayerName, PartedTensor]
     """Layers on the core, by name."""
     tensors: Mapping[LayerName, ScaledTensor]
-    """Their parts, by the names in `stages`."""
+    """The parts of these layers, by the names in `stages`."""
     host: Mapping[LayerName, HostLinear]
 
     @property
     def stages(self) -> tuple[Stage, ...]:
+        """All stages in the order in which they run."""
         return tuple(stage for block in self.blocks for stage in block)
 
     @property
     def end(self) -> int:
-        """First byte after all weights."""
+        """The first address after all weights."""
         return max((stage.end for stage in self.stages), default=0)
 
     @functools.cached_property
     def beat_steps(self) -> LayerSteps | None:
-        """Steps of the weight beats of every tensor, int64 [column tiles, beats], where they depend
-        on weights; else None."""
+        """Steps of the weight beats of every tensor, int64 [column tiles, beats]; None where they
+        do not depend on weights."""
         engine = self.core.engine
         if engine.steps_are_fixed:
             return None
@@ -68,10 +71,10 @@ class CoreModel:
 
 
 def core_model(assignment: Assignment, address: int = 0) -> CoreModel:
-    """Quantize, rescale and place the layers that are on the core, from `address` on.
+    """Quantize, rescale and place the layers that run on the core, from `address` on.
 
-    Raises `QuantError` where no layer is, or sums are not exact in float64, and `PlaceError` where
-    a layer does not fit.
+    Raises `QuantError` if no layer does or sums are not exact in float64, and `PlaceError` if a
+    layer does not fit.
     """
     core, model = assignment.spec, assignment.model
     assert isinstance(core, CoreSpec)
@@ -107,11 +110,12 @@ def core_model(assignment: Assignment, address: int = 0) -> CoreModel:
     return CoreModel(core, tuple(blocks), layers, tensors, host)
 
 
-def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
-    """The model's layers, with those on the core computed by `run_stage` in the stages' order."""
-    units = {name: tensor.unit.astype(np.float64) for name, tensor in held.tensors.items()}
-    stages = held.stages
-    by_text = {str(name): name for name in (*held.host, *held.layers)}
+def core_linears(placed: CoreModel, run_stage: RunStage) -> Linears:
+    """The model's layers as operators. Those on the core are computed by `run_stage`, in the order
+    of the stages."""
+    units = {name: tensor.unit.astype(np.float64) for name, tensor in placed.tensors.items()}
+    stages = placed.stages
+    by_text = {str(name): name for name in (*placed.host, *placed.layers)}
     runs: dict[LayerName, list[int]] = {}
     for i, stage in enumerate(stages):
         for layer in stage.layers:
@@ -119,16 +123,16 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
 
     def apply(texts: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         names = [by_text[text] for text in texts]
-        outputs = {name: held.host[name](x) for name in names if name in held.host}
+        outputs = {name: placed.host[name](x) for name in names if name in placed.host}
         activations: dict[LayerName, QuantActivations] = {}
         results: dict[LayerName, NDArray[np.float64]] = {}
         for stage in (stages[i] for i in sorted({i for name in names for i in runs.get(name, ())})):
             first = stage.layers[0].linear.name
-            tensor = held.layers[first.whole]
+            tensor = placed.layers[first.whole]
             if first.whole not in activations:
                 inputs = tensor.inputs(x)
                 activations[first.whole] = quantize_activations(
-                    inputs, held.core.engine.activations
+                    inputs, placed.core.engine.activations
                 )
             a = activations[first.whole].columns(tensor.columns[first.part or 0])
             scale = a.scale[:, None].astype(np.float64)
@@ -140,21 +144,22 @@ def core_linears(held: CoreModel, run_stage: RunStage) -> Linears:
                     product += results[name.whole]
                 results[name.whole] = product
         for name, result in results.items():
-            if held.layers[name].bias is not None:
-                result += held.layers[name].added(x)[:, None]
+            if placed.layers[name].bias is not None:
+                result += placed.layers[name].added(x)[:, None]
             outputs[name] = result.astype(np.float32)
         return [outputs[name] for name in names]
 
     return apply
 
 
-def integer_stage(held: CoreModel) -> RunStage:
-    """Stages as plain integer matrix products: exact in float64, a sum being below 2^53.
+def integer_stage(placed: CoreModel) -> RunStage:
+    """Computes stages as plain integer matrix products. They are exact in float64, because every
+    sum is below 2^53.
 
-    Raises `QuantError` where that is not what the engine computes.
+    Raises `QuantError` for an engine that computes something else.
     """
-    require_product(held.core.engine)
-    products = {name: product_of(tensor) for name, tensor in held.tensors.items()}
+    require_product(placed.core.engine)
+    products = {name: product_of(tensor) for name, tensor in placed.tensors.items()}
 
     def run(stage: Stage, a: QuantActivations) -> dict[LayerName, NDArray[np.float64]]:
         names = [layer.linear.name for layer in stage.layers]
@@ -163,15 +168,15 @@ def integer_stage(held: CoreModel) -> RunStage:
     return run
 
 
-def golden_stage(held: CoreModel) -> RunStage:
-    """Stages through the engine's golden model, scaled in integers."""
-    engine = held.core.engine
-    encoded = {name: golden_weights(engine, tensor) for name, tensor in held.tensors.items()}
+def golden_stage(placed: CoreModel) -> RunStage:
+    """Computes stages with the engine's golden model, and scales the results in integers."""
+    engine = placed.core.engine
+    encoded = {name: golden_weights(engine, tensor) for name, tensor in placed.tensors.items()}
 
     def run(stage: Stage, a: QuantActivations) -> dict[LayerName, NDArray[np.int64]]:
         names = [layer.linear.name for layer in stage.layers]
         return {
-            name: golden_result(engine, held.tensors[name], encoded[name], a.x) for name in names
+            name: golden_result(engine, placed.tensors[name], encoded[name], a.x) for name in names
         }
 
     return run
@@ -180,8 +185,8 @@ def golden_stage(held: CoreModel) -> RunStage:
 def golden_result(
     engine: Engine, tensor: ScaledTensor, encoded: Any, x: NDArray[np.integer]
 ) -> NDArray[np.int64]:
-    """A layer's results [M, N] for integer activations [M, K], through the engine's golden model,
-    which knows the tensor as `encoded`."""
+    """A layer's results [M, N] for integer activations x [M, K], computed with the engine's golden
+    model. `encoded` is the tensor in the golden model's form."""
     golden = GOLDEN[type(engine)]
     scale = tensor.scale.T.astype(np.int64)
     offset = tensor.offset.T.astype(np.int64) << tensor.offset_shift
@@ -195,9 +200,10 @@ def golden_result(
     return result
 
 
-def fast_stage(held: CoreModel) -> RunStage:
-    """Stages as integer products wherever the engine computes these, else through golden."""
-    return _STAGES[fast_backend(held.core)](held)
+def fast_stage(placed: CoreModel) -> RunStage:
+    """Computes stages as integer products where the engine's results are equal to them, else with
+    the golden model."""
+    return _STAGES[fast_backend(placed.core)](placed)
 
 
 _STAGES: dict[Backend, Callable[[CoreModel], RunStage]] = {
@@ -207,15 +213,15 @@ _STAGES: dict[Backend, Callable[[CoreModel], RunStage]] = {
 
 
 def on_accelerator(assignment: Assignment) -> Callable[[Backend], Linears]:
-    """The model's layers on an engine or a core, as they are assigned.
+    """The model's layers on the assigned engine or core, for a choice of backend.
 
-    Raises what `engine_linears` or `core_model` raise, an engine's when a backend is chosen.
+    Raises the errors of `core_model` now, and those of `engine_linears` when a backend is chosen.
     """
     if not isinstance(assignment.spec, CoreSpec):
         return functools.partial(engine_linears, assignment)
     return core_backends(core_model(assignment))
 
 
-def core_backends(held: CoreModel) -> Callable[[Backend], Linears]:
-    """The model's layers on the core, as each backend computes them."""
-    return lambda backend: core_linears(held, _STAGES[backend](held))
+def core_backends(placed: CoreModel) -> Callable[[Backend], Linears]:
+    """The model's layers on the core, for a choice of backend."""
+    return lambda backend: core_linears(placed, _STAGES[backend](placed))

@@ -1,10 +1,10 @@
-"""A model's linear layers on an engine alone, through codes and integers.
+"""The linear layers of a model on an engine alone, computed with codes and integers.
 
-An engine returns integers per scale group. They are combined in float64, where every product and
-every partial sum is a multiple of 2^-25 below 2^28, hence exact: scales are half-precision numbers,
-so multiples of 2^-24, and activations are integers. A core returns one integer per output, which
-float64 holds as well. So the golden model and a plain matrix product give the same float32 results
-bit for bit, and no order of summation needs to be agreed on.
+An engine returns one integer per scale group. The integers are combined in float64. Scales are
+half-precision numbers, so multiples of 2^-24, and activations are integers, so every product and
+every partial sum is a multiple of 2^-25 below 2^28 and therefore exact. (A core returns one integer
+per output, which float64 also holds exactly.) So the golden model and a plain matrix product give
+the same float32 results bit for bit, in any order of summation.
 """
 
 from __future__ import annotations
@@ -35,28 +35,30 @@ Backend = Literal["integer", "golden"]
 
 @dataclass(frozen=True, eq=False)
 class EngineLinear:
-    """A layer on an engine."""
+    """A layer on an engine, as an operator."""
 
     tensor: PartedTensor
     totals: Sequence[Product]
-    """Of each part."""
+    """The product with the weights of each part."""
 
     def __call__(self, x: NDArray[np.float32], a: QuantActivations) -> NDArray[np.float32]:
-        """The outputs for inputs x, which are `a` as the parts take them."""
-        first, *others = (
+        """The outputs, float32 [M, N], for the inputs x; `a` are these inputs in the integers that
+        the engine takes."""
+        result, *further = (
             total(a.x[:, columns])
             for total, columns in zip(self.totals, self.tensor.columns, strict=True)
         )
-        for other in others:
-            first += other
-        first *= a.scale[:, None]  # the sums are exact until here
+        for part in further:
+            result += part
+        result *= a.scale[:, None]  # the sums are exact until here
         if self.tensor.bias is not None:
-            first += self.tensor.added(x)[:, None]
-        return first.astype(np.float32)
+            result += self.tensor.added(x)[:, None]
+        return result.astype(np.float32)
 
 
 def _require_exact(name: LayerName, tensor: PartedTensor, spec: Engine) -> None:
-    """Raise `QuantError` where a sum over the layer `name` could leave float64's exact range."""
+    """Raise `QuantError` if a sum of the layer `name` could exceed the range in which float64 is
+    exact."""
     bound = 0.0
     for part in tensor.parts:
         coding = spec.coding_of(part.format)
@@ -70,7 +72,7 @@ def _require_exact(name: LayerName, tensor: PartedTensor, spec: Engine) -> None:
 def golden_total(
     spec: Engine, tensor: QuantTensor, encoded: Any, x: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """What an engine computes, through its golden model."""
+    """The sums that an engine computes, float64 [M, N], by its golden model."""
     golden = GOLDEN[type(spec)]
     grid = coded_grid(tensor, spec.coding_of(tensor.format))
     total = np.zeros((len(x), tensor.shape[0]))
@@ -90,15 +92,17 @@ def golden_total(
 
 
 def fast_backend(spec: Accelerator) -> Backend:
-    """The integer product wherever tables are exact and equal to it; rounded tables themselves."""
+    """The backend `integer` if the engine's results are equal to integer products, else
+    `golden`."""
     return "integer" if engine_in(spec).exact else "golden"
 
 
 def engine_linears(assignment: Assignment, backend: Backend = "integer") -> Linears:
-    """Layers on an engine, as far as they are assigned to it, and the others on the host.
+    """The model's layers as operators: those that are assigned to the engine, and the others on the
+    host.
 
-    Rounded tables, and sums that saturate or wrap, exist in the golden backend only. Raises
-    `QuantError` for them in the other one, and where sums are not exact in float64.
+    Rounded tables, and sums that saturate or wrap, only exist in the backend `golden`. Raises
+    `QuantError` for them in the other backend, and if sums are not exact in float64.
     """
     spec = assignment.engine
     if backend == "integer":
@@ -142,13 +146,13 @@ def engine_linears(assignment: Assignment, backend: Backend = "integer") -> Line
 
 
 def require_product(spec: Engine) -> None:
-    """Raise `QuantError` unless plain integer products are what the engine computes."""
+    """Raise `QuantError` unless the engine's results are equal to plain integer products."""
     if not spec.exact:
         raise QuantError("backend: must be golden for inexact sums, they are no integer product")
 
 
 def engine_steps(assignment: Assignment) -> LayerSteps | None:
-    """The steps of every part's weight beats where they depend on weights; else None."""
+    """The steps of the weight beats of every part; None where they do not depend on weights."""
     engine = assignment.engine
     if engine.steps_are_fixed:
         return None

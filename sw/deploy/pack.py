@@ -1,9 +1,8 @@
-"""Weights, scales, activations and sums as they lie in a core's memory, whole layers at once.
+"""The bytes of weights, scales, activations and sums in a core's memory, for whole layers at once.
 
-`sim.program.placement` says where; this says which bytes lie there.
-
-Positions come from `hw.spec.layout` and `hw.spec.core` alone: fields of a beat from its lowest bit,
-beats in bus words as `Buffer` says, bytes of a word lowest first.
+`sim.program.placement` decides the addresses; this module gives the bytes there. All positions come
+from `hw.spec.layout` and `hw.spec.core`: fields of a beat from its lowest bit on, beats in bus
+words as `Buffer` says, and the bytes of a word lowest first.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ Bytes = NDArray[np.uint8]
 
 
 def places(engine: Engine, k: int, group: int) -> NDArray[np.int64]:
-    """For every activation of the slices, [slices * slice_k], its place along K; -1 for padding.
+    """For each activation of all slices, int64 [slices * slice_k], its index along K; -1 for
+    padding.
 
     Each scale group is padded to whole slices.
     """
@@ -40,12 +40,12 @@ def places(engine: Engine, k: int, group: int) -> NDArray[np.int64]:
     starts = np.arange(0, k, group)[:, None]
     inside = np.arange(padded)
     columns = np.where((inside < group) & (starts + inside < k), starts + inside, -1).reshape(-1)
-    rest = -(-(k % group) // engine.slice_k) * engine.slice_k  # of a shorter last group
-    return columns[: k // group * padded + rest]
+    last_group = -(-(k % group) // engine.slice_k) * engine.slice_k  # of a shorter last group
+    return columns[: k // group * padded + last_group]
 
 
 def zero_code(weight_format: WeightCodes) -> int:
-    """A code that adds nothing, up to a group's offset."""
+    """The code that contributes nothing to a sum, apart from its group's offset."""
     return 0 if weight_format.kind is Kind.BITMOD else weight_format.levels // 2
 
 
@@ -55,10 +55,10 @@ def _codes(
     at: NDArray[np.int64],
     tiles: slice,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Codes of column tiles at the places `at`, and the special values of their slices.
+    """Codes of column tiles for the inputs `at`, and the special values of their slices.
 
-    Beyond the layer's outputs and inputs codes are zero, or count as zero where steps depend on
-    weights.
+    Padding beyond the layer's outputs and inputs has the code 0, or where steps depend on weights a
+    code that counts as zero.
     """
     rows = slice(tiles.start * engine.n, min(len(grid.codes), tiles.stop * engine.n))
     padded = (tiles.stop - tiles.start) * engine.n
@@ -69,7 +69,7 @@ def _codes(
 
 
 def layer_steps(engine: Engine, tensor: QuantTensor | ScaledTensor) -> NDArray[np.int64]:
-    """Steps of a layer's weight beats, int64 [column tiles, beats], of an engine where they depend
+    """Steps of a layer's weight beats, int64 [column tiles, beats], for an engine where they depend
     on weights."""
     assert isinstance(tensor.form, Grid)
     n, k = tensor.shape
@@ -79,14 +79,15 @@ def layer_steps(engine: Engine, tensor: QuantTensor | ScaledTensor) -> NDArray[n
 
 
 def weighed_run(engine: Engine, linear: Linear, tensor: QuantTensor, rows: int) -> Run:
-    """`plan`, with the steps that the layer's weights take where they depend on them; padding
-    counts as 0 then."""
+    """The layer's `plan`. Where steps depend on weights, it has the steps of these weights; padding
+    counts as 0."""
     run = plan(engine, linear, rows)
     return run if engine.steps_are_fixed else weighed(run, layer_steps(engine, tensor))
 
 
 def bits(beat: Beat, **fields: NDArray) -> Bytes:
-    """Beats as bits, one a byte, [..., beat.bits]; a field is integers [..., *its shape]."""
+    """Beats as single bits, uint8 [..., beat.bits]. Each field is an array of integers [...,
+    *field.shape]."""
     parts = []
     for field in beat.fields:
         values = fields[field.name]
@@ -99,7 +100,7 @@ def bits(beat: Beat, **fields: NDArray) -> Bytes:
 
 
 def bus_words(buffer: Buffer, beats: Bytes) -> Bytes:
-    """Beats as bits, [..., beats, bits], in bus words, [..., words * bytes of a word].
+    """The bytes of bus words, [..., bytes], for beats that are given as bits, [..., beats, bits].
 
     The first beat begins a word, and the last word is filled with zeros.
     """
@@ -118,7 +119,7 @@ def bus_words(buffer: Buffer, beats: Bytes) -> Bytes:
 def scale_beats(
     core: CoreSpec, scale: NDArray[np.uint16], offset: NDArray[np.int16], repeats: NDArray
 ) -> Bytes:
-    """Bits of the scale beats of whole column tiles, [tiles, read-outs * n/scale_lanes, bits].
+    """The scale beats of whole column tiles as bits, [tiles, read-outs * n/scale_lanes, bits].
 
     `scale` and `offset` are [tiles * n, groups]; group g is read out `repeats[g]` times.
     """
@@ -134,11 +135,12 @@ def scale_beats(
 def tile_words(
     core: CoreSpec, tensor: ScaledTensor, parts: tuple[int, ...], group_slices: int, tiles: slice
 ) -> Bytes:
-    """Column tiles of a layer as they are streamed, [tiles, bytes].
+    """Column tiles of a layer in the order in which they are streamed, uint8 [tiles, bytes].
 
-    A tile has for each part of K, in `parts` slices, its weights and then its scales, which are
-    read out every `group_slices` slices. Beyond the layer's outputs scales and offsets are zero,
-    beyond its inputs codes are, or count as zero where steps depend on them.
+    For each part of K (`parts` are numbers of slices), a tile has its weights and then its scales,
+    which are read out every `group_slices` slices. Padding has zero scales and offsets beyond the
+    layer's outputs. Beyond its inputs it has the code 0, or where steps depend on weights a code
+    that counts as zero.
     """
     engine = core.engine
     n, k = tensor.shape
@@ -164,14 +166,14 @@ def tile_words(
         repeats,
     )
     words, planes, steps = [], tensor.coding.planes, engine.n // core.scale_lanes
-    first = first_group = 0
+    first_slice = first_group = 0
     for slices in parts:
         groups = -(-slices // group_slices)
-        part = slice(first * planes, (first + slices) * planes)
+        part = slice(first_slice * planes, (first_slice + slices) * planes)
         part_scales = slice(first_group * steps, (first_group + groups) * steps)
         words.append(bus_words(core.weight_buffer, weights[:, part]))
         words.append(bus_words(core.scale_buffer, scales[:, part_scales]))
-        first, first_group = first + slices, first_group + groups
+        first_slice, first_group = first_slice + slices, first_group + groups
     return np.concatenate(words, axis=1)
 
 
@@ -182,7 +184,8 @@ _CHUNK_BITS = 1 << 26
 def layer_words(
     core: CoreSpec, tensor: ScaledTensor, parts: tuple[int, ...], group_slices: int
 ) -> Bytes:
-    """What a layer fills first, and all its column tiles, one after another; see `tile_words`."""
+    """The contents of the engine's own memories, if any, and all column tiles of a layer, one after
+    another; see `tile_words`."""
     tiles = -(-tensor.shape[0] // core.engine.n)
     beat_bits = layout.streams(core.engine).weight.bits
     tile_bits = beat_bits * -(-tensor.shape[1] // core.engine.slice_k) * tensor.coding.planes
@@ -206,10 +209,11 @@ def activation_words(
     parts: tuple[int, ...],
     exponent: NDArray[np.integer] | None = None,
 ) -> Bytes:
-    """Rows of activations, integers [M, K], for each part of K in beats [row tile][slice].
+    """The bytes of rows of activations x, integers [M, K]: for each part of K, beats in the order
+    [row tile][slice].
 
-    `at` are the layer's `places`; rows up to a whole tile are zero. Of floating activations `x` are
-    the codes, with the `exponent` [M] that each row shares.
+    `at` is the result of `places` for the layer. Rows that fill up the last tile are zero. For
+    floating activations, `x` are the codes and `exponent` [M] is the exponent that each row shares.
     """
     engine = core.engine
     row_tiles = -(-len(x) // engine.m)
@@ -233,7 +237,7 @@ def activation_words(
 
 
 def result_tiles(core: CoreSpec, data: Bytes) -> NDArray[np.int64]:
-    """Stored result tiles, [tiles, m, n]."""
+    """The stored results, int64 [tiles, m, n]."""
     results = np.ascontiguousarray(data).view(f"<i{RESULT_BITS // 8}")
     return results.reshape(-1, core.engine.m, core.engine.n)
 
@@ -244,9 +248,9 @@ def result_tiles(core: CoreSpec, data: Bytes) -> NDArray[np.int64]:
 def images(
     core: CoreSpec, stage: Stage, tensors: Mapping[LayerName, ScaledTensor]
 ) -> Iterator[tuple[int, Bytes]]:
-    """Each layer's address and the bytes that lie there. `tensors` are by the layers' names.
+    """The address and the bytes of each layer of a stage. `tensors` are by the names of layers.
 
-    Raises `PlaceError` where a sum could exceed the core's width.
+    Raises `PlaceError` if a sum could exceed the core's width.
     """
     for layer in stage.layers:
         tensor = tensors[layer.linear.name]
@@ -255,7 +259,7 @@ def images(
 
 
 def require_sums(core: CoreSpec, name: LayerName, tensor: ScaledTensor) -> None:
-    """Raise `PlaceError` where a sum over the layer `name` could exceed the core's width."""
+    """Raise `PlaceError` if a sum of the layer `name` could exceed the core's width."""
     bits = tensor.largest_sum(core.engine.activations).bit_length() + 1
     if bits > core.sum_bits:
         raise PlaceError(f"{name}: its sums need {bits} bits, sum_bits is {core.sum_bits}")
@@ -264,9 +268,10 @@ def require_sums(core: CoreSpec, name: LayerName, tensor: ScaledTensor) -> None:
 def pack_input(
     batch: Batch, x: NDArray[np.integer], exponent: NDArray[np.integer] | None = None
 ) -> Bytes:
-    """The bytes to write at the batch's `input_address` for activations, integers [rows, K].
+    """The bytes at the batch's `input_address` for activations x, integers [rows, K].
 
-    Floating ones are codes, with the `exponent` [rows] that each row shares.
+    For floating activations, `x` are the codes and `exponent` [rows] is the exponent that each row
+    shares.
     """
     core, stage = batch.core, batch.stage
     linear = stage.layers[0].linear
@@ -290,17 +295,18 @@ def pack_input(
 def unpack_results(
     batch: Batch, memory: Bytes, base: int = 0
 ) -> dict[LayerName, NDArray[np.int64]]:
-    """The layers' results [rows, N] by name, from a memory that begins at address `base`."""
+    """The results of each layer, int64 [rows, N], from a memory that begins at the address
+    `base`."""
     core, stage = batch.core, batch.stage
     tiles = result_tiles(core, memory[batch.result_address - base : batch.end - base])
     m, n, columns = core.engine.m, core.engine.n, stage.column_tiles
-    blocks, first = [], 0
+    blocks, first_tile = [], 0
     for count in batch.blocks:
-        block = tiles[first : first + columns * count].reshape(columns, count, m, n)
+        block = tiles[first_tile : first_tile + columns * count].reshape(columns, count, m, n)
         blocks.append(block.transpose(1, 2, 0, 3).reshape(count * m, columns * n))
-        first += columns * count
-    whole, results, column = np.concatenate(blocks)[: batch.rows], {}, 0
+        first_tile += columns * count
+    stage_results, results, column = np.concatenate(blocks)[: batch.rows], {}, 0
     for layer in stage.layers:
-        results[layer.linear.name] = whole[:, column : column + layer.linear.n]
+        results[layer.linear.name] = stage_results[:, column : column + layer.linear.n]
         column += layer.column_tiles * n
     return results

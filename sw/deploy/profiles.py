@@ -1,4 +1,5 @@
-"""Ways of serving a model on an accelerator, with the other models that they name."""
+"""Prices ways of serving a model on an accelerator, including any other model that a way involves,
+such as a draft."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from evolute.sw.language_model.speculation import Runner, agreement, require_sam
 
 @dataclass(frozen=True)
 class Evidence:
-    """A model with weights, and the text on which it is compared with a draft: the first `tokens`
+    """A model with weights, and the text on which a draft is compared with it: the first `tokens`
     tokens, in windows of `window`."""
 
     assignment: Assignment
@@ -37,7 +38,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Served:
-    """A way of serving a model, a measured acceptance put in, and what it costs."""
+    """A way of serving a model, with its measured acceptance filled in, and what it costs."""
 
     profile: Profile
     metrics: ProfileMetrics
@@ -52,11 +53,12 @@ def serve(
     *,
     extended: bool = False,
 ) -> Served:
-    """What `profile` costs with the model of `result`, which says what is asked and around it.
+    """What the way of serving `profile` costs for the model of `result`, which also has the
+    request.
 
-    Another model that the profile names is in its own codes where it has weights, and in `weights`
-    where it is known by its sizes alone. Raises `RefusedError` for what cannot be, such as more
-    tokens than the model's context holds unless `extended`.
+    If the profile names another model that has weights, its own codes are used; a model that is
+    only known by its shape is held in `weights`. Raises `RefusedError` for what is impossible, such
+    as more tokens than the model's context holds without `extended`.
     """
     request = result.request
     if isinstance(profile, Search) and not extended:
@@ -75,15 +77,15 @@ def serve(
         shape = without_weights(name)
         if shape is None:
             assignment = assigned(name)
-            work, own = assignment.workload, model_shape(assignment.model)
-            return request.pricing(spec, own, lambda _: work, _steps(assignment))
+            work, shape = assignment.workload, model_shape(assignment.model)
+            return request.pricing(spec, shape, lambda _: work, _steps(assignment))
         if weights is None:
             raise RefusedError(f"{name} has no weights, as a model beside one that has must")
         return shape_pricing(shape, weights, head_format(None, spec), spec, request)
 
     if isinstance(profile, Speculative) and profile.draft is not None:
-        own, guessing = result.shape, pricing_of(profile.draft).shape
-        require_same_tokens(guessing.name, own.vocab, guessing.vocab)
+        target_shape, draft_shape = result.shape, pricing_of(profile.draft).shape
+        require_same_tokens(draft_shape.name, target_shape.vocab, draft_shape.vocab)
     if isinstance(profile, Speculative) and profile.acceptance == MEASURED:
         draft = profile.draft or ""
         lacking = result.shape.name if evidence is None else draft
@@ -98,17 +100,19 @@ def serve(
 
 
 def _measured(evidence: Evidence, draft: Assignment) -> float:
-    """The acceptance of the draft's guesses, both models as the accelerator computes them."""
+    """How often the draft's guesses are accepted (0 to 1), with both models computed as the
+    accelerator does."""
     target = evidence.assignment
-    read = strided(target.model, evidence.text, evidence.tokens, evidence.window, None)
+    windows = strided(target.model, evidence.text, evidence.tokens, evidence.window, None)
     target_runner, draft_runner = (
-        Runner(one.model, on_accelerator(one)(fast_backend(one.spec))) for one in (target, draft)
+        Runner(assignment.model, on_accelerator(assignment)(fast_backend(assignment.spec)))
+        for assignment in (target, draft)
     )
-    return agreement(target_runner, draft_runner, read)
+    return agreement(target_runner, draft_runner, windows)
 
 
 def _steps(assignment: Assignment) -> LayerSteps | None:
-    """The steps of the layers' weight beats where they depend on weights."""
+    """The steps of the layers' weight beats; None where they do not depend on weights."""
     if assignment.engine.steps_are_fixed:
         return None
     if isinstance(assignment.spec, CoreSpec):

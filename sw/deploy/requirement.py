@@ -1,8 +1,9 @@
-"""What a target asks of an accelerator and its memory, and which of the known ones reach it.
+"""What a target requires of an accelerator and its memory, and which of the known ones meet it.
 
-The needs are lower bounds, from the bytes and multiply-accumulates of a model's operations alone:
-whatever a design looks like, it must move each byte once a pass, and do each multiply-accumulate.
-Which cores with which memories meet the target is then priced as `evolute sim` does it.
+The requirements are lower bounds. They follow from the bytes and multiply-accumulates of the
+model's operations alone: whatever the design, each byte must move once per pass and each
+multiply-accumulate must be done. Which cores with which memories meet the target is then priced as
+in `evolute sim`.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from evolute.sw.tensors.weights import Weights
 
 @dataclass(frozen=True)
 class Target:
-    """How fast a model is wanted: tokens of all sequences per second of decoding, and the longest
-    time that a prompt may take."""
+    """The wanted speed: tokens of all sequences per second of decoding, and the longest time until
+    the first token, in seconds."""
 
     tokens_per_s: float
     ttft_s: float | None = None
@@ -65,7 +66,8 @@ class Candidate:
 def shape_candidate(
     name: str, core: CoreSpec, shape: ModelShape, weights: Format, head: str | None
 ) -> Candidate:
-    """A core for a model without weights. Raises `RefusedError` for formats that are none."""
+    """A candidate for a model without weights. Raises `RefusedError` for formats that the core does
+    not run."""
     chosen = head_format(head, core)
 
     def workload_of(work: Pass) -> Workload:
@@ -83,7 +85,8 @@ def shape_candidate(
 def model_candidate(
     name: str, core: CoreSpec, model: LanguageModel, weights: Weights | None
 ) -> Candidate:
-    """A core for a model with weights. Raises `RefusedError` where its engine does not run them."""
+    """A candidate for a model with weights. Raises `RefusedError` if the core's engine does not run
+    them."""
     assignment = assign(model, default_weights(model) if weights is None else weights, core)
 
     @functools.cache
@@ -101,7 +104,7 @@ def model_candidate(
 
 @dataclass(frozen=True)
 class Needs:
-    """The least that a target asks for, whatever the design."""
+    """The least that a target requires, whatever the design."""
 
     decode_bytes: int
     """Of one pass, which makes a token of every sequence."""
@@ -118,6 +121,7 @@ class Needs:
     capacity_bytes: int
 
     def macs_per_cycle(self, frequency_hz: float) -> float:
+        """Multiply-accumulates per cycle at a clock frequency in Hz."""
         return self.macs_per_s / frequency_hz
 
 
@@ -125,7 +129,8 @@ def needs(
     shape: ModelShape, candidates: Sequence[Candidate], serving: Serving, target: Target,
     latency_s: float,
 ) -> Needs:  # fmt: skip
-    """The least over `candidates`, which hold weights in different numbers of bits."""
+    """The least that a target requires, over all `candidates`, which hold weights in different
+    numbers of bits."""
     (decode, *_), prefill = serving.decode, serving.prefill
     amounts = {
         name: (
@@ -159,8 +164,8 @@ def needs(
 
 
 def _moved_bytes(shape: ModelShape, workload: Workload, work: Pass, serving: Serving) -> int:
-    """Bytes that a pass moves if everything crosses once: codes of weights with what their groups
-    store beside them, layers of the host in float32, and what other operations read and write."""
+    """Bytes that a pass moves if everything moves once: codes of weights and what their groups
+    store beside them, the host's layers in float32, and what other operations read and write."""
     bits = sum(
         linear.index_bits + linear.count * linear.n * linear.groups * linear.group_bits
         for linear in workload.linears
@@ -174,7 +179,7 @@ def _moved_bytes(shape: ModelShape, workload: Workload, work: Pass, serving: Ser
 
 
 class Shortfall(NamedTuple):
-    """What a core with a memory lacks: by which factor it misses what is needed."""
+    """A requirement that a core with a memory misses, and by which factor."""
 
     what: str
     needed: float
@@ -182,6 +187,7 @@ class Shortfall(NamedTuple):
 
     @property
     def factor(self) -> float:
+        """How many times better the core would have to be, 1 or more."""
         low, high = sorted((self.needed, self.reached))
         return high / low
 
@@ -253,11 +259,16 @@ def _outcome(
     least: Needs,
     bytes_per_s: float,
 ) -> Outcome:
-    """`bytes_per_s` is what the memory and the core's port let through."""
+    """Compare a priced candidate with the target. `bytes_per_s` is the bandwidth that the memory
+    and the core's port allow together."""
     decode, prefill = priced.metrics.decode, priced.metrics.prefill
     if decode.scope != WHOLE or prefill.scope != WHOLE:
-        left = [one.name for one in decode.operations if one.label == "host"]
-        raise RefusedError(f"leaves {', '.join(left)} to the host, whose speed is not known")
+        host_operations = [
+            operation.name for operation in decode.operations if operation.label == "host"
+        ]
+        raise RefusedError(
+            f"leaves {', '.join(host_operations)} to the host, whose speed is not known"
+        )
     room, missing = candidate.room_of(request), []
     if decode.tokens_per_s < target.tokens_per_s:
         missing.append(Shortfall("tokens_per_s", target.tokens_per_s, decode.tokens_per_s))

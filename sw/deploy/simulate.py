@@ -1,4 +1,5 @@
-"""A language model on an accelerator: how fast, and how true to the model as shipped."""
+"""A language model on an accelerator: how fast it is, and how close its text is to that of the
+model as shipped."""
 
 from __future__ import annotations
 
@@ -51,12 +52,12 @@ ALL_EXPERTS = Pass(1 << 12)
 
 @dataclass(frozen=True)
 class Request:
-    """What a model is asked to do, and what surrounds the accelerator meanwhile."""
+    """What a model is asked to do, and on which platform."""
 
     serving: Serving
     platform: Platform
     memory: Memory | None = None
-    """The memory behind the platform's bandwidth, where it has a name."""
+    """The memory behind the platform's bandwidth, if it has a name."""
     host: Host | None = None
     """How fast the host is, where that is known."""
     experts: ExpertCache | None = None
@@ -91,7 +92,7 @@ class Room:
     embedding_bytes: int
     cache_bytes: int
     memory_bytes: int | None
-    """What the named memory holds; None where none is named, or one of any size."""
+    """Capacity of the named memory; None if no memory is named, or one of any size."""
 
     @property
     def total_bytes(self) -> int:
@@ -99,27 +100,27 @@ class Room:
 
     @property
     def free_bytes(self) -> int | None:
-        """What is left for caches; None where nothing bounds it."""
+        """Bytes that are left for caches; None if the capacity is not known."""
         if self.memory_bytes is None:
             return None
         return self.memory_bytes - self.weights_bytes - self.embedding_bytes
 
     @property
     def fits(self) -> bool | None:
-        """None where nothing bounds it."""
+        """Whether everything fits; None if the capacity is not known."""
         return None if self.memory_bytes is None else self.total_bytes <= self.memory_bytes
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What to measure of a model's accuracy: `tokens` tokens of `text`, in windows of `window`."""
+    """What to measure for accuracy: `tokens` tokens of `text`, in windows of `window` tokens."""
 
     text: Text
     tokens: int
     window: int
     kv: KvFormat
     original: LanguageModel | None
-    """The model as shipped, to compare with."""
+    """The model as shipped, for comparison."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ class Measured:
     """A model's accuracy on an accelerator.
 
     `tables_equal` says whether the golden model gave the same logits, bit for bit, as the plain
-    integer products that measured the accuracy; None where the tables measured it themselves.
+    integer products with which accuracy was measured; None if accuracy was measured with the golden
+    model itself.
     """
 
     accuracy: Accuracy
@@ -137,10 +139,10 @@ class Measured:
     def to_dict(self) -> dict[str, Any]:
         accuracy = asdict(self.accuracy)
         renamed = {"float": "reference_perplexity", "quantized": "perplexity"}
-        same = ("text", "tokens", "context", "stride", "kv", "kl", "top1")
+        unchanged = ("text", "tokens", "context", "stride", "kv", "kl", "top1")
         return {
             **{name: accuracy[source] for name, source in renamed.items()},
-            **{name: accuracy[name] for name in same},
+            **{name: accuracy[name] for name in unchanged},
             "backend": self.backend,
             "tables_equal": self.tables_equal,
         }
@@ -148,7 +150,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Simulation:
-    """The main job's result. What needs weights is None of a model without any."""
+    """The result of `evolute sim`. What needs weights is None for a model without weights."""
 
     pricing: Pricing
     workload: Workload
@@ -272,8 +274,8 @@ class Simulation:
         }
 
     def _latent_schedules(self) -> list[dict[str, Any]] | None:
-        """What one token's attention comes to in each schedule of a latent cache, in all layers;
-        None of a model with keys and values as they are."""
+        """The cost of one token's attention in all layers, for each schedule of a latent cache;
+        None for a model that stores keys and values themselves."""
         serving = self.request.serving
         layers = [block.mixer for block in self.shape.blocks]
         latent = [mixer for mixer in layers if isinstance(mixer, Attention) and mixer.latent]
@@ -318,7 +320,8 @@ def simulate(
     *,
     steps: LayerSteps | None = None,
 ) -> Simulation:
-    """Price a model as it is assigned, and measure what the accelerator's arithmetic does to text.
+    """Price a model as it is assigned, and measure how the accelerator's arithmetic changes its
+    predictions.
 
     Perplexity runs through plain integer products, which exact tables equal; rounded tables are run
     themselves. `progress` is called with the part of the measurement done, 0..1. Without a `trial`
@@ -333,8 +336,8 @@ def simulate(
     needs_steps = steps is None and not engine_in(spec).steps_are_fixed
     if trial is not None or needs_steps:
         if isinstance(spec, CoreSpec):
-            held = core_model(assignment)
-            backends, steps = core_backends(held), held.beat_steps
+            placed = core_model(assignment)
+            backends, steps = core_backends(placed), placed.beat_steps
         else:
             backends = functools.partial(engine_linears, assignment)
             steps = engine_steps(assignment)
@@ -359,8 +362,11 @@ def simulate(
 def simulate_shape(
     shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, request: Request
 ) -> Simulation:
-    """Price a model without weights, its linear layers in `weights`, and its output head in `head`
-    or on the host. Raises `RefusedError` for what they do not allow together."""
+    """Price a model without weights, with its linear layers in `weights` and its output head in
+    `head`, or on the host if that is None.
+
+    Raises `RefusedError` if they do not go together.
+    """
     pricing = shape_pricing(shape, weights, head, spec, request)
     work = pricing.workload_of(request.serving.decode[0])
     every = pricing.workload_of(ALL_EXPERTS)
@@ -371,7 +377,7 @@ def simulate_shape(
 def shape_pricing(
     shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, request: Request
 ) -> Pricing:
-    """What passes of a model without weights are priced with, see `simulate_shape`."""
+    """The inputs with which passes of a model without weights are priced, see `simulate_shape`."""
 
     @functools.cache
     def without_cache(work: Pass) -> Workload:
@@ -385,23 +391,23 @@ def shape_pricing(
 
 
 def require_context(shape: ModelShape, serving: Serving, *, extended: bool) -> None:
-    """Raise `RefusedError` unless the model's context has room for what is asked, or `extended`
-    says that it is to be exceeded."""
+    """Raise `RefusedError` unless the request fits the model's context, or `extended` allows it to
+    exceed the context."""
     if extended:
         return
-    limit, what, asked = shape.context, "--prefill", serving.prefill_tokens
-    if asked <= limit and serving.contexts:
-        what, asked = "--context", max(serving.contexts)
-    elif asked <= limit:
-        what, asked = "--prefill and --decode together", serving.longest
-    if asked > limit:
+    limit, option, tokens = shape.context, "--prefill", serving.prefill_tokens
+    if tokens <= limit and serving.contexts:
+        option, tokens = "--context", max(serving.contexts)
+    elif tokens <= limit:
+        option, tokens = "--prefill and --decode together", serving.longest
+    if tokens > limit:
         rule = f"must be at most {limit:,} tokens, the context of {shape.name}"
         beyond = "; --extend-context prices more, whose accuracy is unknown"
-        raise RefusedError(f"{what}: {rule}, got {asked:,}{beyond}")
+        raise RefusedError(f"{option}: {rule}, got {tokens:,}{beyond}")
 
 
 def room_for(shape: ModelShape, work: Workload, request: Request) -> Room:
-    """What a request needs in memory; `work` must have all experts."""
+    """The bytes that a request needs in memory. `work` must include all experts."""
     serving, memory = request.serving, request.memory
     held = sum(linear.total_bits for linear in work.linears)
     absent = 0 if request.experts is None else request.experts.absent_bytes(shape, work)

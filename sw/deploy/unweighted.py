@@ -1,7 +1,7 @@
 """The linear layers of a model without weights, in formats that are chosen by name.
 
-The layers are those that a checkpoint's would be if it were quantized so: a test holds the two
-together for each form of weights.
+The layers are equal to those of a checkpoint that is quantized in the same way; a test compares
+them for each form of weights.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Format:
 
 
 def parse_format(option: str, text: str) -> Format:
-    """The format that `text`, given for `option`, names. Raises `QuantError`."""
+    """The format that `text` names; `option` is the option in messages. Raises `QuantError`."""
     if text.startswith("vptq-"):
         (choice,) = parse_method(text).candidates
         if isinstance(choice, Vptq) and not choice.outliers and choice.groups == 1:
@@ -77,8 +77,10 @@ def parse_format(option: str, text: str) -> Format:
 
 
 def head_format(text: str | None, spec: Accelerator) -> Format | None:
-    """What the output head is held in; None where the host computes it. By itself that is the
-    widest grid of integers that the engine runs, and the host where it runs none."""
+    """The format of the output head; None if the host computes it.
+
+    Without `text`, it is the widest integer grid that the engine runs, or the host if it runs none.
+    """
     if text == HOST:
         return None
     if text is not None:
@@ -90,10 +92,8 @@ def head_format(text: str | None, spec: Accelerator) -> Format | None:
 def shape_workload(
     shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, work: Pass
 ) -> Workload:
-    """The linear layers of a pass, as `spec` holds them.
-
-    Raises `SpecError` where the engine does not run a format.
-    """
+    """The linear layers of a pass in the form that `spec` stores. Raises `SpecError` if the engine
+    does not run a format."""
     linears: list[Linear] = []
     left: list[HostLayer] = []
     for product in operations(shape, work, CacheFormat("none", 0)):
@@ -126,7 +126,8 @@ def network_workload(
 def _linears(
     product: Product, chosen: Format, spec: Accelerator, *, is_head: bool
 ) -> Iterator[Linear]:
-    """A product's layer, or those of every expert that is visited, which are numbered as parts."""
+    """The layer of a product, or one for every expert that is visited, which are numbered as
+    parts."""
     linear = _linear(product.name, product.n, product.k, chosen.choice, spec)
     if is_head:
         linear = replace(linear, last_token_only=True)

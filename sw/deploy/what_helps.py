@@ -1,6 +1,6 @@
-"""What would make decoding faster: the marginal gain of more of each resource.
+"""What would make decoding faster: the gain from more of each resource.
 
-Each change is made alone, and the whole phase is priced again.
+Each resource is changed alone, and the whole phase is priced again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ STEP = 1.25
 
 @dataclass(frozen=True)
 class Gain:
-    """Decoding with `factor` times as much of `resource`; None, and why, where that cannot be."""
+    """Decoding with `factor` times as much of `resource`. Where that is impossible, the results are
+    None and `why_not` says why."""
 
     resource: str
     factor: float
@@ -33,6 +34,8 @@ class Gain:
 
 
 class _Surroundings(NamedTuple):
+    """An accelerator and its platform, one of them changed."""
+
     spec: Accelerator
     platform: Platform
 
@@ -57,7 +60,7 @@ def _larger_buffer(spec: Accelerator, platform: Platform) -> _Surroundings:
 
 
 def _more_of(field: str) -> Callable[[Accelerator, Platform], _Surroundings]:
-    """Twice a core's unit."""
+    """A change that doubles a field of a core."""
 
     def changed(spec: Accelerator, platform: Platform) -> _Surroundings:
         if not isinstance(spec, CoreSpec) or not getattr(spec, field):
@@ -82,9 +85,10 @@ def what_helps(
     decode: PhaseMetrics,
     price: Callable[[Accelerator, Request], PhaseMetrics],
 ) -> list[Gain]:
-    """The gain of each change over `decode`; `price` gives decoding on a changed accelerator.
+    """The gain of each change over `decode`. `price` gives the decoding phase on a changed
+    accelerator.
 
-    A faster clock leaves the memory's bytes per second and its latency in cycles as they are.
+    With a faster clock, the memory keeps its bytes per second, and its latency in cycles.
     """
     gains = []
     for resource, (factor, change) in CHANGES.items():

@@ -1,9 +1,9 @@
-"""The forward pass in NumPy float32; who multiplies the linear layers is the caller's choice, and
-so is what the cache of keys and values can hold.
+"""The forward pass of a decoder-only language model, in NumPy float32. The caller chooses who
+computes the linear layers, and the format of the cache of keys and values.
 
-Touvron et al., "LLaMA" (arXiv 2302.13971): RMSNorm before each half of a block, rotary positions,
-SwiGLU; with grouped-query attention (arXiv 2305.13245). Where families differ from it, such as OPT
-(arXiv 2205.01068) and Gemma (2403.08295, 2408.00118, 2503.19786), `ModelConfig` says how.
+Sources: LLaMA (arXiv 2302.13971) with RMSNorm before each half of a block, rotary positions and
+SwiGLU; grouped-query attention (arXiv 2305.13245). `ModelConfig` describes how other families
+differ, such as OPT (arXiv 2205.01068) and Gemma (2403.08295, 2408.00118, 2503.19786).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _QUERY_BLOCK = 256
 
 class Cache:
     """Keys and values of the tokens so far, float32 [layers, kv_heads, capacity, head_dim], rounded
-    to what `kv` can hold.
+    to the format `kv`.
 
     Raises `SpecError` if `capacity`, in tokens, exceeds the model's context.
     """
@@ -45,10 +45,8 @@ class Cache:
 def forward(
     model: LanguageModel, linear: Linears, tokens: Sequence[int], cache: Cache
 ) -> NDArray[np.float32]:
-    """Run `tokens` after those in `cache`, which grows; float32 [tokens, hidden].
-
-    The result is the normalized last layer, of which `head` makes logits.
-    """
+    """Run `tokens` after those in `cache`, and add them to it. Returns the normalized output of the
+    last layer, float32 [tokens, hidden], from which `head` makes logits."""
     config, past = model.config, cache.length
     end = past + len(tokens)
     x = _embedding(model, tokens, past)
@@ -76,10 +74,10 @@ def forward(
         queries = _turned(config, queries, angles)
         cache.keys[layer, :, past:end] = cache.kv.held(_turned(config, keys, angles))
         cache.values[layer, :, past:end] = cache.kv.held(_heads(values, config.kv_heads))
-        seen = cache.keys[layer, :, :end], cache.values[layer, :, :end]
-        mixed = _attention(config, queries, *seen, config.window if local else None)
-        (o,) = apply(normed("o_norm", mixed), "o")
-        x = x + normed("attention_post_norm", o)
+        cached = cache.keys[layer, :, :end], cache.values[layer, :, :end]
+        mixed = _attention(config, queries, *cached, config.window if local else None)
+        (attention_output,) = apply(normed("o_norm", mixed), "o")
+        x = x + normed("attention_post_norm", attention_output)
         gate, *up = apply(normed("ffn_norm", x), *config.shared_inputs[2])
         inner = _ACTIVATIONS[config.activation](gate)
         if up:
@@ -91,7 +89,7 @@ def forward(
 
 
 def head(model: LanguageModel, linear: Linears, hidden: Floats) -> Floats:
-    """The logits, float32 [tokens, vocab], of what `forward` gave."""
+    """The logits, float32 [tokens, vocab], for the result of `forward`."""
     (logits,) = linear(["head"], hidden)
     return _capped(logits, model.config.logit_cap)
 
@@ -114,16 +112,17 @@ def generate(
     choose: Callable[[Floats], int],
     kv: KvFormat = FLOAT32,
 ) -> Iterator[int]:
-    """Up to `count` tokens after `prompt`, each chosen from the logits, float32 [vocab].
+    """Up to `count` tokens after `prompt`. `choose` picks each of them from its logits, float32
+    [vocab].
 
-    Ends early at one of the tokenizer's stop tokens, which is not given back. Raises `SpecError`
-    if the prompt is empty or leaves no room in the context.
+    Ends early at one of the tokenizer's stop tokens, which is not returned. Raises `SpecError` if
+    the prompt is empty or leaves no room in the context.
     """
     require_room(model.config, prompt, count)
     cache, step = Cache(model.config, len(prompt) + count, kv), list(prompt)
     for _ in range(count):
-        last = forward(model, linear, step, cache)[-1:]
-        token = choose(head(model, linear, last)[0])
+        hidden = forward(model, linear, step, cache)[-1:]
+        token = choose(head(model, linear, hidden)[0])
         if token in model.tokenizer.stops:
             return
         yield token
@@ -131,12 +130,12 @@ def generate(
 
 
 def greedy(logits: Floats) -> int:
-    """The most likely token, the first of equals."""
+    """The most likely token; the first one if several are equally likely."""
     return int(np.argmax(logits))
 
 
 def sampler(temperature: float, rng: np.random.Generator) -> Callable[[Floats], int]:
-    """Draws tokens in proportion to exp(logit / temperature)."""
+    """A function that draws tokens with probabilities proportional to exp(logit / temperature)."""
 
     def sample(logits: Floats) -> int:
         scaled = logits.astype(np.float64) / temperature
@@ -179,7 +178,8 @@ def _heads(x: Floats, heads: int) -> Floats:
 def _angles(
     config: ModelConfig, start: int, count: int, theta: float, factors: Sequence[float] = ()
 ) -> NDArray[np.complex64]:
-    """Rotary turns as unit complex numbers [count, head_dim / 2] (arXiv 2104.09864, Eq. 15)."""
+    """Rotations of rotary positions as unit complex numbers [count, head_dim / 2] (arXiv
+    2104.09864, Eq. 15)."""
     pair = np.arange(config.head_dim // 2)
     speed = theta ** (-2.0 * pair / config.head_dim)
     if factors:
@@ -188,7 +188,7 @@ def _angles(
 
 
 def _turned(config: ModelConfig, x: Floats, angles: NDArray[np.complex64]) -> Floats:
-    """Each pair of elements turned by its angle, as one complex number."""
+    """Rotate each pair of elements by its angle."""
     turned: NDArray[np.complex64]
     if config.rope_pairs is None:
         return x
@@ -203,9 +203,10 @@ def _turned(config: ModelConfig, x: Floats, angles: NDArray[np.complex64]) -> Fl
 def _attention(
     config: ModelConfig, queries: Floats, keys: Floats, values: Floats, window: int | None
 ) -> Floats:
-    """Causal attention of the last tokens over all: [heads, M, d], [kv_heads, T, d] -> [M, h*d].
+    """Causal attention of the last M of T tokens over all of them: [heads, M, d] and [kv_heads, T,
+    d] give [M, heads * d].
 
-    With a window each attends to that many tokens, itself included.
+    With a window, each token attends to that many tokens, itself included.
     """
     heads, count, dim = queries.shape
     kv_heads, total, _ = keys.shape
@@ -216,19 +217,19 @@ def _attention(
         block = queries[:, start : start + _QUERY_BLOCK]
         size = block.shape[1]
         end = total - count + start + size  # later keys are in nobody's past
-        first = 0 if window is None else max(0, end - size - window + 1)
+        first_key = 0 if window is None else max(0, end - size - window + 1)
         rows = block.reshape(kv_heads, shared * size, dim) / divisor
-        scores = _capped(rows @ keys[:, first:end].transpose(0, 2, 1), config.score_cap)
-        by_query = scores.reshape(kv_heads, shared, size, end - first)
-        latest = by_query[..., end - first - size :]
+        scores = _capped(rows @ keys[:, first_key:end].transpose(0, 2, 1), config.score_cap)
+        by_query = scores.reshape(kv_heads, shared, size, end - first_key)
+        latest = by_query[..., end - first_key - size :]
         np.copyto(latest, -np.inf, where=np.triu(np.ones((size, size), bool), 1))
         if window is not None:
-            age = np.arange(end - size, end)[:, None] - np.arange(first, end)
+            age = np.arange(end - size, end)[:, None] - np.arange(first_key, end)
             np.copyto(by_query, -np.inf, where=age >= window)
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        out = scores @ values[:, first:end] / scores.sum(axis=-1, keepdims=True)
-        mixed[start : start + size] = out.reshape(heads, size, dim).transpose(1, 0, 2)
+        output = scores @ values[:, first_key:end] / scores.sum(axis=-1, keepdims=True)
+        mixed[start : start + size] = output.reshape(heads, size, dim).transpose(1, 0, 2)
     return mixed.reshape(count, heads * dim)
 
 

@@ -1,5 +1,5 @@
-"""What a cache of keys and values holds of them: `float32`, a narrower float, or integers with a
-scale for each head's vector of each token, as BitMoD (arXiv 2411.11745, section V) has them."""
+"""Formats of the cache of keys and values: `float32`, narrower floats, or integers with one scale
+per vector (a token's key or value in one head), as in BitMoD (arXiv 2411.11745, section V)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ NAMES = f"float32, {', '.join(FLOATS)}, or int2 to int8"
 
 @dataclass(frozen=True)
 class KvFormat:
-    """A format by name: numbers of `kind`, or signed integers of `bits` beside an FP16 scale."""
+    """A format by name: floating-point numbers of `kind`, or signed integers of `bits` with one
+    FP16 scale per vector."""
 
     name: str
     bits: int
@@ -31,27 +32,29 @@ class KvFormat:
 
     @property
     def cache(self) -> CacheFormat:
-        """What a vector of numbers takes."""
+        """The bits that a vector takes."""
         return CacheFormat(self.name, self.bits, SCALE_BITS if self.is_integer else 0)
 
     @property
     def is_integer(self) -> bool:
+        """Whether numbers are stored as integers with a scale."""
         return self.name.startswith("int")
 
     def held(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The vectors along the last axis as the cache gives them back, float32.
+        """The vectors x (along the last axis) as the cache returns them, float32.
 
-        Rounded to nearest, halves to even, at most to the greatest finite number. Integers are
-        symmetric about 0, of a vector's largest magnitude over its rounded scale.
+        Values are rounded to nearest, halves to even, and limited to the greatest finite number.
+        Integers are symmetric about 0; the scale is the largest magnitude of the vector over the
+        largest integer, rounded to FP16.
         """
         if self.kind is not None:
             return numbers.decode(numbers.encode(x, self.kind), self.kind).astype(np.float32)
         if not self.is_integer:
             return x
-        most = np.float32((1 << (self.bits - 1)) - 1)
-        widest = np.abs(x).max(axis=-1, keepdims=True) / most
+        largest = np.float32((1 << (self.bits - 1)) - 1)
+        widest = np.abs(x).max(axis=-1, keepdims=True) / largest
         half = np.minimum(widest, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)
-        return np.clip(np.rint(x * inverse(half)), -most, most) * half
+        return np.clip(np.rint(x * inverse(half)), -largest, largest) * half
 
 
 FLOAT32 = KvFormat("float32", 32)
@@ -68,5 +71,6 @@ def parse_kv(text: str) -> KvFormat:
 
 
 def token_bytes(kv: KvFormat, config: ModelConfig) -> int:
-    """What a token's keys and values take in all layers, each vector in whole bytes."""
+    """Bytes that the keys and values of a token take in all layers; each vector takes whole
+    bytes."""
     return 2 * config.layers * config.kv_heads * kv.cache.vector_bytes(config.head_dim)

@@ -1,4 +1,4 @@
-"""A model's linear layers as operators, and those that the host computes, in float32."""
+"""The linear layers of a model as operators, and their computation on the host in float32."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ float32 [M, N]."""
 
 @dataclass(frozen=True, eq=False)
 class HostLinear:
-    """A layer in float32, not on an engine."""
+    """A layer that the host computes in float32."""
 
     weight: NDArray[np.float32]
 
@@ -33,7 +33,7 @@ class HostLinear:
 
 @dataclass(frozen=True, eq=False)
 class HostTables(HostLinear):
-    """A layer of tables by centroid in float32, [N, subspaces * c], in the place of weights."""
+    """A layer of tables by centroid, float32 [N, subspaces * c], in place of weights."""
 
     group: int
     centroids: Centroids
@@ -45,14 +45,14 @@ class HostTables(HostLinear):
 
 
 def layer_names(config: ModelConfig) -> tuple[LayerName, ...]:
-    """The linear layers in the order they run; the head is the last."""
+    """All linear layers in the order in which they run; the head is the last."""
     roles = config.layer_linears()
     blocks = range(config.layers)
     return (*(LayerName(block, role) for block in blocks for role in roles), HEAD)
 
 
 def linear_names(model: LanguageModel) -> list[str]:
-    """The same as text, which the model's tensors are called by."""
+    """The names of all linear layers as text, as in the model's tensors."""
     return [str(name) for name in layer_names(model.config)]
 
 
@@ -63,13 +63,13 @@ def host_linears(model: LanguageModel) -> Linears:
 
 
 def streamed_linears(model: LanguageModel) -> Linears:
-    """The same, but each layer is in float32 only while it runs: slower for many windows, and in
-    little memory."""
+    """Like `host_linears`, but a layer is expanded to float32 only while it runs. This takes little
+    memory and is slower for many windows."""
     return lambda names, x: [host_linear(model, name)(x) for name in names]
 
 
 def host_linear(model: LanguageModel, name: str) -> HostLinear:
-    """The layer `name` with its weights, or its tables, as shipped."""
+    """The layer `name` with its weights or tables as shipped."""
     tensor = model.matrix(name)
     if isinstance(tensor, QuantTensor) and isinstance(tensor.form, Table):
         tables = tensor.rows(slice(None), np.float32)

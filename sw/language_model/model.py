@@ -1,4 +1,5 @@
-"""A language model as data: its shape, named tensors and tokenizer, whatever file held them."""
+"""A language model as data: its shape, named tensors and tokenizer, independent of the file
+format."""
 
 from __future__ import annotations
 
@@ -31,9 +32,9 @@ def dequantized(tensor: Tensor) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only language model: its shape, and how families differ, as data.
+    """The shape of a decoder-only language model, and how its family differs from others.
 
-    What has a default is so in Llama. Raises `ValueError` where it is impossible.
+    The defaults are those of Llama. Raises `ValueError` for an impossible shape.
     """
 
     hidden: int
@@ -47,12 +48,13 @@ class ModelConfig:
     rope_theta: float
     norm_eps: float
     rope_pairs: Literal["interleaved", "halves"] | None
-    """Which elements of a head turn together: (2i, 2i+1), or (i, i + head_dim/2). None: positions
-    are learned and added to embeddings, the tensor `positions`."""
+    """Which elements of a head rotate together: (2i, 2i+1), or (i, i + head_dim/2). None: positions
+    are learned, and the tensor `positions` is added to embeddings."""
     rope_factors: tuple[float, ...] = ()
-    """What divides the speed of each pair, where positions are stretched for a longer context."""
+    """Divisors of the rotation speed of each pair, where positions are stretched for a longer
+    context."""
     norm: Literal["rms", "layer"] = "rms"
-    """RMSNorm, or LayerNorm, whose norms have a bias."""
+    """RMSNorm, or LayerNorm, whose tensors include a bias."""
     norms: tuple[str, ...] = ("attention_norm", "ffn_norm")
     """The norms of a block: before each half, after it (`attention_post_norm`, `ffn_post_norm`), of
     each head's queries and keys (`q_norm`, `k_norm`), and of the inputs of `o` and `down`
@@ -64,16 +66,17 @@ class ModelConfig:
     """Whether `up` is multiplied by the activation of `gate`, or is itself activated."""
     embedding_scale: float = 1.0
     query_divisor: float | None = None
-    """Scores are divided by its square root; None: by that of `head_dim`."""
+    """Attention scores are divided by its square root; None: by the square root of `head_dim`."""
     score_cap: float | None = None
-    """Scores s become cap * tanh(s / cap)."""
+    """With a cap, an attention score s becomes cap * tanh(s / cap)."""
     logit_cap: float | None = None
-    """The same of logits."""
+    """The same for logits."""
     window: int | None = None
-    """How many tokens a local layer attends to, the present one included."""
+    """The number of tokens that a local layer attends to, the current one included."""
     local_layers: tuple[int, ...] = ()
     local_rope_theta: float | None = None
-    """Theta in local layers, without `rope_factors`; None: as in the others."""
+    """Theta in local layers, where `rope_factors` do not apply; None: theta and factors as in other
+    layers."""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -103,7 +106,7 @@ class ModelConfig:
             raise ValueError(f"window must be at least 1, got {self.window!r}")
 
     def layer_linears(self) -> dict[str, tuple[int, int]]:
-        """Shape (N, K) of the linear layers of one block, in the order they run."""
+        """Shape (N, K) of each linear layer of a block, in the order in which they run."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         gate = {"gate": (self.ffn, self.hidden)} if self.gated else {}
         return {
@@ -118,7 +121,8 @@ class ModelConfig:
 
     @property
     def shared_inputs(self) -> tuple[tuple[str, ...], ...]:
-        """The linear layers of a block in the order they run, those together with one input."""
+        """The linear layers of a block in the order in which they run; layers with the same input
+        are together."""
         return (("q", "k", "v"), ("o",), ("gate", "up") if self.gated else ("up",), ("down",))
 
     def norm_sizes(self) -> dict[str, int]:
@@ -128,7 +132,8 @@ class ModelConfig:
         return {name: sizes.get(name, self.hidden) for name in self.norms}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's name and shape; `head` may be absent, then it is the embedding."""
+        """Every tensor's name and shape. `head` may be missing from a model; then the embedding is
+        used."""
         linears, norms = self.layer_linears(), self.norm_sizes()
         block: dict[str, tuple[int, ...]] = {name: (size,) for name, size in norms.items()}
         if self.norm == "layer":
@@ -148,7 +153,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Parent:
-    """The model that another one was made of."""
+    """The model from which another one was made."""
 
     name: str
     path: str | None = None
@@ -159,10 +164,10 @@ class Parent:
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A loaded checkpoint; `checked` holds for it.
+    """A loaded checkpoint that `checked` has accepted.
 
-    A tensor is a float32 array, or `Coded` where the file stores codes that an engine can multiply
-    as they are. Names are those of `ModelConfig.shapes`.
+    A tensor is a float32 array, or `Coded` if the file stores codes that an engine can multiply
+    directly. The names are those of `ModelConfig.shapes`.
     """
 
     name: str
@@ -174,20 +179,21 @@ class LanguageModel:
 
     @property
     def params(self) -> int:
-        """Stored weights; a tied head counts once."""
+        """The number of stored weights; a head that is tied to the embedding counts once."""
         return sum(math.prod(shape_of(self.tensors, name)) for name in self.tensors)
 
     @property
     def has_codes(self) -> bool:
-        """Whether any tensor comes as codes, so that `native` weights exist."""
+        """Whether any tensor is stored as codes, so that `native` weights exist."""
         return any(is_coded(self.tensors, name) for name in self.tensors)
 
     def matrix(self, name: str) -> Tensor:
-        """The weights of the linear layer `name`; those of `head` may be the embedding."""
+        """The weights of the linear layer `name`. For `head`, this may be the embedding."""
         return self.tensors[self._stored(name)]
 
     def codes(self, name: str) -> Coded | None:
-        """The same if they are in codes; floats are not read only to find that they are none."""
+        """The weights of the linear layer `name` if they are stored as codes, else None. Float
+        weights are not read."""
         tensor = self.matrix(name) if is_coded(self.tensors, self._stored(name)) else None
         return tensor if isinstance(tensor, Coded) else None
 
@@ -203,24 +209,24 @@ class LanguageModel:
 def _require_idle(
     path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], name: str
 ) -> None:
-    """Raise `CheckpointError` unless a tensor that such a model has not is a bias that adds zeros,
-    which some tools write for every layer."""
-    of = name.removesuffix("_bias")
-    if of == name or shape_of(tensors, name) != shapes.get(of, ())[:1]:
+    """Raise `CheckpointError` for a tensor that is not part of such a model, unless it is a bias of
+    zeros, which some tools write for every layer."""
+    weight_name = name.removesuffix("_bias")
+    if weight_name == name or shape_of(tensors, name) != shapes.get(weight_name, ())[:1]:
         raise CheckpointError(path, f"tensor {name} is not part of such a model")
     if dequantized(tensors[name]).any():
         raise CheckpointError(path, f"tensor {name}: such a model has no bias there, and it adds")
 
 
 def model_digest(model: LanguageModel) -> str:
-    """Hex digits that differ for models that differ in their config or in any weight.
+    """Hex digits that differ between models whose config or weights differ.
 
-    What of the config is as in Llama does not count, so that models keep their digests when configs
-    learn to say more.
+    Config fields with Llama's values do not count, so that existing models keep their digests when
+    new fields are added.
     """
     plain = {field.name: field.default for field in fields(ModelConfig)}
-    own = {name: value for name, value in vars(model.config).items() if value != plain[name]}
-    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    differing = {name: value for name, value in vars(model.config).items() if value != plain[name]}
+    digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode())
 
     def add(value: Any) -> None:
         if isinstance(value, np.ndarray):
@@ -244,8 +250,8 @@ def model_digest(model: LanguageModel) -> str:
 
 
 def _identity(tensor: QuantTensor) -> tuple[Any, ...]:
-    """What `model_digest` takes of a tensor: the same for all forms of weights, then for each form
-    what it has of its own in a place of its own, so that no two forms are alike."""
+    """The parts of a tensor that `model_digest` includes: those common to all forms of weights,
+    then one place for each form, so that two forms never give the same digest."""
     special = books = centroids = None
     match form := tensor.form:
         case Grid():
@@ -259,10 +265,10 @@ def _identity(tensor: QuantTensor) -> tuple[Any, ...]:
 
 
 def checked(path: Path, model: LanguageModel) -> LanguageModel:
-    """`model`, if tensors and tokens fit its config, without biases that it has not and that are
-    zeros.
+    """Returns `model` if its tensors and tokens fit its config, without biases of zeros that such a
+    model does not have.
 
-    Raises `CheckpointError` naming the first tensor or token that is wrong. Values are checked as
+    Raises `CheckpointError` naming the first tensor or token that is wrong. Values are checked when
     they are read, see `sw.tensors.stored`.
     """
     # The count bounds the list of expected names before a hostile `layers` can blow it up.

@@ -1,4 +1,5 @@
-"""How well a model predicts a text, and how far an engine moves it from the model as shipped."""
+"""Measures how well a model predicts a text, and how far an engine's arithmetic changes its
+predictions."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Text:
 
 
 def python_prose() -> Text:
-    """The reference prose that Python itself ships; it differs between versions."""
+    """The default text: documentation that is part of Python itself. It differs between Python
+    versions."""
     topics = pydoc_data.topics.topics
     return Text(
         f"pydoc_data.topics of Python {platform.python_version()}",
@@ -49,10 +51,10 @@ _BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 def read_text(path: Path) -> Text:
-    """A UTF-8 text file, without the byte order mark that it may begin with, its lines ended by LF.
+    """A UTF-8 text file without a byte order mark and with LF line ends.
 
-    Models are trained on text of that form: they would count a mark or a CR as a token to predict.
-    Raises `FileError`.
+    Models are trained on such text; a mark or a CR would count as a token to predict. Raises
+    `FileError`.
     """
     try:
         content = path.read_bytes().decode()
@@ -73,13 +75,12 @@ def read_text(path: Path) -> Text:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A model's predictions through some linear layers, next to those of a reference.
+    """How well a model predicts a text through some linear layers, compared with a reference.
 
-    What compares is None where there was no reference to be had. Averages over `tokens` predicted
-    tokens, in windows of `context` tokens, each of which begins
-    `stride` tokens after the one before: a token that two windows predict counts in the first.
-    Attention is computed in float32, from keys and values as `kv` holds them; the reference's are
-    float32.
+    Fields of the comparison are None without a reference. All values are averages over `tokens`
+    predicted tokens, in windows of `context` tokens that begin `stride` tokens apart; a token in
+    two windows counts in the first one. Attention is computed in float32 from keys and values in
+    the format `kv`; those of the reference are float32.
     """
 
     perplexity: float
@@ -96,12 +97,13 @@ class Accuracy:
 
 
 def default_context(model: LanguageModel) -> int:
-    """The window's length where none is asked for: 1,024 tokens or the model's own limit."""
+    """The default window length: 1,024 tokens, or the model's own limit if that is less."""
     return min(1024, model.config.context)
 
 
 class Window(NamedTuple):
-    """Tokens, and how many of those after the first have been predicted before."""
+    """Tokens, of which the first one and the next `seen` are not predicted, because an earlier
+    window predicts them."""
 
     ids: list[int]
     seen: int
@@ -110,11 +112,13 @@ class Window(NamedTuple):
 def strided(
     model: LanguageModel, text: Text, tokens: int, context: int, stride: int | None
 ) -> list[Window]:
-    """The first windows of `text`, with `tokens` new predicted tokens in all, fewer if it is short.
+    """The first windows of `text`, with `tokens` newly predicted tokens in all, or fewer if the
+    text is short.
 
-    Each begins with the tokenizer's prefix, and predicts all its tokens but the first; it starts
-    `stride` tokens of the text after the one before, for None where that ended. Raises `SpecError`
-    where context or stride do not fit, `RefusedError` where no token is left.
+    Each window begins with the tokenizer's prefix and predicts all its tokens but the first. It
+    begins `stride` tokens of the text after the previous one, or where that one ended if `stride`
+    is None. Raises `SpecError` if context or stride do not fit, and `RefusedError` if no token can
+    be predicted.
     """
     prefix = list(model.tokenizer.prefix)
     least = len(prefix) + 2
@@ -140,7 +144,7 @@ def strided(
 
 
 def windows(model: LanguageModel, text: Text, tokens: int, context: int) -> list[list[int]]:
-    """The tokens of windows that do not overlap, as `strided` has them."""
+    """The tokens of windows that do not overlap, see `strided`."""
     return [window.ids for window in strided(model, text, tokens, context, None)]
 
 
@@ -156,11 +160,12 @@ def measure(
     stride: int | None = None,
     kv: KvFormat = FLOAT32,
 ) -> Accuracy:
-    """Predict `tokens` tokens of `text` through `linear` and, to compare with, `reference`.
+    """Predict `tokens` tokens of `text` through the layers `linear`, and compare with the layers
+    `reference`.
 
-    `reference` are layers of the model `original`, where that has other norms than `model` or
-    another head; both have the same tokens. `progress` is called with the part done, 0..1. Raises
-    what `windows` raises.
+    If the reference has other norms or another head than `model`, it is the model `original`; both
+    have the same tokens. `progress` is called with the share that is done, 0 to 1. Raises the
+    errors of `strided`.
     """
     parts = strided(model, text, tokens, context, stride)
     pair = [(model, linear, kv)]
@@ -180,16 +185,19 @@ def measure(
     for ids, seen in parts:
         targets = np.array(ids[seen + 1 :])
         hidden = [
-            forward(whose, counted(linear), ids[:-1], Cache(whose.config, len(ids) - 1, held))[
-                seen:
-            ]
-            for whose, linear, held in pair
+            forward(
+                predictor,
+                counted(linear),
+                ids[:-1],
+                Cache(predictor.config, len(ids) - 1, kv_format),
+            )[seen:]
+            for predictor, linear, kv_format in pair
         ]
         for start in range(0, len(targets), _LOGIT_ROWS):
             rows = slice(start, start + _LOGIT_ROWS)
             logs = [
-                _log_softmax(head(whose, linear, part[rows]))
-                for (whose, linear, _), part in zip(pair, hidden, strict=True)
+                _log_softmax(head(predictor, linear, part[rows]))
+                for (predictor, linear, _), part in zip(pair, hidden, strict=True)
             ]
             totals += _compare(logs[0], logs[-1], targets[rows])
     count = sum(len(ids) - 1 - seen for ids, seen in parts)
@@ -218,7 +226,8 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def _compare(
     logs: NDArray[np.float32], reference: NDArray[np.float32], targets: NDArray[np.int_]
 ) -> NDArray[np.float64]:
-    """Summed over rows of log probabilities: both losses, the divergence, and the agreements."""
+    """Sums over rows of log probabilities: the loss, the reference's loss, the divergence between
+    both, and the number of equal most likely tokens."""
     rows = np.arange(len(targets))
     agree = logs.argmax(axis=-1) == reference.argmax(axis=-1)
     divergence = np.einsum("mv,mv->m", np.exp(reference), reference - logs)

@@ -2,11 +2,11 @@
 
     total[m, n] = sum over k of x[m, k] * w[n, k],  w[n, k] = scale[n, g] * v[n, k] + offset[n, g]
 
-in float64, where every product and every partial sum is exact, so that any order of summation gives
-the same bits. In general that is a plain matrix product of dequantized weights. Where activations
-have 8 bits and values v as few, sums of groups are integers for which a processor has instructions
-of their own: those of `native/group_products.cpp`, compiled when they are first needed. They take
-half the time of the same product in float32, and the plain product takes twice that time.
+All products and partial sums are exact in float64, so any order of summation gives the same bits.
+In general this is a plain matrix product with dequantized weights. If activations and values v have
+at most 8 bits, the sums of groups are computed with a processor's integer instructions instead, by
+`native/group_products.cpp`, which is compiled on first use. That takes half the time of the same
+product in float32, and a quarter of that of the plain product.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Product: TypeAlias = Callable[[NDArray[np.integer]], NDArray[np.float64]]
 
 
 def product_of(tensor: QuantTensor | ScaledTensor) -> Product:
-    """The product with a tensor's weights, of a `ScaledTensor` without their unit."""
+    """The product with a tensor's weights. For a `ScaledTensor`, the result is without its unit."""
     packed = _pack(tensor, best_instructions())
 
     def product(x: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -57,12 +57,13 @@ def product_of(tensor: QuantTensor | ScaledTensor) -> Product:
 
 
 def matrix_product(x: NDArray, weight: NDArray) -> NDArray:
-    """x @ weight.T. A single row goes as a vector: BLAS's matrix path is far slower for it."""
+    """x @ weight.T. A single row is passed as a vector, because BLAS's matrix path is far slower
+    for it."""
     return (weight @ x[0])[None] if len(x) == 1 else x @ weight.T
 
 
 def _plain(tensor: QuantTensor | ScaledTensor, x: NDArray[np.integer]) -> NDArray[np.float64]:
-    """x @ w.T for what codes meet, x [M, K]."""
+    """x @ w.T for x [M, K], with the weights in float64."""
     n, k = tensor.codes.shape
     integers, total = x.astype(np.float64), np.empty((len(x), n))
     step = max(1, BLOCK_BYTES // (8 * k))
@@ -78,9 +79,9 @@ def _plain(tensor: QuantTensor | ScaledTensor, x: NDArray[np.integer]) -> NDArra
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
-    """Weights as `native/group_products.cpp` takes them, with values counted from 0.
+    """Weights in the form of `native/group_products.cpp`, whose values start from 0.
 
-    `u` is uint8 [blocks, quads, 16, 4], `scale` and `offset` are float64 [G, blocks * 16].
+    `u` is uint8 [blocks, quads, 16, 4]; `scale` and `offset` are float64 [G, blocks * 16].
     """
 
     instructions: int
@@ -112,13 +113,14 @@ class _Packed:
 
 
 def best_instructions() -> int:
-    """Those that this machine has for the native product; 0 for none."""
+    """The number of the best instruction set of this machine for the native product; 0 for none."""
     compiled = _library()
     return 0 if compiled is None else compiled.instructions()
 
 
 def _pack(tensor: QuantTensor | ScaledTensor, instructions: int) -> _Packed | None:
-    """The tensor for the native product; None where there is none for it, or it is not exact."""
+    """The tensor in the form of the native product; None if that does not support it or would not
+    be exact."""
     table = tensor.table.astype(np.int64)
     n, k = tensor.codes.shape
     group, least = min(tensor.form.group_codes, k), table.min()
@@ -144,7 +146,7 @@ def _pack(tensor: QuantTensor | ScaledTensor, instructions: int) -> _Packed | No
 
 
 def _columns(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of every group one number per output, [N, G] -> [G, blocks * 16]."""
+    """One number per group and output, rearranged from [N, G] to [G, blocks * 16]."""
     n, groups = values.shape
     columns = np.zeros((groups, -(-n // _OUTPUTS) * _OUTPUTS))
     columns[:, :n] = values.T
@@ -160,7 +162,7 @@ def _unit(values: NDArray[np.float64]) -> float:
 
 
 def _library() -> ctypes.CDLL | None:
-    """The compiled products; None where they cannot be compiled, which is said once."""
+    """The compiled native products; None if they cannot be compiled, which is reported once."""
     built = library(_SOURCE, "products")
     if built is not None:
         built.group_products.restype = None

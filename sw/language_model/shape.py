@@ -1,4 +1,4 @@
-"""The shape of a model from its configuration."""
+"""The shape of a model, for pricing, from its configuration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from evolute.sw.language_model.model import LanguageModel, ModelConfig
 
 
 def shape_of(name: str, family: str, config: ModelConfig, *, tied: bool) -> ModelShape:
-    """The blocks, heads and widths that `config` states; `tied` says that the output head has the
-    weights of the embedding."""
+    """The blocks, heads and widths that `config` states. `tied` says that the output head shares
+    the embedding's weights."""
     feed_forward = FeedForward(
         width=config.ffn,
         gated=config.gated,

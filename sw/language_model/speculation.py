@@ -1,8 +1,9 @@
-"""Speculative decoding in NumPy: a small model guesses, and the model verifies all guesses at once
-(Leviathan et al., arXiv 2211.17192), where each takes its most likely token.
+"""Speculative decoding in NumPy: a small draft model guesses tokens, and the target model verifies
+all guesses at once (Leviathan et al., arXiv 2211.17192). Both models choose their most likely
+token.
 
-The text is what the model alone would have written: a guess stays only where the model has the same
-token most likely.
+The text is what the target model alone would have written: a guess is accepted only if it is the
+target's most likely token.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from evolute.sw.language_model.perplexity import Window
 
 
 class Runner(NamedTuple):
-    """A model, and who multiplies its linear layers."""
+    """A model, and who computes its linear layers."""
 
     model: LanguageModel
     linear: Linears
@@ -39,8 +40,8 @@ def require_same_tokens(draft: str, vocab: int, draft_vocab: int) -> None:
 
 
 def _require_same_tokens(target: Runner, draft: Runner) -> None:
-    own, guessing = target.model, draft.model
-    require_same_tokens(guessing.name, own.config.vocab, guessing.config.vocab)
+    target_model, draft_model = target.model, draft.model
+    require_same_tokens(draft_model.name, target_model.config.vocab, draft_model.config.vocab)
 
 
 def speculate(
@@ -51,36 +52,39 @@ def speculate(
     gamma: int,
     kv: KvFormat = FLOAT32,
 ) -> Iterator[list[int]]:
-    """`count` tokens after `prompt`, the tokens of each verifying pass at once; ends early at a
-    stop token, which is not given back. Each pass verifies `gamma` guesses, fewer at the end.
+    """`count` tokens after `prompt`, yielded in lists, one list per verifying pass. Each pass
+    verifies `gamma` guesses, or fewer at the end.
 
-    Raises `SpecError` as `generate` does, and where the models' tokens differ.
+    Ends early at a stop token, which is not returned. Raises `SpecError` as `generate` does, and if
+    the models have different tokens.
     """
     _require_same_tokens(target, draft)
     for model in (target.model, draft.model):
         require_room(model.config, prompt, count)
-    caches = [Cache(one.model.config, len(prompt) + count, kv) for one in (target, draft)]
+    caches = [Cache(runner.model.config, len(prompt) + count, kv) for runner in (target, draft)]
     ids, end = list(prompt), len(prompt) + count
     while len(ids) < end:
         guesses: list[int] = []
         for _ in range(min(gamma, end - len(ids) - 1)):
-            known = [*ids, *guesses]
-            guesses.append(draft.best(known[caches[1].length :], caches[1])[-1])
+            context = [*ids, *guesses]
+            guesses.append(draft.best(context[caches[1].length :], caches[1])[-1])
         rows = [*ids, *guesses][caches[0].length :]
         best = target.best(rows, caches[0])[-1 - len(guesses) :]
         right = _agreeing(guesses, best)
-        made = best[: right + 1]
-        ids += made
+        accepted = best[: right + 1]
+        ids += accepted
         for cache in caches:  # what was guessed wrong is overwritten
             cache.length = min(cache.length, len(ids) - 1)
-        stops = [place for place, token in enumerate(made) if token in target.model.tokenizer.stops]
-        yield made[: stops[0]] if stops else made
+        stops = [
+            place for place, token in enumerate(accepted) if token in target.model.tokenizer.stops
+        ]
+        yield accepted[: stops[0]] if stops else accepted
         if stops:
             return
 
 
 def _agreeing(guesses: Sequence[int], best: Sequence[int]) -> int:
-    """How many guesses at the beginning are right."""
+    """The number of guesses that are right before the first wrong one."""
     for place, guess in enumerate(guesses):
         if guess != best[place]:
             return place
@@ -88,12 +92,17 @@ def _agreeing(guesses: Sequence[int], best: Sequence[int]) -> int:
 
 
 def agreement(target: Runner, draft: Runner, windows: Sequence[Window]) -> float:
-    """How often both models have the same token most likely after what a text has so far, 0..1:
-    the chance that a guess is right, if it is the same at every place."""
+    """How often both models have the same most likely next token in a text, 0 to 1. This is the
+    chance that a guess is accepted, if it is the same at every position."""
     _require_same_tokens(target, draft)
-    same, total = 0, 0
+    agreements, total = 0, 0
     for ids, seen in windows:
-        best = [one.best(ids[:-1], Cache(one.model.config, len(ids))) for one in (target, draft)]
-        agreed = [first == second for first, second in zip(*best, strict=True)][seen:]
-        same, total = same + sum(agreed), total + len(agreed)
-    return same / total
+        best = [
+            runner.best(ids[:-1], Cache(runner.model.config, len(ids)))
+            for runner in (target, draft)
+        ]
+        agreed = [
+            target_token == draft_token for target_token, draft_token in zip(*best, strict=True)
+        ][seen:]
+        agreements, total = agreements + sum(agreed), total + len(agreed)
+    return agreements / total

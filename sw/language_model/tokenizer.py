@@ -1,4 +1,5 @@
-"""Text to token ids and back, by the `tokenizers` library, from what a checkpoint stores."""
+"""Converts text to token ids and back with the `tokenizers` library, from what a checkpoint
+stores."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 
 class TokenizerError(Exception):
-    """Tokenizer data that is broken or of a kind not supported; readers add the file's name."""
+    """Tokenizer data that is broken or not supported. Readers add the file's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +25,11 @@ class TextTokenizer:
     """Tokens that end a generated text."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text` alone, without the prefix."""
+        """Token ids of `text`, without the prefix."""
         return self.library.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`; special tokens have none."""
+        """The text of `tokens`; special tokens are left out."""
         return self.library.decode(list(tokens), skip_special_tokens=True)
 
 
@@ -37,7 +38,8 @@ _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
 def _by_patterns(*patterns: str) -> pre_tokenizers.PreTokenizer:
-    """By one pattern after another, each within the pieces that those before it left."""
+    """Splits by several patterns in turn, each applied to the pieces that the previous ones
+    left."""
     splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns]
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([*splits, bytes_only])
@@ -50,7 +52,8 @@ _OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 @dataclass(frozen=True)
 class _Split:
-    """How a byte-level vocabulary splits text, and whether a whole token needs no merges."""
+    """How a byte-level vocabulary splits text, and whether a piece that is a token is taken whole,
+    without merges."""
 
     by: pre_tokenizers.PreTokenizer
     ignores_merges: bool = False
@@ -76,7 +79,7 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a checkpoint; ids are positions."""
+    """The tokens of a checkpoint. A token's id is its position."""
 
     tokens: Sequence[str]
     specials: Collection[str]
@@ -86,10 +89,8 @@ class Vocabulary:
 
 
 def byte_level_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: str) -> Tokenizer:
-    """A GPT-2 style tokenizer: `merges` are "left right" in order of rank.
-
-    Raises `TokenizerError`.
-    """
+    """A GPT-2 style tokenizer. `merges` are texts "left right" in the order of their rank. Raises
+    `TokenizerError`."""
     if split not in _SPLITS:
         raise TokenizerError(f"pre-tokenizer must be {' or '.join(_SPLITS)}, got {split!r:.40}")
     vocab, pairs = _places(vocabulary.tokens), []
@@ -116,11 +117,12 @@ def score_bpe(
     space: str = SPACE,
     space_before: bool = True,
 ) -> Tokenizer:
-    """A SentencePiece tokenizer: of all pairs that make a token the best-scored merges first.
+    """A SentencePiece tokenizer: of all pairs that form a token, the one with the best score merges
+    first.
 
-    The tokens `pieces` are text; others are special, or bytes named `<0x00>` that stand in only for
-    characters without a token. `space` stands for a space in tokens, and `space_before` puts one
-    before every text. Raises `TokenizerError`.
+    The tokens at the positions `pieces` are text. The others are special, or bytes named `<0x00>`,
+    which are used only for characters without a token. `space` stands for a space in tokens, and
+    `space_before` puts one before every text. Raises `TokenizerError`.
     """
     vocab = _places(vocabulary.tokens)
     ranked = {vocabulary.tokens[index]: scores[index] for index in pieces}
@@ -164,7 +166,7 @@ def _built(
 
 
 def split_name(library: Tokenizer) -> str | None:
-    """What GGUF calls the way in which a byte-level tokenizer splits text, if it has a name."""
+    """GGUF's name for how a byte-level tokenizer splits text; None if it has no name."""
 
     def described(tokenizer: Tokenizer) -> tuple[str, bool]:
         document = json.loads(tokenizer.to_str())
@@ -174,19 +176,19 @@ def split_name(library: Tokenizer) -> str | None:
         return json.dumps(split, sort_keys=True), ignores
 
     for name, split in _SPLITS.items():
-        known = Tokenizer(models.BPE(ignore_merges=split.ignores_merges))
-        known.pre_tokenizer = split.by
-        if described(known) == described(library):
+        candidate = Tokenizer(models.BPE(ignore_merges=split.ignores_merges))
+        candidate.pre_tokenizer = split.by
+        if described(candidate) == described(library):
             return name
     return None
 
 
 def from_json(text: str) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, which splits texts of any length as they are.
+    """The tokenizer in a `tokenizer.json`.
 
-    Such a file also keeps how its last user called the library: how long a text may be, to what
-    length it is padded, and whether merges are left out at random. None of that belongs to the
-    vocabulary, and all of it is undone. Raises `TokenizerError`.
+    Such a file also stores how its last user called the library: truncation, padding and random
+    omission of merges. These are not part of the vocabulary and are switched off. Raises
+    `TokenizerError`.
     """
     try:
         library = Tokenizer.from_str(text)
@@ -207,7 +209,7 @@ _PROBES = ("a", "0", "!")
 def prefix_of(library: Tokenizer) -> tuple[int, ...]:
     """The tokens that a tokenizer's own template puts before a text.
 
-    What the template puts behind a text, such as an end of sequence, is not among them. Raises
+    Tokens that the template puts after a text, such as an end of sequence, are not included. Raises
     `TokenizerError` for a tokenizer that makes no token of any letter, digit or mark.
     """
     for probe in _PROBES:

@@ -1,8 +1,9 @@
-"""The tokenizer of a Hugging Face folder: `tokenizer.json` and what files beside it change of it.
+"""The tokenizer of a Hugging Face folder: `tokenizer.json`, and what other files change of it.
 
-`tokenizer.json` holds the vocabulary and a template of what surrounds a text. Later files take
+`tokenizer.json` holds the vocabulary and a template of what surrounds a text. Other files take
 precedence over it, as in the `transformers` library: `tokenizer_config.json` says whether a text
-begins with a token and adds tokens, and `generation_config.json` names those that end one.
+begins with a special token, and adds tokens; `generation_config.json` names the tokens that end a
+text.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 
 
 def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
-    """The tokenizer in `folder`, whose config.json holds `settings`. Raises `CheckpointError`."""
+    """The tokenizer in `folder`. `settings` is the content of its config.json. Raises
+    `CheckpointError`."""
     path = member(folder, TOKENIZER)
     try:
         library = from_json(path.read_text(encoding="utf-8"))
@@ -39,10 +41,10 @@ def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
     _add_tokens(folder, library, sidecar, settings.get("vocab_size"))
     specials = {**_optional(folder, SPECIALS), **sidecar}
     names = dict(_special_names(place, specials))
-    known = [
+    special_tokens = [
         AddedToken(token, special=True) for token in names.values() if _id(library, token) >= 0
     ]
-    library.add_special_tokens(known)
+    library.add_special_tokens(special_tokens)
     library.encode_special_tokens = bool(_flag(place, sidecar, "split_special_tokens"))
     begins = _flag(place, sidecar, "add_bos_token")
     if begins is not None:
@@ -56,19 +58,20 @@ def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
 
 
 def _optional(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file that a folder may lack. Raises `CheckpointError`."""
+    """The JSON object in a file, or an empty one if the folder has no such file. Raises
+    `CheckpointError`."""
     path = member(folder, name)
     return read_json(path) if path.is_file() else {}
 
 
 def _id(library: Tokenizer, token: str) -> int:
-    """The token's id, or -1 where there is no such token."""
+    """The token's id, or -1 if there is no such token."""
     token_id = library.token_to_id(token)
     return -1 if token_id is None else token_id
 
 
 def _flag(path: Path, document: Mapping[str, Any], name: str) -> bool | None:
-    """What a file says of `name`, None for nothing. Raises `CheckpointError`."""
+    """The boolean `name` of a file; None if it is absent. Raises `CheckpointError`."""
     value = document.get(name)
     if value is not None and not isinstance(value, bool):
         raise CheckpointError(path, f"{name} must be true or false, got {value!r:.40}")
@@ -76,7 +79,8 @@ def _flag(path: Path, document: Mapping[str, Any], name: str) -> bool | None:
 
 
 def _content(path: Path, name: str, value: Any) -> str:
-    """The text of a token, which is stored alone or with its flags. Raises `CheckpointError`."""
+    """The text of a token, which is stored as text or as an object with flags. Raises
+    `CheckpointError`."""
     text = value.get("content") if isinstance(value, dict) else value
     if not isinstance(text, str):
         raise CheckpointError(path, f"{name:.40} must be a token, got {value!r:.40}")
@@ -108,10 +112,10 @@ def _added(folder: Path, sidecar: Mapping[str, Any]) -> Iterator[tuple[int, Adde
         text = _content(place, "added_tokens_decoder", entry)
         flags = entry if isinstance(entry, dict) else {}
         names = ("single_word", "lstrip", "rstrip", "normalized", "special")
-        given = {name: value for name in names if isinstance(value := flags.get(name), bool)}
+        token_flags = {name: value for name in names if isinstance(value := flags.get(name), bool)}
         if not index.isdecimal():
             raise CheckpointError(place, f"added_tokens_decoder: {index!r:.40} is no token's id")
-        yield int(index), AddedToken(text, **given), place
+        yield int(index), AddedToken(text, **token_flags), place
     place = folder / ADDED
     for text, index in _optional(folder, ADDED).items():
         if type(index) is not int:
@@ -122,10 +126,10 @@ def _added(folder: Path, sidecar: Mapping[str, Any]) -> Iterator[tuple[int, Adde
 
 
 def _add_tokens(folder: Path, library: Tokenizer, sidecar: Mapping[str, Any], vocab: Any) -> None:
-    """Add the tokens that only other files know and that the model has rows for.
+    """Add the tokens that only other files define and for which the model has rows.
 
-    Others, such as a padding token that a fine-tuned model was given, stand in no text. Raises
-    `CheckpointError` where ids differ.
+    Tokens without a row, such as a padding token of a fine-tuned model, occur in no text. Raises
+    `CheckpointError` if ids differ.
     """
     added = sorted(_added(folder, sidecar), key=lambda pair: pair[0])
     for index, token, path in added:
@@ -141,7 +145,8 @@ def _add_tokens(folder: Path, library: Tokenizer, sidecar: Mapping[str, Any], vo
 
 
 def _stops(path: Path, document: Mapping[str, Any]) -> Iterable[int]:
-    """The tokens that end a text: one, a list, or none. Raises `CheckpointError`."""
+    """The tokens that end a text: a number, a list, or nothing in the file. Raises
+    `CheckpointError`."""
     value = document.get("eos_token_id")
     stops = value if isinstance(value, list) else [] if value is None else [value]
     for stop in stops:

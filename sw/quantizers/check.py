@@ -1,8 +1,8 @@
-"""What a quantized model is worth on a kind of text that it was not calibrated with, next to the
-model as shipped and to plain rounding on the same grids.
+"""Checks a quantized model on text of a kind that it was not calibrated with, compared with the
+model as shipped and with plain rounding on the same grids.
 
-A method that looks at inputs can fit a model to the text that it sees. Whether it did shows on
-other text, and only next to what rounding to nearest makes of the same grids.
+A method that looks at inputs can fit the model to the text that it sees. This shows only on other
+text, and only in comparison with rounding to nearest on the same grids.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from evolute.sw.quantizers.methods import GridChoice, rounded
 
 @dataclass(frozen=True)
 class Check:
-    """Perplexities over `tokens` predicted tokens, one window, of a text."""
+    """Perplexities of one window of a text, over `tokens` predicted tokens."""
 
     text: str
     text_sha256: str
@@ -39,20 +39,21 @@ class Check:
 
     @property
     def is_worse(self) -> bool | None:
-        """Whether rounding does better; None where there is nothing to compare with."""
+        """Whether the quantized model predicts worse than plain rounding; None if there is no such
+        comparison."""
         return None if self.rounded is None else self.quantized > self.rounded
 
 
 def text_sha256(text: Text) -> str:
-    """What tells texts apart."""
+    """The SHA-256 of a text's content, by which texts are told apart."""
     return hashlib.sha256(text.content.encode()).hexdigest()
 
 
 def rounding_linears(
     model: LanguageModel, grids: Mapping[str, GridChoice], calibration: Calibration
 ) -> Linears:
-    """The model's layers rounded to nearest on `grids`, each only while it runs; the others as
-    shipped."""
+    """The model's layers rounded to nearest on `grids`, each expanded only while it runs; the other
+    layers as shipped."""
 
     def apply(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         if names[0] not in grids:
@@ -72,11 +73,12 @@ def check(
     calibration: Calibration | None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Check:
-    """Predict one window of `text` with `model`, with `made` of it and, if there are `grids`, with
-    layers rounded on them, as they were laid by a calibration. Layers are in float32 one by one, so
-    that it takes little memory.
+    """Predict one window of `text` with `model`, with the quantized model `made`, and, if `grids`
+    is not empty, with layers rounded to nearest on these grids.
 
-    Raises what `windows` raises.
+    The grids are laid with `calibration`. Only one layer at a time is in float32, so that it takes
+    little memory. `progress` is called with the share that is done, 0 to 1. Raises the errors of
+    `windows`.
     """
     context = default_context(model)
     tokens, part = context - 1, 2 / 3 if grids else 1.0

@@ -1,8 +1,9 @@
-"""GPTQ: columns are rounded one after another, and what rounding one loses the later ones make up.
+"""GPTQ: columns are rounded one after another, and the columns that follow compensate for the error
+of each one.
 
-Frantar et al. (arXiv 2210.17323), in the Cholesky form of their Algorithm 1. Columns go in the
-order of diag(H), the greatest first, through grids that are laid beforehand, so that column k keeps
-the grid k // group that a stored tensor gives it (AutoGPTQ's "static groups").
+Frantar et al. (arXiv 2210.17323), in the Cholesky form of their Algorithm 1. Columns are processed
+in the order of diag(H), the largest first. Their grids are laid beforehand, so that column k keeps
+the grid k // group of the stored tensor ("static groups" in AutoGPTQ).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _BLOCK = 64
 def inverse_factor(h: NDArray[np.float64]) -> NDArray[np.float64]:
     """The upper triangular U [K, K] with U^T U = H^-1, for a positive definite H.
 
-    With H read from its end, H = L L^T, it is the inverse of L read from its end.
+    If H = L L^T with rows and columns in reverse order, U is the inverse of L, again in reverse
+    order.
     """
     lower = scipy.linalg.cholesky(h[::-1, ::-1], lower=True)
     inverse, _ = scipy.linalg.lapack.dtrtri(lower, lower=1)
@@ -34,7 +36,8 @@ def inverse_factor(h: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def act_order(second: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Columns by the mean square of their inputs, the greatest first; of equals the first."""
+    """The order of columns by the mean square of their inputs, the largest first; equal ones keep
+    their order."""
     return np.argsort(-np.diag(second), kind="stable")
 
 
@@ -44,39 +47,44 @@ def column_loop(
     ends: Sequence[int],
     choose: Callable[[int, NDArray[np.float64]], NDArray[np.float64]],
 ) -> None:
-    """Go through the columns of `w` [N, K] and let later ones make up for each one's error.
+    """Choose the columns of `w` [N, K] in turn, and let later columns compensate for each error.
 
-    `factor` is the `inverse_factor` U of H in the same order. The columns before each of `ends`,
-    of which the last is K, are chosen together: `choose` is given the place of the first and what
-    they should be by then, [columns, N], and says what they are. If they are off by E [N, columns]
-    and later ones make up for it as well as they can, the sum of squares of E V^-1 is left, where V
-    is what U has in these rows and columns: E (H^-1)^-1 E^T for what H^-1 = V^T V is to them then.
+    `factor` is the `inverse_factor` U of H, for the same order of columns. `ends` divides the
+    columns into runs that are chosen together; the last end is K. `choose(first, wanted)` gets the
+    first column of a run and the values that it should have by then, [columns, N], and returns the
+    values that it gets.
+
+    If a run is off by E [N, columns] and later columns compensate as well as they can, the
+    remaining squared error is the sum of squares of E V^-1. V is the part of U in the run's rows
+    and columns.
     """
-    rest = w.T.astype(np.float64)  # a column of weights is a row here: contiguous
-    edges, at = [0, *ends], 0
-    while at < len(ends):
-        start = edges[at]
+    remaining = w.T.astype(np.float64)  # a column of weights is a row here: contiguous
+    edges, run = [0, *ends], 0
+    while run < len(ends):
+        start = edges[run]
         until = min(bisect.bisect_left(edges, start + _BLOCK), len(ends))
         end = edges[until]
-        errors = np.empty((end - start, rest.shape[1]))
-        for first, last in itertools.pairwise(edges[at : until + 1]):
-            chosen = choose(first, rest[first:last])
+        errors = np.empty((end - start, remaining.shape[1]))
+        for first, last in itertools.pairwise(edges[run : until + 1]):
+            chosen = choose(first, remaining[first:last])
             for j in range(first, last):  # of those chosen together, E V^-1 column by column
-                error = (rest[j] - chosen[j - first]) / factor[j, j]
+                error = (remaining[j] - chosen[j - first]) / factor[j, j]
                 if j + 1 < end:
-                    rest[j + 1 : end] -= factor[j, j + 1 : end, None] * error
+                    remaining[j + 1 : end] -= factor[j, j + 1 : end, None] * error
                 errors[j - start] = error
-        rest[end:] -= factor[start:end, end:].T @ errors
-        at = until
+        remaining[end:] -= factor[start:end, end:].T @ errors
+        run = until
 
 
 def gptq(
     w: NDArray[np.float32], laid: Sequence[QuantTensor], h: NDArray[np.float64]
 ) -> tuple[QuantTensor, ...]:
-    """The parts `laid` of `w` [N, K], side by side along K, with codes found column by column.
+    """The parts `laid` of `w` [N, K], which are side by side along K, with codes that are found
+    column by column.
 
-    Their grids stay. `h` is damped, for the columns of `w`. Parts go one after another, the first
-    first, since what is stored best should make up for the least.
+    The grids do not change. `h` is the damped H [K, K] for the columns of `w`. The parts are
+    processed in their order. The part that is stored most exactly should be the first, so that it
+    does not have to compensate for the errors of the others.
     """
     ends = np.cumsum([part.shape[1] for part in laid])
     starts = [0, *ends[:-1].tolist()]

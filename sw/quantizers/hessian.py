@@ -1,7 +1,9 @@
-"""What a quantizer knows of a layer's inputs: second moments over a calibration text, kept on disk.
+"""Statistics of the inputs of a model's layers: second moments over a calibration text, cached on
+disk.
 
-The squared error of a layer's outputs, averaged over the text's tokens, is tr(dW H dW^T) with
-H = E[x x^T] (Frantar et al., GPTQ, arXiv 2210.17323, Eq. 1). Layers that share an input share it.
+The squared error of a layer's outputs, averaged over the tokens of the text, is tr(dW H dW^T) with
+H = E[x x^T] (Frantar et al., GPTQ, arXiv 2210.17323, Eq. 1). Layers that share an input also share
+H.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ were not calibrated with (docs/quantizers.md)."""
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Statistics of the inputs x [K] of a layer, taken over `tokens` tokens.
+    """Statistics of the inputs x [K] of a layer over `tokens` tokens.
 
     `second` is E[x x^T], float32 [K, K]; `peak` is max |x|, float32 [K].
     """
@@ -48,18 +50,19 @@ class Moments:
 
 
 def widest_input(model: LanguageModel) -> int:
-    """The most inputs that a linear layer of a block has."""
+    """The largest number of inputs of a linear layer in a block."""
     return max(k for _, k in model.config.layer_linears().values())
 
 
 def default_tokens(model: LanguageModel) -> int:
-    """Tokens to calibrate `model` with: `TOKENS`, and no fewer than its widest layer has inputs,
-    below which H cannot have full rank."""
+    """The number of tokens for calibrating `model`: `TOKENS`, or the number of inputs of its widest
+    layer if that is larger. With fewer tokens, H cannot have full rank."""
     return max(TOKENS, widest_input(model))
 
 
 def inputs_of(model: LanguageModel) -> tuple[str, ...]:
-    """The first layer of each input that layers share, in the order they run, without the head."""
+    """The names of a model's inputs: for each, the first of the layers that share it, in the order
+    in which they run, without the head."""
     return tuple(
         f"{layer}.{roles[0]}"
         for layer in range(model.config.layers)
@@ -69,7 +72,8 @@ def inputs_of(model: LanguageModel) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The moments of a model's inputs, by the first layer that has each, in files of a folder."""
+    """The moments of a model's inputs, by the first layer that has each, stored as files in a
+    folder."""
 
     folder: Path
     digest: str
@@ -77,7 +81,7 @@ class Calibration:
     tokens: int
 
     def path(self, name: str) -> Path:
-        """Where the moments of an input are."""
+        """The file with the moments of an input."""
         return self.folder / f"{name}.safetensors"
 
     def __getitem__(self, name: str) -> Moments:
@@ -103,7 +107,7 @@ _MOST_BYTES = 1 << 32
 
 
 def _passes(model: LanguageModel, names: Sequence[str]) -> Iterator[list[str]]:
-    """The inputs whose moments each pass collects."""
+    """Groups of inputs whose moments are collected in one pass over the text."""
     shapes, size, part = model.config.shapes(), 0, []
     for name in names:
         moment_bytes = 4 * shapes[name][1] ** 2
@@ -122,7 +126,8 @@ def collect(
     parts: Sequence[Sequence[int]],
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Moments]:
-    """The moments of some of `inputs_of`, by a pass in float32 over windows of tokens."""
+    """The moments of some of the inputs that `inputs_of` names, from a float32 pass over windows of
+    tokens."""
     linear = host_linears(model)
     sums: dict[str, NDArray[np.float32]] = {}
     peaks: dict[str, NDArray[np.float32]] = {}
@@ -155,15 +160,15 @@ def calibrate(
     parts: Sequence[Sequence[int]],
     progress: Callable[[float], None] = lambda done: None,
 ) -> Calibration:
-    """The model's moments over windows of tokens.
+    """The moments of all of a model's inputs over windows of tokens.
 
-    They are kept in the cache directory, and collected once for a model and its windows. Raises
+    They are collected once for a model and its windows and kept in the cache directory. Raises
     `FileError`.
     """
     key = digest([revisions.LANGUAGE_MODEL, model_digest(model), parts])
     folder = cache_directory() / "calibration" / key[:32]
-    kept = Calibration(folder, key, sum(map(len, parts)))
-    missing = [name for name in inputs_of(model) if not kept.path(name).exists()]
+    cached = Calibration(folder, key, sum(map(len, parts)))
+    missing = [name for name in inputs_of(model) if not cached.path(name).exists()]
     passes = list(_passes(model, missing))
     for number, names in enumerate(passes):
 
@@ -171,27 +176,28 @@ def calibrate(
             progress((number + done) / len(passes))
 
         for name, moments in collect(model, names, parts, part_done).items():
-            kept._keep(name, moments)
-    return kept
+            cached._keep(name, moments)
+    return cached
 
 
 def shrinkage(inputs: int, tokens: int) -> float:
-    """The share, 0..1, by which moments off the diagonal are drawn towards 0, for a layer of
-    `inputs` inputs whose moments are means over `tokens` tokens.
+    """The share, 0 to 1, by which moments off the diagonal are reduced, for a layer of `inputs`
+    inputs whose moments are means over `tokens` tokens.
 
-    It is as if `PRIOR` more tokens for each input had been seen, of the same strengths but with
-    nothing in common: the mean under an inverse Wishart prior of that weight. So a mean over many
-    tokens stays as it is, and one over few, whose rank is short and whose correlations are mostly
-    those of these tokens alone, comes near its diagonal.
+    This is the mean under an inverse Wishart prior: as if `PRIOR` further tokens per input had been
+    seen, with inputs of the same strength but without correlations. A mean over many tokens hardly
+    changes. A mean over few tokens, whose rank is not full and whose correlations are mostly
+    accidental, comes close to its diagonal.
     """
     return PRIOR * inputs / (PRIOR * inputs + tokens)
 
 
 def damped(second: NDArray[np.floating], tokens: int) -> NDArray[np.float64]:
-    """H over the mean of its diagonal, damped, [K, K]: positive definite also where inputs were
-    never anything but 0, and where H, a mean over `tokens`, has not full rank.
+    """H divided by the mean of its diagonal, and damped, float64 [K, K].
 
-    Off the diagonal it is drawn towards 0 by `shrinkage`; then `DAMPING` is added to the diagonal.
+    Off the diagonal, H is reduced by `shrinkage`; then `DAMPING` is added to the diagonal. The
+    result is positive definite, even if some inputs were always 0, or H is a mean over too few
+    `tokens` to have full rank.
     """
     h = second.astype(np.float64)
     diagonal = np.diag(h).copy()
@@ -204,8 +210,8 @@ def damped(second: NDArray[np.floating], tokens: int) -> NDArray[np.float64]:
 
 
 def squared_error(difference: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """tr(D H D^T) for a D [N, K]: the squared error of the outputs that weights off by D cause,
-    summed over outputs and averaged over tokens."""
+    """tr(D H D^T) for a difference D of weights, [N, K]: the squared error of the outputs, summed
+    over outputs and averaged over tokens."""
     product = difference.astype(np.float32) @ second.astype(np.float32)
     return float(np.einsum("nk,nk->", product, difference, dtype=np.float64))
 
@@ -213,6 +219,7 @@ def squared_error(difference: NDArray[np.floating], second: NDArray[np.floating]
 def proxy_error(
     w: NDArray[np.floating], quantized: NDArray[np.floating], second: NDArray[np.floating]
 ) -> float:
-    """Squared error of the outputs with weights `found` instead of `w`, over their mean square."""
-    whole = squared_error(w, second)
-    return squared_error(quantized - w, second) / whole if whole else 0.0
+    """Squared error of the outputs with the weights `quantized` instead of `w`, relative to the
+    mean square of the outputs."""
+    output_square = squared_error(w, second)
+    return squared_error(quantized - w, second) / output_square if output_square else 0.0

@@ -1,15 +1,18 @@
-"""Tables by centroid trained in the model (LUTBoost, of LUT-DLA, HPCA 2025, arXiv 2501.10658).
+"""Training of tables by centroid within the model (LUTBoost of LUT-DLA, HPCA 2025, arXiv
+2501.10658).
 
-It begins with what `sw.quantizers.lut_dla` finds. Through the first quarter of the steps weights
-are frozen and centroids alone are trained, then both. A table is the products of its centroids with
-the weights, and a rest, which stays as it was fitted. The loss of a step is the divergence of the
-predictions from the model's own, and of every layer, with s its outputs by weights and q those by
-tables, mean((sg(q) - s)^2) + mean((q - sg(s))^2) over the mean square of s; sg passes no gradient.
-The forward pass has q, its inputs get the gradient of s (straight-through estimator).
+It begins with the tables of `sw.quantizers.lut_dla`. In the first quarter of the steps only
+centroids are trained, then centroids and weights. A table is the products of its centroids with the
+weights, plus a rest that stays as it was fitted.
 
-Activations, centroids and table entries are rounded in every step as an engine has them. Equal
-versions of PyTorch on an equal CPU give equal results: one thread, and windows that are drawn from
-seed and step alone, so that a run can go on from what it last kept.
+The loss of a step is the divergence of the predictions from the original model's, plus a term for
+every layer. With s the layer's outputs by weights, q those by tables and sg stopping the gradient,
+the term is mean((sg(q) - s)^2) + mean((q - sg(s))^2), divided by the mean square of s. The forward
+pass uses q; the inputs get the gradient of s (straight-through estimator).
+
+In every step activations, centroids and table entries are rounded as in an engine. Equal versions
+of PyTorch on an equal CPU give equal results, because there is one thread and each step's window is
+drawn from the seed and the step's number alone. So a run can continue from its last saved state.
 """
 
 # PyTorch is no dependency of this package, so it may be absent where types are checked.
@@ -59,7 +62,8 @@ KEEP_EVERY = 25
 
 
 def require_trainable(model: LanguageModel) -> None:
-    """Raise `QuantError` unless `model` is a plain Llama with a tied head, as training knows it."""
+    """Raise `QuantError` unless `model` is a plain Llama with a tied head, the only kind that can
+    be trained."""
     needed = {
         field.name: getattr(model.config, field.name)
         for field in fields(ModelConfig)
@@ -78,11 +82,11 @@ _SIZES = (
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What training moves, and what it needs for that, by the names of layers.
+    """The parameters that are trained, and what else the layers need, by names of layers.
 
-    `points` is float32 [subspaces, c, v] by the first of the layers that share an input, the
-    centroids before they are rounded; `weights` float32 [N, K] and `rests` [subspaces * c, N], rows
-    of query and key as `half_split` has them.
+    `points` are the centroids before rounding, float32 [subspaces, c, v], by the first of the
+    layers that share an input. `weights` are float32 [N, K] and `rests` [subspaces * c, N]; rows of
+    query and key weights are in the order of `half_split`.
     """
 
     choice: Tables
@@ -96,7 +100,7 @@ class Trained:
         return min(self.choice.group, self.weights[first].shape[1])
 
     def centroids(self, first: str) -> Centroids:
-        """The centroids of an input as an engine has them."""
+        """The centroids of an input, rounded as in an engine."""
         kind = self.choice.activations
         bound = kind.maximum
         rounded = self.points[first].detach().round().clamp(-bound, bound)
@@ -104,7 +108,7 @@ class Trained:
         return Centroids(self.weights[first].shape[1], kind, self.choice.metric, points)
 
     def tables(self, name: str, first: str) -> torch.Tensor:
-        """Entries before they are rounded, [subspaces * c, N]."""
+        """Table entries before rounding, [subspaces * c, N]."""
         weight, points = self.weights[name], self.points[first]
         places = subspaces(
             np.arange(1, weight.shape[1] + 1)[None], self.group(first), points.shape[2]
@@ -116,7 +120,7 @@ class Trained:
         return self.rests[name] + torch.bmm(points, pieces).flatten(0, 1)
 
     def rounded(self, tables: torch.Tensor, first: str) -> torch.Tensor:
-        """Entries as `coded_tables` leaves them; gradients pass straight through."""
+        """Table entries rounded as in `coded_tables`. Gradients pass unchanged."""
         zero = WeightCodes(self.choice.bits, Kind.TABLE).levels // 2
         size = -(-self.group(first) // self.choice.v) * self.choice.centroids
         groups = []
@@ -130,7 +134,8 @@ class Trained:
 
 
 def begin(model: LanguageModel, made: LanguageModel, choice: Tables) -> Trained:
-    """What training begins with: `model`, and what `tabulated` made of it."""
+    """The state at the start of training, from the original `model` and its tables `made` by
+    `tabulated`."""
     shared, config = layers_by_input(model), model.config
     dense = torch_weights(model)
     points, weights, rests = {}, {}, {}
@@ -154,7 +159,8 @@ def begin(model: LanguageModel, made: LanguageModel, choice: Tables) -> Trained:
 
 
 def linears(trained: Trained, losses: list[torch.Tensor]) -> Linears:
-    """The layers by their tables; to `losses` that of each is added."""
+    """The layers, computed with their tables. Each layer's term of the loss is appended to
+    `losses`."""
 
     def apply(names: Sequence[str], x: torch.Tensor) -> list[torch.Tensor]:
         first, flat = names[0], x.flatten(0, -2)
@@ -166,19 +172,25 @@ def linears(trained: Trained, losses: list[torch.Tensor]) -> Linears:
         scale, outputs = torch.from_numpy(a.scale)[:, None], []
         for name in names:
             tables = trained.rounded(trained.tables(name, first), first)
-            q = F.embedding_bag(entries, tables, mode="sum") * scale
-            s = F.linear(flat, trained.weights[name])
-            fixed = s.detach()
+            table_outputs = F.embedding_bag(entries, tables, mode="sum") * scale
+            weight_outputs = F.linear(flat, trained.weights[name])
+            fixed = weight_outputs.detach()
             size = fixed.square().mean().clamp_min(1e-30)
-            losses.append(((q.detach() - s).square().mean() + (q - fixed).square().mean()) / size)
-            outputs.append((q + (s - fixed)).unflatten(0, x.shape[:-1]))
+            losses.append(
+                (
+                    (table_outputs.detach() - weight_outputs).square().mean()
+                    + (table_outputs - fixed).square().mean()
+                )
+                / size
+            )
+            outputs.append((table_outputs + (weight_outputs - fixed)).unflatten(0, x.shape[:-1]))
         return outputs
 
     return apply
 
 
 def tables_in(trained: Trained, made: LanguageModel) -> LanguageModel:
-    """`made` with the tables as they are now, as an engine has them."""
+    """`made` with the current tables, rounded as in an engine."""
     tensors: dict[str, Tensor] = dict(made.tensors)
     with torch.no_grad():
         for first, names in trained.shared.items():
@@ -192,8 +204,8 @@ def tables_in(trained: Trained, made: LanguageModel) -> LanguageModel:
 
 
 def window(parts: Sequence[Sequence[int]], prefix: int, seed: int, step: int) -> NDArray[np.int64]:
-    """The token ids [1, length] of a step: as many in a row as a window of `parts` has, from
-    anywhere in their text, after the prefix that each of them begins with."""
+    """The token ids [1, length] of a step: the common prefix, then as many consecutive tokens as a
+    window of `parts` has, from a random place in their text."""
     text = np.concatenate([part[prefix:] for part in parts])
     length = min(len(parts[0]) - prefix, len(text))
     start = int(np.random.default_rng((seed, step)).integers(len(text) - length + 1))
@@ -201,14 +213,15 @@ def window(parts: Sequence[Sequence[int]], prefix: int, seed: int, step: int) ->
 
 
 def _rate(step: int, steps: int) -> float:
-    """Of a stage's step, the part of the greatest rate."""
+    """The learning rate at a step of a stage, as a share of the greatest rate."""
     warm = min(1.0, (step + 1) / max(1.0, WARM * steps))
     return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 @contextlib.contextmanager
 def _reproducibly() -> Iterator[None]:
-    """One thread, whose order of sums does not depend on how many cores there are."""
+    """Use one thread in the block, so that the order of sums does not depend on the number of
+    cores."""
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -220,16 +233,18 @@ def _reproducibly() -> Iterator[None]:
 
 
 def _state(named: Mapping[str, torch.Tensor], adam: torch.optim.Adam) -> dict[str, torch.Tensor]:
-    """All that a step changes, by name; a parameter without a step so far has no moments."""
+    """Everything that a step changes, by name. A parameter that was not trained yet has no
+    moments."""
     state = {}
     for name, tensor in named.items():
         state[name] = tensor.detach()
-        state |= {f"{name}/{what}": value for what, value in adam.state[tensor].items()}
+        state |= {f"{name}/{moment}": value for moment, value in adam.state[tensor].items()}
     return state
 
 
 def _resume(path: Path, key: str, named: Mapping[str, torch.Tensor], adam: torch.optim.Adam) -> int:
-    """Take the state at `path` if it is there, whole and of this run; the steps that are done."""
+    """Load the state at `path` if it is complete and belongs to this run. Returns the number of
+    steps that are done."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -243,9 +258,9 @@ def _resume(path: Path, key: str, named: Mapping[str, torch.Tensor], adam: torch
         for name, tensor in named.items():
             tensor.copy_(torch.from_numpy(arrays[name]))
             state = {
-                what: torch.from_numpy(arrays[f"{name}/{what}"])
-                for what in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}/{what}" in arrays
+                moment: torch.from_numpy(arrays[f"{name}/{moment}"])
+                for moment in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}/{moment}" in arrays
             }
             if state:
                 adam.state[tensor] = state
@@ -262,10 +277,10 @@ def boosted(
     seed: int = 0,
     progress: Callable[[float], None] = lambda done: None,
 ) -> LanguageModel:
-    """`made`, the tables of `model`, trained for `choice.steps` steps on windows of tokens.
+    """The tables `made` of `model`, trained for `choice.steps` steps on windows of tokens.
 
-    The state is kept at `path` under `key`, and taken from there. Raises `QuantError` for a model
-    that is no plain Llama, and `FileError`.
+    The state is saved at `path` under `key`, and loaded from there if it exists. Raises
+    `QuantError` for a model that is not a plain Llama, and `FileError`.
     """
     require_trainable(model)
     with _reproducibly():
@@ -281,20 +296,22 @@ def boosted(
         for step in range(done, choice.steps):
             stage, steps = (0, frozen) if step < frozen else (frozen, choice.steps - frozen)
             rate = _rate(step - stage, steps)
-            for group, most in zip(adam.param_groups, (POINT_RATE, WEIGHT_RATE), strict=True):
-                group["lr"] = most * rate
+            for group, greatest_rate in zip(
+                adam.param_groups, (POINT_RATE, WEIGHT_RATE), strict=True
+            ):
+                group["lr"] = greatest_rate * rate
             for parameter in points:
                 parameter.requires_grad_()
             for parameter in weights:
                 parameter.requires_grad_(step >= frozen)
             ids = torch.from_numpy(window(parts, prefix, seed, step))
             with torch.no_grad():
-                wanted = forward(model.config, teacher, ids).log_softmax(-1)
+                teacher_logs = forward(model.config, teacher, ids).log_softmax(-1)
             losses: list[torch.Tensor] = []
             logits = forward(model.config, teacher, ids, linear=linears(trained, losses))
             divergence = F.kl_div(
                 logits.log_softmax(-1).flatten(0, 1),
-                wanted.flatten(0, 1),
+                teacher_logs.flatten(0, 1),
                 log_target=True,
                 reduction="batchmean",
             )

@@ -1,10 +1,11 @@
-"""Tables by centroid for a model's layers, made from samples of their inputs (LUT-DLA, HPCA 2025,
-arXiv 2501.10658), without training; `sw.quantizers.lut_boost` goes on from there.
+"""Tables by centroid for a model's layers, made from samples of their inputs without training
+(LUT-DLA, HPCA 2025, arXiv 2501.10658). `sw.quantizers.lut_boost` trains them further.
 
-Centroids are found by k-means in every subspace of the integers that an engine is given, so that a
-token's own scale is in neither centroids nor tables. What a centroid counts for is not its product
-with the weights alone: the tables of a layer are fitted together, by least squares, to the outputs
-for all samples, towards the products with the means of what each centroid takes.
+k-means finds the centroids of every subspace of the integer activations, so a token's scale affects
+neither centroids nor tables. A table entry is more than the product of its centroid with the
+weights: all tables of a layer are fitted together, by least squares, to the layer's outputs for all
+samples. A ridge draws the entries towards the products of the weights with the mean of the samples
+that each centroid takes.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ RIDGE = 0.1
 
 @dataclass(frozen=True)
 class Tables:
-    """How tables are made: v inputs a subspace, so many centroids of it, entries of `bits`, and one
-    scale per output and `group` inputs; for integer activations of `activation_bits`."""
+    """How tables are made: `v` inputs per subspace, `centroids` of each subspace, entries of
+    `bits`, and one scale per output and `group` inputs; for integer activations of
+    `activation_bits`."""
 
     v: int = 4
     centroids: int = 16
@@ -81,9 +83,10 @@ _NAME = re.compile(
 
 
 def parse_tables(text: str) -> Tables | None:
-    """What a name such as dla-v2c16 says, as `GRAMMAR` has it; None if it names something else.
+    """The choice that a name such as dla-v2c16 describes, see `GRAMMAR`; None for names of other
+    methods.
 
-    Raises `QuantError` where it cannot be read, and `SpecError` for what no table can be.
+    Raises `QuantError` if the name cannot be read, and `SpecError` for impossible tables.
     """
     if not text.startswith("dla-"):
         return None
@@ -107,37 +110,38 @@ def seen_inputs(
     parts: Sequence[Sequence[int]],
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, NDArray[np.float32]]:
-    """The inputs of a model's layers, float32 [tokens, K], over windows of tokens in float32.
+    """The inputs of a model's layers over windows of tokens, float32 [tokens, K], computed in
+    float32.
 
-    They are by the first layer of those that share each, as `inputs_of` names it.
+    They are named after the first of the layers that share each, as in `inputs_of`.
     """
-    linear, wanted = host_linears(model), set(inputs_of(model))
-    seen: dict[str, list[NDArray[np.float32]]] = {}
+    linear, names_of_inputs = host_linears(model), set(inputs_of(model))
+    collected: dict[str, list[NDArray[np.float32]]] = {}
     steps, done = len(parts) * (len(linear_names(model)) - 1), 0
 
     def watched(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         nonlocal done
-        if names[0] in wanted:
-            seen.setdefault(names[0], []).append(x.copy())
+        if names[0] in names_of_inputs:
+            collected.setdefault(names[0], []).append(x.copy())
         done += len(names)
         progress(done / steps)
         return linear(names, x)
 
     for part in parts:
         forward(model, watched, part, Cache(model.config, len(part)))
-    return {name: np.concatenate(rows) for name, rows in seen.items()}
+    return {name: np.concatenate(rows) for name, rows in collected.items()}
 
 
 def learn_centroids(
     x: NDArray[np.integer], choice: Tables, rng: np.random.Generator
 ) -> tuple[Centroids, NDArray[np.float64]]:
-    """Centroids for integer activations [samples, K], and the means of what each of them takes,
-    [subspaces, c, v], 0 for what takes nothing.
+    """Returns the centroids for integer activations x [samples, K], and the means of the samples
+    that each of them takes, [subspaces, c, v] (0 where it takes none).
 
-    Lloyd's algorithm in every subspace at once, from samples that are drawn far from each other
-    (k-means++). A centroid moves to where its samples' sum of distances is least, their means or,
-    in L1, their medians; in the Chebyshev metric to the middle of their range. One that has no
-    samples moves to that which is farthest from its own.
+    Lloyd's algorithm in every subspace, starting from samples that are far from each other
+    (k-means++). A centroid moves to the point with the least sum of distances to its samples: their
+    mean, or in L1 their median; in the Chebyshev metric it moves to the middle of their range. A
+    centroid without samples moves to the sample that is farthest from its own centroid.
     """
     parts = subspaces(x.astype(np.int64), min(choice.group, x.shape[1]), choice.v)
     points = _first_points(parts, choice, rng)
@@ -160,7 +164,8 @@ def learn_centroids(
 def _first_points(
     parts: NDArray[np.int64], choice: Tables, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Samples of every subspace, each drawn by its squared distance from those before it."""
+    """Samples of every subspace, each drawn with a probability proportional to its squared distance
+    from those drawn before."""
     count, spaces, v = parts.shape
     points = np.zeros((spaces, choice.centroids, v), np.int64)
     for s in range(spaces):
@@ -177,7 +182,7 @@ def _first_points(
 def _move(
     points: NDArray[np.int64], x: NDArray[np.int64], index: NDArray[np.int64], metric: str
 ) -> None:
-    """Move the centroids [c, v] of one subspace to the middles of their samples, in place."""
+    """Move the centroids [c, v] of one subspace to the centres of their samples, in place."""
     order = np.argsort(index, kind="stable")
     groups = np.split(x[order], np.searchsorted(index[order], np.arange(1, len(points))))
     far = np.abs(x - points[index]).sum(axis=1)
@@ -200,10 +205,10 @@ def fitted_tables(
     means: NDArray[np.float64],
     group: int,
 ) -> NDArray[np.float64]:
-    """What every centroid counts for, [N, subspaces * c], for weights [N, K] and samples [M, K].
+    """Table entries [N, subspaces * c] for weights [N, K] and samples [M, K].
 
-    It is least squares over the samples' outputs, drawn to the products of weights and means by a
-    ridge, so that what no sample tells apart stays such a product.
+    They are a least-squares fit to the outputs of the samples, with a ridge towards the products of
+    weights and means. Entries that the samples do not determine stay at these products.
     """
     count = centroids.points.shape[1]
     pieces = subspaces(w, group, centroids.v)  # [N, subspaces, v]
@@ -227,15 +232,15 @@ def tables_of(
     means: NDArray[np.float64],
     choice: Tables,
 ) -> QuantTensor:
-    """Weights [N, K] as tables of `centroids`, fitted to samples [M, K], in codes."""
+    """Weights [N, K] as coded tables of `centroids`, fitted to samples [M, K]."""
     tables = fitted_tables(w, x, centroids, means, min(choice.group, w.shape[1]))
     return coded_tables(tables.astype(np.float32), centroids, choice)
 
 
 def coded_tables(tables: NDArray[np.float32], centroids: Centroids, choice: Tables) -> QuantTensor:
-    """Tables [N, subspaces * c] in symmetric codes, a scale per output and group.
+    """Tables [N, subspaces * c] in symmetric codes, with one scale per output and group.
 
-    All is done in float32, one operation after the other, so that training can do the same.
+    All of it is computed in float32, in a fixed order of operations that training follows too.
     """
     codes, group = WeightCodes(choice.bits, Kind.TABLE), min(choice.group, centroids.k)
     size = centroids.group_codes(group)
@@ -250,16 +255,16 @@ def coded_tables(tables: NDArray[np.float32], centroids: Centroids, choice: Tabl
 
 
 def samples_of(x: NDArray[np.float32], choice: Tables) -> NDArray[np.int32]:
-    """Inputs [tokens, K] as an engine takes them, at most `SAMPLES` of them."""
+    """Inputs [tokens, K] in the integers that an engine takes; at most `SAMPLES` of them."""
     return quantize_activations(x[:: -(-len(x) // SAMPLES)], choice.activations).x
 
 
 def output_error(tensor: QuantTensor, w: NDArray[np.float32], x: NDArray[np.integer]) -> float:
-    """The squared error of a layer's outputs over integer samples [M, K], as a part of their mean
-    square."""
-    wanted = x.astype(np.float64) @ w.astype(np.float64).T
+    """The squared error of a layer's outputs over integer samples [M, K], relative to the mean
+    square of the outputs."""
+    exact = x.astype(np.float64) @ w.astype(np.float64).T
     looked_up = tensor.form.operand(x) @ tensor.rows(slice(None), np.float64).T
-    return float(((looked_up - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-30))
+    return float(((looked_up - exact) ** 2).sum() / max((exact**2).sum(), 1e-30))
 
 
 def tables_of_input(
@@ -269,8 +274,11 @@ def tables_of_input(
     inputs: NDArray[np.float32],
     seed: int,
 ) -> dict[str, tuple[QuantTensor, float]]:
-    """The tables of layers that share an input, [tokens, K], and so its centroids; and of each the
-    `output_error`. Numbers do not depend on which other layers are made, or when."""
+    """The tables of the layers that share the input `inputs` [tokens, K], and thus its centroids,
+    each with its `output_error`.
+
+    Random numbers do not depend on which other layers are made, or when.
+    """
     rng = np.random.default_rng((seed, linear_names(model).index(names[0])))
     x = samples_of(inputs, choice)
     centroids, means = learn_centroids(x, choice, rng)
@@ -283,7 +291,7 @@ def tables_of_input(
 
 
 def layers_by_input(model: LanguageModel) -> dict[str, tuple[str, ...]]:
-    """The layers of each of `inputs_of`, without the head."""
+    """For each of `inputs_of`, the names of the layers that share it, without the head."""
     together = [roles for _ in range(model.config.layers) for roles in model.config.shared_inputs]
     return {
         first: tuple(f"{first.partition('.')[0]}.{role}" for role in roles)
@@ -298,10 +306,10 @@ def tabulated(
     seed: int = 0,
     progress: Callable[[float], None] = lambda done: None,
 ) -> tuple[LanguageModel, dict[str, float]]:
-    """The model with tables in the place of its linear layers, all but the head; and of each layer
-    the squared error of its outputs over the samples, as a part of their mean square.
+    """Returns the model with tables instead of its linear layers, except the head; and for each
+    layer the `output_error` over the samples.
 
-    `inputs` are those of `seen_inputs`. Layers that share an input share its centroids.
+    `inputs` is the result of `seen_inputs`. Layers that share an input share its centroids.
     """
     tensors: dict[str, Tensor] = dict(model.tensors)
     errors: dict[str, float] = {}

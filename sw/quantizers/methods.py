@@ -1,4 +1,4 @@
-"""Ways to quantize a model, by name, and what one does to one layer."""
+"""The methods of quantization by name, and the quantization of one layer."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ OUTLIER_BITS = 8
 
 @dataclass(frozen=True)
 class GridChoice:
-    """Rounding to grids, group by group."""
+    """Rounding to grids, group by group, with its variants."""
 
     rounding: Rounding
     feedback: bool = False
-    """Whether later columns make up for the error of earlier ones (GPTQ)."""
+    """Whether later columns compensate for the errors of earlier ones (GPTQ)."""
     outliers: float = 0.0
     """Percent of columns that are kept in 8 bits."""
     weighs: bool = False
-    """Whether clipping, and the choice of special values and outlier columns, count each column's
-    error by the strength of its input. Rounding to nearest without the one and the other sees
-    weights alone."""
+    """Whether errors of columns count by the strength of their inputs in clipping and in the choice
+    of special values and outlier columns. Without these, rounding to nearest only looks at the
+    weights."""
 
 
 Quantizer: TypeAlias = GridChoice | Vptq
@@ -46,21 +46,24 @@ class Method:
 
     name: str
     candidates: tuple[Quantizer, ...]
-    """What a layer may get; of several each gets the one that serves the model best."""
+    """The forms that a layer may get; if there are several, each layer gets the one that is best
+    for the model."""
     bits: float | None = None
-    """Bits per weight, all counted, that layers with several candidates may have on average."""
+    """Bits per weight, everything included, that layers with several candidates may have on
+    average."""
     scaling: Scaling | None = None
-    """How inputs are scaled before, if they are."""
+    """How inputs are scaled before quantization, if they are."""
 
     @property
     def calibrates(self) -> bool:
-        """Whether it looks at layers' inputs; to choose among candidates takes their errors."""
+        """Whether the method needs moments of the layers' inputs. Choosing among candidates needs
+        them for their errors."""
         kinds = (isinstance(candidate, Vptq) or candidate.weighs for candidate in self.candidates)
         return len(self.candidates) > 1 or any(kinds)
 
     @property
     def words(self) -> str:
-        """What is done, without widths, sizes and clipping."""
+        """A description of the method, without widths, sizes and clipping."""
         if self.bits is not None:
             return "mixed"
         (choice,) = self.candidates
@@ -205,11 +208,11 @@ def quantize_layer(
     rng: np.random.Generator,
     force: bool = False,
 ) -> tuple[Coded, dict[str, float]]:
-    """`w` [N, K] in codes, and the proxy error after each stage on the way.
+    """Returns `w` [N, K] in codes, and the proxy error after each stage of the quantization.
 
-    Without moments, which rounding alone can do without, all inputs count alike and no error is
-    known. Raises `QuantError`, also where codebooks are larger than what they encode, unless
-    forced.
+    Without moments, which only rounding can do without, all inputs have the same weight and errors
+    are not known. Raises `QuantError`; also for codebooks that are larger than what they encode,
+    unless `force` is set.
     """
     if isinstance(quantizer, GridChoice):
         return _on_grids(quantizer, w, moments)
@@ -221,24 +224,26 @@ def quantize_layer(
 
 
 def has_rounding(method: Method) -> bool:
-    """Whether rounding to nearest can stand beside it: it has grids, and does more with them."""
+    """Whether a comparison with plain rounding makes sense: the method uses grids, and does more
+    than rounding to nearest."""
     grids = [candidate for candidate in method.candidates if isinstance(candidate, GridChoice)]
     does_more = method.scaling is not None or any(grid.feedback for grid in grids)
     return does_more and len(grids) == len(method.candidates)
 
 
 def rounded(grid: GridChoice, w: NDArray[np.float32], moments: Moments) -> Coded:
-    """`w` [N, K] rounded to nearest on the grids that are laid for it, and no more."""
+    """`w` [N, K] rounded to nearest on the grids that are laid for it, without anything else."""
     return _on_grids(replace(grid, feedback=False), w, moments)[0]
 
 
 def salient_columns(
     w: NDArray[np.float32], strength: NDArray[np.floating], percent: float
 ) -> NDArray[np.int64]:
-    """The columns [K] that weigh most in the outputs, so many percent of them but at least one.
+    """The columns of `w` [N, K] with the largest effect on the outputs: `percent` of them, but at
+    least one.
 
-    What a column would take along if it were lost, its mean square times that of its input, the
-    `strength` [K] (PB-LLM, arXiv 2310.00034, section 3.2, by whole columns).
+    The effect of a column is its mean square times that of its input, the `strength` [K] (PB-LLM,
+    arXiv 2310.00034, section 3.2, by whole columns).
     """
     weight = np.square(w, dtype=np.float64).sum(axis=0) * strength
     count = max(1, round(len(weight) * percent / 100))
@@ -257,9 +262,9 @@ def _on_grids(
         strength = np.diag(h)
     order, sizes, roundings = None, [k], [choice.rounding]
     if choice.outliers:
-        first = salient_columns(w, strength, choice.outliers)
-        order = np.concatenate([first, np.delete(np.arange(k), first)])
-        sizes = [len(first), k - len(first)]
+        outliers = salient_columns(w, strength, choice.outliers)
+        order = np.concatenate([outliers, np.delete(np.arange(k), outliers)])
+        sizes = [len(outliers), k - len(outliers)]
         roundings = [Rounding(WeightCodes(OUTLIER_BITS), None, Scheme.ASYMMETRIC), choice.rounding]
         strength = strength[order]
     stored = w if order is None else w[:, order]

@@ -1,4 +1,5 @@
-"""Which of several candidates each layer gets, to lose the least within a budget of bits."""
+"""Chooses one of several candidates for each layer, to lose as little as possible within a budget
+of bits."""
 
 from __future__ import annotations
 
@@ -11,18 +12,18 @@ from evolute.sw.tensors.tensor import QuantError
 
 
 class Candidate(NamedTuple):
-    """What a layer stores in one form, and what is lost by it."""
+    """The bits that a layer takes in one form, and the loss that it causes."""
 
     bits: int
     loss: float
 
 
 def cheapest(layers: Sequence[Sequence[Candidate]], budget: float) -> list[int]:
-    """For every layer the candidate that it gets: the least sum of losses of all choices whose bits
-    sum up to `budget` at most, and of those the fewest bits.
+    """The index of the chosen candidate for every layer. Among all choices with at most `budget`
+    bits, the sum of losses is the least, and among those the number of bits.
 
-    Dynamic programming over all sums of bits that can occur; of those that lose no less with more
-    bits none is kept. Raises `QuantError` where even the fewest bits exceed the budget.
+    It is dynamic programming over all possible sums of bits; a sum is dropped if fewer bits lose no
+    more. Raises `QuantError` if even the smallest choice exceeds the budget.
     """
     bits, loss = np.zeros(1, np.int64), np.zeros(1)
     least = [min(candidate.bits for candidate in layer) for layer in layers]
@@ -36,10 +37,10 @@ def cheapest(layers: Sequence[Sequence[Candidate]], budget: float) -> list[int]:
         losses = np.concatenate([loss + candidate.loss for candidate in layer])
         order = np.lexsort((losses, sums))
         order = order[sums[order] <= budget - remaining]
-        before = np.minimum.accumulate(np.concatenate([[np.inf], losses[order][:-1]]))
-        kept = order[losses[order] < before]
-        steps.append((kept // len(bits), kept % len(bits)))
-        bits, loss = sums[kept], losses[kept]
+        least_loss = np.minimum.accumulate(np.concatenate([[np.inf], losses[order][:-1]]))
+        undominated = order[losses[order] < least_loss]
+        steps.append((undominated // len(bits), undominated % len(bits)))
+        bits, loss = sums[undominated], losses[undominated]
     place = len(bits) - 1
     chosen = []
     for candidate, origin in reversed(steps):

@@ -1,8 +1,9 @@
-"""The one door to quantization: a loaded model and the name of a method give a folder.
+"""Quantization in one call: a loaded model and the name of a method give a folder with the
+quantized model.
 
-`quantize` chooses the text to calibrate with, calibrates where the method asks for it, quantizes
-and writes. `check_quantized` then measures the result on text of another kind. The command
-`evolute quantize` is made of these two.
+`quantize` chooses the calibration text, calibrates if the method needs it, quantizes and writes the
+folder. `check_quantized` then measures the result on text of another kind. The command `evolute
+quantize` calls these two functions.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def quiet(_what: str) -> Iterator[Callable[[float], None]]:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A quantized model and how it came about."""
+    """A quantized model and how it was made."""
 
     model: LanguageModel
     folder: Path
@@ -64,7 +65,7 @@ class Quantized:
 def parse_choice(name: str) -> Method | Tables:
     """The method called `name`, such as `gptq-w3g64`, `vptq-v4k256` or `dla-v2c16`.
 
-    Raises `QuantError` where no method has that name, and where it needs PyTorch, which is absent.
+    Raises `QuantError` if there is no such method, or it needs PyTorch and that is not installed.
     """
     tables = parse_tables(name)
     if tables is None:
@@ -89,21 +90,23 @@ def quantize(
     force: bool = False,
     stage: Stage = quiet,
 ) -> Quantized:
-    """Quantizes the linear layers of `model`, all but the output head, and writes it to `folder`.
+    """Quantize the linear layers of `model`, except the output head, and write the result to
+    `folder`.
 
-    `method` is a name as `evolute quantize --help` lists them. `source` is the name or the path by
-    which `model` was loaded, where that is not a known model's name: the folder remembers it, and
-    the text to calibrate with may lie beside it. `text`, `tokens` and `context` replace the texts
-    to calibrate with, the number of tokens taken from them, and the window. `proxy_error`
-    calibrates for rounding too, which does not need it, to state its proxy error. `force` allows
-    codebooks that are larger than what they encode. `workers` is a number of processes, which does
-    not change the result. An interrupted run goes on from the layers that are finished in `folder`.
+    `method` is a name from `evolute quantize --help`. `source` is the name or path from which
+    `model` was loaded, if it is not the name of a known model: the folder records it, and a
+    calibration text may lie beside it. `text`, `tokens` and `context` replace the default
+    calibration texts, the number of tokens taken from them, and the length of windows. With
+    `proxy_error`, methods without calibration are calibrated too, in order to report their proxy
+    error. `force` allows codebooks that are larger than what they encode. `workers` is a number of
+    processes and does not change the result. An interrupted run continues with the layers that are
+    finished in `folder`.
 
     Raises `QuantError` for a method that is unknown or does not fit the model, and `FileError`.
     """
     choice, folder = parse_choice(method), Path(folder)
     name, parent = source or model.name, zoo.as_parent(source, model)
-    own, window = zoo.held_out(name), context or default_context(model)
+    held_out_path, window = zoo.held_out(name), context or default_context(model)
     if isinstance(choice, Method):
         require_fits(model, choice, force)
     elif choice.steps:
@@ -114,10 +117,10 @@ def quantize(
     parts: list[list[int]] = []
     if isinstance(choice, Tables) or choice.calibrates or proxy_error:
         texts = (text,) if text is not None else calibration_texts(zoo.default_text(name))
-        wanted = tokens or default_tokens(model)
+        token_count = tokens or default_tokens(model)
         if isinstance(choice, Tables) and not choice.steps:
-            wanted = min(wanted, SAMPLES)
-        parts = mixed_windows(model, texts, wanted, window)
+            token_count = min(token_count, SAMPLES)
+        parts = mixed_windows(model, texts, token_count, window)
         names = ", ".join(source_text.name for source_text in texts)
         calibrated_with = CalibrationText(names, sum(map(len, parts)), window)
     if isinstance(choice, Tables):
@@ -135,25 +138,25 @@ def quantize(
             )
     seconds = time.perf_counter() - began
     files = [folder / file_name for file_name in quantized_file.FILES]
-    if own is not None:
+    if held_out_path is not None:
         files.append(folder / zoo.HELD_OUT)
-        write_text(files[-1], read_text(own).content)
+        write_text(files[-1], read_text(held_out_path).content)
     return Quantized(
         quantized, folder, document, choice, calibration, calibrated_with, tuple(files), seconds
     )
 
 
 def check_quantized(model: LanguageModel, made: Quantized, stage: Stage = quiet) -> Check:
-    """Measures `made`, which came of `model`, on text of a kind that did not calibrate it.
+    """Measure `made`, the quantized form of `model`, on text of a kind that did not calibrate it.
 
-    The check gives the perplexity of the model as shipped, of the quantized model, and, for a
-    method with grids, of the weights rounded to nearest on the same grids. The folder remembers it,
-    and a second call takes it from there.
+    The check has the perplexity of the model as shipped, of the quantized model, and, for a method
+    with grids, of the weights rounded to nearest on the same grids. The result is stored in the
+    folder, and a second call returns it from there.
     """
     text = check_text()
-    known = made.document.get("check")
-    if known and known["text_sha256"] == text_sha256(text):
-        return Check(**known)
+    stored_check = made.document.get("check")
+    if stored_check and stored_check["text_sha256"] == text_sha256(text):
+        return Check(**stored_check)
     grids: dict[str, GridChoice] = {}
     if isinstance(made.method, Method) and has_rounding(made.method):
         for layer in made.document["layers"]:

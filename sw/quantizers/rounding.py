@@ -1,4 +1,4 @@
-"""Round-to-nearest quantizers, group by group."""
+"""Quantizers that round to nearest, group by group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evolute.sw.tensors.tensor import SCALE_BITS, QuantError, QuantTensor, grid_
 
 
 class Scheme(enum.Enum):
-    """How a group's grid is laid through its weights; the value is its letter in `w4g32a`."""
+    """How a grid is fitted to the weights of a group. The value is its letter in `w4g32a`."""
 
     SYMMETRIC = "s"
     """Zero is the code 2^(bits-1); the largest magnitude decides. One bit: sign times mean."""
@@ -33,7 +33,7 @@ class Scheme(enum.Enum):
 
 @dataclass(frozen=True)
 class Rounding:
-    """A round-to-nearest quantizer."""
+    """A quantizer that rounds to nearest."""
 
     format: WeightCodes
     group: int | None
@@ -44,7 +44,7 @@ class Rounding:
 
     @property
     def group_bits(self) -> int:
-        """Bits that one group stores beside its codes."""
+        """Bits that a group stores beside its codes."""
         if self.scheme is Scheme.ASYMMETRIC:
             return SCALE_BITS + self.format.bits
         if self.scheme is Scheme.SPECIAL_VALUE:
@@ -58,7 +58,7 @@ mean magnitude is less than what serves best."""
 
 
 class _Grid(NamedTuple):
-    """Per group: scale in half precision, minimum, and the codes of the repeated weights."""
+    """The grids of groups: scale and minimum, both half-precision values."""
 
     scale: NDArray[np.float32]
     minimum: NDArray[np.float32]
@@ -67,7 +67,7 @@ class _Grid(NamedTuple):
 
 
 def _half(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """`values` as half precision holds them. Raises `QuantError` where they overflow."""
+    """`values` rounded to half precision. Raises `QuantError` if they overflow."""
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float16).astype(np.float32)
     if not np.isfinite(rounded).all():
@@ -112,7 +112,8 @@ _GRIDS: dict[Scheme, Callable[[NDArray, NDArray, NDArray, int], _Grid]] = {
 
 
 class _Rounded(NamedTuple):
-    """A try at some rows: per group scale, minimum and special value, and the codes, [N, K]."""
+    """Rows that are rounded to one grid: scale, minimum and special value per group, and codes [N,
+    K]."""
 
     scale: NDArray[np.float32]
     minimum: NDArray[np.float32]
@@ -131,9 +132,9 @@ def quantize(
 ) -> QuantTensor:
     """`w` [N, K] rounded to the nearest code, group by group. Raises `QuantError`.
 
-    Codes are chosen after the scales were rounded to half precision, so that what is evaluated is
-    what is stored. Of several grids a group has the first of least squared error, each column's
-    error counting as its `importance` [K], if given.
+    Codes are chosen after scales are rounded to half precision, so that errors are those of the
+    stored weights. If several grids are tried, each group takes the first one with the least
+    squared error; a column's error counts with its `importance` [K], by default 1.
     """
     k, kind = w.shape[1], rounding.format
     group = min(rounding.group or k, k)
@@ -170,7 +171,7 @@ def quantize(
 def _tries(
     w: NDArray[np.float32], rounding: Rounding, starts: NDArray, counts: NDArray
 ) -> Iterator[_Rounded]:
-    """`w` rounded to one grid after another; the first is that of the scheme alone."""
+    """`w` rounded to each grid that is tried; the first one is that of the scheme itself."""
     kind = rounding.format
     for ratio in RATIOS if rounding.clip else RATIOS[:1]:
         if rounding.scheme is Scheme.SPECIAL_VALUE:
@@ -189,7 +190,8 @@ def _tries(
 def _to_special(
     w: NDArray[np.float32], kind: WeightCodes, special: int, largest: NDArray, counts: NDArray
 ) -> _Rounded:
-    """`w` rounded to the grid with one special value, its scale made for groups' `largest`."""
+    """`w` rounded to the grid with one special value, with scales for the largest magnitudes of
+    groups, `largest`."""
     values = np.array(kind.values(special), np.float32)
     scale = _half(largest / np.abs(values).max())
     of_code = np.repeat(scale, counts, axis=1)
@@ -199,20 +201,24 @@ def _to_special(
 
 
 def _nearest(codes: WeightCodes, special: int) -> NDArray[np.uint8]:
-    """The code of the value nearest to any number x, the lower of two, at its `_place`: values are
-    integers, and what lies between two of them is nearer to one up to some half."""
+    """A table of the nearest code for numbers x, indexed by `_place`; of two equally near ones, the
+    lower value.
+
+    Values are integers, so the borders between the nearest codes are multiples of one half.
+    """
     values = np.array(codes.values(special))
     order = np.argsort(values)
     limits = (values[order][1:] + values[order][:-1]) / 2
-    most = 2 * np.abs(values).max()
-    nearest_codes = order[np.searchsorted(limits, np.arange(-most, most + 1) / 2)]
+    limit = 2 * np.abs(values).max()
+    nearest_codes = order[np.searchsorted(limits, np.arange(-limit, limit + 1) / 2)]
     return nearest_codes.astype(np.uint8)
 
 
 def _place(codes: WeightCodes, special: int, x: NDArray[np.floating]) -> NDArray[np.int8]:
-    """ceil(2 * x) plus twice the greatest magnitude of a value, no farther than that."""
-    most = 2 * max(map(abs, codes.values(special)))
-    return np.clip(np.ceil(2 * x), -most, most).astype(np.int8) + np.int8(most)
+    """The index of a number x in the table of `_nearest`: ceil(2 * x), limited and shifted to start
+    at 0."""
+    limit = 2 * max(map(abs, codes.values(special)))
+    return np.clip(np.ceil(2 * x), -limit, limit).astype(np.int8) + np.int8(limit)
 
 
 ColumnRounder: TypeAlias = Callable[
@@ -222,7 +228,7 @@ ColumnRounder: TypeAlias = Callable[
 
 
 def column_rounder(tensor: QuantTensor) -> ColumnRounder:
-    """Rounds columns one by one to the grids that `tensor` [N, K] has already."""
+    """A function that rounds columns one by one to the existing grids of `tensor` [N, K]."""
     grid, kind, group = grid_of(tensor), tensor.format, tensor.group
     scale, minimum = tensor.scale.T.astype(np.float64), tensor.minimum.T.astype(np.float64)
     steps = inverse(scale)

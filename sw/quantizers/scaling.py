@@ -1,9 +1,11 @@
-"""Equivalent scaling: inputs divided, and weights' columns multiplied, by the same numbers.
+"""Equivalent scaling: inputs of layers are divided, and columns of weights multiplied, by the same
+numbers.
 
-What the model computes stays; what rounding costs does not. Columns of strong inputs take more of
-their group's range (AWQ, Lin et al., arXiv 2306.00978, section 3.2), or inputs hand part of their
-range to weights (SmoothQuant+, Pan et al., arXiv 2312.03788, section 3.1). Division costs nothing
-where it folds into what makes the input.
+This does not change what the model computes, but it changes the errors of rounding. Either columns
+with strong inputs get more of their group's range (AWQ, Lin et al., arXiv 2306.00978, section 3.2),
+or inputs give part of their range to the weights (SmoothQuant+, Pan et al., arXiv 2312.03788,
+section 3.1). The division costs nothing if it can be folded into the tensor that produces the
+input.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ _EXPONENTS = np.linspace(0, 1, 20, endpoint=False)
 
 
 def folds_into(config: ModelConfig, role: str) -> str | None:
-    """The tensor of a block, a norm or a layer's rows, into which the division of an input folds,
-    by the first layer that has the input; None where there is none."""
+    """The norm or layer of a block into which the division of an input can be folded; None if there
+    is none.
+
+    `role` is that of the first layer that has the input.
+    """
     norm = {"q": "attention_norm", "o": "o_norm", "down": "down_norm"}.get(role, "ffn_norm")
     if norm in config.norms:
         return norm
@@ -36,12 +41,13 @@ def folds_into(config: ModelConfig, role: str) -> str | None:
 
 
 def folds_into_rows(config: ModelConfig, role: str) -> bool:
-    """Whether that is a layer, whose rows are divided."""
+    """Whether the division is folded into a layer, whose rows are then divided."""
     return folds_into(config, role) in ("v", "up")
 
 
 def tied_columns(heads: int, kv_heads: int, head_dim: int) -> NDArray[np.int64]:
-    """For every input of `o`, the output of `v` that it is a mean of, [heads * head_dim]."""
+    """For every input of `o`, the output of `v` of which it is a weighted mean, int64 [heads *
+    head_dim]."""
     head = np.arange(heads) // (heads // kv_heads)
     return (head[:, None] * head_dim + np.arange(head_dim)).ravel()
 
@@ -53,34 +59,34 @@ def input_scale(
     scaling: Scaling,
     ties: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """By what to divide the inputs [K] of layers [N, K] that share them, so that their outputs lose
-    least by rounding; 1 if nothing tried helps.
+    """The numbers by which to divide the inputs [K] that the layers `weights` [N, K] share, so that
+    rounding changes their outputs least; all 1 if nothing that is tried helps.
 
-    AWQ's form is a power of the inputs' root mean square; SmoothQuant+'s is one of their peak over
-    the rest of a power of the weights' peak. They are tried with grids that are not clipped.
-    Columns with equal `ties` [K] get equal scales.
+    AWQ tries powers of the inputs' root mean square. SmoothQuant+ tries powers p of the inputs'
+    peak, divided by the weights' peak to the power of 1 - p. The grids of the trials are not
+    clipped. Columns with equal `ties` [K] get equal numbers.
     """
     groups = int(ties.max()) + 1
     if scaling == "awq":
         inputs = np.sqrt(np.bincount(ties, np.diag(moments.second), groups) / np.bincount(ties))
-        others = np.ones(groups)
+        divisors = np.ones(groups)
     else:
-        inputs, others = np.zeros(groups), np.zeros(groups)
+        inputs, divisors = np.zeros(groups), np.zeros(groups)
         np.maximum.at(inputs, ties, moments.peak)
         peaks = np.max([np.abs(w).max(axis=0) for w in weights.values()], axis=0)
-        np.maximum.at(others, ties, peaks)
-    live = (inputs > 0) & (others > 0)
+        np.maximum.at(divisors, ties, peaks)
+    live = (inputs > 0) & (divisors > 0)
     tries = [np.ones(len(ties), np.float32)]
     for exponent in _EXPONENTS if live.any() else ():
         tried = np.ones(groups)
-        tried[live] = inputs[live] ** exponent / others[live] ** (1 - exponent)
+        tried[live] = inputs[live] ** exponent / divisors[live] ** (1 - exponent)
         tried[live] /= np.exp(np.log(tried[live]).mean())
         tries.append(tried.astype(np.float32)[ties])
-    whole = replace(rounding, clip=False)
+    unclipped = replace(rounding, clip=False)
 
     def lost(scale: NDArray[np.float32]) -> float:
         return sum(
-            squared_error(quantize(w * scale, whole).dequantize() / scale - w, moments.second)
+            squared_error(quantize(w * scale, unclipped).dequantize() / scale - w, moments.second)
             for w in weights.values()
         )
 
@@ -88,7 +94,7 @@ def input_scale(
 
 
 def scaled_moments(moments: Moments, scale: NDArray[np.float32]) -> Moments:
-    """The moments of inputs divided by `scale`."""
+    """The moments of the inputs after division by `scale`."""
     second = moments.second / (scale * scale[:, None])
     peak = (moments.peak / scale).astype(np.float32)
     return Moments(second.astype(np.float32), peak, moments.tokens)

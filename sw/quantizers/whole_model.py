@@ -1,7 +1,8 @@
-"""Quantizing a whole model: layers in worker processes, each kept as soon as it is done.
+"""Quantizes a whole model: layers are quantized in worker processes, and each is saved as soon as
+it is finished.
 
-Finished layers lie in the output folder until all are, under a digest of all that they depend on:
-model, method, calibration and seed. A second run with the same digest takes them from there, or
+Finished layers are kept in the output folder until all are done, under a digest of everything that
+they depend on: model, method, calibration and seed. Another run with the same digest uses them, or
 the whole model if it is finished.
 """
 
@@ -63,7 +64,7 @@ UNFINISHED = ".unfinished"
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all layers of a model have in common."""
+    """What the quantization of all layers of a model has in common."""
 
     method: Method
     calibration: Calibration | None
@@ -77,26 +78,26 @@ class _Plan:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """Layers that share an input."""
+    """Quantize the layers that share an input."""
 
     plan: _Plan
     weights: Mapping[str, NDArray[np.float32]]
     ties: NDArray[np.int64] | None
-    """Which inputs must be scaled alike; None where they are not scaled."""
+    """Columns with equal numbers must be scaled alike; None if columns are not scaled."""
 
     @property
     def first(self) -> str:
-        """The layer that the input is named after."""
+        """The first of the layers, after which the input is named."""
         return next(iter(self.weights))
 
     @property
     def path(self) -> Path:
-        """Where the layers go when they are done."""
+        """The file for the finished layers."""
         return self.plan.folder / f"{self.first}.safetensors"
 
 
 def _choice(name: str, number: int) -> str:
-    """What one candidate's tensor is called in a file of finished layers."""
+    """The name of a candidate's tensor in a file of finished layers."""
     return f"{name}@{number}"
 
 
@@ -139,7 +140,7 @@ _SCALE = "input_scale"
 
 
 def _finished(path: Path, key: str) -> _Finished | None:
-    """What `_work` left at `path`; None if it is not there or not whole."""
+    """The result of `_work` at `path`; None if it is missing or incomplete."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -162,28 +163,28 @@ def quantize_model(
     progress: Callable[[float], None] = lambda done: None,
     parent: Parent | None = None,
 ) -> tuple[LanguageModel, dict[str, Any]]:
-    """Quantize the linear layers of `model`, all but the head, and write it to `folder`.
+    """Quantize the linear layers of `model`, except the head, and write the result to `folder`.
+    Returns the quantized model, and the document that describes how it was made.
 
-    A method that `calibrates` needs a calibration; of another it adds the proxy errors. `parent` is
-    where `model` is to be found, which the folder remembers with its digest. Returns the quantized
-    model, and what its document says of how it came about. `force` allows codebooks that are larger
-    than what they encode. Raises `QuantError` and `FileError`.
+    `calibration` is required for a method that `calibrates`; for others it adds the proxy errors.
+    `parent` says where `model` can be found; the folder records it with its digest. `force` allows
+    codebooks that are larger than what they encode. Raises `QuantError` and `FileError`.
     """
     parent_digest = model_digest(model)
-    seen = None if calibration is None else calibration.digest
-    identity = [*_versions(), method.name, parent_digest, seen, seed]
+    calibration_digest = None if calibration is None else calibration.digest
+    identity = [*_versions(), method.name, parent_digest, calibration_digest, seed]
     key = digest(identity)[:32]
     if (finished := _document_of(folder, key)) is not None:
         return quantized_file.read_quantized(folder), finished
     plan = _Plan(method, calibration, seed, force, folder / UNFINISHED / key, key)
     with processes(workers) as pool:
-        made = _made(model, plan, pool, workers, progress)
-    reports = made.reports
+        result = _made(model, plan, pool, workers, progress)
+    reports = result.reports
     chosen = dict.fromkeys(reports, 0)
     if method.bits is not None:
         chosen = _chosen(reports, method.bits)
     coded: dict[str, Coded] = {}
-    for path in made.paths:
+    for path in result.paths:
         tensors, layers_there = _read_back(path, key)
         for name in layers_there:
             tensor = tensors[_choice(name, chosen[name])]
@@ -203,7 +204,7 @@ def quantize_model(
         "layers": layers,
     }
     others = {
-        name: dequantized(tensor) / made.folded[name] if name in made.folded else tensor
+        name: dequantized(tensor) / result.folded[name] if name in result.folded else tensor
         for name, tensor in model.tensors.items()
         if name not in coded
     }
@@ -219,7 +220,7 @@ def quantize_model(
 
 
 def _versions() -> list[str]:
-    """What of this package a result depends on."""
+    """The versions of this package on which a result depends."""
     return [importlib.metadata.version("evolute"), f"revision {revisions.QUANTIZERS}"]
 
 
@@ -228,16 +229,16 @@ def _remembered(parent: Parent | None, model: LanguageModel, digest: str) -> Par
 
 
 def _mean_error(layers: Sequence[dict[str, Any]]) -> float | None:
-    """The mean proxy error; None where it was not asked for."""
+    """The mean proxy error of layers; None if it was not measured."""
     errors = [layer["proxy_error"] for layer in layers]
     return None if None in errors else float(np.mean(errors))
 
 
 def require_fits(model: LanguageModel, method: Method, force: bool = False) -> None:
-    """Raise `QuantError` where the sizes of `model` alone say that `method` cannot do it.
+    """Raise `QuantError` if the sizes of `model` alone show that `method` is impossible.
 
-    That is for before the model is calibrated, which takes minutes. `force` is as in
-    `quantize_model`, which refuses the same.
+    This check comes before calibration, which takes minutes. `force` is as in `quantize_model`,
+    which makes the same checks.
     """
     least = weights = 0
     for name in linear_names(model):
@@ -262,13 +263,13 @@ def require_fits(model: LanguageModel, method: Method, force: bool = False) -> N
 
 
 def unfinished_layers(folder: Path) -> int:
-    """How many groups of layers, those that share an input, an interrupted run finished in `folder`
-    for the next one to take."""
+    """How many groups of layers (which share an input) an interrupted run has finished in `folder`,
+    for the next run to use."""
     return sum(1 for _ in (folder / UNFINISHED).glob("*/*.safetensors"))
 
 
 def require_training() -> None:
-    """Raise `QuantError` where tables cannot be trained because PyTorch is missing."""
+    """Raise `QuantError` if PyTorch, which training tables needs, is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise QuantError("method: training needs PyTorch; pip install evolute[train]")
 
@@ -283,13 +284,14 @@ def write_tables(
     progress: Callable[[float], None] = lambda done: None,
     parent: Parent | None = None,
 ) -> dict[str, Any]:
-    """Write `model` to `folder` with tables by centroid for its layers, all but the head, made from
-    what windows of tokens have for inputs. Returns what its document says of how it came about.
+    """Write `model` to `folder` with tables by centroid for its layers, except the head. Returns
+    the document that describes how it was made.
 
-    Tables are fitted to the first windows, up to `SAMPLES` tokens; training draws from all.
-    Finished layers, and steps of training, are taken from an interrupted run, and a finished model
-    as it is; `parent` is as in `quantize_model`. A layer's `proxy_error` is that of its outputs
-    over these tokens. Raises `QuantError` and `FileError`.
+    `parts` are windows of tokens, whose inputs are the samples. Tables are fitted to the first
+    windows, up to `SAMPLES` tokens; training draws from all of them. A layer's `proxy_error` is
+    that of its outputs over these tokens. Finished layers and training steps of an interrupted run
+    are used, and a finished model is returned as it is. `parent` is as in `quantize_model`. Raises
+    `QuantError` and `FileError`.
     """
     versions, parent_digest = _versions(), model_digest(model)
     if choice.steps:
@@ -300,9 +302,11 @@ def write_tables(
     if (document := _document_of(folder, key)) is not None:
         return document
     part_done = 0.2 if choice.steps else 1.0  # of the whole, before training
-    before = np.cumsum([0, *(len(part) for part in parts[:-1])])
-    seen = [part for part, tokens in zip(parts, before, strict=True) if tokens < SAMPLES]
-    inputs = seen_inputs(model, seen, lambda done: progress(part_done * done / 4))
+    tokens_before = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    fitting_parts = [
+        part for part, tokens in zip(parts, tokens_before, strict=True) if tokens < SAMPLES
+    ]
+    inputs = seen_inputs(model, fitting_parts, lambda done: progress(part_done * done / 4))
     unfinished, stages = folder / UNFINISHED / key, {}
     tensors: dict[str, Tensor] = dict(model.tensors)
     shared = layers_by_input(model)
@@ -314,7 +318,7 @@ def write_tables(
         tensors |= finished
         stages |= {name: layers_there[name][0]["stages"] for name in names}
         progress(part_done * (1 + 3 * (done + 1) / len(shared)) / 4)
-    made = replace(model, name=folder.resolve().name, tensors=tensors)
+    result = replace(model, name=folder.resolve().name, tensors=tensors)
     if choice.steps:
         from evolute.sw.quantizers.lut_boost import boosted  # PyTorch is an extra
 
@@ -323,18 +327,18 @@ def write_tables(
         def trained(done: float) -> None:
             progress(part_done + (1 - part_done) * done)
 
-        made = boosted(model, made, choice, parts, state, key, seed, trained)
+        result = boosted(model, result, choice, parts, state, key, seed, trained)
         for first, names in shared.items():
             x = samples_of(inputs[first], choice)
             for layer_name in names:
-                tensor = made.tensors[layer_name]
+                tensor = result.tensors[layer_name]
                 assert isinstance(tensor, QuantTensor)
                 stages[layer_name]["trained"] = output_error(
                     tensor, dequantized(model.tensors[layer_name]), x
                 )
     layers, stored, weights = [], Bits(), 0
     for layer_name, errors in stages.items():
-        tensor = made.tensors[layer_name]
+        tensor = result.tensors[layer_name]
         assert isinstance(tensor, Coded)
         bits, size = bits_of(tensor), math.prod(tensor.shape)
         weights += size
@@ -358,22 +362,25 @@ def write_tables(
         "proxy_error": _mean_error(layers),
         "layers": layers,
     }
-    made = replace(made, parent=_remembered(parent, model, parent_digest))
-    quantized_file.write_quantized(folder, made, document)
+    result = replace(result, parent=_remembered(parent, model, parent_digest))
+    quantized_file.write_quantized(folder, result, document)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return document
 
 
-def _keep_tables(path: Path, key: str, made: Mapping[str, tuple[QuantTensor, float]]) -> None:
-    """Leave the tables of layers that share an input where `_finished` finds them."""
-    layers = {name: [{"stages": {"fitted": error}}] for name, (_, error) in made.items()}
-    documents, arrays = quantized_file.stored({name: tensor for name, (tensor, _) in made.items()})
+def _keep_tables(path: Path, key: str, tables: Mapping[str, tuple[QuantTensor, float]]) -> None:
+    """Save the tables of the layers that share an input, for `_finished`."""
+    layers = {name: [{"stages": {"fitted": error}}] for name, (_, error) in tables.items()}
+    documents, arrays = quantized_file.stored(
+        {name: tensor for name, (tensor, _) in tables.items()}
+    )
     metadata = {"key": key, "documents": json.dumps(documents), "layers": json.dumps(layers)}
     quantized_file.write_arrays(path, arrays, metadata)
 
 
 def _document_of(folder: Path, key: str) -> dict[str, Any] | None:
-    """How the finished model in `folder` came about; None if it is not there or another."""
+    """The document of the finished model in `folder`; None if there is none or it belongs to
+    another run."""
     if not (folder / quantized_file.DOCUMENT).is_file():
         return None
     document = quantized_file.read_document(folder).get("quantization")
@@ -381,13 +388,13 @@ def _document_of(folder: Path, key: str) -> dict[str, Any] | None:
 
 
 class _Made(NamedTuple):
-    """What came of a model's layers."""
+    """The results for a model's layers."""
 
     reports: dict[str, list[dict[str, Any]]]
-    """By layer, of every candidate."""
+    """For each layer, the report of every candidate."""
     paths: list[Path]
     folded: dict[str, NDArray[np.float32]]
-    """By what elements of other tensors must be divided."""
+    """The numbers by which elements of other tensors must be divided."""
 
 
 def _made(
@@ -397,47 +404,48 @@ def _made(
     workers: int,
     progress: Callable[[float], None],
 ) -> _Made:
-    """Quantize all layers, as far as they are not there."""
+    """Quantize all layers that are not finished yet."""
     inputs, config = model.config.shared_inputs, model.config
     rounds = [inputs]
     if plan.method.scaling:
         # What a layer's rows are divided by is known when the layer that takes them is done.
-        last = tuple(shared for shared in inputs if folds_into_rows(config, shared[0]))
-        rounds = [last, tuple(shared for shared in inputs if shared not in last)]
-    made = _Made({}, [], {})
+        folding_last = tuple(shared for shared in inputs if folds_into_rows(config, shared[0]))
+        rounds = [folding_last, tuple(shared for shared in inputs if shared not in folding_last)]
+    result = _Made({}, [], {})
     for layer_round in rounds:
         for task, (tensors, layers) in _run(
-            _tasks(model, layer_round, made.folded, plan), pool, workers
+            _tasks(model, layer_round, result.folded, plan), pool, workers
         ):
-            made.reports.update(layers)
-            made.paths.append(task.path)
+            result.reports.update(layers)
+            result.paths.append(task.path)
             scale = tensors.get(_SCALE)
             if task.ties is not None and isinstance(scale, np.ndarray):
                 first = LayerName.parse(task.first)
-                into, divisor = folds_into(config, first.role), _per_output(scale, task.ties)
-                folded = f"{first.block}.{into}"
-                made.folded[folded] = made.folded[f"{folded}_bias"] = divisor
-            progress(len(made.paths) / (config.layers * len(inputs)))
-    return made
+                target, divisor = folds_into(config, first.role), _per_output(scale, task.ties)
+                folded = f"{first.block}.{target}"
+                result.folded[folded] = result.folded[f"{folded}_bias"] = divisor
+            progress(len(result.paths) / (config.layers * len(inputs)))
+    return result
 
 
 def _per_output(scale: NDArray[np.float32], ties: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Of scales of inputs, those of what makes them."""
+    """The scales of outputs for given scales of the inputs that they produce."""
     factors = np.ones(int(ties.max()) + 1, np.float32)
     factors[ties] = scale
     return factors
 
 
 _LEAST_ERROR = 1e-12
-"""Below which a layer counts as exact."""
+"""A layer with a smaller proxy error counts as exact."""
 
 
 def _chosen(reports: Mapping[str, list[dict[str, Any]]], bits: float) -> dict[str, int]:
-    """The candidate that each layer gets, of `bits` bits per weight on average.
+    """The candidate of each layer, with `bits` bits per weight on average.
 
-    Lost is the logarithm of the proxy error times the layer's weights. How much one layer's error
-    matters to the model compared with another's is not in their Hessians; as a factor it adds the
-    same to all logarithms of a layer, so the choice does not depend on it.
+    The loss is the logarithm of the proxy error, times the number of weights of the layer. How much
+    the error of one layer matters compared with another is not known from their Hessians. Such a
+    factor would add the same to the logarithms of all candidates of a layer, so the choice does not
+    depend on it.
     """
     sizes = [math.prod(layer[0]["shape"]) for layer in reports.values()]
     layers = [
@@ -459,15 +467,15 @@ _Finished: TypeAlias = tuple[dict[str, Tensor], dict[str, list[dict[str, Any]]]]
 def _run(
     tasks: Iterator[_Task], pool: concurrent.futures.Executor, workers: int
 ) -> Iterator[tuple[_Task, _Finished]]:
-    """What comes of each task, in order; those that were finished before are not run again."""
+    """The result of each task, in order. Tasks that were finished before are not run again."""
     # Of a large model only so many layers are held in float32 at once.
     pending: collections.deque[tuple[_Task, concurrent.futures.Future[None] | None]] = (
         collections.deque()
     )
     while True:
         for task in itertools.islice(tasks, 2 * workers - len(pending)):
-            known = _finished(task.path, task.plan.key) is not None
-            pending.append((task, None if known else pool.submit(_work, task)))
+            is_finished = _finished(task.path, task.plan.key) is not None
+            pending.append((task, None if is_finished else pool.submit(_work, task)))
         if not pending:
             return
         task, future = pending.popleft()
@@ -489,7 +497,8 @@ def _tasks(
     folded: Mapping[str, NDArray[np.float32]],
     plan: _Plan,
 ) -> Iterator[_Task]:
-    """Of every block the layers of these inputs; rows are divided by what is `folded` by then."""
+    """The tasks for some inputs of every block. Rows are divided by the scales that are `folded` so
+    far."""
     for layer in range(model.config.layers):
         for shared in inputs:
             weights = {}
@@ -501,12 +510,12 @@ def _tasks(
 
 
 def _ties(model: LanguageModel, name: str) -> NDArray[np.int64] | None:
-    """For each input of the layer `name` the output, or the norm's element, that makes it; None if
-    nothing does that it could fold into."""
+    """For each input of the layer `name`, the output or norm element that produces it; None if the
+    division of the input cannot be folded into anything."""
     config, role = model.config, LayerName.parse(name).role
-    into = folds_into(config, role)
-    if into is None:
+    target = folds_into(config, role)
+    if target is None:
         return None
-    if into == "v":
+    if target == "v":
         return tied_columns(config.heads, config.kv_heads, config.head_dim)
     return np.arange(config.layer_linears()[role][1])

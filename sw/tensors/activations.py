@@ -1,4 +1,4 @@
-"""Activations as engines take them: rows of codes, each with a scale of its own."""
+"""Activations in the form that engines take: rows of codes, each row with its own scale."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from evolute.sw.tensors.tensor import QuantError
 
 @dataclass(frozen=True, eq=False)
 class QuantActivations:
-    """Rows of activations a[m, k] = scale[m] * x[m, k]; x int32[M, K], scale float32[M].
+    """Rows of activations a[m, k] = scale[m] * x[m, k]; x is int32 [M, K], scale float32 [M].
 
-    `codes` is what an engine is given: x itself, or floating codes, uint16, with the exponent that
-    each row shares, int64 [M]. In the latter case it is their values that x stands for.
+    `codes` is what the engine receives. It is x itself, or floating codes (uint16 [M, K]) together
+    with the exponent that each row shares (int64 [M]); x then has the values of these codes.
     """
 
     x: NDArray[np.int32]
@@ -26,13 +26,14 @@ class QuantActivations:
     codes: NDArray[np.integer]
     exponent: NDArray[np.int64] | None = None
 
-    def columns(self, which: slice) -> QuantActivations:
-        """Some columns of the rows, with the rows' scales."""
-        return replace(self, x=self.x[:, which], codes=self.codes[:, which])
+    def columns(self, selected: slice) -> QuantActivations:
+        """Some columns of all rows, with the rows' scales."""
+        return replace(self, x=self.x[:, selected], codes=self.codes[:, selected])
 
 
 def _floating(a: NDArray[np.float32], activations: Activations) -> QuantActivations:
-    """Codes of a floating format, and each row with its highest exponent: scales are its power."""
+    """Codes of a floating format. Each row shares its highest exponent, and its scale is a power of
+    two for it."""
     kind = activations.format
     assert kind is not None
     codes = numbers.encode(a, kind)
@@ -43,10 +44,11 @@ def _floating(a: NDArray[np.float32], activations: Activations) -> QuantActivati
 
 
 def quantize_activations(a: NDArray[np.float32], activations: Activations) -> QuantActivations:
-    """Each row (token) of `a` [M, K] with its own scale, half to even, symmetric range.
+    """Quantize each row (token) of a [M, K] with its own scale, rounding to nearest, halves to
+    even, to a symmetric range.
 
-    Floating activations are rounded to their format first, at most to its greatest finite number.
-    Raises `QuantError` where `a` is not finite.
+    Floating activations are first rounded to their format, whose greatest finite number is the
+    limit. Raises `QuantError` if `a` has values that are not finite.
     """
     scale = (np.abs(a).max(axis=1) / np.float32(activations.maximum)).astype(np.float32)
     if not np.isfinite(scale).all():

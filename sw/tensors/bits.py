@@ -1,9 +1,10 @@
-"""What weights take, in bits: the one definition that every command, record and table shares.
+"""The bits that weights take: the one definition that every command, record and table uses.
 
-`bits_index` counts codes, or indices of codewords, alone. `bits_total` counts all that is stored
-for the weights: codes or indices with their padding, codebooks, scales, minima or zero points,
-special values, and what columns store. Both are averages over the weights of a model's linear
-layers without the output head, in the form that the model's file has them, wherever a layer runs.
+`bits_index` counts only codes, or indices of codewords. `bits_total` counts everything that is
+stored for the weights: codes or indices with their padding, codebooks, scales, minima or zero
+points, special values, and data of columns. Both are averages over the weights of a model's linear
+layers without the output head, in the form in which the model's file has them, wherever a layer
+runs.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class Bits:
-    """What layers store, in bits."""
+    """The bits that layers store, by what they are for."""
 
     codes: int = 0
     """Codes, or indices of codewords."""
     padding: int = 0
-    """Of indices, what belongs to outputs or inputs that are not there."""
+    """The part of the indices that belongs to outputs or inputs that do not exist."""
     codebooks: int = 0
     groups: int = 0
     """Scales, minima or zero points, and special values; or one scale of a whole part."""
     columns: int = 0
-    """Orders, scales and biases of columns."""
+    """Order, scale and bias of columns."""
 
     @property
     def total(self) -> int:
@@ -48,7 +49,7 @@ class Bits:
 
 @dataclass(frozen=True)
 class BitsPerWeight:
-    """`Bits` of layers over their weights."""
+    """`Bits` of layers divided by their number of weights."""
 
     bits_index: float
     bits_total: float
@@ -60,26 +61,27 @@ def per_weight(bits: Bits, weights: int) -> BitsPerWeight:
 
 
 def bits_of(tensor: Coded) -> Bits:
-    """What `tensor` stores."""
-    whole = parted(tensor)
-    total = Bits(columns=whole.shape[1] * whole.column_bits)
-    for part in whole.parts:
+    """The bits that `tensor` stores."""
+    stored = parted(tensor)
+    total = Bits(columns=stored.shape[1] * stored.column_bits)
+    for part in stored.parts:
         form = part.form.stored
         total += Bits(form.codes, form.padding, form.codebooks, groups=part.scale_bits)
     return total
 
 
 def rounded_bits(shape: tuple[int, int], rounding: Rounding) -> Bits:
-    """What a matrix [N, K] stores once it is rounded."""
+    """The bits that a matrix [N, K] stores after rounding."""
     n, k = shape
     groups = -(-k // min(rounding.group or k, k))
     return Bits(codes=n * k * rounding.format.bits, groups=n * groups * rounding.group_bits)
 
 
 def model_bits(model: LanguageModel, weights: Weights) -> BitsPerWeight:
-    """What the model's linear layers, all but the head, store per weight under a choice of weights.
+    """The bits per weight that the model's linear layers without the head store, for a choice of
+    weights.
 
-    `native` and `float` are the form that the model's file has.
+    For `native` and `float`, this is the form in which the model's file has them.
     """
     total, count = Bits(), 0
     for layer in range(model.config.layers):

@@ -1,12 +1,14 @@
-"""Where published CPU kernels for low-bit weights keep each bit, and back.
+"""Packs codes into the layouts of published CPU kernels for low-bit weights, and unpacks them
+again.
 
-T-MAC (Wei et al., arXiv 2407.00088, section 4): bit-planes, four weights along K to a nibble that
-indexes a table, tiled and interleaved as its kernels read them. bitnet.cpp (arXiv 2502.11880,
-section 3) for ternary weights: I2_S, two bits each; TL1, pairs as the index of nine entries; TL2,
-triples as a sign and the index of fourteen. Scales are kept apart, and so is padding at the end.
+T-MAC (Wei et al., arXiv 2407.00088, section 4): bit-planes; four weights along K form a nibble that
+indexes a table; tiled and interleaved in the order in which the kernels read them. bitnet.cpp
+(arXiv 2502.11880, section 3) for ternary weights: I2_S with two bits per weight; TL1, where a pair
+is the index of one of nine entries; TL2, where a triple is a sign and the index of one of fourteen.
+Scales, and padding at the end, are stored separately.
 
-Codes are uint8 [N, K]; ternary codes 0, 1, 2 count as -1, 0, 1. Every function raises `SpecError`
-where a shape does not fit a layout.
+Codes are uint8 [N, K]; the ternary codes 0, 1, 2 mean -1, 0, 1. Every function raises `SpecError`
+for a shape that does not fit the layout.
 """
 
 from __future__ import annotations
@@ -26,16 +28,18 @@ _LANES = 16
 
 
 class _Order(NamedTuple):
-    """Axes of an array cut to `shape`, put in the order `axes`."""
+    """A permutation of an array: it is reshaped to `shape`, and its axes are put in the order
+    `axes`."""
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
 
     def apply(self, values: NDArray) -> NDArray:
+        """The values in the new order."""
         return values.reshape(self.shape).transpose(self.axes)
 
     def undo(self, values: NDArray) -> NDArray:
-        """The inverse, still cut to `shape`."""
+        """The inverse of `apply`; the result still has the shape `shape`."""
         moved = values.reshape([self.shape[axis] for axis in self.axes])
         return moved.transpose(np.argsort(self.axes))
 
@@ -45,8 +49,8 @@ def _require_multiple(name: str, value: int, of: int) -> None:
 
 
 def _require_codes(codes: Bytes, levels: int) -> None:
-    most = int(codes.max(initial=0))
-    require(most < levels, "codes", f"below {levels}", most)
+    largest = int(codes.max(initial=0))
+    require(largest < levels, "codes", f"below {levels}", largest)
 
 
 # T-MAC.
@@ -54,8 +58,8 @@ def _require_codes(codes: Bytes, levels: int) -> None:
 
 @dataclass(frozen=True)
 class TMac:
-    """Choices of T-MAC's layout, which its tuner makes: `bm` rows of bits and `kfactor` nibbles of
-    a row lie in one tile. Raises `SpecError`."""
+    """The parameters of T-MAC's layout, which its tuner chooses: a tile has `bm` rows of bits and
+    `kfactor` nibbles of each row. Raises `SpecError`."""
 
     bits: int
     bm: int = 256
@@ -68,7 +72,7 @@ class TMac:
         _require_multiple("kfactor", self.kfactor, 1)
 
     def _orders(self, n: int, k: int) -> tuple[_Order, _Order]:
-        """Rows of bits from rows of codes, and tiles of them."""
+        """The permutations from rows of codes to rows of bits, and from these to tiles."""
         _require_multiple("N", n, 8)
         _require_multiple("N", n * self.bits, self.bm)
         _require_multiple("K", k, _NIBBLE * self.kfactor)
@@ -91,7 +95,7 @@ class TMac:
         return packed.reshape(n * self.bits // self.bm, k // _NIBBLE, self.bm // 2)
 
     def unpack(self, packed: Bytes, n: int, k: int) -> Bytes:
-        """The codes [n, k] that `pack` made `packed` of."""
+        """The codes [n, k] from which `pack` made `packed`."""
         rows, tiles = self._orders(n, k)
         pairs = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
         nibbles = rows.undo(tiles.undo(pairs)).reshape(n, self.bits, -1, 1)
@@ -100,9 +104,10 @@ class TMac:
         return np.bitwise_or.reduce(shifted, axis=1)
 
     def pack_scales(self, scales: NDArray, zeros: NDArray | None = None) -> NDArray:
-        """Scales [N, G] as the kernels read them, [N * bits / bm, G, bm / bits].
+        """Scales [N, G] in the order of the kernels, [N * bits / bm, G, bm / bits].
 
-        With zeros, of the same shape, eight of each alternate: [..., 2 * bm / bits].
+        With `zeros` of the same shape, groups of eight scales and eight zeros alternate: [..., 2 *
+        bm / bits].
         """
         n, groups = scales.shape
         order = self._scale_order(n, groups)
@@ -112,7 +117,7 @@ class TMac:
         return np.stack(parts, axis=-2).reshape(order.shape[0], groups, -1)
 
     def unpack_scales(self, packed: NDArray, n: int, with_zeros: bool) -> tuple[NDArray, ...]:
-        """The scales [n, G] that `pack_scales` was given, and the zeros if there are any."""
+        """The scales [n, G] that `pack_scales` packed, and the zeros if there are any."""
         groups = packed.shape[1]
         order = self._scale_order(n, groups)
         parts = packed.reshape(order.shape[0], groups, -1, 1 + with_zeros, 8)
@@ -136,8 +141,8 @@ _NIBBLE = 4
 def pack_i2_s(codes: Bytes, block: int = 128) -> Bytes:
     """Ternary codes [N, K] as bytes [N, K / 4].
 
-    Four quarters of a block lie in the same bytes, the first in their highest bits. Kernels for
-    AVX2 read blocks of 128, those for NEON blocks of 64.
+    The four quarters of a block share the same bytes, the first quarter in the highest bits.
+    Kernels for AVX2 read blocks of 128, those for NEON blocks of 64.
     """
     n, k = codes.shape
     _require_multiple("block", block, 4)
@@ -148,7 +153,7 @@ def pack_i2_s(codes: Bytes, block: int = 128) -> Bytes:
 
 
 def unpack_i2_s(packed: Bytes, block: int = 128) -> Bytes:
-    """The codes that `pack_i2_s` made `packed` of."""
+    """The codes from which `pack_i2_s` made `packed`."""
     parts = packed.reshape(len(packed), -1, 1, block // 4)
     return (parts >> _TWO_BITS & np.uint8(3)).reshape(len(packed), -1)
 
@@ -158,7 +163,8 @@ _TWO_BITS = np.arange(6, -2, -2, dtype=np.uint8)[:, None]
 
 @dataclass(frozen=True)
 class Tiles:
-    """How TL1 and TL2 cut a matrix: `bm` rows by `by` columns, and in them `rows` by `columns`."""
+    """How TL1 and TL2 divide a matrix: into tiles of `bm` rows and `by` columns, and these into
+    inner tiles of `rows` and `columns`."""
 
     bm: int
     by: int
@@ -166,8 +172,9 @@ class Tiles:
     columns: int
 
     def order(self, n: int, units: int, unit: int, lanes: int) -> _Order:
-        """Units of so many weights [n, units]: tile by tile, in each the inner tiles, then runs of
-        `lanes` rows, of which pairs of units share a byte. Raises `SpecError`."""
+        """The order of units [n, units], each of `unit` weights: tile by tile, within a tile by
+        inner tiles, then runs of `lanes` rows, in which two units share a byte. Raises
+        `SpecError`."""
         _require_multiple("N", n, self.bm)
         _require_multiple("K", units * unit, self.by)
         _require_multiple("bm", self.bm, self.rows)
@@ -181,9 +188,10 @@ class Tiles:
 
 
 def pack_tl1(codes: Bytes, bm: int = 256, by: int = 256, rows: int = 32) -> Bytes:
-    """Ternary codes [N, K] as bytes, flat: each two pairs along K, the first in the high half.
+    """Ternary codes [N, K] as flat bytes; a byte holds two pairs along K, the first in the high
+    half.
 
-    A pair a, b counts as 3a + b + 4. Inner tiles are `rows` by 256 / `rows` weights.
+    The pair a, b has the index 3a + b + 4. Inner tiles have `rows` by 256 / `rows` weights.
     """
     _require_codes(codes, 3)
     n, k = codes.shape
@@ -196,7 +204,7 @@ def pack_tl1(codes: Bytes, bm: int = 256, by: int = 256, rows: int = 32) -> Byte
 def unpack_tl1(
     packed: Bytes, n: int, k: int, bm: int = 256, by: int = 256, rows: int = 32
 ) -> Bytes:
-    """The codes [n, k] that `pack_tl1` made `packed` of."""
+    """The codes [n, k] from which `pack_tl1` made `packed`."""
     index = _tl1_order(n, k, bm, by, rows).undo(_parted(packed)).reshape(n, k // 2)
     return np.stack([index // 3, index % 3], axis=-1).reshape(n, k)
 
@@ -224,44 +232,49 @@ _REST = Tiles(0, 32, _ROWS, 4)
 
 
 def pack_tl2(codes: Bytes, bm: int = 256, by: int = 96) -> Bytes:
-    """Ternary codes [N, K] as bytes, flat: indices of triples, their signs, indices of pairs.
+    """Ternary codes [N, K] as flat bytes: first indices of triples, then their signs, then indices
+    of pairs.
 
-    A triple a, b, c counts as 9a + 3b + c, of which a nibble holds the magnitude and a bit whether
-    it is negative. Columns beyond a multiple of `by` go as pairs, as in TL1; there must be a
-    multiple of 32 of them.
+    The triple a, b, c has the number 9a + 3b + c; a nibble holds its magnitude and a bit its sign.
+    Columns beyond a multiple of `by` are stored as pairs, as in TL1; their number must be a
+    multiple of 32.
     """
     n, k = codes.shape
     _require_codes(codes, 3)
-    most = k - k % by
-    triples = codes[:, :most].reshape(n, -1, 3).astype(np.int8) - 1
+    triple_columns = k - k % by
+    triples = codes[:, :triple_columns].reshape(n, -1, 3).astype(np.int8) - 1
     value = triples @ np.array([9, 3, 1], np.int8)
-    order, signs = _tl2_orders(n, most, bm, by)
+    order, signs = _tl2_orders(n, triple_columns, bm, by)
     parts = [
         _halved(_joined(order.apply(np.abs(value).astype(np.uint8)))),
         _sign_words(signs.apply((value < 0).astype(np.uint16))),
     ]
-    if most < k:
-        pairs = codes[:, most:].reshape(n, -1, 2)
+    if triple_columns < k:
+        pairs = codes[:, triple_columns:].reshape(n, -1, 2)
         index = 3 * pairs[..., 0] + pairs[..., 1]
-        parts.append(_halved(_joined(_rest_order(n, k - most, bm).apply(index))))
+        parts.append(_halved(_joined(_rest_order(n, k - triple_columns, bm).apply(index))))
     return np.concatenate(parts)
 
 
 def unpack_tl2(packed: Bytes, n: int, k: int, bm: int = 256, by: int = 96) -> Bytes:
-    """The codes [n, k] that `pack_tl2` made `packed` of."""
-    most = k - k % by
-    order, signs = _tl2_orders(n, most, bm, by)
-    ends = n * most // 6, n * most // 6 + n * most // 24
-    index, words, rest = np.split(packed, ends)
-    value = order.undo(_parted(_halved(index))).reshape(n, most // 3).astype(np.int16)
+    """The codes [n, k] from which `pack_tl2` made `packed`."""
+    triple_columns = k - k % by
+    order, signs = _tl2_orders(n, triple_columns, bm, by)
+    ends = n * triple_columns // 6, n * triple_columns // 6 + n * triple_columns // 24
+    index, words, packed_pairs = np.split(packed, ends)
+    value = order.undo(_parted(_halved(index))).reshape(n, triple_columns // 3).astype(np.int16)
     bits = words.view("<u2").reshape(-1, 1, _ROWS // 2) >> _SIGN_SHIFTS & 1
     value = np.where(signs.undo(bits).reshape(value.shape), -value, value) + 13
     triples = np.stack([value // 9, value // 3 % 3, value % 3], axis=-1).astype(np.uint8)
-    codes = triples.reshape(n, most)
-    if most == k:
+    codes = triples.reshape(n, triple_columns)
+    if triple_columns == k:
         return codes
-    pairs = _rest_order(n, k - most, bm).undo(_parted(_halved(rest))).reshape(n, (k - most) // 2)
-    extra = np.stack([pairs // 3, pairs % 3], axis=-1).reshape(n, k - most)
+    pairs = (
+        _rest_order(n, k - triple_columns, bm)
+        .undo(_parted(_halved(packed_pairs)))
+        .reshape(n, (k - triple_columns) // 2)
+    )
+    extra = np.stack([pairs // 3, pairs % 3], axis=-1).reshape(n, k - triple_columns)
     return np.concatenate([codes, extra], axis=1)
 
 
@@ -269,8 +282,9 @@ _SIGN_SHIFTS = np.arange(15, -1, -1, dtype=np.uint16)[:, None]
 
 
 def _tl2_orders(n: int, k: int, bm: int, by: int) -> tuple[_Order, _Order]:
-    """Of triples' indices, and of their signs: eight triples of 32 rows, half of the rows of one
-    after the other, are the bits of sixteen words, the first the highest."""
+    """The orders of the triples' indices and of their signs. The signs of eight triples in 32 rows
+    are the bits of sixteen words, highest bit first; the two halves of the rows follow one
+    another."""
     _require_multiple("by", by, 24)
     _require_multiple("K", k, 3)
     index = Tiles(bm, by, _ROWS, 6).order(n, k // 3, 3, _ROWS)

@@ -1,4 +1,5 @@
-"""Weights as engines and cores count them: integers for scales, and what sums stand for."""
+"""Weights in the form of engines and cores, with integer scales, and what an engine's sums stand
+for."""
 
 from __future__ import annotations
 
@@ -19,19 +20,19 @@ UNIT_BITS = 32
 
 
 def _coded_values(codes: WeightCodes, coding: Coding) -> NDArray[np.float64]:
-    """The integers by which an engine multiplies, [specials, levels]."""
+    """The integers by which an engine multiplies, by code, float64 [specials, levels]."""
     specials = range(max(1, len(codes.specials)))
     return np.array([coding.values(codes, special) for special in specials], np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class ScaledTensor(CodedWeights):
-    """Weights as a core holds them, with integers for scales and one float per output:
+    """Weights in the form of a core, with integer scales and offsets and one float per output:
 
-    w[n, k] = unit[n] * (scale[n, g] * v + offset[n, g] * 2^offset_shift)
+        w[n, k] = unit[n] * (scale[n, g] * v + offset[n, g] * 2^offset_shift)
 
-    with g = k // group and v the integer that the code of `form` for n and k counts as in `coding`.
-    `scale` is uint16 [N, G], `offset` int16 [N, G], `unit` float32[N].
+    where g = k // group, and v is the integer that `coding` gives for the code of `form` at n and
+    k. `scale` is uint16 [N, G], `offset` int16 [N, G], `unit` float32 [N].
     """
 
     coding: Coding
@@ -42,56 +43,58 @@ class ScaledTensor(CodedWeights):
 
     @property
     def table(self) -> NDArray[np.float64]:
-        """The integers that codes count as, [specials, levels]."""
+        """The integer that each code stands for, float64 [specials, levels]."""
         return _coded_values(self.format, self.coding)
 
     @property
     def offsets(self) -> NDArray[np.float64]:
-        """What groups add to each of their weights, without the unit, [N, G]."""
+        """What each group adds to every one of its weights, without the unit, float64 [N, G]."""
         return self.offset.astype(np.float64) * (1 << self.offset_shift)
 
     def integers(self, rows: slice) -> NDArray[np.float64]:
-        """The chosen rows without their unit, [rows, K], or of tables all entries: integers, exact
-        in float64."""
+        """The selected rows without their unit, float64 [rows, K], or all entries of tables. They
+        are exact integers."""
         values = self.form.counted(self.table, rows)
         return spread(values, self.scale[rows], self.offsets[rows], self.form.group_codes)
 
     def largest_sum(self, activations: Activations) -> int:
-        """A magnitude that no sum over K, or over a part of it, exceeds; the least one where what
-        codes count as is symmetric about 0."""
+        """An upper bound of the magnitude of every sum over K or a part of it. It is reached if the
+        values of codes are symmetric about 0."""
         counts = np.minimum(self.group, self.shape[1] - np.arange(0, self.shape[1], self.group))
         offsets = np.abs(self.offset.astype(np.int64)) << self.offset_shift
         largest_terms = self.scale.astype(np.int64) * self.coding.maximum(self.format) + offsets
-        most = self.form.operand_bound(counts, activations)
-        return int((largest_terms @ most).max(initial=0))
+        operand_bounds = self.form.operand_bound(counts, activations)
+        return int((largest_terms @ operand_bounds).max(initial=0))
 
 
 def golden_weights(engine: Engine, tensor: QuantTensor | ScaledTensor) -> Any:
-    """A tensor's weights as the engine's golden model takes them."""
+    """A tensor's weights in the form of the engine's golden model."""
     return GOLDEN[type(engine)].encode(engine, tensor.form)
 
 
 OFFSET_SHIFTS = range(16)
-"""Shifts that a layer's offsets can have."""
+"""The shifts that the offsets of a layer can have."""
 
 
 class CodedGrid(NamedTuple):
-    """What an engine's sums of a tensor's groups count for, float64 [N, G]."""
+    """The factors that turn an engine's sums for each group into the tensor's product, float64 [N,
+    G]."""
 
     scale: NDArray[np.float64]
-    """Weight of a psum."""
+    """Factor of the psum."""
     offset: NDArray[np.float64]
-    """Weight of the sum of a group's activations."""
+    """Factor of the sum of the group's activations."""
 
 
 def coded_grid(tensor: QuantTensor, coding: Coding) -> CodedGrid:
-    """The weights with which an engine's sums make up the tensor's products, exactly."""
+    """The factors with which an engine's sums give the tensor's products exactly."""
     scale = tensor.scale.astype(np.float64) / coding.scale
     return CodedGrid(scale, tensor.minimum - scale * coding.origin)
 
 
 def _positive(tensor: QuantTensor) -> QuantTensor:
-    """The same weights without negative scales: of such groups the codes are counted down."""
+    """The same weights without negative scales. In a group with a negative scale, codes are
+    replaced by the highest code minus the code."""
     if not (tensor.scale < 0).any():
         return tensor
     form = tensor.form
@@ -108,12 +111,13 @@ def _positive(tensor: QuantTensor) -> QuantTensor:
 
 
 class _Integers(NamedTuple):
-    """What a tensor's groups ask for, float64 [N, G], and how much an error in them matters."""
+    """The exact scale and offset of each group, float64 [N, G], and the weight of errors in
+    them."""
 
     scale: NDArray[np.float64]
     offset: NDArray[np.float64]
     value_square: float
-    """Mean square over all codes of what they count as."""
+    """Mean square of the values that codes stand for, over all codes."""
 
     def rounded(self, unit: NDArray[np.float32], shift: int) -> tuple[NDArray, NDArray]:
         """The nearest integer scales and offsets in multiples of the outputs' units."""
@@ -130,15 +134,17 @@ class _Integers(NamedTuple):
 
 
 def rescale(tensor: QuantTensor, coding: Coding, scale_bits: int, offset_bits: int) -> ScaledTensor:
-    """The tensor with unsigned scales and signed offsets of so many bits, as `coding` counts codes.
+    """The tensor with unsigned scales of `scale_bits` and signed offsets of `offset_bits`, for
+    codes with the meaning `coding`.
 
-    An output's unit is the least with which its scales and offsets are in range (VS-Quant, Dai et
-    al., MLSys 2021), for the shift that gives the layer the least squared error: an error of a
-    scale counts by the mean square of what codes count as, one of an offset simply, as for codes
-    used evenly and activations of zero mean. Then larger units that make the output's largest scale
-    an integer are tried, all of them where it has up to four groups, and else every few: of one
-    that is exact there is a multiple among them. Codes of a group with a negative scale are counted
-    down.
+    An output's first unit is the smallest one with which its scales and offsets are in range
+    (VS-Quant, Dai et al., MLSys 2021). The shift is the one with which this gives the layer the
+    least squared error. In that error, scales count with the mean square of the values of codes and
+    offsets with 1; this is right for codes that are used evenly and activations of zero mean.
+
+    Then larger units are tried that make the output's largest scale an integer: all of them if
+    there are up to four groups, else every few, so that for any exact unit a multiple is among
+    them. In groups with a negative scale, codes are mirrored.
     """
     tensor = _positive(tensor)
     squares = _coded_values(tensor.format, coding) ** 2
@@ -156,8 +162,10 @@ def rescale(tensor: QuantTensor, coding: Coding, scale_bits: int, offset_bits: i
     unit = least(shift)
     error, top = grid.error(unit, shift), np.rint(largest_scale * inverse(unit))
     for step in range(0, most_scale // 2 + 1, -(-tensor.scale.shape[1] // 4)):
-        whole = top - step
-        tried = np.where(whole > 0, largest_scale / np.maximum(whole, 1), unit).astype(np.float32)
+        largest_integer = top - step
+        tried = np.where(
+            largest_integer > 0, largest_scale / np.maximum(largest_integer, 1), unit
+        ).astype(np.float32)
         tried = np.maximum(tried, least(shift))
         errors = grid.error(tried, shift)
         unit, error = np.where(errors < error, tried, unit), np.minimum(errors, error)

@@ -1,4 +1,4 @@
-"""Tensors that stay in their file until they are read."""
+"""Tensors that stay in their file until they are used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORWARD_TABLES = ("embedding", "positions")
 
 
 class CheckpointError(RefusedError):
-    """A model file that is broken or of a kind not supported; names the file and what is wrong."""
+    """A model file that is broken or not supported. The message names the file and the problem."""
 
     def __init__(self, path: Path, problem: str):
         super().__init__(f"{path}: {problem}")
@@ -29,9 +29,9 @@ class CheckpointError(RefusedError):
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A tensor of a file: its shape, whether it is in codes, and how it is read.
+    """A tensor in a file: its shape, whether it holds codes, and a function that reads it.
 
-    `read` may raise ValueError, which says what is wrong with the values.
+    `read` may raise ValueError to say what is wrong with the values.
     """
 
     shape: tuple[int, ...]
@@ -40,11 +40,11 @@ class Stored:
 
 
 class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of the file at `path` by name, each read and checked when it is asked for.
+    """The tensors of the file at `path`, by name. Each is read and checked when it is used.
 
-    Codes, vectors and the tables of a forward pass are kept. A matrix of floats is kept only while
-    somebody holds it, so that a model need not fit into memory as float32. Asking for a tensor
-    raises `CheckpointError` if it holds a number that is not finite.
+    Codes, vectors and the tables of a forward pass stay in memory. A matrix of floats only stays as
+    long as something refers to it, so that a model need not fit into memory as float32. Getting a
+    tensor raises `CheckpointError` if it holds a number that is not finite.
     """
 
     def __init__(self, path: Path, stored: Mapping[str, Stored]):
@@ -54,11 +54,11 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         stored = self.stored[name]
-        kept = self._kept.get(name)
-        if kept is None:
-            kept = self._held.get(name)
-        if kept is not None:
-            return kept
+        available = self._kept.get(name)
+        if available is None:
+            available = self._held.get(name)
+        if available is not None:
+            return available
         try:
             with np.errstate(all="ignore"):  # what is not finite is refused below
                 tensor = stored.read()
@@ -86,34 +86,34 @@ def require_finite(path: Path, name: str, tensor: Tensor) -> None:
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """The shape of a tensor, which is not read for it."""
+    """The shape of a tensor; it is not read."""
     return tensors.stored[name].shape if isinstance(tensors, StoredTensors) else tensors[name].shape
 
 
 def without(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, Tensor]:
-    """The tensors but those of some names."""
+    """The tensors except those with the given names."""
     if not isinstance(tensors, StoredTensors):
         return {name: tensor for name, tensor in tensors.items() if name not in names}
-    kept = {name: stored for name, stored in tensors.stored.items() if name not in names}
-    return StoredTensors(tensors.path, kept)
+    remaining = {name: stored for name, stored in tensors.stored.items() if name not in names}
+    return StoredTensors(tensors.path, remaining)
 
 
 def is_coded(tensors: Mapping[str, Tensor], name: str) -> bool:
-    """Whether a tensor is in codes; it is not read for it."""
+    """Whether a tensor holds codes; it is not read."""
     if isinstance(tensors, StoredTensors):
         return tensors.stored[name].coded
     return isinstance(tensors[name], Coded)
 
 
 def _numbers(tensor: Tensor) -> Iterator[NDArray[np.floating]]:
-    """What must be finite."""
+    """The arrays of a tensor that must be finite."""
     if not isinstance(tensor, Coded):
         yield tensor
         return
-    whole = parted(tensor)
+    stored = parted(tensor)
     yield from (
-        column_values for column_values in (whole.scale, whole.bias) if column_values is not None
+        column_values for column_values in (stored.scale, stored.bias) if column_values is not None
     )
-    for part in whole.parts:
+    for part in stored.parts:
         yield part.scale
         yield part.minimum

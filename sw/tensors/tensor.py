@@ -1,8 +1,7 @@
-"""Weight matrices of codes, as files, quantizers and engines share them.
+"""Weight matrices made of codes, as files, quantizers and engines share them.
 
-Scales are kept in the half precision they are stored in. Together with integer activations that
-makes every sum of a linear layer exact in float64 (`sw.language_model.linear`), whatever order it
-is added in.
+Scales are half-precision values, as they are stored. With integer activations, every sum of a
+linear layer is then exact in float64 (`sw.language_model.linear`), in any order of summation.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ whose groups have none, which may be BF16 as well."""
 
 
 class QuantError(RefusedError):
-    """A choice of weights that does not exist, or numbers that no code can hold."""
+    """A choice of weights that does not exist, or numbers that codes cannot represent."""
 
 
 def inverse(scale: NDArray[np.floating]) -> NDArray:
-    """1 / scale, and 0 where a group is all zero."""
+    """1 / scale, and 0 where the scale is 0, as for a group of zeros."""
     return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
 
 
 def spread(
     values: NDArray[np.float64], scale: NDArray, offset: NDArray, group: int
 ) -> NDArray[np.float64]:
-    """values[n, k] * scale[n, g] + offset[n, g] with g = k // group, in the place of `values`."""
+    """values[n, k] * scale[n, g] + offset[n, g] with g = k // group, written into `values`."""
     k = values.shape[1]
     scale, offset = scale.astype(np.float64), offset.astype(np.float64)  # once for each group
     if k % group:
@@ -50,24 +49,24 @@ def spread(
 
 @dataclass(frozen=True, eq=False)
 class CodedWeights:
-    """A weight matrix whose codes are in one of the forms of `sim.weights`; what the codes are
-    scaled by, subclasses say."""
+    """A weight matrix whose codes are in one of the forms of `sim.weights`. Subclasses define the
+    scales."""
 
     form: Form
 
     @property
     def codes(self) -> NDArray[np.uint8]:
-        """The code of every weight, [N, K], or of every entry of a table."""
+        """The code of every weight, uint8 [N, K], or of every entry of a table."""
         return self.form.codes
 
     @property
     def format(self) -> WeightCodes:
-        """What the codes count as."""
+        """The values that the codes stand for."""
         return self.form.format
 
     @property
     def group(self) -> int:
-        """Inputs that share a scale."""
+        """The number of inputs that share a scale."""
         return self.form.group
 
     @property
@@ -80,14 +79,14 @@ class CodedWeights:
 class QuantTensor(CodedWeights):
     """A weight matrix w[n, k] = scale[n, g] * v + minimum[n, g], with g = k // group.
 
-    v is what `form` has for n and k, by what its codes count as. `scale` and `minimum` are float32
-    [N, G], G = ceil(K / group), the last group may be short. Scales are half-precision values, or
-    one float32 for the whole matrix, which keeps sums as exact, and minima are half-precision
-    values or half-integer multiples of their scale. `group_bits` is what one group stores beside
-    its codes.
+    v is the value of the code at n and k in `form`. `scale` and `minimum` are float32 [N, G] with G
+    = ceil(K / group); the last group may be shorter. Scales are half-precision values, or one
+    float32 for the whole matrix, with which sums are just as exact. Minima are half-precision
+    values, or multiples of half their scale. `group_bits` is the number of bits that one group
+    stores beside its codes.
 
-    Entries of a `Table` are no weights, but they count in the same way, those of a subspace in the
-    group of its inputs.
+    Entries of a `Table` are not weights, but they are scaled in the same way: the entries of a
+    subspace belong to the group of its inputs.
     """
 
     scale: NDArray[np.float32]
@@ -96,13 +95,12 @@ class QuantTensor(CodedWeights):
 
     @property
     def code_bits(self) -> int:
-        """Bits of all codes, or of the indices and the codebooks that they come from; of tables
-        with the centroids."""
+        """Bits of all codes, or of indices and codebooks; for tables, with their centroids."""
         return self.form.stored.total
 
     @property
     def scale_bits(self) -> int:
-        """Bits of what groups store beside their codes, or of the one scale of all."""
+        """Bits that groups store beside their codes, or bits of the one scale of the matrix."""
         return self.scale.size * self.group_bits or SCALE_BITS
 
     @property
@@ -112,18 +110,18 @@ class QuantTensor(CodedWeights):
 
     @property
     def table(self) -> NDArray[np.float64]:
-        """The integers that codes count as, [specials, levels]: themselves, if none is special."""
+        """The integer that each code stands for, float64 [specials, levels]."""
         specials = range(max(1, len(self.format.specials)))
         return np.array([self.format.values(special) for special in specials], np.float64)
 
     @property
     def offsets(self) -> NDArray[np.float64]:
-        """What groups add to each of their weights, [N, G]."""
+        """What each group adds to every one of its weights, float64 [N, G]."""
         return self.minimum.astype(np.float64)
 
     def rows(self, rows: Rows, dtype: type[np.floating]) -> NDArray:
-        """The chosen rows dequantized, [rows, K], or of tables all entries, [rows, subspaces * c];
-        exact in float64, rounded once in float32."""
+        """The selected rows, dequantized, [rows, K], or all entries of tables, [rows, subspaces *
+        c]. Exact in float64, rounded once in float32."""
         if self.format.specials:
             values = self.form.counted(self.table, rows)
         else:  # every code counts as itself
@@ -132,14 +130,15 @@ class QuantTensor(CodedWeights):
         return weights.astype(dtype, copy=False)
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The whole matrix, float32[N, K]. Raises `QuantError` for tables, which are of none."""
+        """The whole matrix, float32 [N, K]. Raises `QuantError` for tables, which hold no
+        weights."""
         if not self.form.is_of_weights:
             raise QuantError("tables by centroid stand for no weights that could be used otherwise")
-        whole = np.empty(self.shape, np.float32)
-        for start in range(0, len(whole), 4096):  # keeps the float64 intermediate small
+        matrix = np.empty(self.shape, np.float32)
+        for start in range(0, len(matrix), 4096):  # keeps the float64 intermediate small
             block = slice(start, start + 4096)
-            whole[block] = self.rows(block, np.float32)
-        return whole
+            matrix[block] = self.rows(block, np.float32)
+        return matrix
 
 
 ORDER_BITS = 16
@@ -148,14 +147,16 @@ ORDER_BITS = 16
 
 @dataclass(frozen=True, eq=False)
 class PartedTensor:
-    """Codes of several kinds side by side, and what is done to their inputs first:
+    """Tensors of different kinds side by side, with a transformation of their inputs:
 
-    w[n, order[c]] = scale[order[c]] * v[n, c] + bias[order[c]]
+        w[n, order[c]] = scale[order[c]] * v[n, c] + bias[order[c]]
 
-    with v the parts one beside the other along K: outlier columns, or groups of columns with a
-    codebook of their own (VPTQ, arXiv 2409.17066, section 3). So y = v @ (scale * x)[order], and
-    sum(bias * x) more for every output. `order` is int64 [K], `scale` and `bias` are float32 [K]
-    of half-precision values, in the order of the inputs; None where nothing is done.
+    where v is the parts side by side along K: for example outlier columns, or groups of columns
+    that have a codebook of their own (VPTQ, arXiv 2409.17066, section 3). The product is therefore
+    y = v @ (scale * x)[order], and each output also gets sum(bias * x).
+
+    `order` is int64 [K]; `scale` and `bias` are float32 [K] with half-precision values, in the
+    order of the inputs. Each is None if it is not needed.
     """
 
     parts: tuple[QuantTensor, ...]
@@ -176,7 +177,7 @@ class PartedTensor:
 
     @property
     def code_bits(self) -> int:
-        """Bits of all codes, or of the indices and the codebooks that they come from."""
+        """Bits of all codes, or of indices and codebooks."""
         return sum(part.code_bits for part in self.parts)
 
     @property
@@ -191,33 +192,33 @@ class PartedTensor:
         return sum(part.total_bits for part in self.parts) + self.shape[1] * self.column_bits
 
     def inputs(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Inputs [M, K] as the parts take them, in float32."""
+        """The inputs x [M, K] after the transformation, in float32, as the parts take them."""
         scaled = x if self.scale is None else x * self.scale
         return scaled if self.order is None else scaled[:, self.order]
 
     def added(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What a bias adds to every output of a row, [M]."""
+        """What the bias adds to every output of a row, float64 [M]."""
         assert self.bias is not None
         return x.astype(np.float64) @ self.bias.astype(np.float64)
 
     def rows(self, rows: Rows, dtype: type[np.floating]) -> NDArray:
-        """The chosen rows dequantized, [rows, K]."""
+        """The selected rows, dequantized, [rows, K]."""
         return self._in_place(np.concatenate([part.rows(rows, dtype) for part in self.parts], 1))
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The whole matrix, float32[N, K]."""
+        """The whole matrix, float32 [N, K]."""
         return self._in_place(np.concatenate([part.dequantize() for part in self.parts], 1))
 
     def _in_place(self, stored: NDArray) -> NDArray:
-        """Rows of the parts side by side, as rows of weights."""
-        whole = stored if self.order is None else np.empty_like(stored)
+        """Rows of the parts side by side, turned into rows of weights."""
+        rows = stored if self.order is None else np.empty_like(stored)
         if self.order is not None:
-            whole[:, self.order] = stored
+            rows[:, self.order] = stored
         if self.scale is not None:
-            whole *= self.scale
+            rows *= self.scale
         if self.bias is not None:
-            whole += self.bias
-        return whole
+            rows += self.bias
+        return rows
 
 
 Coded: TypeAlias = QuantTensor | PartedTensor
@@ -225,18 +226,19 @@ Coded: TypeAlias = QuantTensor | PartedTensor
 
 
 def parted(tensor: Coded) -> PartedTensor:
-    """The tensor as its parts, of which a plain one has one."""
+    """The tensor as a `PartedTensor`; a plain tensor becomes its only part."""
     return tensor if isinstance(tensor, PartedTensor) else PartedTensor((tensor,))
 
 
 def grid_of(tensor: QuantTensor) -> Grid:
-    """The form of a tensor that is known to have a code of its own for every weight."""
+    """The form of a tensor that has a code for every weight."""
     assert isinstance(tensor.form, Grid)
     return tensor.form
 
 
 def rows_of(tensor: Coded, rows: Rows) -> Coded:
-    """Some rows of a tensor. Raises ValueError for vectors, of which one may serve many rows."""
+    """Some rows of a tensor. Raises ValueError for vectors along N, because one vector belongs to
+    several rows."""
     if isinstance(tensor, PartedTensor):
         return replace(tensor, parts=tuple(_rows_of(part, rows) for part in tensor.parts))
     return _rows_of(tensor, rows)

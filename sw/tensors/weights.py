@@ -1,4 +1,4 @@
-"""Choices of weights by name."""
+"""The choices of weights and their names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from evolute.sw.tensors.tensor import QuantError
 
 @dataclass(frozen=True)
 class Weights:
-    """A choice of weights by name; `rounding` is None for `native` and `float`."""
+    """A choice of weights by name. `rounding` is None for `native` and `float`."""
 
     name: str
     rounding: Rounding | None = None
 
     @property
     def method(self) -> str:
-        """In words, how the weights came about."""
+        """A description of how the weights are made."""
         if self.rounding:
             return f"round to nearest, {self.rounding.scheme.name.lower().replace('_', ' ')}"
         return "codes as shipped" if self == NATIVE else "float32 as shipped"
@@ -37,12 +37,12 @@ GRAMMAR = (
 
 
 def parse_weights(text: str) -> Weights:
-    """The choice that `text` names.
+    """The choice that `text` names. Raises `QuantError`.
 
-    `native`; `float`; `w4g32` = 4 bits in groups of 32 along K, followed by `s` symmetric, `a`
-    asymmetric with an integer zero point (the default) or `f` float minimum; `b4g128` = BitMoD's
-    4-bit floating point with a special value per group; `tg128` = ternary. Without a group, or
-    with `g0`, each output channel has one grid. Raises `QuantError`.
+    `native`; `float`; `w4g32` = 4 bits in groups of 32 along K, followed by `s` for symmetric, `a`
+    for asymmetric with an integer zero point (the default) or `f` for a float minimum; `b4g128` =
+    BitMoD's 4-bit floating point with a special value per group; `tg128` = ternary. Without a
+    group, or with `g0`, each output channel is one group.
     """
     for choice in (NATIVE, FLOAT):
         if text == choice.name:

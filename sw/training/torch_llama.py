@@ -1,4 +1,4 @@
-"""A Llama in PyTorch, for making `evolute-tiny` and for training tables by centroid."""
+"""A Llama in PyTorch, for training `evolute-tiny` and tables by centroid."""
 
 # PyTorch is no dependency of this package, so it may be absent where types are checked.
 # pyright: reportMissingImports=false
@@ -31,7 +31,8 @@ Linears: TypeAlias = Callable[[Sequence[str], torch.Tensor], list[torch.Tensor]]
 
 
 def torch_weights(model: LanguageModel) -> Weights:
-    """A model's tensors, float32; rows of query and key are put in half-split order."""
+    """A model's tensors in float32. Rows of query and key weights are in half-split order, see
+    `half_split`."""
     weights = {}
     for name, tensor in model.tensors.items():
         array = dequantized(tensor)
@@ -42,7 +43,8 @@ def torch_weights(model: LanguageModel) -> Weights:
 
 
 def half_split(config: ModelConfig, name: str, rows: int) -> np.ndarray:
-    """Which row of the tensor `name` comes where so that elements of a head turn in halves."""
+    """The order of a tensor's rows with which the elements i and i + head_dim/2 of a head rotate
+    together."""
     order = np.arange(rows)
     if config.rope_pairs == "interleaved" and name.endswith((".q", ".k")):
         order = order.reshape(-1, config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
@@ -57,21 +59,22 @@ class Cache:
     values: torch.Tensor
 
     def rows(self, index: torch.Tensor) -> Cache:
-        """The cache of some of the batch's rows."""
+        """The cache of some rows of the batch."""
         return Cache(self.keys[:, index], self.values[:, index])
 
 
 def empty_cache(config: ModelConfig, batch: int) -> Cache:
-    """Room for `batch` sequences of the whole context, float32."""
+    """A cache for `batch` sequences of the model's whole context, float32."""
     size = (config.layers, batch, config.kv_heads, config.context, config.head_dim)
     return Cache(torch.zeros(size), torch.zeros(size))
 
 
 def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """What each position reads from itself and those before; all [batch, head, position, dim].
+    """Causal attention: each position attends to itself and earlier ones. All tensors are [batch,
+    head, position, dim].
 
-    By blocks of queries, which skips most of what is masked: PyTorch's own kernel takes twice as
-    long on a CPU, most of it in the backward pass.
+    It works in blocks of queries, which skips most of the masked part. PyTorch's own kernel takes
+    twice as long on a CPU, most of it in the backward pass.
     """
     batch, heads, length, dim = query.shape
     query, key, value = (
@@ -95,11 +98,12 @@ def forward(
     start: int = 0,
     linear: Linears | None = None,
 ) -> torch.Tensor:
-    """Logits, float32 [batch, position, vocab], of token ids [batch, position].
+    """Logits, float32 [batch, position, vocab], for token ids [batch, position].
 
-    Elements of a head turn in halves. Matrix products run in the dtype of the weights, norms and
-    the residual stream in float32. With a cache, `ids` is the one position `start`, the cache takes
-    it in, and query heads must equal key heads.
+    The elements i and i + head_dim/2 of a head rotate together. Matrix products are computed in the
+    dtype of the weights, norms and the residual stream in float32. With a cache, `ids` is the
+    single position `start`, whose keys and values are added to the cache; query heads must equal
+    key heads.
     """
     batch, length = ids.shape
     exponent = torch.arange(0, config.head_dim, 2) / config.head_dim
@@ -148,7 +152,7 @@ def forward(
 def sample_texts(
     config: ModelConfig, weights: Weights, rng: np.random.Generator, attempts: int, mark: int
 ) -> list[list[int]]:
-    """Token ids of the texts that end within the context, without the mark before and after.
+    """Token ids of sampled texts that end within the context, without the mark before and after.
 
     Samples at temperature 1. Weights in bfloat16 are several times faster than in float32.
     """
@@ -175,7 +179,7 @@ def sample_texts(
 
 
 def initial_weights(config: ModelConfig, rng: np.random.Generator) -> Weights:
-    """Random float32 weights: unit norms, and matrices that keep the size of what they map."""
+    """Random float32 weights: norms are 1, and matrices keep the magnitude of their inputs."""
     weights = {}
     for name, shape in config.shapes().items():
         if name == "head":
@@ -195,12 +199,13 @@ def train_model(
     steps: int,
     batch: int,
 ) -> Weights:
-    """Float32 weights that predict the next token of stories, each led by its mark.
+    """Train float32 weights that predict the next token of stories, each of which begins with its
+    mark.
 
-    A sample is a window of the whole context that begins at a story and runs on into the next
-    ones. Matrices of the layers are optimized by Muon, the rest by AdamW, both with a short
-    warm-up and a cosine to zero; products run in bfloat16. Raises `FileError` when all stories
-    together do not fill one window.
+    A sample is a window of the whole context that begins at a story and continues into the next
+    ones. Matrices of the layers are optimized by Muon, the rest by AdamW; both have a short warm-up
+    and a cosine schedule to zero. Products are computed in bfloat16. Raises `FileError` if all
+    stories together do not fill one window.
     """
     stream = np.concatenate([np.asarray(story, np.int64) for story in stories])
     starts = np.cumsum([0, *(len(story) for story in stories)])
@@ -244,7 +249,7 @@ def train_model(
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts stories, their ends included."""
+    """How well a model predicts stories, including their ends."""
 
     nats: float
     tokens: int
@@ -252,18 +257,18 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """Per token of the model's own vocabulary."""
+        """Perplexity per token of the model's own vocabulary."""
         return math.exp(self.nats / self.tokens)
 
     @property
     def bits_per_character(self) -> float:
-        """Comparable between vocabularies."""
+        """Bits per character, which can be compared between vocabularies."""
         return self.nats / math.log(2) / self.characters
 
 
 @torch.inference_mode()
 def score(model: LanguageModel, texts: Sequence[str]) -> Score:
-    """Score a model on texts, each on its own between two of the marks that begin a text."""
+    """Score a model on texts, each one separately between two of the marks that begin a text."""
     weights, (mark,) = torch_weights(model), model.tokenizer.prefix
     nats, tokens = 0.0, 0
     for text in track(texts, "scoring", console=PROGRESS):

@@ -3,9 +3,9 @@
 The teacher is stories15M of llama2.c, fetched as `sw.checkpoints.zoo` says. From the repository
 root, with the extra `train` (PyTorch):
 
-    python -m sw.training.train_tiny sample build/tiny
-    python -m sw.training.train_tiny train build/tiny
-    python -m sw.training.train_tiny export build/tiny sw/checkpoints/models/evolute-tiny
+    python -m evolute.sw.training.train_tiny sample build/tiny
+    python -m evolute.sw.training.train_tiny train build/tiny
+    python -m evolute.sw.training.train_tiny export build/tiny sw/checkpoints/models/evolute-tiny
 
 Each stage leaves its result in the working folder; `sample` continues where it was interrupted.
 Every random number comes from a NumPy generator with a stated seed, so equal versions of the
@@ -67,14 +67,15 @@ SHIPPED_STORIES = 40  # so many held-out stories travel with the model
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sampled stories, split by position so that the split stays when more are sampled."""
+    """Sampled stories, split by their position, so that the split does not change when more are
+    sampled."""
 
     trained: list[str]
     held_out: list[str]
 
 
 def read_corpus(folder: Path) -> Corpus:
-    """What `sample` left in a folder. Raises `FileError` when that is nothing."""
+    """The stories that `sample` wrote into a folder. Raises `FileError` if there are none."""
     texts = [
         text
         for path in sorted(folder.glob("stories-*.txt"))
@@ -83,11 +84,11 @@ def read_corpus(folder: Path) -> Corpus:
     if not texts:
         raise FileError(f"{folder}: has no sampled stories, run the sample stage first")
     held_out = texts[::HELD_OUT_EVERY]
-    return Corpus([text for at, text in enumerate(texts) if at % HELD_OUT_EVERY], held_out)
+    return Corpus([text for number, text in enumerate(texts) if number % HELD_OUT_EVERY], held_out)
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of `vocab` tokens; it puts `STORY`, id 0, before a text."""
+    """A byte-level BPE tokenizer of `vocab` tokens, which puts `STORY` (id 0) before a text."""
     tokenizer = Tokenizer(models.BPE())
     # The library's stubs make these attributes read-only; they are not.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
@@ -219,14 +220,14 @@ def export(folder: Path, destination: Path) -> None:
     write_text(destination / "config.json", json.dumps(hugging_face_config(TINY), indent=2) + "\n")
     write_text(destination / "tokenizer.json", tokenizer)
     write_text(destination / "heldout.txt", STORY.join(held_out[:SHIPPED_STORIES]))
-    own = score(open_model(destination), held_out)
+    result = score(open_model(destination), held_out)
     teacher = score(zoo.load(TEACHER), held_out)
     record["held_out"] = {
         "stories": len(held_out),
-        "characters": own.characters,
-        "tokens": own.tokens,
-        "perplexity": round(own.perplexity, 4),
-        "bits_per_character": round(own.bits_per_character, 4),
+        "characters": result.characters,
+        "tokens": result.tokens,
+        "perplexity": round(result.perplexity, 4),
+        "bits_per_character": round(result.bits_per_character, 4),
         "teacher_bits_per_character": round(teacher.bits_per_character, 4),
     }
     write_text(destination / "training.json", json.dumps(record, indent=2) + "\n")

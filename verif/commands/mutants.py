@@ -47,7 +47,7 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a worker needs of a design: its mutations, and the folder with its files."""
+    """What a worker needs for one design: its mutations, and the folder with its files."""
 
     design: str
     mutations: tuple[Mutation, ...]
@@ -63,17 +63,17 @@ class _Plan:
 
 
 def _cpu_seconds() -> float:
-    """CPU time of this process and of what it has started and waited for."""
+    """CPU time of this process and of all processes that it started and waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _timed(task: tuple[Callable[[Any], Any], Any]) -> tuple[Any, float]:
-    """Do a task; its result, and the CPU time it took."""
-    work, what = task
-    before = _cpu_seconds()
-    done = work(what)
-    return done, _cpu_seconds() - before
+    """Do a task. Returns its result and the CPU time that it took."""
+    work, argument = task
+    cpu_before = _cpu_seconds()
+    done = work(argument)
+    return done, _cpu_seconds() - cpu_before
 
 
 def _points(task: tuple[str, int]) -> tuple[str, dict[tuple[str, int], list[Mutation]]]:
@@ -82,7 +82,8 @@ def _points(task: tuple[str, int]) -> tuple[str, dict[tuple[str, int], list[Muta
 
 
 def _build(plan: _Plan) -> str:
-    """Write a plan's files and build its simulation; what the sound design does wrong, or ''."""
+    """Write a plan's files and build its simulation. Returns the first difference of the design
+    without a mutation, or ''."""
     spec = DESIGNS[plan.design]
     flat = netlist(spec)
     plan.netlist.write_text(flat)
@@ -102,7 +103,7 @@ def _prove(task: tuple[_Plan, Mutation]) -> tuple[Mutation, str | None]:
 
 
 class _Campaign:
-    """A run through all steps; what is known so far stays when it is interrupted."""
+    """All steps of a measurement. What is known so far is kept when it is interrupted."""
 
     def __init__(self, count: int, seed: int, workers: int):
         self.count, self.seed, self.workers = count, seed, workers
@@ -111,9 +112,10 @@ class _Campaign:
         self.cpu_seconds = 0.0
 
     def run(self) -> None:
+        """Draw mutants, try all of them, and prove what can be proved of the survivors."""
         rng = np.random.default_rng((self.seed, self.count))
-        some = max(1, self.count // _PER_DESIGN)
-        designs = [list(DESIGNS)[i] for i in sorted(rng.permutation(len(DESIGNS))[:some])]
+        design_count = max(1, self.count // _PER_DESIGN)
+        designs = [list(DESIGNS)[i] for i in sorted(rng.permutation(len(DESIGNS))[:design_count])]
         context = multiprocessing.get_context("spawn")
         with (
             tempfile.TemporaryDirectory(prefix="evolute-mutants-") as name,
@@ -130,13 +132,13 @@ class _Campaign:
                         yield done, cpu
                         progress(number)
 
-            known = dict(
+            points_by_design = dict(
                 done
                 for done, _ in results_of(
                     "reading netlists", _points, [(name, self.seed) for name in designs]
                 )
             )
-            chosen = draw(known, self.count, self.seed)
+            chosen = draw(points_by_design, self.count, self.seed)
             self.tried = len(chosen)
             plans = [
                 _Plan(design, tuple(m for m in chosen if m.design == design), Path(name))
@@ -149,13 +151,15 @@ class _Campaign:
             for (mutation, difference), cpu in results_of("trying mutants", _try, tasks):
                 verdict = "survived" if difference is None else "killed"
                 self.outcomes[mutation] = Outcome(mutation, verdict, difference or "", cpu)
-            left = [
+            survivors = [
                 (plan, mutation)
                 for plan in plans
                 for mutation in plan.mutations
                 if self.outcomes[mutation].verdict == "survived"
             ]
-            for (mutation, how), cpu in results_of("proving those that are left", _prove, left):
+            for (mutation, how), cpu in results_of(
+                "proving those that are left", _prove, survivors
+            ):
                 verdict = "survived" if how is None else "equivalent"
                 spent = cpu + self.outcomes[mutation].cpu_seconds
                 self.outcomes[mutation] = Outcome(mutation, verdict, how or "", spent)
@@ -169,7 +173,7 @@ def _counts(outcomes: Iterable[Outcome]) -> schema.MutantCounts:
 
 
 def _share(counts: schema.MutantCounts) -> float:
-    """The killed of those that are not proved equivalent."""
+    """The share of killed mutants among those that are not proved equivalent."""
     rest = counts.tried - counts.equivalent
     return counts.killed / rest if rest else 1.0
 

@@ -1,4 +1,4 @@
-"""The command that generates text, down to the RTL."""
+"""The command `evolute run`, which generates text with the layers computed down to the RTL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Backend = Literal["integer", "golden", "rtl", "float"]
 
 @dataclass(frozen=True)
 class Job:
-    """Tokens to continue, and how."""
+    """A text to continue, and how."""
 
     model: LanguageModel
     weights: Weights
@@ -63,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The new tokens, what was measured, and that in words."""
+    """The new tokens, what was measured, and lines of text about it."""
 
     tokens: list[int]
     measured: dict[str, Any] = field(default_factory=dict)
@@ -83,16 +83,16 @@ def _generate(job: Job, linear: Linears) -> list[int]:
 
 def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment) -> Outcome:
     with working("preparing the weights"):
-        held = core_model(assignment)
-        prompt, decode = phases(held, len(job.prompt), job.timing)
+        placed = core_model(assignment)
+        prompt, decode = phases(placed, len(job.prompt), job.timing)
 
     def cycles(tokens: int) -> int:
         """The cycles that the model gives for `tokens` passes."""
         return sum(phase.model.cycles for phase in prompt) + (tokens - 1) * decode.model.cycles
 
     if backend != "rtl":
-        stage = {"integer": integer_stage, "golden": golden_stage}[backend](held)
-        tokens = _generate(job, core_linears(held, stage))
+        stage = {"integer": integer_stage, "golden": golden_stage}[backend](placed)
+        tokens = _generate(job, core_linears(placed, stage))
         passes = min(len(tokens) + 1, job.tokens)  # a stop token is not among those found
         return Outcome(
             tokens, {"digest": core.digest, "cycles": {"rtl": None, "model": cycles(passes)}}
@@ -102,9 +102,9 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment)
     with contextlib.ExitStack() as stack:
         done = stack.enter_context(progress("simulating"))
         total = cycles(job.tokens)
-        on_core = on_rtl(held, native, prompt, decode, job.timing, lambda now: done(now / total))
+        on_core = on_rtl(placed, native, prompt, decode, job.timing, lambda now: done(now / total))
         run_stage, account = stack.enter_context(on_core)
-        linear = core_linears(held, run_stage)
+        linear = core_linears(placed, run_stage)
         tokens = list(
             evolute.sw.language_model.decoder.generate(
                 job.model, linear, job.prompt, job.tokens, job.choose, job.kv
@@ -148,7 +148,8 @@ def _lines(core: CoreSpec, account: Account, assignment: Assignment) -> list[str
 
 
 def _backend(stated: Backend | None, weights: str | None) -> Backend:
-    """The backend that `--backend` and `--weights` together mean. Raises `RefusedError`."""
+    """The backend that `--backend` and `--weights` together mean. Raises `RefusedError` for a
+    contradiction."""
     if weights == FLOAT.name:
         if stated not in (None, "float"):
             raise RefusedError(f"backend: must be float with --weights float, got {stated}")

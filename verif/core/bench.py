@@ -1,4 +1,5 @@
-"""Plays programs on a Verilated core and notes where it differs from its models."""
+"""Runs programs on a Verilated core and notes every difference from its golden model and its cycle
+model."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ LIMIT_CYCLES = 1 << 20
 
 
 def timings(core: CoreSpec) -> dict[str, MemoryTiming]:
-    """Memories with different latencies and rates, by what is special about them."""
+    """Memories with different latencies and rates, by the property that each one tests."""
     bus = core.bus_bytes
     return {
         "latency 1": MemoryTiming(1, bus),
@@ -48,9 +49,9 @@ def timings(core: CoreSpec) -> dict[str, MemoryTiming]:
 
 
 def random_rate(core: CoreSpec, rng: np.random.Generator) -> MemoryTiming:
-    """A random memory. Its bytes per cycle are a fraction of small or very large numbers, between a
-    sixteenth of what the core's port takes and a little more than all of it. Every other memory has
-    a refresh."""
+    """A memory with random timing. Its rate in bytes per cycle is a fraction of small or very large
+    numbers, between a sixteenth of what the core's port takes and a little more than all of it.
+    Half of the memories have a refresh."""
     cycles = int(rng.integers(2, rng.choice([1000, 1 << 40])))
     part = Fraction(int(rng.integers(cycles, 17 * cycles)), 16 * cycles)
     interval = int(rng.integers(20, 200)) if rng.integers(2) else 0
@@ -64,12 +65,12 @@ def random_rate(core: CoreSpec, rng: np.random.Generator) -> MemoryTiming:
 
 
 def put(memory: NDArray[np.uint8], place: int, data: bytes | NDArray[np.uint8]) -> None:
-    """Write bytes into a memory's image."""
+    """Write bytes into the image of a memory, from index `place` on."""
     memory[place : place + len(data)] = np.frombuffer(data, np.uint8)
 
 
 class Enough(Exception):
-    """Raised when so many differences are known that a verification can end."""
+    """Raised when the number of differences at which a verification ends is reached."""
 
 
 @dataclass
@@ -94,19 +95,19 @@ class Tally:
 
 @dataclass(frozen=True)
 class Expected:
-    """The outcome of a program by the golden model."""
+    """The outcome of a program according to the golden model."""
 
     memory: NDArray[np.uint8]
-    """The memory after the program, in place of the program's `image`."""
+    """The memory after the program; it began as the program's `image`."""
     beat_steps: BeatSteps | None
-    """The steps of every weight beat of a multiplication, by the instruction's index; None if they
-    do not depend on weights."""
+    """The steps of every weight beat of each matmul, by the instruction's index; None if they do
+    not depend on the weights."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program and the memory around it. The instructions lie at bus address `address`, and
-    `image` is the memory's contents from bus address `base` on."""
+    """A program and the memory around it. The instructions lie at the bus address `address`;
+    `image` holds the memory's contents from the bus address `base` on."""
 
     core: CoreSpec
     instructions: Sequence[Instruction]
@@ -123,12 +124,14 @@ class Program:
         put(memory, self.address - self.base, isa.to_bytes(instructions))
 
     def expected(self) -> Expected:
-        """The outcome of the program by the golden model."""
+        """The outcome of the program according to the golden model."""
         memory, moved = self.image.copy(), [self._moved(step) for step in self.instructions]
         self._write(memory, moved)
         calls = iter(range(len(moved)))
 
         def host() -> None:
+            """Called at every sync with the sync's number, from 0, and the memory, which it may
+            change."""
             if self.host is not None:
                 self.host(next(calls), memory)
 
@@ -155,7 +158,7 @@ class Program:
         )
 
     def writer(self, address: int) -> str:
-        """The instruction that had to write the byte at a bus address, in words."""
+        """Describes the instruction that should have written the byte at a bus address."""
         for index in reversed(range(len(self.instructions))):
             step = self.instructions[index]
             if step.operation.name == "store":
@@ -167,7 +170,7 @@ class Program:
 
 
 class Bench:
-    """Plays programs on a built core and keeps a tally of the differences from its models."""
+    """Runs programs on a built core and keeps a tally of the differences from its models."""
 
     def __init__(
         self,
@@ -184,8 +187,8 @@ class Bench:
 
     @contextlib.contextmanager
     def session(self, base: int = 0, waves: Path | None = None) -> Iterator[Session]:
-        """Start a simulated core, with memory from bus address `base` on. Violations of bus rules
-        become differences when it ends."""
+        """Start a simulated core with memory from the bus address `base` on. When the session ends,
+        violations of bus rules are noted as differences."""
         timing = MemoryTiming(1, self.core.bus_bytes)
         with Session(
             self.native,
@@ -200,26 +203,26 @@ class Bench:
             self.watch(session, "the end of a session")
 
     def watch(self, session: Session, case: str) -> None:
-        """Note the violations of bus rules since this was last called as differences."""
+        """Note as differences all violations of bus rules since the last call."""
         for violation in session.violations():
             self.differ(case, violation)
 
-    def differ(self, case: str, what: str) -> None:
-        """Note a difference. Raises `Enough` with the last one that is wanted."""
+    def differ(self, case: str, difference: str) -> None:
+        """Note a difference. Raises `Enough` when `most_differences` are reached."""
         where = f"spec {self.core.digest} seed {self.seed} case {case!r}"
-        self.tally.differences.append(f"{where}: {what}")
+        self.tally.differences.append(f"{where}: {difference}")
         if len(self.tally.differences) == self.most_differences:
             raise Enough
 
-    def check(self, case: str, name: str, seen: object, wanted: object) -> None:
-        """Note a difference in `name` unless `seen` equals `wanted`."""
-        if seen != wanted:
-            self.differ(case, f"{name} is {seen!r}, must be {wanted!r}")
+    def check(self, case: str, name: str, actual: object, expected: object) -> None:
+        """Note a difference in `name` unless `actual` equals `expected`."""
+        if actual != expected:
+            self.differ(case, f"{name} is {actual!r}, must be {expected!r}")
 
     def random_program(
         self, rng: np.random.Generator, base: int = 0, length: int | None = None
     ) -> Program:
-        """A random program, in a memory of random data."""
+        """A random program in a memory of random data, with at least `length` instructions."""
         length = int(rng.integers(2, 60)) if length is None else length
         program = random_program(self.core, rng, base + DATA_BYTES, length)
         size = len(program) * isa.INSTRUCTION_BYTES
@@ -229,8 +232,8 @@ class Bench:
         return Program(self.core, program, address, memory, base)
 
     def long_program(self, rng: np.random.Generator, length: int, boundary: int) -> Program:
-        """A long program, in a memory of random data, that lies across the address `boundary`. If
-        `boundary` is negative, its data lie across that address without the sign."""
+        """A long program that lies across the address `boundary`, in a memory of random data. If
+        `boundary` is negative, not the program but its data lie across the address -`boundary`."""
         base = abs(boundary) - DATA_BYTES // 2 - (DATA_BYTES if boundary < 0 else 0)
         program = long_program(self.core, rng, base + DATA_BYTES, length)
         size = len(program) * isa.INSTRUCTION_BYTES
@@ -249,11 +252,12 @@ class Bench:
         starts: Mapping[str, int] | None = None,
         before: int = 0,
     ) -> None:
-        """Run a program and compare memory, counters and, if `time` is a memory's timing, cycles.
-        An integer `time` is the seed of a memory that answers at random.
+        """Run a program and compare memory and counters with the models.
 
-        `starts` are values that counters have been made to count on from. `before` instructions
-        count as fetched and dispatched before those of the program, which has a burst's at least.
+        `time` is either the memory's timing, and then cycles are compared too, or the seed of a
+        memory that answers at random. `starts` are the values from which counters were made to
+        count. The first `before` instructions count as already fetched and dispatched; the program
+        itself must be at least as long as a burst then.
         """
         tally = self.tally
         tally.cases += 1
@@ -296,11 +300,11 @@ class Bench:
                 self.tally.elements += step["words"] * self.core.bus_bits // RESULT_BITS
         wrong = np.flatnonzero(stored != expected)
         if len(wrong):
-            at = int(wrong[0])
-            address = program.base + at
+            position = int(wrong[0])
+            address = program.base + position
             self.differ(
                 case,
-                f"byte {address:#x} is {stored[at]}, golden says {expected[at]} "
+                f"byte {address:#x} is {stored[position]}, golden says {expected[position]} "
                 f"({program.writer(address)}; {len(wrong)} bytes differ)",
             )
 
@@ -318,7 +322,8 @@ class Bench:
 
 
 def go_late(session: Session, core: CoreSpec, before: int) -> None:
-    """Let so many instructions, which fill whole bus words, count as fetched and dispatched."""
+    """Make the core count `before` instructions, which fill whole bus words, as fetched and
+    dispatched."""
     words = before * isa.INSTRUCTION_BITS // core.bus_bits
     for name, value in (("index", before), ("words", words), ("left", -words)):
         session.advance(name, value)
@@ -327,8 +332,10 @@ def go_late(session: Session, core: CoreSpec, before: int) -> None:
 def run(
     session: Session, program: Program, limit: int = LIMIT_CYCLES, before: int = 0
 ) -> tuple[list[int], Event]:
-    """Run a program with its host to its end: the cycles of its syncs, and the last event. Its
-    length says that there are so many instructions `before` it."""
+    """Run a program, with its host, to its end. Returns the cycles of its syncs and the last event.
+
+    `before` is added to the program's length, see `go_late`.
+    """
     raised: list[int] = []
     event = session.run(program.address, before + len(program.instructions), limit)
     while event.kind == "sync":
@@ -347,7 +354,7 @@ def outcome(event: Event) -> str:
 
 
 def features(program: Sequence[Instruction]) -> set[str]:
-    """The names of the features that a program shows."""
+    """The names of the features that a program uses, for counting coverage."""
     shown = set()
     for step in program:
         name = step.operation.name

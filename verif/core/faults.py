@@ -1,4 +1,5 @@
-"""What a core must refuse, and how: every fault, and which words are instructions at all."""
+"""Checks that a core refuses what it must: every fault is provoked, and random words are tried as
+instructions."""
 
 from __future__ import annotations
 
@@ -38,21 +39,24 @@ from evolute.verif.core.session import DECERR, SLVERR, Event, Session
 from evolute.verif.core.stand import stand
 
 PATIENCE = 300
-"""The watchdog's cycles where it is to stop a program."""
+"""Cycles without movement after which the watchdog stops a program in these checks."""
 
 
 def words_to_bytes(words: Sequence[int]) -> bytes:
-    """Instructions in binary as they lie in memory."""
+    """Encoded instructions as they lie in memory."""
     return b"".join(word.to_bytes(isa.INSTRUCTION_BYTES, "little") for word in words)
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """A program that must come to a stop, and how; `index` is the instruction at fault.
+    """A program that must stop with a fault.
 
-    `setup` prepares the session; `words` are the instructions in binary, and `count`, where given,
-    how many the register says. Of a program that lies where none can, nothing must be `fetched`.
-    Where time decides which instruction is at fault, it is known in exact time alone.
+    `words` are its encoded instructions, and `count` is the length that the host states, by default
+    that of `words`. `fault` and `index` are the fault and the instruction that the core must
+    report. `setup` prepares the session. `fetched` is False where the program's place is illegal,
+    so that no word of it may be fetched; `fetch_fails` is True where the fetch itself is at fault.
+    With `exact_time`, the instruction at fault depends on timing and is only known for a memory
+    with exact timing.
     """
 
     name: str
@@ -68,7 +72,7 @@ class Wrong:
 
 
 def plain(core: CoreSpec, name: str, **changes: int) -> Instruction:
-    """An instruction with the least in every field that the core runs, unless changed."""
+    """The instruction `name` with the smallest legal value in every field, except for `changes`."""
     mode, planes = next(iter(core.engine.modes.items()))
     if name == "matmul":
         changes = {"mode": mode, "planes": planes[0]} | changes
@@ -77,19 +81,22 @@ def plain(core: CoreSpec, name: str, **changes: int) -> Instruction:
     return Instruction(OPERATIONS[name], tuple(values))
 
 
-def _encoded(core: CoreSpec, wanted: dict[str, tuple[str, dict[str, int]]]) -> dict[str, int]:
-    """Plain instructions with changes, as words, as far as the fields can hold the changes."""
+def _encoded(
+    core: CoreSpec, changed_instructions: dict[str, tuple[str, dict[str, int]]]
+) -> dict[str, int]:
+    """The words of plain instructions with changes. Changes that their fields cannot hold are left
+    out."""
     words = {}
-    for title, (name, changes) in wanted.items():
+    for title, (name, changes) in changed_instructions.items():
         with contextlib.suppress(IsaError):
             words[title] = isa.encode(plain(core, name, **changes))
     return words
 
 
 def illegal_words(core: CoreSpec) -> dict[str, int]:
-    """Words that are no instruction, or none that the core has room for."""
-    known = {operation.opcode for operation in OPERATIONS.values()}
-    words = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in known}
+    """Words that are not an instruction, or not one that the core can run, by a title for each."""
+    opcodes = {operation.opcode for operation in OPERATIONS.values()}
+    words = {f"opcode {i}": i for i in range(1 << isa.OPCODE_BITS) if i not in opcodes}
     for name, operation in OPERATIONS.items():
         word = isa.encode(plain(core, name))
         words[f"{name}: a bit above"] = word | 1 << operation.bits
@@ -97,11 +104,11 @@ def illegal_words(core: CoreSpec) -> dict[str, int]:
         for unit in list(Unit) if operation.unit is None else [operation.unit]:
             words[f"{name}: waits for {unit.name}"] = word | 1 << isa.WAIT_OFFSET + unit
             words[f"{name}: signals {unit.name}"] = word | 1 << isa.SIGNAL_OFFSET + unit
-    last = (1 << core.address_bits) - core.bus_bytes
-    wanted: dict[str, tuple[str, dict[str, int]]] = {
+    last_address = (1 << core.address_bits) - core.bus_bytes
+    changed_instructions: dict[str, tuple[str, dict[str, int]]] = {
         "load: no such buffer": ("load", {"buffer": len(BUFFERS)}),
-        "load: past memory": ("load", {"memory": last, "words": 2}),
-        "store: past memory": ("store", {"memory": last, "words": 2}),
+        "load: past memory": ("load", {"memory": last_address, "words": 2}),
+        "store: past memory": ("store", {"memory": last_address, "words": 2}),
         "matmul: past the sums": ("matmul", {"accumulator": core.accumulator_words}),
         "store: past the sums": ("store", {"accumulator": core.accumulator_words}),
         "matmul: group too long": ("matmul", {"group_slices": core.engine.group_slices + 1}),
@@ -109,17 +116,17 @@ def illegal_words(core: CoreSpec) -> dict[str, int]:
     modes = core.engine.modes
     for mode in {max(modes) + 1, (1 << isa.MODE_BITS) - 1} - {1 << isa.MODE_BITS}:
         if mode not in modes:
-            wanted[f"matmul: no mode {mode}"] = ("matmul", {"mode": mode})
+            changed_instructions[f"matmul: no mode {mode}"] = ("matmul", {"mode": mode})
     for mode, planes in modes.items():
         for count in {planes[0] - 1, planes[-1] + 1} & set(range(1, 9)):
-            wanted[f"matmul: {count} planes in mode {mode}"] = (
+            changed_instructions[f"matmul: {count} planes in mode {mode}"] = (
                 "matmul",
                 {"planes": count, "mode": mode},
             )
     if not core.engine.fills:
-        wanted["fill: nothing to fill"] = ("fill", {})
+        changed_instructions["fill: nothing to fill"] = ("fill", {})
     for fill in core.engine.fills:
-        whole = {"slices": fill.slices, "planes": fill.planes, "mode": fill.mode}
+        full_fill = {"slices": fill.slices, "planes": fill.planes, "mode": fill.mode}
         changes: dict[str, dict[str, int]] = {
             "too long": {"slices": fill.slices + 1},
             "too many planes": {"planes": fill.planes + 1},
@@ -130,39 +137,58 @@ def illegal_words(core: CoreSpec) -> dict[str, int]:
         if core.weight_buffer.words_per_beat > 1:
             changes["within weights"] = {"weight": 1}
         for title, change in changes.items():
-            wanted[f"fill: {title}"] = ("fill", whole | change)
+            changed_instructions[f"fill: {title}"] = ("fill", full_fill | change)
     for i, buffer in enumerate(core.buffers):
         past = {"buffer": i, "address": buffer.bus_words - 1, "words": 2}
-        wanted[f"load: past {buffer.name}s"] = ("load", past)
-        wanted[f"matmul: past {buffer.name}s"] = ("matmul", {buffer.name: buffer.bus_words})
+        changed_instructions[f"load: past {buffer.name}s"] = ("load", past)
+        changed_instructions[f"matmul: past {buffer.name}s"] = (
+            "matmul",
+            {buffer.name: buffer.bus_words},
+        )
         if buffer.words_per_beat > 1:
-            wanted[f"matmul: within {buffer.name}s"] = ("matmul", {buffer.name: 1})
-    return words | _encoded(core, wanted)
+            changed_instructions[f"matmul: within {buffer.name}s"] = ("matmul", {buffer.name: 1})
+    return words | _encoded(core, changed_instructions)
 
 
 def overrunning_words(core: CoreSpec) -> dict[str, int]:
-    """Multiplications and stores that run past the end of a buffer or a bank of sums."""
-    wanted: dict[str, tuple[str, dict[str, int]]] = {}
+    """Instructions that run past the end of a buffer or of a bank of sums, by a title for each."""
+    changed_instructions: dict[str, tuple[str, dict[str, int]]] = {}
     for buffer in core.buffers:
-        last = buffer.bus_words - buffer.words_per_beat
+        last_beat = buffer.bus_words - buffer.words_per_beat
         counts = {"slices": buffer.beats_per_word + 1, "group_slices": 1}
-        wanted[f"matmul: overruns {buffer.name}s"] = ("matmul", counts | {buffer.name: last})
+        changed_instructions[f"matmul: overruns {buffer.name}s"] = (
+            "matmul",
+            counts | {buffer.name: last_beat},
+        )
     weights = core.weight_buffer
     for fill in core.engine.fills:
-        last = weights.bus_words - weights.words_per_beat
+        last_beat = weights.bus_words - weights.words_per_beat
         if fill.slices * fill.planes > weights.beats_per_word:
             counts = {"slices": fill.slices, "planes": fill.planes, "mode": fill.mode}
-            wanted["fill: overruns weights"] = ("fill", counts | {"weight": last})
+            changed_instructions["fill: overruns weights"] = (
+                "fill",
+                counts | {"weight": last_beat},
+            )
     words = 2 * core.scale_lanes * RESULT_BITS // core.bus_bits + 1
     for title, accumulator in (("a bank", core.bank_words - 1), ("sums", 2 * core.bank_words - 1)):
         rows, span = {"row_tiles": 2}, {"words": words}
-        wanted[f"matmul: overruns {title}"] = ("matmul", rows | {"accumulator": accumulator})
-        wanted[f"store: overruns {title}"] = ("store", span | {"accumulator": accumulator})
-    return _encoded(core, wanted)
+        changed_instructions[f"matmul: overruns {title}"] = (
+            "matmul",
+            rows | {"accumulator": accumulator},
+        )
+        changed_instructions[f"store: overruns {title}"] = (
+            "store",
+            span | {"accumulator": accumulator},
+        )
+    return _encoded(core, changed_instructions)
 
 
 def static_fault(core: CoreSpec, word: int) -> Fault | None:
-    """What the dispatcher must say to a word: all rules but those on how far a loop runs."""
+    """The fault that the dispatcher must report for a word, or None.
+
+    These are all rules except those on how far a loop runs. They are stated here independently of
+    `hw.isa.instructions.check`.
+    """
     try:
         decoded = isa.decode(word)
     except IsaError:
@@ -198,7 +224,8 @@ def static_fault(core: CoreSpec, word: int) -> Fault | None:
 
 
 def _random_word(core: CoreSpec, rng: np.random.Generator) -> int:
-    """Bits at random, or an instruction near the limits of the core, some with a bit flipped."""
+    """Random bits, or an instruction near the limits of the core, sometimes with one bit
+    flipped."""
     if rng.random() < 0.1:
         return int.from_bytes(rng.bytes(isa.INSTRUCTION_BYTES), "little")
     operation = list(OPERATIONS.values())[rng.integers(len(OPERATIONS))]
@@ -227,33 +254,39 @@ def _random_word(core: CoreSpec, rng: np.random.Generator) -> int:
 
 
 def _edges(core: CoreSpec, rng: np.random.Generator) -> Iterator[int]:
-    """Loads and stores that end with the last word of memory or of a buffer, or one word after it,
-    and are as long as each power of two, or of any length."""
+    """Loads and stores that end at the last word of memory or of a buffer, or one word after it.
+    Their lengths are the powers of two and some random ones."""
 
     def lengths(bits: int) -> list[int]:
-        most = (1 << bits) - 1
-        return [*(1 << bit for bit in range(bits)), *rng.integers(1, most, 20).tolist()]
+        largest = (1 << bits) - 1
+        return [*(1 << bit for bit in range(bits)), *rng.integers(1, largest, 20).tolist()]
 
     end = 1 << core.address_bits
     words_bits = {field.name: field.bits for field in OPERATIONS["store"].fields}["words"]
     changes: list[tuple[str, dict[str, int]]] = []
-    for more in (0, 1):
+    for excess_words in (0, 1):
         for words in lengths(words_bits):
             if words * core.bus_bytes <= end:
                 memory = end - words * core.bus_bytes
-                changes.append(("store", {"memory": memory, "words": words + more}))
+                changes.append(("store", {"memory": memory, "words": words + excess_words}))
         for i, buffer in enumerate(core.buffers):
             for words in lengths((buffer.bus_words - 1).bit_length()):
-                place = {"buffer": i, "address": buffer.bus_words - words, "words": words + more}
+                place = {
+                    "buffer": i,
+                    "address": buffer.bus_words - words,
+                    "words": words + excess_words,
+                }
                 changes.append(("load", place))
                 memory = end - words * core.bus_bytes
-                changes.append(("load", {"buffer": i, "memory": memory, "words": words + more}))
+                changes.append(
+                    ("load", {"buffer": i, "memory": memory, "words": words + excess_words})
+                )
     for name, values in changes:
         yield isa.encode(plain(core, name, **values))
 
 
 def check_words(bench: Bench, rng: np.random.Generator) -> None:
-    """Random words: the dispatcher accepts what `hw.isa.instructions` accepts, and nothing else."""
+    """Random words: the dispatcher accepts exactly the words that the rules allow."""
     core, address = bench.core, MEMORY_PAGE_BYTES
     with bench.session() as session:
         for word in (*_edges(core, rng), *(_random_word(core, rng) for _ in range(400))):
@@ -262,16 +295,16 @@ def check_words(bench: Bench, rng: np.random.Generator) -> None:
             while event.kind == "sync":
                 event = session.resume(LIMIT_CYCLES)
             fault = static_fault(core, word)
-            wanted = (Fault.NO_HALT, 1) if fault is None else (fault, 0)
+            expected = (Fault.NO_HALT, 1) if fault is None else (fault, 0)
             if word == isa.encode(plain(core, "halt")):
-                wanted = (None, 0)
-            bench.check(f"word {word:#034x}", "outcome", (event.fault, event.index), wanted)
+                expected = (None, 0)
+            bench.check(f"word {word:#034x}", "outcome", (event.fault, event.index), expected)
             bench.tally.cases += 1
             bench.tally.coverage["random word accepted" if fault is None else "refused"] += 1
 
 
 def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
-    """Every fault, most of them in the middle of a random program."""
+    """Yields every fault, most of them in the middle of a random program."""
     core = bench.core
 
     def words(program: Sequence[Instruction]) -> tuple[int, ...]:
@@ -290,10 +323,10 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
         crooked = plain(core, name, memory=int(rng.integers(1, core.bus_bytes)))
         yield within(f"{name}: misaligned", isa.encode(crooked), Fault.MISALIGNED)
 
-    some = words(bench.random_program(rng).instructions)
+    any_program = words(bench.random_program(rng).instructions)
     for offset in (isa.INSTRUCTION_BYTES, MEMORY_PAGE_BYTES // 2, 1 << core.address_bits):
         title = f"program at {offset:#x}"
-        yield Wrong(title, some, Fault.MISALIGNED, 0, address=offset, fetched=False)
+        yield Wrong(title, any_program, Fault.MISALIGNED, 0, address=offset, fetched=False)
     for pages in (1, 16):
         start = (1 << core.address_bits) - pages * MEMORY_PAGE_BYTES
         count = pages * MEMORY_PAGE_BYTES // isa.INSTRUCTION_BYTES + 1
@@ -307,7 +340,7 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     start = (1 << core.address_bits) - MEMORY_PAGE_BYTES
     title = f"{longest} instructions at {start:#x}"
     yield Wrong(title, (), Fault.MISALIGNED, 0, start, count=longest, fetched=False)
-    yield Wrong("no halt", some[:-1], Fault.NO_HALT, len(some) - 1)
+    yield Wrong("no halt", any_program[:-1], Fault.NO_HALT, len(any_program) - 1)
     yield Wrong("no instruction", (), Fault.NO_HALT, 0)
 
     for name, fault in (("load", Fault.READ), ("store", Fault.WRITE)):
@@ -316,9 +349,9 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
             while not any(step.operation.name == name for step in program):
                 program = bench.random_program(rng).instructions
             yield _trapped(core, rng, program, name, fault, response)
-    more = words(bench.random_program(rng, length=20).instructions)
-    for at in {0, len(more) // 2, len(more) - 1}:
-        yield _untold(core, more, at)
+    longer_program = words(bench.random_program(rng, length=20).instructions)
+    for failing_index in {0, len(longer_program) // 2, len(longer_program) - 1}:
+        yield _untold(core, longer_program, failing_index)
     yield from _too_many_tokens(core)
 
     def guarded(session: Session) -> None:
@@ -338,22 +371,23 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
 
 
 def _untold(core: CoreSpec, program: tuple[int, ...], index: int) -> Wrong:
-    """A program of which one instruction's word of memory is answered with an error: the first
-    instruction in that word is at fault."""
-    at = MEMORY_PAGE_BYTES + isa.INSTRUCTION_BYTES * index
-    first = (at - at % core.bus_bytes - MEMORY_PAGE_BYTES) // isa.INSTRUCTION_BYTES
+    """A program for which the fetch of the instruction `index` is answered with an error. The first
+    instruction in the fetched bus word is at fault."""
+    address = MEMORY_PAGE_BYTES + isa.INSTRUCTION_BYTES * index
+    first_index = (address - address % core.bus_bytes - MEMORY_PAGE_BYTES) // isa.INSTRUCTION_BYTES
     return Wrong(
         f"fetch of {index} answered with an error",
         program,
         Fault.READ,
-        first,
-        setup=lambda session: session.trap(at, at + 1, write=False, response=SLVERR),
+        first_index,
+        setup=lambda session: session.trap(address, address + 1, write=False, response=SLVERR),
         fetch_fails=True,
     )
 
 
 def _too_many_tokens(core: CoreSpec) -> Iterator[Wrong]:
-    """From every unit, to each of the others, one token more than can be counted."""
+    """Yields programs in which one unit gives another one token more than can be counted, for every
+    pair of units."""
 
     def word(name: str, waits: int = 0, gives: int = 0) -> int:
         header = waits << isa.WAIT_OFFSET | gives << isa.SIGNAL_OFFSET
@@ -361,26 +395,27 @@ def _too_many_tokens(core: CoreSpec) -> Iterator[Wrong]:
 
     for unit, taker in permutations(Unit, 2):
         name = _PLAIN[unit]
-        (other,) = set(Unit) - {unit, taker}
-        many = [word(name, gives=1 << taker)] * core.token_limit
+        (third,) = set(Unit) - {unit, taker}
+        allowed_tokens = [word(name, gives=1 << taker)] * core.token_limit
         endings = {name: [word(name, gives=1 << taker)]}
         if unit is Unit.LOAD:
             # A sync must not overtake what is still being loaded.
-            there = {Unit.COMPUTE: "matmul", Unit.STORE: "store"}[other]
+            third_name = {Unit.COMPUTE: "matmul", Unit.STORE: "store"}[third]
             endings["sync"] = [
-                word("load", gives=1 << other),
-                word(there, waits=1 << unit, gives=1 << unit),
-                word("sync", waits=1 << other, gives=1 << taker),
+                word("load", gives=1 << third),
+                word(third_name, waits=1 << unit, gives=1 << unit),
+                word("sync", waits=1 << third, gives=1 << taker),
             ]
         for title, ending in endings.items():
-            program = (*many, *ending, word("halt"))
+            program = (*allowed_tokens, *ending, word("halt"))
             index = len(program) - 2
             name = f"too many tokens of {title} to {taker.name}"
             yield Wrong(name, program, Fault.TOKENS, index)
 
 
 def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], int]:
-    """A random program with a wait that nobody ends, and the instruction that it stops at."""
+    """A random program with a wait that never ends, and the index of the instruction that the
+    watchdog must blame."""
     core, timing = bench.core, MemoryTiming(20, bench.core.bus_bytes)
     while True:
         drawn = bench.random_program(rng, length=30)
@@ -402,8 +437,8 @@ def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], i
 
 
 def _silent(bench: Bench, rng: np.random.Generator, unit: Unit) -> Wrong:
-    """A program whose memory falls silent, until the watchdog has stopped it and blames what an
-    instruction of that unit has under way, or waits for."""
+    """A program during which the memory falls silent until the watchdog has stopped it. The
+    instruction that must be blamed is one of `unit`."""
     core = bench.core
     timing = MemoryTiming(20, core.bus_bytes)
     while True:
@@ -413,14 +448,15 @@ def _silent(bench: Bench, rng: np.random.Generator, unit: Unit) -> Wrong:
         if any(step.operation.name == "sync" for step in instructions):
             continue
         steps = None if core.engine.steps_are_fixed else program.expected().beat_steps
-        for first in rng.integers(1, 400, 40).tolist():
-            last, index = stand(core, instructions, timing, steps, first)
+        for first_silent in rng.integers(1, 400, 40).tolist():
+            last_movement, index = stand(core, instructions, timing, steps, first_silent)
             if instructions[index].operation.unit is unit:
-                return _silent_from(program, first, last + 2 * PATIENCE, index)
+                return _silent_from(program, first_silent, last_movement + 2 * PATIENCE, index)
 
 
 def _silent_from(program: Program, first: int, end: int, index: int) -> Wrong:
-    """A program whose memory is silent from one cycle to another, and what is blamed."""
+    """A program whose memory is silent from the cycle `first` to the cycle `end`; `index` is the
+    instruction that must be blamed."""
 
     def setup(session: Session) -> None:
         session.memory[:] = program.image
@@ -447,30 +483,33 @@ def _trapped(
     fault: Fault,
     response: int,
 ) -> Wrong:
-    """A program with a word of one load's or store's memory answered with an error."""
+    """A program in which one word of a load or store is answered with an error."""
     touching = [step for step in program if step.operation.name == name]
     chosen = touching[rng.integers(len(touching))]
-    at = chosen["memory"] + core.bus_bytes * int(rng.integers(chosen["words"]))
+    address = chosen["memory"] + core.bus_bytes * int(rng.integers(chosen["words"]))
 
     def touches(step: Instruction) -> bool:
-        same = step.operation.name == name
-        return same and 0 <= at - step["memory"] < step["words"] * core.bus_bytes
+        is_same = step.operation.name == name
+        return is_same and 0 <= address - step["memory"] < step["words"] * core.bus_bytes
 
     return Wrong(
         f"{name} answered with {response}",
         tuple(isa.encode(step) for step in program),
         fault,
         next(i for i, step in enumerate(program) if touches(step)),
-        setup=lambda session: session.trap(at, at + 1, write=name == "store", response=response),
+        setup=lambda session: session.trap(
+            address, address + 1, write=name == "store", response=response
+        ),
     )
 
 
 _PLAIN = {Unit.LOAD: "load", Unit.COMPUTE: "matmul", Unit.STORE: "store"}
-"""An instruction of each unit that always runs."""
+"""An instruction of each unit that every core can run."""
 
 
 def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instruction]:
-    """A program in which `count` tokens wait between two units before the first is taken."""
+    """A program in which `count` tokens from one unit to another accumulate before the first is
+    taken."""
 
     def work_of(unit: Unit, wait: Iterable[Unit] = (), signal: Iterable[Unit] = ()) -> Instruction:
         return replace(plain(core, _PLAIN[unit]), wait=frozenset(wait), signal=frozenset(signal))
@@ -488,8 +527,8 @@ def _tokens(core: CoreSpec, giver: Unit, taker: Unit, count: int) -> list[Instru
 
 
 def check_tokens(bench: Bench, _: np.random.Generator) -> None:
-    """The most tokens that can be counted pass between every two units, and are all taken; one
-    more is a fault, as `check_faults` sees."""
+    """Between every two units, as many tokens as can be counted are given and taken without a
+    fault. `check_faults` checks that one more is a fault."""
     core = bench.core
     with bench.session() as session:
         for giver, taker in permutations(Unit, 2):
@@ -507,8 +546,9 @@ def check_tokens(bench: Bench, _: np.random.Generator) -> None:
 
 
 def _check_tokens_at_once(bench: Bench, session: Session, taker: Unit) -> None:
-    """A load and a sync give a token to one unit in the same cycle, or nearly: both count. Where
-    both are too many, the first is at fault, and the load where they come at once."""
+    """A load and a sync give a token to one unit in the same cycle or a few cycles apart: both must
+    count. Where one of them is a token too many, the later one is at fault, and the load if they
+    come at once."""
     core = bench.core
     load = replace(plain(core, "load", words=3), signal=frozenset([taker]))
     sync = replace(plain(core, "sync"), signal=frozenset([taker]))
@@ -538,11 +578,11 @@ def _check_tokens_at_once(bench: Bench, session: Session, taker: Unit) -> None:
             event = session.wait(1)
         session.reset()
         session.set("watchdog", PATIENCE)
-        for after in range(-3, 4):
-            start(event.cycle - 1 - raised.cycle + after)
-            case = f"{title} to {taker.name}, a sync's {after} cycles after a load's"
+        for delay_cycles in range(-3, 4):
+            start(event.cycle - 1 - raised.cycle + delay_cycles)
+            case = f"{title} to {taker.name}, a sync's {delay_cycles} cycles after a load's"
             end = session.resume(LIMIT_CYCLES)
-            bench.check(case, "outcome", outcome(end), at_first if after <= 0 else later)
+            bench.check(case, "outcome", outcome(end), at_first if delay_cycles <= 0 else later)
             if end.kind == "limit":
                 session.reset()
             bench.tally.cases += 1
@@ -551,7 +591,8 @@ def _check_tokens_at_once(bench: Bench, session: Session, taker: Unit) -> None:
 
 
 def check_faults(bench: Bench, rng: np.random.Generator) -> None:
-    """Every fault is reported as what it is, leaves the bus clean, and the next program runs."""
+    """Every fault is reported correctly and leaves the bus clean, and the next program runs as it
+    should."""
     timing = MemoryTiming(20, bench.core.bus_bytes)
     good = bench.random_program(rng)
     expected = good.expected()
@@ -567,13 +608,15 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
                 bench.play(session, f"after {wrong.name} random", good, expected, seed)
             if wrong.fetched and wrong.count is None:
                 memory = (1 << bench.core.address_bits) - wrong.address
-                most = min(memory // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS) - len(wrong.words)
-                late = int(rng.integers(most))
+                most_before = min(memory // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS) - len(
+                    wrong.words
+                )
+                late = int(rng.integers(most_before))
                 for _ in range(_LATE.get(wrong.fault, 1)):
-                    late = min(late, most - 1) // at_once * at_once
+                    late = min(late, most_before - 1) // at_once * at_once
                     _check_fault(bench, session, wrong, f"{wrong.name} late", rng, late)
                     bench.tally.coverage["fault late in a program"] += 1
-                    late ^= (1 << most.bit_length()) - 1
+                    late ^= (1 << most_before.bit_length()) - 1
         _check_places(bench, session)
         _check_lengths(bench, session, rng)
         _check_patience(bench, session, good, expected)
@@ -582,21 +625,25 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
 _LATE: dict[Fault, int] = dict.fromkeys(
     (Fault.READ, Fault.WRITE, Fault.BOUNDS, Fault.TOKENS, Fault.WATCHDOG), 2
 )
-"""How often a fault whose instruction waits in a queue is looked for late in a program: once at a
-place, and once where each bit of that is inverted, so that an index has every bit as 0 and as 1."""
+"""How often a fault of an instruction that waits in a queue is checked late in a program. The
+second time, each bit of the instruction's index is inverted, so that every bit is tested as 0 and
+as 1."""
 
 
 def _check_places(bench: Bench, session: Session) -> None:
-    """No program is fetched that does not lie where programs may: each bit of its address that
-    must be 0 is 1, or it goes past the last address, by one instruction from each power of two
-    before that, or by each power of two of instructions."""
+    """A program that does not lie at a legal place is not fetched. Each case breaks one rule: a bit
+    of the address that must be 0 is 1, or the program ends past the last address.
+
+    The latter is tried with one instruction too many from each power of two before the end of
+    memory, and with excesses of each power of two.
+    """
     bits = bench.core.address_bits
     page_bits, page = (MEMORY_PAGE_BYTES - 1).bit_length(), MEMORY_PAGE_BYTES
     places = [(1 << bit, 1) for bit in (*range(page_bits), *range(bits, 64))]
     fitting = [(1 << bit, 1) for bit in range(page_bits, bits + 1)]
     fitting += [(page, 1 << bit) for bit in range(isa.INDEX_BITS)]
-    for size, more in fitting:
-        count = size // isa.INSTRUCTION_BYTES + more
+    for size, excess in fitting:
+        count = size // isa.INSTRUCTION_BYTES + excess
         if count < 1 << isa.INDEX_BITS:
             places.append(((1 << bits) - size, count))
     session.set_timing(MemoryTiming(20, bench.core.bus_bytes))
@@ -605,8 +652,8 @@ def _check_places(bench: Bench, session: Session) -> None:
         if event.kind == "limit":
             session.reset()
         case = f"{count} instructions at {address:#x}"
-        seen = (event.fault, event.index, event.read_beats)
-        bench.check(case, "fault, index and words read", seen, (Fault.MISALIGNED, 0, 0))
+        stop = (event.fault, event.index, event.read_beats)
+        bench.check(case, "fault, index and words read", stop, (Fault.MISALIGNED, 0, 0))
         bench.tally.cases += 1
     bench.watch(session, "programs out of place")
 
@@ -619,7 +666,10 @@ def _check_fault(
     rng: np.random.Generator,
     before: int = 0,
 ) -> None:
-    """`before` instructions count as dispatched before those that there are."""
+    """Run a program that must stop, and compare the fault that the core reports.
+
+    `before` instructions count as dispatched before the first one of `wrong`.
+    """
     session.memory[:] = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
     # What lies beyond the memory's end lies nowhere, but must not be read either.
     put(session.memory, wrong.address % MEMORY_BYTES, words_to_bytes(wrong.words))
@@ -650,20 +700,27 @@ def _check_fault(
 
 
 def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> None:
-    """As many words are fetched as a program has, however many: most of its instructions count as
-    fetched and dispatched, at first or after some cycles, and two bursts of it are left."""
+    """Exactly as many words are fetched as a program of any length has. Most of its instructions
+    are counted as fetched and dispatched, at the start or some cycles later; the last two bursts of
+    it run."""
     core = bench.core
     at_once = max(1, core.bus_bits // isa.INSTRUCTION_BITS)
-    left = 2 * core.fetch_beats
-    loads = left * core.bus_bits // isa.INSTRUCTION_BITS - 1
-    rest = [*[plain(core, "load")] * loads, plain(core, "halt")]
-    most = min((1 << core.address_bits) // isa.INSTRUCTION_BYTES, (1 << isa.INDEX_BITS) - 1)
+    words_left = 2 * core.fetch_beats
+    loads = words_left * core.bus_bits // isa.INSTRUCTION_BITS - 1
+    remainder = [*[plain(core, "load")] * loads, plain(core, "halt")]
+    most_instructions = min(
+        (1 << core.address_bits) // isa.INSTRUCTION_BYTES, (1 << isa.INDEX_BITS) - 1
+    )
     latency_cycles = 20
-    put(session.memory, 0, isa.to_bytes(rest))
+    put(session.memory, 0, isa.to_bytes(remainder))
     session.set_timing(MemoryTiming(latency_cycles, core.bus_bytes))
     for i, bit in enumerate(np.repeat(range(6, isa.INDEX_BITS), 4).tolist()):
-        before = min(int(rng.integers(1 << bit, 2 << bit)), most - len(rest)) // at_once * at_once
-        count, started = before + len(rest), None
+        before = (
+            min(int(rng.integers(1 << bit, 2 << bit)), most_instructions - len(remainder))
+            // at_once
+            * at_once
+        )
+        count, started = before + len(remainder), None
         if i % 2:
             # Once more bursts were asked for: at once, or when the first has been answered.
             wait = (
@@ -674,9 +731,9 @@ def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> 
             started = session.run(0, count, wait + int(rng.integers(1, latency_cycles)))
         go_late(session, core, before)
         event = session.wait(LIMIT_CYCLES) if started else session.run(0, count, LIMIT_CYCLES)
-        case = f"{before + len(rest)} instructions"
-        seen = outcome(event), event.read_beats
-        bench.check(case, "outcome and words read", seen, ("done", left + loads))
+        case = f"{before + len(remainder)} instructions"
+        end = outcome(event), event.read_beats
+        bench.check(case, "outcome and words read", end, ("done", words_left + loads))
         if event.kind == "limit":
             session.reset()
         bench.tally.cases += 1
@@ -684,7 +741,8 @@ def _check_lengths(bench: Bench, session: Session, rng: np.random.Generator) -> 
 
 
 def _check_long_patience(bench: Bench, session: Session) -> None:
-    """The watchdog waits as long as it is told, with every carry of its count."""
+    """The watchdog waits exactly as long as it is told, for limits that make its count carry at
+    every bit."""
     words = [instruction("sync", wait=[Unit.STORE]), plain(bench.core, "halt")]
     Program(bench.core, words, 0, session.memory)
     session.set("watchdog", PATIENCE)
@@ -704,8 +762,12 @@ def _check_long_patience(bench: Bench, session: Session) -> None:
 
 
 def _check_patience_after_address(bench: Bench, session: Session) -> None:
-    """The watchdog counts from the cycle on in which an address was taken, and nothing else moved:
-    a program's first fetch waits for that for some cycles, and then for its words for too long."""
+    """The watchdog starts to count in the cycle in which an address was taken and nothing else
+    moved.
+
+    The first fetch of a program waits for some cycles until its address is taken, and then too long
+    for its words.
+    """
     words = [plain(bench.core, "halt")]
     Program(bench.core, words, 0, session.memory)
     session.set_timing(MemoryTiming(4 * PATIENCE, bench.core.bus_bytes))
@@ -724,7 +786,7 @@ def _check_patience_after_address(bench: Bench, session: Session) -> None:
 
 
 def _check_patience(bench: Bench, session: Session, good: Program, expected: Expected) -> None:
-    """What the watchdog must let pass, and a bus that never answers again."""
+    """Long waits that the watchdog must allow, and a memory that never answers again."""
     core, case = bench.core, "watchdog"
     session.set("watchdog", PATIENCE)
     program = [plain(core, "sync"), plain(core, "halt")]

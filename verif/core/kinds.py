@@ -1,4 +1,5 @@
-"""Compares a core's RTL with its golden model, word by word of memory, and with the cycle model.
+"""All kinds of checks of a core: its RTL is compared with the golden model, word by word of memory,
+and with the cycle model.
 
 Everything runs on the Verilated core of `verif.core.session`, whose bus monitor is always on.
 """
@@ -52,16 +53,17 @@ SIMULATOR = "verilator"
 
 
 def check_programs(bench: Bench, rng: np.random.Generator) -> None:
-    """Random programs at both ends of the address space, in exact and in random time."""
+    """Random programs at both ends of the address space, with memories of exact and of random
+    timing."""
     top = (1 << bench.core.address_bits) - MEMORY_BYTES
-    known = list(timings(bench.core).items())
+    memories = list(timings(bench.core).items())
     for base in (0, top):
         with bench.session(base) as session:
             for i in range(16):
                 program = bench.random_program(rng, base, length=500 if i == 0 else None)
                 expected = program.expected()
                 for j in range(3):
-                    name, timing = known[(3 * i + j) % len(known)]
+                    name, timing = memories[(3 * i + j) % len(memories)]
                     bench.tally.coverage[name] += 1
                     bench.play(session, f"program {i} {name}", program, expected, timing)
                 timing = random_rate(bench.core, rng)
@@ -73,8 +75,8 @@ def check_programs(bench: Bench, rng: np.random.Generator) -> None:
 
 
 def check_long(bench: Bench, rng: np.random.Generator) -> None:
-    """Long programs of long loops; they, or their data, lie across boundaries of memory: of 64 KiB,
-    of 1 MiB, and half the address space, where every bit of an address changes."""
+    """Long programs with long loops. They, or their data, lie across boundaries of memory: 64 KiB,
+    1 MiB, and half the address space, where every bit of an address changes."""
     middle = 1 << bench.core.address_bits - 1
     timing = MemoryTiming(20, bench.core.bus_bytes)
     for boundary in dict.fromkeys((1 << 20, -(1 << 20), middle, -middle)):
@@ -91,33 +93,33 @@ def check_long(bench: Bench, rng: np.random.Generator) -> None:
 
 
 def check_compiled(bench: Bench, rng: np.random.Generator) -> None:
-    """Random layers, compiled, in one program of several stages with a host between them."""
+    """Random layers, compiled into one program of several stages with a host between them."""
     core = bench.core
-    known = list(timings(core).values())
+    memories = list(timings(core).values())
     for i in range(6):
         rows = int(rng.integers(1, 3 * core.engine.m + 2)) if i else 1
         try:
-            program, wanted, steps = _compiled(bench, rng, rows)
+            program, stage_results, steps = _compiled(bench, rng, rows)
         except PlaceError:  # a core too small for this layer
             bench.tally.coverage["refused by the compiler"] += 1
             continue
         expected = program.expected()
         case = f"compiled {i}"
-        for index, given in (expected.beat_steps or {}).items():
+        for index, measured in (expected.beat_steps or {}).items():
             predicted = [] if steps is None else steps[index].tolist()
-            bench.check(case, f"steps of matmul {index}", given.tolist(), predicted)
+            bench.check(case, f"steps of matmul {index}", measured.tolist(), predicted)
             bench.tally.coverage["steps of weights"] += 1
         with bench.session(waves=None if i else bench.waves) as session:
-            bench.play(session, case, program, expected, known[i % len(known)])
-            _compare_results(bench, case, wanted, session.memory)
+            bench.play(session, case, program, expected, memories[i % len(memories)])
+            _compare_results(bench, case, stage_results, session.memory)
             bench.play(session, f"{case} random", program, expected, i)
-        bench.tally.coverage["compiled stages"] += len(wanted)
+        bench.tally.coverage["compiled stages"] += len(stage_results)
 
 
 def _random_layer(
     core: CoreSpec, rng: np.random.Generator, name: LayerName, k: int, group: int
 ) -> tuple[Linear, ScaledTensor]:
-    """A layer of random codes, scales and offsets whose sums the core can hold."""
+    """A layer of random codes, scales and offsets; their sums are small enough for the core."""
     engine = core.engine
     codes = engine.formats[rng.integers(len(engine.formats))]
     n, groups = int(rng.integers(1, 3 * engine.n)), -(-k // group)
@@ -138,8 +140,9 @@ def _random_layer(
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """What a stage must leave in memory, by layer, and how to find it there."""
+class _StageResults:
+    """The results that a stage must leave in memory, by layer, and the function that reads them
+    there."""
 
     results: Callable[[NDArray[np.uint8]], dict[LayerName, NDArray[np.int64]]]
     sums: dict[LayerName, NDArray]
@@ -147,9 +150,12 @@ class _Wanted:
 
 def _compiled(
     bench: Bench, rng: np.random.Generator, rows: int
-) -> tuple[Program, list[_Wanted], BeatSteps | None]:
-    """Two stages of one to three layers, packed and compiled, with random inputs; and the steps of
-    their weights, where they depend on those."""
+) -> tuple[Program, list[_StageResults], BeatSteps | None]:
+    """Two stages of one to three layers, packed and compiled, with random inputs.
+
+    Returns the program, the results of each stage, and the steps of the layers' weights, or None
+    where steps do not depend on weights.
+    """
     core, engine = bench.core, bench.core.engine
     memory = np.zeros(MEMORY_BYTES, np.uint8)
     stages, tensors, place = [], {}, 0
@@ -165,13 +171,13 @@ def _compiled(
         tensors_of_layers = {linear.name: tensor for linear, tensor in layers}
         shifts = {name: tensor.offset_shift for name, tensor in tensors_of_layers.items()}
         placed = stage(core, f"stage {number}", [linear for linear, _ in layers], place, shifts)
-        for address, data in images(core, placed, tensors_of_layers):
-            put(memory, address, data)
+        for address, words in images(core, placed, tensors_of_layers):
+            put(memory, address, words)
         place = placed.end
         stages.append(placed)
         tensors |= tensors_of_layers
     compiled = compile_stages(core, stages, rows, place)
-    inputs, wanted = [], []
+    inputs, stage_results = [], []
     for batch in compiled.batches:
         linears = [layer.linear for layer in batch.stage.layers]
         x = random_activations(rng, engine.activations, (rows, linears[0].k))
@@ -180,7 +186,7 @@ def _compiled(
         inputs.append((batch.input_address, pack_input(batch, x, shared)))
         x = integers(x, exponent, engine.activations)
         sums = {linear.name: _sums(engine, tensors[linear.name], x) for linear in linears}
-        wanted.append(_Wanted(functools.partial(unpack_results, batch), sums))
+        stage_results.append(_StageResults(functools.partial(unpack_results, batch), sums))
 
     put(memory, *inputs[0])
     program = Program(
@@ -195,33 +201,35 @@ def _compiled(
         steps = compiled.beat_steps(
             {name: layer_steps(engine, tensor) for name, tensor in tensors.items()}
         )
-    return program, wanted, steps
+    return program, stage_results, steps
 
 
 def _sums(
     engine: Engine, tensor: ScaledTensor, x: NDArray[np.int64]
 ) -> NDArray[np.int64] | NDArray[np.float64]:
-    """A layer's results: plain products, or what golden says where an engine's sums are inexact."""
+    """The sums of a layer: plain products, or the golden model's results for an engine whose sums
+    are not exact."""
     if not engine.exact:
         return golden_result(engine, tensor, golden_weights(engine, tensor), x)
-    meets = tensor.form.operand(x).astype(np.float64)
-    return meets @ tensor.integers(slice(None)).T
+    operand = tensor.form.operand(x).astype(np.float64)
+    return operand @ tensor.integers(slice(None)).T
 
 
 def _compare_results(
-    bench: Bench, case: str, wanted: Sequence[_Wanted], memory: NDArray[np.uint8]
+    bench: Bench, case: str, stage_results: Sequence[_StageResults], memory: NDArray[np.uint8]
 ) -> None:
-    """Every stage's results against plain products, exact in float64 below 2^53."""
-    for expectation in wanted:
-        stored = expectation.results(memory)
-        for name, sums in expectation.sums.items():
+    """Compare every stage's results in memory with plain products, which are exact in float64 below
+    2^53."""
+    for stage_result in stage_results:
+        stored = stage_result.results(memory)
+        for name, sums in stage_result.sums.items():
             if np.abs(sums).max() < 1 << 53:
                 for wrong in wrong_values(f"layer {name}:", stored[name], sums, SUMS):
                     bench.differ(case, wrong)
 
 
 def check_resets(bench: Bench, rng: np.random.Generator) -> None:
-    """A reset in mid-flight, then a whole run."""
+    """A reset in the middle of a program, then a whole program."""
     timing = MemoryTiming(20, bench.core.bus_bytes)
     with bench.session() as session:
         for i in range(12):
@@ -255,7 +263,7 @@ KINDS: dict[str, Callable[[Bench, np.random.Generator], None]] = {
     "orders": check_orders,
     "late": check_late,
 }
-"""Everything that is checked."""
+"""The checks of a core, by name."""
 
 
 def verify(
@@ -270,11 +278,13 @@ def verify(
     plusargs: tuple[str, ...] = (),
     most_differences: int = MOST_DIFFERENCES,
 ) -> Report:
-    """Play everything on the core's RTL and compare every word of memory and every counter.
+    """Run all checks on the RTL of a core and compare every word of memory and every counter with
+    its models.
 
-    `kinds` picks from `KINDS`; `waves` takes a VCD of a compiled program; `verilog` replaces the
-    RTL, for a check of this check, and `plusargs` are the simulator's. Ends once it has found
-    `most_differences`. Raises `SimulatorError` when the simulator is absent or breaks down.
+    `kinds` are names from `KINDS`. `waves` is the file for a VCD of a compiled program. `verilog`
+    replaces the RTL, in order to test these checks, and `plusargs` are arguments of the simulator.
+    The verification ends early when it has noted `most_differences`. Raises `SimulatorError` when
+    the simulator is missing or breaks down.
     """
     if simulator != SIMULATOR:
         raise SimulatorError(f"simulator {simulator}: cores run on {SIMULATOR} alone")

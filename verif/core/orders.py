@@ -1,7 +1,8 @@
-"""What a core's registers and orders must do, cycle by cycle, as `docs/isa.md` says it.
+"""A model of what a core's registers must do, cycle by cycle, as `docs/isa.md` describes them.
 
-Written from that page alone; it shares nothing with the RTL. What a program does while the host
-leaves it alone is given (`Course`); the rest follows from the writes and their cycles.
+It is written from that page alone and shares nothing with the RTL. How a program runs while the
+host leaves it alone is given as a `Course`; everything else follows from the host's writes and
+their cycles.
 """
 
 from __future__ import annotations
@@ -21,45 +22,49 @@ assert [status.name for status in Status] == ["BUSY", "DONE", "ERROR", "SYNC"]
 
 @dataclass(frozen=True)
 class Course:
-    """What a program does that the host does not touch; its cycle 0 is the first that is busy."""
+    """How a program runs that the host does not disturb. Cycle 0 is the first one in which the core
+    is busy."""
 
     stop: int
-    """The first cycle that shows its fault, or `NEVER`."""
+    """The first cycle that shows the program's fault, or `NEVER`."""
     end: int
-    """The first cycle that is not busy any more."""
+    """The first cycle in which the core is not busy any more."""
     fault: Fault | None = None
     index: int = 0
     counters: Mapping[str, int] = field(default_factory=dict)
-    """What they hold in the end, `cycles` excepted."""
+    """The values of all counters at the end, except `cycles`."""
     writes: Mapping[int, int] = field(default_factory=dict)
-    """Bytes that it leaves in memory, by address."""
+    """The bytes that the program changes in memory, by address."""
     stands: int | None = None
-    """Of a program that comes to a stand: the first cycle after the last movement. The watchdog
-    alone stops it, and `end` - `stop` cycles later it is not busy any more."""
+    """For a program that comes to a stand: the first cycle after the last movement, else None. Only
+    the watchdog stops such a program; the core is busy for another `end` - `stop` cycles."""
     sync: int = NEVER
-    """The first cycle of its only `sync`."""
+    """The cycle of the program's only sync, or `NEVER`."""
     resumed: Callable[[int], Course] | None = None
-    """The whole course if the sync is resumed in that cycle."""
+    """Gives the whole course for a sync that is resumed in a given cycle."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """A write: the cycles from which its address and its data are offered, and what they are."""
+    """A write of a register: its value, and the cycles from which its address and its data are
+    offered."""
 
     cycle: int
     name: str
-    """A register, or an offset in hexadecimal where there is none."""
+    """Name of the register; a hexadecimal offset where there is none."""
     value: int
     strobes: int = 15
     data_cycle: int | None = None
 
     @property
     def offset(self) -> int:
+        """Byte offset of the register."""
         return REGISTERS[self.name].offset if self.name in REGISTERS else int(self.name, 16)
 
 
 class UnknownProgram(Exception):
-    """A program started of which no course is known; `place` is its address and its length."""
+    """A program was started whose course is not known. `place` is its address and its number of
+    instructions."""
 
     def __init__(self, place: tuple[int, int]):
         super().__init__(f"program {place}")
@@ -67,8 +72,8 @@ class UnknownProgram(Exception):
 
 
 class Host:
-    """The state that the host sees, from reset on. `courses` are those of the programs by address
-    and number of instructions."""
+    """The state that the host sees, from reset on. `courses` has the course of each program by
+    address and number of instructions."""
 
     def __init__(self, courses: Mapping[tuple[int, int], Course]):
         self.courses = courses
@@ -100,10 +105,11 @@ class Host:
 
     @property
     def interrupt(self) -> bool:
+        """Whether an enabled status bit is set."""
         return bool(self.status & self.registers["interrupt_enable"])
 
     def read(self, name: str) -> int:
-        """A register that is no counter and no constant."""
+        """The value of a register that is neither a counter nor a constant."""
         if name == "status":
             return self.status
         if name == "error":
@@ -113,7 +119,7 @@ class Host:
         return 0 if name == "control" else self.registers[name]
 
     def step(self, cycle: int, order: Order | None) -> None:
-        """From `cycle`, in which that write acts, to the next one."""
+        """Go from `cycle` to the next one. `order` is the write that takes effect in it, if any."""
         patience = self.registers["watchdog"]
         if order:
             self._act(cycle, self._write(order))
@@ -125,7 +131,7 @@ class Host:
             self.written |= self.running.writes
 
     def _act(self, cycle: int, control: int) -> None:
-        """Obey bits of `Control`."""
+        """Do what the bits of `Control` say."""
         runs = self.running is not None and not self.stopped
         start = control & Control.START and not runs
         resume = control & Control.RESUME and self.waits
@@ -144,15 +150,15 @@ class Host:
             self.written |= self.running.writes
 
     def _write(self, order: Order) -> int:
-        """Set the register; what it orders, in bits of `Control`."""
+        """Write the register. Returns the bits of `Control` that the write sets."""
         mask = sum(0xFF << 8 * i for i in range(4) if order.strobes >> i & 1)
         if order.name == "control":
             return order.value & mask
         if order.name in self.registers:
             widths = {"interrupt_enable": len(Status), "instructions": INDEX_BITS}
             mask &= (1 << widths.get(order.name, 32)) - 1
-            kept = self.registers[order.name] & ~mask
-            self.registers[order.name] = kept | order.value & mask
+            unchanged_bits = self.registers[order.name] & ~mask
+            self.registers[order.name] = unchanged_bits | order.value & mask
         return 0
 
     def _course(self, place: tuple[int, int]) -> Course:
@@ -164,55 +170,58 @@ class Host:
         self.done, self.fault, self.index, self.forget = False, None, 0, False
 
     def _advance(self, cycle: int, patience: int) -> None:
-        """What the running program does on its own in the next cycle."""
+        """Let the running program do what it does on its own in the next cycle."""
         course = self.running
         if course is None:
             return
         self.cycles += 1
-        now = cycle + 1 - self.began
+        next_cycle = cycle + 1 - self.began
         if self.stopped:
-            if now == self.stopped_end:
+            if next_cycle == self.stopped_end:
                 self.running = None
                 if self.forget:
                     self._clear()
             return
-        stop = now == course.stop
+        stop = next_cycle == course.stop
         if course.stands is not None:
             stop = 0 < patience <= cycle - self.began - course.stands
         if stop:
             self.stopped, self.waits = True, False
-            self.stopped_end = now + course.end - course.stop
+            self.stopped_end = next_cycle + course.end - course.stop
             self.fault, self.index = course.fault, course.index
-        elif now == course.end and course.stands is None:
+        elif next_cycle == course.end and course.stands is None:
             self.running, self.done = None, True
-        elif now == course.sync:
+        elif next_cycle == course.sync:
             self.waits = True
 
 
 def acting(
     orders: Sequence[Order], hold: range, cycles: int
 ) -> tuple[dict[int, Order], list[Sight]]:
-    """In which cycle each write acts, and what is seen of them on their channels.
+    """Returns the write that takes effect in each cycle, and what is seen of the writes on their
+    channels.
 
-    Addresses and data go over their channels in order, one of each at most ahead of the other; a
-    write acts in the cycle in which both are there, unless an answer waits that is not taken in
-    that cycle. Answers are taken at once but in the cycles `hold`.
+    Addresses and data cross their channels in order, and neither is more than one write ahead of
+    the other. A write takes effect in the cycle in which both are present, unless an earlier answer
+    waits and is not taken in that cycle. Answers are taken at once except in the cycles `hold`.
     """
     acts: dict[int, Order] = {}
     sights: list[Sight] = []
-    addresses = [order.cycle for order in orders]
-    data = [order.cycle if order.data_cycle is None else order.data_cycle for order in orders]
+    address_cycles = [order.cycle for order in orders]
+    data_cycles = [
+        order.cycle if order.data_cycle is None else order.data_cycle for order in orders
+    ]
     place = taken_addresses = taken_data = 0
     answer: int | None = None
     for cycle in range(cycles):
         if (
             taken_addresses == place
             and taken_addresses < len(orders)
-            and addresses[taken_addresses] <= cycle
+            and address_cycles[taken_addresses] <= cycle
         ):
             taken_addresses += 1
             sights.append(Sight(Seen.ADDRESS, cycle))
-        if taken_data == place and taken_data < len(orders) and data[taken_data] <= cycle:
+        if taken_data == place and taken_data < len(orders) and data_cycles[taken_data] <= cycle:
             taken_data += 1
             sights.append(Sight(Seen.DATA, cycle))
         if answer is not None and cycle not in hold:
@@ -220,8 +229,8 @@ def acting(
             answer = None
         if answer is None and taken_addresses > place and taken_data > place:
             order = acts[cycle] = orders[place]
-            known = order.name in REGISTERS and REGISTERS[order.name].writable
-            answer = OKAY if known else SLVERR
+            is_writable = order.name in REGISTERS and REGISTERS[order.name].writable
+            answer = OKAY if is_writable else SLVERR
             place += 1
     return acts, sights
 
@@ -234,16 +243,16 @@ def expected(
     name: str,
     after: int,
 ) -> list[Sight]:
-    """What `Session.watch(cycles, name, after)` must see from reset on, sorted; `host` is left in
-    the state that it must come to. Raises `UnknownProgram`."""
+    """The sorted sights that `Session.watch(cycles, name, after)` must return after a reset. Leaves
+    `host` in its final state. Raises `UnknownProgram`."""
     acts, sights = acting(orders, hold, cycles)
     pins: tuple[bool, bool] | None = None
     value: int | None = None
     for cycle in range(cycles):
-        now = host.running is not None, host.interrupt
-        if now != pins:
-            sights.append(Sight(Seen.PINS, cycle, *map(int, now)))
-            pins = now
+        levels = host.running is not None, host.interrupt
+        if levels != pins:
+            sights.append(Sight(Seen.PINS, cycle, *map(int, levels)))
+            pins = levels
         # The answer comes a cycle later, and is seen if that is still watched.
         if cycle >= after and (cycle - after) % 2 == 0 and cycle + 1 < cycles:
             answer = host.read(name)

@@ -1,10 +1,11 @@
-"""Random programs for a core, which no compiler would write: any tiles, any addresses, any tokens.
+"""Random programs for a core, of kinds that no compiler would write: any tiles, any addresses, any
+tokens.
 
-A program is drawn instruction by instruction, in an order in which it could run alone. Wherever an
-instruction needs what an earlier one of another unit reads or writes, the earlier one signals and
-the later one waits; some pairs do so without need. Waits and signals of two units keep their order,
-so the n-th wait takes the n-th signal, and since every wait is for an earlier instruction, no
-program can come to a deadlock.
+A program is drawn instruction by instruction, in an order in which it could also run sequentially.
+Where an instruction needs what an earlier one of another unit reads or writes, the earlier one
+signals and the later one waits; some further pairs do so without need. The waits and signals of a
+pair of units are in the same order, so the n-th wait takes the n-th signal. Since every wait is for
+an earlier instruction, no program can deadlock.
 """
 
 from __future__ import annotations
@@ -37,10 +38,8 @@ _MOST_STEPS = 400
 
 
 def random_core(rng: np.random.Generator, kind: type[Engine] | None = None) -> CoreSpec:
-    """A legal core, small enough to build in seconds, with every choice drawn freely.
-
-    `kind` is the class of its engine, by default any.
-    """
+    """A random legal core, small enough to build in seconds. `kind` is the class of its engine, by
+    default any."""
     kinds = list(DRIVERS)
     kind = kind or kinds[rng.integers(len(kinds))]
     while True:
@@ -78,7 +77,7 @@ def random_core(rng: np.random.Generator, kind: type[Engine] | None = None) -> C
 
 @dataclass
 class _Draft:
-    """An instruction that may still be told to signal."""
+    """An instruction to which signals may still be added."""
 
     name: str
     values: Mapping[str, int]
@@ -87,9 +86,9 @@ class _Draft:
 
 
 class Writer:
-    """A program under construction for `core`, with data at `data` .. `data` + DATA_BYTES.
+    """Writes a random program for `core` whose data lie in the DATA_BYTES bytes from `data` on.
 
-    Knows for every word of the buffers and of memory, and for each bank of sums, who used it last.
+    It remembers the last user of every word of the buffers and of memory, and of each bank of sums.
     """
 
     def __init__(self, core: CoreSpec, rng: np.random.Generator, data: int):
@@ -124,7 +123,7 @@ class Writer:
     # Instructions.
 
     def load(self, buffer: int, address: int, words: int) -> None:
-        """Fill words of a buffer from anywhere."""
+        """Load words of a buffer from a random address."""
         start = self._place(words)
         target, source = slice(address, address + words), slice(start, start + words)
         index = self._add(
@@ -144,8 +143,8 @@ class Writer:
         self.load(buffer, int(self.rng.integers(room - words + 1)), words)
 
     def matmul(self, counts: Mapping[str, int] | None = None) -> None:
-        """Multiply what lies anywhere, after loading what was not there; with any loop counts, or
-        with those that are given."""
+        """Multiply operands at random places in the buffers, after loading what is missing there.
+        The loop counts are `counts`, by default random ones."""
         core, rng = self.core, self.rng
         if core.engine.fills and not self.filled:
             self.fill()
@@ -177,7 +176,8 @@ class Writer:
         self.summed[bank] = index
 
     def fill(self) -> None:
-        """Fill the engine's own memories, not always all of them once they have contents."""
+        """Fill the engine's own memories. Once they have contents, sometimes only a part of
+        them."""
         core, rng = self.core, self.rng
         fill = core.engine.fills[rng.integers(len(core.engine.fills))]
         slices = fill.slices
@@ -195,7 +195,7 @@ class Writer:
         self.filled = True
 
     def store(self) -> None:
-        """Store sums to anywhere, if there are any."""
+        """Store some sums to a random address, if there are any."""
         core, rng = self.core, self.rng
         bank = int(rng.integers(2))
         holds = self.holds_sums[bank * core.bank_words :][: core.bank_words]
@@ -203,25 +203,25 @@ class Writer:
         if not len(starts):
             return
         first = int(rng.choice(starts))
-        most = self._store_words(bank, first)
-        if most:
-            self._store(bank, first, int(rng.integers(1, most + 1)))
+        most_words = self._store_words(bank, first)
+        if most_words:
+            self._store(bank, first, int(rng.integers(1, most_words + 1)))
 
     def store_all(self) -> None:
-        """Store all sums from the first of each bank on that there are without a gap."""
+        """From each bank, store the first run of consecutive words that hold sums."""
         for bank in range(2):
             holds = self.holds_sums[bank * self.core.bank_words :][: self.core.bank_words]
-            if holds.any() and (most := self._store_words(bank, int(np.argmax(holds)))):
-                self._store(bank, int(np.argmax(holds)), most)
+            if holds.any() and (words := self._store_words(bank, int(np.argmax(holds)))):
+                self._store(bank, int(np.argmax(holds)), words)
 
     def _store_words(self, bank: int, first: int) -> int:
-        """Bus words of the sums that a bank holds from word `first` on."""
+        """The number of bus words of consecutive sums in a bank, from its word `first` on."""
         holds = self.holds_sums[bank * self.core.bank_words :][: self.core.bank_words]
         span = int(np.argmin(np.append(holds[first:], False)))
         return span * self.core.scale_lanes * RESULT_BITS // self.core.bus_bits
 
     def _store(self, bank: int, first: int, words: int) -> None:
-        """Store bus words of sums, from word `first` of a bank on, to anywhere."""
+        """Store `words` bus words of sums, from word `first` of a bank on, to a random address."""
         core = self.core
         start = self._place(words)
         target = slice(start, start + words)
@@ -234,7 +234,7 @@ class Writer:
         self.stored[bank] = self.written[target] = index
 
     def sync(self) -> None:
-        """Call the host, perhaps once the other units have come so far."""
+        """Call the host, in some cases after waiting for the other units."""
         units = [unit for unit in (Unit.COMPUTE, Unit.STORE) if self.rng.random() < 0.5]
         index = self._add(Unit.LOAD, "sync", {}, {unit: self.last[unit] for unit in units})
         self.syncs[index] = any(
@@ -244,11 +244,11 @@ class Writer:
         )
 
     def halt(self) -> None:
-        """End; some of the last instructions signal, and nobody waits."""
+        """End the program. Some of the last instructions give signals that nobody waits for."""
         for (source, sink), ordered in self.ordered.items():
-            last = self.last[source]
-            if ordered < last and last not in self.syncs and self.rng.random() < 0.3:
-                self.drafts[last].signal.add(sink)
+            last_index = self.last[source]
+            if ordered < last_index and last_index not in self.syncs and self.rng.random() < 0.3:
+                self.drafts[last_index].signal.add(sink)
         self.drafts.append(_Draft("halt", {}))
 
     # Parts of them.
@@ -256,35 +256,38 @@ class Writer:
     def _add(
         self, unit: Unit, name: str, values: Mapping[str, int], after: Mapping[Unit, int]
     ) -> int:
-        """A new instruction that comes after others, some of them without need; its index."""
+        """Add an instruction that waits for the instructions `after`, by unit, and for some others
+        without need. Returns its index."""
         index = len(self.drafts)
         draft = _Draft(name, values)
         self.drafts.append(draft)
         for source in Unit:
             if source == unit:
                 continue
-            wanted = after.get(source, _NOBODY)
-            last = self.last[source]
+            predecessor = after.get(source, _NOBODY)
+            last_index = self.last[source]
             # A sync's token would overtake those of loads that are still under way.
-            chance = 0.6 if self.syncs.get(last) else 0.0 if last in self.syncs else 0.15
+            chance = (
+                0.6 if self.syncs.get(last_index) else 0.0 if last_index in self.syncs else 0.15
+            )
             if self.rng.random() < chance:
-                wanted = last
-            if wanted > self.ordered[source, unit]:
-                self.drafts[wanted].signal.add(unit)
+                predecessor = last_index
+            if predecessor > self.ordered[source, unit]:
+                self.drafts[predecessor].signal.add(unit)
                 draft.wait.add(source)
-                self.ordered[source, unit], self.taker[source, unit] = wanted, index
+                self.ordered[source, unit], self.taker[source, unit] = predecessor, index
         self.last[unit] = index
         return index
 
     def _place(self, words: int) -> int:
-        """A random place for `words` words in the data."""
+        """A random place in the data for `words` bus words."""
         return int(self.rng.integers(len(self.read) - words + 1))
 
     def _memory(self, word: int) -> dict[str, int]:
         return {"memory": self.data + word * self.core.bus_bytes}
 
     def _fill(self, buffer: int, address: int, words: int) -> None:
-        """Load words of a buffer in a few pieces, in any order."""
+        """Load words of a buffer in one to three pieces, in random order."""
         cuts = np.sort(self.rng.integers(0, words + 1, self.rng.integers(3)))
         edges = np.unique([0, *cuts, words])
         for piece in self.rng.permutation(len(edges) - 1):
@@ -292,7 +295,7 @@ class Writer:
             self.load(buffer, address + start, end - start)
 
     def _counts(self) -> dict[str, int]:
-        """Loop counts of a matrix multiplication that fits the buffers and one bank of sums."""
+        """Random loop counts of a matmul that fits the buffers and one bank of sums."""
         core, rng = self.core, self.rng
         most_rows = min(_MOST["row_tiles"], core.bank_words // core.scale_steps)
         while True:
@@ -317,8 +320,8 @@ class Writer:
 
 
 def longest_counts(core: CoreSpec) -> list[dict[str, int]]:
-    """Loop counts of the matrix multiplications with most slices, and with most row tiles, that
-    buffers, sums and the instruction's fields allow."""
+    """The loop counts of two matmuls, one with the most slices and one with the most row tiles that
+    buffers, sums and fields allow."""
     mode, (planes, *_) = min(
         core.engine.modes.items(), key=lambda mode_and_planes: mode_and_planes[1][0]
     )
@@ -327,15 +330,16 @@ def longest_counts(core: CoreSpec) -> list[dict[str, int]]:
     groups = scales * core.scale_lanes // core.engine.n
     slices = min(_MOST["slices"], weights // planes, activations, groups * group)
     row_tiles = min(_MOST["row_tiles"], core.bank_words // core.scale_steps, activations)
-    one = {"planes": planes, "mode": mode, "group_slices": group, "offset_shift": 0}
+    common = {"planes": planes, "mode": mode, "group_slices": group, "offset_shift": 0}
     return [
-        one | {"slices": slices, "row_tiles": 1},
-        one | {"slices": 1, "row_tiles": row_tiles},
+        common | {"slices": slices, "row_tiles": 1},
+        common | {"slices": 1, "row_tiles": row_tiles},
     ]
 
 
 def beats_taken(core: CoreSpec, values: Mapping[str, int]) -> tuple[int, int, int]:
-    """Beats that a matrix multiplication with these fields takes from each buffer."""
+    """The number of beats that a matmul with these fields takes from the weight, activation and
+    scale buffer."""
     groups = -(-values["slices"] // values["group_slices"])
     return (
         values["slices"] * values["planes"],
@@ -347,19 +351,19 @@ def beats_taken(core: CoreSpec, values: Mapping[str, int]) -> tuple[int, int, in
 def random_program(
     core: CoreSpec, rng: np.random.Generator, data: int, length: int
 ) -> list[Instruction]:
-    """A program of at least `length` instructions whose data lie at byte `data`."""
+    """A random program of at least `length` instructions whose data lie from the byte `data` on."""
     return _filled_up(Writer(core, rng, data), length)
 
 
 def long_program(
     core: CoreSpec, rng: np.random.Generator, data: int, length: int
 ) -> list[Instruction]:
-    """As `random_program`; and with loads of whole buffers, the longest loops of matrix
-    multiplications and loops two thirds as long, and stores of all that they gave."""
+    """Like `random_program`, but it begins with loads of whole buffers, with matmuls that have the
+    longest loops and loops two thirds as long, and with stores of all their results."""
     writer = Writer(core, rng, data)
     for number, buffer in enumerate(core.buffers):
-        most = min(buffer.bus_words, OPERATIONS["load"].fields[2].maximum, len(writer.read))
-        writer.load(number, 0, most)
+        words = min(buffer.bus_words, OPERATIONS["load"].fields[2].maximum, len(writer.read))
+        writer.load(number, 0, words)
     for counts in longest_counts(core):
         # A counter whose bits are mixed up may come to a round number at the right time.
         odd = {name: -(-2 * counts[name] // 3) for name in ("slices", "row_tiles")}
@@ -370,7 +374,7 @@ def long_program(
 
 
 def _filled_up(writer: Writer, length: int) -> list[Instruction]:
-    """The writer's program, with random instructions up to at least `length`, and a halt."""
+    """The writer's program, extended by random instructions to at least `length`, and a halt."""
     core, rng = writer.core, writer.rng
     actions = [writer.matmul, writer.store, writer.load_anything, writer.sync]
     often = [3, 3, 2, 1]

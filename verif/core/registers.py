@@ -1,4 +1,4 @@
-"""What the host of a core reads and writes, and when it is interrupted."""
+"""Checks of the host's side of a core: registers, counters and the interrupt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evolute.verif.core.session import OKAY, SLVERR, Access, Seen, Session
 
 
 def check_registers(bench: Bench, rng: np.random.Generator) -> None:
-    """What the host reads and writes, in orderly and in random time."""
+    """Registers read and are written as documented, with exact and with random bus timing."""
     with bench.session() as session:
         for case in ("registers", "registers in random time"):
             session.reset()
@@ -34,8 +34,8 @@ def check_registers(bench: Bench, rng: np.random.Generator) -> None:
 def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, case: str) -> None:
     bench.tally.cases += 1
 
-    def check(name: str, seen: object, wanted: object) -> None:
-        bench.check(case, name, seen, wanted)
+    def check(name: str, actual: object, expected: object) -> None:
+        bench.check(case, name, actual, expected)
 
     _check_after_reset(bench, session, "power-on")
     offsets = {register.offset for register in REGISTERS.values()}
@@ -67,20 +67,20 @@ def _check_registers(bench: Bench, session: Session, rng: np.random.Generator, c
     _check_forgotten(bench, session)
 
 
-def _check_after_reset(bench: Bench, session: Session, what: str) -> None:
-    """Every register has the value that a reset gives it."""
+def _check_after_reset(bench: Bench, session: Session, event: str) -> None:
+    """Every register has the value that a reset gives it. `event` names the reset in messages."""
     fixed = {
         "identity": IDENTITY,
         "digest": int(bench.core.digest[:8], 16),
         "watchdog": WATCHDOG_DEFAULT,
     }
     for name in REGISTERS:
-        bench.check("registers", f"{name} after {what}", session.get(name), fixed.get(name, 0))
-    bench.check("registers", f"interrupt after {what}", session.interrupt, False)
+        bench.check("registers", f"{name} after {event}", session.get(name), fixed.get(name, 0))
+    bench.check("registers", f"interrupt after {event}", session.interrupt, False)
 
 
 def _check_forgotten(bench: Bench, session: Session) -> None:
-    """A reset forgets what was written, what was counted, and each of the errors."""
+    """A reset clears what was written, all counters, and each of the errors."""
     core = bench.core
     load, store = (plain(core, name) for name in ("load", "store"))
     illegal = words_to_bytes([(1 << isa.INSTRUCTION_BITS) - 1])
@@ -90,32 +90,32 @@ def _check_forgotten(bench: Bench, session: Session) -> None:
         "a program out of place": b"",
         "a program that ended": isa.to_bytes([load, store, plain(core, "halt")]),
     }
-    for what, program in programs.items():
+    for ending, program in programs.items():
         put(session.memory, 0, program)
         session.run(0 if program else 1, len(program) // isa.INSTRUCTION_BYTES, LIMIT_CYCLES)
         for register in REGISTERS.values():
             if register.writable and register.offset != REGISTERS["control"].offset:
                 session.write(register.offset, 0xFFFFFFFF)
         session.reset()
-        _check_after_reset(bench, session, f"a reset that follows {what}")
+        _check_after_reset(bench, session, f"a reset that follows {ending}")
     bench.tally.cases += len(programs)
 
 
 def _check_half_writes(session: Session, check: Callable[[str, object, object], None]) -> None:
-    """A reset forgets a write of which only the address or only the data was taken."""
-    offset, other = REGISTERS["program_low"].offset, REGISTERS["program_high"]
+    """A reset drops a write of which only the address or only the data was taken."""
+    offset, next_register = REGISTERS["program_low"].offset, REGISTERS["program_high"]
     for half, address_after, data_after in (("address", 0, 50), ("data", 50, 0)):
         session.offer(address_after, offset, 0x1234, data_after=data_after)
         session.step(5)
         session.reset()
-        response = session.write(other.offset, 7).response
+        response = session.write(next_register.offset, 7).response
         check(f"response to a write after the {half} alone", response, OKAY)
         check(f"program_high after the {half} alone", session.get("program_high"), 7)
         check(f"program_low after the {half} alone", session.get("program_low"), 0)
 
 
 def _check_late_answers(session: Session, check: Callable[[str, object, object], None]) -> None:
-    """A write does what it says although the host will take no answer before there is one."""
+    """A write takes effect even if the host does not take its answer for a long time."""
     session.hold(0, 60)
     session.offer(5, REGISTERS["program_low"].offset, 0x5A5A)
     sights = session.watch(60, "program_low")
@@ -124,14 +124,14 @@ def _check_late_answers(session: Session, check: Callable[[str, object, object],
 
 
 _CROWD = ("program_low", "program_high", "watchdog")
-"""Registers of 32 bits that mean nothing while no program runs."""
+"""Registers of 32 bits that can be written without effect while no program runs."""
 
 
 def _check_crowds(
     session: Session, rng: np.random.Generator, check: Callable[[str, object, object], None]
 ) -> None:
-    """Several writes, and several reads, are offered at once: each waits until the one before has
-    been taken, none is lost, and every write and every read gets its own answer."""
+    """Several writes, and several reads, are offered at once. Each waits until the previous one is
+    taken, none is lost, and each gets its own answer."""
     for first, address_after, data_after in (("addresses", 0, 20), ("data", 20, 0), ("both", 0, 0)):
         values = {name: int(rng.integers(1 << 32)) for name in _CROWD}
         for name, value in values.items():
@@ -149,7 +149,7 @@ def _check_crowds(
 
 
 def check_counts(bench: Bench, rng: np.random.Generator) -> None:
-    """Counters that go on from any value, with every carry there is."""
+    """Counters count correctly from any value, with every carry."""
     timing = MemoryTiming(20, bench.core.bus_bytes)
     carries = (*(1 << bits for bits in range(8, 64, 8)), 1 << 64)
     with bench.session() as session:
@@ -167,13 +167,15 @@ def check_counts(bench: Bench, rng: np.random.Generator) -> None:
 
 
 def check_late(bench: Bench, rng: np.random.Generator) -> None:
-    """Programs whose instructions are the last ones of a program as long as can be, or of half of
-    that: they do what they would do in a short one, in the same time."""
+    """Programs behave the same, in the same time, when their instructions are the last ones of the
+    longest possible program, or of one half as long."""
     core = bench.core
     timing = MemoryTiming(20, core.bus_bytes)
-    most = min((1 << core.address_bits) // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS)
+    most_instructions = min((1 << core.address_bits) // isa.INSTRUCTION_BYTES, 1 << isa.INDEX_BITS)
     with bench.session() as session:
-        for i, end in enumerate((most, most // 2, most, most // 2)):
+        for i, end in enumerate(
+            (most_instructions, most_instructions // 2, most_instructions, most_instructions // 2)
+        ):
             program = bench.random_program(rng, length=200)
             before = end - MEMORY_BYTES // isa.INSTRUCTION_BYTES - int(rng.integers(1 << 10))
             before -= before % max(1, core.bus_bits // isa.INSTRUCTION_BITS)
@@ -186,18 +188,18 @@ def check_late(bench: Bench, rng: np.random.Generator) -> None:
 def _check_interrupts(
     bench: Bench, session: Session, check: Callable[[str, object, object], None]
 ) -> None:
-    """Every status raises the interrupt exactly where it is enabled, and can be cleared."""
+    """Every status bit raises the interrupt exactly when it is enabled, and can be cleared."""
     program = [plain(bench.core, "sync"), plain(bench.core, "halt")]
     put(session.memory, 0, isa.to_bytes(program))
     session.set("interrupt_enable", 0)
     for name, value in (("program_low", 0), ("program_high", 0)):
         session.set(name, value)
 
-    def look(what: str, status: Status) -> None:
-        check(f"status {what}", session.get("status"), status)
+    def look(moment: str, status: Status) -> None:
+        check(f"status {moment}", session.get("status"), status)
         for mask in range(1 << len(Status)):
             session.set("interrupt_enable", mask)
-            check(f"interrupt {what}, enabled {mask}", session.interrupt, bool(mask & status))
+            check(f"interrupt {moment}, enabled {mask}", session.interrupt, bool(mask & status))
         session.set("interrupt_enable", 0)
 
     def order(control: Control) -> None:

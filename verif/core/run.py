@@ -1,9 +1,9 @@
-"""Runs a language model's layers on a Verilated core, and compares every stage of every token.
+"""Runs the layers of a language model on a Verilated core and compares every stage of every token.
 
-Weights and programs are written to the simulated memory once. A program per block takes the prompt
-through it, one more the last token through the head, and one every further token through all of
-them; in each of them the host steps in between two stages. `sim.cost.core` counts the same
-programs.
+Weights and programs are written to the simulated memory once. One program per block takes the
+prompt through the block, another takes the last token through the head, and one more takes each
+further token through all of them. Between two stages of a program the host steps in.
+`sim.cost.core` computes the cost of the same programs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from evolute.verif.harness.simulators import SimulatorError
 
 @dataclass
 class Totals:
-    """Counters of the RTL over all programs of a phase."""
+    """Sums of the RTL's counters over all programs of a phase."""
 
     programs: int = 0
     cycles: int = 0
@@ -42,7 +42,7 @@ class Totals:
 
     @property
     def bus_utilization(self) -> float:
-        """Share of cycles in which a data word crossed, read or written."""
+        """Share of cycles in which a data word was read or written."""
         return self.beats / self.cycles
 
     @property
@@ -53,14 +53,14 @@ class Totals:
 
 @dataclass
 class Account:
-    """What a run of a model on the core has counted so far."""
+    """What a run of a model on the core has counted and compared so far."""
 
     phases: dict[str, Totals] = field(default_factory=dict)
     model_cycles: int = 0
     layers: int = 0
-    """Layers whose results, in all rows, were compared."""
+    """Layers whose results were compared, in all rows."""
     seconds: float = 0.0
-    """Time that the simulator took."""
+    """Wall-clock time of the simulator."""
     differences: list[str] = field(default_factory=list)
 
     @property
@@ -74,67 +74,73 @@ class Account:
 
 
 class _Runner:
-    """Computes stages on a session, in the order in which the model asks for them."""
+    """Computes stages on a session, in the order in which the model requests them."""
 
     def __init__(
         self,
-        held: CoreModel,
+        placed: CoreModel,
         session: Session,
         sequence: Iterator[Phase],
         progress: Callable[[int], None],
     ):
-        self.held, self.session, self.sequence, self.progress = held, session, sequence, progress
-        self.integers = fast_stage(held)
+        self.placed, self.session, self.sequence, self.progress = (
+            placed,
+            session,
+            sequence,
+            progress,
+        )
+        self.integers = fast_stage(placed)
         self.account = Account()
         self.phase: Phase | None = None
         self.place = 0  # of the stage that comes next in the phase's program
 
     def __call__(self, stage: Stage, a: QuantActivations) -> Mapping[LayerName, NDArray[np.int64]]:
-        first = self.phase is None
+        starts = self.phase is None
         if self.phase is None:
             self.phase, self.place = next(self.sequence), 0
         program = self.phase.program
         batch = program.batches[self.place]
         assert batch.stage is stage and batch.rows == len(a.codes)
-        data = pack_input(batch, a.codes, a.exponent)
-        put(self.session.memory, batch.input_address, data)
+        words = pack_input(batch, a.codes, a.exponent)
+        put(self.session.memory, batch.input_address, words)
         limit = 2 * self.phase.model.cycles + LIMIT_CYCLES
         began = time.perf_counter()
-        if first:
+        if starts:
             event = self.session.run(program.address, len(program.instructions), limit)
         else:
             event = self.session.resume(limit)
         self.account.seconds += time.perf_counter() - began
         self.place += 1
-        last = self.place == len(program.batches)
-        if event.kind != ("done" if last else "sync"):
-            what = f"{outcome(event)} in cycle {event.cycle}"
-            raise SimulatorError(f"stage {stage.name} of {self.phase.name}: {what}")
+        ends = self.place == len(program.batches)
+        if event.kind != ("done" if ends else "sync"):
+            end = f"{outcome(event)} in cycle {event.cycle}"
+            raise SimulatorError(f"stage {stage.name} of {self.phase.name}: {end}")
         results = unpack_results(batch, self.session.memory)
         self._compare(stage, a, results)
-        if last:
+        if ends:
             self._finish(self.phase)
             self.phase = None
         else:
             self._compare_sync(self.phase, event)
         return results
 
-    def _differ(self, what: str) -> None:
-        self.account.differences.append(f"spec {self.held.core.digest} {what}")
+    def _differ(self, difference: str) -> None:
+        self.account.differences.append(f"spec {self.placed.core.digest} {difference}")
 
     def _compare(
         self, stage: Stage, a: QuantActivations, results: Mapping[LayerName, NDArray[np.int64]]
     ) -> None:
-        for name, wanted in self.integers(stage, a).items():
+        for name, expected in self.integers(stage, a).items():
             self.account.layers += 1
-            for wrong in wrong_values(f"layer {name}:", results[name], wanted, SUMS):
+            for wrong in wrong_values(f"layer {name}:", results[name], expected, SUMS):
                 self._differ(wrong)
 
     def _compare_sync(self, phase: Phase, event: Event) -> None:
-        wanted = phase.model.syncs[self.place - 1].raised_cycle
-        if event.cycle != wanted:
+        expected_cycle = phase.model.syncs[self.place - 1].raised_cycle
+        if event.cycle != expected_cycle:
             self._differ(
-                f"{phase.name} sync {self.place - 1} is in cycle {event.cycle}, model says {wanted}"
+                f"{phase.name} sync {self.place - 1} is in cycle {event.cycle}, "
+                f"model says {expected_cycle}"
             )
         self.progress(self.account.model_cycles + event.cycle)
 
@@ -154,27 +160,28 @@ class _Runner:
 
 @contextlib.contextmanager
 def on_rtl(
-    held: CoreModel,
+    placed: CoreModel,
     native: Path,
     prompt: Sequence[Phase],
     decode: Phase,
     timing: MemoryTiming,
     progress: Callable[[int], None] = lambda cycles: None,
 ) -> Iterator[tuple[RunStage, Account]]:
-    """The model's stages on the Verilated core `native`, and an account of them that grows.
+    """A context that gives the model's stages, computed on the Verilated core `native`, and a
+    running account of them.
 
-    `progress` is told the cycles simulated so far. Raises `SimulatorError` where the core does not
-    come to an end.
+    `progress` is called with the number of cycles simulated so far. Raises `SimulatorError` if the
+    core does not come to an end.
     """
-    core = held.core
+    core = placed.core
     # The last bus word of instructions may be half a word.
     end = max(phase.program.end for phase in (*prompt, decode))
     size = aligned(end, core.bus_bytes)
     with Session(native, size, timing) as session:
-        for address, data in contents(held, (*prompt, decode)):
+        for address, data in contents(placed, (*prompt, decode)):
             put(session.memory, address, data)
         sequence = itertools.chain(prompt, itertools.repeat(decode))
-        runner = _Runner(held, session, sequence, progress)
+        runner = _Runner(placed, session, sequence, progress)
         yield runner, runner.account
         runner.account.differences += [
             f"the bus: {violation}" for violation in session.violations()

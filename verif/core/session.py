@@ -1,7 +1,7 @@
 """A Verilated core with its memory, driven from Python one event at a time.
 
-The C++ in `verif/native` runs core, memory and bus monitor in a process of its own; the memory's
-image is shared through a file, and everything else is a line of text.
+The C++ in `verif/native` runs core, memory and bus monitor in a process of its own. The memory's
+image is shared through a file; commands and answers are lines of text.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ OKAY, SLVERR, DECERR = 0, 2, 3
 
 @dataclass(frozen=True)
 class Event:
-    """Why a program came to a stand, and the cycle in which that was seen.
+    """Why a run of a program was interrupted or ended, and in which cycle that was seen.
 
-    Cycle 0 is the first with `busy`, so that for `done` the cycle is the number of cycles the
-    program took. Beats are those seen on the bus since the start.
+    Cycle 0 is the first one with `busy`, so for `done` the cycle is the number of cycles that the
+    program took. Beats are those on the bus since the start.
     """
 
     kind: Literal["done", "error", "sync", "limit"]
@@ -74,7 +74,7 @@ class Event:
 
 
 class Seen(enum.IntEnum):
-    """What a `Sight` is of, and its values; the same as in `verif/native/main.cpp`."""
+    """The kinds of a `Sight`; the same numbers as in `verif/native/main.cpp`."""
 
     PINS = 0
     """Busy and interrupt, at first and when they change."""
@@ -89,7 +89,7 @@ class Seen(enum.IntEnum):
 
 
 class Sight(NamedTuple):
-    """One thing that `Session.watch` saw, and in which cycle since it began."""
+    """Something that `Session.watch` saw, and its cycle, counted from the call."""
 
     what: Seen
     cycle: int
@@ -106,7 +106,8 @@ class Access:
 
 
 def build(core: CoreSpec, *, waves: bool = False, verilog: str | None = None) -> Path:
-    """The program that `Session` runs; `verilog` replaces the RTL, for a check of a check."""
+    """Build the program that `Session` runs and return its path. `verilog` replaces the RTL, in
+    order to test the checks."""
     sources = {path.name: path.read_text() for path in _SOURCES.iterdir()}
     constants = {
         "BUS_BYTES": core.bus_bytes,
@@ -123,8 +124,8 @@ def build(core: CoreSpec, *, waves: bool = False, verilog: str | None = None) ->
 
 
 def _with_settable(text: str, top: str) -> tuple[str, dict[str, str]]:
-    """Verilog whose registers of `ADVANCEABLE` a bench may change, be it flat or not; and what
-    Verilator calls them."""
+    """Verilog, flat or not, in which a bench may change the registers of `ADVANCEABLE`; and
+    Verilator's names for them."""
     members: dict[str, str] = {}
     modules = re.split(r"(?m)^(?=module )", text)
     for name, part in ADVANCEABLE.items():
@@ -143,11 +144,11 @@ def _with_settable(text: str, top: str) -> tuple[str, dict[str, str]]:
 
 
 class Session(contextlib.AbstractContextManager):
-    """A core at power-on and a memory of `memory_bytes` at bus address `base`, all zero.
+    """A core at power-on and a memory of `memory_bytes` zero bytes from the bus address `base` on.
 
-    `memory` is the memory's image, uint8, which a program reads and writes; it may be changed
-    whenever none runs. `program` is what `build` gave; `plusargs` are the simulator's. Raises
-    `SimulatorError` where the simulation breaks down.
+    `memory` is the memory's image (uint8) that programs read and write; it may be changed while no
+    program runs. `program` is the result of `build`; `plusargs` are arguments of the simulator.
+    Raises `SimulatorError` when the simulation breaks down.
     """
 
     def __init__(
@@ -204,7 +205,7 @@ class Session(contextlib.AbstractContextManager):
         self._process.wait()
 
     def _ask(self, *words: object) -> str:
-        """Send a command; the line that answers it."""
+        """Send a command and return the line that answers it."""
         process, line = self._process, ""
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -217,17 +218,17 @@ class Session(contextlib.AbstractContextManager):
         raise SimulatorError(f"the core's simulation ended with {process.wait()}: {reason}")
 
     def _numbers(self, *words: object) -> list[int]:
-        """Send a command; the numbers in its answer."""
+        """Send a command and return the numbers in its answer."""
         return [int(word) for word in self._ask(*words).split()[1:]]
 
     # Time and faults.
 
     def reset(self, cycles: int = RESET_CYCLES) -> None:
-        """Hold the reset for some cycles; the memory forgets what is under way."""
+        """Reset the core for some cycles. The memory drops all transfers that are under way."""
         self._ask("reset", cycles)
 
     def set_timing(self, timing: MemoryTiming) -> None:
-        """Let the memory keep to `timing` exactly from here on."""
+        """From now on, let the memory keep to `timing` exactly."""
         self._ask(
             "timing",
             timing.latency_cycles,
@@ -239,7 +240,7 @@ class Session(contextlib.AbstractContextManager):
         )
 
     def set_random(self, seed: int) -> None:
-        """Let every channel pause, and every answer take time, at random from here on."""
+        """From now on, let every channel pause and every answer take time at random."""
         self._ask("random", seed)
 
     def trap(self, first: int, end: int, *, write: bool, response: int) -> None:
@@ -247,31 +248,38 @@ class Session(contextlib.AbstractContextManager):
         self._ask("trap", first, end, int(write), response)
 
     def silence(self, first: int, end: int = NEVER) -> None:
-        """Let the memory accept and answer nothing in cycles `first` to `end` - 1 of a program."""
+        """Let the memory accept and answer nothing in the cycles `first` to `end` - 1 of a
+        program."""
         self._ask("silence", first, end)
 
     def calm(self) -> None:
-        """Take back every `trap` and `silence`."""
+        """Undo every `trap` and `silence`."""
         self._ask("calm")
 
     def advance(self, name: str, value: int) -> None:
-        """Add to a count of `ADVANCEABLE`, which counts on from there: a count that no test could
-        wait for. It is done now if a program runs, or else when the next one begins. `index` is
-        that of the next instruction, `words` are those fetched, and `left` those to be fetched."""
+        """Add `value` to one of the counts in `ADVANCEABLE`, to reach values that would take too
+        long to simulate.
+
+        It takes effect now if a program runs, or else when the next one begins. `index` counts the
+        next instruction, `words` the bus words that were fetched, and `left` those that are still
+        to be fetched.
+        """
         self._ask("advance", name, value)
 
     def step(self, cycles: int) -> None:
-        """Let time pass."""
+        """Simulate some cycles."""
         self._ask("step", cycles)
 
     # Registers and pins.
 
     def read(self, *offsets: int) -> list[Access]:
-        """The answers to reads, each of which is asked for as soon as the one before has been."""
+        """The answers to reads of registers at byte offsets. Each read is requested as soon as the
+        previous one has been."""
         numbers = self._numbers("read", len(offsets), *offsets)
         return [Access(*access) for access in zip(numbers[::2], numbers[1::2], strict=True)]
 
     def write(self, offset: int, value: int, strobes: int = 15) -> Access:
+        """Write a register at a byte offset; `strobes` has one bit per byte. Returns the answer."""
         return Access(*self._numbers("write", offset, value, strobes))
 
     def offer(
@@ -283,23 +291,27 @@ class Session(contextlib.AbstractContextManager):
         *,
         data_after: int | None = None,
     ) -> None:
-        """Let the host write a register on its own: the address is on its channel `after` cycles
-        from now, the data with it or `data_after` cycles from now, or later, once what was offered
-        on the channel before has been taken."""
+        """Let the host write a register while time passes.
+
+        The address is put on its channel `after` cycles from now, and the data at the same time or
+        `data_after` cycles from now; both later if an earlier offer on the same channel is not
+        taken yet.
+        """
         self._ask("address", after, offset)
         self._ask("data", after if data_after is None else data_after, value, strobes)
 
     def hold(self, after: int, cycles: int) -> None:
-        """Let the host take no answer to a write in `cycles` cycles, the first `after` from now."""
+        """Let the host take no answer to a write during `cycles` cycles, the first of them `after`
+        cycles from now."""
         self._ask("hold", after, cycles)
 
     def watch(self, cycles: int, name: str, after: int = 0) -> list[Sight]:
-        """Let time pass, and see pins, writes, and the register `name`, which is read again and
-        again, every other cycle from `after` on."""
+        """Simulate some cycles and return what happens on the pins, in writes, and to the register
+        `name`, which is read every other cycle from `after` on."""
         numbers = self._numbers("watch", cycles, REGISTERS[name].offset, after)
         return [
-            Sight(Seen(what), *seen)
-            for what, *seen in zip(*(numbers[i::4] for i in range(4)), strict=True)
+            Sight(Seen(kind), *details)
+            for kind, *details in zip(*(numbers[i::4] for i in range(4)), strict=True)
         ]
 
     def get(self, name: str) -> int:
@@ -312,10 +324,12 @@ class Session(contextlib.AbstractContextManager):
 
     @property
     def busy(self) -> bool:
+        """The core's pin `busy`."""
         return bool(self._numbers("pins")[0])
 
     @property
     def interrupt(self) -> bool:
+        """The core's pin `interrupt`."""
         return bool(self._numbers("pins")[1])
 
     # Programs.
@@ -323,10 +337,11 @@ class Session(contextlib.AbstractContextManager):
     def run(
         self, address: int, instructions: int, limit: int = NEVER, *, stop_at_error: bool = False
     ) -> Event:
-        """Run the program at bus address `address` until it ends or calls.
+        """Run the program at the bus address `address` until it ends, reaches a sync or `limit`
+        cycles have passed.
 
-        `stop_at_error` comes back as soon as the core reports an error, though it may still be
-        busy with what it had under way.
+        With `stop_at_error` it returns as soon as the core reports an error, even if transfers are
+        still under way.
         """
         self._interrupts = Status.SYNC | Status.ERROR if stop_at_error else Status.SYNC
         self.set("interrupt_enable", self._interrupts)
@@ -336,30 +351,30 @@ class Session(contextlib.AbstractContextManager):
         return self._event("run", REGISTERS["control"].offset, int(Control.START), limit)
 
     def resume(self, limit: int = NEVER) -> Event:
-        """Go on after a sync."""
+        """Go on after a sync, until the next event."""
         return self._event("resume", REGISTERS["control"].offset, int(Control.RESUME), limit)
 
     def wait(self, limit: int = NEVER) -> Event:
-        """Go on waiting, after `limit` or an error that left the core busy."""
+        """Go on, after `limit` was reached or an error left the core busy, until the next event."""
         return self._event("wait", limit)
 
     def _event(self, *words: object) -> Event:
         kind, cycle, reads, writes = self._ask(*words).split()
-        seen = int(cycle), int(reads), int(writes)
+        counts = int(cycle), int(reads), int(writes)
         if kind == "limit":
-            return Event("limit", *seen)
+            return Event("limit", *counts)
         # No look at the status, which would take the cycle in which the host may have to resume.
         if kind == "interrupt" and self._interrupts == Status.SYNC:
-            return Event("sync", *seen)
+            return Event("sync", *counts)
         status = Status(self.get("status"))
         if Status.ERROR in status:
             fault, index = Fault(self.get("error")), self.get("error_index")
-            return Event("error", *seen, fault, index)
+            return Event("error", *counts, fault, index)
         if kind == "interrupt":
-            return Event("sync", *seen)
+            return Event("sync", *counts)
         if Status.DONE not in status:
             raise SimulatorError(f"the core ended with status {status!r}")
-        return Event("done", *seen)
+        return Event("done", *counts)
 
     def counters(self) -> dict[str, int]:
         """The core's counters by name."""
@@ -371,15 +386,15 @@ class Session(contextlib.AbstractContextManager):
         return self._numbers("cycles")[0]
 
     def violations(self) -> list[str]:
-        """The bus rules broken since this was last asked, in words; only the first few."""
-        first, *shown = self._ask("violations").rstrip("\n").split("\t")
-        more = int(first.split()[1]) - len(shown)
-        return [*shown, *([f"and {more} more"] if more else [])]
+        """Descriptions of the bus rules broken since the last call; only the first few."""
+        violations, *shown = self._ask("violations").rstrip("\n").split("\t")
+        dropped = int(violations.split()[1]) - len(shown)
+        return [*shown, *([f"and {dropped} more"] if dropped else [])]
 
 
 @contextlib.contextmanager
 def _folder(memory_bytes: int) -> Iterator[Path]:
-    """A temporary folder, in main memory where that has room for the image."""
+    """A temporary folder; in main memory if there is room for the image."""
     roomy = _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free > 2 * memory_bytes
     parent = _SHARED_MEMORY if roomy else None
     with tempfile.TemporaryDirectory(prefix="evolute-core-", dir=parent) as name:
@@ -388,7 +403,7 @@ def _folder(memory_bytes: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _keep(source: Path, target: Path) -> Iterator[None]:
-    """Copy `source` to `target` in the end."""
+    """Copy `source` to `target` when the block ends."""
     yield
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)

@@ -1,6 +1,7 @@
-"""At which instruction a program comes to a stand: what the watchdog has to blame.
+"""Finds the instruction at which a program comes to a stand, which is the one that the watchdog
+must blame.
 
-The cycle model goes on until nothing can move any more, with a memory that may fall silent.
+It runs the cycle model, with a memory that may fall silent, until nothing can move any more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ _NEVER = 1 << 62
 
 
 class _Standing(Machine):
-    """The cycle model with a memory that accepts and answers nothing from a cycle on."""
+    """The cycle model with a memory that accepts and answers nothing from the cycle `silent_from`
+    on."""
 
     def __init__(
         self,
@@ -33,7 +35,8 @@ class _Standing(Machine):
         self.at_work: dict[int, int] = {}  # the instruction that each unit took last
 
     def stand(self) -> tuple[int, int]:
-        """The last cycle in which anything can have moved, and the instruction to blame."""
+        """The last cycle in which anything can have moved, and the index of the instruction to
+        blame."""
         cycle, events = 0, self.events
         while True:
             while events and events[0][0] <= cycle:
@@ -48,7 +51,8 @@ class _Standing(Machine):
                 return cycle, self._blamed()
 
     def _blamed(self) -> int:
-        """A unit at work, else one whose next instruction waits, in order; else the next one."""
+        """The instruction of a unit at work, else the first one that waits in a queue, else the
+        next one."""
         for unit in Unit:
             if self.active[unit]:
                 return self.at_work[unit]
@@ -65,10 +69,10 @@ class _Standing(Machine):
         return (0, None) if self.address_waits else super()._grant()
 
     def _read(self, granted: int, words: int) -> int:
-        seen = super()._read(granted, words)
+        arrival = super()._read(granted, words)
         self.address_waits = granted + 1 >= self.silent_from
         # A word is seen in the cycle after it has crossed the bus.
-        return _NEVER if self.address_waits or seen > self.silent_from else seen
+        return _NEVER if self.address_waits or arrival > self.silent_from else arrival
 
     def _write(self, burst) -> None:
         accepted, _, complete = burst
@@ -78,8 +82,10 @@ class _Standing(Machine):
         super()._write(burst)
         # The answer is seen in the cycle after it has crossed the bus.
         if complete is not None:
-            kept = [e for e in self.events if e[1] <= before or e[0] <= self.silent_from]
-            self.events[:] = kept
+            remaining = [
+                event for event in self.events if event[1] <= before or event[0] <= self.silent_from
+            ]
+            self.events[:] = remaining
             heapq.heapify(self.events)
 
 
@@ -90,6 +96,9 @@ def stand(
     beat_steps: BeatSteps | None = None,
     silent_from: int = _NEVER,
 ) -> tuple[int, int]:
-    """The last cycle in which anything can have moved, and the index of the instruction to blame,
-    in a program that never ends, or whose memory falls silent in a cycle."""
+    """The last cycle in which anything can have moved, and the index of the instruction to blame.
+
+    The program must never end by itself, or its memory must fall silent from the cycle
+    `silent_from` on.
+    """
     return _Standing(core, program, timing, beat_steps, silent_from).stand()

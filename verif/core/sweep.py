@@ -1,9 +1,9 @@
-"""Writes of the host's registers in every cycle around starts, syncs, faults and halts.
+"""Writes of registers in every cycle around starts, syncs, faults and halts of programs.
 
-Each case is a program, some writes among its cycles, and a second program after it, all in exact
-time. What pins, registers, answers, counters and memory show is compared with
-`verif.core.orders`, which knows what each program does when it is left alone: that was seen once,
-and is compared with the golden and the cycle model.
+Each case is a program, some writes during its cycles, and a second program after it, all with exact
+timing. Pins, registers, answers, counters and memory are compared with `verif.core.orders`. That
+model needs to know how each program runs undisturbed: this is recorded once from the RTL, and
+compared with the golden and the cycle model.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ LATENCY_CYCLES = 20
 HOST_CYCLES = 10
 
 START_CYCLE = 10
-"""The first program is started in this cycle."""
+"""The cycle in which the first program is started."""
 SLACK = 30
 """Cycles between one part of a case and the next."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A program that is disturbed, and what must come of it."""
+    """A program that is disturbed, and its outcome without a disturbance."""
 
     name: str
     words: tuple[int, ...]
@@ -58,30 +58,32 @@ class Scene:
     index: int = 0
     address: int = FIRST
     count: int | None = None
-    """The number written to the register `instructions`, if it is not that of `words`."""
+    """The number that is written to the register `instructions`; by default that of `words`."""
     instructions: Sequence[Instruction] = ()
-    """Where no fault is to come, or only at the end: what golden runs."""
+    """The program for the golden model; empty if a fault stops the program before its end."""
     traps: tuple[tuple[int, bool], ...] = ()
-    """Addresses that the memory answers with an error, and whether in writing."""
+    """Addresses that the memory answers with an error, each with whether that is for writes."""
 
     @property
     def place(self) -> tuple[int, int]:
+        """The address and the number of instructions that the host states."""
         return self.address, len(self.words) if self.count is None else self.count
 
 
 def _work(core: CoreSpec, data: int, *, sync: bool = False) -> list[Instruction]:
-    """Loads, a multiplication or two with a call of the host between them, and a store."""
-    made: list[Instruction] = []
+    """A program of loads, one or two matmuls, a store, and with `sync` a call of the host between
+    the matmuls."""
+    program: list[Instruction] = []
 
     def add(
         name: str, wait: Sequence[Unit] = (), signal: Sequence[Unit] = (), **fields: int
     ) -> None:
         bare = plain(core, name, **fields)
-        made.append(replace(bare, wait=frozenset(wait), signal=frozenset(signal)))
+        program.append(replace(bare, wait=frozenset(wait), signal=frozenset(signal)))
 
     for fill in core.engine.fills:
         words = core.weight_buffer.words(fill.slices * fill.planes)
-        add("load", [Unit.COMPUTE] if made else [], [Unit.COMPUTE], words=words, memory=data)
+        add("load", [Unit.COMPUTE] if program else [], [Unit.COMPUTE], words=words, memory=data)
         shape = {"slices": fill.slices, "planes": fill.planes, "mode": fill.mode}
         add("fill", [Unit.LOAD], [Unit.LOAD], **shape)
     sums = core.engine.m * core.engine.n
@@ -91,7 +93,7 @@ def _work(core: CoreSpec, data: int, *, sync: bool = False) -> list[Instruction]
     for number, beats in enumerate(beats_taken(core, values)):
         words = core.buffers[number].words(beats)
         memory = data + MEMORY_PAGE_BYTES * number
-        wait = [Unit.COMPUTE] if made and number == 0 else []
+        wait = [Unit.COMPUTE] if program and number == 0 else []
         signal = [Unit.COMPUTE] if number == 2 else []
         add("load", wait, signal, buffer=number, words=words, memory=memory)
     if sync:
@@ -103,24 +105,24 @@ def _work(core: CoreSpec, data: int, *, sync: bool = False) -> list[Instruction]
     words = rows * sums * RESULT_BITS // core.bus_bits
     add("store", [Unit.COMPUTE], words=min(words, 4), memory=data - MEMORY_PAGE_BYTES)
     add("halt")
-    return made
+    return program
 
 
 def _long_matmul(core: CoreSpec) -> Instruction:
-    """A multiplication of whatever the buffers hold that takes many steps, if they are large."""
+    """A legal matmul of whatever the buffers hold, with as many slices as they allow, up to 64."""
     slices = 64
     while True:
         group = min(slices, core.engine.group_slices)
         matmul = plain(core, "matmul", slices=slices, group_slices=group)
         values = {field.name: matmul[field.name] for field in matmul.operation.fields}
-        taken = zip(core.buffers, beats_taken(core, values), strict=True)
-        if all(buffer.words(beats) <= buffer.bus_words for buffer, beats in taken):
+        needs = zip(core.buffers, beats_taken(core, values), strict=True)
+        if all(buffer.words(beats) <= buffer.bus_words for buffer, beats in needs):
             return matmul
         slices //= 2
 
 
 def scenes(core: CoreSpec) -> Iterator[Scene]:
-    """A program that ends well, one that calls the host, and one of every fault."""
+    """Yields a program that ends well, one that calls the host, and one for every fault."""
 
     def words(*parts: Instruction | int) -> tuple[int, ...]:
         return tuple(part if isinstance(part, int) else isa.encode(part) for part in parts)
@@ -157,47 +159,48 @@ def scenes(core: CoreSpec) -> Iterator[Scene]:
     waits = replace(plain(core, "sync"), wait=frozenset([Unit.STORE]))
     yield Scene("watchdog", words(load, waits, load, halt), Fault.WATCHDOG, 1)
     yield Scene("misaligned", words(load, halt), Fault.MISALIGNED, 0, FIRST + INSTRUCTION_BYTES)
-    last = (1 << core.address_bits) - MEMORY_PAGE_BYTES
+    last_page = (1 << core.address_bits) - MEMORY_PAGE_BYTES
     count = MEMORY_PAGE_BYTES // INSTRUCTION_BYTES + 1
-    yield Scene("past memory", (), Fault.MISALIGNED, 0, last, count)
+    yield Scene("past memory", (), Fault.MISALIGNED, 0, last_page, count)
 
 
 class Courses(dict[tuple[int, int], Course]):
-    """What programs do that the host leaves alone, seen once for each; `traps` are a scene's."""
+    """The course of each program that the host leaves alone, recorded on first use. `scene` gives
+    the traps."""
 
     def __init__(self, session: Session, image: NDArray[np.uint8], scene: Scene):
         super().__init__()
         self.session, self.image, self.scene = session, image, scene
 
     def learn(self, place: tuple[int, int]) -> Course:
-        """Run the program that lies there, and remember what it did."""
+        """Run the program at `place` (address and number of instructions) and record its course."""
         session = self.session
         ready(session, self.image, self.scene)
         session.set("watchdog", PATIENCE)
         event = session.run(*place, LIMIT_CYCLES, stop_at_error=True)
         if event.kind == "sync":
-            raised, left = event.cycle, self._written()
-            after = self._ended(session.resume(LIMIT_CYCLES))
+            raised, writes_before = event.cycle, self._written()
+            remainder = self._ended(session.resume(LIMIT_CYCLES))
 
             def resumed(cycle: int) -> Course:
-                later = cycle - raised - HOST_CYCLES
-                stop = min(NEVER, after.stop + later)
-                return replace(after, stop=stop, end=after.end + later)
+                delay_cycles = cycle - raised - HOST_CYCLES
+                stop = min(NEVER, remainder.stop + delay_cycles)
+                return replace(remainder, stop=stop, end=remainder.end + delay_cycles)
 
-            course = Course(NEVER, NEVER, writes=left, sync=raised, resumed=resumed)
+            course = Course(NEVER, NEVER, writes=writes_before, sync=raised, resumed=resumed)
         else:
             course = self._ended(event)
         self[place] = course
         return course
 
     def _ended(self, event: Event) -> Course:
-        """The course that led to a program's end."""
+        """The course of a program that has just ended."""
         session, stop, stands = self.session, NEVER, None
         if event.kind == "error":
             stop = event.cycle
             # The interrupt rose; the end may have come since, or is still to come.
-            last = session.wait(LIMIT_CYCLES)
-            end = last.cycle
+            final = session.wait(LIMIT_CYCLES)
+            end = final.cycle
         elif event.kind == "done":
             end = event.cycle
         else:
@@ -209,20 +212,22 @@ class Courses(dict[tuple[int, int], Course]):
 
     def _written(self) -> dict[int, int]:
         memory = self.session.memory
-        return {int(at): int(memory[at]) for at in np.flatnonzero(memory != self.image)}
+        return {
+            int(address): int(memory[address]) for address in np.flatnonzero(memory != self.image)
+        }
 
 
 def ready(session: Session, image: NDArray[np.uint8], scene: Scene) -> None:
-    """A core after a reset, and the memory as every case finds it."""
+    """Reset the core and give memory the contents with which every case starts."""
     session.reset(2)
     session.memory[:] = image
     session.calm()
-    for at, write in scene.traps:
-        session.trap(at, at + 1, write=write, response=SLVERR)
+    for address, write in scene.traps:
+        session.trap(address, address + 1, write=write, response=SLVERR)
 
 
 def check_course(bench: Bench, scene: Scene, course: Course, image: NDArray[np.uint8]) -> None:
-    """What a scene's program did is what golden, the cycle model and the scene say."""
+    """An undisturbed program does what the golden model, the cycle model and the scene say."""
     case = f"sweep {scene.name} undisturbed"
     ended = course if course.resumed is None else course.resumed(course.sync + HOST_CYCLES)
     bench.check(case, "fault", (ended.fault, ended.index), (scene.fault, scene.index))
@@ -230,8 +235,11 @@ def check_course(bench: Bench, scene: Scene, course: Course, image: NDArray[np.u
         return
     program = Program(bench.core, scene.instructions, scene.address, image.copy())
     golden = program.expected()
-    wanted = {int(at): int(golden.memory[at]) for at in np.flatnonzero(golden.memory != image)}
-    bench.check(case, "what it writes", ended.writes, wanted)
+    golden_writes = {
+        int(address): int(golden.memory[address])
+        for address in np.flatnonzero(golden.memory != image)
+    }
+    bench.check(case, "what it writes", ended.writes, golden_writes)
     if scene.fault is not None:
         return
     timing = MemoryTiming(LATENCY_CYCLES, bench.core.bus_bytes, host_cycles=HOST_CYCLES)
@@ -254,20 +262,23 @@ def check_course(bench: Bench, scene: Scene, course: Course, image: NDArray[np.u
 
 @dataclass(frozen=True)
 class Case:
-    """Writes among a scene's cycles, the cycles in which no answer to one is taken, and what is
-    looked at meanwhile."""
+    """Writes during the cycles of a scene."""
 
     orders: tuple[Order, ...]
     hold: range = range(0)
+    """The cycles in which the host takes no answer to a write."""
     enable: int = 0
+    """The bits of `interrupt_enable`."""
     watched: str = "status"
+    """The register that is read all the time, from the cycle `after` on."""
     after: int = 0
     alone: bool = False
     """No second program follows."""
 
 
 def _start(cycle: int, place: tuple[int, int], enable: int) -> list[Order]:
-    """The documented writes that start a program, one a cycle; the last of them is `START`."""
+    """The documented writes that start a program, one per cycle; the last of them writes `START`,
+    in `cycle`."""
     address, count = place
     writes = (
         ("interrupt_enable", enable),
@@ -281,7 +292,7 @@ def _start(cycle: int, place: tuple[int, int], enable: int) -> list[Order]:
 
 
 def single_writes(second: tuple[int, int]) -> list[tuple[str, int, int]]:
-    """Registers, values and strobes, of which each is written alone in a case."""
+    """Register, value and strobes of all writes that are tried alone in a case."""
     writes = [("control", value, 15) for value in range(1, 8)]
     writes += [("control", 7, 14), ("control", 0xFFFFFFF8, 15), ("instructions", 0, 15)]
     writes += [("instructions", 0xFFFFFF, 15), ("instructions", 0xFFFFFF, 2)]
@@ -292,7 +303,7 @@ def single_writes(second: tuple[int, int]) -> list[tuple[str, int, int]]:
 
 
 def moments(course: Course) -> list[int]:
-    """The cycles of a case around which something happens."""
+    """The cycles of a case in which something happens."""
     began = START_CYCLE + 1
     ended = course if course.resumed is None else course.resumed(course.sync + SLACK)
     times = [0, course.sync, ended.stop, ended.end]
@@ -300,14 +311,21 @@ def moments(course: Course) -> list[int]:
 
 
 def window(course: Course) -> list[int]:
-    """Cycles in which anything is written in turn: near every moment."""
-    return sorted({m + i for m in moments(course) for i in range(-6, 14) if m + i >= START_CYCLE})
+    """The cycles near every moment, in each of which a write is tried."""
+    return sorted(
+        {
+            moment + distance
+            for moment in moments(course)
+            for distance in range(-6, 14)
+            if moment + distance >= START_CYCLE
+        }
+    )
 
 
 def random_case(
     rng: np.random.Generator, course: Course, second: tuple[int, int], singles: bool
 ) -> Case:
-    """One write, or a few, near the moments of a course, on channels that pause or not."""
+    """One write, or several, near the moments of a course; the channels may pause."""
     times = window(course)
     orders: list[Order] = []
     for _ in range(1 if singles else int(rng.integers(1, 6))):
@@ -331,16 +349,16 @@ def random_case(
         hold = range(first, first + int(rng.integers(1, 12)))
     watched = ("status", "status", "status", "error", "error_index", "watchdog", "program_low")
     name = watched[rng.integers(len(watched))]
-    enable, after, alone = (int(rng.integers(most)) for most in (16, 2, 2))
+    enable, after, alone = (int(rng.integers(limit)) for limit in (16, 2, 2))
     return Case(tuple(orders), hold, enable, name, after, bool(alone))
 
 
 def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]) -> Iterator[Case]:
-    """Each single write in each cycle of the window, and an acknowledge and a start in each pair
-    of cycles around a stop."""
+    """Every single write in every cycle of the window, and an acknowledge followed by a start at
+    all distances around a stop."""
     for cycle in window(course):
         for write in single_writes(second):
-            enable, after, alone = (int(rng.integers(most)) for most in (16, 2, 2))
+            enable, after, alone = (int(rng.integers(limit)) for limit in (16, 2, 2))
             name = ("status", "error", "error_index")[rng.integers(3)]
             yield Case((Order(cycle, *write),), range(0), enable, name, after, bool(alone))
     if course.stop == NEVER:
@@ -350,17 +368,17 @@ def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]
     for cycle in range(began + course.stop - 3, began + course.end + 4):
         for pause in range(1, 4):
             *ready_made, start = _start(cycle + pause, second, int(rng.integers(16)))
-            before = [replace(order, cycle=order.cycle - pause - 1) for order in ready_made]
+            earlier = [replace(order, cycle=order.cycle - pause - 1) for order in ready_made]
             acknowledge = Order(cycle, "control", Control.ACKNOWLEDGE)
-            yield Case((*before, acknowledge, start), watched="error", alone=True)
+            yield Case((*earlier, acknowledge, start), watched="error", alone=True)
 
 
 def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[Case]:
-    """Orders in the cycles in which they are the most awkward."""
+    """Orders of the host in the most critical cycles of a course."""
     began = START_CYCLE + 1
     writes = []
     if course.sync != NEVER:
-        writes += [(course.sync + i, "control", Control.RESUME) for i in range(-2, 2)]
+        writes += [(course.sync + distance, "control", Control.RESUME) for distance in range(-2, 2)]
     if course.stands is not None:
         writes += [(course.stop - 5, "watchdog", value) for value in PATIENCES]
     elif course.stop != NEVER:
@@ -373,7 +391,7 @@ def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[Case]:
 def play(
     bench: Bench, courses: Courses, scene: Scene, case: Case, second: tuple[int, int], title: str
 ) -> None:
-    """Play one case, and compare all that it shows."""
+    """Run one case, and compare everything that the host sees."""
     session, first = courses.session, courses[scene.place]
     over = moments(first)[-1] + SLACK
     resumed = first if first.resumed is None else first.resumed(first.sync)
@@ -390,7 +408,7 @@ def play(
     while True:
         host = Host(courses)
         try:
-            wanted = expected(host, orders, case.hold, cycles, case.watched, case.after)
+            must_see = expected(host, orders, case.hold, cycles, case.watched, case.after)
             break
         except UnknownProgram as unknown:
             courses.learn(unknown.place)
@@ -402,10 +420,10 @@ def play(
     session.hold(case.hold.start, len(case.hold))
     sights = sorted(session.watch(cycles, case.watched, case.after))
     bench.tally.cases += 1
-    if sights != wanted:
-        for one, other in itertools.zip_longest(sights, wanted):
-            if one != other:
-                bench.differ(title, f"the host sees {one}, must see {other} {case}")
+    if sights != must_see:
+        for actual, required in itertools.zip_longest(sights, must_see):
+            if actual != required:
+                bench.differ(title, f"the host sees {actual}, must see {required} {case}")
                 return
     for name in (*host.registers, "status", "error", "error_index"):
         bench.check(title, f"{name} at the end", session.get(name), host.read(name))
@@ -413,38 +431,41 @@ def play(
         counters = dict(host.last.counters) | {"cycles": host.cycles}
         bench.check(title, "counters", session.counters(), counters)
     memory = courses.image.copy()
-    for at, byte in host.written.items():
-        memory[at] = byte
+    for address, byte in host.written.items():
+        memory[address] = byte
     wrong = np.flatnonzero(session.memory != memory)
     bench.check(title, "bytes wrong in memory, at", wrong[:4].tolist(), [])
     bench.watch(session, title)
 
 
 def sweep(bench: Bench, rng: np.random.Generator, *, cases: int | None) -> None:
-    """Every scene with the pointed cases and `count` random ones, half of them of one write; or,
-    where `cases` is None, with every single write in every cycle of its window, and the
-    documented driver at every pace."""
+    """Run every scene with the pointed cases and `cases` random ones, half of which have a single
+    write.
+
+    If `cases` is None, every single write is tried in every cycle of the scene's window instead,
+    and the documented driver at every pace.
+    """
     core = bench.core
     timing = MemoryTiming(LATENCY_CYCLES, core.bus_bytes, host_cycles=HOST_CYCLES)
-    last = _work(core, SECOND_DATA)
-    second = SECOND, len(last)
+    second_program = _work(core, SECOND_DATA)
+    second = SECOND, len(second_program)
     image = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
-    put(image, SECOND, isa.to_bytes(last))
+    put(image, SECOND, isa.to_bytes(second_program))
     with Session(bench.native, MEMORY_BYTES, timing, seed=bench.seed) as session:
         for scene in scenes(core):
             put(image, FIRST, bytes(SECOND - FIRST))
             put(image, FIRST, words_to_bytes(scene.words))
             courses = Courses(session, image, scene)
             check_course(bench, scene, courses.learn(scene.place), image)
-            after = Scene("second", (), None, 0, SECOND, len(last), last)
-            check_course(bench, after, courses.learn(second), image)
+            second_scene = Scene("second", (), None, 0, SECOND, len(second_program), second_program)
+            check_course(bench, second_scene, courses.learn(second), image)
             first = courses[scene.place]
             if cases is None:
-                made = every_case(rng, first, second)
+                all_cases = every_case(rng, first, second)
             else:
                 drawn = (random_case(rng, first, second, i % 2 == 0) for i in range(cases))
-                made = itertools.chain(pointed_cases(rng, first), drawn)
-            for i, case in enumerate(made):
+                all_cases = itertools.chain(pointed_cases(rng, first), drawn)
+            for i, case in enumerate(all_cases):
                 play(bench, courses, scene, case, second, f"sweep {scene.name} {i}")
             bench.tally.coverage[f"host sweeps {scene.name}"] += 1
 

@@ -1,17 +1,18 @@
-"""Proofs that a fault in a netlist changes nothing that can be seen (SAT, by Yosys).
+"""Proofs that a fault in a netlist changes nothing that can be observed, by a SAT solver in Yosys.
 
-A netlist with its fault behind a switch becomes two copies of its logic that share their inputs and
-registers: one with the switch off, one with it on. Where they differ in an output, in the next
-value of a register, or in an access of a memory, is one bit. First, registers being inputs, that
-bit is never 1 in any state; else it is never 1 in any state that the sound design comes to after a
-reset. In both cases the faulty design never leaves the states of the sound one.
+The fault is behind a switch. The netlist becomes two copies of its logic that share inputs and
+registers: one with the switch off (the sound design) and one with it on (the faulty design). A
+single bit, `differs`, says whether the copies differ in an output, in the next value of a register,
+or in an access of a memory. The first proof treats registers as free inputs: the bit is 0 in every
+state. The second one only covers the states that the sound design reaches after a reset. Either
+way, the faulty design never leaves the states of the sound one.
 
-After a reset, a register that the reset sets has its one value, and everything else may be
-anything. From there, temporal induction shows that the bit is never 1. It is helped by what a few
-small registers near the fault can be at once: the set of their values that begins with those after
-a reset, and has all that the sound design makes of a state whose values are in the set, whatever
-its other registers, its memories and its inputs are. Clocks of a design that has several may tick
-in any order, alone or together.
+After a reset, the registers that it sets have known values and everything else may have any value.
+From there, temporal induction shows that the bit stays 0. To help the induction, an invariant may
+be added: a set of joint values of a few small registers near the fault. The set contains their
+values after a reset, and also the next values that the sound design gives from any state with
+values in the set, whatever its inputs and its other registers and memories hold. The clocks of a
+design with several clocks may tick in any order, alone or together.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ from typing import Any
 from evolute.hw.synthesis import yosys
 
 SAT_SECONDS = 60
-"""How long one proof may take."""
+"""Time limit of one proof, in seconds."""
 
 INDUCTION_CYCLES = 12
-"""Most cycles that an induction looks back."""
+"""The most cycles that an induction looks back."""
 
 SMALL_BITS = 4
-"""Widest register whose values are followed."""
+"""Width of the widest register that can be part of an invariant."""
 
 GROUP_BITS = (5, 9)
-"""Most bits of registers whose values are followed at once, in one try after another."""
+"""Total width of the registers of an invariant, at most; the numbers are tried in turn."""
 
 MOST_VALUES = 300
-"""Most values at once of registers that are followed."""
+"""The most values that an invariant may have."""
 
 MOST_EXCUSES = 8
-"""Most registers of one bit, near one place, that may excuse a difference in others."""
+"""The most one-bit registers near one place that are tried as an excuse, see `_Loose`."""
 
 MOST_ROUNDS = 4
-"""How often registers may be added to those that differ while nothing depends on them."""
+"""How many times registers may be added to those that differ while nothing depends on them."""
 
 _READS, _WRITES = ("$memrd", "$memrd_v2"), ("$memwr", "$memwr_v2")
 """Ports of memories."""
@@ -56,18 +57,18 @@ _INDUCED = "Induction step proven: SUCCESS!"
 
 @dataclass(frozen=True)
 class Reset:
-    """The resets of a design, one for each of its clocks, and the level at which they reset."""
+    """The resets of a design, one for each of its clocks, and the level that is active."""
 
     ports: tuple[str, ...]
     level: int
 
 
 Bits = list[Any]
-"""Bits of a signal as Yosys' JSON has them: numbers of nets, and constants as text."""
+"""Bits of a signal in Yosys' JSON: numbers of nets, and constants as text."""
 
 
 class _Netlist:
-    """A flat module in Yosys' JSON that can be grown."""
+    """A flat module in Yosys' JSON, to which cells and ports can be added."""
 
     def __init__(self, module: dict[str, Any]):
         self.ports: dict[str, dict[str, Any]] = module["ports"]
@@ -82,14 +83,16 @@ class _Netlist:
         self._next = 1 + max((bit for bit in nets if isinstance(bit, int)), default=1)
 
     def new(self, width: int) -> Bits:
+        """A new signal of `width` bits."""
         self._next += width
         return list(range(self._next - width, self._next))
 
     def input(self, name: str, bits: Bits) -> None:
+        """Make a signal an input of the module."""
         self.ports[name] = {"direction": "input", "bits": bits}
 
     def gate(self, kind: str, width: int, **inputs: Bits) -> Bits:
-        """The output of a new cell of unsigned operands."""
+        """Add a cell of a kind with unsigned inputs, and return its output."""
         output = self.new(width)
         parameters = {"Y_WIDTH": width}
         for port, bits in inputs.items():
@@ -106,6 +109,7 @@ class _Netlist:
         return output
 
     def text(self, top: str, outputs: dict[str, Bits]) -> str:
+        """The module as Yosys' JSON, with the given outputs in place of its own."""
         ports = {name: port for name, port in self.ports.items() if port["direction"] == "input"}
         ports |= {name: {"direction": "output", "bits": bits} for name, bits in outputs.items()}
         module = {"attributes": {"top": 1}, "ports": ports, "cells": self.cells, "netnames": {}}
@@ -139,7 +143,8 @@ def _outputs(cell: dict[str, Any]) -> dict[str, Bits]:
 def _seen(
     net: _Netlist, cell: dict[str, Any], copied: dict[Any, Any]
 ) -> Iterable[tuple[Bits, Bits]]:
-    """What of a register or memory must be equal in both copies, in pairs."""
+    """Pairs of bits of a register or memory, one of each copy, that must be equal if the copies are
+    to be equal: its next value, or its access."""
 
     def both(bits: Bits) -> tuple[Bits, Bits]:
         return bits, [copied.get(bit, bit) for bit in bits]
@@ -157,18 +162,21 @@ def _seen(
         else:
             any_enable = net.gate("$reduce_or", 1, A=enables)
         address = both(ports["ADDR"])[take]
-        seen = net.gate("$and", len(address), A=address, B=any_enable * len(address))
+        access = net.gate("$and", len(address), A=address, B=any_enable * len(address))
         if cell["type"] in _WRITES:
             data = both(ports["DATA"])[take]
-            seen = seen + net.gate("$and", len(data), A=data, B=enables)
-        masked.append(seen)
+            access = access + net.gate("$and", len(data), A=data, B=enables)
+        masked.append(access)
     yield masked[0], masked[1]
 
 
 @dataclass(frozen=True)
 class _Loose:
-    """Registers, by name, whose values need not be equal in the copies while an excuse holds; and
-    what can be an excuse: bits of registers, each of which is one, and so is its contrary."""
+    """Registers, by name, that may differ between the copies while an excuse holds.
+
+    An excuse is a condition on one bit: each bit of `excuses` gives two, that it is 1 and that it
+    is 0.
+    """
 
     registers: tuple[str, ...]
     excuses: Bits
@@ -177,14 +185,17 @@ class _Loose:
 def _miter(
     text: str, switch: str, loose: _Loose | None = None
 ) -> tuple[_Netlist, dict[str, Bits], dict[str, dict[str, Any]]]:
-    """The netlist with a copy of all that the switch reaches; a bit that says that the copies
-    differ (`differs`); and the registers, which are taken out, with what the copy would give them
-    (`switched_on`).
+    """Builds a netlist that compares the design with the switch off and on.
 
-    With `loose`, an input `pick` has a bit for each excuse, and one for the contrary of each.
-    Loose registers of the copy have any value while the one that is picked holds. They count as
-    different only where it does not hold in the next cycle. Of `differs`, `seen` is then what lies
-    outside of registers, or is not excused, and `others` has a bit for each other register.
+    Returns the netlist, in which everything that the switch reaches is duplicated; its outputs,
+    among them `differs`; and the registers, taken out of the netlist, each with the next value in
+    the faulty copy as `switched_on`.
+
+    With `loose`, the input `pick` selects one excuse: it has a bit for each bit of `excuses`, and
+    then one for the inverse of each. While the picked excuse holds, loose registers of the faulty
+    copy may have any value. They only count as different if it does not hold in the next cycle. The
+    output `seen` is the part of `differs` outside of registers or without an excuse, and `others`
+    has a bit for each of the remaining registers.
     """
     (module,) = json.loads(text)["modules"].values()
     net = _Netlist(module)
@@ -251,10 +262,10 @@ def _miter(
     def differ(pairs: Iterable[tuple[Bits, Bits]]) -> Bits:
         """A bit for each bit in which pairs may differ."""
         return [
-            net.gate("$xor", 1, A=[a], B=[b])[0]
+            net.gate("$xor", 1, A=[sound_bit], B=[faulty_bit])[0]
             for left, right in pairs
-            for a, b in zip(left, right, strict=True)
-            if a != b
+            for sound_bit, faulty_bit in zip(left, right, strict=True)
+            if sound_bit != faulty_bit
         ]
 
     seen, others = differ(shown), {}
@@ -289,9 +300,11 @@ def _miter(
 
 
 def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
-    """How it is proved that a mutation of a flat netlist changes nothing; None if it is not.
+    """How it is proved that a mutation of a flat netlist changes nothing; None if no proof
+    succeeds.
 
-    `change` are the arguments of Yosys' pass `mutate`, and `top` is the module.
+    `flat` is the netlist in RTLIL, `top` its module, and `change` the arguments of Yosys' pass
+    `mutate`.
     """
     plant = [
         "read_rtlil flat.il",
@@ -310,18 +323,18 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
         return "no state in which it shows but in registers that nothing depends on then"
     if not registers or any(port not in net.ports for port in reset.ports):
         return None
-    after = _after_reset(text, top, reset)
-    if not _resets_alike(text, top, reset, after):
+    reset_values = _after_reset(text, top, reset)
+    if not _resets_alike(text, top, reset, reset_values):
         return None
-    if _holds_by_induction(text, top, after, None):
+    if _holds_by_induction(text, top, reset_values, None):
         return "no state after a reset in which it shows, by induction"
     tried: set[tuple[Any, ...]] = set()
-    for most in GROUP_BITS:
-        near = _near(text, site, after, most)
+    for most_bits in GROUP_BITS:
+        near = _near(text, site, reset_values, most_bits)
         if near and tuple(near) not in tried:
             tried.add(tuple(near))
-            values = _values(text, top, near, after)
-            if values is not None and _holds_by_induction(text, top, after, (near, values)):
+            values = _values(text, top, near, reset_values)
+            if values is not None and _holds_by_induction(text, top, reset_values, (near, values)):
                 return "no state after a reset in which it shows, by what registers can be"
     return None
 
@@ -337,12 +350,12 @@ def _cut(net: _Netlist, registers: dict[str, dict[str, Any]]) -> None:
 
 
 def _stays_unseen(text: str, top: str, site: str) -> bool:
-    """Whether the fault near the cell `site` only ever changes some registers, and these only while
-    a certain bit of another register has a certain value, with which nothing else depends on them.
+    """Whether the fault at the cell `site` only ever changes some registers while an excuse holds
+    (see `_Loose`) with which nothing else depends on them.
 
-    Both designs start with equal values. The registers are those that differ after a cycle, and
-    then those that differ once the first do. The bit is one that is near the first of them, or near
-    the fault.
+    Both designs start with equal values. The registers are those that differ after one cycle, then
+    also those that differ because of them. Excuses are tried with one-bit registers near the first
+    of these registers and near the fault.
     """
     _, _, registers = _miter(text, _SWITCH)
     clocks = {str(cell["connections"]["CLK"]) for cell in registers.values()}
@@ -356,7 +369,7 @@ def _stays_unseen(text: str, top: str, site: str) -> bool:
         loose = _Loose(tuple(sorted(names)), excuses)
         net, outputs, registers = _miter(text, _SWITCH, loose)
         _cut(net, registers)
-        rest = [name for name in registers if name not in names]
+        others_in_order = [name for name in registers if name not in names]
         commands = [
             f"sat -set pick {len(pick)}'b{pick} -prove differs 0 -show seen,others {_LIMIT} {top}"
             for pick in picks
@@ -371,7 +384,9 @@ def _stays_unseen(text: str, top: str, site: str) -> bool:
             elif seen is None or others is None or seen[1] == "1":
                 sets.append(None)
             else:
-                differ = zip(rest, reversed(others[1].zfill(len(rest))), strict=True)
+                differ = zip(
+                    others_in_order, reversed(others[1].zfill(len(others_in_order))), strict=True
+                )
                 sets.append(names | {name for name, bit in differ if bit == "1"})
         return sets
 
@@ -385,23 +400,28 @@ def _stays_unseen(text: str, top: str, site: str) -> bool:
         excuses += islice((bits[0] for bits in near if len(bits) == 1), MOST_EXCUSES)
     excuses = list(dict.fromkeys(excuses[1:]))
     count = 2 * len(excuses)
-    left = {f"{1 << i:0{count}b}": first for i in range(count)}
-    owner = dict(zip(left, 2 * [owners[bit] for bit in excuses], strict=True))
+    candidates = {f"{1 << i:0{count}b}": first for i in range(count)}
+    owner = dict(zip(candidates, 2 * [owners[bit] for bit in excuses], strict=True))
     for _ in range(MOST_ROUNDS):
         following: dict[str, frozenset[str]] = {}
-        for names in set(left.values()):
-            picks = [pick for pick in left if left[pick] == names and owner[pick] not in names]
-            for pick, more in zip(picks, grown(names, picks), strict=True):
-                if more == names:
+        for names in set(candidates.values()):
+            picks = [
+                pick
+                for pick in candidates
+                if candidates[pick] == names and owner[pick] not in names
+            ]
+            for pick, grown_names in zip(picks, grown(names, picks), strict=True):
+                if grown_names == names:
                     return True
-                if more is not None:
-                    following[pick] = more
-        left = following
+                if grown_names is not None:
+                    following[pick] = grown_names
+        candidates = following
     return False
 
 
 def _after_reset(text: str, top: str, reset: Reset) -> dict[Any, str]:
-    """By bits of registers, the value that a cycle of reset gives the sound design's."""
+    """The value that one cycle of reset gives in the sound design, for every bit of a register that
+    it sets."""
     net, _, registers = _miter(text, _SWITCH)
     _cut(net, registers)
     _tie(net, reset)
@@ -421,7 +441,7 @@ def _after_reset(text: str, top: str, reset: Reset) -> dict[Any, str]:
 
 
 def _tie(net: _Netlist, reset: Reset) -> None:
-    """Hold all resets on."""
+    """Hold all resets active."""
     tied = {net.ports.pop(port)["bits"][0]: str(reset.level) for port in reset.ports}
     for cell in net.cells.values():
         cell["connections"] = {
@@ -429,16 +449,17 @@ def _tie(net: _Netlist, reset: Reset) -> None:
         }
 
 
-def _resets_alike(text: str, top: str, reset: Reset, after: dict[Any, str]) -> bool:
-    """Whether a reset gives the faulty design's registers the values of the sound one's."""
+def _resets_alike(text: str, top: str, reset: Reset, reset_values: dict[Any, str]) -> bool:
+    """Whether a reset gives the registers of the faulty design the same values as those of the
+    sound one."""
     net, _, registers = _miter(text, _SWITCH)
     _cut(net, registers)
     _tie(net, reset)
     wrong = [
-        net.gate("$xor", 1, A=[on], B=[after[bit]])[0]
+        net.gate("$xor", 1, A=[faulty_bit], B=[reset_values[bit]])[0]
         for cell in registers.values()
-        for bit, on in zip(cell["connections"]["Q"], cell["switched_on"], strict=True)
-        if bit in after
+        for bit, faulty_bit in zip(cell["connections"]["Q"], cell["switched_on"], strict=True)
+        if bit in reset_values
     ]
     if not wrong:
         return True
@@ -447,8 +468,8 @@ def _resets_alike(text: str, top: str, reset: Reset, after: dict[Any, str]) -> b
 
 
 def _next(net: _Netlist, registers: dict[str, dict[str, Any]]) -> dict[str, Bits]:
-    """What each register will be, with an input for each of several clocks that says that it
-    ticks."""
+    """The next value of each register. For several clocks, an input is added for each that says
+    whether it ticks."""
     clocks = list(
         dict.fromkeys(str(register["connections"]["CLK"]) for register in registers.values())
     )
@@ -471,10 +492,10 @@ def _next(net: _Netlist, registers: dict[str, dict[str, Any]]) -> dict[str, Bits
 
 
 def _holds_by_induction(
-    text: str, top: str, after: dict[Any, str], known: tuple[Bits, set[str]] | None
+    text: str, top: str, reset_values: dict[Any, str], known: tuple[Bits, set[str]] | None
 ) -> bool:
-    """Whether both designs never differ after a reset, where `known` are values that bits of
-    registers have in every state."""
+    """Whether the designs never differ after a reset, proved by induction. `known` is an invariant:
+    bits of registers and all values that they can have."""
     net, compared, registers = _miter(text, _SWITCH)
     begin = net.new(1)
     net.input("begin", begin)
@@ -484,14 +505,16 @@ def _holds_by_induction(
         bits = cell["connections"]["Q"]
         anything = net.new(len(bits))
         net.input(f"anything{i}", anything)
-        first = [after.get(bit, free) for bit, free in zip(bits, anything, strict=True)]
-        data = net.gate("$mux", len(bits), A=following[name], B=first, S=begin)
-        connections = {"CLK": clock, "D": data, "Q": bits}
+        value_after_reset = [
+            reset_values.get(bit, free) for bit, free in zip(bits, anything, strict=True)
+        ]
+        next_value = net.gate("$mux", len(bits), A=following[name], B=value_after_reset, S=begin)
+        connections = {"CLK": clock, "D": next_value, "Q": bits}
         net.cells[name] = {**cell, "connections": connections}
     outputs, assumed = {"differs": compared["differs"]}, ""
     if known is not None:
         outputs["known"], assumed = _is_one_of(net, *known), "-set known 1"
-    whole = net.text(top, outputs)
+    full_text = net.text(top, outputs)
     if known is not None:
         # Often the values alone say enough.
         alone, compared, registers = _miter(text, _SWITCH)
@@ -504,19 +527,19 @@ def _holds_by_induction(
         f"sat -tempinduct -seq 1 -set-at 1 begin 1 {assumed} -prove differs 0 "
         f"-maxsteps {INDUCTION_CYCLES} {_LIMIT} {top}"
     )
-    return _holds(whole, command, _INDUCED)
+    return _holds(full_text, command, _INDUCED)
 
 
 def _is_one_of(net: _Netlist, bits: Bits, values: set[str]) -> Bits:
-    """Whether bits, the first being the lowest, have one of the values, in binary."""
+    """Whether bits, lowest first, have one of the values, which are in binary."""
     matches = [net.gate("$eq", 1, A=bits, B=list(reversed(value)))[0] for value in sorted(values)]
     return net.gate("$reduce_or", 1, A=matches)
 
 
-def _values(text: str, top: str, bits: Bits, after: dict[Any, str]) -> set[str] | None:
-    """All values, in binary, that bits of registers can have at once in the sound design; None if
-    they are too many to be of use."""
-    values = fresh = {"".join(after[bit] for bit in reversed(bits))}
+def _values(text: str, top: str, bits: Bits, reset_values: dict[Any, str]) -> set[str] | None:
+    """All joint values, in binary, that bits of registers can have in the sound design; None if
+    they are too many."""
+    values = fresh = {"".join(reset_values[bit] for bit in reversed(bits))}
     while fresh:
         net, _, registers = _miter(text, _SWITCH)
         following = _next(net, registers)
@@ -542,8 +565,8 @@ def _values(text: str, top: str, bits: Bits, after: dict[Any, str]) -> set[str] 
 
 
 def _registers_near(design: dict[str, Any], sites: Iterable[str]) -> Iterator[str]:
-    """Registers, those nearest to some cells first: before these, then around what reads them, then
-    before these registers."""
+    """Registers by their distance from the cells `sites`: first those that drive the sites and
+    their readers, then those that drive these registers, and so on."""
     (module,) = design["modules"].values()
     cells: dict[str, dict[str, Any]] = module["cells"]
     driver = {bit: n for n, c in cells.items() for bits in _outputs(c).values() for bit in bits}
@@ -561,29 +584,30 @@ def _registers_near(design: dict[str, Any], sites: Iterable[str]) -> Iterator[st
         for bit in bits
         for reader in readers[bit]
     ]
-    front, seen = deque([*start, *around]), set()
+    front, visited = deque([*start, *around]), set()
     later: deque[str] = deque()
     while front or later:
         name = front.popleft() if front else later.popleft()
-        if name in seen:
+        if name in visited:
             continue
-        seen.add(name)
+        visited.add(name)
         if _is_register(cells[name]):
             yield name
         for port, bits in _inputs(cells[name]).items():
             for bit in bits if port != "CLK" else ():
-                if bit in driver and driver[bit] not in seen:
-                    before = driver[bit]
-                    (later if _is_register(cells[before]) else front).append(before)
+                if bit in driver and driver[bit] not in visited:
+                    driving_cell = driver[bit]
+                    (later if _is_register(cells[driving_cell]) else front).append(driving_cell)
 
 
-def _near(text: str, site: str, after: dict[Any, str], most: int) -> Bits:
-    """Bits of small registers that a reset sets, at most `most`, those nearest to a cell first."""
+def _near(text: str, site: str, reset_values: dict[Any, str], most: int) -> Bits:
+    """Bits of small registers that a reset sets, nearest to the cell `site` first; at most `most`
+    bits."""
     design = json.loads(text)
     (module,) = design["modules"].values()
     small: Bits = []
     for name in _registers_near(design, [site]):
-        bits = [bit for bit in module["cells"][name]["connections"]["Q"] if bit in after]
+        bits = [bit for bit in module["cells"][name]["connections"]["Q"] if bit in reset_values]
         if len(bits) <= SMALL_BITS and len(small) + len(bits) <= most:
             small += [bit for bit in bits if bit not in small]
     return small

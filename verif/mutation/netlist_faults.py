@@ -1,12 +1,12 @@
-"""Mutation coverage: random faults in the netlists of small designs, and which of them the bench
-finds.
+"""Mutation coverage: random faults in the netlists of small designs, and how many of them the
+verification finds.
 
-A fault is one bit of one port of one cell that is inverted, stuck, or inverted by another bit of
-the port (the pass `mutate` of Yosys). It counts as killed only where the project's own verification
-of the design (`verif.harness.verify`, `verif.core.kinds`) says that something differs, or does not
-come to its end. All faults of a design are in one netlist, each switched on by a number that the
-simulation is started with, so that a design is built once. `verif.mutation.equivalence` tells which
-of those that are left change nothing.
+A fault inverts one bit of one port of one cell, holds it at 0 or 1, or combines it with another bit
+of the port (Yosys' pass `mutate`). It is killed only if the project's own verification of the
+design (`verif.harness.verify`, `verif.core.kinds`) reports a difference or does not come to an end.
+All faults of a design are in one netlist, so that it is built only once; a number at the start of
+the simulation switches one of them on. `verif.mutation.equivalence` tries to prove of each fault
+that is left that it changes nothing.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ away is none."""
 
 @dataclass(frozen=True)
 class Mutation:
-    """A fault: of which design, from which line of the RTL's source, and what Yosys does."""
+    """A fault in a netlist: its design, the line of RTL source that it belongs to, and the
+    arguments of Yosys' pass `mutate`."""
 
     design: str
     file: str
@@ -143,13 +144,17 @@ class Mutation:
 
     @property
     def name(self) -> str:
+        """Design, line of source and change as one text."""
         return f"{self.design} {self.file}:{self.line}: {self.change}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutation: `killed`, `equivalent` or `survived`; what the bench said first,
-    or how it was proved; and the CPU time that took."""
+    """What became of a mutation.
+
+    `verdict` is `killed`, `equivalent` or `survived`. `reason` is the first message of the
+    verification, or how equivalence was proved. `cpu_seconds` is the CPU time that this took.
+    """
 
     mutation: Mutation
     verdict: str
@@ -158,7 +163,7 @@ class Outcome:
 
     @property
     def recorded(self) -> Mutant:
-        """The outcome as records hold it."""
+        """The outcome as it is stored in records."""
         mutation = self.mutation
         facts = (
             mutation.design,
@@ -172,7 +177,7 @@ class Outcome:
 
 
 def netlist(spec: Spec) -> str:
-    """The design as one flat module of cells that name their lines of source, in RTLIL."""
+    """The design as one flat module in RTLIL, whose cells name their lines of source."""
     from amaranth.back import (
         rtlil,  # pyright: ignore[reportAttributeAccessIssue] not in its stubs
     )
@@ -185,7 +190,8 @@ def netlist(spec: Spec) -> str:
 
 
 def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Mutation]]:
-    """Every mutation of a flat netlist, by file and line; `seed` draws the bits that invert."""
+    """Every mutation of a flat netlist, by file and line of source. `seed` chooses the other bits
+    that inverting mutations depend on."""
     script = [
         "read_rtlil flat.il",
         "select -set logic t:* t:$meminit* %d t:$scopeinfo %d",
@@ -195,7 +201,7 @@ def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Muta
         "select -write kept.txt",
     ]
     files = yosys.run(script, {"flat.il": flat}, ["list.txt", "kept.txt"], timeout_s=300).files
-    kept = {line.partition("/")[2] for line in files["kept.txt"].splitlines()}
+    kept_cells = {line.partition("/")[2] for line in files["kept.txt"].splitlines()}
     mutations: dict[tuple[str, int], list[Mutation]] = {}
     inside = re.compile(rf"-src \S*/{RTL}/((?:\w+/)*\w+\.py):(\d+)")
     for text in files["list.txt"].splitlines():
@@ -205,7 +211,7 @@ def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Muta
         cell = re.search(r"-cell (\S+)", change)
         if place is None or port is None or cell is None or port[1] in _CLOCKS:
             continue
-        if port[1] == "Q" and cell[1] in kept:
+        if port[1] == "Q" and cell[1] in kept_cells:
             continue
         line = place[1], int(place[2])
         mutations.setdefault(line, []).append(Mutation(design, *line, change))
@@ -213,7 +219,8 @@ def points(design: str, flat: str, seed: int) -> dict[tuple[str, int], list[Muta
 
 
 def some_points(design: str, seed: int) -> dict[tuple[str, int], list[Mutation]]:
-    """Up to eight mutations of every line that a design's netlist comes from, drawn by `seed`."""
+    """Up to eight random mutations for every line of source that the design's netlist comes
+    from."""
     rng = np.random.default_rng((seed, *design.encode()))
     mutations = points(design, netlist(DESIGNS[design]), seed)
     return {
@@ -223,32 +230,36 @@ def some_points(design: str, seed: int) -> dict[tuple[str, int], list[Mutation]]
 
 
 def draw(
-    known: dict[str, dict[tuple[str, int], list[Mutation]]], count: int, seed: int
+    points_by_design: dict[str, dict[tuple[str, int], list[Mutation]]], count: int, seed: int
 ) -> list[Mutation]:
-    """`count` different mutations out of `some_points` by design: first a line of the source, each
-    once before any comes again, then a design that has it, then a point there."""
+    """Choose `count` different mutations from those of several designs (`some_points` by design).
+
+    First a line of source is drawn, each line once before any comes again; then a design that
+    contains it; then a mutation there.
+    """
     rng = np.random.default_rng(seed)
-    left = {
+    remaining = {
         (line, design): list(mutations)
-        for design, lines in known.items()
+        for design, lines in points_by_design.items()
         for line, mutations in lines.items()
     }
     chosen: list[Mutation] = []
-    while left and len(chosen) < count:
-        lines = sorted({line for line, _ in left})
+    while remaining and len(chosen) < count:
+        lines = sorted({line for line, _ in remaining})
         for i in rng.permutation(len(lines))[: count - len(chosen)]:
-            designs = sorted(design for line, design in left if line == lines[i])
+            designs = sorted(design for line, design in remaining if line == lines[i])
             place = lines[i], designs[rng.integers(len(designs))]
-            chosen.append(left[place].pop())
-            if not left[place]:
-                del left[place]
+            chosen.append(remaining[place].pop())
+            if not remaining[place]:
+                del remaining[place]
     return sorted(
         chosen, key=lambda mutation: (list(DESIGNS).index(mutation.design), mutation.name)
     )
 
 
 def planted(spec: Spec, flat: str, mutations: list[Mutation]) -> str:
-    """Verilog of a design that has the i-th mutation if it is started with `switched(i)`."""
+    """Verilog of a design in which a simulation with the arguments `switched(i)` has the i-th
+    mutation, counted from 1."""
     top = module_name(spec)
     script = ["read_rtlil flat.il"]
     script += [
@@ -267,12 +278,12 @@ def planted(spec: Spec, flat: str, mutations: list[Mutation]) -> str:
 
 
 def switched(number: int) -> tuple[str, ...]:
-    """What starts a simulation of `planted` with its mutation of that number; 0 is none."""
+    """Arguments of a simulation of `planted` that switch one mutation on; 0 is none."""
     return (f"+{_SWITCH}={number}",)
 
 
 class _EndlessError(Exception):
-    """The bench came to no end."""
+    """The verification does not come to an end."""
 
 
 @contextmanager
@@ -290,15 +301,15 @@ def _limited(seconds: int) -> Iterator[None]:
 
 
 def first_difference(spec: Spec, verilog: str, number: int, seed: int = 1) -> str | None:
-    """What the project's verification of a design says first, with that mutation; None if it
-    passes."""
+    """The first difference that the project's verification of a design reports with one mutation;
+    None if it passes."""
     check: Callable[..., Report] = verify
-    more: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if isinstance(spec, CoreSpec):
-        check, more = core.verify, {"most_differences": 1}
+        check, options = core.verify, {"most_differences": 1}
     try:
         with _limited(PATIENCE_S):
-            report = check(spec, seed=seed, verilog=verilog, plusargs=switched(number), **more)
+            report = check(spec, seed=seed, verilog=verilog, plusargs=switched(number), **options)
     except _EndlessError:
         return f"the bench comes to no end in {PATIENCE_S} s"
     except (SimulatorError, ValueError) as error:

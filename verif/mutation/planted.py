@@ -1,4 +1,4 @@
-"""Faults put into the RTL's source, for a check of the checks."""
+"""Faults put into the source of the RTL, in order to test the verification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evolute.hw.spec import Spec
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: a piece of RTL source and what takes its place."""
+    """A fault: a piece of RTL source, and the text that replaces it."""
 
     name: str
     module: ModuleType
@@ -32,18 +32,19 @@ def put_in(
     modules: Sequence[ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Build specs of `kind` from sources of which one has the fault.
+    """Make specs of the class `kind` build from sources of which one has the fault.
 
-    `modules` are what is made anew, each after those that it imports from; the last has the class
-    of `BUILD`. Fails if the RTL no longer has the place that the fault is for.
+    `modules` are the modules that are loaded anew, each after those that it imports; the last one
+    has the class for `BUILD`. Fails if the source does not contain the text that the fault
+    replaces.
     """
     for module in modules:
         source = inspect.getsource(module)
         if module is mutant.module:
             assert source.count(mutant.old) == 1, f"{mutant.name}: update the mutant to the RTL"
             source = source.replace(mutant.old, mutant.new)
-        made = ModuleType(module.__name__)
-        exec(compile(source, mutant.name, "exec"), vars(made))
-        monkeypatch.setitem(sys.modules, module.__name__, made)
+        loaded = ModuleType(module.__name__)
+        exec(compile(source, mutant.name, "exec"), vars(loaded))
+        monkeypatch.setitem(sys.modules, module.__name__, loaded)
     name = BUILD[kind].__name__
     monkeypatch.setitem(BUILD, kind, getattr(sys.modules[modules[-1].__name__], name))

@@ -1,7 +1,8 @@
-"""Floating activations made integers that share an exponent, as `hw.spec.formats.Activations` says.
+"""Turns floating activations into integers that share an exponent, as `hw.spec.formats.Activations`
+defines it.
 
-One subtraction and one right shift per activation, with what is shifted out collected for rounding;
-the conditional negation and the rounding are one increment.
+Each activation takes one subtraction and one right shift; a flag collects the ones that are shifted
+out, for rounding. Conditional negation and rounding are one increment.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Value
@@ -11,7 +12,7 @@ from evolute.hw.spec.formats import Activations, FloatFormat
 
 
 def shared_exponent(exponent: Value, kind: FloatFormat) -> Value:
-    """A row's exponent as it is read: 1 at least, at most that of the greatest finite number."""
+    """The exponent field of a row, limited to 1 .. the exponent of the greatest finite number."""
     low = exponent[0] | ~exponent.any()
     if kind.infinities:
         low = low & ~exponent.all()
@@ -19,13 +20,17 @@ def shared_exponent(exponent: Value, kind: FloatFormat) -> Value:
 
 
 def align(m: Module, name: str, code: Value, shared: Value, activations: Activations) -> Value:
-    """The signed integer for the number that `code` stands for, where its row shares `shared`."""
+    """The signed integer of `activations.bits` bits for the floating `code` in a row whose shared
+    exponent is `shared`.
+
+    The helper signals are named after `name`.
+    """
     kind = activations.format
     assert kind is not None
     mantissa, exponent = code[: kind.mantissa_bits], code[kind.mantissa_bits : -1]
     sign, normal = code[-1], named(m, f"{name}_normal", exponent.any())
-    own = Cat(exponent[0] | ~normal, exponent[1:])
-    distance = named(m, f"{name}_distance", shared - own)
+    activation_exponent = Cat(exponent[0] | ~normal, exponent[1:])
+    distance = named(m, f"{name}_distance", shared - activation_exponent)
     outside = distance[-1] if kind.infinities else distance[-1] | code[:-1].all()
 
     # Below the integer's bits as many of a fraction as the shared exponent leaves, one at least.
@@ -34,9 +39,9 @@ def align(m: Module, name: str, code: Value, shared: Value, activations: Activat
     places = (len(value) - 1).bit_length()
     lost: Value = Const(0, 1)
     for place in reversed(range(places)):
-        shift, taken = 1 << place, distance[place]
-        lost = lost | (taken & value[:shift].any())
-        value = named(m, f"{name}_shift{shift}", Mux(taken, value >> shift, value))
+        shift, shifted = 1 << place, distance[place]
+        lost = lost | (shifted & value[:shift].any())
+        value = named(m, f"{name}_shift{shift}", Mux(shifted, value >> shift, value))
     far = distance[places:-1].any()
 
     kept = (value[fraction:] & ~far.replicate(activations.bits - 1)) | outside.replicate(

@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 
 def log2(power: int) -> int:
-    """The exponent of a power of two."""
+    """The exponent of a power of two. Fails for any other number."""
     return power.bit_length() - 1
 
 
@@ -18,14 +18,18 @@ def any_of(signals: Iterable[Value]) -> Value:
 
 
 def named(m: Module, name: str, value: Value) -> Signal:
-    """A signal that carries `value`. An expression is a tree, copied whole at each of its uses."""
+    """A new signal called `name` that carries `value`.
+
+    Amaranth copies an unnamed expression to each place where it is used.
+    """
     signal = Signal(value.shape(), name=name)
     m.d.comb += signal.eq(value)
     return signal
 
 
 def wrap(m: Module, name: str, length: int, advance: Value, restart: Value | None = None) -> Value:
-    """Whether a counter that `advance` turns through 0 .. `length` - 1 is at its last count."""
+    """Whether a counter is at its last count. It counts 0 .. `length` - 1, one step per cycle in
+    which `advance` is set, and `restart` sets it to 0."""
     if length == 1:
         return Const(1)
     count = Signal(range(length), name=name)
@@ -39,8 +43,8 @@ def wrap(m: Module, name: str, length: int, advance: Value, restart: Value | Non
 
 
 def ends_turn(m: Module, name: str, length: int, runs: Value) -> Value:
-    """Whether this cycle is the last one of a turn of `length` cycles. `runs` must be set in all
-    cycles of a turn, which follow one another, and in no others."""
+    """Whether this cycle is the last one of a turn of `length` consecutive cycles. `runs` must be
+    set in all cycles of a turn and in no others."""
     return wrap(m, name, length, runs) if length > 1 else runs
 
 
@@ -59,8 +63,11 @@ def decode(index: Value) -> list[Value]:
 
 
 def select(values: Sequence[Value], one_hot: Sequence[Value]) -> Value:
-    """The value whose `one_hot` bit is set, or 0 if none is. ANDs and ORs take fewer gates than
-    two-way multiplexers where one decoded index serves all bits of several words."""
+    """The value whose bit of `one_hot` is set, or 0 if none is.
+
+    Where one decoded index serves all bits of several words, ANDs and ORs take fewer gates than
+    two-way multiplexers.
+    """
     terms = [bit.replicate(len(value)) & value for value, bit in zip(values, one_hot, strict=True)]
     while len(terms) > 1:
         terms = [
@@ -88,14 +95,18 @@ def total(values: Iterable[Value]) -> Value:
 
 
 def total_signed(values: Sequence[Value]) -> Value:
-    """The sum of signed values of one width. Inverted sign bits and a single constant take the
-    place of sign extensions, which an adder tree would have to sum, too (Baugh and Wooley 1973)."""
+    """The sum of signed values of one width.
+
+    Inverted sign bits and a single constant replace the sign extensions, which an adder tree would
+    also have to sum (Baugh and Wooley 1973).
+    """
     unsigned = [Cat(value[:-1], ~value[-1]) for value in values]
     return total([*unsigned, Const(-(len(values) << len(values[0]) - 1))])
 
 
 def sum_modulo(m: Module, name: str, values: Sequence[Value], bits: int) -> Value:
-    """The sum of values of any widths, modulo 2^bits; sign extensions as in `total_signed`.
+    """The sum of values of any widths, modulo 2^bits. Sign extensions are replaced as in
+    `total_signed`.
 
     Every partial sum has the same width, so that synthesis joins them to one carry-save adder.
     """
@@ -112,9 +123,12 @@ def sum_modulo(m: Module, name: str, values: Sequence[Value], bits: int) -> Valu
 
 
 def booth_digit(code: Value, place: int) -> tuple[Value, Value, Value]:
-    """The radix-4 digit (MacSorley 1961) of a signed code at an even place: whether its magnitude
-    is 1, whether its magnitude is 2, and whether it is negative. A negative digit of neither
-    magnitude is 0."""
+    """Returns (one, two, negative) for the radix-4 digit of a signed code at an even `place`:
+    whether its magnitude is 1, whether it is 2, and its sign. A digit with neither magnitude is 0,
+    even if it is negative.
+
+    Source: MacSorley 1961.
+    """
     top = len(code) - 1
     high, middle = code[min(place + 1, top)], code[min(place, top)]
     below = code[place - 1] if place else Const(0, 1)
@@ -127,18 +141,20 @@ def booth_products(x: Value, code: Value) -> list[Value]:
     for place in range(0, len(code), 2):
         one, two, negative = booth_digit(code, place)
         wide = Cat(x, x[-1])
-        taken = select([wide, Cat(Const(0, 1), x)], [one, two])
+        multiple = select([wide, Cat(Const(0, 1), x)], [one, two])
         products += [
-            Cat(Const(0, place), negate_if(taken, negative)).as_signed(),
+            Cat(Const(0, place), negate_if(multiple, negative)).as_signed(),
             Cat(Const(0, place), negative),
         ]
     return products
 
 
 def square_terms(value: Value) -> list[Value]:
-    """Values whose sum is the square of the unsigned `value`: every bit at twice its place, and the
-    product of every pair of bits once, doubled. Those are half the products of a
-    multiplication."""
+    """Values whose sum is the square of the unsigned `value`.
+
+    Every bit counts at twice its place, and the product of every pair of bits is doubled. This
+    takes half the products of a multiplication.
+    """
     terms: list[Value] = [Cat(*(Cat(bit, Const(0, 1)) for bit in value))]
     for i, bit in enumerate(value[:-1]):
         above = value[i + 1 :]
@@ -147,12 +163,13 @@ def square_terms(value: Value) -> list[Value]:
 
 
 def negate_if(value: Value, sign: Value) -> Value:
-    """One's complement of `value` where `sign`: adding `sign` completes the negation."""
+    """The one's complement of `value` where `sign` is set. The caller adds `sign` to complete the
+    negation."""
     return (value ^ sign.replicate(len(value))).as_signed()
 
 
 def saturated(value: Value, bits: int) -> Value:
-    """The signed value of `bits` bits that is nearest to `value`."""
+    """The signed value of `bits` bits that is nearest to the signed `value`."""
     high = value[bits - 1 :]
     overflows = high.any() & ~high.all()
     end = Cat((~value[-1]).replicate(bits - 1), value[-1])
@@ -160,10 +177,11 @@ def saturated(value: Value, bits: int) -> Value:
 
 
 def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
-    """The stored half table of `x`: entry e is x[-1] - sum of (2*e_i - 1)*x[i] over i < len(x)-1.
+    """The stored half of the table of `x`: entry e is x[-1] minus the sum of (2*e_i - 1)*x[i] over
+    i < len(x)-1, where e_i is bit i of e.
 
-    LUT Tensor Core, Eq. 5, negated. Every entry combines two sums of the same kind over halves of
-    `x`: 12 adders for four activations, 24 for five, 44 for six.
+    This is Eq. 5 of LUT Tensor Core, negated. Every entry combines two sums of the same kind over
+    the halves of `x`: 12 adders for four activations, 24 for five, 44 for six.
     """
     if len(x) == 1:
         return [x[0]]
@@ -181,7 +199,11 @@ def half_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
 
 
 def subset_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
-    """Entry e - 1 is the sum of the x[i] with e_i set, e > 0: 1 adder for two, 4 for three."""
+    """The sums of all non-empty subsets of `x`: entry e - 1 is the sum of the x[i] for the set bits
+    i of e.
+
+    It takes 1 adder for two values and 4 for three.
+    """
     if len(x) == 1:
         return [x[0]]
     split = len(x) // 2
@@ -195,10 +217,11 @@ def subset_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
 
 
 def digit_sums(m: Module, x: Sequence[Value], bits: int) -> list[Value]:
-    """Entry j - 1 is the sum of w[i]*x[i] where j > 0 is the sum of w[i]*3^i, w[i] in -1 .. 1.
+    """The sums of `x` weighted with -1, 0 or 1: entry j - 1 is the sum of w[i]*x[i], where j > 0 is
+    the sum of w[i]*3^i with w[i] in -1 .. 1.
 
-    2 adders for two activations, 10 for three, whose 13 entries and zero are those of TL2 (arXiv
-    2502.11880).
+    It takes 2 adders for two activations and 10 for three. The 13 entries for three, and zero, are
+    those of TL2 (arXiv 2502.11880).
     """
     if len(x) == 1:
         return [x[0]]

@@ -1,7 +1,7 @@
-"""Ports that go together, described once as signatures: AXI4, AXI4-Lite, and requests for bursts.
+"""Groups of ports, described once as signatures: AXI4, AXI4-Lite, and requests for bursts.
 
-The components at both ends have such a signature as one member, one of them flipped, and
-`wiring.connect` joins them.
+The components at both ends of a connection have the signature as one member, flipped at one end,
+and `connect` joins them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Ports(wiring.PureInterface):
 
 
 class Bundle(wiring.Signature):
-    """A signature whose signals have their members' names after `prefix`, whatever the member is
-    called that has this signature. So the names in Verilog are those of the AXI specification."""
+    """A signature whose signals are named `prefix` plus the name of the member, whatever the member
+    is called that has this signature. This keeps the names of the AXI specification in the
+    Verilog."""
 
     def __init__(self, members: Mapping[str, wiring.Member], prefix: str = ""):
         super().__init__(dict(members))
@@ -41,10 +42,10 @@ class Bundle(wiring.Signature):
         return ports
 
     def of(self, signals: Mapping[str, Signal]) -> Ports:
-        """An interface of signals that exist, by their names with the prefix."""
+        """An interface made of signals that already exist, found by their names with the prefix."""
         ports = Ports.__new__(Ports)
-        taken = {name: signals[self.prefix + name] for name in self.members}
-        ports.__dict__.update(signature=self, **taken)
+        members = {name: signals[self.prefix + name] for name in self.members}
+        ports.__dict__.update(signature=self, **members)
         return ports
 
 
@@ -53,9 +54,9 @@ Interface = Ports | wiring.FlippedInterface
 
 
 def connect(m: Module, first: Interface, second: Interface) -> None:
-    """`wiring.connect` of two bundles, member by member in the order of the first one's.
+    """Connect two bundles like `wiring.connect`, in the order of the members of `first`.
 
-    Amaranth numbers signals of equal names in the order in which they are used, so that its own
+    Amaranth numbers signals of equal names in the order in which they are used; its own
     alphabetical order would show in the Verilog.
     """
     assert set(first.signature.members) == set(second.signature.members)
@@ -135,31 +136,38 @@ def _some(members: Mapping[str, wiring.Member], names: str, prefix: str) -> Bund
 
 
 def axi_read(core: CoreSpec, prefix: str = "") -> Bundle:
-    """What changes on the read channels of a manager that asks for bursts of whole words only and
-    takes every word at once."""
+    """The read channels of an AXI4 manager that requests bursts of whole words and takes every word
+    at once; without the signals that are constant then."""
     return _some(_manager(core), "araddr arlen arvalid arready rdata rresp rvalid", prefix)
 
 
 def axi_write(core: CoreSpec, prefix: str = "") -> Bundle:
-    """The same of the write channels: whole words, and every answer is taken at once."""
+    """The write channels of an AXI4 manager that writes whole words and takes every answer at once;
+    without the signals that are constant then."""
     names = "awaddr awlen awvalid awready wdata wlast wvalid wready bresp bvalid"
     return _some(_manager(core), names, prefix)
 
 
 def axi_lite(prefix: str = "") -> Bundle:
-    """The channels of an AXI4-Lite manager, but for the protection bits, which nothing reads."""
+    """The channels of a 32-bit AXI4-Lite manager, without the protection bits, which nothing
+    reads."""
     members = _lite_manager()
     return _some(members, " ".join(name for name in members if "prot" not in name), prefix)
 
 
 def burst_request(core: CoreSpec, prefix: str = "") -> Bundle:
-    """Asks for a read burst of `beats_minus_1` + 1 bus words from the byte address `memory` on."""
+    """A request for a read burst of `beats_minus_1` + 1 bus words from the byte address `memory`
+    on."""
     return Bundle(_burst(core), prefix)
 
 
 def load_request(core: CoreSpec, prefix: str = "") -> Bundle:
-    """A burst of a load: whether it is the load's `last`, the `buffer` and the `address` there that
-    its words go to, and the `signals` that the load gives when it is complete."""
+    """A request for one burst of a load.
+
+    Beside the members of `burst_request` it has `last` (the burst is the load's last one), `buffer`
+    and `address` (the buffer and bus word that its first word goes to), and `signals` (the tokens
+    that the load gives when it is complete, one bit per unit).
+    """
     load = OPERATIONS["load"]
     members = {
         **_burst(core),

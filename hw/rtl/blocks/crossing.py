@@ -1,4 +1,4 @@
-"""A queue from one clock to another."""
+"""A queue that carries words from one clock domain to another."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ SYNCHRONIZER: dict[str, Any] = {"ASYNC_REG": "TRUE"}
 
 
 def gray(count: Value) -> Value:
-    """The code of a count of which one bit changes when it is one more."""
+    """The Gray code of a count: exactly one bit changes when the count grows by one."""
     return count ^ (count >> 1)
 
 
 def from_gray(m: Module, name: str, code: Value) -> Value:
-    """The count that `gray` gave this code."""
+    """The count whose Gray code is `code`; the inverse of `gray`."""
     bits = [code[-1]]
     for i in reversed(range(len(code) - 1)):
         bits.append(named(m, f"{name}_{i}", bits[-1] ^ code[i]))
@@ -26,19 +26,20 @@ def from_gray(m: Module, name: str, code: Value) -> Value:
 
 
 class Crossing(wiring.Component):
-    """A queue of words that enter by one clock and leave by another, of any ratio and phase.
+    """A queue of words that are written in one clock domain and read in another. The clocks may
+    have any ratio and phase.
 
-    Pointers cross in Gray code through two registers each (Cummings, SNUG 2002). Room is reserved
-    before a word is there, so that what makes it need not wait for the queue. A pipeline of fixed
-    length between `reserve` and `write` keeps their order. Both sides must be reset together, for
-    three cycles of the slower clock.
+    Pointers cross in Gray code through two registers each (Cummings, SNUG 2002). The writer
+    reserves room before it has the word, so that a pipeline of fixed length between `reserve` and
+    `write` never has to stall. Both sides must be reset together, for three cycles of the slower
+    clock.
 
     Members
     -------
-    reserve, room : by the clock of `writes`: take room for one word, only while there is some.
-    write, written : a word for which room was taken.
-    there, word, read : by the clock of `reads`: the first word, which `read` removes; `read` only
-        while there is one.
+    reserve, room : in the domain `writes`: reserve room for one word; allowed only while `room`.
+    write, written : in the domain `writes`: write the word `written`, for which room was reserved.
+    there, word : in the domain `reads`: the queue is not empty, and its first word.
+    read : in the domain `reads`: remove the first word; allowed only while `there`.
     """
 
     reserve: Signal

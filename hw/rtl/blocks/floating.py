@@ -1,9 +1,9 @@
-"""Arithmetic of floating numbers as `hw.spec.floating` defines it; combinational.
+"""Floating-point arithmetic as `hw.spec.floating` defines it. All of it is combinational.
 
-Numbers are kept normalized: their significand starts with its leading one, subnormals included, and
-is 0 only in zero, whose exponent is then 0, too. The sign of a zero counts for nothing, and of sums
-it is 0. What a number can be is known while the
-hardware is made, so that exponents are as wide as they have to be and nothing ever overflows.
+Numbers are normalized: the highest bit of a significand is its leading one, also for subnormal
+numbers. The number zero has significand 0 and exponent 0; its sign has no meaning, and a sum that
+is zero has sign 0. The range of every number is known when the hardware is generated, so that
+exponents are just wide enough and nothing overflows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from evolute.hw.spec.formats import FloatFormat
 
 @dataclass(frozen=True)
 class Range:
-    """A range of numbers: multiples of 2^unit below 2^high, with `bits` significand bits."""
+    """A range of numbers: multiples of 2^unit with magnitudes below 2^high and `bits` significand
+    bits."""
 
     unit: int
     high: int
@@ -27,18 +28,19 @@ class Range:
 
     @property
     def exponent_bits(self) -> int:
-        """Width of the exponent of the leading one, counted from `unit` on."""
+        """Width of the exponent, which is the place of the leading one above `unit`."""
         return (self.high - 1 - self.unit).bit_length()
 
     @property
     def word_bits(self) -> int:
-        """Width of a number in a register."""
+        """Width of a number as one word."""
         return 1 + self.exponent_bits + self.bits
 
 
 @dataclass(frozen=True)
 class Number:
-    """(-1)^negative * significand * 2^(exponent + range.unit - (range.bits - 1))."""
+    """A floating-point number: (-1)^negative * significand * 2^(exponent + range.unit - (range.bits
+    - 1))."""
 
     negative: Value
     exponent: Value
@@ -47,44 +49,45 @@ class Number:
 
     @property
     def nonzero(self) -> Value:
+        """Whether the number is not zero."""
         return self.significand[-1]
 
     @property
     def word(self) -> Value:
-        """The number in `range.word_bits` bits; zero is 0, up to its sign."""
+        """The number as one word of `range.word_bits` bits. Zero is 0, apart from its sign bit."""
         return Cat(self.significand, self.exponent, self.negative)
 
 
 def number(word: Value, range_: Range) -> Number:
-    """The number in a register's word."""
+    """The number in a word that `Number.word` made."""
     return Number(word[-1], word[range_.bits : -1], word[: range_.bits], range_)
 
 
 def kept(m: Module, name: str, value: Number) -> Number:
-    """The same number, with a signal of its own."""
+    """The same number, carried by signals that are named after `name`."""
     return number(named(m, name, value.word), value.range)
 
 
 def negated(value: Number, negative: Value) -> Number:
-    """-value where `negative`."""
+    """-value where `negative` is set, else the value."""
     return replace(value, negative=value.negative ^ negative)
 
 
 def gated(value: Number, present: Value) -> Number:
-    """The number, or zero unless `present`."""
+    """The value where `present` is set, else zero."""
     return number(value.word & present.replicate(value.range.word_bits), value.range)
 
 
-def scaled(value: Number, places: Value, most: int) -> Number:
-    """value * 2^places, `places` being at most `most`."""
-    range_ = replace(value.range, high=value.range.high + most)
+def scaled(value: Number, places: Value, most_places: int) -> Number:
+    """value * 2^places; `places` is at most `most`."""
+    range_ = replace(value.range, high=value.range.high + most_places)
     exponent = value.exponent + (places & value.nonzero.replicate(len(places)))
     return Number(value.negative, exponent[: range_.exponent_bits], value.significand, range_)
 
 
 def normalized(m: Module, name: str, bits: Value) -> tuple[Value, Value]:
     """Returns (zeros, shifted): the number of zeros above the leading one of `bits`, and `bits`
-    shifted left by it. The number means nothing if all bits are 0."""
+    shifted left by that number. Neither has a meaning if all bits are 0."""
     zeros = []
     for place in reversed(range((len(bits) - 1).bit_length())):
         shift = 1 << place
@@ -96,9 +99,11 @@ def normalized(m: Module, name: str, bits: Value) -> tuple[Value, Value]:
 
 
 def rounded(m: Module, name: str, bits: Value, below: Value, precision: int) -> tuple[Value, Value]:
-    """Returns (significand, carry): the significand of `precision` bits that is nearest to a
-    normalized one, halves to even, and whether it was rounded up to the next power of two. `below`
-    says that the exact value has ones below the last of `bits`."""
+    """Returns (significand, carry) for the normalized significand `bits`: the nearest one of
+    `precision` bits, halves to even, and whether it was rounded up to the next power of two.
+
+    `below` says that the exact value has further ones below the last of `bits`.
+    """
     if len(bits) <= precision:
         return Cat(Const(0, precision - len(bits)), bits), Const(0, 1)
     high, half = bits[-precision:], bits[-precision - 1]
@@ -109,8 +114,8 @@ def rounded(m: Module, name: str, bits: Value, below: Value, precision: int) -> 
 
 
 def decoded(m: Module, name: str, code: Value, kind: FloatFormat) -> Number:
-    """The number that a code stands for. Infinities and NaN become the greatest finite number of
-    their sign."""
+    """The number that a code of the format `kind` stands for. Infinities and NaN become the
+    greatest finite number with their sign."""
     magnitude = code[:-1]
     magnitude = Mux(magnitude <= kind.largest_code, magnitude, kind.largest_code)
     magnitude = named(m, f"{name}_finite", magnitude[: kind.bits - 1])
@@ -132,7 +137,7 @@ def float_range(kind: FloatFormat) -> Range:
 
 
 def from_integer(m: Module, name: str, code: Value) -> Number:
-    """The number of a signed integer; one of a single bit stands for 0 or -1."""
+    """The number equal to a signed integer. An integer of a single bit is 0 or -1."""
     negative = code[-1]
     # The lowest integer alone needs all bits, and of these the top one.
     width = max(1, len(code) - 1)
@@ -150,17 +155,19 @@ def multiply(m: Module, name: str, a: Number, b: Number) -> Number:
     """The exact product."""
     bits = a.range.bits + b.range.bits
     if min(a.range.bits, b.range.bits) == 1:
-        one, other = (a, b) if a.range.bits == 1 else (b, a)
-        product = other.significand & one.significand.replicate(other.range.bits)
-        bits, top = other.range.bits, Const(0, 1)
+        single_bit, factor_of_bits = (a, b) if a.range.bits == 1 else (b, a)
+        product = factor_of_bits.significand & single_bit.significand.replicate(
+            factor_of_bits.range.bits
+        )
+        bits, top = factor_of_bits.range.bits, Const(0, 1)
     else:
         x, y = (Cat(factor.significand, Const(0, 1)).as_signed() for factor in (a, b))
         if len(x) < len(y):
             x, y = y, x
-        whole = sum_modulo(m, f"{name}_product", booth_products(x, y), bits + 1)
-        whole = named(m, f"{name}_whole", whole[:bits])
-        top = whole[-1]
-        product = Mux(top, whole, Cat(Const(0, 1), whole)[:bits])
+        full_product = sum_modulo(m, f"{name}_product", booth_products(x, y), bits + 1)
+        full_product = named(m, f"{name}_whole", full_product[:bits])
+        top = full_product[-1]
+        product = Mux(top, full_product, Cat(Const(0, 1), full_product)[:bits])
     nonzero = a.nonzero & b.nonzero
     range_ = Range(a.range.unit + b.range.unit, a.range.high + b.range.high, bits)
     exponent = (a.exponent + b.exponent + top)[: range_.exponent_bits]
@@ -188,8 +195,8 @@ def _from_unit(value: Number, unit: int, bits: int) -> Value:
 def add(
     m: Module, name: str, a: Number, b: Number, precision: int, high: int | None = None
 ) -> Number:
-    """The sum, rounded to `precision` significand bits. If `high` is given, the caller knows that
-    the sum is below 2^high."""
+    """The sum, rounded to `precision` significand bits, halves to even. Give `high` where the sum
+    is known to be below 2^high."""
     unit = min(a.range.unit, b.range.unit)
     range_ = Range(unit, high or max(a.range.high, b.range.high) + 1, precision)
     widest = max(a.range.bits, b.range.bits)
@@ -263,7 +270,7 @@ def half_table(m: Module, name: str, x: Sequence[Number], precision: int) -> lis
 def joined(
     m: Module, name: str, low: Sequence[Number], high: Sequence[Number], precision: int
 ) -> list[Number]:
-    """The half table of some numbers, from the half tables of their lower and upper half."""
+    """The half table of several numbers, from the half tables of their lower and upper halves."""
     entries, least = [], 2 * len(low)  # entries with and without the low part's top sign
     for entry in range(least * len(high)):
         pattern = entry % least
@@ -274,7 +281,7 @@ def joined(
 
 
 def encoded(value: Number, kind: FloatFormat) -> Value:
-    """The code of a number, which the format must have."""
+    """The code of a number in the format `kind`, which must be able to represent it."""
     lowest = value.range.unit + kind.bias
     assert lowest > 0 and value.range.high - 1 <= kind.top_exponent - kind.bias
     assert value.range.bits - 1 <= kind.mantissa_bits
@@ -285,7 +292,7 @@ def encoded(value: Number, kind: FloatFormat) -> Value:
 
 
 def from_code(m: Module, name: str, code: Value, kind: FloatFormat, range_: Range) -> Number:
-    """The number of a code that `encoded` made of one in this range."""
+    """The number of a code that `encoded` made from a number in the range `range_`."""
     mantissa, above = code[: kind.mantissa_bits], code[kind.mantissa_bits : -1]
     nonzero = named(m, f"{name}_nonzero", above.any())
     exponent = (above - (range_.unit + kind.bias))[: range_.exponent_bits]

@@ -1,4 +1,5 @@
-"""What orders the core's units: instruction words as records, queues before units, and tokens."""
+"""What keeps the units of a core in order: the queue of instructions before each unit, and the
+counters of tokens between units."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -11,7 +12,8 @@ from evolute.hw.rtl.blocks.arith import any_of
 
 
 def field(word: Value, operation: Operation, name: str) -> Value:
-    """The bits of the field `name` as they are stored, counts less one."""
+    """The bits of an instruction's field `name` as they are stored, which for a count is the count
+    less one."""
     return word[operation.offsets[name] :][: operation[name].bits]
 
 
@@ -21,21 +23,24 @@ def unit_bits(unit: Unit) -> int:
 
 
 def others(unit: Unit) -> list[Unit]:
-    """The units that `unit` exchanges tokens with."""
-    return [other for other in Unit if other is not unit]
+    """The units that `unit` exchanges tokens with, which are all units except itself."""
+    return [partner for partner in Unit if partner is not unit]
 
 
 class Queue(wiring.Component):
-    """Instructions of one unit in order; offers the first as soon as its tokens are there.
+    """The instructions that wait for one unit, in order. The first one starts as soon as the unit
+    is idle and the tokens it waits for are present.
 
     Members
     -------
-    push, word, index : take an instruction and its place in the program; only while `room`.
-    tokens : bit per unit, a token from it is there.
-    idle : the unit takes the instruction on offer in this cycle.
-    pop : an instruction starts; `first` and `first_index` are it.
-    take : bit per unit, a token from it is used up.
-    empty : nothing waits.
+    push, word, index : append an instruction and its index in the program; allowed only while
+        `room`.
+    tokens : one bit per unit: a token from that unit is present.
+    idle : the unit can start an instruction in this cycle.
+    pop : the first instruction starts in this cycle.
+    first, first_index : the first instruction and its index in the program.
+    take : one bit per unit: a token from that unit is used up in this cycle.
+    empty : no instruction waits.
     """
 
     push: Signal
@@ -99,14 +104,15 @@ _SOURCES = {Unit.LOAD: 2, Unit.COMPUTE: 1, Unit.STORE: 1}
 
 
 class Tokens(wiring.Component):
-    """Counts the tokens between each ordered pair of units.
+    """Counts the tokens between each ordered pair of units. A unit may have several sources of
+    tokens.
 
     Members
     -------
-    signal_<unit>_<i>, take_<unit> : what `unit` gives (by each of its sources i) and takes, a bit
-        per other unit.
-    there_<unit> : bit per unit, a token from it to `unit` is there.
-    overflow_<unit>_<i> : that source gives, and more than `limit` are there then.
+    signal_<unit>_<i> : tokens that source i of `unit` gives, one bit per other unit.
+    take_<unit> : tokens that `unit` uses up, one bit per other unit.
+    there_<unit> : one bit per unit: a token from it to `unit` is present.
+    overflow_<unit>_<i> : that source gives a token by which its counter exceeds `limit`.
     """
 
     signal_load_0: Signal
@@ -142,8 +148,8 @@ class Tokens(wiring.Component):
                 total = Signal(range(self.limit + 3), name=f"{count.name}_next")
                 m.d.comb += total.eq(count + given - getattr(self, f"take_{name}")[giver])
                 m.d.sync += count.eq(total)
-                for source, one in gives.items():
-                    over.setdefault(source, []).append(one & (total > self.limit))
+                for source, gives_token in gives.items():
+                    over.setdefault(source, []).append(gives_token & (total > self.limit))
                 there[giver] = count != 0
             m.d.comb += getattr(self, f"there_{name}").eq(Cat(*there))
         for source, overflows in over.items():

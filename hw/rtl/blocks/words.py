@@ -1,4 +1,4 @@
-"""Packed words and their fields, as `hw.spec.layout` defines them."""
+"""Packs and unpacks the words whose fields `hw.spec.layout` defines."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,8 @@ from evolute.hw.spec.layout import Beat
 
 
 def unpack(word: Value, beat: Beat) -> dict[str, list[Value]]:
-    """The elements of every field, flattened with the last index fastest."""
+    """The elements of every field of a packed word, by the field's name; elements are flattened
+    with the last index fastest."""
     fields = {}
     for field in beat.fields:
         offset = beat.offsets[field.name]
@@ -18,5 +19,5 @@ def unpack(word: Value, beat: Beat) -> dict[str, list[Value]]:
 
 
 def pack(beat: Beat, **fields: Iterable[Value]) -> Value:
-    """The word whose fields are `fields`; each element must already have its field's width."""
+    """The packed word with these fields. Each element must already have its field's width."""
     return Cat(*(element for field in beat.fields for element in fields[field.name]))

@@ -1,4 +1,5 @@
-"""On-chip buffers: filled in bus words by loads, read in beats by the units that use them."""
+"""On-chip buffers. Loads fill them one bus word at a time; the units that compute read them one
+beat at a time."""
 
 from typing import Any
 
@@ -10,18 +11,19 @@ from evolute.hw.rtl.blocks.arith import choose, log2
 from evolute.hw.spec.core import Buffer
 
 NO_COLLISION: dict[str, Any] = {"no_rw_check": 1}
-"""Attribute of a memory in which no word is read in the cycle it is written in, unless the program
-lacks a token: spares Yosys the logic that would define what is read then."""
+"""Attribute of a memory that is never read and written at the same address in the same cycle,
+unless the program lacks a token. It spares Yosys the logic that would define the value of such a
+read."""
 
 
 class BeatBuffer(wiring.Component):
-    """A buffer with one write port and one read port, in memory that reads a cycle late.
+    """One buffer with one write port and one read port. A read takes one cycle.
 
     Members
     -------
-    write, word, data : write `data` to the bus word `word`.
-    read, beat : look the beat `beat` up; `value` carries it from the next cycle to the next read.
-    value : the beat last looked up.
+    write, word, data : while `write` is set, store `data` as bus word number `word`.
+    read, beat : while `read` is set, look up beat number `beat`.
+    value : the beat that was looked up last. It changes in the cycle after `read`.
     """
 
     write: Signal
@@ -74,17 +76,19 @@ class BeatBuffer(wiring.Component):
 
 
 class BeatReader(wiring.Component):
-    """Streams a run of beats out of a buffer, one per cycle from the second after `start`.
+    """Streams a run of beats out of a buffer. The first beat is valid two cycles after `start`;
+    then one follows per cycle unless `ready` is low.
 
-    The run is a nest of loops, the last one innermost; beats are consecutive, except that every
-    turn of the outermost loop starts over at the first where `rewind` is set.
+    The run is a nest of loops, the last one innermost. Beats are consecutive. With `rewind`, every
+    turn of the outermost loop instead starts again at the first beat.
 
     Members
     -------
-    start, first, limits : begin, at the buffer's bus word `first`, with loops of `limits` + 1.
-    value, valid, ready : the stream of beats.
+    start, first : begin a run at the buffer's bus word `first`.
+    limit0, limit1, .. : the number of turns of each loop, less one; taken at `start`.
+    valid, ready : handshake of the stream of beats. Its payload is the buffer's `value`.
     bounds : the run leaves the buffer.
-    read, beat : to the buffer; its `value` is the stream's payload.
+    read, beat : to the buffer's members of the same names.
     """
 
     start: Signal

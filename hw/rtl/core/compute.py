@@ -1,8 +1,8 @@
-"""The compute unit: buffers, the engine in its socket, scaling, and the sums.
+"""The compute unit of a core: operand buffers, the engine, the scaler and the sums.
 
-The socket is the four streams of `hw.spec.layout.EngineStreams`. A matrix multiplication's fields
-become the engine's command by name; readers stream activations and weights out of their buffers;
-the scaler takes results. The engine may stall any of the streams.
+The engine is connected by the four streams of `hw.spec.layout.EngineStreams`, each of which it may
+stall. The fields of a matmul instruction become fields of the engine's command by name. Readers
+stream activations and weights from their buffers to the engine; the scaler takes its results.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -20,16 +20,19 @@ from evolute.hw.spec.core import CoreSpec
 
 
 class Compute(wiring.Component):
-    """Runs matrix multiplications, and fills of the engine's own memories, one after another.
+    """Runs `matmul` and `fill` instructions one after another.
 
     Members
     -------
-    pop, word : the instruction that starts; only while `idle`.
-    signals : those of the instruction that ends.
-    load_write, load_word, load_data : fill the buffer of each bit of `load_write`.
-    store_* : to the sums, see `Accumulators`.
+    pop, word : start the instruction `word`; allowed only while `idle`.
+    idle : no instruction is in progress.
+    signals : the tokens that the instruction gives in the cycle in which it ends, one bit per unit.
+    load_write, load_word, load_data : write `load_data` as bus word `load_word` into each buffer
+        whose bit of `load_write` is set.
+    store_read, store_word, stored, storing, store_bank : the store unit's access to the sums, see
+        `Accumulators`.
     step : the engine takes a step.
-    moved : it takes a step or a beat of a fill, or sums are written.
+    moved : the engine takes a step or a beat of a fill, or sums are written.
     bounds : an operand or a sum lies outside its buffer.
     """
 
@@ -72,16 +75,18 @@ class Compute(wiring.Component):
         )
 
     def _field(self, name: str, is_fill: Value) -> Value:
-        """A field of a multiplication, or the one of the name in a fill, 0 where it has none: no
-        more bits of it than those of the slices of the longest fill."""
+        """The field `name` of the instruction, or 0 for a fill that has no such field.
+
+        The slices of a fill are cut to the bits that the engine's longest fill needs.
+        """
         value, fill = field(self.word, OPERATIONS["matmul"], name), OPERATIONS["fill"]
         if not self.core.engine.fills:
             return value
-        other = field(self.word, fill, name) if name in fill.offsets else Const(0)
+        fill_value = field(self.word, fill, name) if name in fill.offsets else Const(0)
         if name == "slices":
-            most = max(fill.slices for fill in self.core.engine.fills)
-            other = other[: (most - 1).bit_length()]
-        return Mux(is_fill, other, value)
+            most_slices = max(fill.slices for fill in self.core.engine.fills)
+            fill_value = fill_value[: (most_slices - 1).bit_length()]
+        return Mux(is_fill, fill_value, value)
 
     def elaborate(self, platform):
         m = Module()

@@ -1,4 +1,5 @@
-"""Registers behind AXI4-Lite, the state of a run, its counters, its watchdog and its end."""
+"""The registers behind AXI4-Lite, and the state of a program's run: its counters, watchdog and
+end."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
@@ -21,20 +22,22 @@ _OKAY, _SLVERR = 0, 2
 
 
 class Registers(wiring.Component):
-    """What the host sees.
+    """The registers of `hw.isa.registers`, as the host reads and writes them over AXI4-Lite.
 
-    No output of a channel follows an input within a cycle, as AXI demands: a write's address and
-    its data are each taken as soon as they come, one of each ahead of the other, and the write acts
-    in the cycle in which both are there and the answer before has been, or is being, taken.
+    No output of a channel depends on an input of the same cycle, as AXI demands. The address and
+    the data of a write are each taken when they arrive, and either may be one write ahead of the
+    other. The write takes effect in the cycle in which both are present and the previous answer has
+    been taken or is being taken.
 
     Members
     -------
     axi : the AXI4-Lite channels, see `bundles.axi_lite`.
-    start, resume, acknowledge : the host's orders, for one cycle.
-    interrupt : an enabled status is set.
-    status, error, error_index : to be read.
-    program, instructions, watchdog : as written.
-    count_<name> : add to the counter of that name; `clear` zeroes them all.
+    start, resume, acknowledge : orders of the host, each set for one cycle.
+    interrupt : a status bit is set whose interrupt the host has enabled.
+    status, error, error_index : the values that the host reads.
+    program, instructions, watchdog : the values that the host wrote.
+    clear : set all counters to 0.
+    count_<name> : what the counter of that name grows by in this cycle.
     """
 
     axi: Ports
@@ -176,26 +179,30 @@ class Registers(wiring.Component):
 
 
 class Run(wiring.Component):
-    """Whether a program runs, and how it ended. The first fault stops it and is kept.
+    """Whether a program runs, and how it ended. The first fault stops a program and is kept.
 
-    A program that a fault has stopped never goes on, whatever the host orders. While its transfers
-    are under way the core is busy: an `acknowledge` is remembered until they are complete, and so
-    is a `start`, which clears the status at once. While a program runs, `start` does nothing.
+    A program that a fault has stopped never continues. The core stays busy until the program's
+    transfers on the bus are complete. Until then `acknowledge` and `start` are remembered; `start`
+    also clears the status at once. While a program runs, `start` does nothing.
 
     Members
     -------
     start, acknowledge, program, instructions : from the registers.
-    take : a start is accepted, of the program that lies where the registers say in this cycle.
-    begin : the last program that was accepted begins in the next cycle; everything is cleared.
-    outside : what the registers say is no place for a program, and must not be fetched.
+    take : a start is accepted; the program is the one that the registers name in this cycle.
+    begin : the program accepted last begins in the next cycle; the state of the previous one is
+        cleared.
+    outside : the address and length in the registers are not a legal place for a program, so that
+        it must not be fetched.
     run : a program runs and no fault has stopped it.
-    halted : it has halted.
-    fault_<name>, index_<name> : a fault of that kind, in the instruction of that index. It takes
-        effect a cycle later, which is as soon as the program could halt without it.
-    waiting : a sync waits for the host; `moved` : something happened; for the watchdog.
-    watchdog, oldest : cycles without movement that stop a program; the instruction to blame.
-    quiet : no transfer is outstanding, so that a stopped core may go idle.
-    busy, status, error, error_index : to be seen.
+    halted : the program has reached its halt.
+    fault_<name>, index_<name> : a fault found by that source, and the index of the instruction at
+        fault. It takes effect a cycle later, which is as soon as the program could halt without it.
+    waiting : a sync waits for the host, so that the watchdog does not count.
+    moved : something happened in this cycle, so that the watchdog starts over.
+    watchdog : the number of cycles without movement that stop a program.
+    oldest : the index of the instruction that the watchdog's fault names.
+    quiet : no transfer is outstanding, so that a stopped core may become idle.
+    busy, status, error, error_index : for the host to read.
     """
 
     KINDS = ("dispatch", "read", "store", "write", "compute", "tokens")

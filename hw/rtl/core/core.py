@@ -1,5 +1,8 @@
-"""The complete core: units, queues and tokens between the AXI ports; `hw.spec.core` says what it
-computes, `hw.isa.instructions` what it is told, `hw.isa.registers` what the host sees."""
+"""The complete core: its units, with queues and tokens, between the AXI ports.
+
+`hw.spec.core` says what a core computes, `hw.isa.instructions` what its programs are made of, and
+`hw.isa.registers` what the host sees.
+"""
 
 from collections.abc import Mapping
 
@@ -46,7 +49,8 @@ def _oldest(
     queues: dict[Unit, Queue],
     next_index: Value,
 ) -> Value:
-    """Who is blamed when nothing moves: a unit at work, else one that waits, else the next."""
+    """The index of the instruction that the watchdog's fault names: that of a unit at work, else
+    the first that waits in a queue, else the next one to be dispatched."""
     index = next_index
     for queue in reversed(queues.values()):
         index = Mux(queue.empty, index, queue.first_index)
@@ -56,7 +60,8 @@ def _oldest(
 
 
 class Core(wiring.Component):
-    """The top module; see `bundles.core_ports`. Raises `SpecError` for a core without RTL."""
+    """The top module, with the ports of `bundles.core_ports`. Raises `SpecError` for a core whose
+    engine or scaling has no RTL."""
 
     def __init__(self, core: CoreSpec):
         core.require_rtl()

@@ -1,4 +1,5 @@
-"""Takes fetched bus words apart into instructions, checks them, and hands them to their units."""
+"""The first stages of a core: fetching a program, splitting bus words into instructions, checking
+each instruction and handing it to the queue of its unit."""
 
 from collections.abc import Callable
 
@@ -27,37 +28,42 @@ from evolute.hw.spec.core import Buffer, CoreSpec
 
 
 def illegal(core: CoreSpec, word: Value, operation: Operation) -> Value:
-    """Whether `word`, which has the operation's opcode, breaks a rule of `hw.isa.instructions` that
-    needs no product: `isa.check` also bounds the spans of matmul and store, which the units
-    watch."""
+    """Whether the instruction `word`, which has the opcode of `operation`, breaks a rule of
+    `hw.isa.instructions.check`.
+
+    Rules that need a product of fields are left out: the units themselves watch that the spans of
+    matmul and store stay within their buffers.
+    """
     rules: list[Value] = [word[operation.bits :].any()]
-    own = operation.unit
-    if own is None:
+    unit = operation.unit
+    if unit is None:
         rules.append(word[OPCODE_BITS:HEADER_BITS].any())
     else:
-        rules += [word[WAIT_OFFSET + own], word[SIGNAL_OFFSET + own]]
-    more = {
+        rules += [word[WAIT_OFFSET + unit], word[SIGNAL_OFFSET + unit]]
+    unit_rules = {
         "load": _illegal_load,
         "matmul": _illegal_matmul,
         "store": _illegal_store,
         "fill": _illegal_fill,
     }
-    if operation.name in more:
-        rules += more[operation.name](core, lambda name: field(word, operation, name))
+    if operation.name in unit_rules:
+        rules += unit_rules[operation.name](core, lambda name: field(word, operation, name))
     return any_of(rules)
 
 
 def _beyond_memory(core: CoreSpec, get: Callable[[str], Value]) -> Value:
-    """Whether the last word lies beyond the last address."""
-    last = (get("memory") >> log2(core.bus_bytes)) + get("words")
-    return last >= 1 << core.address_bits - log2(core.bus_bytes)
+    """Whether the last bus word that the instruction moves lies beyond the last address of
+    memory."""
+    last_word = (get("memory") >> log2(core.bus_bytes)) + get("words")
+    return last_word >= 1 << core.address_bits - log2(core.bus_bytes)
 
 
 def _illegal_load(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
     rules = [get("buffer") >= len(BUFFERS), _beyond_memory(core, get)]
-    last = get("address") + get("words")
+    last_word = get("address") + get("words")
     rules += [
-        (get("buffer") == i) & (last >= buffer.bus_words) for i, buffer in enumerate(core.buffers)
+        (get("buffer") == i) & (last_word >= buffer.bus_words)
+        for i, buffer in enumerate(core.buffers)
     ]
     return rules
 
@@ -81,17 +87,17 @@ def _illegal_matmul(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
 
 
 def _illegal_fill(core: CoreSpec, get: Callable[[str], Value]) -> list[Value]:
-    known = any_of(
+    is_legal = any_of(
         (get("mode") == fill.mode)
         & (get("planes") == fill.planes - 1)
         & (get("slices") < fill.slices)
         for fill in core.engine.fills
     )
-    return [~known, *_outside(get("weight"), core.weight_buffer)]
+    return [~is_legal, *_outside(get("weight"), core.weight_buffer)]
 
 
 def _outside(address: Value, buffer: Buffer) -> list[Value]:
-    """Where no beat of a buffer begins."""
+    """The rules that a buffer address breaks at which no beat of the buffer begins."""
     return [address[: log2(buffer.words_per_beat)].any(), address >= buffer.bus_words]
 
 
@@ -101,18 +107,19 @@ def misaligned(core: CoreSpec, word: Value, operation: Operation) -> Value:
 
 
 class Dispatch(wiring.Component):
-    """The instruction FIFO and the dispatcher behind it; one instruction leaves per cycle.
+    """The instruction FIFO and the dispatcher behind it. At most one instruction leaves per cycle.
 
     Members
     -------
-    write, data : a fetched bus word; there is always room for what was requested.
-    arriving : index of the first instruction that begins or goes on in the next word to come.
+    write, data : a fetched bus word. There is always room for a word that was requested.
+    arriving : index of the first instruction of which the next word to arrive holds a part.
     popped : a bus word left the FIFO.
-    count : instructions in the program.
-    run : go on; without it nothing is dispatched.
-    idle : all units are idle and their queues empty, so that a halt may end.
-    push, word, index, room : to the queues, a bit per unit; `word` serves all.
-    halted : the halt was reached and everything is done.
+    count : the number of instructions in the program.
+    run : a program runs; nothing is dispatched without it.
+    idle : all units are idle and their queues empty, so that a halt may complete.
+    push, room : one bit per unit: hand the instruction to its queue, which must have room.
+    word, index : the instruction and its index in the program, for all queues.
+    halted : the halt was reached and all work before it is complete.
     fault : a `Fault` in the instruction `index`, or 0.
     dispatched : an instruction left, the halt included.
     """
@@ -223,14 +230,17 @@ class Dispatch(wiring.Component):
 
 
 class Fetch(wiring.Component):
-    """Asks for the program's words burst by burst, as far as the instruction FIFO has room.
+    """Requests the program's bus words in bursts, never more than the instruction FIFO has room
+    for.
 
     Members
     -------
-    take, address, words : the next program's first byte and its bus words.
-    begin : forget what the program before reserved; may come with `take`, or later.
-    burst : asks for the next burst, see `bundles.burst_request`; `grant` takes it.
-    popped : a word left the FIFO.
+    take, address, words : accept a program of `words` bus words from the byte `address` on.
+    begin : release the room in the FIFO that the previous program had reserved; comes with `take`
+        or later.
+    burst, grant : the request for the next burst, see `bundles.burst_request`, and that it is
+        accepted.
+    popped : a bus word left the FIFO.
     """
 
     take: Signal

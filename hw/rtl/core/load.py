@@ -1,4 +1,5 @@
-"""The read side: loads cut into bursts, the AXI4 read channels, and where each data word goes."""
+"""The read side of a core: loads are cut into bursts, and each arriving word goes to its buffer or
+to the instruction FIFO."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -13,20 +14,28 @@ from evolute.hw.spec.core import CoreSpec
 
 
 def burst_beats_minus_1(core: CoreSpec, memory: Value, left_minus_1: Value) -> Value:
-    """Length less one of the next burst: to the end of what is left, or to the next multiple of
-    `burst_beats` words of memory, whichever is nearer."""
+    """The length of the next burst from the byte address `memory` on, less one.
+
+    A burst ends with the transfer (`left_minus_1` + 1 bus words are left of it), or before the next
+    multiple of `burst_beats` bus words of memory, whichever comes first.
+    """
     to_boundary = ~(memory >> log2(core.bus_bytes))[: log2(core.burst_beats)]
     return Mux(left_minus_1 < to_boundary, left_minus_1, to_boundary)[: len(to_boundary)]
 
 
 class Load(wiring.Component):
-    """Runs loads and syncs one after another; data arrives while the next ones already ask.
+    """Runs loads and syncs one after another. The next load asks for its data while that of the
+    previous ones still arrives.
 
     Members
     -------
-    pop, word : the instruction that starts; only while `idle`.
-    burst : asks for the next burst, see `bundles.load_request`; `grant` takes it.
-    sync : a sync waits for the host; `resume` ends it, with `sync_signals`.
+    pop, word : start the instruction `word`; allowed only while `idle`.
+    idle : all bursts of the last load were accepted, or the last sync has ended.
+    burst, grant : the request for the next burst, see `bundles.load_request`, and that it is
+        accepted.
+    sync : a sync waits for the host.
+    resume : the host ends the sync.
+    sync_signals : the tokens that a sync gives in the cycle in which it ends, one bit per unit.
     """
 
     pop: Signal
@@ -96,22 +105,23 @@ class Load(wiring.Component):
 
 
 class ReadMaster(wiring.Component):
-    """The AXI4 read address and data channels, for fetch and load.
+    """The AXI4 read address and read data channels, shared by fetch and load.
 
     Members
     -------
-    fetch, load : their requests; `fetch` goes first.
-    fetch_grant, load_grant : the request is taken.
-    fetch_index : the place in the program of the first instruction in the next fetched word.
-    load_index : the place in the program of the load that asks.
-    run : new bursts may be asked for.
+    run : new bursts may be requested.
+    fetch, load : the requests of both; those of `fetch` are served first.
+    fetch_grant, load_grant : the request is accepted.
+    fetch_index : index of the first instruction of which the next fetched word holds a part.
+    load_index : index of the load that makes the request.
     axi : the channels, see `bundles.axi_read`.
-    fetch_write, load_write, data : a word for the instruction FIFO, or for the buffer bit in
-        `load_write` at `word`.
-    signals : those of a load whose last word arrives.
-    index : the instruction that the arriving word belongs to.
-    error : the memory answered with an error, to that instruction.
-    empty : no burst is on its way.
+    data : the word that arrives.
+    fetch_write : it goes to the instruction FIFO.
+    load_write, word : it goes to bus word `word` of the buffer whose bit of `load_write` is set.
+    signals : the tokens of a load, in the cycle in which its last word arrives; one bit per unit.
+    index : index of the instruction that the arriving word belongs to.
+    error : the memory answered with an error for that instruction.
+    empty : no burst is outstanding.
     """
 
     run: Signal

@@ -1,4 +1,5 @@
-"""Scales the engine's results group by group and sums them: what `hw.spec.core` defines."""
+"""The sums of a core, and the loops that say which scales and which sums belong to each result of
+the engine. `hw.spec.core` defines the arithmetic."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, stream, wiring
@@ -14,14 +15,15 @@ from evolute.hw.spec.core import CoreSpec
 
 
 class Accumulators(wiring.Component):
-    """The sums, in two banks of words of `scale_lanes`; one bank is stored while the other sums.
+    """The sums, in two banks of words of `scale_lanes` sums each. One bank can be stored to memory
+    while sums are added in the other.
 
     Members
     -------
-    read, read_word, value : look a word up; it is on `value` from the next cycle on.
-    write, write_word, data : replace a word.
-    store_read, store_word, stored : look a word up in the bank that is being stored.
-    storing, store_bank : a store owns this bank's read port.
+    read, read_word, value : look up the word `read_word`; it is on `value` from the next cycle on.
+    write, write_word, data : replace the word `write_word` by `data`.
+    store_read, store_word, stored : look up a word in the bank that is being stored.
+    storing, store_bank : a store is in progress and uses the read port of that bank.
     """
 
     read: Signal
@@ -87,19 +89,19 @@ class Accumulators(wiring.Component):
 
 
 class Scaler(wiring.Component):
-    """Takes the engine's results and adds each, scaled, to its sums.
+    """Takes the engine's results, scales each and adds it to its sums.
 
-    What scales is in `hw.rtl.units.scale_lanes`; here are the loops that say which scales and sums
-    belong to a result.
+    The arithmetic is in `hw.rtl.units.scale_lanes`. This component has the loops over row tiles and
+    groups, which say which scales and which sums belong to a result.
 
     Members
     -------
-    start, word : a matrix multiplication begins.
-    result : stream from the engine.
+    start, word : a matmul instruction `word` begins.
+    result : stream of results from the engine.
     scale_read, scale_beat, scales : to the scale buffer.
-    read .. data : to the `Accumulators`.
-    done : the last sums are written in this cycle.
-    bounds : a scale or a sum lies outside its buffer or bank.
+    read, read_word, value, write, write_word, data : to the `Accumulators`.
+    done : the last sums of the instruction are written in this cycle.
+    bounds : a scale lies outside its buffer, or a sum outside its bank.
     """
 
     start: Signal

@@ -1,4 +1,5 @@
-"""The loop counter of an engine: tiles, groups, K-slices, weight beats and steps of one command."""
+"""The loop counters of an engine: they walk through tiles, groups, K-slices, weight beats and steps
+of a command."""
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
@@ -11,23 +12,27 @@ from evolute.hw.spec.layout import Beat
 
 
 class Sequencer(wiring.Component):
-    """Names the engine's next step. One command is in force at a time, the next waits at the port.
+    """Describes the engine's next step. One command is in progress at a time; the next one waits at
+    the port.
 
     Members
     -------
     command : stream of `layout.EngineStreams.command`.
     valid : there is a next step; the other outputs describe it.
-    plane, mode : its weight beat within the K-slice, and the command's mode.
-    beat_step : its number among the steps of its weight beat.
-    last_beat_step : from the engine; the number of the last step of a beat in this mode.
-    first_of_slice, last_of_slice : it is the K-slice's first step, or last use of its operands.
-    last_of_beat : it is the last use of its weight beat.
-    first, last : it starts, or ends, a group's accumulation.
+    plane : number of the step's weight beat within its K-slice.
+    mode : mode of the command.
+    beat_step : number of the step among those of its weight beat.
+    last_beat_step : from the engine; the number of the last step of a weight beat in this mode.
+    first_of_slice : the step is the first of its K-slice.
+    last_of_slice : the step is the last one that uses the operands of its K-slice.
+    last_of_beat : the step is the last one that uses its weight beat.
+    first, last : the step starts, or ends, the accumulation of a group.
     step : from the engine; the step is taken in this cycle.
 
-    Of engines with fills:
+    Only for engines with fills:
+
     fill : the command is a fill.
-    slice : the step's K-slice.
+    slice : number of the step's K-slice.
     ends : the command ends with the step that is taken in this cycle.
     """
 

@@ -1,4 +1,5 @@
-"""The write side: sums read from the accumulators, widened, and written over AXI4."""
+"""The write side of a core: sums are read from the accumulators, widened to 64 bits and written to
+memory over AXI4."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
@@ -17,12 +18,14 @@ class Store(wiring.Component):
 
     Members
     -------
-    pop, word : the instruction that starts; only while `idle`.
-    read, address, sums : look a word of sums up; it is on `sums` from the next cycle on.
-    bank : which half of the sums is being stored.
+    pop, word : start the instruction `word`; allowed only while `idle`.
+    idle : no store is in progress.
+    read, address, sums : look up the word `address` of sums; it is on `sums` from the next cycle
+        on.
+    bank : the bank of sums that is being stored.
     axi : the AXI4 write channels, see `bundles.axi_write`.
-    signals : those of the store that ends.
-    bounds : a word of sums lies in another bank than the first.
+    signals : the tokens that the store gives in the cycle in which it ends, one bit per unit.
+    bounds : the store runs beyond the bank in which it began.
     error : the memory answered with an error.
     """
 

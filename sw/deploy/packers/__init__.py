@@ -1,11 +1,14 @@
-"""Weight beats by engine: codes as they are streamed. `PACKERS` finds the packer of a spec.
+"""Packers of weight beats, one for each kind of engine; `PACKERS` maps the class of a spec to its
+packer.
 
-A packer takes codes, uint8 [tiles * n, slices * slice_codes], what slices have beside them, and
-their format. Beside the codes of a grid are the special values of every output, uint8 [tiles * n,
-slices], beside those of a table the centroids that all outputs share, int [slices, c, v]. It gives
-the bits of the weight beats of whole column tiles, one a byte, [tiles, slices * planes, bits of a
-beat], as `hw.spec.layout` places them. In the place of codes that come from codebooks it takes what
-stands for codewords, with nothing beside, see `vq_codebook`.
+A packer gets the codes of whole column tiles, uint8 [tiles * n, slices * slice_codes], the values
+that belong to slices, and the format of the codes. For a grid, these values are the special values
+of every output, uint8 [tiles * n, slices]; for a table, they are the centroids that all outputs
+share, int [slices, c, v]. Instead of codes from codebooks it gets the stored indices of codewords,
+without further values, see `vq_codebook`.
+
+It returns the bits of the weight beats, one per byte, [tiles, slices * planes, bits of a beat], in
+the places that `hw.spec.layout` defines.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ Bits = NDArray[np.uint8]
 
 
 class Packer(Protocol):
-    """Packs codes for an engine; see above."""
+    """A function that packs codes for an engine, as this module describes it."""
 
     def __call__(
         self, engine: Any, codes: NDArray[Any], beside: Any, weight_format: WeightCodes, /

@@ -1,4 +1,5 @@
-"""Planes of bits, or whole codes with the special values of their groups; and what they skip."""
+"""Packs weights for bit-serial engines: planes of bits, or whole codes with the special values of
+their groups. Also finds the steps that can be skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ def _float_codes(
     special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.int8]:
-    """BitMoD's codes as a weight beat has them, in the shape of `codes`."""
+    """BitMoD's codes in the form of a weight beat, in the shape of `codes`."""
     coding = engine.coding_of(weight_format)
     specials = range(len(weight_format.specials))
     table = np.array(
@@ -32,7 +33,8 @@ def _float_codes(
 def _of_groups(
     engine: BitSerial, table: NDArray, codes: NDArray[np.uint8], special: NDArray[np.uint8]
 ) -> NDArray:
-    """What a table, [specials, levels], has for codes with the special values of their slices."""
+    """The entries of a table [specials, levels] for codes with the special values of their
+    slices."""
     of_code = np.repeat(special, engine.k, axis=1)
     return table.reshape(-1).take(of_code.astype(np.int16) * table.shape[1] + codes)
 
@@ -43,7 +45,8 @@ def weight_beats(
     special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Bits of the weight beats: two's complement, by planes or whole; or planes of codes."""
+    """The bits of the weight beats: two's complement as planes or whole numbers, or planes of
+    codes."""
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
     if weight_format.kind is Kind.BITMOD:
         weights = _float_codes(engine, codes, special, weight_format).view(np.uint8)
@@ -72,9 +75,10 @@ def needed_steps(
     special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Which digits or planes some weight of a beat has, uint8 [tiles, slices], bit i for step i.
+    """For each beat, the digits or planes that some weight has: uint8 [tiles, slices] with bit i
+    for step i.
 
-    `special` are those of slices, as a packer takes them.
+    `special` are the special values of slices, as in `PACKERS`.
     """
     coding = engine.coding_of(weight_format)
     if weight_format.kind is Kind.BITMOD:
@@ -113,11 +117,11 @@ def beat_steps(
     special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.int64]:
-    """Steps that each weight beat takes where they are skipped, int64 [tiles, slices]."""
+    """The steps that each weight beat takes if steps are skipped, int64 [tiles, slices]."""
     needed = needed_steps(engine, codes, special, weight_format)
     return np.maximum(np.bitwise_count(needed), 1).astype(np.int64)
 
 
 def _bits(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """The low bits of values [tiles, slices, ...], [tiles, slices, count * width]."""
+    """The low `width` bits of values [tiles, slices, ...], as [tiles, slices, count * width]."""
     return low_bits(values, width).reshape(*values.shape[:2], -1)

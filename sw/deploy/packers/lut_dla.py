@@ -1,4 +1,4 @@
-"""Centroids, and with each of them a row of the table."""
+"""Packs tables by centroid: centroids, and with each of them a row of its table."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ def weight_beats(
     centroids: NDArray[np.integer],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Bits of the weight beats: as many centroids as a beat has lanes, then what each counts for
-    every output. `codes` are of tables, [tiles * n, slices * c], `centroids` [slices, c, v]."""
+    """The bits of the weight beats: as many centroids as a beat has lanes, then the entry of each
+    for every output.
+
+    `codes` are those of tables, [tiles * n, slices * c]; `centroids` is [slices, c, v].
+    """
     tiles, beats = len(codes) // engine.n, codes.shape[1] // engine.lanes
     entries = multipliers(engine, codes, weight_format)
     rows = entries.reshape(tiles, engine.n, beats, engine.lanes).transpose(0, 2, 3, 1)
@@ -25,6 +28,6 @@ def weight_beats(
     def bits(values: NDArray, width: int) -> NDArray[np.uint8]:
         return low_bits(values, width).reshape(len(values), beats, -1)
 
-    kept = bits(centroids.astype("<i2")[None], engine.activation_bits)
-    kept = np.broadcast_to(kept, (tiles, *kept.shape[1:]))
-    return np.concatenate([kept, bits(rows, engine.weight_bits)], axis=-1)
+    centroid_bits = bits(centroids.astype("<i2")[None], engine.activation_bits)
+    centroid_bits = np.broadcast_to(centroid_bits, (tiles, *centroid_bits.shape[1:]))
+    return np.concatenate([centroid_bits, bits(rows, engine.weight_bits)], axis=-1)

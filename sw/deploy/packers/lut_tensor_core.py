@@ -1,4 +1,5 @@
-"""Bit planes, folded into table codes offline; or ternary digits as TL2's codes."""
+"""Packs weights for lookup tables: bit-planes, converted to table codes in advance, or ternary
+digits as TL2's codes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from evolute.sw.deploy.packers.bits import low_bits, multipliers
 def _planes(
     engine: LutTensorCore, codes: NDArray[np.uint8], weight_format: WeightCodes
 ) -> list[NDArray[np.uint8]]:
-    """The bits of every plane; 1 for +1."""
+    """The bits of every plane, where 1 stands for +1."""
     if engine.has_equal_planes(weight_format):
         return [(codes > level).view(np.uint8) for level in range(2)]
     planes = weight_format.bits
@@ -25,7 +26,7 @@ def _planes(
 
 
 def _digits(engine: LutTensorCore, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Bits of the codes of k ternary digits each: a magnitude, and its sign on top."""
+    """The bits of codes of k ternary digits each: a magnitude, with its sign on top."""
     number = np.zeros(codes.size // engine.k, np.int8)
     for place, digits in enumerate(codes.reshape(-1, engine.k).T):
         number += (digits.astype(np.int8) - 1) * np.int8(3**place)
@@ -39,10 +40,10 @@ def weight_beats(
     special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Bits of the weight beats.
+    """The bits of the weight beats.
 
-    In a mirrored table's k sign bits, the others are XORed with the top one (LUT Tensor Core, Eq.
-    6); they are the bits of its code.
+    The code for a mirrored table is made of k sign bits: the highest one is kept, and the others
+    are XORed with it (LUT Tensor Core, Eq. 6).
     """
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.slice_k
     if engine.base == 3:

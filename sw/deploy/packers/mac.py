@@ -1,4 +1,4 @@
-"""Whole codes, in two's complement."""
+"""Packs whole codes in two's complement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def weight_beats(
     special: NDArray[np.uint8],
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Bits of the weight beats: what each code multiplies by, modulo 2^weight_bits."""
+    """The bits of the weight beats: the integer by which each code multiplies, modulo
+    2^weight_bits."""
     tiles, slices = len(codes) // engine.n, codes.shape[1] // engine.k
     weights = multipliers(engine, codes, weight_format)
     columns = weights.reshape(tiles, engine.n, slices, engine.k).transpose(0, 2, 1, 3)

@@ -1,4 +1,4 @@
-"""Indices of codewords, and the codebooks that a fill brings."""
+"""Packs indices of codewords, and the codebooks for a fill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from evolute.sw.deploy.packers.bits import gathered, low_bits
 
 
 def stored_index(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint32]:
-    """What stands for each codeword: its index, and above it the residual's, 0 without one."""
+    """The stored index of each codeword: that of the main codebook, and above it that of the
+    residual codebook, or 0 if there is none."""
     joined, low = np.zeros(weights.indices.shape, np.uint32), 0
     for size, book in zip(engine.codebooks, weights.books, strict=False):
         joined |= book.indices.astype(np.uint32) << np.uint32(low)
@@ -24,8 +25,10 @@ def stored_index(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint32]:
 def tile_indices(
     engine: VqCodebook, weights: Codebook, at: NDArray[np.int64], tiles: slice
 ) -> NDArray[np.uint32]:
-    """What stands for the codewords of column tiles, zero for padding; `at` are the places along K
-    of the activations of all slices, -1 for padding."""
+    """The stored indices of codewords of column tiles, 0 for padding.
+
+    `at` are the indices along K of the activations of all slices, -1 for padding.
+    """
     columns, depth = engine.index_shape
     columns *= engine.v // weights.v
     inside = at[:: engine.slice_k // depth] >= 0  # where a codeword begins
@@ -41,20 +44,20 @@ def weight_beats(
     beside: None,
     weight_format: WeightCodes,
 ) -> NDArray[np.uint8]:
-    """Bits of the weight beats, of what stands for codewords in the place of codes."""
+    """The bits of the weight beats for stored indices, which take the place of codes."""
     columns, depth = engine.index_shape
     planes = engine.coding_of(weight_format).planes
     tiles, slices = len(index) // (columns * planes), index.shape[1] // depth
-    whole = index.astype("<u4").reshape(tiles, columns, planes, slices, depth)
-    whole = whole.transpose(0, 3, 2, 1, 4).reshape(tiles, slices * planes, columns, depth)
-    return low_bits(whole, engine.index_bits).reshape(tiles, slices * planes, -1)
+    ordered = index.astype("<u4").reshape(tiles, columns, planes, slices, depth)
+    ordered = ordered.transpose(0, 3, 2, 1, 4).reshape(tiles, slices * planes, columns, depth)
+    return low_bits(ordered, engine.index_bits).reshape(tiles, slices * planes, -1)
 
 
 def fill_beats(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint8]:
-    """Bits of the beats of a fill, [beats, bits of a beat]; entries that no index names are zero,
+    """The bits of the beats of a fill, [beats, bits of a beat]. Entries without an index are zero,
     and so is a residual codebook that the weights do not have.
 
-    Raises `SpecError` where the engine's codebooks have no room for these.
+    Raises `SpecError` if the codebooks do not fit into the engine.
     """
     books = [book.codewords for book in weights.books]
     sizes = [len(book) for book in books]
@@ -68,10 +71,10 @@ def fill_beats(engine: VqCodebook, weights: Codebook) -> NDArray[np.uint8]:
         low, high = book.min(initial=0), book.max(initial=0)
         fits = -1 << engine.entry_bits - 1 <= low and high < 1 << engine.entry_bits - 1
         require(bool(fits), "entry_bits", "wide enough for every component", engine.entry_bits)
-        whole = np.zeros((size, engine.v), np.uint8)
+        padded = np.zeros((size, engine.v), np.uint8)
         codewords = np.tile(book.astype(np.int8), engine.v // weights.v)
-        whole[: len(book)] = codewords.view(np.uint8)
-        bits = low_bits(whole, engine.entry_bits)
+        padded[: len(book)] = codewords.view(np.uint8)
+        bits = low_bits(padded, engine.entry_bits)
         (fill,) = engine.fills
         parts.append(bits.reshape(size * fill.planes // engine.fill_codewords, -1))
     carried = np.concatenate(parts)
