@@ -120,6 +120,7 @@ class Run:
     memory: dict[str, Any] | None = ABSENT
     room: dict[str, Any] = ABSENT
     latent_schedules: list[dict[str, Any]] | None = ABSENT
+    pruning: dict[str, Any] | None = ABSENT
     extended_context: bool = ABSENT
     profile: dict[str, Any] | None = ABSENT
     what_would_help: list[dict[str, Any]] | None = ABSENT

@@ -35,6 +35,7 @@ from evolute.sw.commands.eval import (
     weights_option,
     working,
 )
+from evolute.sw.commands.prune_option import parse_pruning, prune_option
 from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.image import Phase, contents, phases
 from evolute.sw.deploy.on_core import CoreModel, core_model
@@ -113,6 +114,7 @@ def manifest(held: CoreModel, programs: Sequence[Phase], base: int, size: int) -
 @accel_option
 @set_option
 @weights_option
+@prune_option
 @click.option(
     "--prompt-tokens",
     type=COUNT,
@@ -140,6 +142,7 @@ def compile(  # the front door finds a command by its name
     accel: str,
     assignments: tuple[str, ...],
     weights: str | None,
+    prune_text: str | None,
     prompt_tokens: int,
     base: str,
     folder: Path,
@@ -159,7 +162,7 @@ def compile(  # the front door finds a command by its name
     rule = f"at most {most}, the model's context"
     require(prompt_tokens <= most, "--prompt-tokens", rule, prompt_tokens)
     choice = chosen_weights(weights, loaded)
-    assignment = assign(loaded, choice, core)
+    assignment = assign(loaded, choice, core, parse_pruning(prune_text).sparsity)
     with working("compiling"):
         held = core_model(assignment, address)
         prompt, decode = phases(held, prompt_tokens, MemoryTiming())
@@ -169,6 +172,7 @@ def compile(  # the front door finds a command by its name
         for first, data in contents(held, programs):
             image[first - address :][: len(data)] = data
         document: dict[str, Any] = {"model": loaded.name, "weights": choice.name}
+        document["pruned"] = assignment.sparsity and assignment.sparsity.name
         document["mac_share"] = assignment.workload.mac_share()
         document["recoded"] = assignment.recoding_record()
         document |= manifest(held, programs, address, len(image))

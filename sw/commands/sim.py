@@ -58,6 +58,7 @@ from evolute.sw.commands.profile_option import (
     profile_record,
     told,
 )
+from evolute.sw.commands.prune_option import parse_pruning, prune_option, pruning_record
 from evolute.sw.commands.sim_text import render
 from evolute.sw.deploy.assignment import Accelerator, assign
 from evolute.sw.deploy.profiles import Evidence, serve
@@ -100,7 +101,8 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     "    --set vector_lanes=4 --set attention_rows=4\n"
     "evolute sim llama-3.2-3b --profile speculative:gamma=4,acceptance=0.7,draft=llama-3.2-1b \\\n"
     "    --kv int8 --set vector_lanes=4 --set attention_rows=4\n"
-    "evolute sim phi-3-mini-4k --memory kv260 --profile sampling:k=16,shortest=8,a=-1.2,b=-0.5"
+    "evolute sim phi-3-mini-4k --memory kv260 --profile sampling:k=16,shortest=8,a=-1.2,b=-0.5\n"
+    "evolute sim evolute-tiny --accel core-decode --weights w4g32 --prune tile-group:0.5/64"
 )
 @model_argument
 @accel_option
@@ -112,6 +114,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     help="Of a model without weights: what its output head is in, as --weights, or host. "
     "Default: the widest integers that the engine runs.",
 )
+@prune_option
 @click.option("--prefill", type=COUNT, default=128, show_default=True, help="Prompt tokens.")
 @click.option("--decode", type=COUNT, help="Tokens generated. Default: 32.")
 @click.option(
@@ -204,6 +207,7 @@ def sim(
     assignments: tuple[str, ...],
     weights: str | None,
     head: str | None,
+    prune_text: str | None,
     prefill: int,
     decode: int | None,
     contexts: tuple[int, ...] | None,
@@ -241,6 +245,7 @@ def sim(
     """
     spec = accelerator_from(accel, assignments)
     profile = None if profile_text is None else parse_profile(profile_text)
+    sparsity = parse_pruning(prune_text).sparsity
     request = Request(
         _serving(prefill, decode, contexts, batch, kv_name),
         *_platform(
@@ -262,10 +267,10 @@ def sim(
         require_context(shape, request.serving, extended=extended)
         chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
         formats = chosen, head_format(head, spec)
-        result = simulate_shape(shape, *formats, spec, request)
+        result = simulate_shape(shape, *formats, spec, request, sparsity)
 
         def again(changed: Accelerator, request: Request) -> Simulation:
-            return simulate_shape(shape, *formats, changed, request)
+            return simulate_shape(shape, *formats, changed, request, sparsity)
 
         method = "sizes alone, no weights"
         scope = _sizes_scope(result)
@@ -285,7 +290,7 @@ def sim(
             strided(loaded, text, measured, width, None)  # refuse before weights are read
             original = shipped_model(loaded, None)
             trial = Trial(text, measured, width, parse_kv(kv_name), original)
-        assignment = assign(loaded, choice, spec)
+        assignment = assign(loaded, choice, spec, sparsity)
         with progress("predicting") as done:
             result = simulate(assignment, request, trial, done)
         method, scope = assignment.method, scope_summary(assignment)
@@ -314,6 +319,7 @@ def sim(
             accelerator=accel,
             **result.to_dict(),
             method=method,
+            pruning=pruning_record(result.sparsity),
             extended_context=extended and request.serving.longest > result.shape.context,
             profile=served and profile_record(served),
             what_would_help=(

@@ -11,6 +11,7 @@ from rich.table import Table
 from evolute.sim.cost.metrics import LINEAR
 from evolute.sw.commands import reading
 from evolute.sw.commands.profile_option import render_profile
+from evolute.sw.commands.prune_option import pruning_lines
 
 _COMMON_ROWS = (
     ("memory bytes", "dram_bytes", ",", ""),
@@ -88,8 +89,10 @@ def _layers(record: dict[str, Any]) -> Table:
     cycles = "prefill cycles", "decode cycles"
     titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
     table = _table(titles, ("x", *cycles))
-    both = zip(record["prefill"]["layers"], record["decode"]["layers"], strict=True)
-    for prefill, decode in both:
+    phases = record["prefill"]["layers"], record["decode"]["layers"]
+    if record["pruning"] is not None:
+        phases = tuple(map(_alike, phases))
+    for prefill, decode in zip(*phases, strict=True):
         table.add_row(
             prefill["name"],
             str(prefill["count"]),
@@ -101,6 +104,23 @@ def _layers(record: dict[str, Any]) -> Table:
             decode["bound"],
         )
     return table
+
+
+def _alike(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Layers of one name and size together, which differ in what was left out of them: the mean of
+    their cycles, and what limits most of them."""
+    together: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for layer in layers:
+        key = tuple(layer[name] for name in ("name", "n", "k", "weights"))
+        together.setdefault(key, []).append(layer)
+    merged = []
+    for some in together.values():
+        count = sum(layer["count"] for layer in some)
+        cycles = sum(layer["count"] * layer["cycles"] for layer in some)
+        bounds = [layer["bound"] for layer in some for _ in range(layer["count"])]
+        bound = max(dict.fromkeys(bounds), key=bounds.count)
+        merged.append(some[0] | {"count": count, "cycles": round(cycles / count), "bound": bound})
+    return merged
 
 
 def _operations(record: dict[str, Any]) -> Table:
@@ -171,6 +191,7 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
     fits = {None: "", True: ", which fits", False: ", which DOES NOT FIT"}[room["fits"]]
     held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
     yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
+    yield from pruning_lines(record["pruning"])
     if record["extended_context"]:
         yield "more tokens than the model was made for: its accuracy there is unknown"
     if (perplexity := record["perplexity"]) is not None:

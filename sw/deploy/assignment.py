@@ -23,9 +23,11 @@ from evolute.sim.golden import lut_dla
 from evolute.sim.program.placement import stages_of
 from evolute.sim.weights import Codebook, Table
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
+from evolute.sim.workload.sparsity import Sparsity, TileGroup
 from evolute.sw.language_model.linear import layer_names
 from evolute.sw.language_model.model import LanguageModel, dequantized
 from evolute.sw.quantizers.rounding import Rounding, quantize
+from evolute.sw.tensors.pruning import pruned
 from evolute.sw.tensors.rescale import UNIT_BITS
 from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor, parted
 from evolute.sw.tensors.weights import FLOAT, NATIVE, Weights, parse_weights
@@ -114,6 +116,8 @@ class Assignment:
     """Of a core the layers of every block, and at last of the head, stage by stage; else empty."""
     recoding: Weights | None
     """What layers without codes that the engine runs are coded to; None where there are none."""
+    sparsity: Sparsity | None = None
+    """Which weights of all layers but the head are made zero; None for none."""
 
     @property
     def engine(self) -> Engine:
@@ -123,9 +127,10 @@ class Assignment:
     @property
     def method(self) -> str:
         """In words, how the weights came about."""
-        if self.recoding is None:
-            return self.weights.method
-        return f"{self.weights.method}, else {self.recoding.name}: {self.recoding.method}"
+        how = self.weights.method
+        if self.recoding is not None:
+            how += f", else {self.recoding.name}: {self.recoding.method}"
+        return how if self.sparsity is None else f"{how}, then pruned: {self.sparsity.name}"
 
     @property
     def recoded_names(self) -> tuple[LayerName, ...]:
@@ -153,7 +158,14 @@ class Assignment:
         )
 
     def codes(self, name: LayerName) -> PartedTensor:
-        """The codes of a layer that is on the accelerator."""
+        """The codes of a layer that is on the accelerator. Raises `QuantError` where weights that
+        are to be zero cannot be."""
+        codes = self._unpruned(name)
+        if self.sparsity is None or name == HEAD:
+            return codes
+        return pruned(codes, self.sparsity, self.engine.n)
+
+    def _unpruned(self, name: LayerName) -> PartedTensor:
         layer = self.layers[name]
         assert not layer.on_host
         if self.recoding is not None and layer.rounding is not None:
@@ -181,14 +193,32 @@ class Assignment:
         }
 
 
-def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignment:
+def require_sparsity(sparsity: Sparsity, spec: Accelerator) -> None:
+    """Raise `QuantError` for a pattern that `spec` cannot run exactly."""
+    if not isinstance(sparsity, TileGroup):
+        return
+    if not isinstance(spec, CoreSpec):
+        raise QuantError(
+            f"prune: {sparsity.name} must be on a core, whose programs leave blocks out; the "
+            "accelerator is an engine alone"
+        )
+    if not spec.engine.exact:
+        raise QuantError(f"prune: {sparsity.name} must be on an engine with exact sums")
+
+
+def assign(
+    model: LanguageModel, weights: Weights, spec: Accelerator, sparsity: Sparsity | None = None
+) -> Assignment:
     """Decide what of the model runs where. Values of weights are not read.
 
     Raises `SpecError` where the engine does not run the chosen codes, or tables of such centroids;
     and `QuantError` where `native` is chosen and the checkpoint has no codes that the engine runs,
-    or where layers must be coded anew and the engine has no format for them.
+    where layers must be coded anew and the engine has no format for them, or where the accelerator
+    cannot run a pattern of zeros.
     """
     engine = engine_in(spec)
+    if sparsity is not None:
+        require_sparsity(sparsity, spec)
     own = {name: _linears(model, weights, spec, name) for name in layer_names(model.config)}
     chosen = {name: weights.rounding for name in own if name != HEAD}
     recoding = None
@@ -238,7 +268,7 @@ def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignm
         )
         for name, linears in own.items()
     }
-    return Assignment(model, weights, spec, layers, workload, blocks, recoding)
+    return Assignment(model, weights, spec, layers, workload, blocks, recoding, sparsity)
 
 
 def _linears(

@@ -25,6 +25,7 @@ from evolute.sim.workload.operations import (
 )
 from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.shape import Attention, ModelShape
+from evolute.sim.workload.sparsity import Sparsity, SparsityFigures, TileGroup, sparsity_figures
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.assignment import Accelerator, Assignment, engine_in
 from evolute.sw.deploy.on_core import core_backends, core_model
@@ -147,6 +148,8 @@ class Simulation:
     recoding: dict[str, Any] | None
     bits: BitsPerWeight | None
     measured: Measured | None
+    sparsity: SparsityFigures | None = None
+    """Of weights that were made zero."""
 
     @property
     def shape(self) -> ModelShape:
@@ -234,10 +237,13 @@ def simulate(
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
     backends: Callable[[Backend], Linears] | None = None
     steps: LayerSteps | None = None
-    if trial is not None or not engine_in(spec).steps_are_fixed:
+    pattern = assignment.sparsity
+    has_lists = isinstance(pattern, TileGroup)
+    if trial is not None or has_lists or not engine_in(spec).steps_are_fixed:
         if isinstance(spec, CoreSpec):
             held = core_model(assignment)
             backends, steps = core_backends(held), held.beat_steps
+            work = held.workload(work)
         else:
             backends = functools.partial(engine_linears, assignment)
             steps = engine_steps(assignment)
@@ -256,29 +262,42 @@ def simulate(
         assignment.recoding_record(),
         model_bits(model, weights),
         measured,
+        pattern and sparsity_figures(pattern, work.linears, has_weights=True),
     )
 
 
 def simulate_shape(
-    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, request: Request
+    shape: ModelShape,
+    weights: Format,
+    head: Format | None,
+    spec: Accelerator,
+    request: Request,
+    sparsity: Sparsity | None = None,
 ) -> Simulation:
-    """Price a model without weights, its linear layers in `weights`, and its output head in `head`
-    or on the host. Raises `RefusedError` for what they do not allow together."""
-    pricing = shape_pricing(shape, weights, head, spec, request)
+    """Price a model without weights, its linear layers in `weights` of which some are zero
+    (`sparsity`), and its output head in `head` or on the host. Raises `RefusedError` for what they
+    do not allow together."""
+    pricing = shape_pricing(shape, weights, head, spec, request, sparsity)
     work = pricing.workload_of(request.serving.decode[0])
     every = pricing.workload_of(ALL_EXPERTS)
     room, metrics = room_for(shape, every, request), pricing.serve(request.serving)
-    return Simulation(pricing, work, metrics, request, room, None, None, None)
+    figures = sparsity and sparsity_figures(sparsity, work.linears, has_weights=False)
+    return Simulation(pricing, work, metrics, request, room, None, None, None, figures)
 
 
 def shape_pricing(
-    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, request: Request
+    shape: ModelShape,
+    weights: Format,
+    head: Format | None,
+    spec: Accelerator,
+    request: Request,
+    sparsity: Sparsity | None = None,
 ) -> Pricing:
     """What passes of a model without weights are priced with, see `simulate_shape`."""
 
     @functools.cache
     def without_cache(work: Pass) -> Workload:
-        return shape_workload(shape, weights, head, spec, work)
+        return shape_workload(shape, weights, head, spec, work, sparsity)
 
     def workload_of(work: Pass) -> Workload:
         # Linear layers are the same whatever is in the cache, so that a curve lists them once.

@@ -13,10 +13,12 @@ from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
 from evolute.sim.workload.operations import CacheFormat, Pass, Product, operations
 from evolute.sim.workload.shape import ModelShape
+from evolute.sim.workload.sparsity import Sparsity, TileGroup, evenly_pruned
 from evolute.sw.deploy.assignment import (
     Accelerator,
     engine_in,
     recoding_for,
+    require_sparsity,
     rounded_linear,
     stored_on,
 )
@@ -79,12 +81,20 @@ def head_format(text: str | None, spec: Accelerator) -> Format | None:
 
 
 def shape_workload(
-    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, work: Pass
+    shape: ModelShape,
+    weights: Format,
+    head: Format | None,
+    spec: Accelerator,
+    work: Pass,
+    sparsity: Sparsity | None = None,
 ) -> Workload:
-    """The linear layers of a pass, as `spec` holds them.
+    """The linear layers of a pass, as `spec` holds them; with skip lists if `sparsity` says so.
 
-    Raises `SpecError` where the engine does not run a format.
+    Raises `SpecError` where the engine does not run a format, and `QuantError` where `spec` cannot
+    leave the zeros of `sparsity` out that it should.
     """
+    if sparsity is not None:
+        require_sparsity(sparsity, spec)
     linears: list[Linear] = []
     left: list[HostLayer] = []
     for product in operations(shape, work, CacheFormat("none", 0)):
@@ -95,8 +105,21 @@ def shape_workload(
         if chosen is None:
             left.append(HostLayer(product.name, product.n, product.k, last_token_only=is_head))
             continue
-        linears.extend(_linears(product, chosen, spec, is_head=is_head))
+        for linear in _linears(product, chosen, spec, is_head=is_head):
+            if isinstance(sparsity, TileGroup):
+                linear = _with_list(sparsity, linear, engine_in(spec).n)
+            linears.append(linear)
     return Workload(shape.name, weights.name, tuple(linears), tuple(left), SHARED_INPUTS)
+
+
+def _with_list(pattern: TileGroup, linear: Linear, outputs: int) -> Linear:
+    """The layer with a skip list. Raises `QuantError` for codewords, which have no zeros."""
+    if linear.vector_bits is not None and linear.name != HEAD:
+        raise QuantError(
+            f"prune: {pattern.name} must be of weights with a code each, {linear.name} is in "
+            "codewords"
+        )
+    return evenly_pruned(pattern, linear, outputs)
 
 
 def _linears(

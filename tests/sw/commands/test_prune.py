@@ -1,0 +1,160 @@
+"""`--prune`: its record, what it refuses, and that docs/sparsity.md is true."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from evolute import front
+from evolute.support import schema
+
+PAGE = (Path(front.__file__).parents[1] / "docs" / "sparsity.md").read_text(encoding="utf-8")
+TINY = "sim evolute-tiny --accel core-fpga --tokens 40 --prefill 3 --decode 2"
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def evolute(arguments: str) -> str:
+    result = CliRunner().invoke(front.cli, shlex.split(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def record(arguments: str) -> dict[str, Any]:
+    return json.loads(evolute(f"{arguments} --json"))
+
+
+def refusal(arguments: str) -> str:
+    result = CliRunner().invoke(front.cli, shlex.split(arguments))
+    assert result.exception is not None and not isinstance(result.exception, SystemExit)
+    return str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    re.findall(r"^```\nevolute (.*?)\n```\n.*?\n```\n(.*?)\n```", PAGE, re.M | re.S),
+)
+def test_the_page_shows_what_commands_print(arguments: str, shown: str) -> None:
+    found = [line.rstrip() for line in evolute(arguments.replace("\\\n", " ")).splitlines()]
+    for line in shown.splitlines():
+        assert line == "..." or line in found
+
+
+def test_the_page_shows_every_kind() -> None:
+    shown = re.findall(r"--prune (\S+)", PAGE)
+    assert {"tile-group"} <= {text.partition(":")[0] for text in shown}
+
+
+def test_the_table_of_blocks_is_what_the_models_say() -> None:
+    rows = re.findall(r"^\| (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", PAGE, re.M)
+    assert len(rows) == 4
+    for inputs, decode, prefill, index in rows:
+        asked = f"sim llama-3.2-1b --context 1024 --prune tile-group:0.5/{inputs}"
+        found = record(asked)
+        assert f"{found['decode']['cycles']:,}" == decode
+        assert f"{found['prefill']['cycles']:,}" == prefill
+        assert f"{found['pruning']['index_bytes']:,}" == index
+
+
+def test_a_record_of_blocks_left_out() -> None:
+    dense = record(f"{TINY} --no-perplexity")
+    found = record(f"{TINY} --prune tile-group:0.5/32")
+    assert dense["pruning"] is None
+    pruning = found["pruning"]
+    assert (pruning["time"], pruning["basis"]) == ("skipped", "weights")
+    assert pruning["weights"] == pruning["dense_macs_per_token"] == dense["decode"]["macs"] / 2
+    assert pruning["macs_per_token"] == pruning["kept_weights"] == found["decode"]["macs"] / 2
+    assert pruning["index_bytes"] == -(-(4 * (4 * (16 + 8 + 8 + 16 + 80) + 16 * 10)) // 8)
+    for phase in ("prefill", "decode"):
+        assert found[phase]["cycles"] < dense[phase]["cycles"]
+        assert found[phase]["dram_bytes"] < dense[phase]["dram_bytes"]
+    assert found["room"]["weights_bytes"] < dense["room"]["weights_bytes"]
+    assert found["bits_held"] < dense["bits_held"]
+    assert found["method"].endswith("then pruned: tile-group:0.5/32")
+    assert found["perplexity"]["tables_equal"] is True
+    assert found["perplexity"]["quantized"] > found["perplexity"]["float"]
+    schema.require(found)
+
+
+def test_a_share_of_nothing_changes_nothing_but_the_cut() -> None:
+    dense = record(TINY)
+    found = record(f"{TINY} --prune tile-group:0/32")
+    assert found["perplexity"] == dense["perplexity"]
+    assert found["room"] == dense["room"]
+    assert found["pruning"]["kept_weights"] == found["pruning"]["weights"]
+
+
+def test_steps_of_weights_are_those_of_kept_blocks() -> None:
+    """On a core that skips steps, too: of those it takes as large a share is for weights that there
+    are, rows of tiles and padding aside, with blocks left out as without."""
+    asked = "sim evolute-tiny --accel core-skip --weights b3g32 --no-perplexity --prefill 1"
+    dense, found = record(asked), record(f"{asked} --prune tile-group:0.5/32")
+    shares = [
+        one["decode"]["utilization"] / one["decode"]["engine_utilization"] for one in (dense, found)
+    ]
+    assert shares[0] == pytest.approx(shares[1])
+    steps = [
+        one["decode"]["engine_utilization"] * one["decode"]["cycles"] for one in (dense, found)
+    ]
+    assert 0.4 * steps[0] < steps[1] < 0.7 * steps[0]
+
+
+def test_lists_without_weights_say_so() -> None:
+    found = record("sim llama-3.2-1b --context 64 --prune tile-group:0.25/128")
+    assert found["pruning"]["basis"] == "spread evenly"
+    assert found["pruning"]["kept_weights"] == 0.75 * found["pruning"]["weights"]
+    out = evolute("sim llama-3.2-1b --context 64 --prune tile-group:0.25/128")
+    assert "here spread evenly: no weights were read" in out
+
+
+def test_an_image_without_blocks_of_zeros(tmp_path: Path) -> None:
+    sizes = []
+    for share in ("0", "0.5"):
+        folder = tmp_path / share
+        asked = f"compile evolute-tiny --accel core-fpga --prune tile-group:{share}/32 -o {folder}"
+        assert record(asked)["pruned"] == f"tile-group:{share}/32"
+        sizes.append((folder / "image.bin").stat().st_size)
+    assert sizes[0] - sizes[1] > 150_000  # of 396,800 bytes of weights
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sim evolute-tiny --prune tile-group", "--prune: must be tile-group:SHARE[/INPUTS]"),
+        ("sim evolute-tiny --prune tile-group:1", "share: must be at least 0 and below 1, got 1"),
+        ("sim evolute-tiny --prune tile-group:0.5/0", "inputs: must be in 1..65536, got 0"),
+        (
+            "sim evolute-tiny --accel lut-decode --prune tile-group:0.5",
+            "prune: tile-group:0.5 must be on a core, whose programs leave blocks out",
+        ),
+        (
+            "sim evolute-tiny --prune tile-group:0.5/48",
+            "a block of 0.q must be whole scale groups of 32 inputs",
+        ),
+        (
+            "sim llama-3.2-1b --weights vptq-v8k256r256 --accel core-vq --prune tile-group:0.5",
+            "prune: tile-group:0.5 must be of weights with a code each, 0.q is in codewords",
+        ),
+        (
+            "sim evolute-tiny --accel core-fpga --weights w4f --prune tile-group:0.5/64",
+            "prune: must be of weights with a code for zero, w4 has none",
+        ),
+        (
+            "run evolute-tiny --prompt x --backend float --prune tile-group:0.5",
+            "--prune: must be of weights in codes, got tile-group:0.5 of floats",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: str, message: str) -> None:
+    assert message in refusal(arguments)
