@@ -1,6 +1,6 @@
 """Patterns of weights that are zero, what is stored of such weights, and where the rest lies.
 
-A pattern is a choice by name, such as `tile-group:0.5`. Which weights it makes zero, their
+A pattern is a choice by name, such as `tile-group:0.5` or `2:4`. Which weights it makes zero, their
 magnitudes decide (`sw.tensors.pruning`); how many, and what an index to the others takes, follows
 from a layer's size alone.
 """
@@ -65,7 +65,47 @@ class TileGroup(_Blocks):
         return self._text("tile-group")
 
 
-Sparsity = TileGroup
+@dataclass(frozen=True)
+class RowGroup(_Blocks):
+    """Blocks of single outputs, of each output equally many (GQSA, arXiv 2412.17560)."""
+
+    index: ClassVar[str] = "one bit for every block of an output"
+
+    @property
+    def name(self) -> str:
+        return self._text("group")
+
+    def blocks(self, linear: Linear) -> int:
+        """Blocks of an output. Raises `SpecError` where they are not all of one size."""
+        inputs = self.block_inputs(linear.k, linear.group)
+        rule = f"a divisor of the {linear.k} inputs of {linear.name}"
+        require(linear.k % inputs == 0, "prune: inputs", rule, inputs)
+        return linear.k // inputs
+
+
+@dataclass(frozen=True)
+class NOfM:
+    """Of every `m` inputs in a row of an output, `n` weights are kept; of fewer at the end, as many
+    of them."""
+
+    n: int
+    m: int
+    index: ClassVar[str] = "for every kept weight its place among M, ceil(log2 M) bits"
+
+    def __post_init__(self) -> None:
+        require(2 <= self.m <= 256, "M", "in 2..256", self.m)
+        require(1 <= self.n < self.m, "N", f"in 1..{self.m - 1}", self.n)
+
+    @property
+    def name(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    def kept(self, k: int) -> int:
+        """Weights that an output of `k` inputs keeps."""
+        return k // self.m * self.n + min(self.n, k % self.m)
+
+
+Sparsity = TileGroup | RowGroup | NOfM
 """A pattern of weights that are zero."""
 
 
@@ -106,8 +146,9 @@ class SparsityFigures:
     """What is stored without a pattern."""
     time: Literal["skipped", "dense"]
     """Whether the accelerator leaves zeros out, or takes as long and moves as much as if dense."""
-    basis: Literal["weights", "spread evenly"]
-    """Whether weights say which blocks are left out, or these are spread evenly for want of any."""
+    basis: Literal["weights", "sizes"]
+    """What says which weights are zero: their magnitudes; or nothing but how many there are, and
+    blocks that a program leaves out are spread evenly."""
 
     @property
     def stored_share(self) -> float:
@@ -144,12 +185,25 @@ def sparsity_figures(
         index=pattern.index,
         dense_bytes=-(-dense_bits // 8),
         time="skipped" if isinstance(pattern, TileGroup) else "dense",
-        basis="weights" if has_weights else "spread evenly",
+        basis="weights" if has_weights else "sizes",
     )
 
 
 def _stored(pattern: Sparsity, linear: Linear) -> tuple[int, int, int]:
     """Weights of one layer that are kept, bits of the index to them, and bits of all `count` layers
     stored beside that index."""
-    assert linear.skips is not None
-    return linear.multiplied, linear.skips.bits(linear.k), linear.total_bits
+    if isinstance(pattern, TileGroup):
+        assert linear.skips is not None
+        return linear.multiplied, linear.skips.bits(linear.k), linear.total_bits
+    if isinstance(pattern, NOfM):
+        kept = linear.n * pattern.kept(linear.k)
+        index = kept * (pattern.m - 1).bit_length()
+        gone = linear.n * linear.k - kept
+        return kept, index, linear.total_bits - linear.count * gone * linear.format.bits
+    blocks = pattern.blocks(linear)
+    inputs = linear.k // blocks
+    gone = linear.n * pattern.dropped(blocks) * inputs
+    bits = gone * linear.format.bits
+    if inputs % linear.group == 0:
+        bits += gone // linear.group * linear.group_bits
+    return linear.n * linear.k - gone, linear.n * blocks, linear.total_bits - linear.count * bits

@@ -23,7 +23,7 @@ from evolute.sim.golden import lut_dla
 from evolute.sim.program.placement import stages_of
 from evolute.sim.weights import Codebook, Table
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
-from evolute.sim.workload.sparsity import Sparsity, TileGroup
+from evolute.sim.workload.sparsity import RowGroup, Sparsity, TileGroup
 from evolute.sw.language_model.linear import layer_names
 from evolute.sw.language_model.model import LanguageModel, dequantized
 from evolute.sw.quantizers.rounding import Rounding, quantize
@@ -252,6 +252,9 @@ def assign(
         ),
         model.config.shared_inputs,
     )
+    if isinstance(sparsity, RowGroup):
+        for linear in workload.linears:
+            sparsity.blocks(linear)  # refuse a slip before weights are read
     blocks: tuple[tuple[tuple[Linear, ...], ...], ...] = ()
     if isinstance(spec, CoreSpec):
         blocks = tuple(stages_of(spec, block) for block in workload.blocks)

@@ -106,20 +106,21 @@ def shape_workload(
             left.append(HostLayer(product.name, product.n, product.k, last_token_only=is_head))
             continue
         for linear in _linears(product, chosen, spec, is_head=is_head):
-            if isinstance(sparsity, TileGroup):
-                linear = _with_list(sparsity, linear, engine_in(spec).n)
+            if sparsity is not None and not is_head:
+                linear = _with_zeros(sparsity, linear, engine_in(spec).n)
             linears.append(linear)
     return Workload(shape.name, weights.name, tuple(linears), tuple(left), SHARED_INPUTS)
 
 
-def _with_list(pattern: TileGroup, linear: Linear, outputs: int) -> Linear:
-    """The layer with a skip list. Raises `QuantError` for codewords, which have no zeros."""
-    if linear.vector_bits is not None and linear.name != HEAD:
+def _with_zeros(pattern: Sparsity, linear: Linear, outputs: int) -> Linear:
+    """The layer with the skip list that a pattern gives it, if any. Raises `QuantError` for
+    codewords, which have no zeros."""
+    if linear.vector_bits is not None:
         raise QuantError(
             f"prune: {pattern.name} must be of weights with a code each, {linear.name} is in "
             "codewords"
         )
-    return evenly_pruned(pattern, linear, outputs)
+    return evenly_pruned(pattern, linear, outputs) if isinstance(pattern, TileGroup) else linear
 
 
 def _linears(

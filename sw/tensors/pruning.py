@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.weights import Grid
 from evolute.sim.workload.skip_list import SkipList
-from evolute.sim.workload.sparsity import Sparsity
+from evolute.sim.workload.sparsity import NOfM, RowGroup, Sparsity
 from evolute.sw.tensors.rescale import ScaledTensor
 from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor
 
@@ -37,13 +37,24 @@ def least(
     [N, K]."""
     n, k = weights.shape
     square = weights.astype(np.float64) ** 2
+    if isinstance(pattern, NOfM):
+        spare = -k % pattern.m
+        padded = np.pad(square, ((0, 0), (0, spare)), constant_values=-1)
+        grouped = padded.reshape(n, -1, pattern.m)
+        rank = np.argsort(np.argsort(-grouped, axis=2, kind="stable"), axis=2)
+        return (rank >= pattern.n).reshape(n, -1)[:, :k]
     inputs = pattern.block_inputs(k, group)
-    row_starts, starts = np.arange(0, n, outputs), np.arange(0, k, inputs)
+    rows = 1 if isinstance(pattern, RowGroup) else outputs
+    row_starts, starts = np.arange(0, n, rows), np.arange(0, k, inputs)
     row_counts, counts = np.diff(row_starts, append=n), np.diff(starts, append=k)
     sums = np.add.reduceat(np.add.reduceat(square, starts, axis=1), row_starts, axis=0)
     means = sums / (row_counts[:, None] * counts)
-    rank = np.argsort(np.argsort(means, axis=None, kind="stable"))
-    gone = (rank < pattern.dropped(means.size)).reshape(means.shape)
+    if isinstance(pattern, RowGroup):
+        rank = np.argsort(np.argsort(means, axis=1, kind="stable"), axis=1)
+        gone = rank < pattern.dropped(len(starts))
+    else:
+        rank = np.argsort(np.argsort(means, axis=None, kind="stable"))
+        gone = (rank < pattern.dropped(means.size)).reshape(means.shape)
     return np.repeat(np.repeat(gone, row_counts, axis=0), counts, axis=1)
 
 

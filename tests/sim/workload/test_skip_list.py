@@ -13,7 +13,14 @@ from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.workload.linear import HEAD, LayerName, Linear, Workload
 from evolute.sim.workload.skip_list import SkipList
-from evolute.sim.workload.sparsity import TileGroup, evenly_pruned, sparsity_figures
+from evolute.sim.workload.sparsity import (
+    NOfM,
+    RowGroup,
+    Sparsity,
+    TileGroup,
+    evenly_pruned,
+    sparsity_figures,
+)
 
 NAME = LayerName(0, "up")
 
@@ -85,4 +92,33 @@ def test_figures_are_of_all_layers_but_the_head() -> None:
     assert (found.weights, found.kept_weights, found.index_bytes) == (1024, 512, 1)
     assert found.dense_bytes == (1024 * 4 + 64 * 16 + 16 * 32) // 8
     assert found.value_bytes == (512 * 4 + 32 * 16 + 16 * 32) // 8
-    assert (found.time, found.basis) == ("skipped", "spread evenly")
+    assert (found.time, found.basis) == ("skipped", "sizes")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value_bits", "index_bits"),
+    [
+        # Codes of 4 bits of the weights that are kept, and 16 bits a scale group of 16, all kept.
+        (NOfM(2, 4), 2 + 1, 1),
+        (NOfM(4, 16), 1 + 1, 1),
+        (NOfM(2, 16), 0.5 + 1, 0.5),
+        (NOfM(8, 16), 2 + 1, 2),
+        # Scale groups go with their weights; a part of one leaves its scale.
+        (RowGroup(0.5, 16), 2 + 0.5, 1 / 16),
+        (RowGroup(0.5, 32), 2 + 0.5, 1 / 32),
+        (RowGroup(0.25, 8), 3 + 1, 1 / 8),
+        (RowGroup(0.5), 2 + 0.5, 1 / 16),
+    ],
+)
+def test_bits_of_values_and_of_the_index(
+    pattern: Sparsity, value_bits: float, index_bits: float
+) -> None:
+    plain = replace(layer(64, 256, 16), row_bits=0)
+    found = sparsity_figures(pattern, [plain, replace(plain, name=HEAD)], has_weights=False)
+    weights = 64 * 256
+    assert found.value_bytes == value_bits * weights / 8
+    assert found.index_bytes == index_bits * weights / 8
+    assert found.dense_bytes == (4 + 1) * weights / 8
+    assert found.stored_share == (value_bits + index_bits) / 5
+    assert (found.time, found.weights) == ("dense", weights)
+    assert found.macs_per_token == found.kept_weights < found.dense_macs_per_token == weights

@@ -53,7 +53,7 @@ def test_the_page_shows_what_commands_print(arguments: str, shown: str) -> None:
 
 def test_the_page_shows_every_kind() -> None:
     shown = re.findall(r"--prune (\S+)", PAGE)
-    assert {"tile-group"} <= {text.partition(":")[0] for text in shown}
+    assert {"tile-group", "group", "2"} <= {text.partition(":")[0] for text in shown}
 
 
 def test_the_table_of_blocks_is_what_the_models_say() -> None:
@@ -112,7 +112,7 @@ def test_steps_of_weights_are_those_of_kept_blocks() -> None:
 
 def test_lists_without_weights_say_so() -> None:
     found = record("sim llama-3.2-1b --context 64 --prune tile-group:0.25/128")
-    assert found["pruning"]["basis"] == "spread evenly"
+    assert found["pruning"]["basis"] == "sizes"
     assert found["pruning"]["kept_weights"] == 0.75 * found["pruning"]["weights"]
     out = evolute("sim llama-3.2-1b --context 64 --prune tile-group:0.25/128")
     assert "here spread evenly: no weights were read" in out
@@ -128,11 +128,51 @@ def test_an_image_without_blocks_of_zeros(tmp_path: Path) -> None:
     assert sizes[0] - sizes[1] > 150_000  # of 396,800 bytes of weights
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "group:0.5/16"])
+@pytest.mark.parametrize("accel", ["core-fpga", "lut-decode"])
+def test_what_no_engine_decodes_takes_as_long_as_dense_weights(pattern: str, accel: str) -> None:
+    asked = f"sim evolute-tiny --accel {accel} --tokens 40 --prefill 3 --decode 2"
+    dense, found = record(asked), record(f"{asked} --prune {pattern}")
+    for phase in ("prefill", "decode", "room", "bits_held", "labels"):
+        assert found[phase] == dense[phase]
+    pruning = found["pruning"]
+    assert (pruning["time"], pruning["basis"]) == ("dense", "weights")
+    assert pruning["kept_weights"] == pruning["weights"] / 2 == pruning["macs_per_token"]
+    assert found["perplexity"]["quantized"] > dense["perplexity"]["quantized"]
+    schema.require(found)
+    alone = record(f"{asked} --no-perplexity --prune {pattern}")
+    assert alone["pruning"] == pruning
+
+
+def test_text_of_pruned_weights_is_the_same_on_tables_and_integers() -> None:
+    asked = "run evolute-tiny --prompt Once --tokens 4 --prune 2:4"
+    for accel in ("core-decode", "lut-decode"):
+        golden, integer = (
+            record(f"{asked} --accel {accel} --backend {backend}")
+            for backend in ("golden", "integer")
+        )
+        assert golden["text"] == integer["text"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("sim evolute-tiny --prune tile-group", "--prune: must be tile-group:SHARE[/INPUTS]"),
         ("sim evolute-tiny --prune tile-group:1", "share: must be at least 0 and below 1, got 1"),
+        ("sim evolute-tiny --prune 4:4", "--prune 4:4: N: must be in 1..3, got 4"),
+        ("sim evolute-tiny --prune 1:300", "--prune 1:300: M: must be in 2..256, got 300"),
+        (
+            "sim evolute-tiny --prune group:0.5/48",
+            "prune: inputs: must be a divisor of the 128 inputs of 0.q, got 48",
+        ),
+        (
+            "sim llama-3.2-1b --weights vptq-v8k256r256 --accel core-vq --prune 2:4",
+            "prune: 2:4 must be of weights with a code each, 0.q is in codewords",
+        ),
+        (
+            "sim evolute-tiny --accel core-fpga --weights w1g32s --prune 2:4",
+            "prune: must be of weights with a code for zero, w1 has none",
+        ),
         ("sim evolute-tiny --prune tile-group:0.5/0", "inputs: must be in 1..65536, got 0"),
         (
             "sim evolute-tiny --accel lut-decode --prune tile-group:0.5",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evolute.hw.spec.presets import CORES
-from evolute.sim.workload.sparsity import TileGroup
+from evolute.sim.workload.sparsity import NOfM, RowGroup, Sparsity, TileGroup
 from evolute.sw.checkpoints import zoo
 from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.on_core import core_model, golden_stage, integer_stage
@@ -43,6 +43,39 @@ def test_the_least_blocks_of_a_tile_go_first(share: float) -> None:
     for row, column in order[: int(share * len(order) + 1e-9)]:
         wanted[row : row + 8, column : column + 16] = True
     assert np.array_equal(gone, wanted)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 5), (7, 16)])
+def test_of_m_weights_the_n_greatest_are_kept(n: int, m: int) -> None:
+    """Of equal ones the first, and of fewer than M at the end as many as of M."""
+    weights = np.random.default_rng(2).integers(-3, 4, (6, 37)).astype(np.float32)
+    gone = least(weights, NOfM(n, m), 8, 16)
+    for row, of_row in zip(np.abs(weights), gone, strict=True):
+        for start in range(0, 37, m):
+            part = row[start : start + m].tolist()
+            order = sorted(range(len(part)), key=lambda place: (-part[place], place))
+            assert sorted(order[:n]) == np.flatnonzero(~of_row[start : start + m]).tolist()
+    assert (~gone).sum() == 6 * NOfM(n, m).kept(37)
+
+
+def test_every_output_loses_as_many_groups() -> None:
+    weights = np.random.default_rng(3).normal(size=(6, 48)).astype(np.float32)
+    gone = least(weights, RowGroup(0.5, 8), 8, 16)
+    for row, of_row in zip(weights.astype(float), gone, strict=True):
+        means = [np.mean(row[start : start + 8] ** 2) for start in range(0, 48, 8)]
+        wanted = sorted(np.argsort(means)[:3].tolist())
+        assert np.flatnonzero(of_row.reshape(6, 8).all(axis=1)).tolist() == wanted
+        assert of_row.sum() == 24
+
+
+@pytest.mark.parametrize("pattern", [NOfM(2, 4), RowGroup(0.5, 8)])
+def test_single_weights_become_zero_by_their_code(pattern: Sparsity) -> None:
+    for choice in ("w4g16", "w3g16s", "tg16", "b4g16"):
+        whole = tensor(choice)
+        gone = least(whole.dequantize(), pattern, 8, 16)
+        found = zeroed(whole, gone).dequantize()
+        assert not found[gone].any()
+        assert np.array_equal(found[~gone], whole.dequantize()[~gone])
 
 
 def test_of_equal_blocks_the_first_goes() -> None:
