@@ -20,12 +20,13 @@ ROW_BLOCK_INPUTS = 128
 """Inputs of a block where weights have one scale for a whole row, and none are asked for."""
 
 
-def _dropped(share: float, count: int) -> int:
+def dropped(share: float, count: int) -> int:
     """How many of `count` a share means, rounded down; of decimal shares what they say."""
     return math.floor(share * count + 1e-9)
 
 
-def _require_share(share: float) -> None:
+def require_share(share: float) -> None:
+    """Raise `SpecError` for a share that would leave nothing."""
     require(0 <= share < 1, "share", "at least 0 and below 1", share)
 
 
@@ -37,7 +38,7 @@ class _Blocks:
     inputs: int | None = None
 
     def __post_init__(self) -> None:
-        _require_share(self.share)
+        require_share(self.share)
         if self.inputs is not None:
             require(1 <= self.inputs <= 1 << 16, "inputs", "in 1..65536", self.inputs)
 
@@ -47,7 +48,7 @@ class _Blocks:
 
     def dropped(self, blocks: int) -> int:
         """How many of so many blocks are zero."""
-        return _dropped(self.share, blocks)
+        return dropped(self.share, blocks)
 
     def _text(self, name: str) -> str:
         return f"{name}:{self.share:g}" + ("" if self.inputs is None else f"/{self.inputs}")

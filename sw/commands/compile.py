@@ -114,7 +114,7 @@ def manifest(held: CoreModel, programs: Sequence[Phase], base: int, size: int) -
 @accel_option
 @set_option
 @weights_option
-@prune_option
+@prune_option(sizes=False)
 @click.option(
     "--prompt-tokens",
     type=COUNT,
@@ -155,6 +155,7 @@ def compile(  # the front door finds a command by its name
     """
     core = require_core("compile", accel, accelerator_from(accel, assignments))
     address = _address(base, core)
+    sparsity = parse_pruning(prune_text).of_weights()
     if weights is not None:
         parse_weights(weights)
     loaded = load_model(model)
@@ -162,7 +163,7 @@ def compile(  # the front door finds a command by its name
     rule = f"at most {most}, the model's context"
     require(prompt_tokens <= most, "--prompt-tokens", rule, prompt_tokens)
     choice = chosen_weights(weights, loaded)
-    assignment = assign(loaded, choice, core, parse_pruning(prune_text).sparsity)
+    assignment = assign(loaded, choice, core, sparsity)
     with working("compiling"):
         held = core_model(assignment, address)
         prompt, decode = phases(held, prompt_tokens, MemoryTiming())

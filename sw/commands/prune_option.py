@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 
 from evolute.hw.spec.base import SpecError
+from evolute.sim.workload.pruned_shape import Cut, PrunedShape, ShapePruning, pruned_shape
+from evolute.sim.workload.shape import ModelShape
 from evolute.sim.workload.sparsity import NOfM, RowGroup, Sparsity, SparsityFigures, TileGroup
 from evolute.support.errors import RefusedError
 
 _BLOCKS = {"tile-group": TileGroup, "group": RowGroup}
-_GRAMMAR = "tile-group:SHARE[/INPUTS], group:SHARE[/INPUTS] or N:M"
-
-prune_option = click.option(
-    "--prune",
-    "prune_text",
-    metavar="WHAT",
-    help=f"Make weights zero: {_GRAMMAR}, such as tile-group:0.5/64 or 2:4. Cores leave out the "
-    "blocks of tile-group; the others take as long as dense weights. docs/sparsity.md has more.",
+_SIZES = "heads", "ffn", "hidden", "layers"
+_GRAMMAR = (
+    "tile-group:SHARE[/INPUTS], group:SHARE[/INPUTS] or N:M of weights; "
+    "heads:, ffn:, hidden: or layers:SHARE of sizes"
 )
+
+
+def prune_option(*, sizes: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option; of a command that takes models without weights with `sizes`."""
+    text = (
+        "Make weights zero: tile-group:SHARE[/INPUTS], blocks that a core's programs leave out; "
+        "group:SHARE[/INPUTS] or N:M, which take as long as dense weights. "
+    )
+    if sizes:
+        text += (
+            "Of a model without weights also heads:, ffn:, hidden: and layers:, each with a share "
+            "to take away or a whole number to keep. "
+        )
+    return click.option(
+        "--prune", "prune_text", metavar="WHAT[,WHAT...]", help=f"{text}See docs/sparsity.md."
+    )
 
 
 @dataclass(frozen=True)
@@ -30,16 +44,51 @@ class Pruning:
     """What `--prune` asks for."""
 
     sparsity: Sparsity | None = None
+    sizes: ShapePruning | None = None
+
+    def of_weights(self) -> Sparsity | None:
+        """The pattern of zeros for a model with weights. Raises `RefusedError` for what changes
+        sizes."""
+        if self.sizes is not None:
+            raise RefusedError(
+                f"--prune {self.sizes.name}: must be of a model without weights, such as a folder "
+                "with a config.json alone, whose sizes can change"
+            )
+        return self.sparsity
 
 
 def parse_pruning(text: str | None) -> Pruning:
     """What `text` asks for; nothing for None. Raises `RefusedError`."""
     if text is None:
         return Pruning()
-    try:
-        return Pruning(_sparsity(text))
-    except SpecError as error:
-        raise RefusedError(f"--prune {text:.60}: {error}") from None
+    sparsity: Sparsity | None = None
+    cuts: dict[str, Cut] = {}
+    for part in text.split(","):
+        name, _, amount = part.partition(":")
+        try:
+            if name in _SIZES:
+                if name in cuts:
+                    raise RefusedError(f"--prune {name}: must be given once, got {text!r:.60}")
+                cuts[name] = _cut(part, amount)
+                continue
+            pattern = _sparsity(part)
+        except SpecError as error:
+            raise RefusedError(f"--prune {part:.60}: {error}") from None
+        if sparsity is not None:
+            raise RefusedError(f"--prune: must be one pattern of zeros, got {text!r:.60}")
+        sparsity = pattern
+    return Pruning(sparsity, ShapePruning(**cuts) if cuts else None)
+
+
+def _cut(part: str, amount: str) -> Cut:
+    if re.fullmatch(r"[1-9]\d{0,6}", amount):
+        return Cut(kept=int(amount))
+    if re.fullmatch(r"\d*\.?\d+", amount):
+        return Cut(float(amount))
+    raise RefusedError(
+        f"--prune {part:.60}: must be a share to take away, or a whole number to keep, got "
+        f"{amount!r:.60}"
+    )
 
 
 def _sparsity(text: str) -> Sparsity:
@@ -47,7 +96,44 @@ def _sparsity(text: str) -> Sparsity:
         return NOfM(int(match[1]), int(match[2]))
     if match := re.fullmatch(r"(tile-group|group):(\d*\.?\d+)(?:/(\d{1,6}))?", text):
         return _BLOCKS[match[1]](float(match[2]), None if match[3] is None else int(match[3]))
-    raise RefusedError(f"--prune: must be {_GRAMMAR}, got {text!r:.60}")
+    raise RefusedError(f"--prune: must be {_GRAMMAR}; got {text!r:.60}")
+
+
+def resized(shape: ModelShape, pruning: Pruning, factors: Sequence[int]) -> PrunedShape | None:
+    """The model with the sizes that `pruning` asks for; None where it asks for none. Raises
+    `RefusedError`; `factors` are those of `pruned_shape`."""
+    if pruning.sizes is None:
+        return None
+    try:
+        return pruned_shape(shape, pruning.sizes, factors)
+    except SpecError as error:
+        raise RefusedError(f"--prune {pruning.sizes.name}: {error}") from None
+
+
+def sizes_record(pruned: PrunedShape | None) -> dict[str, Any] | None:
+    """A pruned shape as records hold it."""
+    if pruned is None:
+        return None
+    return {
+        "pattern": pruned.pattern,
+        "params": pruned.params,
+        "dense_params": pruned.dense_params,
+        "sizes": {name: list(both) for name, both in pruned.sizes.items()},
+    }
+
+
+def sizes_lines(record: dict[str, Any] | None) -> Iterator[str]:
+    """What there is to say of a model with other sizes."""
+    if record is None:
+        return
+    sizes = ", ".join(
+        f"{name} {before:,} -> {after:,}" for name, (before, after) in record["sizes"].items()
+    )
+    share = record["params"] / record["dense_params"]
+    yield (
+        f"pruned in size: {sizes}; {record['params']:,} parameters, {share:.1%} of "
+        f"{record['dense_params']:,}; its accuracy is unknown"
+    )
 
 
 def pruning_record(figures: SparsityFigures | None) -> dict[str, Any] | None:

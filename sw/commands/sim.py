@@ -16,6 +16,7 @@ from evolute.hw.spec.memories import MEMORIES, Memory, memory
 from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
 from evolute.sim.cost.token import Host
 from evolute.sim.timing.memory import memory_timing
+from evolute.sim.workload.pruned_shape import PrunedShape
 from evolute.sim.workload.serving import Serving
 from evolute.support import schema
 from evolute.support.errors import RefusedError
@@ -58,9 +59,15 @@ from evolute.sw.commands.profile_option import (
     profile_record,
     told,
 )
-from evolute.sw.commands.prune_option import parse_pruning, prune_option, pruning_record
+from evolute.sw.commands.prune_option import (
+    parse_pruning,
+    prune_option,
+    pruning_record,
+    resized,
+    sizes_record,
+)
 from evolute.sw.commands.sim_text import render
-from evolute.sw.deploy.assignment import Accelerator, assign
+from evolute.sw.deploy.assignment import Accelerator, assign, engine_in
 from evolute.sw.deploy.profiles import Evidence, serve
 from evolute.sw.deploy.simulate import (
     Request,
@@ -102,7 +109,8 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     "evolute sim llama-3.2-3b --profile speculative:gamma=4,acceptance=0.7,draft=llama-3.2-1b \\\n"
     "    --kv int8 --set vector_lanes=4 --set attention_rows=4\n"
     "evolute sim phi-3-mini-4k --memory kv260 --profile sampling:k=16,shortest=8,a=-1.2,b=-0.5\n"
-    "evolute sim evolute-tiny --accel core-decode --weights w4g32 --prune tile-group:0.5/64"
+    "evolute sim evolute-tiny --accel core-decode --weights w4g32 --prune tile-group:0.5/64\n"
+    "evolute sim minitron-8b --prune hidden:0.25,heads:0.5,ffn:9216"
 )
 @model_argument
 @accel_option
@@ -114,7 +122,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     help="Of a model without weights: what its output head is in, as --weights, or host. "
     "Default: the widest integers that the engine runs.",
 )
-@prune_option
+@prune_option(sizes=True)
 @click.option("--prefill", type=COUNT, default=128, show_default=True, help="Prompt tokens.")
 @click.option("--decode", type=COUNT, help="Tokens generated. Default: 32.")
 @click.option(
@@ -245,7 +253,7 @@ def sim(
     """
     spec = accelerator_from(accel, assignments)
     profile = None if profile_text is None else parse_profile(profile_text)
-    sparsity = parse_pruning(prune_text).sparsity
+    pruning = parse_pruning(prune_text)
     request = Request(
         _serving(prefill, decode, contexts, batch, kv_name),
         *_platform(
@@ -257,6 +265,7 @@ def sim(
         raise RefusedError(f"--trace: must be of a core, {accel} is an engine alone")
     verified = last_verification(out / RECORDS, spec.digest)
     shape = without_weights(model)
+    smaller: PrunedShape | None = None
     chosen = evidence = None  # what other models of a profile are in, or are compared on
     if shape is not None:
         if wants_perplexity:
@@ -266,17 +275,20 @@ def sim(
                 raise RefusedError(f"--{option}: only with weights, which {shape.name} has not")
         require_context(shape, request.serving, extended=extended)
         chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
+        smaller = resized(shape, pruning, chosen.factors(engine_in(spec)))
+        sized, sparsity = shape if smaller is None else smaller.shape, pruning.sparsity
         formats = chosen, head_format(head, spec)
-        result = simulate_shape(shape, *formats, spec, request, sparsity)
+        result = simulate_shape(sized, *formats, spec, request, sparsity)
 
         def again(changed: Accelerator, request: Request) -> Simulation:
-            return simulate_shape(shape, *formats, changed, request, sparsity)
+            return simulate_shape(sized, *formats, changed, request, sparsity)
 
         method = "sizes alone, no weights"
         scope = _sizes_scope(result)
     else:
         if head is not None:
             raise RefusedError("--head: only for a model without weights; a checkpoint has its own")
+        sparsity = pruning.of_weights()
         if weights is not None:
             parse_weights(weights)  # refuse a slip before a model is fetched for it
         loaded = load_model(model)
@@ -320,6 +332,7 @@ def sim(
             **result.to_dict(),
             method=method,
             pruning=pruning_record(result.sparsity),
+            pruned_sizes=sizes_record(smaller),
             extended_context=extended and request.serving.longest > result.shape.context,
             profile=served and profile_record(served),
             what_would_help=(

@@ -11,7 +11,7 @@ from rich.table import Table
 from evolute.sim.cost.metrics import LINEAR
 from evolute.sw.commands import reading
 from evolute.sw.commands.profile_option import render_profile
-from evolute.sw.commands.prune_option import pruning_lines
+from evolute.sw.commands.prune_option import pruning_lines, sizes_lines
 
 _COMMON_ROWS = (
     ("memory bytes", "dram_bytes", ",", ""),
@@ -191,6 +191,7 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
     fits = {None: "", True: ", which fits", False: ", which DOES NOT FIT"}[room["fits"]]
     held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
     yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
+    yield from sizes_lines(record["pruned_sizes"])
     yield from pruning_lines(record["pruning"])
     if record["extended_context"]:
         yield "more tokens than the model was made for: its accuracy there is unknown"

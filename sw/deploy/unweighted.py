@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.formats import WeightCodes
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
 from evolute.sim.workload.operations import CacheFormat, Pass, Product, operations
@@ -52,6 +53,13 @@ class Format:
 
     name: str
     choice: Rounding | Vptq
+
+    def factors(self, engine: Engine) -> tuple[int, ...]:
+        """Sizes whose multiples a layer has without padding: a scale group or a codeword, or of one
+        grid for a whole row a slice of the engine; and a column tile."""
+        if isinstance(self.choice, Vptq):
+            return self.choice.v, engine.n
+        return self.choice.group or engine.slice_k, engine.n
 
 
 def parse_format(option: str, text: str) -> Format:

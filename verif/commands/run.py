@@ -169,7 +169,7 @@ def _backend(stated: Backend | None, weights: str | None) -> Backend:
 @click.option("--prompt", required=True, help="Text to continue.")
 @click.option("--tokens", type=COUNT, default=32, show_default=True, help="Tokens at most.")
 @weights_option
-@prune_option
+@prune_option(sizes=False)
 @accel_option
 @set_option
 @click.option(
@@ -223,7 +223,7 @@ def run(
     The backend `float` gives the reference: the text of the model as shipped, on no accelerator.
     """
     spec = accelerator_from(accel, assignments)
-    sparsity = parse_pruning(prune_text).sparsity
+    sparsity = parse_pruning(prune_text).of_weights()
     if weights is not None:
         parse_weights(weights)
     stated = context.get_parameter_source("backend") is not ParameterSource.DEFAULT

@@ -53,7 +53,7 @@ def test_the_page_shows_what_commands_print(arguments: str, shown: str) -> None:
 
 def test_the_page_shows_every_kind() -> None:
     shown = re.findall(r"--prune (\S+)", PAGE)
-    assert {"tile-group", "group", "2"} <= {text.partition(":")[0] for text in shown}
+    assert {"tile-group", "group", "2", "hidden"} <= {text.partition(":")[0] for text in shown}
 
 
 def test_the_table_of_blocks_is_what_the_models_say() -> None:
@@ -144,6 +144,28 @@ def test_what_no_engine_decodes_takes_as_long_as_dense_weights(pattern: str, acc
     assert alone["pruning"] == pruning
 
 
+def test_a_pruned_size_is_a_model_of_that_size() -> None:
+    """Minitron-4B is Minitron-8B pruned, as its authors did it."""
+    asked = "--context 512 --kv int8 --set vector_lanes=4 --set attention_rows=4"
+    found = record(f"sim minitron-8b --prune hidden:0.25,heads:24,ffn:9216 {asked}")
+    published = record(f"sim minitron-4b {asked}")
+    for phase in ("prefill", "decode", "room", "serving", "labels"):
+        assert found[phase] == published[phase]
+    pruned = found["pruned_sizes"]
+    assert published["pruned_sizes"] is None
+    assert pruned["pattern"] == "heads:24,ffn:9216,hidden:0.25"
+    assert pruned["sizes"] == {"heads": [48, 24], "ffn": [16384, 9216], "hidden": [4096, 3072]}
+    assert (pruned["params"], pruned["dense_params"]) == (4_190_509_056, 8_271_699_968)
+    schema.require(found)
+
+
+def test_sizes_and_zeros_go_together() -> None:
+    found = record("sim llama-3.2-1b --context 64 --prune layers:0.25,tile-group:0.5/128")
+    assert found["pruned_sizes"]["sizes"] == {"layers": [16, 12]}
+    assert found["pruning"]["kept_weights"] == found["pruning"]["weights"] / 2
+    assert sum(layer["count"] for layer in found["layers"] if layer["name"] == "down") == 12
+
+
 def test_text_of_pruned_weights_is_the_same_on_tables_and_integers() -> None:
     asked = "run evolute-tiny --prompt Once --tokens 4 --prune 2:4"
     for accel in ("core-decode", "lut-decode"):
@@ -159,6 +181,21 @@ def test_text_of_pruned_weights_is_the_same_on_tables_and_integers() -> None:
     [
         ("sim evolute-tiny --prune tile-group", "--prune: must be tile-group:SHARE[/INPUTS]"),
         ("sim evolute-tiny --prune tile-group:1", "share: must be at least 0 and below 1, got 1"),
+        (
+            "sim llama-3.2-1b --prune heads:0.3",
+            "heads: must be a multiple of 8 after pruning, such as 16 or 24 of 32, got 23",
+        ),
+        (
+            "sim llama-3.2-1b --prune ffn:0.3",
+            "ffn: must be a multiple of 32 after pruning, such as 5728 or 5760 of 8192, got 5735",
+        ),
+        ("sim llama-3.2-1b --prune layers:40", "layers: must be at most the 16 of the model"),
+        ("sim llama-3.2-1b --prune ffn:x", "must be a share to take away, or a whole number to"),
+        ("sim llama-3.2-1b --prune ffn:0.5,ffn:4096", "--prune ffn: must be given once"),
+        ("sim llama-3.2-1b --prune 2:4,1:4", "--prune: must be one pattern of zeros"),
+        ("sim mamba-130m --prune heads:0.5", "heads: must be of a model that has attention"),
+        ("sim evolute-tiny --prune layers:2", "--prune layers:2: must be of a model without"),
+        ("compile evolute-tiny --prune layers:2 -o x", "--prune layers:2: must be of a model"),
         ("sim evolute-tiny --prune 4:4", "--prune 4:4: N: must be in 1..3, got 4"),
         ("sim evolute-tiny --prune 1:300", "--prune 1:300: M: must be in 2..256, got 300"),
         (
