@@ -122,6 +122,7 @@ class Run:
     latent_schedules: list[dict[str, Any]] | None = ABSENT
     pruning: dict[str, Any] | None = ABSENT
     pruned_sizes: dict[str, Any] | None = ABSENT
+    pruned_tokens: dict[str, Any] | None = ABSENT
     extended_context: bool = ABSENT
     profile: dict[str, Any] | None = ABSENT
     what_would_help: list[dict[str, Any]] | None = ABSENT

@@ -11,6 +11,8 @@ import click
 
 from evolute.hw.spec.base import SpecError
 from evolute.sim.workload.pruned_shape import Cut, PrunedShape, ShapePruning, pruned_shape
+from evolute.sim.workload.pruned_tokens import TokenSchedule
+from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.shape import ModelShape
 from evolute.sim.workload.sparsity import NOfM, RowGroup, Sparsity, SparsityFigures, TileGroup
 from evolute.support.errors import RefusedError
@@ -19,7 +21,7 @@ _BLOCKS = {"tile-group": TileGroup, "group": RowGroup}
 _SIZES = "heads", "ffn", "hidden", "layers"
 _GRAMMAR = (
     "tile-group:SHARE[/INPUTS], group:SHARE[/INPUTS] or N:M of weights; "
-    "heads:, ffn:, hidden: or layers:SHARE of sizes"
+    "heads:, ffn:, hidden: or layers:SHARE of sizes; tokens:SHARE@LAYER[/...]"
 )
 
 
@@ -32,7 +34,8 @@ def prune_option(*, sizes: bool) -> Callable[[Callable[..., None]], Callable[...
     if sizes:
         text += (
             "Of a model without weights also heads:, ffn:, hidden: and layers:, each with a share "
-            "to take away or a whole number to keep. "
+            "to take away or a whole number to keep; and tokens:SHARE@LAYER[/SHARE@LAYER...], "
+            "shares of a prompt's tokens that are gone from a layer on. "
         )
     return click.option(
         "--prune", "prune_text", metavar="WHAT[,WHAT...]", help=f"{text}See docs/sparsity.md."
@@ -45,15 +48,17 @@ class Pruning:
 
     sparsity: Sparsity | None = None
     sizes: ShapePruning | None = None
+    tokens: TokenSchedule | None = None
 
     def of_weights(self) -> Sparsity | None:
-        """The pattern of zeros for a model with weights. Raises `RefusedError` for what changes
-        sizes."""
-        if self.sizes is not None:
-            raise RefusedError(
-                f"--prune {self.sizes.name}: must be of a model without weights, such as a folder "
-                "with a config.json alone, whose sizes can change"
-            )
+        """The pattern of zeros for a model with weights. Raises `RefusedError` for all that is of
+        sizes alone."""
+        for one in (self.sizes, self.tokens):
+            if one is not None:
+                raise RefusedError(
+                    f"--prune {one.name}: must be of a model without weights, such as a folder "
+                    "with a config.json alone"
+                )
         return self.sparsity
 
 
@@ -62,10 +67,16 @@ def parse_pruning(text: str | None) -> Pruning:
     if text is None:
         return Pruning()
     sparsity: Sparsity | None = None
+    schedule: TokenSchedule | None = None
     cuts: dict[str, Cut] = {}
     for part in text.split(","):
         name, _, amount = part.partition(":")
         try:
+            if name == "tokens":
+                if schedule is not None:
+                    raise RefusedError(f"--prune tokens: must be given once, got {text!r:.60}")
+                schedule = _schedule(part, amount)
+                continue
             if name in _SIZES:
                 if name in cuts:
                     raise RefusedError(f"--prune {name}: must be given once, got {text!r:.60}")
@@ -77,7 +88,19 @@ def parse_pruning(text: str | None) -> Pruning:
         if sparsity is not None:
             raise RefusedError(f"--prune: must be one pattern of zeros, got {text!r:.60}")
         sparsity = pattern
-    return Pruning(sparsity, ShapePruning(**cuts) if cuts else None)
+    return Pruning(sparsity, ShapePruning(**cuts) if cuts else None, schedule)
+
+
+def _schedule(part: str, amount: str) -> TokenSchedule:
+    steps = []
+    for step in amount.split("/"):
+        match = re.fullmatch(r"(\d*\.?\d+)@(\d{1,4})", step)
+        if match is None:
+            raise RefusedError(
+                f"--prune {part:.60}: must be tokens:SHARE@LAYER[/SHARE@LAYER...], got {step!r:.60}"
+            )
+        steps.append((float(match[1]), int(match[2])))
+    return TokenSchedule(tuple(steps))
 
 
 def _cut(part: str, amount: str) -> Cut:
@@ -108,6 +131,45 @@ def resized(shape: ModelShape, pruning: Pruning, factors: Sequence[int]) -> Prun
         return pruned_shape(shape, pruning.sizes, factors)
     except SpecError as error:
         raise RefusedError(f"--prune {pruning.sizes.name}: {error}") from None
+
+
+def with_schedule(shape: ModelShape, pruning: Pruning, serving: Serving) -> ModelShape:
+    """The model whose layers see the tokens that `pruning` leaves; with a stated context, of all in
+    the cache. Raises `RefusedError`."""
+    if pruning.tokens is None:
+        return shape
+    try:
+        return pruning.tokens.of(shape, None if serving.contexts else serving.prefill_tokens)
+    except SpecError as error:
+        raise RefusedError(f"--prune {pruning.tokens.name}: {error}") from None
+
+
+def tokens_record(
+    schedule: TokenSchedule | None, shape: ModelShape, serving: Serving
+) -> dict[str, Any] | None:
+    """For records: the tokens that each layer computes of a prompt, and those that it has in the
+    cache for the first token after it."""
+    if schedule is None:
+        return None
+    cached = serving.decode[0].cached
+    return {
+        "pattern": schedule.name,
+        "prompt_tokens": [block.seen(serving.prefill_tokens) for block in shape.blocks],
+        "cached_tokens": [block.seen(cached) for block in shape.blocks],
+    }
+
+
+def tokens_lines(record: dict[str, Any] | None) -> Iterator[str]:
+    """What there is to say of layers that see fewer tokens."""
+    if record is None:
+        return
+    prompt, cached = record["prompt_tokens"], record["cached_tokens"]
+    yield (
+        f"{record['pattern']}: layers see {min(prompt):,} to {max(prompt):,} tokens of the prompt "
+        f"({sum(prompt) / (len(prompt) * prompt[0]):.1%} of all in the mean), and {min(cached):,} "
+        f"to {max(cached):,} in the cache; choosing them takes no time here, and what it does to "
+        "accuracy is unknown"
+    )
 
 
 def sizes_record(pruned: PrunedShape | None) -> dict[str, Any] | None:

@@ -65,6 +65,8 @@ from evolute.sw.commands.prune_option import (
     pruning_record,
     resized,
     sizes_record,
+    tokens_record,
+    with_schedule,
 )
 from evolute.sw.commands.sim_text import render
 from evolute.sw.deploy.assignment import Accelerator, assign, engine_in
@@ -110,7 +112,8 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     "    --kv int8 --set vector_lanes=4 --set attention_rows=4\n"
     "evolute sim phi-3-mini-4k --memory kv260 --profile sampling:k=16,shortest=8,a=-1.2,b=-0.5\n"
     "evolute sim evolute-tiny --accel core-decode --weights w4g32 --prune tile-group:0.5/64\n"
-    "evolute sim minitron-8b --prune hidden:0.25,heads:0.5,ffn:9216"
+    "evolute sim minitron-8b --prune hidden:0.25,heads:0.5,ffn:9216\n"
+    "evolute sim llama-3.2-1b --prefill 2048 --prune tokens:0.5@4/0.75@10"
 )
 @model_argument
 @accel_option
@@ -277,6 +280,9 @@ def sim(
         chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
         smaller = resized(shape, pruning, chosen.factors(engine_in(spec)))
         sized, sparsity = shape if smaller is None else smaller.shape, pruning.sparsity
+        sized = with_schedule(sized, pruning, request.serving)
+        if pruning.tokens is not None and profile is not None:
+            raise RefusedError(f"--prune {pruning.tokens.name}: must be without --profile")
         formats = chosen, head_format(head, spec)
         result = simulate_shape(sized, *formats, spec, request, sparsity)
 
@@ -333,6 +339,7 @@ def sim(
             method=method,
             pruning=pruning_record(result.sparsity),
             pruned_sizes=sizes_record(smaller),
+            pruned_tokens=tokens_record(pruning.tokens, result.shape, request.serving),
             extended_context=extended and request.serving.longest > result.shape.context,
             profile=served and profile_record(served),
             what_would_help=(

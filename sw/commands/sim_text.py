@@ -11,7 +11,8 @@ from rich.table import Table
 from evolute.sim.cost.metrics import LINEAR
 from evolute.sw.commands import reading
 from evolute.sw.commands.profile_option import render_profile
-from evolute.sw.commands.prune_option import pruning_lines, sizes_lines
+from evolute.sw.commands.prune_option import pruning_lines, sizes_lines, tokens_lines
+from evolute.sw.deploy.simulate import paired_layers
 
 _COMMON_ROWS = (
     ("memory bytes", "dram_bytes", ",", ""),
@@ -89,38 +90,17 @@ def _layers(record: dict[str, Any]) -> Table:
     cycles = "prefill cycles", "decode cycles"
     titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
     table = _table(titles, ("x", *cycles))
-    phases = record["prefill"]["layers"], record["decode"]["layers"]
-    if record["pruning"] is not None:
-        phases = tuple(map(_alike, phases))
-    for prefill, decode in zip(*phases, strict=True):
-        table.add_row(
-            prefill["name"],
-            str(prefill["count"]),
-            f"{prefill['n']} x {prefill['k']}",
-            prefill["weights"],
-            f"{prefill['cycles']:,}",
-            prefill["bound"],
-            f"{decode['cycles']:,}",
-            decode["bound"],
+    for phases in paired_layers(record["prefill"]["layers"], record["decode"]["layers"]):
+        one = phases[0] or phases[1]
+        assert one is not None
+        cells = (
+            cell
+            for layer in phases
+            for cell in ((f"{layer['cycles']:,}", layer["bound"]) if layer else ("-", ""))
         )
+        size = f"{one['n']} x {one['k']}"
+        table.add_row(one["name"], str(one["count"]), size, one["weights"], *cells)
     return table
-
-
-def _alike(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Layers of one name and size together, which differ in what was left out of them: the mean of
-    their cycles, and what limits most of them."""
-    together: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for layer in layers:
-        key = tuple(layer[name] for name in ("name", "n", "k", "weights"))
-        together.setdefault(key, []).append(layer)
-    merged = []
-    for some in together.values():
-        count = sum(layer["count"] for layer in some)
-        cycles = sum(layer["count"] * layer["cycles"] for layer in some)
-        bounds = [layer["bound"] for layer in some for _ in range(layer["count"])]
-        bound = max(dict.fromkeys(bounds), key=bounds.count)
-        merged.append(some[0] | {"count": count, "cycles": round(cycles / count), "bound": bound})
-    return merged
 
 
 def _operations(record: dict[str, Any]) -> Table:
@@ -192,6 +172,7 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
     held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
     yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
     yield from sizes_lines(record["pruned_sizes"])
+    yield from tokens_lines(record["pruned_tokens"])
     yield from pruning_lines(record["pruning"])
     if record["extended_context"]:
         yield "more tokens than the model was made for: its accuracy there is unknown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -157,7 +157,7 @@ class Simulation:
 
     def to_dict(self) -> dict[str, Any]:
         metrics, work = self.metrics.to_dict(), self.workload
-        phases = zip(metrics["prefill"]["layers"], metrics["decode"]["layers"], strict=True)
+        phases = paired_layers(metrics["prefill"]["layers"], metrics["decode"]["layers"])
         serving, memory = self.request.serving, self.request.memory
         measured = {"perplexity": "measured"} if self.measured else {}
         return {
@@ -166,11 +166,12 @@ class Simulation:
             **metrics,
             "layers": [
                 {
-                    **{name: prefill[name] for name in ("name", "count", "n", "k", "weights")},
-                    "prefill_cycles": prefill["cycles"],
-                    "decode_cycles": decode["cycles"],
+                    **{name: one[name] for name in ("name", "count", "n", "k", "weights")},
+                    "prefill_cycles": prefill["cycles"] if prefill else 0,
+                    "decode_cycles": decode["cycles"] if decode else 0,
                 }
                 for prefill, decode in phases
+                if (one := prefill or decode)
             ],
             "labels": self.metrics.labels | measured,
             "serving": {
@@ -216,6 +217,36 @@ class Simulation:
             }
             for ways in zip(*schedules, strict=True)
         ]
+
+
+LayerRecord = dict[str, Any]
+"""A layer of a phase as records have it."""
+
+
+def paired_layers(
+    prefill: Sequence[LayerRecord], decode: Sequence[LayerRecord]
+) -> list[tuple[LayerRecord | None, LayerRecord | None]]:
+    """The layers of two phases side by side, None where a phase has none, such as an expert that no
+    token of it goes to. Layers that differ in nothing but which weights, or how many tokens, they
+    leave out are together, with the mean of their cycles and what limits most of them."""
+    phases = _alike(prefill), _alike(decode)
+    keys = dict.fromkeys((*phases[0], *phases[1]))
+    return [(phases[0].get(key), phases[1].get(key)) for key in keys]
+
+
+def _alike(layers: Sequence[LayerRecord]) -> dict[tuple[Any, ...], LayerRecord]:
+    together: dict[tuple[Any, ...], list[LayerRecord]] = {}
+    for layer in layers:
+        key = tuple(layer[name] for name in ("name", "n", "k", "weights", "group"))
+        together.setdefault(key, []).append(layer)
+    merged = {}
+    for key, some in together.items():
+        count = sum(layer["count"] for layer in some)
+        cycles = sum(layer["count"] * layer["cycles"] for layer in some)
+        bounds = [layer["bound"] for layer in some for _ in range(layer["count"])]
+        bound = max(dict.fromkeys(bounds), key=bounds.count)
+        merged[key] = some[0] | {"count": count, "cycles": round(cycles / count), "bound": bound}
+    return merged
 
 
 def simulate(

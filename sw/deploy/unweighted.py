@@ -116,6 +116,8 @@ def shape_workload(
         for linear in _linears(product, chosen, spec, is_head=is_head):
             if sparsity is not None and not is_head:
                 linear = _with_zeros(sparsity, linear, engine_in(spec).n)
+            if product.origin != "expert" and not is_head and product.rows != work.tokens:
+                linear = replace(linear, own_rows=product.rows)  # a block that sees fewer tokens
             linears.append(linear)
     return Workload(shape.name, weights.name, tuple(linears), tuple(left), SHARED_INPUTS)
 

@@ -53,7 +53,9 @@ def test_the_page_shows_what_commands_print(arguments: str, shown: str) -> None:
 
 def test_the_page_shows_every_kind() -> None:
     shown = re.findall(r"--prune (\S+)", PAGE)
-    assert {"tile-group", "group", "2", "hidden"} <= {text.partition(":")[0] for text in shown}
+    assert {"tile-group", "group", "2", "hidden", "tokens"} <= {
+        text.partition(":")[0] for text in shown
+    }
 
 
 def test_the_table_of_blocks_is_what_the_models_say() -> None:
@@ -166,6 +168,51 @@ def test_sizes_and_zeros_go_together() -> None:
     assert sum(layer["count"] for layer in found["layers"] if layer["name"] == "down") == 12
 
 
+@pytest.mark.parametrize("accel", ["core-decode", "lut-decode"])
+def test_layers_take_what_they_take_for_fewer_tokens(accel: str) -> None:
+    """Of 16 equal blocks 4 see all tokens of the prompt, and 12 a quarter of them."""
+    asked = f"sim llama-3.2-1b --accel {accel} --decode 2 --prefill"
+    whole, short = record(f"{asked} 64"), record(f"{asked} 16")
+    found = record(f"{asked} 64 --prune tokens:0.75@4")
+    for figure in ("cycles", "dram_bytes", "macs"):
+        wanted = (4 * whole["prefill"][figure] + 12 * short["prefill"][figure]) / 16
+        assert found["prefill"][figure] == wanted
+    assert found["decode"]["cycles"] == whole["decode"]["cycles"]
+    pruned = found["pruned_tokens"]
+    assert pruned["pattern"] == "tokens:0.75@4"
+    assert pruned["prompt_tokens"] == pruned["cached_tokens"] == [64] * 4 + [16] * 12
+    assert whole["pruned_tokens"] is None
+    schema.require(found)
+
+
+def test_with_a_context_all_that_is_in_the_cache_is_pruned() -> None:
+    units = "--kv int8 --set vector_lanes=4 --set attention_rows=4"
+    asked = f"sim llama-3.2-1b {units} --context 1000"
+    whole, found = record(asked), record(f"{asked} --prune tokens:0.5@8")
+    assert found["pruned_tokens"]["cached_tokens"] == [1000] * 8 + [500] * 8
+    cache = [
+        sum(one["macs"] for one in run["decode"]["operations"] if one["kind"] == "attention")
+        for run in (whole, found)
+    ]
+    assert cache[1] / cache[0] == (8 * 1001 + 8 * 501) / (16 * 1001)
+    assert found["room"]["cache_bytes"] < 0.76 * whole["room"]["cache_bytes"]
+    assert found["decode"]["seconds"] < whole["decode"]["seconds"]
+
+
+def test_no_tokens_gone_is_the_same() -> None:
+    asked = "sim llama-3.2-1b --prefill 16 --decode 2"
+    whole, found = record(asked), record(f"{asked} --prune tokens:0@1")
+    for figure in ("prefill", "decode", "room", "layers"):
+        assert found[figure] == whole[figure]
+
+
+def test_a_prompt_may_visit_more_experts_than_a_token() -> None:
+    found = record("sim smallthinker-4b --prefill 8 --context 64")
+    cycles = {one["name"]: (one["prefill_cycles"], one["decode_cycles"]) for one in found["layers"]}
+    assert all(cycles["gate/0"]) and cycles["gate/20"][0] > 0 == cycles["gate/20"][1]
+    assert "gate/20" in evolute("sim smallthinker-4b --prefill 8 --context 64")
+
+
 def test_text_of_pruned_weights_is_the_same_on_tables_and_integers() -> None:
     asked = "run evolute-tiny --prompt Once --tokens 4 --prune 2:4"
     for accel in ("core-decode", "lut-decode"):
@@ -194,6 +241,11 @@ def test_text_of_pruned_weights_is_the_same_on_tables_and_integers() -> None:
         ("sim llama-3.2-1b --prune ffn:0.5,ffn:4096", "--prune ffn: must be given once"),
         ("sim llama-3.2-1b --prune 2:4,1:4", "--prune: must be one pattern of zeros"),
         ("sim mamba-130m --prune heads:0.5", "heads: must be of a model that has attention"),
+        ("sim llama-3.2-1b --prune tokens:0.5", "must be tokens:SHARE@LAYER[/SHARE@LAYER...]"),
+        ("sim llama-3.2-1b --prune tokens:0.5@16", "layer: must be in 1..15, got 16"),
+        ("sim llama-3.2-1b --prune tokens:0.5@4/0.4@8", "share: must be above 0.5"),
+        ("sim llama-3.2-1b --prune tokens:0.5@4 --profile decode", "must be without --profile"),
+        ("sim evolute-tiny --prune tokens:0.5@2", "tokens:0.5@2: must be of a model without"),
         ("sim evolute-tiny --prune layers:2", "--prune layers:2: must be of a model without"),
         ("compile evolute-tiny --prune layers:2 -o x", "--prune layers:2: must be of a model"),
         ("sim evolute-tiny --prune 4:4", "--prune 4:4: N: must be in 1..3, got 4"),
