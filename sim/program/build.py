@@ -147,7 +147,7 @@ def compile_stages(core: CoreSpec, stages: Sequence[Stage], rows: int, address: 
     batches, place = [], address
     cuts: dict[tuple[object, ...], tuple[int, ...]] = {}
     for stage in stages:
-        shape = stage.parts, *(_shape(layer) for layer in stage.layers)
+        shape = stage.parts, *((_shape(layer), layer.words) for layer in stage.layers)
         if shape not in cuts:
             cuts[shape] = blocks(core, stage, rows)
         batches.append(batch(core, stage, rows, cuts[shape], place))
@@ -207,18 +207,19 @@ class _Patterns:
         kind: int,
         stage: Stage,
         layer: Layer,
-        stretches: tuple[range, ...],
+        tile: int,
         row_tiles: int,
         fills: bool,
         begins: bool,
     ) -> int:
-        """The number of the pattern of one of the layer's tiles, of that kind and with the parts in
-        `stretches`, in a block of so many row tiles: of one that fills the engine's memories first,
-        or that begins the block."""
+        """The number of the pattern of one of the layer's tiles, of that kind, in a block of so
+        many row tiles: of one that fills the engine's memories first, or that begins the block."""
+        stretches = None if layer.stretches is None else layer.stretches[tile]
         key = kind, stretches, row_tiles, fills, begins
         if key not in self._numbers:
             self._numbers[key] = len(self.patterns)
-            self.patterns.append(self._write(stage, layer, stretches, row_tiles, fills, begins))
+            parts = layer.tile_stretches(tile)
+            self.patterns.append(self._write(stage, layer, parts, row_tiles, fills, begins))
         return self._numbers[key]
 
     def _write(
@@ -358,9 +359,8 @@ class _Builder:
                     fills = filled is not layer and layer.fill_words > 0
                     filled, weights = layer, layer.fill_end(core)
                     for first, count in _alike(layer, alone=fills or begins):
-                        parts = layer.tile_stretches(first)
-                        one = patterns.number(kind, stage, layer, parts, row_tiles, fills, begins)
-                        place = weights + layer.tile_starts[first] * core.bus_bytes
+                        one = patterns.number(kind, stage, layer, first, row_tiles, fills, begins)
+                        place = weights + layer.tile_start(first) * core.bus_bytes
                         tile_bytes = layer.tile_words * core.bus_bytes
                         segments.append(
                             (one, count, first, memory, place, tile_bytes, len(self.layers))

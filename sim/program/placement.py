@@ -74,14 +74,19 @@ class Layer:
         return sum(self.weight_words) + sum(self.scale_words)
 
     @functools.cached_property
-    def tile_starts(self) -> tuple[int, ...]:
-        """The bus word at which each column tile begins, counted from the first, and at last where
-        the last one ends."""
-        if self.stretches is None:
-            return tuple(self.tile_words * tile for tile in range(self.column_tiles + 1))
+    def _tile_ends(self) -> tuple[int, ...]:
+        """Of a layer with a skip list, where each column tile ends, as `tile_start` counts."""
         sizes = [sum(pair) for pair in zip(self.weight_words, self.scale_words, strict=True)]
-        words = (sum(sizes[part] for parts in tile for part in parts) for tile in self.stretches)
-        return tuple(itertools.accumulate(words, initial=0))
+        tiles = self.stretches or ()
+        words = (sum(sizes[part] for parts in tile for part in parts) for tile in tiles)
+        return tuple(itertools.accumulate(words))
+
+    def tile_start(self, tile: int) -> int:
+        """The bus word at which a column tile begins, counted from the first one; of one more than
+        there are, where the last one ends."""
+        if self.stretches is None:
+            return tile * self.tile_words
+        return self._tile_ends[tile - 1] if tile else 0
 
     def fill_end(self, core: CoreSpec) -> int:
         """Where the first column tile lies."""
@@ -90,7 +95,7 @@ class Layer:
     @property
     def words(self) -> int:
         """Bus words of the whole layer."""
-        return self.fill_words + self.tile_starts[-1]
+        return self.fill_words + self.tile_start(self.column_tiles)
 
 
 @dataclass(frozen=True)
