@@ -123,6 +123,9 @@ class Run:
     idle_rows: dict[str, Any] | None = ABSENT
     room: dict[str, Any] = ABSENT
     latent_schedules: list[dict[str, Any]] | None = ABSENT
+    pruning: dict[str, Any] | None = ABSENT
+    pruned_sizes: dict[str, Any] | None = ABSENT
+    pruned_tokens: dict[str, Any] | None = ABSENT
     extended_context: bool = ABSENT
     long_factors_reach: int | None = ABSENT
     profile: dict[str, Any] | None = ABSENT

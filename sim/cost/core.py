@@ -186,7 +186,7 @@ class _Stage:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one."""
-        return self.rows * sum(linear.n * linear.k for linear in self.linears)
+        return self.rows * sum(linear.multiplied for linear in self.linears)
 
 
 def _stages(
@@ -227,11 +227,18 @@ def _stages(
 def _step_macs(core: CoreSpec, linear: Linear, layer_steps: LayerSteps | None) -> float:
     """Multiply-accumulates of a layer for one row, each counted as often as there are steps for it;
     where they depend on weights, for all in the mean."""
-    steps: float = core.engine.slice_steps(linear.format)
-    if layer_steps is not None:
-        beats = layer_steps[linear.name]
-        steps = beats.mean() * core.engine.coding_of(linear.format).planes
-    return linear.n * linear.k * steps
+    if layer_steps is None:
+        return linear.multiplied * core.engine.slice_steps(linear.format)
+    beats, planes = layer_steps[linear.name], core.engine.coding_of(linear.format).planes
+    taken = beats.sum()
+    if (skips := linear.skips) is not None:
+        block = plan(core.engine, replace(linear, k=min(linear.k, skips.inputs)), 1).slices * planes
+        taken = sum(
+            beats[tile, number * block : (number + 1) * block].sum()
+            for tile, kept in enumerate(skips.kept)
+            for number in kept
+        )
+    return linear.n * linear.k * float(taken) / beats.size * planes
 
 
 class _Limits(NamedTuple):

@@ -147,7 +147,7 @@ def compile_stages(core: CoreSpec, stages: Sequence[Stage], rows: int, address: 
     batches, place = [], address
     cuts: dict[tuple[object, ...], tuple[int, ...]] = {}
     for stage in stages:
-        shape = stage.parts, *(_shape(layer) for layer in stage.layers)
+        shape = stage.parts, *((_shape(layer), layer.words) for layer in stage.layers)
         if shape not in cuts:
             cuts[shape] = blocks(core, stage, rows)
         batches.append(batch(core, stage, rows, cuts[shape], place))
@@ -176,32 +176,60 @@ def _shape(layer: Layer) -> tuple[object, ...]:
     )
 
 
+def _alike(layer: Layer, *, alone: bool) -> Iterator[tuple[int, int]]:
+    """The first of column tiles of `layer` that follow one another and have all parts, and how many
+    they are: all of them, the first one `alone` if asked for; of a layer with a skip list each."""
+    if layer.stretches is not None:
+        yield from ((tile, 1) for tile in range(layer.column_tiles))
+        return
+    if alone:
+        yield 0, 1
+    if layer.column_tiles > alone:
+        yield int(alone), layer.column_tiles - alone
+
+
 class _Patterns:
     """The patterns of a program's tiles, each written once."""
 
     def __init__(self, core: CoreSpec):
         self.core = core
         self.patterns: list[Pattern] = []
-        self._numbers: dict[tuple[int, int, bool, bool], int] = {}
+        self._numbers: dict[tuple[object, ...], int] = {}
         self._kinds: dict[tuple[object, ...], int] = {}
 
     def kind(self, stage: Stage, layer: Layer) -> int:
         """A number that is equal for layers whose steps are."""
-        return self._kinds.setdefault((stage.parts, _shape(layer)), len(self._kinds))
+        key = stage.parts, stage.taken, _shape(layer)
+        return self._kinds.setdefault(key, len(self._kinds))
 
     def number(
-        self, kind: int, stage: Stage, layer: Layer, row_tiles: int, fills: bool, begins: bool
+        self,
+        kind: int,
+        stage: Stage,
+        layer: Layer,
+        tile: int,
+        row_tiles: int,
+        fills: bool,
+        begins: bool,
     ) -> int:
         """The number of the pattern of one of the layer's tiles, of that kind, in a block of so
         many row tiles: of one that fills the engine's memories first, or that begins the block."""
-        key = kind, row_tiles, fills, begins
+        stretches = None if layer.stretches is None else layer.stretches[tile]
+        key = kind, stretches, row_tiles, fills, begins
         if key not in self._numbers:
             self._numbers[key] = len(self.patterns)
-            self.patterns.append(self._write(stage, layer, row_tiles, fills, begins))
+            parts = layer.tile_stretches(tile)
+            self.patterns.append(self._write(stage, layer, parts, row_tiles, fills, begins))
         return self._numbers[key]
 
     def _write(
-        self, stage: Stage, layer: Layer, row_tiles: int, fills: bool, begins: bool
+        self,
+        stage: Stage,
+        layer: Layer,
+        stretches: tuple[range, ...],
+        row_tiles: int,
+        fills: bool,
+        begins: bool,
     ) -> Pattern:
         core, stays = self.core, resident(self.core, stage)
         words = [core.buffers[ACTIVATION].words(row_tiles * part) for part in stage.parts]
@@ -211,7 +239,7 @@ class _Patterns:
         writer = PatternWriter(core, layer, stage.parts)
         if fills:
             writer.fill()
-        writer.tile(words, runs, begins or not stays, stays)
+        writer.tile(words, runs, stretches, stage.taken, begins or not stays, stays)
         return writer.pattern()
 
     def _first_runs(self, row_tiles: int, words: int) -> tuple[int, ...]:
@@ -325,22 +353,19 @@ class _Builder:
         for run in self.batches:
             stage, memory, tiles = run.stage, run.input_address, stage_tiles[-1]
             kinds = [patterns.kind(stage, layer) for layer in stage.layers]
-            places = [
-                (layer.fill_end(core), layer.tile_words * core.bus_bytes) for layer in stage.layers
-            ]
             for row_tiles in run.blocks:
                 begins = True
-                for kind, layer, place in zip(kinds, stage.layers, places, strict=True):
+                for kind, layer in zip(kinds, stage.layers, strict=True):
                     fills = filled is not layer and layer.fill_words > 0
-                    filled, first = layer, 0
-                    rest = memory, *place, len(self.layers)
-                    if fills or begins:
-                        one = patterns.number(kind, stage, layer, row_tiles, fills, begins)
-                        segments.append((one, 1, 0, *rest))
-                        first, begins = 1, False
-                    if layer.column_tiles > first:
-                        usual = patterns.number(kind, stage, layer, row_tiles, False, False)
-                        segments.append((usual, layer.column_tiles - first, first, *rest))
+                    filled, weights = layer, layer.fill_end(core)
+                    for first, count in _alike(layer, alone=fills or begins):
+                        one = patterns.number(kind, stage, layer, first, row_tiles, fills, begins)
+                        place = weights + layer.tile_start(first) * core.bus_bytes
+                        tile_bytes = layer.tile_words * core.bus_bytes
+                        segments.append(
+                            (one, count, first, memory, place, tile_bytes, len(self.layers))
+                        )
+                        fills = begins = False
                     self.layers.append(layer)
                     tiles += layer.column_tiles
                 beats = (row_tiles * part for part in stage.parts)
@@ -355,9 +380,10 @@ class _Builder:
             columns, counts, axis=1
         )
         starts = np.cumsum(counts) - counts
-        self.tile_number = np.arange(counts.sum()) - np.repeat(starts, counts) + first
+        in_segment = np.arange(counts.sum()) - np.repeat(starts, counts)
+        self.tile_number = in_segment + first
         """In the layer."""
-        self.tile_memory = np.stack([weights + self.tile_number * tile_bytes, inputs])
+        self.tile_memory = np.stack([weights + in_segment * tile_bytes, inputs])
         """Of a tile's weights, and of its block's activations."""
         self.rows = _Rows([pattern.computes for pattern in self.patterns], self.pattern)
 

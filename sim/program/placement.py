@@ -3,11 +3,14 @@
 Layers that share an input are a `Stage`: one input region, one result region. A layer's weights and
 scales lie in the order in which they are streamed: what fills the engine's own memories, then
 column tile after column tile (n outputs each), in a tile part after part of K, in a part weights
-before scales.
+before scales. Of a layer with a skip list, a part is a block of it, and a tile has only those that
+it keeps: parts next to each other lie together, all their weights before all their scales.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,11 +58,35 @@ class Layer:
     scale_words: tuple[int, ...]
     fill_words: int = 0
     """Bus words of what the engine's own memories are filled with."""
+    stretches: tuple[tuple[range, ...], ...] | None = None
+    """Of every column tile the parts that it keeps, those together that lie together in memory;
+    None where all tiles have all parts, each by itself."""
+
+    def tile_stretches(self, tile: int) -> tuple[range, ...]:
+        """The parts of one column tile, those together that lie together."""
+        if self.stretches is None:
+            return tuple(range(part, part + 1) for part in range(len(self.weight_words)))
+        return self.stretches[tile]
 
     @property
     def tile_words(self) -> int:
-        """Bus words of one column tile."""
+        """Bus words of one column tile that has all parts."""
         return sum(self.weight_words) + sum(self.scale_words)
+
+    @functools.cached_property
+    def _tile_ends(self) -> tuple[int, ...]:
+        """Of a layer with a skip list, where each column tile ends, as `tile_start` counts."""
+        sizes = [sum(pair) for pair in zip(self.weight_words, self.scale_words, strict=True)]
+        tiles = self.stretches or ()
+        words = (sum(sizes[part] for parts in tile for part in parts) for tile in tiles)
+        return tuple(itertools.accumulate(words))
+
+    def tile_start(self, tile: int) -> int:
+        """The bus word at which a column tile begins, counted from the first one; of one more than
+        there are, where the last one ends."""
+        if self.stretches is None:
+            return tile * self.tile_words
+        return self._tile_ends[tile - 1] if tile else 0
 
     def fill_end(self, core: CoreSpec) -> int:
         """Where the first column tile lies."""
@@ -68,7 +95,7 @@ class Layer:
     @property
     def words(self) -> int:
         """Bus words of the whole layer."""
-        return self.fill_words + self.column_tiles * self.tile_words
+        return self.fill_words + self.tile_start(self.column_tiles)
 
 
 @dataclass(frozen=True)
@@ -84,6 +111,14 @@ class Stage:
     @property
     def column_tiles(self) -> int:
         return sum(layer.column_tiles for layer in self.layers)
+
+    @functools.cached_property
+    def taken(self) -> frozenset[int]:
+        """The parts that some column tile takes."""
+        if any(layer.stretches is None for layer in self.layers):
+            return frozenset(range(len(self.parts)))
+        tiles = (tile for layer in self.layers for tile in layer.stretches or ())
+        return frozenset(part for tile in tiles for stretch in tile for part in stretch)
 
     def moved(self, core: CoreSpec, address: int) -> Stage:
         """The same at `address` or soon after."""
@@ -104,9 +139,10 @@ def stage_name(linears: Sequence[Linear]) -> str:
 def share_input(core: CoreSpec, first: Linear, second: Linear) -> bool:
     """Whether two layers of one input also cut it into the same slices."""
 
-    def cut(linear: Linear) -> tuple[int, int]:
+    def cut(linear: Linear) -> tuple[int, int, int]:
         seamless = linear.group % core.engine.slice_k == 0 or linear.group >= linear.k
-        return linear.k, 0 if seamless else linear.group
+        block = 0 if linear.skips is None else linear.skips.inputs
+        return linear.k, 0 if seamless else linear.group, block
 
     return cut(first) == cut(second)
 
@@ -139,12 +175,14 @@ def stage(
     """Place layers that share an input at `address` or soon after.
 
     `offset_shifts` are those of the layers' tensors, by name; a price needs none. Raises
-    `PlaceError` where a buffer is too small for a scale group.
+    `PlaceError` where a buffer is too small for a scale group, or a block of a skip list is none
+    of whole scale groups and slices.
     """
     assert all(share_input(core, linears[0], other) for other in linears)
     runs = [plan(core.engine, linear, 1) for linear in linears]
     shapes = [_Shape(run.group_slices, run.planes) for run in runs]
-    parts = _parts(core, name, runs[0].slices, shapes)
+    block = _block_slices(core, linears)
+    parts = _parts(core, name, runs[0].slices, shapes, block)
     placed = []
     for linear, run, shape in zip(linears, runs, shapes, strict=True):
         layer = Layer(
@@ -158,6 +196,7 @@ def stage(
             weight_words=tuple(shape.weight_words(core, part) for part in parts),
             scale_words=tuple(shape.scale_words(core, part) for part in parts),
             fill_words=fill_words(core, name),
+            stretches=shape.stretches(core, linear, parts),
         )
         address = layer.address + layer.words * core.bus_bytes
         placed.append(layer)
@@ -201,18 +240,89 @@ class _Shape:
     def weight_words(self, core: CoreSpec, slices: int) -> int:
         return core.weight_buffer.words(slices * self.planes)
 
+    def scale_beats(self, core: CoreSpec, slices: int) -> int:
+        return -(-slices // self.group_slices) * core.engine.n // core.scale_lanes
+
     def scale_words(self, core: CoreSpec, slices: int) -> int:
-        beats = -(-slices // self.group_slices) * core.engine.n // core.scale_lanes
-        return core.scale_buffer.words(beats)
+        return core.scale_buffer.words(self.scale_beats(core, slices))
+
+    def stretches(
+        self, core: CoreSpec, linear: Linear, parts: tuple[int, ...]
+    ) -> tuple[tuple[range, ...], ...] | None:
+        """See `Layer.stretches`. Parts lie together where they are next to each other and end with
+        a bus word in every buffer, as far as `_SLOTS` of such stretches fit the buffers."""
+        if linear.skips is None:
+            return None
+        weight, activation, scale = core.buffers
+        most = weight.bus_words // _SLOTS, scale.bus_words // _SLOTS
+        ends_word = [
+            slices % activation.beats_per_word == 0
+            and slices * self.planes % weight.beats_per_word == 0
+            and self.scale_beats(core, slices) % scale.beats_per_word == 0
+            for slices in parts
+        ]
+
+        def fits(stretch: range) -> bool:
+            words = (
+                sum(self.weight_words(core, parts[part]) for part in stretch),
+                sum(self.scale_words(core, parts[part]) for part in stretch),
+            )
+            slices = sum(parts[part] for part in stretch)
+            return words[0] <= most[0] and words[1] <= most[1] and slices <= MOST_SLICES
+
+        def together(kept: tuple[int, ...]) -> tuple[range, ...]:
+            stretches = [range(kept[0], kept[0] + 1)]
+            for part in kept[1:]:
+                longer = range(stretches[-1].start, part + 1)
+                if (
+                    part == longer[-2] + 1 == stretches[-1].stop
+                    and ends_word[part - 1]
+                    and fits(longer)
+                ):
+                    stretches[-1] = longer
+                else:
+                    stretches.append(range(part, part + 1))
+            return tuple(stretches)
+
+        known = {kept: together(kept) for kept in set(linear.skips.kept)}
+        return tuple(known[kept] for kept in linear.skips.kept)
 
 
-def _parts(core: CoreSpec, name: str, slices: int, shapes: Sequence[_Shape]) -> tuple[int, ...]:
+def _block_slices(core: CoreSpec, linears: Sequence[Linear]) -> int | None:
+    """The slices of a block of the layers' skip lists; None where they have none. Raises
+    `PlaceError` for blocks that the layers' scale groups, or read-outs of these, do not end with.
+    """
+    slices = 0
+    for linear in linears:
+        if linear.skips is None:
+            return None
+        inputs, group, slice_k = linear.skips.inputs, linear.group, core.engine.slice_k
+        if inputs >= linear.k:
+            slices = plan(core.engine, linear, 1).slices
+            continue
+        run = plan(core.engine, replace(linear, k=inputs), 1)
+        slices = run.slices
+        whole = inputs % group == 0
+        inside = group % inputs == 0 or group >= linear.k
+        read_out = core.engine.read_out_slices(group)
+        if not (whole or (inside and inputs % slice_k == 0)) or slices % read_out:
+            raise PlaceError(
+                f"prune: a block of {linear.name} must be whole scale groups of {group} inputs, or "
+                f"a part of one in whole read-outs of {read_out * slice_k}, got {inputs} inputs"
+            )
+    return slices
+
+
+def _parts(
+    core: CoreSpec, name: str, slices: int, shapes: Sequence[_Shape], block: int | None = None
+) -> tuple[int, ...]:
     """K in the fewest about equal parts, cut between read-outs, of which `_SLOTS` fit the buffers.
 
     Where no cut allows that, the one with the most. An input row that exceeds the activation buffer
-    is cut so that two parts of a row tile fit.
+    is cut so that two parts of a row tile fit. Of layers with skip lists a part is a `block`, in
+    slices.
     """
-    unit = math.lcm(*(shape.group_slices for shape in shapes))
+    unit = block or math.lcm(*(shape.group_slices for shape in shapes))
     units = -(-slices // unit)
     weight, activation, scale = core.buffers
 
@@ -228,7 +338,7 @@ def _parts(core: CoreSpec, name: str, slices: int, shapes: Sequence[_Shape]) -> 
         return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
     best: tuple[int, tuple[int, ...]] = 0, ()
-    for count in range(1, units + 1):
+    for count in range(units if block else 1, units + 1):
         parts = cut(count)
         words = [activation.words(part) for part in parts]
         if min(sum(words), 2 * max(words)) > activation.bus_words or max(parts) > MOST_SLICES:

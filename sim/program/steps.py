@@ -7,7 +7,7 @@ their place in memory. Matmuls, and fills among them, are called computes and nu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,57 +85,87 @@ class PatternWriter:
             self._compute(is_fill=1, planes=fill.planes, mode=fill.mode, **values)
             memory += words * core.bus_bytes
 
-    def tile(self, words: Sequence[int], runs: Sequence[int], fresh: bool, stays: bool) -> None:
-        """All runs of row tiles by a column tile.
+    def tile(
+        self,
+        words: Sequence[int],
+        runs: Sequence[int],
+        stretches: Sequence[range],
+        taken: Collection[int],
+        fresh: bool,
+        stays: bool,
+    ) -> None:
+        """All runs of row tiles by a column tile, which has the parts of K in `stretches`.
 
         `words` are the bus words of the block's activations, a number for each part of K. The
-        activations are loaded if `fresh`, and for this tile alone unless they stay (`stays`).
+        activations are loaded if `fresh`, and for this tile alone unless they stay (`stays`); then
+        those of all parts that are `taken`.
         """
         core, layer = self.core, self.layer
         row_tiles, bus_bytes = sum(runs), core.bus_bytes
-        if fresh:
-            inputs = self._places(ACTIVATION, words, together=stays)
+        kept = [part for stretch in stretches for part in stretch]
+        starts = list(itertools.accumulate(words, initial=0))
+        if not fresh:
+            inputs = {part: (-1, starts[part]) for part in kept}
+        elif stays:
+            (whole,) = self._places(ACTIVATION, [starts[-1]], together=True)
+            inputs = {part: (whole[0], starts[part]) for part in taken}
         else:
-            inputs = [(-1, start) for start in itertools.accumulate(words[:-1], initial=0)]
+            places = self._places(ACTIVATION, [words[part] for part in kept], together=False)
+            inputs = dict(zip(kept, places, strict=True))
+        sizes = [
+            [(layer.weight_words[part], layer.scale_words[part]) for part in stretch]
+            for stretch in stretches
+        ]
         weights, scales = (
-            self._places(buffer, sizes, together=len(runs) > 1)
-            for buffer, sizes in ((WEIGHT, layer.weight_words), (SCALE, layer.scale_words))
+            self._places(
+                buffer,
+                [sum(size[place] for size in stretch) for stretch in sizes],
+                together=len(runs) > 1,
+            )
+            for place, buffer in enumerate((WEIGHT, SCALE))
         )
+        beats = [0, *itertools.accumulate(slices * layer.planes for slices in self.parts)]
+        joined = stays and row_tiles == 1  # then slices of parts that lie together do so everywhere
         row = 0
         for number, run in enumerate(runs):
-            part_memory = tile_memory = beat = 0
-            for part, slices in enumerate(self.parts):
-                start, end = (words[part] * at // row_tiles for at in (row, row + run))
-                data, offset = inputs[part][0], inputs[part][1] + start
-                if fresh:
-                    memory = part_memory + start * bus_bytes
-                    self._load(ACTIVATION, data, offset, end - start, memory)
-                    part_memory += words[part] * bus_bytes
-                if row == 0:
-                    for buffer, place, size in (
-                        (WEIGHT, weights[part], layer.weight_words[part]),
-                        (SCALE, scales[part], layer.scale_words[part]),
-                    ):
-                        self._load(buffer, *place, size, tile_memory)
-                        tile_memory += size * bus_bytes
-                self._compute(
-                    weight_data=weights[part][0],
-                    weight_offset=weights[part][1],
-                    activation_data=data,
-                    activation_offset=offset,
-                    scale_data=scales[part][0],
-                    scale_offset=scales[part][1],
-                    run=number,
-                    slices=slices,
-                    row_tiles=run,
-                    group_slices=layer.group_slices,
-                    planes=layer.planes,
-                    mode=layer.mode,
-                    accumulate=part > 0,
-                    offset_shift=layer.offset_shift,
-                    first_beat=beat,
-                )
-                beat += slices * layer.planes
+            tile_memory, to_load = 0, sorted(inputs) if fresh else []
+            for i, stretch in enumerate(stretches):
+                own_words = [sum(column) for column in zip(*sizes[i], strict=True)]
+                weight_offset, scale_offset = weights[i][1], scales[i][1]
+                for piece in [stretch] if joined else [range(p, p + 1) for p in stretch]:
+                    while to_load and (to_load[0] <= piece[-1] or piece[-1] == kept[-1]):
+                        part = to_load.pop(0)
+                        data, offset = inputs[part]
+                        start, end = (words[part] * at // row_tiles for at in (row, row + run))
+                        memory = (starts[part] + start) * bus_bytes
+                        self._load(ACTIVATION, data, offset + start, end - start, memory)
+                    if row == 0 and piece[0] == stretch[0]:
+                        for buffer, place, size in (
+                            (WEIGHT, weights[i], own_words[0]),
+                            (SCALE, scales[i], own_words[1]),
+                        ):
+                            self._load(buffer, *place, size, tile_memory)
+                            tile_memory += size * bus_bytes
+                    first = piece[0]
+                    self._compute(
+                        weight_data=weights[i][0],
+                        weight_offset=weight_offset,
+                        activation_data=inputs[first][0],
+                        activation_offset=inputs[first][1] + words[first] * row // row_tiles,
+                        scale_data=scales[i][0],
+                        scale_offset=scale_offset,
+                        run=number,
+                        slices=sum(self.parts[part] for part in piece),
+                        row_tiles=run,
+                        group_slices=layer.group_slices,
+                        planes=layer.planes,
+                        mode=layer.mode,
+                        accumulate=first != kept[0],
+                        offset_shift=layer.offset_shift,
+                        first_beat=beats[first],
+                    )
+                    weight_offset += sum(layer.weight_words[part] for part in piece)
+                    scale_offset += sum(layer.scale_words[part] for part in piece)
             row += run
         self._runs += runs
         if fresh and stays:

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 
 from evolute.hw.spec.formats import WeightCodes
+from evolute.sim.workload.skip_list import SkipList
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ class Linear:
     of tables and centroids."""
     own_rows: int | None = None
     """Rows that it computes whatever a pass has: an expert those that are sent to it."""
+    skips: SkipList | None = None
+    """Which blocks of weights there are; None where all of them."""
+
+    @property
+    def multiplied(self) -> int:
+        """Weights of one layer that are multiplied for each row."""
+        return self.n * self.k if self.skips is None else self.skips.counted(self.n, self.k)
 
     @property
     def groups(self) -> int:
@@ -85,14 +93,17 @@ class Linear:
     @property
     def index_bits(self) -> int:
         """Bits of the codes of all `count` layers, or of what they come from."""
-        code_bits = self.n * self.k * self.format.bits
+        code_bits = self.multiplied * self.format.bits
         return self.count * (code_bits if self.vector_bits is None else self.vector_bits)
 
     @property
     def total_bits(self) -> int:
         """Bits of the codes and of what is stored beside them, of all `count` layers."""
-        of_row = self.groups * self.group_bits + self.row_bits
-        return self.index_bits + self.count * (self.n * of_row + self.k * self.column_bits)
+        groups = self.n * self.groups
+        if self.skips is not None and self.skips.inputs % self.group == 0:
+            groups = self.skips.counted(self.n, self.k, self.group)
+        beside = groups * self.group_bits + self.n * self.row_bits + self.k * self.column_bits
+        return self.index_bits + self.count * beside
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,7 @@ class Workload:
         """Multiply-accumulates on the accelerator for `rows` tokens at once, of which `last_rows`
         need what only a last token needs."""
         return sum(
-            layer.count * layer.n * layer.k * rows_of(layer, rows, last_rows)
+            layer.count * layer.multiplied * rows_of(layer, rows, last_rows)
             for layer in self.linears
         )
 

@@ -13,7 +13,7 @@ import collections
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -296,7 +296,8 @@ def cache_bytes(shape: ModelShape, tokens: int, cache: CacheFormat) -> int:
             case Attention(causal=False):
                 pass
             case Attention() as attention:
-                held = tokens if attention.window is None else min(tokens, attention.window)
+                held = block.seen(tokens)
+                held = held if attention.window is None else min(held, attention.window)
                 total += held * token_bytes(attention, cache)
                 if (chosen := attention.chosen) is not None:
                     summaries = attention.key_heads * -(-held // chosen.summary_stride)
@@ -359,7 +360,10 @@ def _norm(name: LayerName, width: int, tokens: int, vectors: int = 1) -> Element
 def _block(
     shape: ModelShape, number: int | None, block: Block, work: Pass, cache: CacheFormat
 ) -> Iterator[Operation]:
-    """The operations of one block."""
+    """The operations of one block, on the tokens that it sees."""
+    rows = work.rows if work.cached else block.seen(work.rows)  # of a prompt; later tokens all
+    head_rows = min(work.head_rows, rows)
+    work = replace(work, rows=rows, cached=block.seen(work.cached), head_rows=head_rows)
 
     def own(role: str) -> LayerName:
         return LayerName(number, role)

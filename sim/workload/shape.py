@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from evolute.hw.spec.base import require
 from evolute.sim.workload.linear import HEAD, LayerName
+from evolute.sim.workload.sparsity import dropped
 
 
 class Matrix(NamedTuple):
@@ -249,6 +250,20 @@ class FeedForward:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptTokens:
+    """A block sees a part of the tokens: of the first `prompt` of a sequence all but a share, and
+    all later ones; where that is None, of all that there are."""
+
+    share: float
+    prompt: int | None = None
+
+    def of(self, tokens: int) -> int:
+        """How many of the first `tokens` of a sequence are seen; one at least."""
+        first = tokens if self.prompt is None else min(tokens, self.prompt)
+        return tokens - dropped(self.share, first)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """One block of a model. Either half may be missing."""
 
@@ -256,6 +271,12 @@ class Block:
     feed_forward: FeedForward | None
     norms: tuple[str, ...] = ("attention_norm", "ffn_norm")
     """As `ModelConfig.norms`: before and after the halves, and of heads and inner vectors."""
+    tokens: KeptTokens | None = None
+    """Which tokens it sees; None for all."""
+
+    def seen(self, tokens: int) -> int:
+        """How many of the first `tokens` of a sequence it sees."""
+        return tokens if self.tokens is None else self.tokens.of(tokens)
 
     def norm_size(self, name: str, hidden: int) -> int:
         """Numbers that a norm of this name has weights for."""

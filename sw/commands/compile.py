@@ -35,6 +35,7 @@ from evolute.sw.commands.eval import (
     weights_option,
     working,
 )
+from evolute.sw.commands.prune_option import parse_pruning, prune_option
 from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.image import Phase, contents, phases
 from evolute.sw.deploy.on_core import CoreModel, core_model
@@ -114,6 +115,7 @@ def manifest(placed: CoreModel, programs: Sequence[Phase], base: int, size: int)
 @accel_option
 @set_option
 @weights_option
+@prune_option(sizes=False)
 @click.option(
     "--prompt-tokens",
     type=COUNT,
@@ -141,6 +143,7 @@ def compile(  # the front door finds a command by its name
     accel: str,
     assignments: tuple[str, ...],
     weights: str | None,
+    prune_text: str | None,
     prompt_tokens: int,
     base: str,
     folder: Path,
@@ -153,6 +156,7 @@ def compile(  # the front door finds a command by its name
     """
     core = require_core("compile", accel, accelerator_from(accel, assignments))
     address = _address(base, core)
+    sparsity = parse_pruning(prune_text).of_weights()
     if weights is not None:
         parse_weights(weights)
     loaded = load_model(model)
@@ -160,7 +164,7 @@ def compile(  # the front door finds a command by its name
     rule = f"at most {limit}, the model's context"
     require(prompt_tokens <= limit, "--prompt-tokens", rule, prompt_tokens)
     choice = chosen_weights(weights, loaded)
-    assignment = assign(loaded, choice, core)
+    assignment = assign(loaded, choice, core, sparsity)
     with working("compiling"):
         placed = core_model(assignment, address)
         prompt, decode = phases(placed, prompt_tokens, MemoryTiming())
@@ -170,6 +174,7 @@ def compile(  # the front door finds a command by its name
         for first, data in contents(placed, programs):
             image[first - address :][: len(data)] = data
         document: dict[str, Any] = {"model": loaded.name, "weights": choice.name}
+        document["pruned"] = assignment.sparsity and assignment.sparsity.name
         document["mac_share"] = assignment.workload.mac_share()
         document["recoded"] = assignment.recoding_record()
         document |= manifest(placed, programs, address, len(image))

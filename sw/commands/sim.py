@@ -18,6 +18,7 @@ from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, de
 from evolute.sim.cost.flash import ExpertCache
 from evolute.sim.cost.token import Host
 from evolute.sim.timing.memory import memory_timing
+from evolute.sim.workload.pruned_shape import PrunedShape
 from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.shape import ModelShape, NetworkShape
 from evolute.support import schema
@@ -62,9 +63,18 @@ from evolute.sw.commands.profile_option import (
     profile_record,
     told,
 )
+from evolute.sw.commands.prune_option import (
+    parse_pruning,
+    prune_option,
+    pruning_record,
+    resized,
+    sizes_record,
+    tokens_record,
+    with_schedule,
+)
 from evolute.sw.commands.sim_pass import pass_record, render_pass
 from evolute.sw.commands.sim_text import render
-from evolute.sw.deploy.assignment import Accelerator, assign
+from evolute.sw.deploy.assignment import Accelerator, assign, engine_in
 from evolute.sw.deploy.profiles import Evidence, serve
 from evolute.sw.deploy.simulate import (
     Request,
@@ -107,7 +117,10 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     "    --set vector_lanes=4 --set attention_rows=4\n"
     "evolute sim llama-3.2-3b --profile speculative:gamma=4,acceptance=0.7,draft=llama-3.2-1b \\\n"
     "    --kv int8 --set vector_lanes=4 --set attention_rows=4\n"
-    "evolute sim phi-3-mini-4k --memory kv260 --profile sampling:k=16,shortest=8,a=-1.2,b=-0.5"
+    "evolute sim phi-3-mini-4k --memory kv260 --profile sampling:k=16,shortest=8,a=-1.2,b=-0.5\n"
+    "evolute sim evolute-tiny --accel core-decode --weights w4g32 --prune tile-group:0.5/64\n"
+    "evolute sim minitron-8b --prune hidden:0.25,heads:0.5,ffn:9216\n"
+    "evolute sim llama-3.2-1b --prefill 2048 --prune tokens:0.5@4/0.75@10"
 )
 @model_argument
 @accel_option
@@ -119,6 +132,7 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     help="Of a model without weights: what its output head is in, as --weights, or host. "
     "Default: the widest integers that the engine runs.",
 )
+@prune_option(sizes=True)
 @click.option("--prefill", type=COUNT, default=128, show_default=True, help="Prompt tokens.")
 @click.option("--decode", type=COUNT, help="Tokens generated. Default: 32.")
 @click.option(
@@ -225,6 +239,7 @@ def sim(
     assignments: tuple[str, ...],
     weights: str | None,
     head: str | None,
+    prune_text: str | None,
     prefill: int,
     decode: int | None,
     contexts: tuple[int, ...] | None,
@@ -267,6 +282,7 @@ def sim(
     """
     spec = accelerator_from(accel, assignments)
     profile = None if profile_text is None else parse_profile(profile_text)
+    pruning = parse_pruning(prune_text)
     request = Request(
         _serving(prefill, decode, contexts, batch, kv_name),
         *_platform(
@@ -287,6 +303,7 @@ def sim(
         return
     verified = last_verification(out / RECORDS, spec.digest)
     shape, beyond = without_weights(model), beyond_context(model)
+    smaller: PrunedShape | None = None
     chosen = evidence = None  # what other models of a profile are in, or are compared on
     if shape is not None:
         if wants_perplexity:
@@ -297,17 +314,23 @@ def sim(
         require_context(shape, request.serving, extended=extended)
         first_context = shape.context
         chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
+        smaller = resized(shape, pruning, chosen.factors(engine_in(spec)))
+        sized, sparsity = shape if smaller is None else smaller.shape, pruning.sparsity
+        sized = with_schedule(sized, pruning, request.serving)
+        if pruning.tokens is not None and profile is not None:
+            raise RefusedError(f"--prune {pruning.tokens.name}: must be without --profile")
         formats = chosen, head_format(head, spec)
-        result = simulate_shape(shape, *formats, spec, request)
+        result = simulate_shape(sized, *formats, spec, request, sparsity)
 
         def again(changed: Accelerator, request: Request) -> Simulation:
-            return simulate_shape(shape, *formats, changed, request)
+            return simulate_shape(sized, *formats, changed, request, sparsity)
 
         method = "sizes alone, no weights"
         scope = _sizes_scope(result)
     else:
         if head is not None:
             raise RefusedError("--head: only for a model without weights; a checkpoint has its own")
+        sparsity = pruning.of_weights()
         if weights is not None:
             parse_weights(weights)  # refuse a slip before a model is fetched for it
         loaded = load_model(model)
@@ -324,7 +347,7 @@ def sim(
             strided(loaded, text, measured, width, None)  # refuse before weights are read
             original = shipped_model(loaded, None)
             trial = Trial(text, measured, width, parse_kv(kv_name), original)
-        assignment = assign(loaded, choice, spec)
+        assignment = assign(loaded, choice, spec, sparsity)
         with progress("predicting") as done:
             result = simulate(assignment, request, trial, done)
         method, scope = assignment.method, scope_summary(assignment)
@@ -355,6 +378,9 @@ def sim(
             method=method,
             extended_context=extended and request.serving.longest > first_context,
             long_factors_reach=beyond and beyond.context,
+            pruning=pruning_record(result.sparsity),
+            pruned_sizes=sizes_record(smaller),
+            pruned_tokens=tokens_record(pruning.tokens, result.shape, request.serving),
             profile=served and profile_record(served),
             what_would_help=(
                 [asdict(gain) for gain in reading.gains(spec, request, result, again)]

@@ -11,7 +11,8 @@ from rich.table import Table
 from evolute.sim.cost.metrics import LINEAR
 from evolute.sw.commands import reading
 from evolute.sw.commands.profile_option import render_profile
-from evolute.sw.deploy.simulate import in_both_phases
+from evolute.sw.commands.prune_option import pruning_lines, sizes_lines, tokens_lines
+from evolute.sw.deploy.simulate import paired_layers
 
 _COMMON_ROWS = (
     ("memory bytes", "dram_bytes", ",", ""),
@@ -91,17 +92,16 @@ def _layers(record: dict[str, Any]) -> Table:
     cycles = "prefill cycles", "decode cycles"
     titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
     table = plain_table(titles, ("x", *cycles))
-    for prefill, decode in in_both_phases(record):
-        table.add_row(
-            prefill["name"],
-            str(prefill["count"]),
-            f"{prefill['n']} x {prefill['k']}",
-            prefill["weights"],
-            f"{prefill['cycles']:,}",
-            prefill["bound"],
-            "-" if decode is None else f"{decode['cycles']:,}",
-            "-" if decode is None else decode["bound"],
+    for phases in paired_layers(record["prefill"]["layers"], record["decode"]["layers"]):
+        one = phases[0] or phases[1]
+        assert one is not None
+        cells = (
+            cell
+            for layer in phases
+            for cell in ((f"{layer['cycles']:,}", layer["bound"]) if layer else ("-", ""))
         )
+        size = f"{one['n']} x {one['k']}"
+        table.add_row(one["name"], str(one["count"]), size, one["weights"], *cells)
     return table
 
 
@@ -197,6 +197,9 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
         )
     elif record["memory"] is not None:
         yield f"memory's energy: no source states it for {record['memory']['name']}"
+    yield from sizes_lines(record["pruned_sizes"])
+    yield from tokens_lines(record["pruned_tokens"])
+    yield from pruning_lines(record["pruning"])
     if record["extended_context"]:
         yield "more tokens than the model was made for: its accuracy there is unknown"
         if (reach := record["long_factors_reach"]) is not None:

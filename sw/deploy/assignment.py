@@ -24,9 +24,11 @@ from evolute.sim.golden import lut_dla
 from evolute.sim.program.placement import stages_of
 from evolute.sim.weights import Codebook, Table
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
+from evolute.sim.workload.sparsity import RowGroup, Sparsity, TileGroup
 from evolute.sw.language_model.linear import layer_names
 from evolute.sw.language_model.model import LanguageModel, dequantized
 from evolute.sw.quantizers.rounding import Rounding, quantize
+from evolute.sw.tensors.pruning import pruned
 from evolute.sw.tensors.rescale import UNIT_BITS
 from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor, parted
 from evolute.sw.tensors.weights import FLOAT, NATIVE, Weights, parse_weights
@@ -119,6 +121,8 @@ class Assignment:
     recoding: Weights | None
     """The format to which layers without codes that the engine runs are coded; None if there are
     none."""
+    sparsity: Sparsity | None = None
+    """Which weights of all layers but the head are made zero; None for none."""
 
     @property
     def engine(self) -> Engine:
@@ -127,10 +131,11 @@ class Assignment:
 
     @property
     def method(self) -> str:
-        """A description of where the weights come from."""
-        if self.recoding is None:
-            return self.weights.method
-        return f"{self.weights.method}, else {self.recoding.name}: {self.recoding.method}"
+        """In words, how the weights came about."""
+        how = self.weights.method
+        if self.recoding is not None:
+            how += f", else {self.recoding.name}: {self.recoding.method}"
+        return how if self.sparsity is None else f"{how}, then pruned: {self.sparsity.name}"
 
     @property
     def recoded_names(self) -> tuple[LayerName, ...]:
@@ -158,7 +163,14 @@ class Assignment:
         )
 
     def codes(self, name: LayerName) -> PartedTensor:
-        """The codes of a layer that runs on the accelerator."""
+        """The codes of a layer that is on the accelerator. Raises `QuantError` where weights that
+        are to be zero cannot be."""
+        codes = self._unpruned(name)
+        if self.sparsity is None or name == HEAD:
+            return codes
+        return pruned(codes, self.sparsity, self.engine.n)
+
+    def _unpruned(self, name: LayerName) -> PartedTensor:
         layer = self.layers[name]
         assert not layer.on_host
         if self.recoding is not None and layer.rounding is not None:
@@ -187,15 +199,33 @@ class Assignment:
         }
 
 
-def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignment:
+def require_sparsity(sparsity: Sparsity, spec: Accelerator) -> None:
+    """Raise `QuantError` for a pattern that `spec` cannot run exactly."""
+    if not isinstance(sparsity, TileGroup):
+        return
+    if not isinstance(spec, CoreSpec):
+        raise QuantError(
+            f"prune: {sparsity.name} must be on a core, whose programs leave blocks out; the "
+            "accelerator is an engine alone"
+        )
+    if not spec.engine.exact:
+        raise QuantError(f"prune: {sparsity.name} must be on an engine with exact sums")
+
+
+def assign(
+    model: LanguageModel, weights: Weights, spec: Accelerator, sparsity: Sparsity | None = None
+) -> Assignment:
     """Decide which layers of the model run where. Only names, shapes and formats of weights are
     read, not their values.
 
     Raises `SpecError` if the engine does not run the chosen codes, or tables of such centroids; and
-    `QuantError` if `native` is chosen and the checkpoint has no codes that the engine runs, or if
-    layers must be coded again and the engine has no format for them.
+    `QuantError` if `native` is chosen and the checkpoint has no codes that the engine runs, if
+    layers must be coded again and the engine has no format for them, or if the accelerator cannot
+    run a pattern of zeros.
     """
     engine = engine_in(spec)
+    if sparsity is not None:
+        require_sparsity(sparsity, spec)
     linears_of = {name: _linears(model, weights, spec, name) for name in layer_names(model.config)}
     chosen = {name: weights.rounding for name in linears_of if name != HEAD}
     recoding = None
@@ -231,6 +261,9 @@ def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignm
         ),
         model.config.shared_inputs,
     )
+    if isinstance(sparsity, RowGroup):
+        for linear in workload.linears:
+            sparsity.blocks(linear)  # refuse a slip before weights are read
     blocks: tuple[tuple[tuple[Linear, ...], ...], ...] = ()
     if isinstance(spec, CoreSpec):
         blocks = tuple(stages_of(spec, block) for block in workload.blocks)
@@ -247,7 +280,7 @@ def assign(model: LanguageModel, weights: Weights, spec: Accelerator) -> Assignm
         )
         for name, linears in linears_of.items()
     }
-    return Assignment(model, weights, spec, layers, workload, blocks, recoding)
+    return Assignment(model, weights, spec, layers, workload, blocks, recoding, sparsity)
 
 
 def _linears(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,15 @@ from evolute.sim.golden import GOLDEN
 from evolute.sim.program import placement as place
 from evolute.sim.program.build import LayerSteps
 from evolute.sim.program.placement import Stage
-from evolute.sim.workload.linear import LayerName
+from evolute.sim.workload.linear import HEAD, LayerName, Linear, Workload
+from evolute.sim.workload.sparsity import TileGroup, evenly_pruned
 from evolute.sw.deploy.assignment import Assignment
 from evolute.sw.deploy.on_engine import Backend, engine_linears, fast_backend, require_product
 from evolute.sw.deploy.pack import layer_steps, require_sums
 from evolute.sw.language_model.linear import HostLinear, Linears, host_linear
 from evolute.sw.language_model.products import BLOCK_BYTES, product_of
 from evolute.sw.tensors.activations import QuantActivations, quantize_activations
+from evolute.sw.tensors.pruning import skip_list
 from evolute.sw.tensors.rescale import ScaledTensor, golden_weights, rescale
 from evolute.sw.tensors.tensor import PartedTensor, QuantError
 
@@ -60,6 +62,13 @@ class CoreModel:
         """The first address after all weights."""
         return max((stage.end for stage in self.stages), default=0)
 
+    def workload(self, assigned: Workload) -> Workload:
+        """The workload of the model's assignment with the skip lists of the layers as placed."""
+        placed = {
+            layer.linear.name: layer.linear for stage in self.stages for layer in stage.layers
+        }
+        return replace(assigned, linears=tuple(placed[linear.name] for linear in assigned.linears))
+
     @functools.cached_property
     def beat_steps(self) -> LayerSteps | None:
         """Steps of the weight beats of every tensor, int64 [column tiles, beats]; None where they
@@ -83,6 +92,8 @@ def core_model(assignment: Assignment, address: int = 0) -> CoreModel:
         raise QuantError(f"weights: {assignment.weights.name} leaves no layer on the core")
     for linears in (linears for block in assignment.blocks for linears in block):
         # What does not fit is refused before any weights are read.
+        if isinstance(assignment.sparsity, TileGroup):
+            linears = [evenly_pruned(assignment.sparsity, one, core.engine.n) for one in linears]
         place.stage(core, place.stage_name(linears), linears, address)
     for block in assignment.blocks:
         stages = []
@@ -99,7 +110,8 @@ def core_model(assignment: Assignment, address: int = 0) -> CoreModel:
                     raise QuantError(f"layer {linear.name}: its sums are not exact in float64")
                 tensors[linear.name] = tensor
             shifts = {linear.name: tensors[linear.name].offset_shift for linear in linears}
-            stages.append(place.stage(core, place.stage_name(linears), linears, address, shifts))
+            name, there = place.stage_name(linears), _skipping(assignment, linears, tensors)
+            stages.append(place.stage(core, name, there, address, shifts))
             address = stages[-1].end
         blocks.append(tuple(stages))
     host = {
@@ -108,6 +120,28 @@ def core_model(assignment: Assignment, address: int = 0) -> CoreModel:
         if layer.on_host
     }
     return CoreModel(core, tuple(blocks), layers, tensors, host)
+
+
+def _skipping(
+    assignment: Assignment,
+    linears: Sequence[Linear],
+    tensors: Mapping[LayerName, ScaledTensor],
+) -> list[Linear]:
+    """Layers of a stage with their skip lists, if the assignment has a pattern that makes any."""
+    pattern = assignment.sparsity
+    return [
+        linear
+        if not isinstance(pattern, TileGroup) or linear.name == HEAD
+        else replace(
+            linear,
+            skips=skip_list(
+                tensors[linear.name],
+                pattern.block_inputs(linear.k, linear.group),
+                assignment.engine.n,
+            ),
+        )
+        for linear in linears
+    ]
 
 
 def core_linears(placed: CoreModel, run_stage: RunStage) -> Linears:

@@ -18,7 +18,7 @@ from evolute.hw.spec.core import RESULT_BITS, Buffer, CoreSpec
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.hw.spec.layout import Beat
-from evolute.sim.program.placement import Batch, PlaceError, Stage
+from evolute.sim.program.placement import Batch, Layer, PlaceError, Stage
 from evolute.sim.timing.schedule import Run, plan, weighed
 from evolute.sim.weights import Codebook, Grid, Table
 from evolute.sim.workload.linear import LayerName, Linear
@@ -132,13 +132,13 @@ def scale_beats(
     return bits(core.scale_beat, scale=by_tile(scale), offset=by_tile(offset))
 
 
-def tile_words(
+def part_words(
     core: CoreSpec, tensor: ScaledTensor, parts: tuple[int, ...], group_slices: int, tiles: slice
-) -> Bytes:
-    """Column tiles of a layer in the order in which they are streamed, uint8 [tiles, bytes].
+) -> list[tuple[Bytes, Bytes]]:
+    """The weights and the scales of column tiles of a layer, each uint8 [tiles, bytes], for each
+    part of K (`parts` are numbers of slices).
 
-    For each part of K (`parts` are numbers of slices), a tile has its weights and then its scales,
-    which are read out every `group_slices` slices. Padding has zero scales and offsets beyond the
+    Scales are read out every `group_slices` slices. Padding has zero scales and offsets beyond the
     layer's outputs. Beyond its inputs it has the code 0, or where steps depend on weights a code
     that counts as zero.
     """
@@ -171,10 +171,30 @@ def tile_words(
         groups = -(-slices // group_slices)
         part = slice(first_slice * planes, (first_slice + slices) * planes)
         part_scales = slice(first_group * steps, (first_group + groups) * steps)
-        words.append(bus_words(core.weight_buffer, weights[:, part]))
-        words.append(bus_words(core.scale_buffer, scales[:, part_scales]))
+        words.append(
+            (
+                bus_words(core.weight_buffer, weights[:, part]),
+                bus_words(core.scale_buffer, scales[:, part_scales]),
+            )
+        )
         first_slice, first_group = first_slice + slices, first_group + groups
-    return np.concatenate(words, axis=1)
+    return words
+
+
+def tile_words(words: list[tuple[Bytes, Bytes]], layer: Layer, tiles: slice) -> Bytes:
+    """The `part_words` of column tiles of a layer one tile after another, each with the parts that
+    it keeps, weights of a stretch of parts before its scales; [bytes]."""
+    if layer.stretches is None:
+        return np.concatenate([data for part in words for data in part], axis=1).reshape(-1)
+    return np.concatenate(
+        [
+            words[part][kind][tile - tiles.start]
+            for tile in range(tiles.start, min(tiles.stop, layer.column_tiles))
+            for stretch in layer.tile_stretches(tile)
+            for kind in range(2)
+            for part in stretch
+        ]
+    )
 
 
 _CHUNK_BITS = 1 << 26
@@ -182,7 +202,7 @@ _CHUNK_BITS = 1 << 26
 
 
 def layer_words(
-    core: CoreSpec, tensor: ScaledTensor, parts: tuple[int, ...], group_slices: int
+    core: CoreSpec, tensor: ScaledTensor, parts: tuple[int, ...], layer: Layer
 ) -> Bytes:
     """The contents of the engine's own memories, if any, and all column tiles of a layer, one after
     another; see `tile_words`."""
@@ -190,11 +210,12 @@ def layer_words(
     beat_bits = layout.streams(core.engine).weight.bits
     tile_bits = beat_bits * -(-tensor.shape[1] // core.engine.slice_k) * tensor.coding.planes
     step = max(1, _CHUNK_BITS // tile_bits)
-    chunks = [
-        tile_words(core, tensor, parts, group_slices, slice(start, min(start + step, tiles)))
-        for start in range(0, tiles, step)
-    ]
-    words = np.concatenate(chunks).reshape(-1)
+    chunks = []
+    for start in range(0, tiles, step):
+        some = slice(start, min(start + step, tiles))
+        words = part_words(core, tensor, parts, layer.group_slices, some)
+        chunks.append(tile_words(words, layer, some))
+    words = np.concatenate(chunks)
     if not isinstance(tensor.form, Codebook):
         return words
     beats = FILLS[type(core.engine)](core.engine, tensor.form)
@@ -255,7 +276,7 @@ def images(
     for layer in stage.layers:
         tensor = tensors[layer.linear.name]
         require_sums(core, layer.linear.name, tensor)
-        yield layer.address, layer_words(core, tensor, stage.parts, layer.group_slices)
+        yield layer.address, layer_words(core, tensor, stage.parts, layer)
 
 
 def require_sums(core: CoreSpec, name: LayerName, tensor: ScaledTensor) -> None:

@@ -4,7 +4,7 @@ model as shipped."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from evolute.sim.workload.operations import (
 from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.shape import Attention, ModelShape
 from evolute.sim.workload.skipping import require_relu, spared
+from evolute.sim.workload.sparsity import Sparsity, SparsityFigures, TileGroup, sparsity_figures
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.assignment import Accelerator, Assignment, engine_in
 from evolute.sw.deploy.on_core import core_backends, core_model
@@ -161,6 +162,8 @@ class Simulation:
     recoding: dict[str, Any] | None
     bits: BitsPerWeight | None
     measured: Measured | None
+    sparsity: SparsityFigures | None = None
+    """Of weights that were made zero."""
 
     @property
     def shape(self) -> ModelShape:
@@ -168,7 +171,7 @@ class Simulation:
 
     def to_dict(self) -> dict[str, Any]:
         metrics, work = self.metrics.to_dict(), self.workload
-        phases = in_both_phases(metrics)
+        phases = paired_layers(metrics["prefill"]["layers"], metrics["decode"]["layers"])
         serving, memory = self.request.serving, self.request.memory
         measured = {"perplexity": "measured"} if self.measured else {}
         return {
@@ -177,11 +180,12 @@ class Simulation:
             **metrics,
             "layers": [
                 {
-                    **{name: prefill[name] for name in ("name", "count", "n", "k", "weights")},
-                    "prefill_cycles": prefill["cycles"],
-                    "decode_cycles": None if decode is None else decode["cycles"],
+                    **{name: one[name] for name in ("name", "count", "n", "k", "weights")},
+                    "prefill_cycles": prefill["cycles"] if prefill else None,
+                    "decode_cycles": decode["cycles"] if decode else None,
                 }
                 for prefill, decode in phases
+                if (one := prefill or decode)
             ],
             "labels": self.metrics.labels | measured,
             "serving": {
@@ -293,23 +297,34 @@ class Simulation:
         ]
 
 
-def in_both_phases(
-    record: dict[str, Any],
-) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """The layers of a prompt in a record, each with that of decoding, or with None: one token is
-    sent to fewer experts than a prompt."""
-    decoded: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+LayerRecord = dict[str, Any]
+"""A layer of a phase as records have it."""
 
-    def key(layer: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(layer[name] for name in ("name", "n", "k", "weights", "group"))
 
-    for layer in record["decode"]["layers"]:
-        decoded.setdefault(key(layer), []).append(layer)
-    both = []
-    for layer in record["prefill"]["layers"]:
-        alike = decoded.get(key(layer))
-        both.append((layer, alike.pop(0) if alike else None))
-    return both
+def paired_layers(
+    prefill: Sequence[LayerRecord], decode: Sequence[LayerRecord]
+) -> list[tuple[LayerRecord | None, LayerRecord | None]]:
+    """The layers of two phases side by side, None where a phase has none, such as an expert that no
+    token of it goes to. Layers that differ in nothing but which weights, or how many tokens, they
+    leave out are together, with the mean of their cycles and what limits most of them."""
+    phases = _alike(prefill), _alike(decode)
+    keys = dict.fromkeys((*phases[0], *phases[1]))
+    return [(phases[0].get(key), phases[1].get(key)) for key in keys]
+
+
+def _alike(layers: Sequence[LayerRecord]) -> dict[tuple[Any, ...], LayerRecord]:
+    together: dict[tuple[Any, ...], list[LayerRecord]] = {}
+    for layer in layers:
+        key = tuple(layer[name] for name in ("name", "n", "k", "weights", "group"))
+        together.setdefault(key, []).append(layer)
+    merged = {}
+    for key, some in together.items():
+        count = sum(layer["count"] for layer in some)
+        cycles = sum(layer["count"] * layer["cycles"] for layer in some)
+        bounds = [layer["bound"] for layer in some for _ in range(layer["count"])]
+        bound = max(dict.fromkeys(bounds), key=bounds.count)
+        merged[key] = some[0] | {"count": count, "cycles": round(cycles / count), "bound": bound}
+    return merged
 
 
 def simulate(
@@ -333,11 +348,14 @@ def simulate(
     if not work.linears:
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
     backends: Callable[[Backend], Linears] | None = None
+    pattern = assignment.sparsity
+    has_lists = isinstance(pattern, TileGroup)
     needs_steps = steps is None and not engine_in(spec).steps_are_fixed
-    if trial is not None or needs_steps:
+    if trial is not None or has_lists or needs_steps:
         if isinstance(spec, CoreSpec):
             placed = core_model(assignment)
             backends, steps = core_backends(placed), placed.beat_steps
+            work = placed.workload(work)
         else:
             backends = functools.partial(engine_linears, assignment)
             steps = engine_steps(assignment)
@@ -356,32 +374,42 @@ def simulate(
         assignment.recoding_record(),
         model_bits(model, weights),
         measured,
+        pattern and sparsity_figures(pattern, work.linears, has_weights=True),
     )
 
 
 def simulate_shape(
-    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, request: Request
+    shape: ModelShape,
+    weights: Format,
+    head: Format | None,
+    spec: Accelerator,
+    request: Request,
+    sparsity: Sparsity | None = None,
 ) -> Simulation:
-    """Price a model without weights, with its linear layers in `weights` and its output head in
-    `head`, or on the host if that is None.
-
-    Raises `RefusedError` if they do not go together.
-    """
-    pricing = shape_pricing(shape, weights, head, spec, request)
+    """Price a model without weights, its linear layers in `weights` of which some are zero
+    (`sparsity`), and its output head in `head` or on the host. Raises `RefusedError` for what they
+    do not allow together."""
+    pricing = shape_pricing(shape, weights, head, spec, request, sparsity)
     work = pricing.workload_of(request.serving.decode[0])
     every = pricing.workload_of(ALL_EXPERTS)
     room, metrics = room_for(shape, every, request), pricing.serve(request.serving)
-    return Simulation(pricing, work, metrics, request, room, None, None, None)
+    figures = sparsity and sparsity_figures(sparsity, work.linears, has_weights=False)
+    return Simulation(pricing, work, metrics, request, room, None, None, None, figures)
 
 
 def shape_pricing(
-    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, request: Request
+    shape: ModelShape,
+    weights: Format,
+    head: Format | None,
+    spec: Accelerator,
+    request: Request,
+    sparsity: Sparsity | None = None,
 ) -> Pricing:
     """The inputs with which passes of a model without weights are priced, see `simulate_shape`."""
 
     @functools.cache
     def without_cache(work: Pass) -> Workload:
-        return shape_workload(shape, weights, head, spec, work)
+        return shape_workload(shape, weights, head, spec, work, sparsity)
 
     def workload_of(work: Pass) -> Workload:
         # Linear layers are the same whatever is in the cache, so that a curve lists them once.

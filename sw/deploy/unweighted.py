@@ -18,10 +18,12 @@ from evolute.sim.weights import Centroids, group_bounds
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
 from evolute.sim.workload.operations import CacheFormat, Pass, Product, operations
 from evolute.sim.workload.shape import ModelShape, NetworkShape
+from evolute.sim.workload.sparsity import Sparsity, TileGroup, evenly_pruned
 from evolute.sw.deploy.assignment import (
     Accelerator,
     engine_in,
     recoding_for,
+    require_sparsity,
     rounded_linear,
     stored_on,
 )
@@ -58,6 +60,13 @@ class Format:
     name: str
     choice: Rounding | Vptq | Tables
 
+    def factors(self, engine: Engine) -> tuple[int, ...]:
+        """Sizes whose multiples a layer has without padding: a scale group or a codeword, or of one
+        grid for a whole row a slice of the engine; and a column tile."""
+        if isinstance(self.choice, Vptq):
+            return self.choice.v, engine.n
+        return self.choice.group or engine.slice_k, engine.n
+
 
 def parse_format(option: str, text: str) -> Format:
     """The format that `text` names; `option` is the option in messages. Raises `QuantError`."""
@@ -90,10 +99,20 @@ def head_format(text: str | None, spec: Accelerator) -> Format | None:
 
 
 def shape_workload(
-    shape: ModelShape, weights: Format, head: Format | None, spec: Accelerator, work: Pass
+    shape: ModelShape,
+    weights: Format,
+    head: Format | None,
+    spec: Accelerator,
+    work: Pass,
+    sparsity: Sparsity | None = None,
 ) -> Workload:
-    """The linear layers of a pass in the form that `spec` stores. Raises `SpecError` if the engine
-    does not run a format."""
+    """The linear layers of a pass, as `spec` holds them; with skip lists if `sparsity` says so.
+
+    Raises `SpecError` where the engine does not run a format, and `QuantError` where `spec` cannot
+    leave the zeros of `sparsity` out that it should.
+    """
+    if sparsity is not None:
+        require_sparsity(sparsity, spec)
     linears: list[Linear] = []
     left: list[HostLayer] = []
     for product in operations(shape, work, CacheFormat("none", 0)):
@@ -104,7 +123,12 @@ def shape_workload(
         if chosen is None:
             left.append(HostLayer(product.name, product.n, product.k, last_token_only=is_head))
             continue
-        linears.extend(_linears(product, chosen, spec, is_head=is_head))
+        for linear in _linears(product, chosen, spec, is_head=is_head):
+            if sparsity is not None and not is_head:
+                linear = _with_zeros(sparsity, linear, engine_in(spec).n)
+            if product.origin != "expert" and not is_head and product.rows != work.tokens:
+                linear = replace(linear, own_rows=product.rows)  # a block that sees fewer tokens
+            linears.append(linear)
     return Workload(shape.name, weights.name, tuple(linears), tuple(left), SHARED_INPUTS)
 
 
@@ -121,6 +145,17 @@ def network_workload(
         linear = _linear(name, layer.matrix.n, layer.matrix.k, weights.choice, spec)
         linears.append(stored_on(replace(linear, own_rows=layer.positions * images), spec))
     return Workload(shape.name, weights.name, tuple(linears))
+
+
+def _with_zeros(pattern: Sparsity, linear: Linear, outputs: int) -> Linear:
+    """The layer with the skip list that a pattern gives it, if any. Raises `QuantError` for
+    codewords, which have no zeros."""
+    if linear.vector_bits is not None:
+        raise QuantError(
+            f"prune: {pattern.name} must be of weights with a code each, {linear.name} is in "
+            "codewords"
+        )
+    return evenly_pruned(pattern, linear, outputs) if isinstance(pattern, TileGroup) else linear
 
 
 def _linears(

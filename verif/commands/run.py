@@ -33,6 +33,7 @@ from evolute.sw.commands.eval import (
     weights_option,
     working,
 )
+from evolute.sw.commands.prune_option import parse_pruning, prune_option
 from evolute.sw.deploy.assignment import Assignment, assign, engine_in
 from evolute.sw.deploy.image import phases
 from evolute.sw.deploy.on_core import core_linears, core_model, golden_stage, integer_stage
@@ -159,11 +160,17 @@ def _backend(stated: Backend | None, weights: str | None) -> Backend:
     return stated or "golden"
 
 
-@click.command(epilog='Example: evolute run --prompt "The capital of France is" --tokens 16')
+@click.command(
+    epilog="\b\nExamples:\n"
+    'evolute run --prompt "The capital of France is" --tokens 16\n'
+    'evolute run evolute-tiny --prompt "One day" --tokens 3 --accel core-fpga --backend rtl \\\n'
+    "    --prune tile-group:0.5/64"
+)
 @model_argument
 @click.option("--prompt", required=True, help="Text to continue.")
 @click.option("--tokens", type=COUNT, default=32, show_default=True, help="Tokens at most.")
 @weights_option
+@prune_option(sizes=False)
 @accel_option
 @set_option
 @click.option(
@@ -200,6 +207,7 @@ def run(
     prompt: str,
     tokens: int,
     weights: str | None,
+    prune_text: str | None,
     accel: str,
     assignments: tuple[str, ...],
     backend: Backend,
@@ -216,10 +224,13 @@ def run(
     The backend `float` gives the reference: the text of the model as shipped, on no accelerator.
     """
     spec = accelerator_from(accel, assignments)
+    sparsity = parse_pruning(prune_text).of_weights()
     if weights is not None:
         parse_weights(weights)
     stated = context.get_parameter_source("backend") is not ParameterSource.DEFAULT
     backend = _backend(backend if stated else None, weights)
+    if backend == "float" and sparsity is not None:
+        raise RefusedError(f"--prune: must be of weights in codes, got {sparsity.name} of floats")
     if backend == "rtl":
         require_core("backend rtl", accel, spec)
     if backend == "integer":
@@ -227,7 +238,7 @@ def run(
     kv = parse_kv(kv_name)
     loaded = load_model(model)
     choice = FLOAT if backend == "float" else chosen_weights(weights, loaded)
-    assignment = None if backend == "float" else assign(loaded, choice, spec)
+    assignment = None if backend == "float" else assign(loaded, choice, spec, sparsity)
     ids = [*loaded.tokenizer.prefix, *loaded.tokenizer.encode(prompt)]
     evolute.sw.language_model.decoder.require_room(loaded.config, ids, tokens)
     choose = evolute.sw.language_model.decoder.greedy
@@ -249,6 +260,7 @@ def run(
         "model": loaded.name,
         "accelerator": None if backend == "float" else accel,
         "weights": choice.name,
+        "pruned": sparsity and sparsity.name,
         "backend": backend,
         "kv": kv.name,
         "prompt": prompt,

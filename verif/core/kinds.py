@@ -26,6 +26,7 @@ from evolute.sim.timing.memory import MemoryTiming
 from evolute.sim.workload.linear import LayerName, Linear
 from evolute.sw.deploy.on_core import golden_result
 from evolute.sw.deploy.pack import images, layer_steps, pack_input, unpack_results
+from evolute.sw.tensors.pruning import skip_list
 from evolute.sw.tensors.rescale import ScaledTensor, golden_weights
 from evolute.verif.core import session as core_session
 from evolute.verif.core.bench import (
@@ -92,14 +93,16 @@ def check_long(bench: Bench, rng: np.random.Generator) -> None:
             bench.tally.coverage["more than 1,024 instructions"] += 1
 
 
-def check_compiled(bench: Bench, rng: np.random.Generator) -> None:
-    """Random layers, compiled into one program of several stages with a host between them."""
+def check_compiled(bench: Bench, rng: np.random.Generator, *, skips: bool = False) -> None:
+    """Random layers, compiled, in one program of several stages with a host between them; or
+    layers with blocks of zeros, which programs leave out (`skips`), on an engine with a code for
+    every weight."""
     core = bench.core
     memories = list(timings(core).values())
     for i in range(6):
         rows = int(rng.integers(1, 3 * core.engine.m + 2)) if i else 1
         try:
-            program, stage_results, steps = _compiled(bench, rng, rows)
+            program, stage_results, steps = _compiled(bench, rng, rows, skips=skips)
         except PlaceError:  # a core too small for this layer
             bench.tally.coverage["refused by the compiler"] += 1
             continue
@@ -148,8 +151,23 @@ class _StageResults:
     sums: dict[LayerName, NDArray]
 
 
+def _without_blocks(
+    bench: Bench, rng: np.random.Generator, linear: Linear, tensor: ScaledTensor
+) -> tuple[Linear, ScaledTensor]:
+    """The layer with the scales of some blocks of a scale group in some column tiles zero, whatever
+    their codes, and the list of these blocks."""
+    tile = bench.core.engine.n
+    gone = rng.random((-(-linear.n // tile), linear.groups)) < rng.random()
+    of_outputs = np.repeat(gone, tile, axis=0)[: linear.n]
+    scale, offset = (np.where(of_outputs, 0, part) for part in (tensor.scale, tensor.offset))
+    tensor = replace(tensor, scale=scale.astype(np.uint16), offset=offset.astype(np.int16))
+    found = skip_list(tensor, linear.group, tile)
+    bench.tally.coverage["blocks left out"] += gone.size - found.kept_blocks
+    return replace(linear, skips=found), tensor
+
+
 def _compiled(
-    bench: Bench, rng: np.random.Generator, rows: int
+    bench: Bench, rng: np.random.Generator, rows: int, *, skips: bool
 ) -> tuple[Program, list[_StageResults], BeatSteps | None]:
     """Two stages of one to three layers, packed and compiled, with random inputs.
 
@@ -164,10 +182,14 @@ def _compiled(
             rng.choice([engine.group_size, int(rng.integers(1, 2 * engine.group_size + 1))])
         )
         k = int(rng.integers(1, 4 * engine.slice_k * min(8, engine.group_slices) + 1))
+        if skips:  # several scale groups in any case
+            k *= 1 + 3 * (k < 4 * group)
         layers = [
             _random_layer(core, rng, LayerName(number, str(i)), k, min(group, k))
             for i in range(int(rng.integers(1, 4)))
         ]
+        if skips:
+            layers = [_without_blocks(bench, rng, *layer) for layer in layers]
         tensors_of_layers = {linear.name: tensor for linear, tensor in layers}
         shifts = {name: tensor.offset_shift for name, tensor in tensors_of_layers.items()}
         placed = stage(core, f"stage {number}", [linear for linear, _ in layers], place, shifts)

@@ -85,6 +85,24 @@ def test_steps_that_no_weight_needs_take_no_cycles() -> None:
     assert found["cycles"]["rtl"] < 0.8 * fixed["cycles"]["model"]
 
 
+def test_blocks_of_zeros_take_no_cycles(tmp_path: Path) -> None:
+    """Pruned weights on RTL: bits and cycles as the models say, and what `sim` prices."""
+    pruned = ("--prune", "tile-group:0.5/32")
+    found, dense = record("--backend", "rtl", *pruned), record()
+    assert (found["layers"], found["mismatches"], found["differences"]) == (3 * LAYERS, 0, [])
+    assert found["cycles"]["rtl"] == found["cycles"]["model"] < dense["cycles"]["model"]
+    assert found["pruned"] == "tile-group:0.5/32" and dense["pruned"] is None
+    golden = record("--backend", "golden", *pruned)
+    assert (golden["tokens"], golden["text"]) == (found["tokens"], found["text"])
+    tokenizer = zoo.load("evolute-tiny").tokenizer
+    prompt = [*tokenizer.prefix, *tokenizer.encode("One day")]
+    asked = ["--prefill", str(len(prompt)), "--decode", "2", "--no-perplexity"]
+    arguments = ["sim", "evolute-tiny", "--accel", "core-fpga", *asked, *pruned]
+    result = CliRunner().invoke(front.cli, [*arguments, "--out", str(tmp_path), "--json"])
+    priced = json.loads(result.stdout)
+    assert priced["prefill"]["cycles"] + priced["decode"]["cycles"] == found["cycles"]["rtl"]
+
+
 @pytest.mark.slow
 def test_vptq_with_short_outliers_runs_on_rtl(tmp_path: Path) -> None:
     """Columns of vectors of 2 beside those of 8, as VPTQ publishes them, on one core."""
