@@ -15,7 +15,9 @@ from evolute.hw.spec import ENGINES, Engine, LutDla, LutStationary, SpecError, V
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.sw.quantizers.hessian import Moments
 from evolute.sw.quantizers.lut_dla import Tables, learn_centroids, tables_of
-from evolute.sw.quantizers.vptq import WEIGHT_BITS, Vptq, to_tensor, vptq
+from evolute.sw.quantizers.vptq.choice import WEIGHT_BITS, Vptq
+from evolute.sw.quantizers.vptq.forms import to_tensor
+from evolute.sw.quantizers.vptq.quantize import vptq
 from evolute.sw.tensors.activations import quantize_activations
 from evolute.sw.tensors.tensor import QuantTensor
 

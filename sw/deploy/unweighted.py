@@ -22,7 +22,7 @@ from evolute.sw.deploy.assignment import (
 )
 from evolute.sw.quantizers.methods import parse_method
 from evolute.sw.quantizers.rounding import Rounding
-from evolute.sw.quantizers.vptq import Vptq
+from evolute.sw.quantizers.vptq.choice import Vptq
 from evolute.sw.tensors.tensor import QuantError
 from evolute.sw.tensors.weights import GRAMMAR, parse_weights
 

@@ -53,7 +53,7 @@ from evolute.sw.quantizers.scaling import (
     scaled_moments,
     tied_columns,
 )
-from evolute.sw.quantizers.vptq import require_useful, stored_bits
+from evolute.sw.quantizers.vptq.choice import require_useful, stored_bits
 from evolute.sw.tensors.bits import Bits, bits_of, per_weight
 from evolute.sw.tensors.stored import CheckpointError, Tensor
 from evolute.sw.tensors.tensor import Coded, QuantError, QuantTensor
