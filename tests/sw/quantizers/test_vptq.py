@@ -22,7 +22,7 @@ from evolute.sw.quantizers.vptq.forms import published, to_tensor
 from evolute.sw.quantizers.vptq.indices import _CANDIDATES, _search, find_indices
 from evolute.sw.quantizers.vptq.parts import VectorPart
 from evolute.sw.quantizers.vptq.quantize import _strongest, vptq
-from evolute.sw.quantizers.whole_model import bits_of
+from evolute.sw.tensors.bits import bits_of
 from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor
 
 CHOICES = [
