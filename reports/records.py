@@ -114,7 +114,7 @@ def _check_fields(record: Record, of: type) -> None:
 def check(record: Record) -> None:
     """Raise `FileError` unless a record of a known kind has what its section of the page shows."""
     if record.kind == "sim":
-        _check_fields(record, schema.Run)
+        _check_fields(record, schema.SimRun)
         for name in ("frequency_hz", "bandwidth_bytes_per_s"):
             record.number(f"platform.{name}")
         kind: Kind = "core" if is_core(record) else "engine"

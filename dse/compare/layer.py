@@ -26,7 +26,7 @@ LEARNING_TOKENS = 448
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class ComparedLayer:
     """One linear layer of a model: its weights as codes, and what it is given for a text."""
 
     linear: Linear
@@ -46,7 +46,7 @@ def linear_of(name: LayerName, tensor: QuantTensor) -> Linear:
     return Linear(name, *shape, tensor.format, tensor.group, tensor.group_bits, vector_bits=vectors)
 
 
-def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> Layer:
+def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> ComparedLayer:
     """The layer `name` in the chosen weights, with its inputs for the first tokens of `text`.
 
     Raises `UnknownNameError` with what layers there are, and `QuantError` where there are no codes.
@@ -65,7 +65,7 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> L
         raise QuantError(f"weights: {weights.name} gives no codes for layer {name}")
     most = TOKENS + LEARNING_TOKENS
     inputs = inputs_of(model, name, windows(model, text, most, default_context(model))[0][:most])
-    return Layer(
+    return ComparedLayer(
         linear_of(LayerName.parse(name), tensor), tensor, whole, inputs[:TOKENS], inputs[TOKENS:]
     )
 

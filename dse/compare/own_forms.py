@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evolute.dse.compare.contenders import Contender, Task, presets_of, variants_of
-from evolute.dse.compare.layer import Layer, linear_of
+from evolute.dse.compare.layer import ComparedLayer, linear_of
 from evolute.hw.spec import ENGINES, Engine, LutDla, LutStationary, SpecError, VqCodebook
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.sw.quantizers.hessian import Moments
@@ -44,7 +44,7 @@ def tables(task: Task) -> Mapping[str, Mapping[str, Any]]:
     return {f"v{plain.v} c{plain.centroids} {plain.metric}": fields}
 
 
-def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
+def _codebooks(spec: VqCodebook, layer: ComparedLayer) -> QuantTensor:
     """Codebooks of the engine's size, as the quantizer of VPTQ finds them."""
     x = layer.more_inputs
     moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0), len(x))
@@ -68,14 +68,14 @@ def tables_for(spec: LutDla | LutStationary, group: int) -> Tables:
     )
 
 
-def fitted(choice: Tables, layer: Layer) -> QuantTensor:
+def fitted(choice: Tables, layer: ComparedLayer) -> QuantTensor:
     """The layer in such tables."""
     x = quantize_activations(layer.more_inputs, choice.activations).x
     learned = learn_centroids(x, choice, np.random.default_rng(0))
     return tables_of(layer.weights, x, *learned, choice)
 
 
-def _of_engine(spec: LutDla, layer: Layer) -> QuantTensor:
+def _of_engine(spec: LutDla, layer: ComparedLayer) -> QuantTensor:
     return fitted(tables_for(spec, min(spec.group_size, layer.linear.group)), layer)
 
 
@@ -88,7 +88,7 @@ class OwnForm:
     """Whether the layer has one scale, so that a sum may go through all of K."""
     variants: Callable[[Task], Mapping[str, Mapping[str, Any]]]
     """The variants worth comparing at a task, by name: the choices that make each what it is."""
-    learned: Callable[[Any, Layer], QuantTensor]
+    learned: Callable[[Any, ComparedLayer], QuantTensor]
     """The layer as an engine takes it, from its weights and from other inputs than are measured.
     Raises `SpecError` where there is none."""
 
@@ -101,7 +101,7 @@ OWN_FORMS: dict[type[Engine], OwnForm] = {
 
 
 def in_own_forms(
-    task: Task, engines: Collection[str], layer: Layer, named: bool = False
+    task: Task, engines: Collection[str], layer: ComparedLayer, named: bool = False
 ) -> list[Contender]:
     """The variants of the engines, given by stem, that take the layer in forms of their own; if
     `named`, also their presets. What does not fit the task has the reason in its place."""

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from evolute.dse.compare.contenders import Task
-from evolute.dse.compare.layer import Layer
+from evolute.dse.compare.layer import ComparedLayer
 from evolute.dse.compare.own_forms import fitted, tables, tables_for
 from evolute.hw.spec import LutStationary, SpecError, presets
 from evolute.hw.spec.formats import Activations
 from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.golden import lut_stationary as golden
-from evolute.sim.timing.lut_stationary import Clocks, Transfers, command_of, fold
+from evolute.sim.timing.lut_stationary import Clocks, StationaryTransfers, command_of, fold
 from evolute.sim.weights import Table, group_bounds
 from evolute.support import schema
 from evolute.sw.quantizers.lut_dla import Tables
@@ -44,7 +44,9 @@ FAST = Clocks(encoder=1, matcher=2)
 _MOST_ROWS = 64
 
 
-def products(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> list[list[golden.Product]]:
+def products(
+    spec: LutStationary, tensor: QuantTensor, x: np.ndarray
+) -> list[list[golden.CommandProduct]]:
     """The commands for rows [M, K] of integers: of every scale group those of all tiles of rows,
     since each group's sums are scaled on their own."""
     assert isinstance(tensor.form, Table)
@@ -77,7 +79,9 @@ class Arrangement:
     """The layer in tables."""
 
 
-def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> list[Arrangement]:
+def arrangements(
+    task: Task, layer: ComparedLayer, rows: int, named: bool = False
+) -> list[Arrangement]:
     """Machines of as many columns as the streaming engine has for the task, with a scratchpad for
     the rows, none where activations are floating; if `named`, also the presets."""
     builds: dict[str, Callable[[], LutStationary]] = {}
@@ -121,7 +125,7 @@ def _preset(task: Task, spec: LutStationary) -> LutStationary:
 
 
 def stationary_row(
-    arrangement: Arrangement, task: Task, layer: Layer, rows: int
+    arrangement: Arrangement, task: Task, layer: ComparedLayer, rows: int
 ) -> schema.ComparedUnit:
     """All facts of one arrangement on the layer for the first `rows` tokens, of those there are.
     One without a spec has `refused`, the reason, and nothing else than its name. Raises as
@@ -163,7 +167,7 @@ def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, 
     }
 
 
-def moved_bytes(spec: LutStationary, moved: Transfers) -> dict[str, int]:
+def moved_bytes(spec: LutStationary, moved: StationaryTransfers) -> dict[str, int]:
     """Bytes that crossed the streams, whole beats of whole bytes."""
     streams = spec.streams
     return {

@@ -100,7 +100,7 @@ class Perplexity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class SimRun:
     """A model on an accelerator, by `evolute sim`. The two phases are `PhaseMetrics`, with
     `LayerMetrics` in them, of `evolute.sim.cost.metrics`; `labels` says of every figure of a phase
     what kind of number it is. What needs weights is null of a model without any."""
@@ -501,7 +501,7 @@ KINDS: dict[str, type] = {
     "dse": Study,
     "mutants": MutationCoverage,
     "quantize": Quantization,
-    "sim": Run,
+    "sim": SimRun,
     "synth": Synthesis,
     "verify": Verification,
 }

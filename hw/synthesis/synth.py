@@ -39,7 +39,7 @@ MACRO_BITS = 4096
 
 
 @dataclass(frozen=True)
-class Memory:
+class MacroMemory:
     """A memory that a chip would have as a macro; no area and no access time is stated for it."""
 
     name: str
@@ -66,7 +66,7 @@ class AsicResult:
     latches: int
     multipliers: int
     """Multiplications found in the Verilog before any optimization; no engine may have one."""
-    memories: tuple[Memory, ...]
+    memories: tuple[MacroMemory, ...]
     memory_bits: int
     """Bits of all `memories`."""
     cells: dict[str, int]
@@ -75,7 +75,7 @@ class AsicResult:
 
 
 @dataclass(frozen=True)
-class Block:
+class AreaPart:
     """One part of an `AreaSplit`."""
 
     area_um2: float
@@ -94,7 +94,7 @@ class AreaSplit:
 
     area_um2: float
     area_ge: float
-    blocks: dict[str, Block]
+    blocks: dict[str, AreaPart]
     """By the names of the parts, where one with more than half of the area is split in turn; what
     lies between the parts of something is under its own name."""
 
@@ -201,7 +201,7 @@ def map_asic(verilog: str, top: str) -> AsicResult:
         )
 
     measured = _remembered("asic", (verilog, top), measure)
-    memories = tuple(Memory(**memory) for memory in measured["memories"])
+    memories = tuple(MacroMemory(**memory) for memory in measured["memories"])
     return AsicResult(**{**measured, "memories": memories})
 
 
@@ -217,7 +217,9 @@ def split_asic(verilog: str, top: str) -> AreaSplit:
         }
         gate_um2 = liberty.area_um2(liberty.read(NANGATE45), NANGATE45.gate)
         blocks = {
-            name: Block(round(area_um2, 3), round(area_um2 / gate_um2, 1), round(register_um2, 3))
+            name: AreaPart(
+                round(area_um2, 3), round(area_um2 / gate_um2, 1), round(register_um2, 3)
+            )
             for name, (area_um2, register_um2) in _parts(modules, top, modules[top]["area"] / 2)
             if round(area_um2, 3) > 0  # a memory, or mere wires
         }
@@ -231,7 +233,7 @@ def split_asic(verilog: str, top: str) -> AreaSplit:
         }
 
     measured = _remembered("split", (verilog, top), measure)
-    blocks = {name: Block(**block) for name, block in measured["blocks"].items()}
+    blocks = {name: AreaPart(**block) for name, block in measured["blocks"].items()}
     return AreaSplit(measured["area_um2"], measured["area_ge"], blocks)
 
 
@@ -337,7 +339,7 @@ class _FoundMemory:
 
     module: str
     cell: str
-    memory: Memory
+    memory: MacroMemory
     clocked: bool
 
     @property
@@ -367,7 +369,7 @@ def _memories(verilog: str, top: str) -> list[_FoundMemory]:
             names = ("SIZE", "WIDTH", "RD_PORTS", "WR_PORTS", "RD_CLK_ENABLE")
             number = {name: int(description["parameters"][name], 2) for name in names}
             path = [module.removeprefix(f"{top}_").removeprefix(top), cell]
-            memory = Memory(
+            memory = MacroMemory(
                 name="_".join(filter(None, path)),
                 words=number["SIZE"],
                 bits=number["WIDTH"],
@@ -413,7 +415,9 @@ def _asic_script(top: str, memories: Sequence[_FoundMemory], flat: bool) -> list
     ]
 
 
-def _run_asic(verilog: str, top: str, memories: Sequence[_FoundMemory], flat: bool) -> yosys.Run:
+def _run_asic(
+    verilog: str, top: str, memories: Sequence[_FoundMemory], flat: bool
+) -> yosys.ScriptResult:
     inputs = {
         "top.v": verilog,
         "cells.lib": liberty.read(NANGATE45),

@@ -27,7 +27,7 @@ def version() -> str:
 
 
 @dataclass(frozen=True)
-class Run:
+class ScriptResult:
     """What a script printed, and the files it wrote."""
 
     log: str
@@ -36,7 +36,7 @@ class Run:
 
 def run(
     script: Iterable[str], inputs: Mapping[str, str], outputs: Iterable[str], timeout_s: float
-) -> Run:
+) -> ScriptResult:
     """Run the script's passes in an empty folder that holds `inputs` (name to text).
 
     Raises `ToolError` if a pass fails, an output is missing or the time limit is reached.
@@ -51,7 +51,7 @@ def run(
             files = {file: (folder / file).read_text(encoding="utf-8") for file in outputs}
         except FileNotFoundError as error:
             raise ToolError(f"yosys: wrote no {Path(error.filename).name}") from None
-    return Run(log, files)
+    return ScriptResult(log, files)
 
 
 def cell_counts(stat_json: str) -> dict[str, int]:

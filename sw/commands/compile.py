@@ -36,14 +36,14 @@ from evolute.sw.commands.eval import (
     working,
 )
 from evolute.sw.deploy.assignment import assign
-from evolute.sw.deploy.image import Phase, contents, phases
+from evolute.sw.deploy.image import PhaseProgram, contents, phases
 from evolute.sw.deploy.on_core import CoreModel, core_model
 from evolute.sw.tensors.weights import parse_weights
 
 IMAGE, UNITS, MANIFEST = "image.bin", "units.safetensors", "manifest.json"
 
 
-def listing(phase: Phase) -> str:
+def listing(phase: PhaseProgram) -> str:
     """A program as text that `hw.isa.instructions.assemble` reads, each line with its index."""
     lines = [f"# {phase.name}, rows: {phase.rows}, at {phase.program.address:#x}"]
     for i, instruction in enumerate(phase.program.instructions):
@@ -75,7 +75,9 @@ def _stage(batch: Batch) -> dict[str, Any]:
     }
 
 
-def manifest(held: CoreModel, programs: Sequence[Phase], base: int, size: int) -> dict[str, Any]:
+def manifest(
+    held: CoreModel, programs: Sequence[PhaseProgram], base: int, size: int
+) -> dict[str, Any]:
     """Where everything lies in memory, for the program that drives the core."""
     return {
         "kind": "image",
@@ -210,7 +212,7 @@ def _address(text: str, core: CoreSpec) -> int:
 def _write(
     folder: Path,
     held: CoreModel,
-    programs: Sequence[Phase],
+    programs: Sequence[PhaseProgram],
     image: np.ndarray,
     document: dict[str, Any],
 ) -> None:

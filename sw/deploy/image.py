@@ -20,7 +20,7 @@ from evolute.sw.deploy.pack import Bytes, images
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseProgram:
     """A program: a block for the prompt, the head for its last token, or all for a further one."""
 
     name: str
@@ -29,7 +29,9 @@ class Phase:
     model: ProgramCycles
 
 
-def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase], Phase]:
+def phases(
+    held: CoreModel, rows: int, timing: MemoryTiming
+) -> tuple[list[PhaseProgram], PhaseProgram]:
     """The programs for a prompt of `rows` tokens, and the one for every token after it.
 
     Raises `PlaceError`.
@@ -37,20 +39,20 @@ def phases(held: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase
     core, place = held.core, held.end
     *blocks, head = held.blocks
 
-    def phase(name: str, stages: Sequence[Stage], count: int) -> Phase:
+    def phase(name: str, stages: Sequence[Stage], count: int) -> PhaseProgram:
         nonlocal place
         program = compile_stages(core, stages, count, place)
         place = program.end
         steps = program.beat_steps(held.beat_steps)
         model = program_cycles(core, program.instructions, timing, program.address, steps)
-        return Phase(name, count, program, model)
+        return PhaseProgram(name, count, program, model)
 
     decode = phase("decode", held.stages, 1)
     prompt = [*(("prefill", block, rows) for block in blocks), ("head", head, 1)]
     return [phase(name, stages, count) for name, stages, count in prompt if stages], decode
 
 
-def contents(held: CoreModel, programs: Iterable[Phase]) -> Iterator[tuple[int, Bytes]]:
+def contents(held: CoreModel, programs: Iterable[PhaseProgram]) -> Iterator[tuple[int, Bytes]]:
     """All that must lie in memory before the first start: addresses, and the bytes there."""
     for stage in held.stages:
         yield from images(held.core, stage, held.tensors)

@@ -38,7 +38,7 @@ from evolute.sw.tensors.weights import Weights
 
 
 @dataclass(frozen=True)
-class Target:
+class SpeedTarget:
     """How fast a model is wanted: tokens of all sequences per second of decoding, and the longest
     time that a prompt may take."""
 
@@ -47,7 +47,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CoreCandidate:
     """A core that may meet a target, with the model on it."""
 
     name: str
@@ -60,14 +60,14 @@ class Candidate:
 
 def shape_candidate(
     name: str, core: CoreSpec, shape: ModelShape, weights: Format, head: str | None
-) -> Candidate:
+) -> CoreCandidate:
     """A core for a model without weights. Raises `RefusedError` for formats that are none."""
     chosen = head_format(head, core)
 
     def workload_of(work: Pass) -> Workload:
         return shape_workload(shape, weights, chosen, core, work)
 
-    return Candidate(
+    return CoreCandidate(
         name,
         core,
         workload_of,
@@ -78,10 +78,10 @@ def shape_candidate(
 
 def model_candidate(
     name: str, core: CoreSpec, model: LanguageModel, weights: Weights | None
-) -> Candidate:
+) -> CoreCandidate:
     """A core for a model with weights. Raises `RefusedError` where its engine does not run them."""
     assignment = assign(model, default_weights(model) if weights is None else weights, core)
-    return Candidate(
+    return CoreCandidate(
         name,
         core,
         lambda _: assignment.workload,
@@ -113,7 +113,7 @@ class Needs:
 
 
 def needs(
-    shape: ModelShape, candidates: Sequence[Candidate], serving: Serving, target: Target,
+    shape: ModelShape, candidates: Sequence[CoreCandidate], serving: Serving, target: SpeedTarget,
     latency_s: float,
 ) -> Needs:  # fmt: skip
     """The least over `candidates`, which hold weights in different numbers of bits."""
@@ -178,10 +178,10 @@ class Shortfall(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PricedCore:
     """A core with a memory, priced for a target."""
 
-    candidate: Candidate
+    candidate: CoreCandidate
     memory: Memory
     tokens_per_s: float
     ttft_s: float
@@ -222,14 +222,14 @@ def unpriced(core: CoreSpec) -> str | None:
 
 
 def outcomes(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[CoreCandidate],
     memories: Sequence[Memory],
     serving: Serving,
-    target: Target,
+    target: SpeedTarget,
     platform_of: Callable[[CoreSpec, Memory], Platform],
     least: Needs,
     progress: Callable[[float], None] = lambda done: None,
-) -> Iterator[Outcome | Refusal]:
+) -> Iterator[PricedCore | Refusal]:
     """Every candidate with every memory. Memories that are alike behind a core's port are priced
     once; `progress` is called with how many pairs are done."""
     done = 0
@@ -252,13 +252,13 @@ def outcomes(
 
 
 def _outcome(
-    candidate: Candidate,
+    candidate: CoreCandidate,
     request: Request,
     priced: Simulation,
-    target: Target,
+    target: SpeedTarget,
     least: Needs,
     bytes_per_s: float,
-) -> Outcome:
+) -> PricedCore:
     """`bytes_per_s` is what the memory and the core's port let through."""
     decode, prefill = priced.metrics.decode, priced.metrics.prefill
     if decode.scope != WHOLE or prefill.scope != WHOLE:
@@ -275,6 +275,6 @@ def _outcome(
     if room.fits is False and room.memory_bytes is not None:
         missing.append(Shortfall("capacity_bytes", room.total_bytes, room.memory_bytes))
     assert request.memory is not None
-    return Outcome(
+    return PricedCore(
         candidate, request.memory, decode.tokens_per_s, prefill.seconds, room.fits, tuple(missing)
     )

@@ -34,7 +34,7 @@ from evolute.sw.language_model.decoder import Cache, forward, head
 from evolute.sw.language_model.kv import KvFormat
 from evolute.sw.language_model.linear import Linears, host_linears
 from evolute.sw.language_model.model import LanguageModel
-from evolute.sw.language_model.perplexity import Accuracy, Text, measure, windows
+from evolute.sw.language_model.perplexity import MeasuredAccuracy, Text, measure, windows
 from evolute.sw.language_model.shape import model_shape
 from evolute.sw.tensors.bits import BitsPerWeight, model_bits
 from evolute.sw.tensors.tensor import QuantError
@@ -99,7 +99,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Trial:
+class AccuracyTrial:
     """What to measure of a model's accuracy: `tokens` tokens of `text`, in windows of `window`."""
 
     text: Text
@@ -118,7 +118,7 @@ class Measured:
     integer products that measured the accuracy; None where the tables measured it themselves.
     """
 
-    accuracy: Accuracy
+    accuracy: MeasuredAccuracy
     backend: Backend
     tables_equal: bool | None
 
@@ -218,7 +218,7 @@ class Simulation:
 def simulate(
     assignment: Assignment,
     request: Request,
-    trial: Trial | None,
+    trial: AccuracyTrial | None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Simulation:
     """Price a model as it is assigned, and measure what the accelerator's arithmetic does to text.
@@ -320,7 +320,7 @@ def _measured(
     model: LanguageModel,
     spec: Accelerator,
     backends: Callable[[Backend], Linears],
-    trial: Trial,
+    trial: AccuracyTrial,
     progress: Callable[[float], None],
 ) -> Measured:
     backend = fast_backend(spec)

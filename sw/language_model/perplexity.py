@@ -72,7 +72,7 @@ def read_text(path: Path) -> Text:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class MeasuredAccuracy:
     """A model's predictions through some linear layers, next to those of a reference.
 
     What compares is None where there was no reference to be had. Averages over `tokens` predicted
@@ -155,7 +155,7 @@ def measure(
     original: LanguageModel | None = None,
     stride: int | None = None,
     kv: KvFormat = FLOAT32,
-) -> Accuracy:
+) -> MeasuredAccuracy:
     """Predict `tokens` tokens of `text` through `linear` and, to compare with, `reference`.
 
     `reference` are layers of the model `original`, where that has other norms than `model` or
@@ -197,7 +197,7 @@ def measure(
     if not max(loss, reference_loss) < 700:  # also where it is not a number
         raise RefusedError(f"{model.name}: its predictions are no probabilities")
     compared = reference is not None
-    return Accuracy(
+    return MeasuredAccuracy(
         perplexity=math.exp(loss),
         reference_perplexity=math.exp(reference_loss) if compared else None,
         kl=kl if compared else None,

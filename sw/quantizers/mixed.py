@@ -10,14 +10,14 @@ import numpy as np
 from evolute.sw.tensors.tensor import QuantError
 
 
-class Candidate(NamedTuple):
+class LayerOption(NamedTuple):
     """What a layer stores in one form, and what is lost by it."""
 
     bits: int
     loss: float
 
 
-def cheapest(layers: Sequence[Sequence[Candidate]], budget: float) -> list[int]:
+def cheapest(layers: Sequence[Sequence[LayerOption]], budget: float) -> list[int]:
     """For every layer the candidate that it gets: the least sum of losses of all choices whose bits
     sum up to `budget` at most, and of those the fewest bits.
 

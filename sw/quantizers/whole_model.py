@@ -39,7 +39,7 @@ from evolute.sw.quantizers.finished import (
 )
 from evolute.sw.quantizers.hessian import Calibration
 from evolute.sw.quantizers.methods import GridChoice, Method, quantize_layer
-from evolute.sw.quantizers.mixed import Candidate, cheapest
+from evolute.sw.quantizers.mixed import LayerOption, cheapest
 from evolute.sw.quantizers.scaling import (
     folds_into,
     folds_into_rows,
@@ -257,7 +257,7 @@ def _chosen(reports: Mapping[str, list[dict[str, Any]]], bits: float) -> dict[st
     sizes = [math.prod(layer[0]["shape"]) for layer in reports.values()]
     layers = [
         [
-            Candidate(
+            LayerOption(
                 option["bits"]["total"], size * math.log(max(option["proxy_error"], _LEAST_ERROR))
             )
             for option in layer

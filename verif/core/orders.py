@@ -66,7 +66,7 @@ class UnknownProgram(Exception):
         self.place = place
 
 
-class Host:
+class HostView:
     """The state that the host sees, from reset on. `courses` are those of the programs by address
     and number of instructions."""
 
@@ -227,7 +227,7 @@ def acting(
 
 
 def expected(
-    host: Host,
+    host: HostView,
     orders: Sequence[Order],
     hold: range,
     cycles: int,

@@ -21,9 +21,9 @@ from evolute.hw.isa.registers import Control
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
 from evolute.sim.timing.core import program_cycles
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.verif.core.bench import LIMIT_CYCLES, Bench, Program, put
+from evolute.verif.core.bench import LIMIT_CYCLES, Bench, BenchProgram, put
 from evolute.verif.core.faults import overrunning_words, plain, words_to_bytes
-from evolute.verif.core.orders import NEVER, Course, Host, Order, UnknownProgram, expected
+from evolute.verif.core.orders import NEVER, Course, HostView, Order, UnknownProgram, expected
 from evolute.verif.core.programs import beats_taken
 from evolute.verif.core.session import SLVERR, Event, Session
 from evolute.verif.harness.simulators import SimulatorError
@@ -228,7 +228,7 @@ def check_course(bench: Bench, scene: Scene, course: Course, image: NDArray[np.u
     bench.check(case, "fault", (ended.fault, ended.index), (scene.fault, scene.index))
     if not scene.instructions:
         return
-    program = Program(bench.core, scene.instructions, scene.address, image.copy())
+    program = BenchProgram(bench.core, scene.instructions, scene.address, image.copy())
     golden = program.expected()
     wanted = {int(at): int(golden.memory[at]) for at in np.flatnonzero(golden.memory != image)}
     bench.check(case, "what it writes", ended.writes, wanted)
@@ -253,7 +253,7 @@ def check_course(bench: Bench, scene: Scene, course: Course, image: NDArray[np.u
 
 
 @dataclass(frozen=True)
-class Case:
+class SceneCase:
     """Writes among a scene's cycles, the cycles in which no answer to one is taken, and what is
     looked at meanwhile."""
 
@@ -306,7 +306,7 @@ def window(course: Course) -> list[int]:
 
 def random_case(
     rng: np.random.Generator, course: Course, second: tuple[int, int], singles: bool
-) -> Case:
+) -> SceneCase:
     """One write, or a few, near the moments of a course, on channels that pause or not."""
     times = window(course)
     orders: list[Order] = []
@@ -332,17 +332,19 @@ def random_case(
     watched = ("status", "status", "status", "error", "error_index", "watchdog", "program_low")
     name = watched[rng.integers(len(watched))]
     enable, after, alone = (int(rng.integers(most)) for most in (16, 2, 2))
-    return Case(tuple(orders), hold, enable, name, after, bool(alone))
+    return SceneCase(tuple(orders), hold, enable, name, after, bool(alone))
 
 
-def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]) -> Iterator[Case]:
+def every_case(
+    rng: np.random.Generator, course: Course, second: tuple[int, int]
+) -> Iterator[SceneCase]:
     """Each single write in each cycle of the window, and an acknowledge and a start in each pair
     of cycles around a stop."""
     for cycle in window(course):
         for write in single_writes(second):
             enable, after, alone = (int(rng.integers(most)) for most in (16, 2, 2))
             name = ("status", "error", "error_index")[rng.integers(3)]
-            yield Case((Order(cycle, *write),), range(0), enable, name, after, bool(alone))
+            yield SceneCase((Order(cycle, *write),), range(0), enable, name, after, bool(alone))
     if course.stop == NEVER:
         return
     # The driver of the documentation, that has the next program ready, at every pace.
@@ -352,10 +354,10 @@ def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]
             *ready_made, start = _start(cycle + pause, second, int(rng.integers(16)))
             before = [replace(order, cycle=order.cycle - pause - 1) for order in ready_made]
             acknowledge = Order(cycle, "control", Control.ACKNOWLEDGE)
-            yield Case((*before, acknowledge, start), watched="error", alone=True)
+            yield SceneCase((*before, acknowledge, start), watched="error", alone=True)
 
 
-def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[Case]:
+def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[SceneCase]:
     """Orders in the cycles in which they are the most awkward."""
     began = START_CYCLE + 1
     writes = []
@@ -367,11 +369,16 @@ def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[Case]:
         cycle = int(rng.integers(course.stop, course.end + 1))
         writes += [(cycle, "control", Control.ACKNOWLEDGE), (cycle, "control", Control.START)]
     for cycle, name, value in writes:
-        yield Case((Order(began + cycle, name, int(value)),), enable=int(rng.integers(16)))
+        yield SceneCase((Order(began + cycle, name, int(value)),), enable=int(rng.integers(16)))
 
 
 def play(
-    bench: Bench, courses: Courses, scene: Scene, case: Case, second: tuple[int, int], title: str
+    bench: Bench,
+    courses: Courses,
+    scene: Scene,
+    case: SceneCase,
+    second: tuple[int, int],
+    title: str,
 ) -> None:
     """Play one case, and compare all that it shows."""
     session, first = courses.session, courses[scene.place]
@@ -388,7 +395,7 @@ def play(
         orders += _start(over + length + 8, second, case.enable)
     cycles = over + length + 8 + courses[second].end + SLACK
     while True:
-        host = Host(courses)
+        host = HostView(courses)
         try:
             wanted = expected(host, orders, case.hold, cycles, case.watched, case.after)
             break

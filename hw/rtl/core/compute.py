@@ -13,7 +13,7 @@ from evolute.hw.isa.instructions import BUFFERS, OPCODE_BITS, OPERATIONS, SIGNAL
 from evolute.hw.rtl.blocks.arith import any_of
 from evolute.hw.rtl.blocks.queues import field, unit_bits
 from evolute.hw.rtl.core.buffer import BeatBuffer, BeatReader
-from evolute.hw.rtl.core.scale import Accumulators, Scaler
+from evolute.hw.rtl.core.scale import Scaler, SumBanks
 from evolute.hw.rtl.engines.registry import COMPONENTS
 from evolute.hw.spec import layout
 from evolute.hw.spec.core import CoreSpec
@@ -27,7 +27,7 @@ class Compute(wiring.Component):
     pop, word : the instruction that starts; only while `idle`.
     signals : those of the instruction that ends.
     load_write, load_word, load_data : fill the buffer of each bit of `load_write`.
-    store_* : to the sums, see `Accumulators`.
+    store_* : to the sums, see `SumBanks`.
     step : the engine takes a step.
     moved : it takes a step or a beat of a fill, or sums are written.
     bounds : an operand or a sum lies outside its buffer.
@@ -99,7 +99,7 @@ class Compute(wiring.Component):
             ]
         m.submodules.engine = engine = COMPONENTS[type(core.engine)](core.engine)
         m.submodules.scaler = scaler = Scaler(core)
-        m.submodules.sums = sums = Accumulators(core)
+        m.submodules.sums = sums = SumBanks(core)
 
         loops = {
             "weight": ("row_tiles", "slices", "planes"),

@@ -175,7 +175,7 @@ class Registers(wiring.Component):
         return m
 
 
-class Run(wiring.Component):
+class RunState(wiring.Component):
     """Whether a program runs, and how it ended. The first fault stops it and is kept.
 
     A program that a fault has stopped never goes on, whatever the host orders. While its transfers

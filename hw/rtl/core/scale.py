@@ -13,7 +13,7 @@ from evolute.hw.spec import layout
 from evolute.hw.spec.core import CoreSpec
 
 
-class Accumulators(wiring.Component):
+class SumBanks(wiring.Component):
     """The sums, in two banks of words of `scale_lanes`; one bank is stored while the other sums.
 
     Members
@@ -97,7 +97,7 @@ class Scaler(wiring.Component):
     start, word : a matrix multiplication begins.
     result : stream from the engine.
     scale_read, scale_beat, scales : to the scale buffer.
-    read .. data : to the `Accumulators`.
+    read .. data : to the `SumBanks`.
     done : the last sums are written in this cycle.
     bounds : a scale or a sum lies outside its buffer or bank.
     """
