@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose parts are loaded where they are used first
 from numpy.typing import NDArray
 
 from evolute.sw.quantizers.kmeans import kmeans
@@ -132,8 +133,8 @@ def _descended(
 
     Every component is an unknown of its own here, and rows have no system in common; but the
     gradient is W H - Q H, summed for every codeword, with Q [N, columns] what codebooks stand for.
-    What its diagonal has of a codeword's own vectors preconditions the system. Codewords without
-    vectors have no gradient and stay where they are.
+    Unknowns are in units in which what the diagonal has of a codeword's own vectors is 1, which
+    preconditions the system. Codewords without vectors have no gradient and stay where they are.
     """
     n = len(pull)
 
@@ -153,21 +154,15 @@ def _descended(
     def curved(flat: NDArray[np.float64]) -> NDArray[np.float64]:
         return sums(replace(part, books=books(flat)).values(n) @ h)
 
-    fitted = np.concatenate([book.T.ravel() for book in part.books])
-    left = sums(pull) - curved(fitted)
+    start = np.concatenate([book.T.ravel() for book in part.books])
     mass = sums(np.broadcast_to(np.diag(h), (n, len(h)))) + np.finfo(np.float64).tiny
-    step = left / mass
-    slope = first = left @ step
-    for _ in range(_STEPS):
-        if slope <= _SLOPE**2 * first:
-            break
-        change = curved(step)
-        length = slope / (step @ change)
-        fitted += length * step
-        left -= length * change
-        before, slope = slope, left @ (left / mass)
-        step = left / mass + slope / before * step
-    return books(fitted)
+    unit = 1 / np.sqrt(mass)  # of unknowns, so that the system's diagonal is near 1
+    system = scipy.sparse.linalg.LinearOperator(
+        (len(start), len(start)), lambda moved: unit * curved(unit * moved), dtype=np.float64
+    )
+    gradient = unit * (sums(pull) - curved(start))
+    moved, _ = scipy.sparse.linalg.cg(system, gradient, rtol=_SLOPE, maxiter=_STEPS)
+    return books(start + unit * moved)
 
 
 class _Runs(NamedTuple):
