@@ -1,8 +1,8 @@
-"""Result records as tables for pandas: one row per thing that a record states, in flat columns.
+"""Result records as pandas tables with one row per thing that a record describes, in flat columns.
 
-What a row is depends on the record's kind: of `sim` a phase, of `dse` a trial, of `compare` an
-engine, of every other kind the record itself. Nested facts have dotted names, such as
-`platform.frequency_hz`; lists stay what they are.
+The rows depend on the record's kind: a `sim` record gives a row for each phase, a `dse` record for
+each trial, a `compare` record for each engine, and every other record one row. Nested facts have
+dotted names, such as `platform.frequency_hz`; lists stay lists.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ROWS = {"dse": "trials", "compare": "results"}
 
 
 def records(paths: Iterable[Path], kind: str | None = None) -> pandas.DataFrame:
-    """The records of JSON-lines files as a DataFrame, of one kind if `kind` is given.
+    """The records of JSON-lines files as a DataFrame; only those of one kind if `kind` is given.
 
-    The column `kind` says what a row is of, `origin` the file and line that it came from; a `sim`
-    record gives a row for each `phase`. Raises `FileError` for what is no record, and
-    `UnknownNameError` where `kind` is given and no record has it.
+    The column `kind` is the record's kind, and `origin` its file and line; the rows of a `sim`
+    record have a `phase`. Raises `FileError` for lines that are not records, and `UnknownNameError`
+    if no record has the given `kind`.
     """
     loaded = load(paths)
     kinds = list(dict.fromkeys(record.kind for record in loaded))
@@ -39,7 +39,8 @@ def records(paths: Iterable[Path], kind: str | None = None) -> pandas.DataFrame:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Rows of facts as a DataFrame; what is nested gets dotted names, what is absent is missing."""
+    """Rows of facts as a DataFrame. Nested facts get dotted names; facts that a row does not have
+    are missing values."""
     import pandas
 
     return pandas.json_normalize([dict(row) for row in rows])
@@ -61,18 +62,18 @@ def rows(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def csv(frame: pandas.DataFrame) -> str:
-    """A table as comma-separated values; lists and what else is nested as JSON."""
+    """A table as comma-separated values; lists and other nested values as JSON."""
     return _plain(frame).to_csv(index=False, lineterminator="\n")
 
 
 def require_parquet() -> None:
-    """Raise `RefusedError` where Parquet files cannot be written."""
+    """Raise `RefusedError` if Parquet files cannot be written."""
     if importlib.util.find_spec("pyarrow") is None:
         raise RefusedError("--parquet: needs PyArrow; pip install evolute[parquet]")
 
 
 def write_parquet(path: Path, frame: pandas.DataFrame) -> None:
-    """Write a table as a Parquet file, whole or not at all; nested values as JSON."""
+    """Write a table as a Parquet file, completely or not at all; nested values as JSON."""
     require_parquet()
     with replacing(path) as temporary:
         try:
@@ -82,7 +83,7 @@ def write_parquet(path: Path, frame: pandas.DataFrame) -> None:
 
 
 def _plain(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """The table with text in place of lists and objects, and of columns of several types."""
+    """The table with text instead of lists and objects, and in columns with several types."""
     plain = frame.copy()
     for name in [name for name, dtype in plain.dtypes.items() if str(dtype) == "object"]:
         values = [_text(value) for value in plain[name]]

@@ -1,5 +1,5 @@
-"""What a token needs beside its linear layers: the operations of a `sim` record, in tables and in
-the groups that a bar of time is stacked of."""
+"""The operations that a token needs beside its linear layers, from `sim` records: in tables, and in
+groups for bars of time."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ GROUPS = ("linear layers", "attention", "vector", "host")
 
 @dataclass(frozen=True)
 class Share:
-    """Seconds of a phase that a group takes; None where an operation in it has none."""
+    """The seconds that a group takes in a phase; None if one of its operations has no time."""
 
     group: str
     seconds: float | None
 
 
 def has_operations(run: Record) -> bool:
-    """Whether a `sim` record says what a token needs; those of earlier versions do not."""
+    """Whether a `sim` record has operations; those of earlier versions have none."""
     return bool(run.optional("decode.operations"))
 
 
 def group(operation: Record) -> str:
-    """Which of `GROUPS` an operation is in."""
+    """The member of `GROUPS` to which an operation belongs."""
     if operation.text("label") == "host":
         return "host"
     kinds = {"matmul": "linear layers", "attention": "attention"}
@@ -35,7 +35,7 @@ def group(operation: Record) -> str:
 
 
 def shares(run: Record, phase: str) -> tuple[Share, ...]:
-    """The groups of a phase that have operations."""
+    """The time of each group that has operations in a phase."""
     seconds: dict[str, list[float | None]] = {}
     for operation in run.parts(f"{phase}.operations"):
         seconds.setdefault(group(operation), []).append(operation.optional("seconds"))
@@ -47,15 +47,15 @@ def shares(run: Record, phase: str) -> tuple[Share, ...]:
 
 
 def passes(run: Record, phase: str) -> float:
-    """Passes through the model in a phase: a prompt is one, and each decoded token of all sequences
-    together."""
+    """The number of passes through the model in a phase: one for a prompt, and one for each decoded
+    token of all sequences together."""
     if phase == "prefill":
         return 1
     return run.number("decode.tokens") / (run.optional("serving.batch") or 1)
 
 
 def table(run: Record, phase: str) -> PageTable:
-    """One row per operation; figures are of all of them in a pass."""
+    """A table with one row per kind of operation; figures are sums over a pass."""
     count = passes(run, phase)
     frame = frames.table(run[f"{phase}.operations"])
     amounts = ["macs", "bytes", "cycles", "seconds"]

@@ -1,4 +1,5 @@
-"""Result records with the line they came from; what a page needs of each is checked here once."""
+"""Reads result records and checks that each has what a page needs. A record knows the line it came
+from."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ _COMPARED_COSTS = ("area_um2_per_mac_per_cycle", "area_cycles_um2", "area_cycles
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a record file. `origin` is `file:line`, for whoever must repair it."""
+    """One line of a record file. `origin` is `file:line`, for error messages."""
 
     origin: str
     data: dict[str, Any]
@@ -42,7 +43,8 @@ class Record:
         return self.data["kind"]
 
     def __getitem__(self, path: str) -> Any:
-        """The value at a dotted path, such as `prefill.cycles`. Raises `FileError` if absent."""
+        """The value at a dotted path, such as `prefill.cycles`. Raises `FileError` if there is
+        none."""
         value: Any = self.data
         for name in path.split("."):
             if not isinstance(value, dict) or name not in value:
@@ -73,7 +75,7 @@ class Record:
         return Record(self.origin, {"kind": self.kind, **self._typed(path, dict, "an object")})
 
     def optional(self, path: str) -> Any:
-        """The value at a dotted path, or None where it is absent or null."""
+        """The value at a dotted path; None if it is missing or null."""
         value: Any = self.data
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
@@ -87,8 +89,8 @@ class Record:
 
 
 def _check_fields(record: Record, of: type) -> None:
-    """Raise `FileError` unless a record has the fields that `of`, a dataclass of
-    `evolute.support.schema`, requires, and those of the objects in its lists."""
+    """Raise `FileError` unless a record, and the objects in its lists, have the fields that the
+    dataclass `of` of `evolute.support.schema` requires."""
     hints = get_type_hints(of)
     for field in fields(of):
         if schema.may_be_absent(field):
@@ -112,7 +114,8 @@ def _check_fields(record: Record, of: type) -> None:
 
 
 def check(record: Record) -> None:
-    """Raise `FileError` unless a record of a known kind has what its section of the page shows."""
+    """Raise `FileError` unless a record of a known kind has everything that its section of the page
+    shows."""
     if record.kind == "sim":
         _check_fields(record, schema.SimRun)
         for name in ("frequency_hz", "bandwidth_bytes_per_s"):
@@ -155,8 +158,8 @@ def check(record: Record) -> None:
 
 
 def _check_numbers(record: Record, path: str, schema: type, kind: Kind) -> None:
-    """Raise `FileError` unless what lies at `path` has its schema's numbers; records of earlier
-    versions may lack some."""
+    """Raise `FileError` unless the object at `path` has the numbers of its schema, except those
+    that records of earlier versions may lack."""
     for name in numbers(schema, kind, optional=False):
         record.number(path + name)
     for name in numbers(schema, kind, optional=True):
@@ -165,21 +168,24 @@ def _check_numbers(record: Record, path: str, schema: type, kind: Kind) -> None:
 
 
 def is_core(run: Record) -> bool:
-    """Whether a `sim` record is of a complete core, whose cycles count its memory's time too."""
+    """Whether a `sim` record is about a complete core, whose cycles include the time of its
+    memory."""
     return run.optional("spec.engine") is not None
 
 
 def is_whole(run: Record) -> bool:
-    """Whether a `sim` record's speeds are of whole tokens, not of the linear layers alone."""
+    """Whether the speeds of a `sim` record are those of whole tokens, not only of the linear
+    layers."""
     return run.optional("decode.scope") == WHOLE
 
 
 def labels(run: Record, *, of_layers: bool = False) -> dict[str, str]:
-    """What kind of number each figure of a `sim` record is, by the figure's name; or each of its
-    linear layers, which are alike whether the run is of whole tokens or not.
+    """The kind of number that each figure of a `sim` record is, by the figure's name. With
+    `of_layers`, this is for its linear layers, for which it does not matter whether the run is
+    about whole tokens.
 
     The record itself says which figures are bounds, because steps were not measured, and which are
-    modelled, because they are of whole tokens.
+    modelled, because they are about whole tokens.
     """
     of_kind = labels_of(PhaseMetrics, "core" if is_core(run) else "engine")
     stated = {name: run.optional(f"labels.{name}") for name in of_kind}
@@ -189,18 +195,18 @@ def labels(run: Record, *, of_layers: bool = False) -> dict[str, str]:
 
 
 def layer_seconds(run: Record, layer: Record) -> float:
-    """How long one layer, or one stage, of a `sim` record takes."""
+    """The time of one layer, or one stage, of a `sim` record, in seconds."""
     seconds = layer.number("cycles") / run.number("platform.frequency_hz")
     return seconds if is_core(run) else max(seconds, layer.number("memory_seconds"))
 
 
 def host_layers(run: Record) -> tuple[str, ...]:
-    """The linear layers that a `sim` record's figures leave out."""
+    """The linear layers that are not included in the figures of a `sim` record."""
     return tuple(run.optional("host_layers") or ())
 
 
 def accuracy_of(run: Record) -> Record | None:
-    """The accuracy that a `sim` record holds, as a record of its own; None if not measured."""
+    """The accuracy in a `sim` record as a record of its own; None if it was not measured."""
     if not run.optional("perplexity"):
         return None
     names = ("model", "weights", "bits_index", "bits_total", "spec")
@@ -225,7 +231,8 @@ def accuracy_of(run: Record) -> Record | None:
 
 
 def load(paths: Iterable[Path]) -> list[Record]:
-    """All records of JSON-lines files, in order. Raises `FileError` naming file and line."""
+    """All records of JSON-lines files, in order. Raises `FileError` with the file and line of a
+    problem."""
     records = []
     for path in paths:
         for number, data in enumerate(read_records(path), 1):
@@ -238,7 +245,7 @@ def load(paths: Iterable[Path]) -> list[Record]:
 
 
 def latest(records: Sequence[Record], kind: str, *keys: str) -> list[Record]:
-    """Records of one kind, the last of those that agree in `keys`, oldest first."""
+    """Records of one kind; of those with the same values for `keys` only the last. Oldest first."""
     newest: dict[str, Record] = {}
     for record in records:
         if record.kind == kind:

@@ -1,4 +1,4 @@
-"""Records to tables of text, column by column, each saying what kind of number it holds."""
+"""Tables from records, column by column, where each column states what kind of number it holds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 @dataclass(frozen=True)
 class PageColumn:
-    """A column's title, its unit, and a key of `MEANINGS` for what its numbers are."""
+    """A column's title and unit, and the kind of its numbers as a key of `MEANINGS`."""
 
     title: str
     unit: str = ""
@@ -35,7 +35,7 @@ class PageColumn:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of a page: rows of text, each as long as the columns are many."""
+    """A table of a page: columns, and rows of text with one entry per column."""
 
     columns: tuple[PageColumn, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -65,7 +65,7 @@ def texts(
 
 
 def quantity(value: float, digits: int = 4) -> str:
-    """A number for reading: integers whole with thousands, others to `digits` digits."""
+    """A number for reading: integers with separators of thousands, others with `digits` digits."""
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
     if abs(value) >= 10 ** (digits - 1):
@@ -74,7 +74,7 @@ def quantity(value: float, digits: int = 4) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units."""
+    """A number of bytes in decimal units."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.4g} {unit}"
@@ -83,7 +83,7 @@ def size(count: float) -> str:
 
 
 def perplexity_change(record: Record) -> str:
-    """Perplexity as shipped and on the engine, or that nobody measured it."""
+    """Perplexity as shipped and on the engine as text, or a statement that it was not measured."""
     perplexity = record.optional("perplexity")
     if not perplexity:
         return "not measured"
@@ -104,7 +104,7 @@ def short(value: float) -> str:
 
 
 def left_to_the_host(run: Record) -> str:
-    """What a `sim` record's figures are of, as a title."""
+    """A title that says which layers the figures of a `sim` record cover."""
     left = host_layers(run)
     if not left:
         return "All linear layers on the accelerator"
@@ -112,8 +112,8 @@ def left_to_the_host(run: Record) -> str:
 
 
 def headlines(runs: Sequence[Record]) -> list[tuple[str, PageTable]]:
-    """Tables of `sim` records, each of those that leave the same layers to the host: others cannot
-    be compared. A core and an engine alone have tables apart, too, where labels differ."""
+    """Tables of `sim` records. Records that leave different layers to the host cannot be compared
+    and are in separate tables; so are cores and engines if their labels differ."""
     groups: dict[tuple[object, ...], list[Record]] = {}
     for run in runs:
         groups.setdefault((host_layers(run), is_whole(run), *labels(run).values()), []).append(run)
@@ -129,7 +129,7 @@ def headlines(runs: Sequence[Record]) -> list[tuple[str, PageTable]]:
 
 
 def _headline(runs: Sequence[Record]) -> PageTable:
-    """One row per run and phase of `sim` records that share their labels."""
+    """A table of `sim` records with the same labels; one row per run and phase."""
     how = labels(runs[0])
     frame = frames.table(row for run in runs for row in frames.rows(run))
     first = frame["phase"] == PHASES[0]
@@ -155,7 +155,8 @@ def _headline(runs: Sequence[Record]) -> PageTable:
 
 
 def layers(run: Record, phase: str) -> PageTable:
-    """One row per kind of layer of a run; times are of all layers of that kind."""
+    """A table with one row per kind of layer of a run; times are sums over all layers of that
+    kind."""
     how = labels(run, of_layers=True)
     parts = run.parts(f"{phase}.layers")
     frame = frames.table(part.data for part in parts)
@@ -190,7 +191,7 @@ def layers(run: Record, phase: str) -> PageTable:
 
 
 def accuracy(records: Sequence[Record]) -> PageTable:
-    """One row per `accuracy` record, fewest stored bits first."""
+    """A table with one row per `accuracy` record, fewest stored bits first."""
     frame = frames.table(record.data for record in records)
     frame = frame.sort_values(by=["bits_total"], kind="stable")
     other, reference = (
@@ -213,14 +214,15 @@ def accuracy(records: Sequence[Record]) -> PageTable:
 
 
 def _table_widths(frame: pandas.DataFrame) -> list[str]:
-    """Of the lookup tables of the engines on which accuracy was measured, if there were any."""
+    """The widths of the lookup tables of the engines on which accuracy was measured."""
     engines = texts(frame, "spec.kind")
     widths = texts(frame, "spec.table_bits", "{:g} bits".format, "full width")
     return [width if engine else "no engine" for engine, width in zip(engines, widths, strict=True)]
 
 
 def front(study: Record) -> PageTable:
-    """One row per candidate on the Pareto front of a `dse` record, by the first objective."""
+    """A table with one row per candidate on the Pareto front of a `dse` record, in the order of the
+    first objective."""
     objectives = study.parts("objectives")
     first, on_front = f"metrics.{objectives[0].text('name')}", set(study["front"])
     trials = [trial for trial in study.parts("trials") if trial["number"] in on_front]
@@ -246,7 +248,7 @@ def front(study: Record) -> PageTable:
 
 
 def compared(record: Record) -> PageTable:
-    """One row per engine of a `compare` record that was not refused, best first."""
+    """A table with one row per engine of a `compare` record that was not refused, best first."""
     frame = frames.table(row for row in record["results"] if row["refused"] is None)
     return page_table(
         (PageColumn("engine"), texts(frame, "name")),
@@ -277,7 +279,7 @@ def compared(record: Record) -> PageTable:
 
 
 def comparison_setting(record: Record) -> str:
-    """What the engines of a `compare` record were compared at, in sentences."""
+    """Sentences about what the engines of a `compare` record were compared on."""
     sizes = [record.number(f"shape.{name}") for name in ("m", "n", "slice_k")]
     sentences = [
         f"Layer {record.text('layer')} ({record.number('n'):g} {TIMES} {record.number('k'):g}), "
@@ -302,7 +304,8 @@ def comparison_setting(record: Record) -> str:
 
 
 def shape(spec: dict[str, Any]) -> str:
-    """A lookup engine's tile in one word: M1 N32 K4x2, its table width where rounded, its core."""
+    """The tile of a lookup engine as one word, such as M1 N32 K4x2, with its table width if it is
+    rounded, and its core."""
     if "engine" in spec:
         return f"{shape(spec['engine'])} behind a {spec['bus_bits']}-bit AXI4 port"
     table = f", {spec['table_bits']}-bit tables" if spec.get("table_bits") else ""
@@ -316,7 +319,8 @@ _ORIGIN = ("how", "tools", "seed", "revision")
 
 
 def provenance(records: Iterable[Record]) -> PageTable:
-    """Where the records on a page came from; those alike but for their line share a row."""
+    """A table of where the records on a page come from. Records that only differ in their line
+    share a row."""
     facts = []
     for record in records:
         file, _, line = record.origin.rpartition(":")
@@ -350,7 +354,7 @@ def _ranges(lines: pandas.Series) -> str:
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure to read first; `how` is a key of `MEANINGS`."""
+    """A figure at the top of a page. `how` is a key of `MEANINGS`."""
 
     name: str
     value: str
@@ -363,7 +367,7 @@ def _mac_share(run: Record, phase: str) -> str:
 
 
 def tiles(run: Record) -> tuple[Tile, ...]:
-    """The figures of a `sim` record that matter most."""
+    """The most important figures of a `sim` record."""
     how = labels(run)
     speeds = [
         Tile(
@@ -387,7 +391,7 @@ def tiles(run: Record) -> tuple[Tile, ...]:
 
 
 def setting(run: Record) -> str:
-    """What a `sim` record assumes and what was checked, in a few sentences."""
+    """Sentences about what a `sim` record assumes and what was checked."""
     parts = [
         shape(run["spec"]),
         f"{run.number('platform.frequency_hz') / 1e6:g} MHz",
@@ -434,7 +438,7 @@ def _verification(run: Record) -> str:
 
 
 def study_setting(study: Record) -> str:
-    """What a `dse` record searched, in a sentence."""
+    """A sentence about what a `dse` record searched."""
     trials = study.parts("trials")
     pruned = sum(trial["state"] == "pruned" for trial in trials)
     infeasible = sum(trial["state"] == "complete" and not trial["feasible"] for trial in trials)

@@ -75,13 +75,14 @@ def read_back(path: Path, key: str) -> Finished:
 
 
 def unfinished_layers(folder: Path) -> int:
-    """How many groups of layers, those that share an input, an interrupted run finished in `folder`
-    for the next one to take."""
+    """How many groups of layers (which share an input) an interrupted run has finished in `folder`,
+    for the next run to use."""
     return sum(1 for _ in (folder / UNFINISHED).glob("*/*.safetensors"))
 
 
 def finished_document(folder: Path, key: str) -> dict[str, Any] | None:
-    """How the finished model in `folder` came about; None if it is not there or another."""
+    """The document of the finished model in `folder`; None if there is none or it belongs to
+    another run."""
     if not (folder / quantized_file.DOCUMENT).is_file():
         return None
     document = quantized_file.read_document(folder).get("quantization")

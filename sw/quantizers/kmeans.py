@@ -1,4 +1,4 @@
-"""Weighted k-means (Lloyd, 1982), seeded: equal inputs give equal codebooks, bit for bit."""
+"""Weighted k-means (Lloyd, 1982) with a seed: equal inputs give equal codebooks, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _SPREAD_POINTS = 1 << 14
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """A codebook [entries, v], and for every point the index of its codeword."""
+    """A codebook [entries, v], the index of each point's codeword [P], and the weighted squared
+    error."""
 
     codebook: NDArray[np.float32]
     index: NDArray[np.int64]
@@ -29,10 +30,12 @@ class Clusters:
 
 
 def nearest(points: NDArray[np.floating], codebook: NDArray[np.floating]) -> NDArray[np.int64]:
-    """For every point [P, v] the index of the nearest codeword, in float32; of equals the first.
+    """The index of the nearest codeword for every point [P, v], in float32; the first one of
+    several.
 
-    One matrix product: that of least |p - c|^2 has the greatest p.c - |c|^2 / 2. SciPy's `vq` finds
-    the same codewords, but takes three to five times as long with 256 or more of them.
+    It takes one matrix product: the codeword with the least |p - c|^2 is the one with the greatest
+    p.c - |c|^2 / 2. SciPy's `vq` finds the same codewords, but takes three to five times as long
+    with 256 or more of them.
     """
     entries, v = codebook.shape
     table = np.empty((v + 1, entries), np.float32)
@@ -59,11 +62,11 @@ def kmeans(
     tolerance: float = 1e-4,
     init: Init = "spread",
 ) -> Clusters:
-    """A codebook of so many entries for points [P, v] that count as much as their weights [P] > 0.
+    """A codebook with `entries` codewords for points [P, v] with weights [P] > 0.
 
-    Ends when an iteration lowers the error by less than `tolerance` of it. A codeword that no point
-    is nearest to takes the place of a point whose error weighs most. With fewer points than
-    entries, the entries left over are zero. SciPy's `kmeans2` knows no weights.
+    Ends when an iteration lowers the error by less than the share `tolerance`. A codeword that is
+    nearest to no point moves to one of the points with the largest errors. If there are fewer
+    points than entries, the entries left over are zero. SciPy's `kmeans2` takes no weights.
     """
     codebook = _start(points, weights, entries, rng, init)
     weights64 = weights.astype(np.float64)
@@ -102,7 +105,8 @@ def _centres(
     index: NDArray[np.int64],
     codebook: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """The weighted mean of every codeword's points; those without points go to the worst points."""
+    """The weighted mean of the points of every codeword. Codewords without points move to the
+    points with the largest errors."""
     entries = len(codebook)
     mass = np.bincount(index, weights, entries)
     sums = [np.bincount(index, weights * points[:, t], entries) for t in range(points.shape[1])]

@@ -1,6 +1,5 @@
-"""Quantizing a whole model: layers in worker processes, each kept as soon as it is done.
-
-`finished` says where layers lie until all are done.
+"""Quantizes a whole model: layers are quantized in worker processes, and each is saved as soon as
+it is finished. `finished` says where layers are kept until all are done.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ from evolute.sw.tensors.tensor import Coded, QuantError
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all layers of a model have in common."""
+    """What the quantization of all layers of a model has in common."""
 
     method: Method
     calibration: Calibration | None
@@ -68,26 +67,26 @@ class _Plan:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """Layers that share an input."""
+    """Quantize the layers that share an input."""
 
     plan: _Plan
     weights: Mapping[str, NDArray[np.float32]]
     ties: NDArray[np.int64] | None
-    """Which inputs must be scaled alike; None where they are not scaled."""
+    """Columns with equal numbers must be scaled alike; None if columns are not scaled."""
 
     @property
     def first(self) -> str:
-        """The layer that the input is named after."""
+        """The first of the layers, after which the input is named."""
         return next(iter(self.weights))
 
     @property
     def path(self) -> Path:
-        """Where the layers go when they are done."""
+        """The file for the finished layers."""
         return self.plan.folder / f"{self.first}.safetensors"
 
 
 def _choice(name: str, number: int) -> str:
-    """What one candidate's tensor is called in a file of finished layers."""
+    """The name of a candidate's tensor in a file of finished layers."""
     return f"{name}@{number}"
 
 
@@ -128,12 +127,12 @@ def quantize_model(
     progress: Callable[[float], None] = lambda done: None,
     parent: Parent | None = None,
 ) -> tuple[LanguageModel, dict[str, Any]]:
-    """Quantize the linear layers of `model`, all but the head, and write it to `folder`.
+    """Quantize the linear layers of `model`, except the head, and write the result to `folder`.
+    Returns the quantized model, and the document that describes how it was made.
 
-    A method that `calibrates` needs a calibration; of another it adds the proxy errors. `parent` is
-    where `model` is to be found, which the folder remembers with its digest. Returns the quantized
-    model, and what its document says of how it came about. `force` allows codebooks that are larger
-    than what they encode. Raises `QuantError` and `FileError`.
+    `calibration` is required for a method that `calibrates`; for others it adds the proxy errors.
+    `parent` says where `model` can be found; the folder records it with its digest. `force` allows
+    codebooks that are larger than what they encode. Raises `QuantError` and `FileError`.
     """
     parent_digest = model_digest(model)
     seen = None if calibration is None else calibration.digest
@@ -168,10 +167,10 @@ def quantize_model(
 
 
 def require_fits(model: LanguageModel, method: Method, force: bool = False) -> None:
-    """Raise `QuantError` where the sizes of `model` alone say that `method` cannot do it.
+    """Raise `QuantError` if the sizes of `model` alone show that `method` is impossible.
 
-    That is for before the model is calibrated, which takes minutes. `force` is as in
-    `quantize_model`, which refuses the same.
+    This check comes before calibration, which takes minutes. `force` is as in `quantize_model`,
+    which makes the same checks.
     """
     least = weights = 0
     for name in linear_names(model):
@@ -196,13 +195,13 @@ def require_fits(model: LanguageModel, method: Method, force: bool = False) -> N
 
 
 class _Made(NamedTuple):
-    """What came of a model's layers."""
+    """The results for a model's layers."""
 
     reports: dict[str, list[dict[str, Any]]]
-    """By layer, of every candidate."""
+    """For each layer, the report of every candidate."""
     paths: list[Path]
     folded: dict[str, NDArray[np.float32]]
-    """By what elements of other tensors must be divided."""
+    """The numbers by which elements of other tensors must be divided."""
 
 
 def _made(
@@ -212,7 +211,7 @@ def _made(
     workers: int,
     progress: Callable[[float], None],
 ) -> _Made:
-    """Quantize all layers, as far as they are not there."""
+    """Quantize all layers that are not finished yet."""
     inputs, config = model.config.shared_inputs, model.config
     rounds = [inputs]
     if plan.method.scaling:
@@ -237,22 +236,23 @@ def _made(
 
 
 def _per_output(scale: NDArray[np.float32], ties: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Of scales of inputs, those of what makes them."""
+    """The scales of outputs for given scales of the inputs that they produce."""
     factors = np.ones(int(ties.max()) + 1, np.float32)
     factors[ties] = scale
     return factors
 
 
 _LEAST_ERROR = 1e-12
-"""Below which a layer counts as exact."""
+"""A layer with a smaller proxy error counts as exact."""
 
 
 def _chosen(reports: Mapping[str, list[dict[str, Any]]], bits: float) -> dict[str, int]:
-    """The candidate that each layer gets, of `bits` bits per weight on average.
+    """The candidate of each layer, with `bits` bits per weight on average.
 
-    Lost is the logarithm of the proxy error times the layer's weights. How much one layer's error
-    matters to the model compared with another's is not in their Hessians; as a factor it adds the
-    same to all logarithms of a layer, so the choice does not depend on it.
+    The loss is the logarithm of the proxy error, times the number of weights of the layer. How much
+    the error of one layer matters compared with another is not known from their Hessians. Such a
+    factor would add the same to the logarithms of all candidates of a layer, so the choice does not
+    depend on it.
     """
     sizes = [math.prod(layer[0]["shape"]) for layer in reports.values()]
     layers = [
@@ -270,7 +270,7 @@ def _chosen(reports: Mapping[str, list[dict[str, Any]]], bits: float) -> dict[st
 def _run(
     tasks: Iterator[_Task], pool: concurrent.futures.Executor, workers: int
 ) -> Iterator[tuple[_Task, Finished]]:
-    """What comes of each task, in order; those that were finished before are not run again."""
+    """The result of each task, in order. Tasks that were finished before are not run again."""
     # Of a large model only so many layers are held in float32 at once.
     pending: collections.deque[tuple[_Task, concurrent.futures.Future[None] | None]] = (
         collections.deque()
@@ -298,7 +298,8 @@ def _tasks(
     folded: Mapping[str, NDArray[np.float32]],
     plan: _Plan,
 ) -> Iterator[_Task]:
-    """Of every block the layers of these inputs; rows are divided by what is `folded` by then."""
+    """The tasks for some inputs of every block. Rows are divided by the scales that are `folded` so
+    far."""
     for layer in range(model.config.layers):
         for shared in inputs:
             weights = {}
@@ -310,8 +311,8 @@ def _tasks(
 
 
 def _ties(model: LanguageModel, name: str) -> NDArray[np.int64] | None:
-    """For each input of the layer `name` the output, or the norm's element, that makes it; None if
-    nothing does that it could fold into."""
+    """For each input of the layer `name`, the output or norm element that produces it; None if the
+    division of the input cannot be folded into anything."""
     config, role = model.config, LayerName.parse(name).role
     into = folds_into(config, role)
     if into is None:

@@ -41,7 +41,7 @@ _FITTED_SHARE = 0.2
 
 
 def require_training() -> None:
-    """Raise `QuantError` where tables cannot be trained because PyTorch is missing."""
+    """Raise `QuantError` if PyTorch, which training tables needs, is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise QuantError("method: training needs PyTorch; pip install evolute[train]")
 
@@ -56,13 +56,14 @@ def write_tables(
     progress: Callable[[float], None] = lambda done: None,
     parent: Parent | None = None,
 ) -> dict[str, Any]:
-    """Write `model` to `folder` with tables by centroid for its layers, all but the head, made from
-    what windows of tokens have for inputs. Returns what its document says of how it came about.
+    """Write `model` to `folder` with tables by centroid for its layers, except the head. Returns
+    the document that describes how it was made.
 
-    Tables are fitted to the first windows, up to `SAMPLES` tokens; training draws from all.
-    Finished layers, and steps of training, are taken from an interrupted run, and a finished model
-    as it is; `parent` is as in `quantize_model`. A layer's `proxy_error` is that of its outputs
-    over these tokens. Raises `QuantError` and `FileError`.
+    `parts` are windows of tokens, whose inputs are the samples. Tables are fitted to the first
+    windows, up to `SAMPLES` tokens; training draws from all of them. A layer's `proxy_error` is
+    that of its outputs over these tokens. Finished layers and training steps of an interrupted run
+    are used, and a finished model is returned as it is. `parent` is as in `quantize_model`. Raises
+    `QuantError` and `FileError`.
     """
     parent_digest, torch_versions = model_digest(model), []
     if choice.steps:
