@@ -14,7 +14,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -212,8 +211,6 @@ def explore(
                     raise
                 except RefusedError as error:
                     refused = _refuse(study, trial, error, refused, trials)
-        except BrokenProcessPool:
-            raise StudyError("a worker process died; is there memory for --workers?") from None
         finally:
             for _, future in pending:
                 future.cancel()

@@ -32,7 +32,7 @@ COMMANDS = {
     "verify": "evolute.verif.commands.verify",
     "mutants": "evolute.verif.commands.mutants",
     "export": "evolute.hw.commands.build",
-    "synth": "evolute.hw.commands.build",
+    "synth": "evolute.verif.commands.synth",
 }
 
 

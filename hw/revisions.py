@@ -7,6 +7,6 @@ source do not count. `tests/dse/test_revisions.py` holds each to the results of 
 RTL = 1
 """Of the Verilog that specs become."""
 
-SYNTHESIS = 1
+SYNTHESIS = 3
 """Of how a netlist is mapped, placed and measured: scripts, assumptions, and what is read from the
 tools' reports. The tools' own versions are facts beside it."""

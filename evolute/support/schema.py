@@ -118,9 +118,13 @@ class SimRun:
     curve: list[dict[str, Any]] = ABSENT
     serving: dict[str, Any] = ABSENT
     memory: dict[str, Any] | None = ABSENT
+    dram_energy: dict[str, Any] | None = ABSENT
+    experts: dict[str, Any] | None = ABSENT
+    idle_rows: dict[str, Any] | None = ABSENT
     room: dict[str, Any] = ABSENT
     latent_schedules: list[dict[str, Any]] | None = ABSENT
     extended_context: bool = ABSENT
+    long_factors_reach: int | None = ABSENT
     profile: dict[str, Any] | None = ABSENT
     what_would_help: list[dict[str, Any]] | None = ABSENT
     host_layers: list[str] = ABSENT
@@ -134,6 +138,84 @@ class SimRun:
     method: str = ABSENT
     verified: dict[str, Any] | None = ABSENT
     provenance: Provenance = ABSENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassRun:
+    """One pass of an encoder or of a network of convolutions, by `evolute sim`. `rows` are the
+    tokens of a sequence, or 1 for an image, and `batch` how many there are of these. `phase` is
+    `PhaseMetrics` of `evolute.sim.cost.metrics`, whose tokens are tokens or images; `labels` says
+    of every figure of it what kind of number it is. `leaves_out` tells what is not counted."""
+
+    model: str
+    architecture: str
+    accelerator: str
+    weights: str
+    spec: dict[str, Any]
+    digest: str
+    platform: dict[str, Any]
+    memory: dict[str, Any] | None
+    rows: int
+    batch: int
+    kv: str | None
+    phase: dict[str, Any]
+    labels: dict[str, str]
+    room: dict[str, Any]
+    bits_held: float | None
+    leaves_out: str | None
+    provenance: Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequiredCore:
+    """A core with a memory, priced for a target; `label` is `bound` where its steps depend on
+    weights that were not measured. Where it misses the target, `short_of` says what is short, with
+    what is needed, what is reached, and the factor between them."""
+
+    accelerator: str
+    vector_lanes: int
+    attention_rows: int
+    memory: str
+    tokens_per_s: float
+    ttft_s: float
+    fits: bool | None
+    label: str
+    short_of: list[dict[str, Any]] = ABSENT
+
+
+@dataclass(frozen=True)
+class RequiredRefusal:
+    """A core that could not be priced, and why; with one memory, or where that is null with any."""
+
+    accelerator: str
+    memory: str | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """What a speed asks for, by `evolute require`, which only prints it: lower bounds of any
+    design, those of `decode` and `prefill` per pass, and the cores with memories that meet the
+    target, the fastest first, or are short of it, the nearest first."""
+
+    model: str
+    weights: str
+    target: dict[str, float | None]
+    serving: dict[str, Any]
+    bandwidth_gbs: float
+    bandwidth_from: str
+    macs_per_cycle: float
+    macs_from: str
+    frequency_mhz: float
+    buffer_bytes: int
+    capacity_bytes: int
+    decode: dict[str, int]
+    prefill: dict[str, int]
+    labels: dict[str, str]
+    meets: list[RequiredCore]
+    short: list[RequiredCore]
+    refused: list[RequiredRefusal]
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -334,6 +416,44 @@ class MutationCoverage:
     provenance: Provenance
 
 
+@dataclass(frozen=True)
+class CellEnergy:
+    """Energy of standard cells per product of a weight and an activation, by where it goes."""
+
+    logic_fj: float
+    """Inside gates."""
+    registers_fj: float
+    """Inside flip-flops, the clock's edges included."""
+    switching_fj: float
+    """For the capacitances of nets."""
+    clock_pins_fj: float
+    """For the capacitance of the flip-flops' clock pins."""
+    dynamic_fj: float
+    """The sum of these."""
+    leakage_nw: float
+    """Power that leaks, whatever the cells do."""
+
+
+@dataclass(frozen=True)
+class EngineEnergy:
+    """What an engine's netlist took for some data, simulated cell by cell."""
+
+    data: str
+    weights: str
+    macs: int
+    cycles: int
+    compared: int
+    """Results that were compared with the golden model, all equal and in their cycle."""
+    fj_per_mac: float
+    """Dynamic energy and leakage of a product."""
+    leakage_fj_per_mac: float
+    clock_mhz: float
+    """The clock at which leakage counts."""
+    per_mac: CellEnergy
+    blocks: dict[str, CellEnergy]
+    """By the engine's parts, each mapped on its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
     """A netlist by `evolute synth`: of standard cells (with an area) or of an FPGA's cells."""
@@ -344,6 +464,7 @@ class Synthesis:
     target: str
     area_um2: float = ABSENT
     area_ge: float = ABSENT
+    total_area_um2: float | None = ABSENT
     delay_ns: float = ABSENT
     delay_is: str = ABSENT
     flops: int = ABSENT
@@ -362,7 +483,9 @@ class Synthesis:
     critical_path: list[dict[str, Any]] = ABSENT
     cells: dict[str, int]
     library: str = ABSENT
+    licence: str = ABSENT
     tool: str
+    energy: list[EngineEnergy] = ABSENT
     blocks: dict[str, Any] = ABSENT
     blocks_area_um2: float = ABSENT
     blocks_area_ge: float = ABSENT
@@ -500,7 +623,9 @@ KINDS: dict[str, type] = {
     "compare": Comparison,
     "dse": Study,
     "mutants": MutationCoverage,
+    "pass": PassRun,
     "quantize": Quantization,
+    "require": Requirement,
     "sim": SimRun,
     "synth": Synthesis,
     "verify": Verification,
@@ -634,12 +759,12 @@ def page() -> str:
     parts = [
         "# Records",
         "Every command that measures adds one line of JSON to `records.jsonl` in its `--out` "
-        "folder, and prints the same object with `--json`; `quantize` only prints it. `verify` of "
-        "several presets prints a list; what `compare` and `dse` print is said there. `evolute "
-        "report --csv` and `--parquet` make tables of records. Each kind of record is given as a "
-        "JSON Schema. What `required` does not name is left out by some commands, or by older "
-        "versions. `provenance` says how the numbers came about, with the versions of tools and "
-        "the revision of this project.",
+        "folder, and prints the same object with `--json`; `quantize` and `require` only print it. "
+        "`verify` of several presets prints a list; what `compare` and `dse` print is said there. "
+        "`evolute report --csv` and `--parquet` make tables of records. Each kind of record is "
+        "given as a JSON Schema. What `required` does not name is left out by some commands, or "
+        "by older versions. `provenance` says how the numbers came about, with the "
+        "versions of tools and the revision of this project.",
         "This page is made by `make docs` from the dataclasses of `evolute/support/schema.py`.",
     ]
     for kind, of in KINDS.items():

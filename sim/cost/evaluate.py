@@ -11,6 +11,7 @@ from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.core import core_phase
 from evolute.sim.cost.engine import engine_phase
+from evolute.sim.cost.flash import ExpertCache
 from evolute.sim.cost.metrics import Metrics, PhaseMetrics
 from evolute.sim.cost.token import Host, context_metrics, token_phase
 from evolute.sim.program.build import LayerSteps
@@ -86,6 +87,8 @@ class Pricing:
     cache: CacheFormat
     host: Host | None = None
     layer_steps: LayerSteps | None = None
+    experts: ExpertCache | None = None
+    """How many experts of a layer are in memory; None where all are."""
 
     @property
     def steps_are_bounds(self) -> bool:
@@ -117,6 +120,7 @@ class Pricing:
             self.cache,
             self.platform,
             self.host,
+            self.experts,
             is_bound=self.steps_are_bounds,
         )
 

@@ -20,8 +20,9 @@ class LayerMetrics:
 
     An engine's cycles are equal to the RTL's on streams that keep up. A core's are those of the
     stage's part of its programs up to the call of the host, in which weights of the next part may
-    already be loaded; `memory_seconds` is for how long the memory was busy in them, with words of
-    the next part too. Both are means where stages of equal shape differ.
+    already be loaded; `scaling_seconds` are those of `compute_seconds` in which results came as
+    fast as they could be scaled, and `memory_seconds` is for how long the memory was busy in them,
+    with words of the next part too. All are means where stages of equal shape differ.
     """
 
     name: str
@@ -36,6 +37,9 @@ class LayerMetrics:
     macs: Annotated[int, Figure("exact")]
     dram_bytes: Annotated[int, Figure("modelled", core="exact")]
     compute_seconds: Annotated[float, Figure("modelled", follows_steps=True)]
+    scaling_seconds: Annotated[
+        float | None, Figure("absent", core="modelled", follows_steps=True, optional=True)
+    ]
     memory_seconds: Annotated[float, Figure("modelled")]
     waiting_seconds: Annotated[float | None, Figure("absent", core="modelled", follows_steps=True)]
     bound: Annotated[str, Figure("modelled", core="exact", follows_steps=True)]
@@ -78,7 +82,7 @@ class PhaseMetrics:
     multiply-accumulates in its cycles that the model asked for, `engine_utilization` the share of
     cycles in which it took a step, and `mac_share` the part of the linear layers'
     multiply-accumulates that the accelerator does; the host does the rest. `bound` says what
-    limits: computing, moving words, or waiting for them (`latency`).
+    limits: computing, or in it scaling results, moving words, or waiting for them (`latency`).
     """
 
     tokens: Annotated[int, Figure("exact")]
@@ -96,6 +100,9 @@ class PhaseMetrics:
     macs: Annotated[int, Figure("exact", optional=True)]
     mac_share: Annotated[float, Figure("exact", optional=True)]
     compute_seconds: Annotated[float, Figure("modelled", follows_steps=True, optional=True)]
+    scaling_seconds: Annotated[
+        float | None, Figure("absent", core="modelled", follows_steps=True, optional=True)
+    ]
     memory_seconds: Annotated[float, Figure("modelled", optional=True)]
     waiting_seconds: Annotated[
         float | None, Figure("absent", core="modelled", follows_steps=True, optional=True)
@@ -142,28 +149,34 @@ class Metrics:
 
     @property
     def labels(self) -> dict[str, Label]:
-        """The label of every figure of a phase. Of whole tokens none is more than modelled that
-        follows from units without RTL, or from rates of the host."""
-        labels = labels_of(PhaseMetrics, self.kind, is_bound=self.steps_are_bounds)
-        if self.decode.scope == WHOLE:
-            for name, label in labels.items():
-                labels[name] = "modelled" if label == "exact" and name != "tokens" else label
-        return labels
-
-    def _platform(self) -> dict[str, Any]:
-        """The platform, of a core with the memory that its cycles are exact for."""
-        platform = to_record(self.platform, self.kind)
-        if self.kind == "core":
-            timing = memory_timing(self.platform)
-            platform["memory"] = asdict(timing) | {"bytes_per_cycle": str(timing.bytes_per_cycle)}
-        return platform
+        """The label of every figure of a phase."""
+        return phase_labels(self.decode, self.kind, is_bound=self.steps_are_bounds)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "spec": self.spec.to_dict(),
             "digest": self.spec.digest,
-            "platform": self._platform(),
+            "platform": platform_record(self.platform, self.kind),
             "prefill": to_record(self.prefill, self.kind),
             "decode": to_record(self.decode, self.kind),
             "curve": [asdict(point) for point in self.curve],
         }
+
+
+def phase_labels(phase: PhaseMetrics, kind: Kind, *, is_bound: bool) -> dict[str, Label]:
+    """The label of every figure of a phase. Of whole tokens none is more than modelled that follows
+    from units without RTL, or from rates of the host."""
+    labels = labels_of(PhaseMetrics, kind, is_bound=is_bound)
+    if phase.scope == WHOLE:
+        for name, label in labels.items():
+            labels[name] = "modelled" if label == "exact" and name != "tokens" else label
+    return labels
+
+
+def platform_record(platform: Platform, kind: Kind) -> dict[str, Any]:
+    """A platform as records have it, of a core with the memory that its cycles are exact for."""
+    record = to_record(platform, kind)
+    if kind == "core":
+        timing = memory_timing(platform)
+        record["memory"] = asdict(timing) | {"bytes_per_cycle": str(timing.bytes_per_cycle)}
+    return record

@@ -20,6 +20,7 @@ from evolute.hw.spec.base import require
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.platform import Platform
+from evolute.sim.cost.flash import ExpertCache
 from evolute.sim.cost.metrics import (
     LINEAR,
     WHOLE,
@@ -78,16 +79,18 @@ def token_phase(
     cache: CacheFormat,
     platform: Platform,
     host: Host | None,
+    experts: ExpertCache | None = None,
     *,
     is_bound: bool,
 ) -> PhaseMetrics:
     """`linear`, which is of the linear layers in all `passes`, with every operation beside it, and
     with seconds of whole tokens if all operations have seconds. `is_bound` says that the linear
-    layers' cycles are one."""
+    layers' cycles are one, and `experts` how many of a layer's are in memory, if not all are."""
     operations = (
         *_linear_operations(spec, linear, len(passes), platform, is_bound=is_bound),
         *_left_operations(workload, passes, host),
         *_other_operations(spec, shape, passes, cache, platform, host),
+        *([] if experts is None else [_flash(experts, shape, workload, passes, platform)]),
     )
     if any(operation.seconds is None for operation in operations):
         return replace(linear, scope=LINEAR, operations=operations)
@@ -213,6 +216,31 @@ def _left_operations(
             label="host",
             limited_by="host",
         )
+
+
+def _flash(
+    experts: ExpertCache,
+    shape: ModelShape,
+    workload: Workload,
+    passes: Sequence[Pass],
+    platform: Platform,
+) -> OperationMetrics:
+    """What all passes read of experts from flash, and write to memory."""
+    moved = math.ceil(len(passes) * experts.flash_bytes(shape, workload, passes[0]))
+    seconds = moved / experts.flash_bytes_per_s
+    return OperationMetrics(
+        name="flash",
+        kind="gather",
+        origin="expert",
+        count=1,
+        cycles=math.ceil(seconds * platform.frequency_hz),
+        seconds=seconds,
+        bytes=moved,
+        macs=0,
+        elements=0,
+        label="modelled",
+        limited_by="flash",
+    )
 
 
 def _host_seconds(host: Host | None, work: int, moved: int) -> float | None:

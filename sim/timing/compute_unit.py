@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,13 @@ from evolute.hw.spec.core import CoreSpec
 
 @dataclass(frozen=True)
 class ComputeCycles:
-    """The engine's steps and the compute unit's cycles of a matrix multiplication or a fill."""
+    """The engine's steps and the compute unit's cycles of a matrix multiplication or a fill; and of
+    these cycles those between results of which the later waited for the scaler, as it was still
+    busy with the one before."""
 
     steps: int
     cycles: int
+    scaling: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +35,14 @@ class Computes:
 
     steps: NDArray[np.int64]
     cycles: NDArray[np.int64]
+    scaling: NDArray[np.int64]
 
     @classmethod
     def of(cls, computes: Sequence[ComputeCycles]) -> Self:
-        pairs = np.array(
-            [(compute.steps, compute.cycles) for compute in computes], np.int64
-        ).reshape(-1, 2)
-        return cls(pairs[:, 0], pairs[:, 1])
+        rows = np.array(
+            [(compute.steps, compute.cycles, compute.scaling) for compute in computes], np.int64
+        ).reshape(-1, 3)
+        return cls(*rows.T)
 
     @property
     def total_steps(self) -> int:
@@ -47,6 +51,10 @@ class Computes:
     @property
     def total_cycles(self) -> int:
         return int(self.cycles.sum())
+
+    @property
+    def total_scaling(self) -> int:
+        return int(self.scaling.sum())
 
 
 BeatSteps = Mapping[int, NDArray[np.integer]]
@@ -68,7 +76,7 @@ def computes_of(
         which = np.concatenate([which, len(cycles) + np.arange(len(fills))])
         index = np.concatenate([program.at("matmul"), program.at("fill")])
         which = which[np.argsort(index)]
-    return Computes(computes.steps[which], computes.cycles[which])
+    return Computes(computes.steps[which], computes.cycles[which], computes.scaling[which])
 
 
 _SHAPE = ("slices", "row_tiles", "group_slices", "planes", "mode")
@@ -118,14 +126,25 @@ def matmul_cycles(
         steps, results = _fixed_steps(core, matmul)
     else:
         steps, results = _weighed_steps(core, matmul, beat_steps)
+    by_scaler = core.result_period_cycles > engine.result_period_cycles
     return ComputeCycles(
-        steps, fill + results + engine.step_latency_cycles - 1 + core.scale_drain_cycles
+        steps,
+        fill + results.cycles + engine.step_latency_cycles - 1 + core.scale_drain_cycles,
+        results.waiting if by_scaler else 0,
     )
+
+
+class _Results(NamedTuple):
+    """Cycles of steps and of waits for results to leave; and of them those between a result and a
+    later one that waited for it."""
+
+    cycles: int
+    waiting: int
 
 
 def _weighed_steps(
     core: CoreSpec, matmul: Instruction, beat_steps: NDArray[np.integer]
-) -> tuple[int, int]:
+) -> tuple[int, _Results]:
     """Steps of row tiles that each have the same, and cycles of those with the waits between."""
     assert len(beat_steps) == matmul["slices"] * matmul["planes"]
     starts = np.arange(0, len(beat_steps), matmul["group_slices"] * matmul["planes"])
@@ -133,49 +152,53 @@ def _weighed_steps(
     steps = matmul["row_tiles"] * int(groups.sum())
     period = core.result_period_cycles
     if groups.min() >= period:
-        return steps, steps
+        return steps, _Results(steps, 0)
     all_groups = itertools.chain.from_iterable(
         itertools.repeat(groups.tolist(), matmul["row_tiles"])
     )
     return steps, _waiting(all_groups, core.engine.step_latency_cycles, period)
 
 
-def _waiting(groups: Iterable[int], drain: int, period: int) -> int:
+def _waiting(groups: Iterable[int], drain: int, period: int) -> _Results:
     """Cycles of groups with the numbers of steps in `groups`; results are at least `period` cycles
     apart.
 
     A result leaves `drain` cycles after the step that ends its group. Until it has left, one step
     more can be taken, whose product waits before the accumulators.
     """
-    ended, left, before = 0, -period, -period
+    ended, left, before, waits = 0, -period, -period, 0
     for group in groups:
         first = max(ended + 1, before)
         ended = first if group == 1 else max(first + group - 1, left + group - 2)
+        waits += left + period > ended + drain
         before, left = left, max(ended + drain, left + period)
-    return left - drain
+    return _Results(left - drain, waits * period)
 
 
-def _fixed_steps(core: CoreSpec, matmul: Instruction) -> tuple[int, int]:
+def _fixed_steps(core: CoreSpec, matmul: Instruction) -> tuple[int, _Results]:
     """Steps where every weight beat takes as many, and cycles of those with the waits between."""
     engine = core.engine
     slice_steps = matmul["planes"] * engine.beat_steps(matmul["mode"])
     slices, group_slices = matmul["slices"], min(matmul["slices"], matmul["group_slices"])
     full, rest = divmod(slices, group_slices)
     period = core.result_period_cycles
-    row_tile = full * max(group_slices * slice_steps, period)
-    if rest:
-        row_tile += max(rest * slice_steps, period)
-    # The first result of all waits for no other one.
-    first = group_slices * slice_steps
-    results = matmul["row_tiles"] * row_tile - max(first, period) + first
+    first, last = group_slices * slice_steps, rest * slice_steps
     if engine.keeps_results:
-        groups = (full, first, rest * slice_steps)
+        groups = (full, first, last)
         results = _overlapped(matmul["row_tiles"], groups, engine.step_latency_cycles, period)
+    else:
+        row_tile = full * max(first, period) + (rest > 0) * max(last, period)
+        waits = full * (first < period) + (0 < last < period)
+        # The first result of all waits for no other one.
+        results = _Results(
+            matmul["row_tiles"] * row_tile - max(first, period) + first,
+            (matmul["row_tiles"] * waits - (first < period)) * period,
+        )
     return matmul["row_tiles"] * slices * slice_steps, results
 
 
 @functools.cache
-def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period: int) -> int:
+def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period: int) -> _Results:
     """Cycles of steps and waits where groups add up while the result before them waits.
 
     Of each row tile so many groups of so many steps, and a rest. The step that ends a group comes
@@ -184,11 +207,12 @@ def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period
     """
     full, steps, rest = groups
     row_tile = [steps] * full + [rest] * (rest > 0)
-    ended, left = 0, -period
+    ended, left, waits = 0, -period, 0
     for group in itertools.chain.from_iterable(itertools.repeat(row_tile, row_tiles)):
         ended = max(ended + group, left)
+        waits += left + period > ended + drain
         left = max(ended + drain, left + period)
-    return left - drain
+    return _Results(left - drain, waits * period)
 
 
 def fill_cycles(core: CoreSpec, fill: Instruction) -> ComputeCycles:

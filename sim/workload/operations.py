@@ -289,10 +289,12 @@ def token_bytes(attention: Attention, cache: CacheFormat) -> int:
 
 def cache_bytes(shape: ModelShape, tokens: int, cache: CacheFormat) -> int:
     """Bytes that one sequence of `tokens` tokens holds: keys and values, of a layer with a window
-    those within it, summaries of blocks, and recurrent states."""
+    those within it, summaries of blocks, and recurrent states. An encoder holds nothing."""
     total = 0
     for block in shape.blocks:
         match block.mixer:
+            case Attention(causal=False):
+                pass
             case Attention() as attention:
                 held = tokens if attention.window is None else min(tokens, attention.window)
                 total += held * token_bytes(attention, cache)
@@ -399,7 +401,7 @@ def _block(
         if feed_forward.is_routed:
             yield Product(own("router"), feed_forward.experts, shape.hidden, work.tokens)
             yield Elementwise(own("route"), "route", feed_forward.experts, work.tokens)
-            yield from _experts(own, shape, feed_forward, work)
+            yield from _experts(own, shape, block, feed_forward, work)
         else:
             *before, last = products(feed_forward)
             yield from before
@@ -427,7 +429,11 @@ def distinct_experts(feed_forward: FeedForward, tokens: int) -> float:
 
 
 def _experts(
-    own: Callable[[str], LayerName], shape: ModelShape, feed_forward: FeedForward, work: Pass
+    own: Callable[[str], LayerName],
+    shape: ModelShape,
+    block: Block,
+    feed_forward: FeedForward,
+    work: Pass,
 ) -> Iterator[Operation]:
     """The layers of the experts that a pass visits, to whole experts."""
     copies = min(feed_forward.experts, math.ceil(distinct_experts(feed_forward, work.tokens)))
@@ -438,6 +444,8 @@ def _experts(
     )
     yield from before
     yield Elementwise(own("activation"), "activation", feed_forward.width, rows)
+    if "down_norm" in block.norms:
+        yield _norm(own("down_norm"), feed_forward.width, rows)
     yield Elementwise(own("down_input"), "quantize", feed_forward.width, rows)
     yield last
 

@@ -6,6 +6,7 @@ What a family calls its tensors is said here once, and what its settings mean in
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from evolute.sw.checkpoints import bitnet_file, gptq_file, vptq_file
-from evolute.sw.checkpoints.hugging_face_config import Stated, stated
+from evolute.sw.checkpoints.hugging_face_config import Stated, stated, stretched
 from evolute.sw.checkpoints.hugging_face_settings import Settings
 from evolute.sw.checkpoints.known_settings import KnownSettings
 from evolute.sw.checkpoints.safetensors_file import Raw, member, read_folder, read_json
@@ -242,11 +243,27 @@ def read_config(folder: Path) -> Stated:
     return _stated(member(folder, CONFIG))[1]
 
 
+def read_stretched(folder: Path) -> ModelConfig | None:
+    """What a folder's config.json says of a model beyond its first context, see `stretched`. Raises
+    `CheckpointError`."""
+    place = member(folder, CONFIG)
+    settings, _ = _stated(place)
+    with _told(place):
+        return stretched(settings)
+
+
 def _stated(place: Path) -> tuple[Settings, Stated]:
     """The settings in a file, and what they stand for. Raises `CheckpointError`."""
     settings = read_json(place)
-    try:
+    with _told(place):
         return settings, stated(settings)
+
+
+@contextlib.contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """Settings that are wrong are a `CheckpointError` that names their file."""
+    try:
+        yield
     except KeyError as error:
         raise CheckpointError(place, f"has no {error.args[0]}") from None
     except (ValueError, TypeError, ArithmeticError, AttributeError) as error:

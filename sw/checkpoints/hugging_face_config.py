@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -376,3 +376,16 @@ def stated(settings: Settings) -> Stated:
     complete = settled(settings, kind)
     config = ModelConfig(**CONFIGS[kind](complete))
     return Stated(kind, config, complete["tie_word_embeddings"])
+
+
+def stretched(settings: Settings) -> ModelConfig | None:
+    """The model beyond the context that it was first trained with, where its own long factors hold
+    (LongRoPE, arXiv 2402.13753) for all tokens of a text; None where the file states none, one for
+    each pair. Raises what `stated` raises."""
+    said = stated(settings)
+    complete = settled(settings, said.kind)
+    factors = _rope_object(complete).get("long_factor")
+    reach, pairs = complete["max_position_embeddings"], said.config.head_dim // 2
+    if not isinstance(factors, list) or len(factors) != pairs or reach <= said.config.context:
+        return None
+    return replace(said.config, rope_factors=tuple(map(float, factors)), context=reach)

@@ -19,8 +19,8 @@ Kind = Literal["decoder", "encoder", "convolutions"]
 
 _TITLES: dict[Kind, str] = {
     "decoder": "Known by their sizes alone, which `evolute sim` and `evolute require` take",
-    "encoder": "Encoders, which decode no tokens",
-    "convolutions": "Networks of convolutions, counted as the products that im2col makes of them",
+    "encoder": "Encoders, which decode no tokens; `evolute sim` prices one pass",
+    "convolutions": "Networks of convolutions, as products by im2col; `evolute sim` prices a pass",
 }
 """What models without weights are told apart by, in the order of the list."""
 

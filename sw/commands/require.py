@@ -26,6 +26,7 @@ from evolute.support.options import (
     json_option,
     show,
 )
+from evolute.support.schema import RequiredRefusal, Requirement, to_record
 from evolute.support.waiting import shown
 from evolute.sw.checkpoints.sizes import without_weights
 from evolute.sw.commands.eval import load_model, model_argument
@@ -34,13 +35,11 @@ from evolute.sw.deploy.requirement import (
     CoreCandidate,
     Needs,
     PricedCore,
-    Refusal,
     SpeedTarget,
     model_candidate,
     needs,
     outcomes,
     shape_candidate,
-    unpriced,
 )
 from evolute.sw.deploy.simulate import require_context
 from evolute.sw.deploy.unweighted import DEFAULT_WEIGHTS, parse_format
@@ -140,8 +139,9 @@ def require(
     First the least bandwidth, multiply-accumulates per cycle, buffer and capacity: lower bounds
     from the bytes and multiply-accumulates of a pass, which no design can do without. Then every
     core preset, with units for vectors and attention, is priced with every named memory, as
-    `evolute sim` prices it. Where none reaches the target, those that come nearest are listed, with
-    what they are short of.
+    `evolute sim` prices it; its figures are bounds where steps depend on weights and there are
+    none. Where no core reaches the target, those that come nearest are listed, with what they are
+    short of.
     """
     if energy_per_token_j is not None:
         raise RefusedError(
@@ -154,8 +154,7 @@ def require(
     cores = {name: _with_units(_core(name)) for name in accels or CORES}
     memories = [memory(name) for name in memory_names or MEMORIES]
     shape = without_weights(model)
-    refused = [Refusal(name, None, why) for name, core in cores.items() if (why := unpriced(core))]
-    priced = {name: core for name, core in cores.items() if unpriced(core) is None}
+    refused: list[RequiredRefusal] = []
     candidates: list[CoreCandidate] = []
     if shape is not None:
         require_context(shape, serving, extended=extended)
@@ -180,11 +179,11 @@ def require(
         def candidate(name: str, core: CoreSpec) -> CoreCandidate:
             return model_candidate(name, core, loaded, choice)
 
-    for name, core in priced.items():
+    for name, core in cores.items():
         try:
             candidates.append(candidate(name, core))
         except RefusedError as error:
-            refused.append(Refusal(name, None, str(error)))
+            refused.append(RequiredRefusal(name, None, str(error)))
     if not candidates:
         raise RefusedError(f"no core can be priced: {refused[0].accelerator}: {refused[0].reason}")
 
@@ -231,7 +230,7 @@ def _document(
     least: Needs,
     frequency_hz: float,
     priced: Sequence[PricedCore],
-    refused: Sequence[Refusal],
+    refused: Sequence[RequiredRefusal],
 ) -> dict[str, Any]:
     meets = sorted(
         (outcome for outcome in priced if not outcome.missing), key=lambda each: -each.tokens_per_s
@@ -241,41 +240,37 @@ def _document(
         key=lambda outcome: max(lack.factor for lack in outcome.missing),
     )
     bounds = "bandwidth_gbs", "macs_per_cycle", "buffer_bytes", "capacity_bytes"
-    return {
-        "kind": "require",
-        "model": model,
-        "weights": weights,
-        "target": asdict(target),
-        "serving": {
-            "prefill_tokens": serving.prefill_tokens,
-            "context": serving.contexts[0],
-            "batch": serving.batch,
-            "kv": serving.cache.name,
-        },
-        "bandwidth_gbs": least.bandwidth_bytes_per_s / 1e9,
-        "bandwidth_from": least.bandwidth_from,
-        "macs_per_cycle": least.macs_per_cycle(frequency_hz),
-        "macs_from": least.macs_from,
-        "frequency_mhz": frequency_hz / 1e6,
-        "buffer_bytes": least.buffer_bytes,
-        "capacity_bytes": least.capacity_bytes,
-        "decode": {"bytes": least.decode_bytes, "macs": least.decode_macs},
-        "prefill": {"bytes": least.prefill_bytes, "macs": least.prefill_macs},
-        "labels": {
-            **dict.fromkeys(bounds, "lower bound"),
-            **dict.fromkeys(("tokens_per_s", "ttft_s"), "modelled"),
-        },
-        "meets": [outcome.to_dict() for outcome in meets],
-        "short": [outcome.to_dict() for outcome in short],
-        "refused": [asdict(refusal) for refusal in refused],
-        "provenance": asdict(
-            provenance(
+    return to_record(
+        Requirement(
+            model=model,
+            weights=weights,
+            target=asdict(target),
+            serving={
+                "prefill_tokens": serving.prefill_tokens,
+                "context": serving.contexts[0],
+                "batch": serving.batch,
+                "kv": serving.cache.name,
+            },
+            bandwidth_gbs=least.bandwidth_bytes_per_s / 1e9,
+            bandwidth_from=least.bandwidth_from,
+            macs_per_cycle=least.macs_per_cycle(frequency_hz),
+            macs_from=least.macs_from,
+            frequency_mhz=frequency_hz / 1e6,
+            buffer_bytes=least.buffer_bytes,
+            capacity_bytes=least.capacity_bytes,
+            decode={"bytes": least.decode_bytes, "macs": least.decode_macs},
+            prefill={"bytes": least.prefill_bytes, "macs": least.prefill_macs},
+            labels=dict.fromkeys(bounds, "lower bound"),
+            meets=[outcome.record() for outcome in meets],
+            short=[outcome.record() for outcome in short],
+            refused=list(refused),
+            provenance=provenance(
                 "bounds from bytes and MACs of the operations; cores by cycles of their programs, "
                 "attention and vector operations modelled",
                 ("numpy",),
-            )
-        ),
-    }
+            ),
+        )
+    )
 
 
 def _render(console: Console, document: dict[str, Any]) -> None:
@@ -329,16 +324,17 @@ def _outcomes(rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         lacks = [f"{lack['what']} by {lack['factor']:.3g}x" for lack in row.get("short_of", ())]
         speeds = f"{row['tokens_per_s']:.4g}", f"{row['ttft_s']:.4g}"
-        key = row["accelerator"], *speeds, ", ".join(lacks)
+        key = row["accelerator"], *speeds, row["label"], ", ".join(lacks)
         together.setdefault(key, []).append(row["memory"])
     table = Table(box=None, pad_edge=False)
     numbers = "tokens/s", "prompt, s"
     lacking = any("short_of" in row for row in rows)
-    for title in ("core", *numbers, *(["short of"] if lacking else []), "memory"):
+    for title in ("core", *numbers, "number is", *(["short of"] if lacking else []), "memory"):
         is_number = title in numbers
         table.add_column(
             title, justify="right" if is_number else "left", no_wrap=is_number or title == "core"
         )
-    for (core, speed, prompt, lacks), memories in together.items():
-        table.add_row(core, speed, prompt, *([lacks] if lacking else []), ", ".join(memories))
+    for (core, speed, prompt, label, lacks), memories in together.items():
+        lack = [lacks] if lacking else []
+        table.add_row(core, speed, prompt, label, *lack, ", ".join(memories))
     return table

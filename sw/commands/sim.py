@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from evolute.hw.commands.specs import set_option
 from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.base import SpecError
 from evolute.hw.spec.memories import MEMORIES, Memory, memory
 from evolute.hw.spec.platform import REFRESH_INTERVAL_S, REFRESH_S, Platform, decimal
+from evolute.sim.cost.flash import ExpertCache
 from evolute.sim.cost.token import Host
 from evolute.sim.timing.memory import memory_timing
 from evolute.sim.workload.serving import Serving
+from evolute.sim.workload.shape import ModelShape, NetworkShape
 from evolute.support import schema
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance, read_records
@@ -29,11 +32,12 @@ from evolute.support.options import (
     KIB,
     LATENCY,
     RATE,
+    Real,
     json_option,
     out_option,
     show,
 )
-from evolute.sw.checkpoints.sizes import without_weights
+from evolute.sw.checkpoints.sizes import beyond_context, without_tokens, without_weights
 from evolute.sw.commands import reading
 from evolute.sw.commands.eval import (
     accel_option,
@@ -58,6 +62,7 @@ from evolute.sw.commands.profile_option import (
     profile_record,
     told,
 )
+from evolute.sw.commands.sim_pass import pass_record, render_pass
 from evolute.sw.commands.sim_text import render
 from evolute.sw.deploy.assignment import Accelerator, assign
 from evolute.sw.deploy.profiles import Evidence, serve
@@ -71,6 +76,7 @@ from evolute.sw.deploy.simulate import (
 )
 from evolute.sw.deploy.unweighted import DEFAULT_WEIGHTS, head_format, parse_format
 from evolute.sw.language_model.kv import parse_kv
+from evolute.sw.language_model.model import LanguageModel, ModelConfig
 from evolute.sw.language_model.perplexity import default_context, strided
 from evolute.sw.language_model.shape import model_shape
 from evolute.sw.tensors.weights import parse_weights
@@ -126,7 +132,8 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     "--extend-context",
     "extended",
     is_flag=True,
-    help="Allow more tokens than the model was made for; its accuracy there is unknown.",
+    help="Allow more tokens than the model was made for; its accuracy there is unknown. A --window "
+    "beyond it takes the model's own long factors (LongRoPE), where its config.json states them.",
 )
 @click.option("--batch", type=COUNT, default=1, show_default=True, help="Sequences at once.")
 @kv_option
@@ -170,6 +177,19 @@ def last_verification(records: Path, digest: str) -> dict[str, Any] | None:
     help="The host's speed, 1e9 multiply-accumulates per second, for what is left to it.",
 )
 @click.option("--host-gbs", type=RATE, help="The host's memory bandwidth in GB/s.")
+@click.option(
+    "--expert-slots",
+    type=COUNT,
+    help="Of a model with routed experts: how many of each layer are in memory, the last ones "
+    "used; the others are read from flash. Default: all.",
+)
+@click.option("--flash-gbs", type=RATE, help="The bandwidth of that flash in GB/s.")
+@click.option(
+    "--idle-rows",
+    type=Real(0, 1),
+    help="Of a model with ReLUs: which share of the rows behind them is idle for a token. Counts "
+    "what a machine that skips them would be spared; no time is taken off.",
+)
 @profile_option
 @click.option(
     "--perplexity/--no-perplexity",
@@ -218,6 +238,9 @@ def sim(
     weight_buffer_kib: int | None,
     host_gmacs: float | None,
     host_gbs: float | None,
+    expert_slots: int | None,
+    flash_gbs: float | None,
+    idle_rows: float | None,
     profile_text: str | None,
     wants_perplexity: bool | None,
     text_path: Path | None,
@@ -231,7 +254,9 @@ def sim(
     """Run a language model on an accelerator: cycles, traffic, tokens/s and perplexity.
 
     MODEL is a model with weights, or one that is known by its sizes alone: a name of `evolute
-    models`, a folder with a config.json, or a JSON file of sizes.
+    models`, a folder with a config.json, or a JSON file of sizes. Such a model's --weights may also
+    be vptq-v8k256r256 or dla-v2c16 and the like, as in `evolute quantize --help`. Of an encoder one
+    pass over --prefill tokens is priced, of a network of convolutions one over --batch images.
 
     For a core, cycles of the linear layers are those of its compiled programs with the stated
     memory, as its RTL takes them. For an engine alone they are the engine's, on streams that keep
@@ -247,11 +272,20 @@ def sim(
             spec, frequency_mhz, bandwidth_gbs, memory_name, latency, refresh, weight_buffer_kib
         ),
         _host(host_gmacs, host_gbs),
+        _experts(expert_slots, flash_gbs),
+        idle_rows,
     )
     if trace_path is not None and not isinstance(spec, CoreSpec):
         raise RefusedError(f"--trace: must be of a core, {accel} is an engine alone")
+    if (one_pass := without_tokens(model)) is not None:
+        _require_one_pass(one_pass)
+        chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
+        record = pass_record(one_pass, accel, spec, chosen, request)
+        append_record(out / RECORDS, record)
+        show(as_json, record, lambda console: render_pass(console, record))
+        return
     verified = last_verification(out / RECORDS, spec.digest)
-    shape = without_weights(model)
+    shape, beyond = without_weights(model), beyond_context(model)
     chosen = evidence = None  # what other models of a profile are in, or are compared on
     if shape is not None:
         if wants_perplexity:
@@ -260,6 +294,7 @@ def sim(
             if value is not None:
                 raise RefusedError(f"--{option}: only with weights, which {shape.name} has not")
         require_context(shape, request.serving, extended=extended)
+        first_context = shape.context
         chosen = parse_format("weights", DEFAULT_WEIGHTS if weights is None else weights)
         formats = chosen, head_format(head, spec)
         result = simulate_shape(shape, *formats, spec, request)
@@ -275,6 +310,9 @@ def sim(
         if weights is not None:
             parse_weights(weights)  # refuse a slip before a model is fetched for it
         loaded = load_model(model)
+        first_context = loaded.config.context
+        if extended and window is not None and window > first_context:
+            loaded = _stretched(loaded, beyond, window)
         require_context(model_shape(loaded), request.serving, extended=extended)
         choice = chosen_weights(weights, loaded)
         trial = text = None
@@ -314,7 +352,8 @@ def sim(
             accelerator=accel,
             **result.to_dict(),
             method=method,
-            extended_context=extended and request.serving.longest > result.shape.context,
+            extended_context=extended and request.serving.longest > first_context,
+            long_factors_reach=beyond and beyond.context,
             profile=served and profile_record(served),
             what_would_help=(
                 [asdict(gain) for gain in reading.gains(spec, request, result, again)]
@@ -335,6 +374,40 @@ def sim(
     show(as_json, record, lambda console: render(console, record, scope))
 
 
+_OF_TOKENS = (
+    *("head", "decode", "contexts", "extended", "expert_slots", "idle_rows", "profile_text"),
+    *("wants_perplexity", "text_path", "tokens", "window", "asks_what_helps", "trace_path"),
+)
+"""Parameters that say something of tokens after a pass, or of what comes of weights."""
+_OF_SEQUENCES = ("prefill", "kv_name", "host_gmacs", "host_gbs")
+"""Parameters that say something of tokens."""
+
+
+def _require_one_pass(shape: ModelShape | NetworkShape) -> None:
+    """Raise `RefusedError` where an option is given that one pass of `shape` has no use for."""
+    context, is_network = click.get_current_context(), isinstance(shape, NetworkShape)
+    what = "a network of convolutions" if is_network else "an encoder"
+    for name in (*_OF_TOKENS, *(_OF_SEQUENCES if is_network else ())):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            (parameter,) = (one for one in context.command.params if one.name == name)
+            rule = f"not for {what}, and {shape.name} is one"
+            raise RefusedError(f"{parameter.opts[0]}: {rule}")
+
+
+def _stretched(model: LanguageModel, beyond: ModelConfig | None, window: int) -> LanguageModel:
+    """The model with its own long factors (LongRoPE), which hold for all tokens of a window that is
+    longer than its first context. Raises `RefusedError` where none are known that reach so far."""
+    first = model.config.context
+    if beyond is None or model.parent is not None:
+        rule = f"must be at most {first:,} tokens, the context of {model.name}"
+        known = "no long factors that reach further are stated by its config.json"
+        raise RefusedError(f"--window: {rule}, got {window:,}; {known}")
+    if window > beyond.context:
+        rule = f"must be at most {beyond.context:,} tokens, as far as long factors reach"
+        raise RefusedError(f"--window: {rule}, got {window:,}")
+    return replace(model, config=beyond)
+
+
 def _serving(
     prefill: int, decode: int | None, contexts: tuple[int, ...] | None, batch: int, kv_name: str
 ) -> Serving:
@@ -350,6 +423,13 @@ def _host(gmacs: float | None, gbs: float | None) -> Host | None:
     if (gmacs is None) != (gbs is None):
         raise RefusedError("--host-gmacs and --host-gbs: only together")
     return None if gmacs is None or gbs is None else Host(gmacs * 1e9, gbs * 1e9)
+
+
+def _experts(slots: int | None, gbs: float | None) -> ExpertCache | None:
+    """How many experts are in memory; None where all are. Raises `RefusedError` for half of it."""
+    if (slots is None) != (gbs is None):
+        raise RefusedError("--expert-slots and --flash-gbs: only together")
+    return None if slots is None or gbs is None else ExpertCache(slots, gbs * 1e9)
 
 
 def _sizes_scope(result: Simulation) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from evolute.sim.cost.metrics import LINEAR
 from evolute.sw.commands import reading
 from evolute.sw.commands.profile_option import render_profile
+from evolute.sw.deploy.simulate import in_both_phases
 
 _COMMON_ROWS = (
     ("memory bytes", "dram_bytes", ",", ""),
@@ -45,7 +46,7 @@ def render(console: Console, record: dict[str, Any], scope: str) -> None:
     console.print(_surroundings(record), "", sep="\n", soft_wrap=True)
     console.print(_layers(record), "")
     if record["decode"]["operations"]:
-        console.print(_operations(record), "")
+        console.print(operations_table(record["decode"]), "")
     console.print(_totals(record), "")
     if record["curve"]:
         console.print(_curve(record), "")
@@ -76,7 +77,7 @@ def _surroundings(record: dict[str, Any]) -> str:
     )
 
 
-def _table(titles: Sequence[str], right: Sequence[str]) -> Table:
+def plain_table(titles: Sequence[str], right: Sequence[str]) -> Table:
     """An empty table whose columns are titled; those in `right` hold numbers."""
     table = Table(box=None, pad_edge=False)
     for title in titles:
@@ -87,9 +88,8 @@ def _table(titles: Sequence[str], right: Sequence[str]) -> Table:
 def _layers(record: dict[str, Any]) -> Table:
     cycles = "prefill cycles", "decode cycles"
     titles = "layer", "x", "N x K", "codes", cycles[0], "bound", cycles[1], "bound"
-    table = _table(titles, ("x", *cycles))
-    both = zip(record["prefill"]["layers"], record["decode"]["layers"], strict=True)
-    for prefill, decode in both:
+    table = plain_table(titles, ("x", *cycles))
+    for prefill, decode in in_both_phases(record):
         table.add_row(
             prefill["name"],
             str(prefill["count"]),
@@ -97,17 +97,17 @@ def _layers(record: dict[str, Any]) -> Table:
             prefill["weights"],
             f"{prefill['cycles']:,}",
             prefill["bound"],
-            f"{decode['cycles']:,}",
-            decode["bound"],
+            "-" if decode is None else f"{decode['cycles']:,}",
+            "-" if decode is None else decode["bound"],
         )
     return table
 
 
-def _operations(record: dict[str, Any]) -> Table:
-    """What decoding needs beside the linear layers on the accelerator."""
+def operations_table(phase: dict[str, Any]) -> Table:
+    """What a phase needs beside the linear layers on the accelerator."""
     numbers = "x", "10^6 MACs", "kB", "cycles", "us"
-    table = _table(("beside them", *numbers, "number is", "bound"), numbers)
-    for operation in record["decode"]["operations"]:
+    table = plain_table(("beside them", *numbers, "number is", "bound"), numbers)
+    for operation in phase["operations"]:
         if operation["kind"] == "matmul" and operation["label"] != "host":
             continue
         cycles, seconds = operation["cycles"], operation["seconds"]
@@ -126,7 +126,7 @@ def _operations(record: dict[str, Any]) -> Table:
 
 def _totals(record: dict[str, Any]) -> Table:
     phases = record["prefill"], record["decode"]
-    table = _table(("", "prefill", "decode", "number is"), ("prefill", "decode"))
+    table = plain_table(("", "prefill", "decode", "number is"), ("prefill", "decode"))
     rows = _CORE_ROWS if "bus_utilization" in record["decode"] else _ENGINE_ROWS
     table.add_row("tokens", *(format(phase["tokens"], ",") for phase in phases), "asked for")
     scope = record["decode"]["scope"]
@@ -140,7 +140,7 @@ def _totals(record: dict[str, Any]) -> Table:
 
 def _curve(record: dict[str, Any]) -> Table:
     numbers = "tokens in the cache", "tokens/s", "seconds", "cache bytes"
-    table = _table((*numbers, "bound"), numbers)
+    table = plain_table((*numbers, "bound"), numbers)
     for point in record["curve"]:
         table.add_row(
             f"{point['context']:,}",
@@ -171,8 +171,39 @@ def _closing(record: dict[str, Any]) -> Iterator[str]:
     fits = {None: "", True: ", which fits", False: ", which DOES NOT FIT"}[room["fits"]]
     held = f" of {room['memory_bytes'] / 1e6:,.1f} MB" if room["memory_bytes"] else ""
     yield f"in memory: {parts} MB, together {room['total_bytes'] / 1e6:,.1f} MB{held}{fits}"
+    if (experts := record["experts"]) is not None:
+        yield (
+            f"experts in memory: {experts['slots_per_layer']} of each layer; "
+            f"{experts['flash_bytes_per_token'] / 1e6:,.1f} MB per token from flash in "
+            f"{experts['flash_seconds_per_token']:.4g} s ({experts['label']}: experts chosen "
+            f"{experts['routing']})"
+        )
+    if (idle := record["idle_rows"]) is not None:
+        decode, tokens = idle["decode"], record["decode"]["tokens"]
+        yield (
+            f"{idle['share']:.0%} of rows behind ReLUs idle would spare "
+            f"{decode['spared_macs'] / tokens / 1e6:,.1f} x 10^6 MACs and "
+            f"{decode['spared_bytes'] / tokens / 1e6:,.2f} MB per token, and leave "
+            f"{decode['needed_memory_seconds'] / tokens:.4g} s of moving bytes "
+            f"({idle['label']}; {idle['time']})"
+        )
+    if (energy := record["dram_energy"]) is not None:
+        yield (
+            f"memory's energy: {energy['prefill_j']:.4g} J for the prompt, "
+            f"{energy['decode_j_per_token']:.4g} J per token ({energy['label']}: "
+            f"{energy['pj_per_bit']:g} pJ per bit, {energy['source']})"
+        )
+    elif record["memory"] is not None:
+        yield f"memory's energy: no source states it for {record['memory']['name']}"
     if record["extended_context"]:
         yield "more tokens than the model was made for: its accuracy there is unknown"
+        if (reach := record["long_factors_reach"]) is not None:
+            yield (
+                f"its own long factors (LongRoPE) turn positions up to {reach:,} tokens, in the "
+                "same time; a --window beyond its first context is measured with them"
+            )
+        else:
+            yield "how positions are turned there is not known: no long factors are stated"
     if (perplexity := record["perplexity"]) is not None:
         shipped = "of the model as shipped nothing is known"
         if perplexity["float"] is not None:

@@ -7,21 +7,25 @@ Which cores with which memories meet the target is then priced as `evolute sim` 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from evolute.hw.spec.core import CoreSpec
 from evolute.hw.spec.memories import Memory
 from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.metrics import WHOLE
+from evolute.sim.program.build import LayerSteps
 from evolute.sim.workload.linear import Workload
 from evolute.sim.workload.operations import Pass, Product, operations
 from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.shape import ModelShape
 from evolute.support.errors import RefusedError
+from evolute.support.schema import ABSENT, RequiredCore, RequiredRefusal
 from evolute.sw.deploy.assignment import assign, default_weights, engine_in
+from evolute.sw.deploy.on_core import core_model
 from evolute.sw.deploy.simulate import (
     ALL_EXPERTS,
     Request,
@@ -81,12 +85,17 @@ def model_candidate(
 ) -> CoreCandidate:
     """A core for a model with weights. Raises `RefusedError` where its engine does not run them."""
     assignment = assign(model, default_weights(model) if weights is None else weights, core)
+
+    @functools.cache
+    def steps() -> LayerSteps | None:
+        return None if engine_in(core).steps_are_fixed else core_model(assignment).beat_steps
+
     return CoreCandidate(
         name,
         core,
         lambda _: assignment.workload,
         lambda request: room_for(model_shape(model), assignment.workload, request),
-        lambda request: simulate(assignment, request, None),
+        lambda request: simulate(assignment, request, None, steps=steps()),
     )
 
 
@@ -186,39 +195,24 @@ class PricedCore:
     tokens_per_s: float
     ttft_s: float
     fits: bool | None
+    label: str
+    """`bound` where steps depend on weights that were not measured, else `modelled`."""
     missing: tuple[Shortfall, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def record(self) -> RequiredCore:
         core = self.candidate.core
-        record: dict[str, Any] = {
-            "accelerator": self.candidate.name,
-            "vector_lanes": core.vector_lanes,
-            "attention_rows": core.attention_rows,
-            "memory": self.memory.name,
-            "tokens_per_s": self.tokens_per_s,
-            "ttft_s": self.ttft_s,
-            "fits": self.fits,
-        }
-        if self.missing:
-            lacks = [{**lack._asdict(), "factor": lack.factor} for lack in self.missing]
-            record["short_of"] = lacks
-        return record
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A core that could not be priced, and why; with one memory, or with None of any."""
-
-    accelerator: str
-    memory: str | None
-    reason: str
-
-
-def unpriced(core: CoreSpec) -> str | None:
-    """Why a core is not priced for a target; None where it is."""
-    if not engine_in(core).steps_are_fixed:
-        return "its steps depend on the weights, and `evolute sim` prices it with them"
-    return None
+        lacks = [{**lack._asdict(), "factor": lack.factor} for lack in self.missing]
+        return RequiredCore(
+            accelerator=self.candidate.name,
+            vector_lanes=core.vector_lanes,
+            attention_rows=core.attention_rows,
+            memory=self.memory.name,
+            tokens_per_s=self.tokens_per_s,
+            ttft_s=self.ttft_s,
+            fits=self.fits,
+            label=self.label,
+            short_of=lacks or ABSENT,
+        )
 
 
 def outcomes(
@@ -229,7 +223,7 @@ def outcomes(
     platform_of: Callable[[CoreSpec, Memory], Platform],
     least: Needs,
     progress: Callable[[float], None] = lambda done: None,
-) -> Iterator[PricedCore | Refusal]:
+) -> Iterator[PricedCore | RequiredRefusal]:
     """Every candidate with every memory. Memories that are alike behind a core's port are priced
     once; `progress` is called with how many pairs are done."""
     done = 0
@@ -246,7 +240,7 @@ def outcomes(
                     priced[rate] = candidate.price(request)
                 yield _outcome(candidate, request, priced[rate], target, least, rate)
             except RefusedError as error:
-                yield Refusal(candidate.name, memory.name, str(error))
+                yield RequiredRefusal(candidate.name, memory.name, str(error))
             done += 1
             progress(done)
 
@@ -276,5 +270,11 @@ def _outcome(
         missing.append(Shortfall("capacity_bytes", room.total_bytes, room.memory_bytes))
     assert request.memory is not None
     return PricedCore(
-        candidate, request.memory, decode.tokens_per_s, prefill.seconds, room.fits, tuple(missing)
+        candidate,
+        request.memory,
+        decode.tokens_per_s,
+        prefill.seconds,
+        room.fits,
+        "bound" if priced.metrics.steps_are_bounds else "modelled",
+        tuple(missing),
     )

@@ -13,6 +13,7 @@ from evolute.hw.spec import CoreSpec
 from evolute.hw.spec.memories import Memory
 from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.evaluate import Pricing
+from evolute.sim.cost.flash import ROUTING, ExpertCache
 from evolute.sim.cost.metrics import Metrics
 from evolute.sim.cost.token import Host
 from evolute.sim.program.build import LayerSteps
@@ -25,6 +26,7 @@ from evolute.sim.workload.operations import (
 )
 from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.shape import Attention, ModelShape
+from evolute.sim.workload.skipping import require_relu, spared
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.assignment import Accelerator, Assignment, engine_in
 from evolute.sw.deploy.on_core import core_backends, core_model
@@ -57,6 +59,10 @@ class Request:
     """The memory behind the platform's bandwidth, where it has a name."""
     host: Host | None = None
     """How fast the host is, where that is known."""
+    experts: ExpertCache | None = None
+    """How many experts of a layer are in memory, where flash holds the others."""
+    idle_rows: float | None = None
+    """Which share of the rows behind ReLUs is idle for a token, where that is to be counted."""
 
     def pricing(
         self,
@@ -65,15 +71,21 @@ class Request:
         workload_of: Callable[[Pass], Workload],
         layer_steps: LayerSteps | None = None,
     ) -> Pricing:
-        """What passes of a model on `spec` are priced with."""
+        """What passes of a model on `spec` are priced with. Raises `SpecError` for experts or ReLUs
+        that the model does not have."""
+        if self.experts is not None:
+            self.experts.require_room(shape)
+        if self.idle_rows is not None:
+            require_relu(shape, self.idle_rows)
         cache, host = self.serving.cache, self.host
-        return Pricing(spec, shape, workload_of, self.platform, cache, host, layer_steps)
+        experts = self.experts
+        return Pricing(spec, shape, workload_of, self.platform, cache, host, layer_steps, experts)
 
 
 @dataclass(frozen=True)
 class Room:
-    """What must be in memory: weights as the accelerator and the host hold them, embeddings, and
-    the cache of all sequences at their longest."""
+    """What must be in memory: weights as the accelerator and the host hold them, without experts
+    that are in flash, embeddings, and the cache of all sequences at their longest."""
 
     weights_bytes: int
     embedding_bytes: int
@@ -154,7 +166,7 @@ class Simulation:
 
     def to_dict(self) -> dict[str, Any]:
         metrics, work = self.metrics.to_dict(), self.workload
-        phases = zip(metrics["prefill"]["layers"], metrics["decode"]["layers"], strict=True)
+        phases = in_both_phases(metrics)
         serving, memory = self.request.serving, self.request.memory
         measured = {"perplexity": "measured"} if self.measured else {}
         return {
@@ -165,7 +177,7 @@ class Simulation:
                 {
                     **{name: prefill[name] for name in ("name", "count", "n", "k", "weights")},
                     "prefill_cycles": prefill["cycles"],
-                    "decode_cycles": decode["cycles"],
+                    "decode_cycles": None if decode is None else decode["cycles"],
                 }
                 for prefill, decode in phases
             ],
@@ -179,6 +191,9 @@ class Simulation:
                 "kv_bytes_per_token": cache_bytes(self.shape, 1, serving.cache),
             },
             "memory": None if memory is None else asdict(memory),
+            "dram_energy": self._dram_energy(),
+            "experts": self._experts(),
+            "idle_rows": self._idle_rows(),
             "room": {
                 **asdict(self.room),
                 "total_bytes": self.room.total_bytes,
@@ -193,6 +208,67 @@ class Simulation:
             "bits_total": self.bits and self.bits.bits_total,
             "bits_held": work.bits_held,
             "perplexity": self.measured and self.measured.to_dict(),
+        }
+
+    def _experts(self) -> dict[str, Any] | None:
+        """What decoding reads of experts from flash; None where all are in memory."""
+        if (experts := self.request.experts) is None:
+            return None
+        decode, serving = self.metrics.decode, self.request.serving
+        moved = experts.flash_bytes(self.shape, self.workload, serving.decode[0]) / serving.batch
+        return {
+            "label": "modelled",
+            "routing": ROUTING,
+            "slots_per_layer": experts.slots,
+            "flash_bytes_per_s": experts.flash_bytes_per_s,
+            "flash_bytes_per_token": moved,
+            "flash_seconds_per_token": moved / experts.flash_bytes_per_s,
+            "seconds_per_token": decode.seconds / decode.tokens,
+            "scope": decode.scope,
+        }
+
+    def _idle_rows(self) -> dict[str, Any] | None:
+        """What a machine that skips idle rows behind ReLUs would be spared, by phase and of the
+        linear layers on the accelerator; None where nothing is said of them."""
+        if (share := self.request.idle_rows) is None:
+            return None
+        serving, phases = self.request.serving, {}
+        for name, work, passes, metrics in (
+            ("prefill", serving.prefill, 1, self.metrics.prefill),
+            ("decode", serving.decode[0], len(serving.decode), self.metrics.decode),
+        ):
+            one = spared(self.shape, self.pricing.workload_of(work), work, share)
+            rate = self.request.platform.bandwidth_bytes_per_s
+            phases[name] = {
+                "spared_macs": passes * one.macs,
+                "spared_bytes": passes * one.bytes,
+                "needed_bytes": metrics.dram_bytes - passes * one.bytes,
+                "needed_memory_seconds": (metrics.dram_bytes - passes * one.bytes) / rate,
+            }
+        return {
+            "label": "modelled",
+            "share": share,
+            "time": "not shortened: the accelerator computes all rows",
+            **phases,
+        }
+
+    def _dram_energy(self) -> dict[str, Any] | None:
+        """What moving the phases' bytes takes of the named memory, in joules; None where no source
+        states its energy per bit."""
+        memory = self.request.memory
+        if memory is None or memory.energy_pj_per_bit is None:
+            return None
+        joules_per_byte = 8e-12 * memory.energy_pj_per_bit
+        phases = {"prefill": self.metrics.prefill, "decode": self.metrics.decode}
+        return {
+            "label": "modelled",
+            "scope": self.metrics.decode.scope,
+            "source": memory.energy_source,
+            "pj_per_bit": memory.energy_pj_per_bit,
+            **{f"{name}_j": phase.dram_bytes * joules_per_byte for name, phase in phases.items()},
+            "decode_j_per_token": phases["decode"].dram_bytes
+            * joules_per_byte
+            / phases["decode"].tokens,
         }
 
     def _latent_schedules(self) -> list[dict[str, Any]] | None:
@@ -215,26 +291,47 @@ class Simulation:
         ]
 
 
+def in_both_phases(
+    record: dict[str, Any],
+) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """The layers of a prompt in a record, each with that of decoding, or with None: one token is
+    sent to fewer experts than a prompt."""
+    decoded: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+
+    def key(layer: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(layer[name] for name in ("name", "n", "k", "weights", "group"))
+
+    for layer in record["decode"]["layers"]:
+        decoded.setdefault(key(layer), []).append(layer)
+    both = []
+    for layer in record["prefill"]["layers"]:
+        alike = decoded.get(key(layer))
+        both.append((layer, alike.pop(0) if alike else None))
+    return both
+
+
 def simulate(
     assignment: Assignment,
     request: Request,
     trial: AccuracyTrial | None,
     progress: Callable[[float], None] = lambda done: None,
+    *,
+    steps: LayerSteps | None = None,
 ) -> Simulation:
     """Price a model as it is assigned, and measure what the accelerator's arithmetic does to text.
 
     Perplexity runs through plain integer products, which exact tables equal; rounded tables are run
     themselves. `progress` is called with the part of the measurement done, 0..1. Without a `trial`
-    nothing is measured. Raises `RefusedError` for what the model, the weights and the accelerator
-    do not allow together.
+    nothing is measured but steps that depend on weights, unless `steps` are given. Raises
+    `RefusedError` for what the model, the weights and the accelerator do not allow together.
     """
     model, spec = assignment.model, assignment.spec
     work, weights = assignment.workload, assignment.weights
     if not work.linears:
         raise QuantError(f"weights: {weights.name} leaves no layer on the engine to simulate")
     backends: Callable[[Backend], Linears] | None = None
-    steps: LayerSteps | None = None
-    if trial is not None or not engine_in(spec).steps_are_fixed:
+    needs_steps = steps is None and not engine_in(spec).steps_are_fixed
+    if trial is not None or needs_steps:
         if isinstance(spec, CoreSpec):
             held = core_model(assignment)
             backends, steps = core_backends(held), held.beat_steps
@@ -307,9 +404,10 @@ def room_for(shape: ModelShape, work: Workload, request: Request) -> Room:
     """What a request needs in memory; `work` must have all experts."""
     serving, memory = request.serving, request.memory
     held = sum(linear.total_bits for linear in work.linears)
+    absent = 0 if request.experts is None else request.experts.absent_bytes(shape, work)
     positions = shape.learned_positions
     return Room(
-        weights_bytes=-(-held // 8) + work.host_bytes,
+        weights_bytes=-(-held // 8) - absent + work.host_bytes,
         embedding_bytes=(shape.vocab + positions) * shape.hidden * VECTOR_BYTES,
         cache_bytes=serving.batch * cache_bytes(shape, serving.longest, serving.cache),
         memory_bytes=None if memory is None else memory.capacity_bytes,

@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from evolute.hw.spec.formats import WeightCodes
+import numpy as np
+
+from evolute.hw.spec import Engine
+from evolute.hw.spec.formats import Kind, WeightCodes
+from evolute.sim.golden import lut_dla
+from evolute.sim.weights import Centroids, group_bounds
 from evolute.sim.workload.linear import HEAD, HostLayer, LayerName, Linear, Workload
 from evolute.sim.workload.operations import CacheFormat, Pass, Product, operations
-from evolute.sim.workload.shape import ModelShape
+from evolute.sim.workload.shape import ModelShape, NetworkShape
 from evolute.sw.deploy.assignment import (
     Accelerator,
     engine_in,
@@ -20,10 +25,11 @@ from evolute.sw.deploy.assignment import (
     rounded_linear,
     stored_on,
 )
+from evolute.sw.quantizers.lut_dla import Tables, parse_tables
 from evolute.sw.quantizers.methods import parse_method
 from evolute.sw.quantizers.rounding import Rounding
 from evolute.sw.quantizers.vptq.choice import Vptq
-from evolute.sw.tensors.tensor import QuantError
+from evolute.sw.tensors.tensor import SCALE_BITS, QuantError
 from evolute.sw.tensors.weights import GRAMMAR, parse_weights
 
 DEFAULT_WEIGHTS = "w4g32"
@@ -46,10 +52,11 @@ SHARED_INPUTS = (
 
 @dataclass(frozen=True)
 class Format:
-    """What a linear layer's weights are held in: rounded, or as indices into codebooks."""
+    """What a linear layer's weights are held in: rounded, as indices into codebooks, or as tables
+    by centroid."""
 
     name: str
-    choice: Rounding | Vptq
+    choice: Rounding | Vptq | Tables
 
 
 def parse_format(option: str, text: str) -> Format:
@@ -60,9 +67,11 @@ def parse_format(option: str, text: str) -> Format:
             return Format(text, choice)
         rule = "without outlier columns and in one group where there are no weights"
         raise QuantError(f"{option}: must be {rule}, got {text!r}")
+    if (tables := parse_tables(text)) is not None:
+        return Format(text, tables)
     rounding = parse_weights(text).rounding
     if rounding is None:
-        examples = f"{GRAMMAR.removeprefix('native, float, ')}, or vptq-v8k256r256"
+        examples = f"{GRAMMAR.removeprefix('native, float, ')}, or vptq-v8k256r256, or dla-v2c16"
         raise QuantError(f"{option}: a model without weights takes {examples}; got {text!r}")
     return Format(text, rounding)
 
@@ -99,6 +108,21 @@ def shape_workload(
     return Workload(shape.name, weights.name, tuple(linears), tuple(left), SHARED_INPUTS)
 
 
+def network_workload(
+    shape: NetworkShape, weights: Format, spec: Accelerator, images: int
+) -> Workload:
+    """The convolutions of `images` images as matrix products, as `spec` holds their weights; each
+    has a row for every position of an image. Raises `SpecError` where the engine does not run the
+    format."""
+    layers = [one for layer in shape.convolutions for one in [layer] * layer.count]
+    linears = []
+    for number, layer in enumerate(layers):
+        name = LayerName(number, layer.name)
+        linear = _linear(name, layer.matrix.n, layer.matrix.k, weights.choice, spec)
+        linears.append(stored_on(replace(linear, own_rows=layer.positions * images), spec))
+    return Workload(shape.name, weights.name, tuple(linears))
+
+
 def _linears(
     product: Product, chosen: Format, spec: Accelerator, *, is_head: bool
 ) -> Iterator[Linear]:
@@ -116,10 +140,14 @@ def _linears(
         yield stored_on(replace(linear, name=name, own_rows=rows), spec)
 
 
-def _linear(name: LayerName, n: int, k: int, choice: Rounding | Vptq, spec: Accelerator) -> Linear:
+def _linear(
+    name: LayerName, n: int, k: int, choice: Rounding | Vptq | Tables, spec: Accelerator
+) -> Linear:
     engine = engine_in(spec)
     if isinstance(choice, Rounding):
         return rounded_linear(name, n, k, choice, engine)
+    if isinstance(choice, Tables):
+        return _of_tables(name, n, k, choice, engine)
     bits = WeightCodes(CODEBOOK_BITS, engine.codeword_kind(choice.v))
     engine.coding_of(bits)
     books = [choice.entries, *([choice.residual_entries] if choice.residual_entries else [])]
@@ -128,3 +156,15 @@ def _linear(name: LayerName, n: int, k: int, choice: Rounding | Vptq, spec: Acce
     component_bits = CODEBOOK_BITS - (len(books) - 1)
     held = codewords * index_bits + sum(books) * choice.v * component_bits
     return Linear(name, n, k, bits, group=k, group_bits=0, vector_bits=held)
+
+
+def _of_tables(name: LayerName, n: int, k: int, choice: Tables, engine: Engine) -> Linear:
+    """A layer as tables by centroid. Raises `SpecError` for tables that the engine does not run."""
+    codes, group = WeightCodes(choice.bits, Kind.TABLE), min(choice.group, k)
+    engine.coding_of(codes)
+    spaces = sum(-(-(end - start) // choice.v) for start, end in group_bounds(k, group))
+    points = np.zeros((spaces, choice.centroids, choice.v), np.int8)
+    centroids = Centroids(k, choice.activations, choice.metric, points)
+    lut_dla.require_room(engine, centroids)
+    held = n * spaces * choice.centroids * choice.bits + centroids.stored_bits
+    return Linear(name, n, k, codes, group, SCALE_BITS, vector_bits=held)

@@ -10,7 +10,6 @@ import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.sim.workload.linear import LayerName
-from evolute.support.files import FileError
 from evolute.support.processes import processes
 from evolute.sw.checkpoints import quantized_file
 from evolute.sw.language_model.linear import linear_names
@@ -282,13 +280,8 @@ def _run(
         if not pending:
             return
         task, future = pending.popleft()
-        try:
-            if future is not None:
-                future.result()
-        except BrokenProcessPool:
-            rule = "too little memory for that many workers, or a Python script that calls this"
-            rule = f"a worker process died: {rule} outside `if __name__ == '__main__':`"
-            raise FileError(rule) from None
+        if future is not None:
+            future.result()
         yield task, read_back(task.path, task.plan.key)
 
 

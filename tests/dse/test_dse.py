@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from evolute.hw.spec.platform import Platform
 from evolute.sim.cost.evaluate import evaluate
 from evolute.support.errors import RefusedError
 from evolute.support.files import FileError
+from evolute.support.processes import DeadWorkerError
 from evolute.sw.checkpoints.zoo import load
 from evolute.sw.deploy.assignment import assign
 from evolute.sw.deploy.on_engine import engine_linears
@@ -268,6 +270,18 @@ def test_a_study_is_continued_only_if_asked_and_only_with_its_setup() -> None:
         new_study(storage)
     with pytest.raises(StudyError, match="seed=5, not 6"):
         new_study(storage, resume=True, setup=SETUP | {"seed": 6})
+
+
+def die(candidate: Candidate) -> dict[str, float]:
+    os._exit(3)
+
+
+def test_a_worker_that_dies_ends_a_search_and_is_no_refused_candidate() -> None:
+    study = new_study()
+    with pytest.raises(DeadWorkerError, match="a worker process died: too little memory for"):
+        explore(study, search(measure=die), 3, workers=2)
+    states = {trial.state for trial in study.trials if "candidate" in trial.user_attrs}
+    assert states == {TrialState.FAIL}  # the spec refuses others before they are measured
 
 
 def test_a_candidate_that_no_tool_can_measure_is_pruned() -> None:

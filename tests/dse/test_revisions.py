@@ -231,7 +231,7 @@ def test_a_change_of_results_needs_a_new_revision(
     if name == "synthesis":
         packed = files.cache_directory() / "liberty"
         try:
-            synth.liberty.read(synth.NANGATE45)
+            synth.libraries.text_of(synth.NANGATE45)
         except FileError as error:
             pytest.skip(f"no cell library: {error}")
         (tmp_path / "liberty").symlink_to(packed)

@@ -255,7 +255,8 @@ def _runs(spec: Engine, case: Case) -> list[Run]:
     return [run for matmul in case.matmuls for run in driver.runs_of(spec, matmul)]
 
 
-def _stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
+def stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
+    """The words of a case; `rng` draws what counts for nothing in them."""
     silent = np.zeros(0, bool)
     return Stimulus(
         command=np.concatenate([driver.command_words(spec, matmul) for matmul in case.matmuls]),
@@ -284,7 +285,7 @@ def play(
     The models say how much it has to give; by `seed` is drawn what counts for nothing in its words.
     """
     rng = np.random.default_rng(seed)
-    stimuli = [_stimulus(spec, case, model, rng) for case, model in zip(cases, models, strict=True)]
+    stimuli = [stimulus(spec, case, model, rng) for case, model in zip(cases, models, strict=True)]
     return bench.play(build, stimuli, waves)
 
 

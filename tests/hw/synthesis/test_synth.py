@@ -19,9 +19,9 @@ from evolute.hw.rtl.core.buffer import BeatBuffer
 from evolute.hw.spec import CoreSpec, Engine, LutTensorCore, Mac
 from evolute.hw.spec.core import Buffer
 from evolute.hw.spec.presets import PRESETS
-from evolute.hw.synthesis import liberty, nextpnr, synth, yosys
+from evolute.hw.synthesis import libraries, nextpnr, sram, synth, yosys
 from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
-from evolute.hw.synthesis.liberty import NANGATE45
+from evolute.hw.synthesis.libraries import LIBRARIES, NANGATE45
 from evolute.hw.synthesis.tools import ToolError, run_tool
 from evolute.support import files, schema
 from evolute.support.errors import RefusedError, UnknownNameError
@@ -48,7 +48,7 @@ ENGINES = {name: each for name, each in PRESETS.items() if isinstance(each.spec,
 @pytest.fixture(scope="module")
 def library() -> str:
     try:
-        return liberty.read(NANGATE45)
+        return libraries.text_of(NANGATE45)
     except FileError as error:
         pytest.skip(f"no cell library: {error}")
 
@@ -56,7 +56,7 @@ def library() -> str:
 @pytest.fixture
 def empty_cache(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that holds the cell library and no results."""
-    packed = Path("liberty") / Path(NANGATE45.member).name
+    packed = Path("liberty") / Path(NANGATE45.members[0]).name
     (tmp_path / "liberty").mkdir()
     (tmp_path / packed).symlink_to(files.cache_directory() / packed)
     monkeypatch.setattr(files, "cache_directory", lambda: tmp_path)
@@ -169,7 +169,19 @@ def test_large_memories_of_a_core_are_listed_and_small_ones_are_logic(library: s
     kept_bits += CORE.fetch_words * CORE.bus_bits
     assert found.flops > kept_bits
     assert found.latches == 0 and found.multipliers >= 2 * CORE.scale_lanes
+    model = sram.sram(128, 64, shared_port=False)
+    assert model is not None and weights.area_um2 == pytest.approx(model.area_um2, abs=1e-2)
+    assert found.total_area_um2 == pytest.approx(found.area_um2 + model.area_um2, abs=1e-2)
+    assert sram.SOURCE in found.delay_is
+    # A path from the memory takes its access time at least.
+    assert found.delay_ns > model.access_ns
+
+
+def test_memories_without_figures_leave_the_whole_unknown(library: str) -> None:
+    found = synth.map_asic(MEMORY, "t", LIBRARIES["sky130hd"])
+    assert found.total_area_um2 is None and found.memories[0].area_um2 is None
     assert "memories without access time" in found.delay_is
+    assert synth.map_asic(MEMORY, "t").total_area_um2 is not None
 
 
 @pytest.mark.slow
@@ -254,13 +266,23 @@ module t(input clk, input [7:0] a, b, output reg [15:0] q);
   always @(posedge clk) q <= a * b;
 endmodule
 """
+MEMORY = """
+module t(input clk, we, input [7:0] a, b, input [31:0] d, output reg [31:0] q);
+  reg [31:0] kept [255:0];
+  always @(posedge clk) begin
+    if (we) kept[a] <= d;
+    q <= kept[b];
+  end
+endmodule
+"""
 SUM = PRODUCT.replace("a * b", "q + a")  # which has a path between registers
 LOOP = "module t(input a, output y); assign y = ~(y & a); endmodule"
 UNDRIVEN = "module t(input a, output y); wire b; assign y = a & b; endmodule"
 
 
-def test_a_latch_is_counted(empty_cache: Path) -> None:
-    assert synth.map_asic(LATCH, "t").latches == 1
+def test_a_latch_is_refused(empty_cache: Path) -> None:
+    with pytest.raises(ToolError, match="t: has 1 latches, of which no timing is known here"):
+        synth.map_asic(LATCH, "t")
 
 
 def test_a_multiplier_is_counted(empty_cache: Path) -> None:
@@ -370,53 +392,7 @@ def test_another_part_or_seed_is_not_synthesized_again(
     assert calls[1:] == (places if family.name == nextpnr.FAMILY else [])
 
 
-# The cell library and the tools.
-
-CELLS = """
-/* cell (NAND2_X1) { area : 9; } */
-library (l) {
-  cell (NAND2_X1) { area : 0.5; pin (A) { direction : input; } }
-  cell (R) {
-    area : 4.0;
-    pin (D) {
-      timing () {
-        related_pin : "CK"; timing_type : setup_rising;
-        rise_constraint (t) { index_1 ("1,2,3"); index_2 ("1,2,3");
-          values ("1,2,3", \\
-                  "4,5,6", \\
-                  "7,8,9"); }
-        fall_constraint (t) { index_1 ("1,2,3"); index_2 ("1,2,3");
-          values ("1,1,1", "1,5.5,1", "1,1,1"); }
-      }
-      timing () { timing_type : hold_rising;
-        rise_constraint (t) { index_1 ("1"); index_2 ("1"); values ("99"); } }
-    }
-    pin (Q) { timing () { related_pin : CK; timing_type : rising_edge;
-      cell_rise (t) { index_1 ("1,2,3"); index_2 ("1,2"); values ("1,2", "10,20", "3,4"); }
-      cell_fall (t) { index_1 ("1,2,3"); index_2 ("1,2"); values ("1,2", "11,21", "3,4"); }
-      fall_transition (t) { index_1 ("1"); index_2 ("1"); values ("99"); } } }
-  }
-}
-"""
-
-
-def test_liberty_area_and_register_delay() -> None:
-    text = CELLS.split("*/")[1]
-    assert liberty.area_um2(text, "NAND2_X1") == 0.5
-    assert liberty.register_delay_ns(text, "R") == 5.5 + 11
-    with pytest.raises(FileError, match="no cell XOR9"):
-        liberty.cell(text, "XOR9")
-    with pytest.raises(FileError, match="broken at character"):
-        liberty.cell(text[: text.index("pin (Q)")], "R")
-
-
-def test_a_damaged_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "cache_directory", lambda: tmp_path)
-    packed = tmp_path / "liberty" / Path(NANGATE45.member).name
-    packed.parent.mkdir()
-    packed.write_bytes(b"\x1f\x8b\x08 cut short")
-    with pytest.raises(FileError, match="cannot read"):
-        liberty.read(NANGATE45)
+# The tools.
 
 
 def test_a_slow_tool_ends_with_its_children(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from evolute.hw.isa.instructions import OPERATIONS, instruction
 from evolute.hw.spec import CoreSpec, SpecError
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
@@ -17,6 +18,7 @@ from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.cost.metrics import Metrics
 from evolute.sim.program.build import Program, compile_stages
 from evolute.sim.program.placement import stage, stage_name, stages_of
+from evolute.sim.timing.compute_unit import matmul_cycles
 from evolute.sim.timing.core import program_cycles
 from evolute.sim.timing.memory import MemoryTiming, memory_timing
 from evolute.sim.workload.linear import HEAD, Block, LayerName, Linear, Workload
@@ -281,6 +283,43 @@ def test_what_limits_is_what_would_gain_most(latency, bandwidth, rows, bound):
     else:
         assert without_wait < 0.1
         assert (twice_as_fast > 0.2) == (bandwidth < 6.4e9)  # the port is as fast as 6.4 GB/s
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_scaling_limits_where_only_a_faster_scaler_helps(rows):
+    """One bit a weight: a group is summed in half the time that 4 lanes take to scale 32 sums."""
+    core = CORES["core-decode"]
+    one_bit, four_bits = workload(block(0, bits=1)), workload(block(0, bits=4))
+
+    def phase(core, work):
+        return evaluate(core, work, Platform(200e6, 6.4e9), rows, 1).prefill
+
+    slow, fast = phase(core, one_bit), phase(core.evolve(scale_lanes=16), one_bit)
+    assert slow.bound == "scaling" and {layer.bound for layer in slow.layers} == {"scaling"}
+    assert fast.bound != "scaling" and fast.scaling_seconds == 0
+    assert fast.cycles < 0.75 * slow.cycles
+    assert 0.8 < slow.scaling_seconds / slow.compute_seconds < 1
+    parts = [layer.count * layer.scaling_seconds for layer in slow.layers]
+    assert sum(parts) == pytest.approx(slow.scaling_seconds)
+    # With 4 bits a group takes the engine twice as long as it takes the scaler.
+    engine, faster = phase(core, four_bits), phase(core.evolve(scale_lanes=16), four_bits)
+    assert engine.bound != "scaling" and engine.scaling_seconds == 0
+    assert faster.cycles == pytest.approx(engine.cycles, rel=0.02)
+
+
+def test_cycles_that_the_scaler_sets_by_hand():
+    """Groups of 4 steps, of which 8 cycles apart is the soonest: all results but the first wait."""
+    core = CORES["core-decode"]
+    planes = core.engine.coding_of(WeightCodes(1)).planes
+    sizes = {"slices": 22, "row_tiles": 2, "group_slices": 4, "planes": planes}
+    names = [field.name for field in OPERATIONS["matmul"].fields]
+    matmul = instruction("matmul", **{name: sizes.get(name, 0) for name in names})
+    found = matmul_cycles(core, matmul, None)
+    assert (found.steps, found.scaling) == (2 * 22, (2 * 6 - 1) * 8)
+    wide = core.evolve(scale_lanes=32)  # whose period of 2 cycles no group falls short of
+    assert matmul_cycles(wide, matmul, None).scaling == 0
+    serial = core.evolve(scale_multiplier="serial")
+    assert matmul_cycles(serial, matmul, None).scaling == (2 * 6 - 1) * 64
 
 
 def test_a_stage_is_charged_for_the_memory_that_is_busy_in_its_time():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -94,6 +95,8 @@ def test_an_encoder_sees_every_token_and_keeps_none() -> None:
     assert found.macs == 7 * 7 * 6 * 12
     with pytest.raises(SpecError, match="cached: must be 0 for an encoder"):
         attend(NAME, attention, Pass(7, 1), FP16)
+    for name in ("bert-base", "minilm-l6"):
+        assert cache_bytes(shape(name), 512, FP16) == 0
 
 
 def test_blocks_are_chosen_beyond_what_is_dense() -> None:
@@ -164,6 +167,18 @@ def test_experts_that_a_batch_visits(tokens: int, mean: float) -> None:
     for gate in gates:
         assert gate.origin == "expert" and gate.rows == 4 * tokens
         assert gate.copies == math.ceil(distinct_experts(half, tokens))
+
+
+def test_a_norm_inside_experts_is_of_every_row_that_they_compute() -> None:
+    plain = shape("smallthinker-4b").blocks[0]
+    normed = dataclasses.replace(plain, norms=(*plain.norms, "down_norm"))
+    model = dataclasses.replace(shape("smallthinker-4b"), blocks=(normed,))
+    found = [one for one in operations(model, Pass(3), FP16) if one.name.role == "down_norm"]
+    assert found == [Elementwise(LayerName(0, "down_norm"), "norm", 768, 3 * 4)]
+    dense = shape("bitnet-b1.58-2b-4t").blocks[:1]
+    model = dataclasses.replace(shape("bitnet-b1.58-2b-4t"), blocks=dense)
+    found = [one for one in operations(model, Pass(3), FP16) if one.name.role == "down_norm"]
+    assert found == [Elementwise(LayerName(0, "down_norm"), "norm", 6912, 3)]
 
 
 def test_smallthinker_reads_255_mb_of_experts_per_token() -> None:

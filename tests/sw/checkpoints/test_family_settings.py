@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer, models
 
 from evolute.sw.checkpoints.checkpoint import open_model
 from evolute.sw.checkpoints.hugging_face import _FAMILIES
-from evolute.sw.checkpoints.hugging_face_config import CONFIGS, Stated, stated
+from evolute.sw.checkpoints.hugging_face_config import CONFIGS, Stated, stated, stretched
 from evolute.sw.checkpoints.hugging_face_settings import DEFAULTS, known_settings
 from evolute.sw.language_model.decoder import _ACTIVATIONS, Cache, forward, head
 from evolute.sw.language_model.linear import host_linears
@@ -323,3 +324,27 @@ def test_logits_are_those_of_transformers(name, tmp_path):
     terms = max(model.config.ffn, model.config.hidden)
     allowed = 16 * model.config.layers * math.sqrt(terms) * 2.0**-24 * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
+
+
+def test_beyond_its_first_context_a_model_has_long_factors() -> None:
+    """As within it, with the other factors, the same scale of scores, and the longer context."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 9.0]}
+    settings = {
+        "model_type": "phi3", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "intermediate_size": 16, "vocab_size": 32,
+        "max_position_embeddings": 64, "original_max_position_embeddings": 16,
+        "rope_scaling": rope,
+    }  # fmt: skip
+    first, beyond = stated(settings).config, stretched(settings)
+    assert first.rope_factors == (1.0, 1.5) and first.context == 16
+    swapped = settings | {"rope_scaling": rope | {"short_factor": rope["long_factor"]}}
+    assert beyond == replace(stated(swapped).config, context=64)
+    assert beyond is not None and beyond.query_divisor == first.query_divisor != 4
+    for nothing in (
+        {"max_position_embeddings": 16},
+        {"rope_scaling": None},
+        {"rope_scaling": rope | {"long_factor": [2.0]}},
+    ):
+        assert stretched(settings | nothing) is None
+    with pytest.raises(ValueError, match="rope_factors must be positive numbers"):
+        stretched(settings | {"rope_scaling": rope | {"long_factor": [2.0, -1.0]}})

@@ -11,9 +11,18 @@ from click.testing import CliRunner
 
 from evolute import front
 from evolute.hw.spec.memories import MEMORIES
+from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES
+from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.zoo import zoo_entry
+from evolute.support import schema
 from evolute.support.errors import RefusedError
+from evolute.sw.checkpoints import zoo
+from evolute.sw.deploy import requirement
+from evolute.sw.deploy.assignment import Assignment, assign
+from evolute.sw.deploy.on_core import CoreModel, core_model
+from evolute.sw.deploy.simulate import Request, simulate
+from evolute.sw.tensors.weights import parse_weights
 
 SETTINGS = {
     "model_type": "llama",
@@ -147,6 +156,40 @@ def test_what_is_said_to_meet_it_does_so_in_sim(model: str | None, options: Any)
         assert simulated["prefill"]["seconds"] == row["ttft_s"] <= 60
         assert simulated["room"]["fits"] is row["fits"] is True
     assert {"arty-a7", "kv260"} <= {row["memory"] for row in found["meets"]}
+
+
+def test_steps_that_depend_on_weights_are_a_bound_without_them() -> None:
+    asked = (folder(), "--context", 20, "--prefill", 3, "--weights", "b4g112", "--head", "b4g112")
+    cores = "--accel", "core-skip", "--accel", "core-bitmod"
+    found = required(*asked, "--tokens-per-s", 1, *cores, "--memory", "kv260")
+    schema.require(found)
+    rows = {row["accelerator"]: row for row in found["meets"]}
+    labels = {name: row["label"] for name, row in rows.items()}
+    assert labels == {"core-skip": "bound", "core-bitmod": "modelled"}
+    units = ("--set", "vector_lanes=4", "--set", "attention_rows=4", "--kv", "int8")
+    simulated = json.loads(
+        output("sim", *asked, *units, "--accel", "core-skip", "--memory", "kv260", "--json")
+    )
+    assert simulated["labels"]["tokens_per_s"] == "bound"
+    assert simulated["decode"]["tokens_per_s"] == rows["core-skip"]["tokens_per_s"]
+    assert "bound" in output("require", *asked, "--tokens-per-s", 1, *cores)
+
+
+def test_steps_of_a_checkpoint_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, model, weights = CORES["core-skip"], zoo.load("evolute-tiny"), parse_weights("b4g112")
+    assignment, measured = assign(model, weights, core), []
+
+    def counted(assignment: Assignment) -> CoreModel:
+        measured.append(assignment)
+        return core_model(assignment)
+
+    monkeypatch.setattr(requirement, "core_model", counted)
+    candidate = requirement.model_candidate("core-skip", core, model, weights)
+    for bandwidth in (1e9, 6.4e9):
+        request = Request(Serving(4, 1), Platform(200e6, bandwidth))
+        priced, wanted = candidate.price(request), simulate(assignment, request, None)
+        assert priced.metrics == wanted.metrics and not priced.metrics.steps_are_bounds
+    assert len(measured) == 1
 
 
 def test_a_memory_too_small_is_short_by_how_much() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from evolute import front
+from evolute.hw.spec.memories import MEMORIES
 from evolute.support.errors import RefusedError
+from evolute.sw.checkpoints import zoo
+from evolute.sw.commands.sim import _stretched
 from evolute.sw.language_model.model import ModelConfig
 
 QWEN3 = {
@@ -107,12 +111,63 @@ def test_a_memory_by_name_says_whether_all_fits() -> None:
     assert ", which fits" in sim(folder(), "--memory", "kv260", "--accel", "lut-decode")
 
 
+def test_joules_of_a_memory_are_only_told_where_a_source_states_them() -> None:
+    arguments = folder(), "--prefill", 3, "--decode", 2, "--accel", "lut-decode", "--memory"
+    known, unknown = (
+        json.loads(sim(*arguments, name, "--json")) for name in ("u280-hbm2", "kv260")
+    )
+    energy, bits = known["dram_energy"], 8 * known["decode"]["dram_bytes"]
+    assert energy["label"] == "modelled" and energy["scope"] == "linear layers"
+    assert "HBM2" in energy["source"]
+    assert energy["decode_j"] == pytest.approx(bits * 3.97e-12)
+    assert energy["decode_j_per_token"] == pytest.approx(energy["decode_j"] / 2)
+    assert energy["prefill_j"] == pytest.approx(8 * known["prefill"]["dram_bytes"] * 3.97e-12)
+    assert unknown["dram_energy"] is None and unknown["memory"]["energy_pj_per_bit"] is None
+    assert "no source states it for kv260" in sim(*arguments, "kv260")
+    for memory in MEMORIES.values():  # a figure always comes with who states it
+        assert (memory.energy_pj_per_bit is None) == (memory.energy_source is None)
+
+
+def test_experts_in_flash_need_less_memory_and_more_time() -> None:
+    """A prompt visits more experts than a token: of the others decoding has no cycles."""
+    arguments = "smallthinker-4b", "--prefill", 8, "--context", 64, *UNITS
+    whole = json.loads(sim(*arguments, "--json"))
+    part = json.loads(sim(*arguments, "--expert-slots", 8, "--flash-gbs", 2, "--json"))
+    assert whole["experts"] is None
+    found = part["experts"]
+    assert (found["slots_per_layer"], found["label"]) == (8, "modelled")
+    flash = 0.75 * (whole["room"]["weights_bytes"] - part["room"]["weights_bytes"]) / 6
+    assert found["flash_bytes_per_token"] == pytest.approx(flash, rel=1e-6)
+    assert found["flash_seconds_per_token"] == pytest.approx(flash / 2e9)
+    slower = part["decode"]["seconds"] - whole["decode"]["seconds"]
+    assert slower == pytest.approx(flash / 2e9, rel=1e-6)
+    unvisited = [layer for layer in whole["layers"] if layer["decode_cycles"] is None]
+    assert {layer["name"].partition("/")[0] for layer in unvisited} == {"gate", "up", "down"}
+    assert "8 of each layer" in sim(*arguments, "--expert-slots", 8, "--flash-gbs", 2)
+
+
+def test_idle_rows_are_counted_and_shorten_nothing() -> None:
+    arguments = "opt-125m", "--prefill", 2, "--decode", 3
+    plain = json.loads(sim(*arguments, "--json"))
+    found = json.loads(sim(*arguments, "--idle-rows", 0.5, "--json"))
+    idle = found["idle_rows"]
+    assert plain["idle_rows"] is None and found["decode"] == plain["decode"]
+    assert idle["decode"]["spared_macs"] == 3 * 12 * 768 * 3072 / 2
+    assert idle["prefill"]["spared_macs"] == 2 * 12 * 768 * 3072 / 2
+    left = plain["decode"]["dram_bytes"] - idle["decode"]["spared_bytes"]
+    assert idle["decode"]["needed_bytes"] == left
+    assert idle["decode"]["needed_memory_seconds"] == pytest.approx(left / 6.4e9)
+    assert "not shortened" in sim(*arguments, "--idle-rows", 0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         ("--memory kv260 --bandwidth-gbs 2", "--memory and --bandwidth-gbs: only one of them"),
         ("--memory kv261", "unknown memory 'kv261'; did you mean kv260"),
         ("--host-gmacs 2", "--host-gmacs and --host-gbs: only together"),
+        ("--expert-slots 2", "--expert-slots and --flash-gbs: only together"),
+        ("--idle-rows 0.5", "idle_rows: must be of a model whose feed-forward halves"),
         ("--context 4 --decode 2", "--decode: only without --context"),
         ("--context 513", "--context: must be at most 512 tokens, the context of model, got 513"),
         ("--prefill 600", "--prefill: must be at most 512 tokens, the context of model, got 600"),
@@ -154,8 +209,9 @@ def test_models_without_weights_are_told_from_unknown_ones() -> None:
         CliRunner().invoke(front.cli, ["eval", "llama-3.2-1b"], catch_exceptions=False)
     with pytest.raises(RefusedError, match=r"unknown model 'llama-3.2-1'; did you mean"):
         sim("llama-3.2-1")
+    asked = ["require", "bert-base", "--tokens-per-s", "1"]
     with pytest.raises(RefusedError, match="is an encoder, which decodes no tokens"):
-        sim("bert-base")
+        CliRunner().invoke(front.cli, asked, catch_exceptions=False)
     with pytest.raises(RefusedError, match="--head: only for a model without weights"):
         sim("evolute-tiny", "--head", "w8")
 
@@ -164,6 +220,34 @@ def test_more_context_than_a_model_has_is_asked_for_by_name() -> None:
     out = sim(folder(), "--context", 100_000, "--extend-context", "--prefill", 1)
     assert "its accuracy there is unknown" in out
     assert "its accuracy there is unknown" not in sim(folder(), "--extend-context")
+
+
+def test_how_far_long_factors_reach_is_told_where_a_configuration_states_them() -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    changes = {
+        "model_type": "phi3",
+        "hidden_size": 64,
+        "original_max_position_embeddings": 128,
+        "rope_scaling": rope,
+    }
+    beyond = "--context", 400, "--extend-context", "--prefill", 1
+    found = json.loads(sim(folder(**changes), *beyond, "--json"))
+    assert (found["extended_context"], found["long_factors_reach"]) == (True, 512)
+    assert "turn positions up to 512 tokens" in sim(folder(**changes), *beyond)
+    assert "no long factors are stated" in sim(folder(), "--context", 600, *beyond[2:])
+    short = folder(**changes | {"rope_scaling": rope | {"long_factor": [4.0] * 3}})
+    assert json.loads(sim(short, *beyond, "--json"))["long_factors_reach"] is None
+
+
+def test_a_window_beyond_the_first_context_takes_long_factors() -> None:
+    model = zoo.load("evolute-tiny")
+    beyond = replace(model.config, context=4096, rope_factors=(2.0,) * (model.config.head_dim // 2))
+    assert _stretched(model, beyond, 4096).config == beyond
+    with pytest.raises(RefusedError, match="--window: must be at most 4,096 tokens, as far as"):
+        _stretched(model, beyond, 4097)
+    own = model.config.context
+    with pytest.raises(RefusedError, match=f"--window: must be at most {own:,} tokens, the conte"):
+        sim("evolute-tiny", "--extend-context", "--window", own + 1)
 
 
 def test_both_schedules_of_a_latent_cache_are_told() -> None:

@@ -49,14 +49,34 @@ def test_rounded_layers_are_those_of_a_checkpoint(accel: str, weights: str) -> N
         ("vptq-v8k64r64", "core-vq"),
         ("vptq-v8k32", "vq-outputs"),
         ("vptq-v2k16i", "core-vq-inputs"),
+        ("dla-v2c16", "core-dla"),
+        ("dla-v2c16b4g48", "dla-l1"),
+        ("dla-v4c16l2g150", "dla-tree"),
     ],
 )
-def test_vectors_are_those_of_a_checkpoint(tmp_path: Path, name: str, accel: str) -> None:
+def test_vectors_and_tables_are_those_of_a_checkpoint(
+    tmp_path: Path, name: str, accel: str
+) -> None:
     model, spec = zoo.load("evolute-tiny"), spec_of(accel)
     quantize(model, name, tmp_path / "made", tokens=128, workers=1, force=True)
     wanted = assign(zoo.load(str(tmp_path / "made")), NATIVE, spec).workload
     found = shape_workload(model_shape(model), parse_format("weights", name), None, spec, Pass(1))
     assert found.linears == wanted.linears
+    assert found.left == wanted.left
+
+
+@pytest.mark.parametrize(
+    ("name", "accel", "line"),
+    [
+        ("dla-v4c16", "core-dla", "v: must be 4 for these tables, got 2"),
+        ("dla-v2c16l2", "dla-l1", "metric: must be l2 for these tables, got 'l1'"),
+        ("dla-v2c16", "core-decode", "weights: must be one of w1"),
+    ],
+)
+def test_tables_that_an_engine_is_not_built_for(name: str, accel: str, line: str) -> None:
+    shape = model_shape(zoo.load("evolute-tiny"))
+    with pytest.raises(RefusedError, match=line):
+        shape_workload(shape, parse_format("weights", name), None, spec_of(accel), Pass(1))
 
 
 def test_the_shape_of_a_checkpoint_is_the_entry_of_the_zoo() -> None:
@@ -81,6 +101,7 @@ def test_a_head_is_in_the_widest_integers_that_the_engine_runs() -> None:
         ("float", "weights: a model without weights takes w<1-8>"),
         ("w9", "weights: must be native, float"),
         ("vptq-v8", "method: must be"),
+        ("dla-v2", "method: must be dla-v<inputs>c<centroids>"),
         ("vptq-v8k256o2", "weights: must be without outlier columns"),
     ],
 )
