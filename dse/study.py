@@ -85,7 +85,7 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class Search:
+class Strategy:
     """How candidates are drawn and judged.
 
     `choose` gives a trial's candidate or raises `SpecError`; `measure` gives a candidate's metrics
@@ -178,7 +178,7 @@ def open_study(
 
 def explore(
     study: optuna.Study,
-    search: Search,
+    search: Strategy,
     trials: int,
     workers: int,
     advance: Callable[[int], None] = lambda measured: None,
@@ -245,7 +245,7 @@ def _refuse(
     return refused + 1
 
 
-def _tell(study: optuna.Study, search: Search, trial: Trial, metrics: dict[str, float]) -> None:
+def _tell(study: optuna.Study, search: Strategy, trial: Trial, metrics: dict[str, float]) -> None:
     trial.set_user_attr("metrics", metrics)
     for constraint in search.constraints:
         trial.set_constraint(constraint.text, constraint.excess(metrics[constraint.name]))

@@ -35,7 +35,7 @@ def records(paths: Iterable[Path], kind: str | None = None) -> pandas.DataFrame:
     kinds = list(dict.fromkeys(record.kind for record in loaded))
     if kind is not None and kind not in kinds:
         raise UnknownNameError("kind of record", kind, kinds)
-    return table(row for record in loaded if kind in (None, record.kind) for row in _rows(record))
+    return table(row for record in loaded if kind in (None, record.kind) for row in rows(record))
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
@@ -46,7 +46,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
     return pandas.json_normalize([dict(row) for row in rows])
 
 
-def _rows(record: Record) -> Iterator[dict[str, Any]]:
+def rows(record: Record) -> Iterator[dict[str, Any]]:
+    """The facts of each thing that a record states, a row each, as the module says."""
     facts = {"kind": record.kind, "origin": record.origin, **record.data}
     if record.kind == "sim":
         shared = {name: value for name, value in facts.items() if name not in PHASES}

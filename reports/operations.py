@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evolute.reports import frames
 from evolute.reports.records import Record
-from evolute.reports.tables import Column, PageTable, quantity, size
+from evolute.reports.tables import PageColumn, PageTable, page_table, quantity, size, texts
 
 GROUPS = ("linear layers", "attention", "vector", "host")
 """Where a token's time goes, in the order that a bar shows."""
@@ -39,7 +40,7 @@ def shares(run: Record, phase: str) -> tuple[Share, ...]:
     for operation in run.parts(f"{phase}.operations"):
         seconds.setdefault(group(operation), []).append(operation.optional("seconds"))
     return tuple(
-        Share(name, None if None in seconds[name] else sum(part or 0 for part in seconds[name]))
+        Share(name, None if None in seconds[name] else sum(one or 0 for one in seconds[name]))
         for name in GROUPS
         if name in seconds
     )
@@ -55,32 +56,22 @@ def passes(run: Record, phase: str) -> float:
 
 def table(run: Record, phase: str) -> PageTable:
     """A table with one row per kind of operation; figures are sums over a pass."""
-    columns = (
-        Column("operation"),
-        Column("kind"),
-        Column("count", "a pass"),
-        Column("MACs", "a pass"),
-        Column("moved", "a pass"),
-        Column("cycles", "a pass"),
-        Column("took", "ms a pass"),
-        Column("number is"),
-        Column("bound by"),
-    )
     count = passes(run, phase)
-    rows = []
-    for operation in run.parts(f"{phase}.operations"):
-        cycles, seconds = operation.optional("cycles"), operation.optional("seconds")
-        rows.append(
-            (
-                operation.text("name"),
-                operation.text("kind"),
-                quantity(operation.number("count")),
-                quantity(round(operation.number("macs") / count)),
-                size(operation.number("bytes") / count),
-                "" if cycles is None else quantity(round(cycles / count)),
-                "not known" if seconds is None else quantity(1e3 * seconds / count, 3),
-                operation.text("label"),
-                operation.text("limited_by"),
-            )
-        )
-    return PageTable(columns, tuple(rows))
+    frame = frames.table(run[f"{phase}.operations"])
+    amounts = ["macs", "bytes", "cycles", "seconds"]
+    frame[amounts] = frame.reindex(columns=amounts).astype(float) / count
+    frame[["macs", "cycles"]] = frame[["macs", "cycles"]].round()
+    return page_table(
+        (PageColumn("operation"), frame["name"]),
+        (PageColumn("kind"), frame["kind"]),
+        (PageColumn("count", "a pass"), texts(frame, "count", quantity)),
+        (PageColumn("MACs", "a pass"), texts(frame, "macs", quantity)),
+        (PageColumn("moved", "a pass"), texts(frame, "bytes", size)),
+        (PageColumn("cycles", "a pass"), texts(frame, "cycles", quantity)),
+        (
+            PageColumn("took", "ms a pass"),
+            texts(frame, "seconds", lambda seconds: quantity(1e3 * seconds, 3), "not known"),
+        ),
+        (PageColumn("number is"), frame["label"]),
+        (PageColumn("bound by"), frame["limited_by"]),
+    )

@@ -118,7 +118,7 @@ def check(record: Record) -> None:
     """Raise `FileError` unless a record of a known kind has everything that its section of the page
     shows."""
     if record.kind == "sim":
-        _check_fields(record, schema.Run)
+        _check_fields(record, schema.SimRun)
         for name in ("frequency_hz", "bandwidth_bytes_per_s"):
             record.number(f"platform.{name}")
         kind: Kind = "core" if is_core(record) else "engine"
@@ -129,8 +129,15 @@ def check(record: Record) -> None:
             if not layers:
                 raise FileError(f"{record.origin}: {phase}.layers is empty")
             for layer in layers:
-                layer.text("name")
+                for name in ("name", "weights", "bound"):
+                    layer.text(name)
                 _check_numbers(layer, "", LayerMetrics, kind)
+            if record.optional(f"{phase}.operations"):
+                for operation in record.parts(f"{phase}.operations"):
+                    for name in ("name", "kind", "label", "limited_by"):
+                        operation.text(name)
+                    for name in ("count", "macs", "bytes"):
+                        operation.number(name)
     elif record.kind == "accuracy":
         _check_fields(record, schema.Accuracy)
     elif record.kind == "dse":
@@ -138,8 +145,10 @@ def check(record: Record) -> None:
         objectives = record.parts("objectives")
         for trial in record.parts("trials"):
             if trial["state"] == "complete":
-                for objective in objectives:
-                    trial.number(f"metrics.{objective['name']}")
+                trial.text("weights")
+                trial.part("spec")
+                for name in ("clock_mhz", *(objective["name"] for objective in objectives)):
+                    trial.number(f"metrics.{name}")
     elif record.kind == "compare":
         _check_fields(record, schema.Comparison)
         for engine in record.parts("results"):

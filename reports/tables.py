@@ -1,12 +1,13 @@
-"""Tables from records: rows of text, where each column states what kind of number it holds."""
+"""Tables from records, column by column, where each column states what kind of number it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from evolute.reports import frames
 from evolute.reports.records import (
     PHASES,
     Record,
@@ -17,11 +18,14 @@ from evolute.reports.records import (
     layer_seconds,
 )
 
+if TYPE_CHECKING:
+    import pandas
+
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True)
-class Column:
+class PageColumn:
     """A column's title and unit, and the kind of its numbers as a key of `MEANINGS`."""
 
     title: str
@@ -33,8 +37,31 @@ class Column:
 class PageTable:
     """A table of a page: columns, and rows of text with one entry per column."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[PageColumn, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+Cells: TypeAlias = tuple[PageColumn, Iterable[str]]
+"""A column and the text of its cells, from the first row down."""
+
+
+def page_table(*columns: Cells) -> PageTable:
+    """The table of these columns, which are equally long."""
+    titles, cells = zip(*columns, strict=True)
+    return PageTable(titles, tuple(zip(*cells, strict=True)))
+
+
+def texts(
+    frame: pandas.DataFrame, name: str, shown: Callable[..., str] = str, missing: str = ""
+) -> list[str]:
+    """The facts of a column as text, made by `shown`; `missing` where a row, or all, lack it."""
+    if name not in frame:
+        return [missing] * len(frame)
+    column = frame[name].astype(object)  # numbers as Python has them
+    return [
+        shown(fact) if known else missing
+        for fact, known in zip(column, column.notna(), strict=True)
+    ]
 
 
 def quantity(value: float, digits: int = 4) -> str:
@@ -60,15 +87,20 @@ def perplexity_change(record: Record) -> str:
     perplexity = record.optional("perplexity")
     if not perplexity:
         return "not measured"
-    quantized = record.number("perplexity.quantized")
+    after = record.number("perplexity.quantized")
     if perplexity["float"] is None:
-        return f"{quantized:.4g}, as shipped unknown"
-    return f"{record.number('perplexity.float'):.4g} → {quantized:.4g}"
+        return f"{after:.4g}, as shipped unknown"
+    return f"{record.number('perplexity.float'):.4g} → {after:.4g}"
 
 
-def share(record: Record, path: str) -> str:
-    """The share at `path` in percent, or a statement that the record does not have it."""
-    return "not stated" if record.optional(path) is None else f"{record.number(path):.1%}"
+def percent(value: float) -> str:
+    """A share in percent."""
+    return f"{value:.1%}"
+
+
+def short(value: float) -> str:
+    """`quantity` to three digits."""
+    return quantity(value, 3)
 
 
 def left_to_the_host(run: Record) -> str:
@@ -99,193 +131,151 @@ def headlines(runs: Sequence[Record]) -> list[tuple[str, PageTable]]:
 def _headline(runs: Sequence[Record]) -> PageTable:
     """A table of `sim` records with the same labels; one row per run and phase."""
     how = labels(runs[0])
-    columns = (
-        Column("run"),
-        Column("phase"),
-        Column("speed", "tokens/s", how["tokens_per_s"]),
-        Column("MACs on it", "share", how["mac_share"]),
-        Column("bound by", how=how["bound"]),
-        Column("perplexity", how=how["perplexity"]),
-        Column("took", "cycles", how["cycles"]),
-        Column("utilized", how=how["utilization"]),
-        Column("moved", how=how["dram_bytes"]),
+    frame = frames.table(row for run in runs for row in frames.rows(run))
+    first = frame["phase"] == PHASES[0]
+    place = frame["accelerator"] + ", " + frame["weights"] + " weights"
+    changes = [text for run in runs for text in (perplexity_change(run), *[""] * len(PHASES[1:]))]
+    return page_table(
+        (PageColumn("run"), frame["model"].where(first, place)),
+        (PageColumn("phase"), frame["phase"] + " " + frame["tokens"].map("{:g}".format)),
+        (
+            PageColumn("speed", "tokens/s", how["tokens_per_s"]),
+            texts(frame, "tokens_per_s", quantity),
+        ),
+        (
+            PageColumn("MACs on it", "share", how["mac_share"]),
+            texts(frame, "mac_share", percent, "not stated"),
+        ),
+        (PageColumn("bound by", how=how["bound"]), frame["bound"]),
+        (PageColumn("perplexity", how=how["perplexity"]), changes),
+        (PageColumn("took", "cycles", how["cycles"]), texts(frame, "cycles", quantity)),
+        (PageColumn("utilized", how=how["utilization"]), texts(frame, "utilization", percent)),
+        (PageColumn("moved", how=how["dram_bytes"]), texts(frame, "dram_bytes", size)),
     )
-    rows = []
-    for run in runs:
-        for phase in PHASES:
-            first = phase == PHASES[0]
-            tokens = run.number(f"{phase}.tokens")
-            rows.append(
-                (
-                    run.text("model")
-                    if first
-                    else f"{run.text('accelerator')}, {run.text('weights')} weights",
-                    f"{phase} {tokens:g}",
-                    quantity(run.number(f"{phase}.tokens_per_s")),
-                    share(run, f"{phase}.mac_share"),
-                    run.text(f"{phase}.bound"),
-                    perplexity_change(run) if first else "",
-                    quantity(run.number(f"{phase}.cycles")),
-                    f"{run.number(f'{phase}.utilization'):.1%}",
-                    size(run.number(f"{phase}.dram_bytes")),
-                )
-            )
-    return PageTable(columns, tuple(rows))
 
 
 def layers(run: Record, phase: str) -> PageTable:
     """A table with one row per kind of layer of a run; times are sums over all layers of that
     kind."""
     how = labels(run, of_layers=True)
-    columns = (
-        Column("layer"),
-        Column(f"outputs {TIMES} inputs"),
-        Column("count"),
-        Column("weights"),
-        Column("cycles", "each", how["cycles"]),
-        Column("utilization", "", how["utilization"]),
-        Column("moved", "each", how["dram_bytes"]),
-        Column("took", "ms in all", how["seconds"]),
-        Column("computing", "ms in all", how["compute_seconds"]),
-        Column("moving", "ms in all", how["memory_seconds"]),
-        Column("bound by", how=how["bound"]),
+    parts = run.parts(f"{phase}.layers")
+    frame = frames.table(part.data for part in parts)
+    frame["seconds"] = [layer_seconds(run, part) for part in parts]
+    for name in ("seconds", "compute_seconds", "memory_seconds"):
+        frame[name] *= 1e3 * frame["count"]
+    return page_table(
+        (PageColumn("layer"), frame["name"]),
+        (
+            PageColumn(f"outputs {TIMES} inputs"),
+            frame["n"].map("{:g}".format) + f" {TIMES} " + frame["k"].map("{:g}".format),
+        ),
+        (PageColumn("count"), texts(frame, "count", quantity)),
+        (
+            PageColumn("weights"),
+            frame["weights"] + ", groups of " + frame["group"].map("{:g}".format),
+        ),
+        (PageColumn("cycles", "each", how["cycles"]), texts(frame, "cycles", quantity)),
+        (PageColumn("utilization", "", how["utilization"]), texts(frame, "utilization", percent)),
+        (PageColumn("moved", "each", how["dram_bytes"]), texts(frame, "dram_bytes", size)),
+        (PageColumn("took", "ms in all", how["seconds"]), texts(frame, "seconds", short)),
+        (
+            PageColumn("computing", "ms in all", how["compute_seconds"]),
+            texts(frame, "compute_seconds", short),
+        ),
+        (
+            PageColumn("moving", "ms in all", how["memory_seconds"]),
+            texts(frame, "memory_seconds", short),
+        ),
+        (PageColumn("bound by", how=how["bound"]), frame["bound"]),
     )
-    rows = []
-    for layer in run.parts(f"{phase}.layers"):
-        count = layer.number("count")
-        rows.append(
-            (
-                layer.text("name"),
-                f"{layer.number('n'):g} {TIMES} {layer.number('k'):g}",
-                quantity(count),
-                f"{layer.text('weights')}, groups of {layer.number('group'):g}",
-                quantity(layer.number("cycles")),
-                f"{layer.number('utilization'):.1%}",
-                size(layer.number("dram_bytes")),
-                quantity(1e3 * count * layer_seconds(run, layer), 3),
-                quantity(1e3 * count * layer.number("compute_seconds"), 3),
-                quantity(1e3 * count * layer.number("memory_seconds"), 3),
-                layer.text("bound"),
-            )
-        )
-    return PageTable(columns, tuple(rows))
 
 
 def accuracy(records: Sequence[Record]) -> PageTable:
     """A table with one row per `accuracy` record, fewest stored bits first."""
-    columns = (
-        Column("weights"),
-        Column("method"),
-        Column("index", "bits/weight", "exact"),
-        Column("stored", "bits/weight", "exact"),
-        Column("tables", how="exact"),
-        Column("perplexity", how="measured"),
-        Column("as shipped", how="measured"),
-        Column("divergence", "nats/token", "measured"),
-        Column("text of another kind", "perplexity, as shipped", "measured"),
+    frame = frames.table(record.data for record in records)
+    frame = frame.sort_values(by=["bits_total"], kind="stable")
+    other, reference = (
+        texts(frame, f"other_{name}", quantity) for name in ("perplexity", "reference_perplexity")
     )
-    ordered = sorted(records, key=lambda record: record.number("bits_total"))
-    rows = tuple(
+    return page_table(
+        (PageColumn("weights"), frame["weights"]),
+        (PageColumn("method"), frame["method"]),
+        (PageColumn("index", "bits/weight", "exact"), texts(frame, "bits_index", short)),
+        (PageColumn("stored", "bits/weight", "exact"), texts(frame, "bits_total", short)),
+        (PageColumn("tables", how="exact"), _table_widths(frame)),
+        (PageColumn("perplexity", how="measured"), texts(frame, "perplexity", quantity)),
+        (PageColumn("as shipped", how="measured"), texts(frame, "reference_perplexity", quantity)),
+        (PageColumn("divergence", "nats/token", "measured"), texts(frame, "kl", short)),
         (
-            record.text("weights"),
-            record.text("method"),
-            quantity(record.number("bits_index"), 3),
-            quantity(record.number("bits_total"), 3),
-            _table_width(record),
-            quantity(record.number("perplexity")),
-            *(
-                "" if record.optional(name) is None else quantity(record.number(name), digits)
-                for name, digits in (("reference_perplexity", 4), ("kl", 3))
-            ),
-            _other_text(record),
-        )
-        for record in ordered
+            PageColumn("text of another kind", "perplexity, as shipped", "measured"),
+            [", ".join(filter(None, pair)) for pair in zip(other, reference, strict=True)],
+        ),
     )
-    return PageTable(columns, rows)
 
 
-def _other_text(record: Record) -> str:
-    """Perplexity on text of another kind than the calibration text, and that of the model as
-    shipped."""
-    if record.optional("other_perplexity") is None:
-        return ""
-    names = ("other_perplexity", "other_reference_perplexity")
-    return ", ".join(quantity(record.number(name)) for name in names)
-
-
-def _table_width(record: Record) -> str:
-    """The width of the lookup tables of the engine on which accuracy was measured, if there was
-    one."""
-    if record.optional("spec") is None:
-        return "no engine"
-    bits = record.optional("spec.table_bits")
-    return f"{bits} bits" if bits else "full width"
+def _table_widths(frame: pandas.DataFrame) -> list[str]:
+    """The widths of the lookup tables of the engines on which accuracy was measured."""
+    engines = texts(frame, "spec.kind")
+    widths = texts(frame, "spec.table_bits", "{:g} bits".format, "full width")
+    return [width if engine else "no engine" for engine, width in zip(engines, widths, strict=True)]
 
 
 def front(study: Record) -> PageTable:
     """A table with one row per candidate on the Pareto front of a `dse` record, in the order of the
     first objective."""
     objectives = study.parts("objectives")
-    columns = [Column("trial"), Column("weights"), Column("engine"), Column("clock", "MHz")]
-    columns += [
-        Column(objective.text("title"), objective.text("unit"), objective.text("how"))
-        for objective in objectives
-    ]
-    columns.append(Column("MACs on it", "share", "exact"))
-    on_front = set(study["front"])
-    trials = [member for member in study.parts("trials") if member["number"] in on_front]
-    trials.sort(key=lambda member: member.number(f"metrics.{objectives[0].text('name')}"))
-    rows = tuple(
+    first, on_front = f"metrics.{objectives[0].text('name')}", set(study["front"])
+    trials = [trial for trial in study.parts("trials") if trial["number"] in on_front]
+    trials.sort(key=lambda trial: trial.number(first))
+    frame = frames.table(trial.data for trial in trials)
+    return page_table(
+        (PageColumn("trial"), texts(frame, "number", quantity)),
+        (PageColumn("weights"), texts(frame, "weights")),
+        (PageColumn("engine"), [shape(trial["spec"]) for trial in trials]),
+        (PageColumn("clock", "MHz"), texts(frame, "metrics.clock_mhz", quantity)),
+        *(
+            (
+                PageColumn(objective.text("title"), objective.text("unit"), objective.text("how")),
+                texts(frame, f"metrics.{objective['name']}", quantity),
+            )
+            for objective in objectives
+        ),
         (
-            quantity(trial.number("number")),
-            trial.text("weights"),
-            shape(trial["spec"]),
-            quantity(trial.number("metrics.clock_mhz")),
-            *(quantity(trial.number(f"metrics.{objective['name']}")) for objective in objectives),
-            share(trial, "metrics.mac_share"),
-        )
-        for trial in trials
+            PageColumn("MACs on it", "share", "exact"),
+            texts(frame, "metrics.mac_share", percent, "not stated"),
+        ),
     )
-    return PageTable(tuple(columns), rows)
 
 
 def compared(record: Record) -> PageTable:
     """A table with one row per engine of a `compare` record that was not refused, best first."""
-    columns = (
-        Column("engine"),
-        Column("steps", "per slice", "exact"),
-        Column("took", "cycles", "exact"),
-        Column("area", "GE", "synthesized"),
-        Column("cells", how="synthesized"),
-        Column("longest path", "ns", "synthesized"),
-        Column("area per MAC/cycle", "µm²", "synthesized"),
-        Column(f"area {TIMES} cycles", "of best", "synthesized"),
-        Column("largest difference", "relative", "measured"),
-        Column("rounding of activations", "rms", "measured"),
-        Column("weights", how="modelled"),
-        Column("moved in all", how="modelled"),
-    )
-    rows = tuple(
+    frame = frames.table(row for row in record["results"] if row["refused"] is None)
+    return page_table(
+        (PageColumn("engine"), texts(frame, "name")),
+        (PageColumn("steps", "per slice", "exact"), texts(frame, "slice_steps", quantity)),
+        (PageColumn("took", "cycles", "exact"), texts(frame, "cycles", quantity)),
+        (PageColumn("area", "GE", "synthesized"), texts(frame, "area_ge", quantity)),
+        (PageColumn("cells", how="synthesized"), texts(frame, "cells", quantity)),
+        (PageColumn("longest path", "ns", "synthesized"), texts(frame, "delay_ns", short)),
         (
-            row.text("name"),
-            quantity(row.number("slice_steps")),
-            quantity(row.number("cycles")),
-            quantity(row.number("area_ge")),
-            quantity(row.number("cells")),
-            quantity(row.number("delay_ns"), 3),
-            *(
-                "" if row.optional(name) is None else quantity(row.number(name), digits)
-                for name, digits in (("area_um2_per_mac_per_cycle", 4), ("area_cycles_of_best", 3))
-            ),
-            quantity(row.number("max_rel_difference"), 2),
-            f"{row.number('activation_error'):.3%}",
-            size(row.number("weight_bytes")),
-            size(row.number("moved_bytes")),
-        )
-        for row in record.parts("results")
-        if row["refused"] is None
+            PageColumn("area per MAC/cycle", "µm²", "synthesized"),
+            texts(frame, "area_um2_per_mac_per_cycle", quantity),
+        ),
+        (
+            PageColumn(f"area {TIMES} cycles", "of best", "synthesized"),
+            texts(frame, "area_cycles_of_best", short),
+        ),
+        (
+            PageColumn("largest difference", "relative", "measured"),
+            texts(frame, "max_rel_difference", lambda value: quantity(value, 2)),
+        ),
+        (
+            PageColumn("rounding of activations", "rms", "measured"),
+            texts(frame, "activation_error", "{:.3%}".format),
+        ),
+        (PageColumn("weights", how="modelled"), texts(frame, "weight_bytes", size)),
+        (PageColumn("moved in all", how="modelled"), texts(frame, "moved_bytes", size)),
     )
-    return PageTable(columns, rows)
 
 
 def comparison_setting(record: Record) -> str:
@@ -320,28 +310,29 @@ def shape(spec: dict[str, Any]) -> str:
         return f"{shape(spec['engine'])} behind a {spec['bus_bits']}-bit AXI4 port"
     table = f", {spec['table_bits']}-bit tables" if spec.get("table_bits") else ""
     tables = f"{TIMES}{spec['kg']}" if "kg" in spec else ""
-    return f"M{spec['m']} N{spec['n']} K{spec['k']}{tables}{table}"
+    inputs = spec["k"] if "k" in spec else spec["v"]
+    return f"M{spec['m']} N{spec['n']} K{inputs}{tables}{table}"
+
+
+_ORIGIN = ("how", "tools", "seed", "revision")
+"""What the provenance of a record states, as far as a page shows it."""
 
 
 def provenance(records: Iterable[Record]) -> PageTable:
     """A table of where the records on a page come from. Records that only differ in their line
     share a row."""
-    columns = tuple(
-        Column(title) for title in ("file", "lines", "kind", "how", "tools", "seed", "revision")
-    )
-    lines: dict[tuple[str, ...], list[int]] = {}
+    facts = []
     for record in records:
         file, _, line = record.origin.rpartition(":")
-        stated = record.optional("provenance") or {}
-        facts = (
-            _plain(stated[name]) if name in stated else "not stated"
-            for name in ("how", "tools", "seed", "revision")
-        )
         place = "/".join(Path(file).parts[-3:])  # a page should not show where its reader lives
-        lines.setdefault((place, record.kind, *facts), []).append(int(line))
-    return PageTable(
-        columns, tuple((place, _ranges(at), *rest) for (place, *rest), at in lines.items())
-    )
+        stated = record.optional("provenance") or {}
+        origin = {name: _plain(stated.get(name, "not stated")) for name in _ORIGIN}
+        facts.append({"file": place, "kind": record.kind, **origin, "lines": int(line)})
+    shared = ["file", "kind", *_ORIGIN]
+    frame = frames.table(facts).reindex(columns=[*shared, "lines"])
+    frame = frame.groupby(shared, sort=False, as_index=False)["lines"].agg(_ranges)
+    shown = ("file", "lines", "kind", *_ORIGIN)
+    return page_table(*((PageColumn(name), frame[name]) for name in shown))
 
 
 def _plain(fact: Any) -> str:
@@ -351,15 +342,14 @@ def _plain(fact: Any) -> str:
     return "none" if fact is None else str(fact)
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def _ranges(lines: pandas.Series) -> str:
     """Line numbers in short: 1, 3-5."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in parts)
+    lines = lines.sort_values()
+    runs = lines.groupby(lines.diff().ne(1).cumsum()).agg(["min", "max"])
+    return ", ".join(
+        str(first) if first == last else f"{first}-{last}"
+        for first, last in runs.itertuples(index=False)
+    )
 
 
 @dataclass(frozen=True)
@@ -371,13 +361,18 @@ class Tile:
     how: str
 
 
+def _mac_share(run: Record, phase: str) -> str:
+    known = run.optional(f"{phase}.mac_share") is not None
+    return percent(run.number(f"{phase}.mac_share")) if known else "not stated"
+
+
 def tiles(run: Record) -> tuple[Tile, ...]:
     """The most important figures of a `sim` record."""
     how = labels(run)
     speeds = [
         Tile(
             f"tokens/s in {phase}, {run.text(f'{phase}.bound')}-bound, with "
-            f"{share(run, f'{phase}.mac_share')} of the linear MACs",
+            f"{_mac_share(run, phase)} of the linear MACs",
             quantity(run.number(f"{phase}.tokens_per_s")),
             how["tokens_per_s"],
         )

@@ -33,7 +33,7 @@ from evolute.sw.tensors.weights import Weights
 from evolute.verif.engines import stream_engine
 from evolute.verif.engines.stream_engine import Case
 from evolute.verif.harness import driver, gates
-from evolute.verif.harness.vectors import Matmul, Shape, random_matmul
+from evolute.verif.harness.vectors import Matmul, MatmulShape, random_matmul
 
 RUNS = 64
 """Tiles that are simulated side by side."""
@@ -96,7 +96,7 @@ def random_operand(spec: Engine, rng: np.random.Generator, like: Operand | None 
     """
     if like is None:
         weight_format = max(spec.formats, key=lambda codes: codes.bits)
-        shape = Shape(spec.m, spec.n, _RANDOM_GROUPS * spec.group_size, spec.group_size)
+        shape = MatmulShape(spec.m, spec.n, _RANDOM_GROUPS * spec.group_size, spec.group_size)
     else:
         weight_format, shape = like.matmuls[0].weight_format, like.matmuls[0].shape
     matmuls = []

@@ -153,7 +153,14 @@ def search(
         text,
     )
     from evolute.dse.space import SPACE, choose, codes_to_try
-    from evolute.dse.study import Constraint, Search, explore, only_search, open_storage, open_study
+    from evolute.dse.study import (
+        Constraint,
+        Strategy,
+        explore,
+        only_search,
+        open_storage,
+        open_study,
+    )
     from evolute.dse.study_record import measured_trials, summary
     from evolute.hw.spec.platform import Platform
     from evolute.sw.commands.eval import told
@@ -197,7 +204,7 @@ def search(
         "tools": {tool: importlib.metadata.version(tool) for tool in TOOLS},
     }
     name = name or f"{space}-{model_name}-{digest(setup)[:6]}"
-    plan = Search(
+    plan = Strategy(
         choose=functools.partial(choose, choices, codes, frequencies_hz, bandwidths),
         measure=functools.partial(measure, benchmark, metric_names),
         objectives=names,

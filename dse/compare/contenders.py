@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evolute.dse.compare.layer import Layer
+from evolute.dse.compare.layer import ComparedLayer
 from evolute.hw.spec import (
     ENGINES,
     BitSerial,
@@ -206,7 +206,7 @@ class Contender:
     name: str
     spec: Engine | None
     refused: str | None = None
-    layer: Layer | None = None
+    layer: ComparedLayer | None = None
     """The layer in a form of its own, where the engine takes no codes of single weights."""
     scalings: tuple[Scaling, ...] = ()
     """What can scale its results as fast as they come, see `dse.compare.scaling`."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.dse.compare.layer import Layer
+from evolute.dse.compare.layer import ComparedLayer
 from evolute.hw.spec import Engine, FloatLut, FloatMac
 from evolute.hw.spec.floating import FP16, FloatEngine
 from evolute.hw.spec.scaling import FloatScaling
@@ -77,7 +77,7 @@ def _float_total(spec: FloatEngine, tensor: QuantTensor, x: NDArray[np.float64])
     return floating.scaled_sums(*parts, scale, offset, spec.significand_bits)
 
 
-def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
+def _float_exactness(spec: FloatEngine, layer: ComparedLayer) -> Exactness:
     x = numbers.decode(numbers.encode(layer.inputs, spec.kind), spec.kind)
     weights = layer.tensor.rows(slice(None), np.float64)
     results, exact = _float_total(spec, layer.tensor, x), x @ weights.T
@@ -91,7 +91,7 @@ def _float_exactness(spec: FloatEngine, layer: Layer) -> Exactness:
     )
 
 
-def _shipped(layer: Layer) -> NDArray[np.float64]:
+def _shipped(layer: ComparedLayer) -> NDArray[np.float64]:
     return layer.inputs.astype(np.float64) @ layer.weights.astype(np.float64).T
 
 
@@ -99,7 +99,7 @@ def _error(results: NDArray[np.float64], ideal: NDArray[np.float64]) -> float:
     return math.sqrt(((results - ideal) ** 2).mean() / (ideal**2).mean())
 
 
-def exactness(spec: Engine, layer: Layer) -> Exactness:
+def exactness(spec: Engine, layer: ComparedLayer) -> Exactness:
     """Compute the layer with the engine's golden model, and compare."""
     if isinstance(spec, FloatEngine):
         return _float_exactness(spec, layer)

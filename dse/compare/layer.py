@@ -26,7 +26,7 @@ LEARNING_TOKENS = 448
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class ComparedLayer:
     """One linear layer of a model: its weights as codes, and its inputs for a text."""
 
     linear: Linear
@@ -46,7 +46,7 @@ def linear_of(name: LayerName, tensor: QuantTensor) -> Linear:
     return Linear(name, *shape, tensor.format, tensor.group, tensor.group_bits, vector_bits=vectors)
 
 
-def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> Layer:
+def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> ComparedLayer:
     """The layer `name` in the chosen weights, with its inputs for the first tokens of `text`.
 
     Raises `UnknownNameError` with the names of layers, and `QuantError` if the weights are not
@@ -68,7 +68,7 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> L
     inputs = inputs_of(
         model, name, windows(model, text, token_count, default_context(model))[0][:token_count]
     )
-    return Layer(
+    return ComparedLayer(
         linear_of(LayerName.parse(name), tensor),
         tensor,
         float_weights,

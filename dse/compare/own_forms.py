@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from evolute.dse.compare.contenders import Contender, Task, presets_of, variants_of
-from evolute.dse.compare.layer import Layer, linear_of
+from evolute.dse.compare.layer import ComparedLayer, linear_of
 from evolute.hw.spec import ENGINES, Engine, LutDla, LutStationary, SpecError, VqCodebook
 from evolute.hw.spec.formats import Kind, WeightCodes
 from evolute.sw.quantizers.hessian import Moments
 from evolute.sw.quantizers.lut_dla import Tables, learn_centroids, tables_of
-from evolute.sw.quantizers.vptq import WEIGHT_BITS, Vptq, to_tensor, vptq
+from evolute.sw.quantizers.vptq.choice import WEIGHT_BITS, Vptq
+from evolute.sw.quantizers.vptq.forms import to_tensor
+from evolute.sw.quantizers.vptq.quantize import vptq
 from evolute.sw.tensors.activations import quantize_activations
 from evolute.sw.tensors.tensor import QuantTensor
 
@@ -43,7 +45,7 @@ def tables(task: Task) -> Mapping[str, Mapping[str, Any]]:
     return {f"v{plain.v} c{plain.centroids} {plain.metric}": fields}
 
 
-def _codebooks(spec: VqCodebook, layer: Layer) -> QuantTensor:
+def _codebooks(spec: VqCodebook, layer: ComparedLayer) -> QuantTensor:
     """Codebooks of the engine's size, found by the VPTQ quantizer."""
     x = layer.more_inputs
     moments = Moments(x.T @ x / np.float32(len(x)), np.abs(x).max(axis=0), len(x))
@@ -67,14 +69,14 @@ def tables_for(spec: LutDla | LutStationary, group: int) -> Tables:
     )
 
 
-def fitted(choice: Tables, layer: Layer) -> QuantTensor:
+def fitted(choice: Tables, layer: ComparedLayer) -> QuantTensor:
     """The layer as tables, fitted to its inputs."""
     x = quantize_activations(layer.more_inputs, choice.activations).x
     learned = learn_centroids(x, choice, np.random.default_rng(0))
     return tables_of(layer.weights, x, *learned, choice)
 
 
-def _of_engine(spec: LutDla, layer: Layer) -> QuantTensor:
+def _of_engine(spec: LutDla, layer: ComparedLayer) -> QuantTensor:
     return fitted(tables_for(spec, min(spec.group_size, layer.linear.group)), layer)
 
 
@@ -87,7 +89,7 @@ class OwnForm:
     """Whether the layer has one scale, so that a sum may go through all of K."""
     variants: Callable[[Task], Mapping[str, Mapping[str, Any]]]
     """The variants that are worth comparing for a task, as name to spec fields."""
-    learned: Callable[[Any, Layer], QuantTensor]
+    learned: Callable[[Any, ComparedLayer], QuantTensor]
     """The layer in the engine's form, learned from its weights and from inputs that are not used
     for measuring. Raises `SpecError` if there is none."""
 
@@ -100,7 +102,7 @@ OWN_FORMS: dict[type[Engine], OwnForm] = {
 
 
 def in_own_forms(
-    task: Task, engines: Collection[str], layer: Layer, named: bool = False
+    task: Task, engines: Collection[str], layer: ComparedLayer, named: bool = False
 ) -> list[Contender]:
     """The variants of the engines (named by stem) that take the layer in forms of their own; with
     `named`, also their presets. Engines that do not fit the task have the reason in `refused`."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from evolute.dse.compare.contenders import Contender
 from evolute.dse.compare.exactness import exactness
-from evolute.dse.compare.layer import Layer
+from evolute.dse.compare.layer import ComparedLayer
 from evolute.hw.spec import Engine, engine_of
 from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.scaling import IntegerScaling, Scaling
@@ -110,7 +110,7 @@ def areas(
 
 
 def row(
-    contender: Contender, result: Areas | RefusedError | None, layer: Layer, rows: int
+    contender: Contender, result: Areas | RefusedError | None, layer: ComparedLayer, rows: int
 ) -> schema.Compared:
     """All facts about one contender on the layer, except the comparison with the best one.
 

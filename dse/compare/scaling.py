@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from evolute.dse.compare.contenders import Contender
-from evolute.dse.compare.layer import Layer
+from evolute.dse.compare.layer import ComparedLayer
 from evolute.hw.spec import Engine
 from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.spec.scaling import MULTIPLIERS, RESULT_BITS, FloatScaling, IntegerScaling, Scaling
@@ -64,7 +64,9 @@ def _scalings(spec: Engine, run: Run) -> list[Callable[[int], Scaling]]:
     ]
 
 
-def with_scaling(contenders: Iterable[Contender], layer: Layer, rows: int) -> list[Contender]:
+def with_scaling(
+    contenders: Iterable[Contender], layer: ComparedLayer, rows: int
+) -> list[Contender]:
     """The contenders with the scalings that keep up with them on the layer. Those without one are
     refused."""
     scaled = []

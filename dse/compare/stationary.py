@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from evolute.dse.compare.contenders import Task
-from evolute.dse.compare.layer import Layer
+from evolute.dse.compare.layer import ComparedLayer
 from evolute.dse.compare.own_forms import fitted, tables, tables_for
 from evolute.hw.spec import LutStationary, SpecError, presets
 from evolute.hw.spec.formats import Activations
 from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.golden import lut_stationary as golden
-from evolute.sim.timing.lut_stationary import Clocks, Transfers, command_of, fold
+from evolute.sim.timing.lut_stationary import Clocks, StationaryTransfers, command_of, fold
 from evolute.sim.weights import Table, group_bounds
 from evolute.support import schema
 from evolute.sw.quantizers.lut_dla import Tables
@@ -44,7 +44,9 @@ FAST = Clocks(encoder=1, matcher=2)
 _MOST_ROWS = 64
 
 
-def products(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> list[list[golden.Product]]:
+def products(
+    spec: LutStationary, tensor: QuantTensor, x: np.ndarray
+) -> list[list[golden.CommandProduct]]:
     """The commands for rows [M, K] of integers: for every scale group, one for each tile of rows.
     Groups are separate because their sums are scaled separately."""
     assert isinstance(tensor.form, Table)
@@ -77,7 +79,9 @@ class Arrangement:
     """The layer in tables."""
 
 
-def arrangements(task: Task, layer: Layer, rows: int, named: bool = False) -> list[Arrangement]:
+def arrangements(
+    task: Task, layer: ComparedLayer, rows: int, named: bool = False
+) -> list[Arrangement]:
     """Machines with as many columns as the streaming engine has for the task, and a scratchpad for
     the rows; with `named`, also the presets. There are none for floating activations."""
     builds: dict[str, Callable[[], LutStationary]] = {}
@@ -122,7 +126,7 @@ def _preset(task: Task, spec: LutStationary) -> LutStationary:
 
 
 def stationary_row(
-    arrangement: Arrangement, task: Task, layer: Layer, rows: int
+    arrangement: Arrangement, task: Task, layer: ComparedLayer, rows: int
 ) -> schema.ComparedUnit:
     """All facts about one arrangement on the layer for the first `rows` tokens, or all tokens if
     there are fewer.
@@ -166,7 +170,7 @@ def timed(spec: LutStationary, tensor: QuantTensor, x: np.ndarray) -> dict[str, 
     }
 
 
-def moved_bytes(spec: LutStationary, moved: Transfers) -> dict[str, int]:
+def moved_bytes(spec: LutStationary, moved: StationaryTransfers) -> dict[str, int]:
     """Bytes that crossed the streams. Each beat is rounded up to whole bytes."""
     streams = spec.streams
     return {

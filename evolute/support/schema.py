@@ -100,7 +100,7 @@ class Perplexity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class SimRun:
     """A model on an accelerator, by `evolute sim`. The two phases are `PhaseMetrics` of
     `evolute.sim.cost.metrics`, with `LayerMetrics` in them; `labels` states what kind of number
     every figure of a phase is. What needs weights is null for a model without weights."""
@@ -629,7 +629,7 @@ KINDS: dict[str, type] = {
     "pass": PassRun,
     "quantize": Quantization,
     "require": Requirement,
-    "sim": Run,
+    "sim": SimRun,
     "synth": Synthesis,
     "verify": Verification,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from evolute.hw.isa import instructions as isa
 from evolute.hw.isa import registers
-from evolute.hw.spec import CoreSpec, Engine, Spec, Unit, layout
+from evolute.hw.spec import CoreSpec, Engine, Spec, UnitSpec, layout
 from evolute.hw.spec.beat import Beat
 from evolute.hw.spec.core import RESULT_BITS
 
@@ -31,7 +31,7 @@ class Bus:
 
 
 @dataclass(frozen=True)
-class Ports:
+class ControlPorts:
     """The ports that carry no data stream: clock (rising edge), synchronous reset, interrupt and
     AXI interfaces."""
 
@@ -44,12 +44,12 @@ class Ports:
     """Further clocks, each as (clock, reset)."""
 
 
-def ports(spec: Spec) -> Ports:
+def ports(spec: Spec) -> ControlPorts:
     """The clock, reset, interrupt and AXI ports of the spec's top module."""
-    if isinstance(spec, Unit):
-        return Ports("clk", "rst", 1, more_clocks=spec.more_clocks)
+    if isinstance(spec, UnitSpec):
+        return ControlPorts("clk", "rst", 1, more_clocks=spec.more_clocks)
     if not isinstance(spec, CoreSpec):
-        return Ports(clock="clk", reset="rst", reset_level=1)
+        return ControlPorts(clock="clk", reset="rst", reset_level=1)
     stored_words = spec.bank_words * spec.scale_lanes * RESULT_BITS // spec.bus_bits
     memory = Bus(
         name="m_axi",
@@ -74,7 +74,7 @@ def ports(spec: Spec) -> Ports:
         most_outstanding_reads=1,
         most_outstanding_writes=1,
     )
-    return Ports("aclk", "aresetn", 0, "interrupt", (memory, host))
+    return ControlPorts("aclk", "aresetn", 0, "interrupt", (memory, host))
 
 
 def meaning(spec: Spec) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def meaning(spec: Spec) -> dict[str, Any]:
     latencies = {name: getattr(spec, name) for name in dir(type(spec)) if name.endswith("_cycles")}
     if isinstance(spec, CoreSpec):
         return {**_core(spec), "latencies": latencies}
-    if isinstance(spec, Unit):
+    if isinstance(spec, UnitSpec):
         beats, text = spec.beats, spec.meaning
     else:
         assert isinstance(spec, Engine)

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evolute.hw.emit.sidecar import Bus, Ports
+from evolute.hw.emit.sidecar import Bus, ControlPorts
 
 
-def attributes(ports: Ports, names: Iterable[str]) -> dict[str, dict[str, str]]:
+def attributes(ports: ControlPorts, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """The Verilog attributes of each port, as AMD's UG994 describes them for module references.
 
     `names` are all ports of the module. The result is empty for a module without AXI interfaces:

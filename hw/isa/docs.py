@@ -19,8 +19,8 @@ from evolute.hw.isa.instructions import (
     SIGNAL_OFFSET,
     WAIT_OFFSET,
     Fault,
-    Field,
     Instruction,
+    InstructionField,
     Operation,
     Unit,
     assemble,
@@ -136,7 +136,7 @@ def _bits(offset: int, bits: int) -> str:
     return f"{offset + bits - 1}:{offset}" if bits > 1 else str(offset)
 
 
-def _values(field: Field) -> str:
+def _values(field: InstructionField) -> str:
     top = f"{field.maximum:#x}" if field.bits > 20 else field.maximum
     return f"{field.minimum}..{top}" + (", stored less 1" if field.less_one else "")
 

@@ -94,7 +94,7 @@ class Fault(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Field:
+class InstructionField:
     """A field of an instruction. With `less_one`, the bits hold the value minus 1."""
 
     name: str
@@ -122,7 +122,7 @@ class Operation:
     opcode: int
     unit: Unit | None
     meaning: str
-    fields: tuple[Field, ...] = ()
+    fields: tuple[InstructionField, ...] = ()
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -138,7 +138,7 @@ class Operation:
         """Position of each field in `fields`, by the field's name."""
         return {field.name: place for place, field in enumerate(self.fields)}
 
-    def __getitem__(self, name: str) -> Field:
+    def __getitem__(self, name: str) -> InstructionField:
         """The field `name`."""
         return self.fields[self.places[name]]
 
@@ -156,7 +156,7 @@ HEADER_BITS = SIGNAL_OFFSET + len(Unit)
 BUFFERS = tuple(BUFFER_ADDRESS_BITS)
 """What a load can fill, by the number in its `buffer` field; `CoreSpec.buffers` in words."""
 
-_MEMORY = Field(
+_MEMORY = InstructionField(
     "memory", MEMORY_ADDRESS_BITS, "byte address in memory, a multiple of the bus width"
 )
 
@@ -169,9 +169,13 @@ OPERATIONS: dict[str, Operation] = {
             Unit.LOAD,
             "Copy bus words from memory into a buffer.",
             (
-                Field("buffer", 2, ", ".join(f"{i} {name}" for i, name in enumerate(BUFFERS))),
-                Field("address", max(BUFFER_ADDRESS_BITS.values()), "first bus word in the buffer"),
-                Field("words", 16, "bus words", less_one=True),
+                InstructionField(
+                    "buffer", 2, ", ".join(f"{i} {name}" for i, name in enumerate(BUFFERS))
+                ),
+                InstructionField(
+                    "address", max(BUFFER_ADDRESS_BITS.values()), "first bus word in the buffer"
+                ),
+                InstructionField("words", 16, "bus words", less_one=True),
                 _MEMORY,
             ),
         ),
@@ -181,21 +185,25 @@ OPERATIONS: dict[str, Operation] = {
             Unit.COMPUTE,
             "Multiply row tiles of activations by one column tile of weights, scale and sum.",
             (
-                Field("weight", BUFFER_ADDRESS_BITS["weight"], "first bus word of the weights"),
-                Field(
+                InstructionField(
+                    "weight", BUFFER_ADDRESS_BITS["weight"], "first bus word of the weights"
+                ),
+                InstructionField(
                     "activation",
                     BUFFER_ADDRESS_BITS["activation"],
                     "first bus word of the activations",
                 ),
-                Field("scale", BUFFER_ADDRESS_BITS["scale"], "first bus word of the scales"),
-                Field("accumulator", ACCUMULATOR_ADDRESS_BITS, "first word of sums"),
-                Field("slices", 12, "K-slices per row tile", less_one=True),
-                Field("row_tiles", 8, "row tiles, one after another", less_one=True),
-                Field("group_slices", 12, "K-slices per scale group", less_one=True),
-                Field("planes", PLANES_BITS, "weight beats per K-slice", less_one=True),
-                Field("mode", MODE_BITS, "how the engine reads the weights"),
-                Field("accumulate", 1, "0 starts sums, 1 adds to those there"),
-                Field("offset_shift", OFFSET_SHIFT_BITS, "left shift of every offset"),
+                InstructionField(
+                    "scale", BUFFER_ADDRESS_BITS["scale"], "first bus word of the scales"
+                ),
+                InstructionField("accumulator", ACCUMULATOR_ADDRESS_BITS, "first word of sums"),
+                InstructionField("slices", 12, "K-slices per row tile", less_one=True),
+                InstructionField("row_tiles", 8, "row tiles, one after another", less_one=True),
+                InstructionField("group_slices", 12, "K-slices per scale group", less_one=True),
+                InstructionField("planes", PLANES_BITS, "weight beats per K-slice", less_one=True),
+                InstructionField("mode", MODE_BITS, "how the engine reads the weights"),
+                InstructionField("accumulate", 1, "0 starts sums, 1 adds to those there"),
+                InstructionField("offset_shift", OFFSET_SHIFT_BITS, "left shift of every offset"),
             ),
         ),
         Operation(
@@ -204,8 +212,8 @@ OPERATIONS: dict[str, Operation] = {
             Unit.STORE,
             "Copy sums to memory, each as a 64-bit integer.",
             (
-                Field("accumulator", ACCUMULATOR_ADDRESS_BITS, "first word of sums"),
-                Field("words", 16, "bus words", less_one=True),
+                InstructionField("accumulator", ACCUMULATOR_ADDRESS_BITS, "first word of sums"),
+                InstructionField("words", 16, "bus words", less_one=True),
                 _MEMORY,
             ),
         ),
@@ -217,19 +225,19 @@ OPERATIONS: dict[str, Operation] = {
             Unit.COMPUTE,
             "Fill the engine's own memories, such as codebooks; only where it has any.",
             (
-                Field(
+                InstructionField(
                     "weight",
                     BUFFER_ADDRESS_BITS["weight"],
                     "first bus word of the contents in the weight buffer",
                 ),
-                Field(
+                InstructionField(
                     "slices",
                     16,
                     "slices of contents, in the order of `evolute.hw.spec.layout`",
                     True,
                 ),
-                Field("planes", PLANES_BITS, "weight beats per slice", less_one=True),
-                Field("mode", MODE_BITS, "what is filled, as the engine calls it"),
+                InstructionField("planes", PLANES_BITS, "weight beats per slice", less_one=True),
+                InstructionField("mode", MODE_BITS, "what is filled, as the engine calls it"),
             ),
         ),
     )

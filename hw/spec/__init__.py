@@ -9,7 +9,7 @@ from evolute.hw.spec.lut_dla import LutDla
 from evolute.hw.spec.lut_stationary import LutStationary
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.hw.spec.mac import Mac
-from evolute.hw.spec.unit import Unit
+from evolute.hw.spec.unit import UnitSpec
 from evolute.hw.spec.vq_codebook import VqCodebook
 
 ENGINES: dict[str, type[Engine]] = {
@@ -26,7 +26,7 @@ BASELINES: dict[str, type[Engine]] = {"float_mac": FloatMac, "float_lut": FloatL
 core can hold them (`hw.spec.floating`)."""
 
 
-UNITS: dict[str, type[Unit]] = {"lut_stationary": LutStationary}
+UNITS: dict[str, type[UnitSpec]] = {"lut_stationary": LutStationary}
 """The spec classes of units, machines with streams and clocks of their own, by name."""
 
 
@@ -52,7 +52,7 @@ __all__ = [
     "Mac",
     "Spec",
     "SpecError",
-    "Unit",
+    "UnitSpec",
     "VqCodebook",
     "engine_of",
 ]

@@ -31,7 +31,7 @@ from functools import cached_property
 from evolute.hw.spec.base import require, require_range
 from evolute.hw.spec.beat import Beat, Field
 from evolute.hw.spec.lut_dla import METRICS, distance_bits, require_sums
-from evolute.hw.spec.unit import Unit
+from evolute.hw.spec.unit import UnitSpec
 
 ENCODERS = ("chain", "tree")
 TABLES = ("stream", "gather")
@@ -67,7 +67,7 @@ class StationaryStreams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LutStationary(Unit):
+class LutStationary(UnitSpec):
     """Choices of one unit that keeps tables while rows pass."""
 
     m: int = 64

@@ -12,7 +12,7 @@ from evolute.hw.spec.lut_dla import LutDla
 from evolute.hw.spec.lut_stationary import LutStationary
 from evolute.hw.spec.lut_tensor_core import LutTensorCore
 from evolute.hw.spec.mac import Mac
-from evolute.hw.spec.unit import Unit
+from evolute.hw.spec.unit import UnitSpec
 from evolute.hw.spec.vq_codebook import VqCodebook
 from evolute.support.errors import UnknownNameError
 
@@ -257,7 +257,7 @@ _SPECS = {name: preset.spec for name, preset in PRESETS.items()}
 
 CORES = {name: spec for name, spec in _SPECS.items() if isinstance(spec, CoreSpec)}
 ENGINE_PRESETS = {name: spec for name, spec in _SPECS.items() if isinstance(spec, Engine)}
-UNIT_PRESETS = {name: spec for name, spec in _SPECS.items() if isinstance(spec, Unit)}
+UNIT_PRESETS = {name: spec for name, spec in _SPECS.items() if isinstance(spec, UnitSpec)}
 
 DEFAULT = next(iter(PRESETS))
 DEFAULT_ENGINE = next(iter(ENGINE_PRESETS))

@@ -12,7 +12,7 @@ from evolute.hw.spec.beat import Beat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit(Spec, abc.ABC):
+class UnitSpec(Spec, abc.ABC):
     """Base of the specs of units."""
 
     @property

@@ -38,7 +38,7 @@ class Activity:
     (0, 0), (0, 1), (1, 0) and (1, 1)."""
 
 
-class Simulation:
+class GateSimulation:
     """The netlist in up to `runs` runs at once; each step is settle, look, tick."""
 
     def __init__(

@@ -59,7 +59,7 @@ _NO_TEXT = re.compile(r"/\*.*?\*/|//[^\n\"]*$|\\\s*\n", re.DOTALL | re.MULTILINE
 
 
 @dataclass(frozen=True)
-class Table:
+class LibertyTable:
     """Numbers over one or two axes, between which they are linear, and beyond which they go on so.
 
     For delays and powers `rows` are transition times of the input (ns) and `columns` capacitances
@@ -107,7 +107,7 @@ class Arc:
     related: str
     kind: str
     sense: str
-    tables: Mapping[str, Table]
+    tables: Mapping[str, LibertyTable]
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class InternalPower:
     related: str | None
     when: Expression | None
     supply: str
-    rise: Table | None
-    fall: Table | None
+    rise: LibertyTable | None
+    fall: LibertyTable | None
 
 
 @dataclass(frozen=True)
@@ -415,7 +415,7 @@ class Reader:
         )
 
     def _power(self, cell: str, group: Group) -> Iterator[InternalPower]:
-        def table(kind: str) -> Table | None:
+        def table(kind: str) -> LibertyTable | None:
             stated = next(group.inner(kind), None)
             return None if stated is None else self._table(cell, stated, self._units.energy_fj)
 
@@ -429,7 +429,7 @@ class Reader:
                 fall=table("fall_power") or both,
             )
 
-    def _table(self, cell: str, group: Group, scale: float) -> Table:
+    def _table(self, cell: str, group: Group, scale: float) -> LibertyTable:
         what = f"cell {cell}: {group.kind}"
         template = self._templates.get(group.name)
         if template is None and group.name != "scalar":
@@ -469,7 +469,7 @@ class Reader:
         elif names not in (["slew", "load"], ["slew", "data"]):
             raise FileError(f"{self._where}: {what}: axes {names} are not known here")
         rows, columns = (axis for _, axis in axes)
-        return Table(rows, columns, tuple(map(tuple, values.tolist())))
+        return LibertyTable(rows, columns, tuple(map(tuple, values.tolist())))
 
 
 @dataclass(frozen=True)

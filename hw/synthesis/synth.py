@@ -40,7 +40,7 @@ the area and listed."""
 
 
 @dataclass(frozen=True)
-class Memory:
+class MacroMemory:
     """A memory that a chip would have as a macro. Its figures are those of `hw.synthesis.sram`, or
     None where that has none for the cell library, the size or the ports."""
 
@@ -78,7 +78,7 @@ class AsicResult:
     latches: int
     multipliers: int
     """Multiplications found in the Verilog before any optimization; no engine may have one."""
-    memories: tuple[Memory, ...]
+    memories: tuple[MacroMemory, ...]
     memory_bits: int
     """Sum of the bits of all `memories`."""
     cells: dict[str, int]
@@ -105,7 +105,7 @@ class PathStep:
 
 
 @dataclass(frozen=True)
-class Block:
+class AreaPart:
     """One part of an `AreaSplit`."""
 
     area_um2: float
@@ -124,7 +124,7 @@ class AreaSplit:
 
     area_um2: float
     area_ge: float
-    blocks: dict[str, Block]
+    blocks: dict[str, AreaPart]
     """Blocks by name. A block with more than half of the area is split into its parts; the logic
     between its parts is listed under its own name."""
 
@@ -291,7 +291,7 @@ def map_asic(
         )
 
     measured = _remembered("asic", (verilog, top), measure, library, anew=anew)
-    memories = tuple(Memory(**memory) for memory in measured["memories"])
+    memories = tuple(MacroMemory(**memory) for memory in measured["memories"])
     path = tuple(PathStep(**step) for step in measured["critical_path"])
     return AsicResult(**{**measured, "memories": memories, "critical_path": path})
 
@@ -315,7 +315,7 @@ def _access(models: Mapping[str, sram.Sram | None]) -> Callable[[Macro], float]:
     return access_ns
 
 
-def _with_model(memory: Memory, library: CellLibrary) -> Memory:
+def _with_model(memory: MacroMemory, library: CellLibrary) -> MacroMemory:
     model = _model(library, memory.words, memory.bits, memory.read_ports, memory.write_ports)
     if model is None:
         return memory
@@ -329,7 +329,7 @@ def _with_model(memory: Memory, library: CellLibrary) -> Memory:
     )
 
 
-def _of_memories(macros: Sequence[Memory]) -> str:
+def _of_memories(macros: Sequence[MacroMemory]) -> str:
     """What is to be said of memories beside a delay."""
     if not macros:
         return ""
@@ -372,7 +372,9 @@ def split_asic(
         }
         gate_um2 = liberty.Reader(libraries.text_of(library), library.key).area_um2(library.gate)
         blocks = {
-            name: Block(round(area_um2, 3), round(area_um2 / gate_um2, 1), round(register_um2, 3))
+            name: AreaPart(
+                round(area_um2, 3), round(area_um2 / gate_um2, 1), round(register_um2, 3)
+            )
             for name, (area_um2, register_um2) in _parts(modules, top, modules[top]["area"] / 2)
             if round(area_um2, 3) > 0  # a memory, or mere wires
         }
@@ -386,7 +388,7 @@ def split_asic(
         }
 
     measured = _remembered("split", (verilog, top), measure, library, anew=anew)
-    blocks = {name: Block(**block) for name, block in measured["blocks"].items()}
+    blocks = {name: AreaPart(**block) for name, block in measured["blocks"].items()}
     return AreaSplit(measured["area_um2"], measured["area_ge"], blocks)
 
 
@@ -492,7 +494,7 @@ class _FoundMemory:
 
     module: str
     cell: str
-    memory: Memory
+    memory: MacroMemory
     clocked: bool
 
     @property
@@ -523,7 +525,7 @@ def _memories(verilog: str, top: str) -> list[_FoundMemory]:
             names = ("SIZE", "WIDTH", "RD_PORTS", "WR_PORTS", "RD_CLK_ENABLE")
             number = {name: int(description["parameters"][name], 2) for name in names}
             path = [module.removeprefix(f"{top}_").removeprefix(top), cell]
-            memory = Memory(
+            memory = MacroMemory(
                 name="_".join(filter(None, path)),
                 words=number["SIZE"],
                 bits=number["WIDTH"],
@@ -573,7 +575,7 @@ def _asic_script(top: str, memories: Sequence[_FoundMemory], flat: bool) -> list
 
 def _run_asic(
     verilog: str, top: str, memories: Sequence[_FoundMemory], library: CellLibrary, flat: bool
-) -> yosys.Run:
+) -> yosys.ScriptResult:
     inputs = {
         "top.v": verilog,
         "cells.lib": libraries.text_of(library),

@@ -70,7 +70,7 @@ class TableStack:
     """Points of both axes, [tables, 2]."""
 
     def __call__(self, table: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """`tables[table](row, column)` for each entry, as `hw.synthesis.liberty.Table` does one."""
+        """`tables[table](row, column)` for each entry, as `LibertyTable` does for one."""
         i, i_next, row_share = _places(self.rows[table], self.sizes[table, 0], row)
         j, j_next, column_share = _places(self.columns[table], self.sizes[table, 1], column)
         low, low_next = self.values[table, i, j], self.values[table, i, j_next]
@@ -93,7 +93,7 @@ def _places(
     return i, i_next, share
 
 
-def stacked(tables: Sequence[liberty.Table]) -> TableStack:
+def stacked(tables: Sequence[liberty.LibertyTable]) -> TableStack:
     """The tables in arrays; what lies beyond the end of an axis is infinity and never used."""
     rows = max((len(table.rows) for table in tables), default=1)
     columns = max((len(table.columns) for table in tables), default=1)
@@ -143,10 +143,10 @@ class _Tables:
     """Tables by number, each once."""
 
     def __init__(self) -> None:
-        self.tables: list[liberty.Table] = []
+        self.tables: list[liberty.LibertyTable] = []
         self._numbers: dict[int, int] = {}
 
-    def number(self, table: liberty.Table) -> int:
+    def number(self, table: liberty.LibertyTable) -> int:
         if id(table) not in self._numbers:
             self._numbers[id(table)] = len(self.tables)
             self.tables.append(table)

@@ -27,7 +27,7 @@ def version() -> str:
 
 
 @dataclass(frozen=True)
-class Run:
+class ScriptResult:
     """What a script printed, and the files that it wrote as name to text."""
 
     log: str
@@ -36,7 +36,7 @@ class Run:
 
 def run(
     script: Iterable[str], inputs: Mapping[str, str], outputs: Iterable[str], timeout_s: float
-) -> Run:
+) -> ScriptResult:
     """Run the passes of a script in an empty folder that holds the files `inputs` (name to text).
 
     Raises `ToolError` if a pass fails, a file in `outputs` is missing or the script runs longer
@@ -52,7 +52,7 @@ def run(
             files = {file: (folder / file).read_text(encoding="utf-8") for file in outputs}
         except FileNotFoundError as error:
             raise ToolError(f"yosys: wrote no {Path(error.filename).name}") from None
-    return Run(log, files)
+    return ScriptResult(log, files)
 
 
 def cell_counts(stat_json: str) -> dict[str, int]:

@@ -10,7 +10,15 @@ from evolute.sim.cost.evaluate import Pricing
 from evolute.sim.cost.metrics import LINEAR, WHOLE, PhaseMetrics
 from evolute.sim.workload.linear import Workload
 from evolute.sim.workload.operations import Pass
-from evolute.sim.workload.profiles import CacheRoom, Facts, Plan, Profile, Recursion, Solving, Stage
+from evolute.sim.workload.profiles import (
+    CacheRoom,
+    Facts,
+    Plan,
+    Profile,
+    ProfileStage,
+    Recursion,
+    Solving,
+)
 from evolute.sim.workload.serving import Serving
 from evolute.support.labels import Label
 
@@ -126,7 +134,7 @@ def _against_decoding(plan: Plan, pricing: Pricing, serving: Serving, seconds: f
     return {"speedup": plan.tokens / seconds / alone.tokens_per_s}
 
 
-def _stage_metrics(stage: Stage, pricing: Pricing, *, resident: bool) -> StageMetrics:
+def _stage_metrics(stage: ProfileStage, pricing: Pricing, *, resident: bool) -> StageMetrics:
     if stage.blocks is not None:
         pricing = pricing.of_blocks(stage.blocks)
     seconds, moved, scopes = [], [], set()

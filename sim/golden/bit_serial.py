@@ -21,7 +21,7 @@ from evolute.sim.weights import Form
 
 
 @dataclass(frozen=True)
-class EncodedWeights:
+class EncodedTerms:
     """Weights as terms, int8 [terms, N, K], in groups of `group` along K: a weight is the sum of
     its terms, each times 2^shift; half of that of planes of -1 and 1."""
 
@@ -62,7 +62,7 @@ def _skippable_terms(halves: np.ndarray) -> list[np.ndarray]:
     return [sign * (magnitude - upper), sign * (upper >> 2)]
 
 
-def encode(spec: BitSerial, weights: Form) -> EncodedWeights:
+def encode(spec: BitSerial, weights: Form) -> EncodedTerms:
     """The terms of weight codes. Raises `SpecError`."""
     codes, weight_format = weights.codes, weights.format
     values = integer.weights(spec, weights)
@@ -81,11 +81,11 @@ def encode(spec: BitSerial, weights: Form) -> EncodedWeights:
     else:
         terms = _booth_digits(values, weight_format.bits)
         shifts = tuple(range(0, 2 * len(terms), 2))
-    return EncodedWeights(weights.group, np.stack(terms).astype(np.int8), shifts)
+    return EncodedTerms(weights.group, np.stack(terms).astype(np.int8), shifts)
 
 
 def group_sums(
-    spec: BitSerial, x: np.ndarray, weights: EncodedWeights, shift: np.ndarray | None = None
+    spec: BitSerial, x: np.ndarray, weights: EncodedTerms, shift: np.ndarray | None = None
 ) -> GroupSums:
     """Multiply integer activations [M, K] by encoded weights; sums are int64.
 

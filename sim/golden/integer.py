@@ -12,7 +12,7 @@ from evolute.sim.weights import Form, group_bounds
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedWeights:
+class EncodedIntegers:
     """Weights as integers, int16 [N, K], in groups of `group` along K."""
 
     group: int
@@ -28,9 +28,9 @@ def weights(spec: Engine, form: Form) -> np.ndarray:
     )
 
 
-def encode(spec: Engine, form: Form) -> EncodedWeights:
+def encode(spec: Engine, form: Form) -> EncodedIntegers:
     """What the codes multiply by. Raises `SpecError`."""
-    return EncodedWeights(form.group, weights(spec, form))
+    return EncodedIntegers(form.group, weights(spec, form))
 
 
 def exact_float(maximum: int, activation_maximum: int, group: int) -> type:
@@ -61,7 +61,7 @@ def group_sums(x: np.ndarray, weights: np.ndarray, group: int) -> GroupSums:
 
 
 def encoded_sums(
-    spec: Engine, x: np.ndarray, weights: EncodedWeights, shift: np.ndarray | None = None
+    spec: Engine, x: np.ndarray, weights: EncodedIntegers, shift: np.ndarray | None = None
 ) -> GroupSums:
     """Multiply integer activations [M, K] by encoded weights; sums are int64.
 

@@ -31,7 +31,7 @@ def require_room(spec: Engine, centroids: Centroids) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedWeights:
+class EncodedTables:
     """Entries of tables as integers, int16 [N, subspaces * c], with their centroids, in groups of
     `group` activations."""
 
@@ -40,7 +40,7 @@ class EncodedWeights:
     centroids: Centroids
 
 
-def encode(spec: LutDla, weights: Form) -> EncodedWeights:
+def encode(spec: LutDla, weights: Form) -> EncodedTables:
     """What the entries of tables count as, with their centroids.
 
     Raises `SpecError` where the engine has no room for them, ValueError where they do not fit each
@@ -55,11 +55,11 @@ def encode(spec: LutDla, weights: Form) -> EncodedWeights:
     bound = 1 << spec.activation_bits - 1
     if centroids.points.min() < -bound or centroids.points.max() >= bound:
         raise ValueError(f"centroids of more than {spec.activation_bits} bits")
-    return EncodedWeights(weights.group, integer.weights(spec, weights), centroids)
+    return EncodedTables(weights.group, integer.weights(spec, weights), centroids)
 
 
 def group_sums(
-    spec: LutDla, x: np.ndarray, weights: EncodedWeights, shift: np.ndarray | None = None
+    spec: LutDla, x: np.ndarray, weights: EncodedTables, shift: np.ndarray | None = None
 ) -> GroupSums:
     """Look integer activations [M, K] up in tables; sums are int64, in the engine's own width.
 

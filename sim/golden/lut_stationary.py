@@ -12,7 +12,7 @@ from evolute.sim.weights import nearest
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
+class CommandProduct:
     """What one command multiplies, cut to subspaces and column tiles.
 
     `x` int [rows, subspaces, v]; `centroids` int [subspaces, c, v]; `table` int [subspaces, c,
@@ -39,7 +39,7 @@ class Product:
 
 def product(
     spec: LutStationary, x: np.ndarray, centroids: np.ndarray, table: np.ndarray
-) -> Product:
+) -> CommandProduct:
     """The command for rows [M, K], centroids [subspaces, c, v] and a table [subspaces, c, N].
 
     K is filled with zeros to whole subspaces, N to whole tiles. Raises `SpecError` where the
@@ -62,16 +62,18 @@ def product(
         fits = bool(low <= values.min() and values.max() <= high)
         require(fits, name, f"in {low}..{high}", [int(values.min()), int(values.max())])
     x = np.pad(x, ((0, 0), (0, -x.shape[1] % spec.v))).reshape(len(x), subspaces, spec.v)
-    return Product(x, centroids, np.pad(table, ((0, 0), (0, 0), (0, -table.shape[2] % spec.n))))
+    return CommandProduct(
+        x, centroids, np.pad(table, ((0, 0), (0, 0), (0, -table.shape[2] % spec.n)))
+    )
 
 
-def indices(spec: LutStationary, operands: Product) -> np.ndarray:
+def indices(spec: LutStationary, operands: CommandProduct) -> np.ndarray:
     """The nearest centroid of every row and subspace, the first of several; int64 [rows,
     subspaces]."""
     return nearest(spec.metric, operands.x, operands.centroids)
 
 
-def sums(spec: LutStationary, operands: Product) -> np.ndarray:
+def sums(spec: LutStationary, operands: CommandProduct) -> np.ndarray:
     """Sums int64 [rows, columns], each limited to its width after every subspace."""
     low, high = -(1 << spec.acc_bits - 1), (1 << spec.acc_bits - 1) - 1
     total = np.zeros((operands.rows, operands.table.shape[2]), np.int64)
@@ -84,7 +86,7 @@ def sums(spec: LutStationary, operands: Product) -> np.ndarray:
     return total
 
 
-def asked(spec: LutStationary, operands: Product) -> np.ndarray:
+def asked(spec: LutStationary, operands: CommandProduct) -> np.ndarray:
     """Whether a gather asks for the row of an index, bool [tiles, subspaces, rows]: always, or, of
     rows of a tile that choose alike, for the first of them."""
     index = indices(spec, operands).T
@@ -98,7 +100,7 @@ def asked(spec: LutStationary, operands: Product) -> np.ndarray:
     return np.broadcast_to(np.array(first, bool), (tiles, *index.shape))
 
 
-def requests(spec: LutStationary, operands: Product) -> np.ndarray:
+def requests(spec: LutStationary, operands: CommandProduct) -> np.ndarray:
     """Numbers of the table rows that a gather asks for, in order, int64; see
     `hw.spec.lut_stationary.STREAMS`."""
     wanted = asked(spec, operands)

@@ -138,7 +138,7 @@ def table_shift(spec: LutTensorCore, x: np.ndarray, group: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class EncodedWeights:
+class EncodedIndices:
     """Weights as table indices, ready for many lookups.
 
     `indices[g]` is uint8 or uint16 [tables, planes, N] for scale group g: entries of full tables
@@ -152,7 +152,7 @@ class EncodedWeights:
     indices: tuple[np.ndarray, ...]
 
 
-def encode(spec: LutTensorCore, weights: Form) -> EncodedWeights:
+def encode(spec: LutTensorCore, weights: Form) -> EncodedIndices:
     """Fold weight codes into table indices for `spec`. Raises `SpecError`.
 
     No format that the engine runs has special values.
@@ -171,13 +171,13 @@ def encode(spec: LutTensorCore, weights: Form) -> EncodedWeights:
         if joint == 2:
             index = index | table_indices[..., 1] << spec.code_bits
         indices.append(np.ascontiguousarray(index.transpose(2, 0, 1)))
-    return EncodedWeights(weight_format, group, spec.k, joint, tuple(indices))
+    return EncodedIndices(weight_format, group, spec.k, joint, tuple(indices))
 
 
 def group_sums(
     spec: LutTensorCore,
     x: np.ndarray,
-    weights: EncodedWeights,
+    weights: EncodedIndices,
     shift: np.ndarray | None = None,
 ) -> GroupSums:
     """Multiply integer activations [M, K] by encoded weights through lookup tables.

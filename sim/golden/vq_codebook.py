@@ -13,7 +13,7 @@ from evolute.sim.golden import integer
 from evolute.sim.weights import Codebook, Form
 
 
-def encode(spec: VqCodebook, weights: Form) -> integer.EncodedWeights:
+def encode(spec: VqCodebook, weights: Form) -> integer.EncodedIntegers:
     """What codewords multiply by.
 
     Raises `SpecError` where the engine has no room for them, and ValueError for weights that do not
@@ -34,7 +34,7 @@ def encode(spec: VqCodebook, weights: Form) -> integer.EncodedWeights:
     most = max(int(np.abs(2 * book.codewords.astype(int) + 1).max()) for book in weights.books)
     rule = "wide enough for every component"
     require(most < 1 << spec.entry_bits, "entry_bits", rule, spec.entry_bits)
-    return integer.EncodedWeights(weights.group, weights.decoded())
+    return integer.EncodedIntegers(weights.group, weights.decoded())
 
 
 group_sums = integer.encoded_sums

@@ -73,7 +73,7 @@ _Column: TypeAlias = NDArray[np.signedinteger]
 
 
 @dataclass(frozen=True)
-class Work:
+class StageWork:
     """What a stage asks of a core's parts, whatever they wait for."""
 
     bus_words: int
@@ -114,7 +114,7 @@ class Program:
     address: int
     instructions: InstructionTable
     batches: tuple[Batch, ...]
-    work: tuple[Work, ...]
+    work: tuple[StageWork, ...]
     """Of each stage."""
     end: int
     """First byte after inputs, results and instructions."""
@@ -469,12 +469,12 @@ class _Builder:
             firsts=stage_fillings,
         )
 
-    def work(self) -> tuple[Work, ...]:
+    def work(self) -> tuple[StageWork, ...]:
         """Of each stage."""
         words = np.add.reduceat(self.loads.columns["words"], self.loads.firsts)
         words += np.add.reduceat(self.stores.columns["words"], self.stores.firsts)
         computes = np.diff(self.computes.firsts, append=self.computes.count)
-        return tuple(map(Work, words.tolist(), computes.tolist()))
+        return tuple(map(StageWork, words.tolist(), computes.tolist()))
 
     def parts(self) -> TileParts:
         """What every matmul of the program takes."""

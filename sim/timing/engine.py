@@ -86,6 +86,33 @@ class Free:
         return self._next[cycle] if cycle < len(self._next) else cycle
 
 
+class _Source:
+    """A stream into the engine: the cycles of its transfers so far."""
+
+    def __init__(self, pause: np.ndarray | None):
+        self.cycles: list[int] = []
+        self._free = Free(pause)
+
+    def transfer(self, ready: int) -> int:
+        """The cycle of the next transfer: when the beat is offered, which is after the one before
+        it has gone, and not before the cycle in which the engine is `ready` for it."""
+        offered = self._free(self.cycles[-1] + 1 if self.cycles else 0)
+        self.cycles.append(max(offered, ready))
+        return self.cycles[-1]
+
+
+def _entered(activation: _Source, leaves: Sequence[int]) -> list[int]:
+    """The cycles in which a slice's operands enter each of their registers, one after another.
+
+    They enter the first from the stream. A register can be entered in the cycle in which what it
+    holds, of the slice before, `leaves` it.
+    """
+    entered = [activation.transfer(leaves[0])]
+    for leave in leaves[1:]:
+        entered.append(max(entered[-1] + 1, leave))
+    return entered
+
+
 def fold(
     spec: Engine, runs: Sequence[Run], pauses: Mapping[str, np.ndarray] | None = None
 ) -> Transfers:
@@ -96,21 +123,18 @@ def fold(
     `result` is not ready. Holding registers are refilled in the cycle they empty, as in the RTL.
     """
     pauses = pauses or {}
-    command_free, activation_free, weight_free, result_free = (
-        Free(pauses.get(name)) for name in ("command", "activation", "weight", "result")
+    command, activation, weight = (
+        _Source(pauses.get(name)) for name in ("command", "activation", "weight")
     )
-    commands: list[int] = []
-    activations: list[int] = []
-    weights: list[int] = []
+    result_free = Free(pauses.get("result"))
     results: list[int] = []
     step = release = beat_end = -1  # cycles of the last step, of the last one of a slice, of a beat
-    latency = spec.weight_latency_cycles
-    moves = [-1] * spec.operand_latency_cycles  # when the operands entered each of their registers
+    operands = [-1] * spec.operand_latency_cycles  # when they entered each of their registers
+    beat = -1  # cycle of the last weight beat's transfer
     moved = -1  # cycle in which the last step's sums left for the accumulators
     read = -1  # cycle of the last result's transfer
     for run in runs:
-        offer = command_free(commands[-1] + 1 if commands else 0)
-        commands.append(max(offer, step))
+        begun = command.transfer(step)
         schedule = steps_of(run)
         last_slice = -1
         for slice_index, takes_beat, ends_beat, ends_slice, ends_group in zip(
@@ -121,26 +145,20 @@ def fold(
             schedule.ends_group.tolist(),
             strict=True,
         ):
-            if slice_index != last_slice and not run.fill:
-                last_slice = slice_index
-                offer = activation_free(activations[-1] + 1 if activations else 0)
-                # A register can be entered in the cycle in which what it holds leaves for the next.
-                leaves = [*moves[1:], release]
-                moves[0] = max(offer, leaves[0])
-                for stage in range(1, len(moves)):
-                    moves[stage] = max(moves[stage - 1] + 1, leaves[stage])
-                if spec.operands_are_filled:
-                    moves[-1] = max(moves[-1], commands[-1] + 1)
-                activations.append(moves[0])
             if takes_beat:
-                offer = weight_free(weights[-1] + 1 if weights else 0)
-                weights.append(max(offer, beat_end))
+                beat = weight.transfer(beat_end)
             if run.fill:
-                step = beat_end = max(weights[-1] + latency, commands[-1] + 1, step + 1)
+                step = beat_end = max(beat + spec.weight_latency_cycles, begun + 1, step + 1)
                 continue
+            if slice_index != last_slice:
+                last_slice = slice_index
+                # Operands that are made of what a fill keeps wait for the command.
+                free = max(release, begun + 1) if spec.operands_are_filled else release
+                operands = _entered(activation, [*operands[1:], free])
             # Accumulators that are the result take no step before it has left.
             free = (read if ends_group else -1) if spec.keeps_results else moved
-            step = max(weights[-1] + latency, moves[-1] + 1, commands[-1] + 1, step + 1, free)
+            arrived = max(beat + spec.weight_latency_cycles, operands[-1] + 1, begun + 1)
+            step = max(arrived, step + 1, free)
             if ends_beat:
                 beat_end = step
             if ends_slice:
@@ -151,4 +169,5 @@ def fold(
                 results.append(read)
         if run.fill:
             beat_end = step + 1  # the next beat is looked up when all is written
-    return Transfers(*(np.array(cycles) for cycles in (commands, activations, weights, results)))
+    cycles = (command.cycles, activation.cycles, weight.cycles, results)
+    return Transfers(*(np.array(stream) for stream in cycles))

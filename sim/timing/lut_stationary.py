@@ -63,7 +63,7 @@ def command_of(spec: LutStationary, shape: tuple[int, int, int], asked: np.ndarr
 
 
 @dataclass
-class Transfers:
+class StationaryTransfers:
     """The cycle of every transfer, of the stream's own clock."""
 
     command: list[int] = field(default_factory=list)
@@ -85,7 +85,7 @@ def fold(
     clocks: Clocks = Clocks(),
     pauses: Mapping[str, np.ndarray] | None = None,
     memory_latency_cycles: int = 1,
-) -> Transfers:
+) -> StationaryTransfers:
     """Replay commands row by row against partners that pause, as `sim.timing.engine.fold` does.
 
     A gather's memory offers the first beat of a row `memory_latency_cycles` after its request, at
@@ -104,8 +104,10 @@ class _Replay:
         self, spec: LutStationary, clocks: Clocks, pauses: Mapping[str, np.ndarray], latency: int
     ):
         self.spec, self.clocks, self.latency = spec, clocks, latency
-        self.free = {name: Free(pauses.get(name)) for name in Transfers.__dataclass_fields__}
-        self.transfers = Transfers()
+        self.free = {
+            name: Free(pauses.get(name)) for name in StationaryTransfers.__dataclass_fields__
+        }
+        self.transfers = StationaryTransfers()
         self.encodes = 0
         """The first cycle in which the encoder can take a row or a centroid."""
         self.removed: list[int] = []

@@ -26,7 +26,7 @@ SAME, NONE = "same", "none"
 
 
 @dataclass(frozen=True)
-class Stage:
+class ProfileStage:
     """Passes of one model, run in order."""
 
     name: str
@@ -94,7 +94,7 @@ Facts = dict[str, float | int | bool | None]
 class Plan(NamedTuple):
     """What a profile asks for."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[ProfileStage, ...]
     tokens: int
     """Tokens that all stages together give to the user, of all sequences."""
     facts: Facts
@@ -123,8 +123,8 @@ class Prefill:
             Pass(rows, start, serving.batch, int(start + rows == prompt))
             for start, rows in zip(starts, whole, strict=True)
         ]
-        stages = (Stage("chunks", tuple(passes[:-1]), in_one=False),) if passes[:-1] else ()
-        last = Stage("last chunk", tuple(passes[-1:]), in_one=False)
+        stages = (ProfileStage("chunks", tuple(passes[:-1]), in_one=False),) if passes[:-1] else ()
+        last = ProfileStage("last chunk", tuple(passes[-1:]), in_one=False)
         return Plan((*stages, last), serving.batch * prompt, {"chunks": len(passes)})
 
 
@@ -136,7 +136,9 @@ class Decode:
 
     def plan(self, serving: Serving, room: CacheRoom) -> Plan:
         del room
-        return Plan((Stage("decode", serving.decode),), serving.batch * len(serving.decode), {})
+        return Plan(
+            (ProfileStage("decode", serving.decode),), serving.batch * len(serving.decode), {}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +239,7 @@ class Speculative:
         rows = self.nodes
         starts = [asked[0].cached + math.floor(turn * gain) for turn in range(count)]
         verify = tuple(Pass(rows, start, serving.batch, rows) for start in starts)
-        stages = [Stage("verify", verify, needed / count)]
+        stages = [ProfileStage("verify", verify, needed / count)]
         if self.levels:
             stages.insert(0, self._guessing(serving, starts, needed / count))
         token_bytes = serving.batch * (room.held(2) - room.held(1))  # states hold no tokens
@@ -251,11 +253,11 @@ class Speculative:
             facts["compacted_cache_bytes_per_pass"] = (gain - 1) * token_bytes
         return Plan(tuple(stages), serving.batch * len(asked), facts)
 
-    def _guessing(self, serving: Serving, starts: Sequence[int], times: float) -> Stage:
+    def _guessing(self, serving: Serving, starts: Sequence[int], times: float) -> ProfileStage:
         """Each level is guessed in one pass over the nodes of the level before."""
         if self.cost is not None:
             passes = [serving.at(start) for start in starts]
-            return Stage("guess", tuple(passes), times * self.levels, ratio=self.cost)
+            return ProfileStage("guess", tuple(passes), times * self.levels, ratio=self.cost)
         passes = [
             Pass(rows, start + before, serving.batch, rows)
             for start in starts
@@ -265,7 +267,7 @@ class Speculative:
                 strict=False,
             )
         ]
-        return Stage("guess", tuple(passes), times, model=self.draft)
+        return ProfileStage("guess", tuple(passes), times, model=self.draft)
 
 
 def _samples_at_once(wanted: int, free: int | None, shared: int, own: int) -> int:
@@ -341,8 +343,8 @@ class Sampling:
             "separate_cache_bytes": most * apart,
         }
         stages = (
-            Stage("prefill", tuple(Pass(prompt, batch=n) for n in prefills), in_one=False),
-            Stage("decode", tuple(steps)),
+            ProfileStage("prefill", tuple(Pass(prompt, batch=n) for n in prefills), in_one=False),
+            ProfileStage("decode", tuple(steps)),
         )
         coverage = _coverage(self.a, self.b)
         return Plan(stages, sum(lengths), facts, coverage and coverage.solving(self.k))
@@ -418,8 +420,8 @@ class Search:
             for token in range(step)
         ]
         stages = [
-            Stage("prefill", (Pass(prompt),), in_one=False),
-            Stage("steps", tuple(passes)),
+            ProfileStage("prefill", (Pass(prompt),), in_one=False),
+            ProfileStage("steps", tuple(passes)),
         ]
         if self.checker != NONE:
             stages.extend(self._checking(longest, at_once))
@@ -437,17 +439,17 @@ class Search:
         solving = coverage and coverage.solving(self.rollouts)
         return Plan(tuple(stages), self.nodes * step, facts, solving)
 
-    def _checking(self, longest: int, at_once: int) -> Iterator[Stage]:
+    def _checking(self, longest: int, at_once: int) -> Iterator[ProfileStage]:
         """One trajectory of each rollout: read what is not masked, and write what is."""
         masked = max(1, math.floor(self.masked * self.depth * self.step))
         model = None if self.checker == SAME else self.checker
         sizes = _sizes(self.rollouts, at_once)
         read = tuple(Pass(longest - masked, batch=size) for size in sizes)
-        yield Stage("check: read", read, in_one=False, model=model)
+        yield ProfileStage("check: read", read, in_one=False, model=model)
         written = tuple(
             Pass(1, longest - masked + token, size) for size in sizes for token in range(masked)
         )
-        yield Stage("check: write", written, model=model)
+        yield ProfileStage("check: write", written, model=model)
 
 
 def _sizes(total: int, most: int) -> list[int]:
@@ -489,13 +491,13 @@ class EarlyExit:
         rule = f"below {layers}, the layers of the model"
         require(self.after[-1] < layers, "after", rule, self.after[-1])
         stages = [
-            Stage(f"leave after {count}", serving.decode, share, blocks=tuple(range(count)))
+            ProfileStage(f"leave after {count}", serving.decode, share, blocks=tuple(range(count)))
             for count, share in zip(self.after, self.leave, strict=True)
             if share
         ]
         rest = max(0.0, 1 - math.fsum(self.leave))
         if rest:
-            stages.append(Stage("all layers", serving.decode, rest))
+            stages.append(ProfileStage("all layers", serving.decode, rest))
         left = zip(self.after, self.leave, strict=True)
         mean = rest * layers + math.fsum(count * share for count, share in left)
         return Plan(tuple(stages), len(serving.decode), {"layers_per_token": mean})
@@ -546,7 +548,9 @@ class Recursion:
                 resident = (depth - 1) / depth
                 blocks = unit * depth
                 stages.append(
-                    Stage(name, serving.decode, share, blocks=blocks, resident_share=resident)
+                    ProfileStage(
+                        name, serving.decode, share, blocks=blocks, resident_share=resident
+                    )
                 )
         mean = len(unit) * math.fsum(keep)
         facts: Facts = {"own_layers": len(unit), "layers_per_token": mean}

@@ -13,7 +13,7 @@ from evolute.sim.workload.sparsity import dropped, require_share
 
 
 @dataclass(frozen=True)
-class Cut:
+class SizeCut:
     """How much of a size is taken away: a share, or all but `kept`."""
 
     share: float = 0.0
@@ -39,13 +39,13 @@ class Cut:
 class ShapePruning:
     """What is taken away of each size; None for nothing."""
 
-    heads: Cut | None = None
+    heads: SizeCut | None = None
     """Heads of attention; of keys and values only where every head has its own."""
-    ffn: Cut | None = None
+    ffn: SizeCut | None = None
     """Width of the feed-forward half, of every expert."""
-    hidden: Cut | None = None
+    hidden: SizeCut | None = None
     """Numbers of the vector between layers."""
-    layers: Cut | None = None
+    layers: SizeCut | None = None
     """Blocks; those that stay are spread evenly over the model, the first among them."""
 
     @property

@@ -70,7 +70,7 @@ class ShapeError(RefusedError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class PublishedTotal:
     """A total of parameters as somebody published it, such as `1.23 B`, `494.03 M` or
     `109,482,240`."""
 
@@ -107,7 +107,7 @@ class ZooEntry:
 
     shape: Shape
     source: str | None
-    published: Published | None
+    published: PublishedTotal | None
     stated_doubt: str | None
     """Why the file itself says that its sizes are not certain."""
 
@@ -151,7 +151,7 @@ class _About:
     """The keys of every file that are no sizes."""
 
     source: str | None = None
-    published: Published | None = None
+    published: PublishedTotal | None = None
     unverified: str | None = None
 
 

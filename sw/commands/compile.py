@@ -37,14 +37,14 @@ from evolute.sw.commands.eval import (
 )
 from evolute.sw.commands.prune_option import parse_pruning, prune_option
 from evolute.sw.deploy.assignment import assign
-from evolute.sw.deploy.image import Phase, contents, phases
+from evolute.sw.deploy.image import PhaseProgram, contents, phases
 from evolute.sw.deploy.on_core import CoreModel, core_model
 from evolute.sw.tensors.weights import parse_weights
 
 IMAGE, UNITS, MANIFEST = "image.bin", "units.safetensors", "manifest.json"
 
 
-def listing(phase: Phase) -> str:
+def listing(phase: PhaseProgram) -> str:
     """A program as text that `hw.isa.instructions.assemble` reads, with the index of each
     instruction."""
     lines = [f"# {phase.name}, rows: {phase.rows}, at {phase.program.address:#x}"]
@@ -77,7 +77,9 @@ def _stage(batch: Batch) -> dict[str, Any]:
     }
 
 
-def manifest(placed: CoreModel, programs: Sequence[Phase], base: int, size: int) -> dict[str, Any]:
+def manifest(
+    placed: CoreModel, programs: Sequence[PhaseProgram], base: int, size: int
+) -> dict[str, Any]:
     """The addresses of everything in memory, for the software that drives the core."""
     return {
         "kind": "image",
@@ -216,7 +218,7 @@ def _address(text: str, core: CoreSpec) -> int:
 def _write(
     folder: Path,
     placed: CoreModel,
-    programs: Sequence[Phase],
+    programs: Sequence[PhaseProgram],
     image: np.ndarray,
     document: dict[str, Any],
 ) -> None:

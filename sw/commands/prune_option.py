@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from evolute.hw.spec.base import SpecError
-from evolute.sim.workload.pruned_shape import Cut, PrunedShape, ShapePruning, pruned_shape
+from evolute.sim.workload.pruned_shape import PrunedShape, ShapePruning, SizeCut, pruned_shape
 from evolute.sim.workload.pruned_tokens import TokenSchedule
 from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.shape import ModelShape
@@ -68,7 +68,7 @@ def parse_pruning(text: str | None) -> Pruning:
         return Pruning()
     sparsity: Sparsity | None = None
     schedule: TokenSchedule | None = None
-    cuts: dict[str, Cut] = {}
+    cuts: dict[str, SizeCut] = {}
     for part in text.split(","):
         name, _, amount = part.partition(":")
         try:
@@ -103,11 +103,11 @@ def _schedule(part: str, amount: str) -> TokenSchedule:
     return TokenSchedule(tuple(steps))
 
 
-def _cut(part: str, amount: str) -> Cut:
+def _cut(part: str, amount: str) -> SizeCut:
     if re.fullmatch(r"[1-9]\d{0,6}", amount):
-        return Cut(kept=int(amount))
+        return SizeCut(kept=int(amount))
     if re.fullmatch(r"\d*\.?\d+", amount):
-        return Cut(float(amount))
+        return SizeCut(float(amount))
     raise RefusedError(
         f"--prune {part:.60}: must be a share to take away, or a whole number to keep, got "
         f"{amount!r:.60}"

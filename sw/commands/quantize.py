@@ -19,11 +19,11 @@ from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.language_model.perplexity import read_text
 from evolute.sw.quantizers import lut_dla
 from evolute.sw.quantizers.check import Check
+from evolute.sw.quantizers.finished import unfinished_layers
 from evolute.sw.quantizers.hessian import TOKENS, widest_input
 from evolute.sw.quantizers.methods import EXAMPLES, GRAMMAR
 from evolute.sw.quantizers.quantize import check_quantized, parse_choice
 from evolute.sw.quantizers.quantize import quantize as quantize_model
-from evolute.sw.quantizers.whole_model import unfinished_layers
 
 
 @click.command(

@@ -33,10 +33,10 @@ from evolute.sw.checkpoints.sizes import without_weights
 from evolute.sw.commands.eval import load_model, model_argument
 from evolute.sw.deploy.assignment import default_weights
 from evolute.sw.deploy.requirement import (
-    Candidate,
+    CoreCandidate,
     Needs,
-    Outcome,
-    Target,
+    PricedCore,
+    SpeedTarget,
     model_candidate,
     needs,
     outcomes,
@@ -151,18 +151,18 @@ def require(
         )
     cached = prefill if context is None else context
     serving = Serving(prefill, 1, (cached,), batch, parse_kv(kv_name).cache)
-    target = Target(tokens_per_s, ttft_s)
+    target = SpeedTarget(tokens_per_s, ttft_s)
     cores = {name: _with_units(_core(name)) for name in accels or CORES}
     memories = [memory(name) for name in memory_names or MEMORIES]
     shape = without_weights(model)
     refused: list[RequiredRefusal] = []
-    candidates: list[Candidate] = []
+    candidates: list[CoreCandidate] = []
     if shape is not None:
         require_context(shape, serving, extended=extended)
         weights_name = DEFAULT_WEIGHTS if weights is None else weights
         chosen = parse_format("weights", weights_name)
 
-        def candidate(name: str, core: CoreSpec) -> Candidate:
+        def candidate(name: str, core: CoreSpec) -> CoreCandidate:
             candidate = shape_candidate(name, core, shape, chosen, head)
             candidate.workload_of(
                 serving.prefill
@@ -177,7 +177,7 @@ def require(
         weights_name = (choice or default_weights(loaded)).name
         require_context(shape, serving, extended=extended)
 
-        def candidate(name: str, core: CoreSpec) -> Candidate:
+        def candidate(name: str, core: CoreSpec) -> CoreCandidate:
             return model_candidate(name, core, loaded, choice)
 
     for name, core in cores.items():
@@ -194,10 +194,10 @@ def require(
 
     frequency_hz = _PLATFORM.frequency_hz if frequency_mhz is None else frequency_mhz * 1e6
     least = needs(shape, candidates, serving, target, latency / frequency_hz)
-    outcomes_so_far: list[Outcome] = []
+    outcomes_so_far: list[PricedCore] = []
     with shown("pricing cores with memories", len(candidates) * len(memories)) as done:
         for outcome in outcomes(candidates, memories, serving, target, platform_of, least, done):
-            if isinstance(outcome, Outcome):
+            if isinstance(outcome, PricedCore):
                 outcomes_so_far.append(outcome)
             else:
                 refused.append(outcome)
@@ -227,10 +227,10 @@ def _document(
     model: str,
     weights: str,
     serving: Serving,
-    target: Target,
+    target: SpeedTarget,
     least: Needs,
     frequency_hz: float,
-    priced: Sequence[Outcome],
+    priced: Sequence[PricedCore],
     refused: Sequence[RequiredRefusal],
 ) -> dict[str, Any]:
     meets = sorted(

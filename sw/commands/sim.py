@@ -77,9 +77,9 @@ from evolute.sw.commands.sim_text import render
 from evolute.sw.deploy.assignment import Accelerator, assign, engine_in
 from evolute.sw.deploy.profiles import Evidence, serve
 from evolute.sw.deploy.simulate import (
+    AccuracyTrial,
     Request,
     Simulation,
-    Trial,
     require_context,
     simulate,
     simulate_shape,
@@ -346,7 +346,7 @@ def sim(
         if wants_perplexity is not False and text is not None:
             strided(loaded, text, measured, width, None)  # refuse before weights are read
             original = shipped_model(loaded, None)
-            trial = Trial(text, measured, width, parse_kv(kv_name), original)
+            trial = AccuracyTrial(text, measured, width, parse_kv(kv_name), original)
         assignment = assign(loaded, choice, spec, sparsity)
         with progress("predicting") as done:
             result = simulate(assignment, request, trial, done)
@@ -372,7 +372,7 @@ def sim(
     if result.measured is not None:
         how += ", perplexity measured on golden integers"
     record = schema.to_record(
-        schema.Run(
+        schema.SimRun(
             accelerator=accel,
             **result.to_dict(),
             method=method,

@@ -21,7 +21,7 @@ from evolute.sw.deploy.pack import Bytes, images
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseProgram:
     """A program and its cycles: one block for the prompt, the head for its last token, or the whole
     model for a further token."""
 
@@ -31,26 +31,28 @@ class Phase:
     model: ProgramCycles
 
 
-def phases(placed: CoreModel, rows: int, timing: MemoryTiming) -> tuple[list[Phase], Phase]:
+def phases(
+    placed: CoreModel, rows: int, timing: MemoryTiming
+) -> tuple[list[PhaseProgram], PhaseProgram]:
     """The programs for a prompt of `rows` tokens, and the program for each token after it. Raises
     `PlaceError`."""
     core, place = placed.core, placed.end
     *blocks, head = placed.blocks
 
-    def phase(name: str, stages: Sequence[Stage], count: int) -> Phase:
+    def phase(name: str, stages: Sequence[Stage], count: int) -> PhaseProgram:
         nonlocal place
         program = compile_stages(core, stages, count, place)
         place = program.end
         steps = program.beat_steps(placed.beat_steps)
         model = program_cycles(core, program.instructions, timing, program.address, steps)
-        return Phase(name, count, program, model)
+        return PhaseProgram(name, count, program, model)
 
     decode = phase("decode", placed.stages, 1)
     prompt = [*(("prefill", block, rows) for block in blocks), ("head", head, 1)]
     return [phase(name, stages, count) for name, stages, count in prompt if stages], decode
 
 
-def contents(placed: CoreModel, programs: Iterable[Phase]) -> Iterator[tuple[int, Bytes]]:
+def contents(placed: CoreModel, programs: Iterable[PhaseProgram]) -> Iterator[tuple[int, Bytes]]:
     """Everything that must be in memory before the first start, as (address, bytes)."""
     for stage in placed.stages:
         yield from images(placed.core, stage, placed.tensors)

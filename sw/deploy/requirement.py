@@ -43,7 +43,7 @@ from evolute.sw.tensors.weights import Weights
 
 
 @dataclass(frozen=True)
-class Target:
+class SpeedTarget:
     """The wanted speed: tokens of all sequences per second of decoding, and the longest time until
     the first token, in seconds."""
 
@@ -52,7 +52,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CoreCandidate:
     """A core that may meet a target, with the model on it."""
 
     name: str
@@ -65,7 +65,7 @@ class Candidate:
 
 def shape_candidate(
     name: str, core: CoreSpec, shape: ModelShape, weights: Format, head: str | None
-) -> Candidate:
+) -> CoreCandidate:
     """A candidate for a model without weights. Raises `RefusedError` for formats that the core does
     not run."""
     chosen = head_format(head, core)
@@ -73,7 +73,7 @@ def shape_candidate(
     def workload_of(work: Pass) -> Workload:
         return shape_workload(shape, weights, chosen, core, work)
 
-    return Candidate(
+    return CoreCandidate(
         name,
         core,
         workload_of,
@@ -84,7 +84,7 @@ def shape_candidate(
 
 def model_candidate(
     name: str, core: CoreSpec, model: LanguageModel, weights: Weights | None
-) -> Candidate:
+) -> CoreCandidate:
     """A candidate for a model with weights. Raises `RefusedError` if the core's engine does not run
     them."""
     assignment = assign(model, default_weights(model) if weights is None else weights, core)
@@ -93,7 +93,7 @@ def model_candidate(
     def steps() -> LayerSteps | None:
         return None if engine_in(core).steps_are_fixed else core_model(assignment).beat_steps
 
-    return Candidate(
+    return CoreCandidate(
         name,
         core,
         lambda _: assignment.workload,
@@ -126,7 +126,7 @@ class Needs:
 
 
 def needs(
-    shape: ModelShape, candidates: Sequence[Candidate], serving: Serving, target: Target,
+    shape: ModelShape, candidates: Sequence[CoreCandidate], serving: Serving, target: SpeedTarget,
     latency_s: float,
 ) -> Needs:  # fmt: skip
     """The least that a target requires, over all `candidates`, which hold weights in different
@@ -193,10 +193,10 @@ class Shortfall(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PricedCore:
     """A core with a memory, priced for a target."""
 
-    candidate: Candidate
+    candidate: CoreCandidate
     memory: Memory
     tokens_per_s: float
     ttft_s: float
@@ -222,14 +222,14 @@ class Outcome:
 
 
 def outcomes(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[CoreCandidate],
     memories: Sequence[Memory],
     serving: Serving,
-    target: Target,
+    target: SpeedTarget,
     platform_of: Callable[[CoreSpec, Memory], Platform],
     least: Needs,
     progress: Callable[[float], None] = lambda done: None,
-) -> Iterator[Outcome | RequiredRefusal]:
+) -> Iterator[PricedCore | RequiredRefusal]:
     """Every candidate with every memory. Memories that are alike behind a core's port are priced
     once; `progress` is called with how many pairs are done."""
     done = 0
@@ -252,13 +252,13 @@ def outcomes(
 
 
 def _outcome(
-    candidate: Candidate,
+    candidate: CoreCandidate,
     request: Request,
     priced: Simulation,
-    target: Target,
+    target: SpeedTarget,
     least: Needs,
     bytes_per_s: float,
-) -> Outcome:
+) -> PricedCore:
     """Compare a priced candidate with the target. `bytes_per_s` is the bandwidth that the memory
     and the core's port allow together."""
     decode, prefill = priced.metrics.decode, priced.metrics.prefill
@@ -280,7 +280,7 @@ def _outcome(
     if room.fits is False and room.memory_bytes is not None:
         missing.append(Shortfall("capacity_bytes", room.total_bytes, room.memory_bytes))
     assert request.memory is not None
-    return Outcome(
+    return PricedCore(
         candidate,
         request.memory,
         decode.tokens_per_s,

@@ -38,7 +38,7 @@ from evolute.sw.language_model.decoder import Cache, forward, head
 from evolute.sw.language_model.kv import KvFormat
 from evolute.sw.language_model.linear import Linears, host_linears
 from evolute.sw.language_model.model import LanguageModel
-from evolute.sw.language_model.perplexity import Accuracy, Text, measure, windows
+from evolute.sw.language_model.perplexity import MeasuredAccuracy, Text, measure, windows
 from evolute.sw.language_model.shape import model_shape
 from evolute.sw.tensors.bits import BitsPerWeight, model_bits
 from evolute.sw.tensors.tensor import QuantError
@@ -113,7 +113,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Trial:
+class AccuracyTrial:
     """What to measure for accuracy: `tokens` tokens of `text`, in windows of `window` tokens."""
 
     text: Text
@@ -133,7 +133,7 @@ class Measured:
     model itself.
     """
 
-    accuracy: Accuracy
+    accuracy: MeasuredAccuracy
     backend: Backend
     tables_equal: bool | None
 
@@ -330,7 +330,7 @@ def _alike(layers: Sequence[LayerRecord]) -> dict[tuple[Any, ...], LayerRecord]:
 def simulate(
     assignment: Assignment,
     request: Request,
-    trial: Trial | None,
+    trial: AccuracyTrial | None,
     progress: Callable[[float], None] = lambda done: None,
     *,
     steps: LayerSteps | None = None,
@@ -452,7 +452,7 @@ def _measured(
     model: LanguageModel,
     spec: Accelerator,
     backends: Callable[[Backend], Linears],
-    trial: Trial,
+    trial: AccuracyTrial,
     progress: Callable[[float], None],
 ) -> Measured:
     backend = fast_backend(spec)

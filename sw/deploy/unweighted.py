@@ -30,7 +30,7 @@ from evolute.sw.deploy.assignment import (
 from evolute.sw.quantizers.lut_dla import Tables, parse_tables
 from evolute.sw.quantizers.methods import parse_method
 from evolute.sw.quantizers.rounding import Rounding
-from evolute.sw.quantizers.vptq import Vptq
+from evolute.sw.quantizers.vptq.choice import Vptq
 from evolute.sw.tensors.tensor import SCALE_BITS, QuantError
 from evolute.sw.tensors.weights import GRAMMAR, parse_weights
 

@@ -74,7 +74,7 @@ def read_text(path: Path) -> Text:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class MeasuredAccuracy:
     """How well a model predicts a text through some linear layers, compared with a reference.
 
     Fields of the comparison are None without a reference. All values are averages over `tokens`
@@ -159,7 +159,7 @@ def measure(
     original: LanguageModel | None = None,
     stride: int | None = None,
     kv: KvFormat = FLOAT32,
-) -> Accuracy:
+) -> MeasuredAccuracy:
     """Predict `tokens` tokens of `text` through the layers `linear`, and compare with the layers
     `reference`.
 
@@ -205,7 +205,7 @@ def measure(
     if not max(loss, reference_loss) < 700:  # also where it is not a number
         raise RefusedError(f"{model.name}: its predictions are no probabilities")
     compared = reference is not None
-    return Accuracy(
+    return MeasuredAccuracy(
         perplexity=math.exp(loss),
         reference_perplexity=math.exp(reference_loss) if compared else None,
         kl=kl if compared else None,

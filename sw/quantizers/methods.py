@@ -14,7 +14,9 @@ from evolute.sw.quantizers.gptq import gptq
 from evolute.sw.quantizers.hessian import Moments, damped, proxy_error
 from evolute.sw.quantizers.rounding import Rounding, Scheme, quantize
 from evolute.sw.quantizers.scaling import Scaling
-from evolute.sw.quantizers.vptq import Norm, Vptq, require_useful, to_tensor, vptq
+from evolute.sw.quantizers.vptq.choice import Norm, Vptq, require_useful
+from evolute.sw.quantizers.vptq.forms import to_tensor
+from evolute.sw.quantizers.vptq.quantize import vptq
 from evolute.sw.tensors.tensor import Coded, PartedTensor, QuantError
 from evolute.sw.tensors.weights import parse_weights
 

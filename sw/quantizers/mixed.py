@@ -11,14 +11,14 @@ import numpy as np
 from evolute.sw.tensors.tensor import QuantError
 
 
-class Candidate(NamedTuple):
+class LayerOption(NamedTuple):
     """The bits that a layer takes in one form, and the loss that it causes."""
 
     bits: int
     loss: float
 
 
-def cheapest(layers: Sequence[Sequence[Candidate]], budget: float) -> list[int]:
+def cheapest(layers: Sequence[Sequence[LayerOption]], budget: float) -> list[int]:
     """The index of the chosen candidate for every layer. Among all choices with at most `budget`
     bits, the sum of losses is the least, and among those the number of bits.
 

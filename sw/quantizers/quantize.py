@@ -26,12 +26,8 @@ from evolute.sw.quantizers.check import Check, check, text_sha256
 from evolute.sw.quantizers.hessian import Calibration, calibrate, default_tokens
 from evolute.sw.quantizers.lut_dla import SAMPLES, Tables, parse_tables
 from evolute.sw.quantizers.methods import GridChoice, Method, has_rounding, parse_method
-from evolute.sw.quantizers.whole_model import (
-    quantize_model,
-    require_fits,
-    require_training,
-    write_tables,
-)
+from evolute.sw.quantizers.whole_model import quantize_model, require_fits
+from evolute.sw.quantizers.whole_tables import require_training, write_tables
 
 Stage: TypeAlias = Callable[[str], AbstractContextManager[Callable[[float], None]]]
 """Begins a stage of work with the name given. The context gives a function that is told the part

@@ -52,21 +52,21 @@ def half_split(config: ModelConfig, name: str, rows: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Cache:
+class TorchCache:
     """Keys and values of earlier positions, each [layer, batch, kv head, position, head_dim]."""
 
     keys: torch.Tensor
     values: torch.Tensor
 
-    def rows(self, index: torch.Tensor) -> Cache:
+    def rows(self, index: torch.Tensor) -> TorchCache:
         """The cache of some rows of the batch."""
-        return Cache(self.keys[:, index], self.values[:, index])
+        return TorchCache(self.keys[:, index], self.values[:, index])
 
 
-def empty_cache(config: ModelConfig, batch: int) -> Cache:
+def empty_cache(config: ModelConfig, batch: int) -> TorchCache:
     """A cache for `batch` sequences of the model's whole context, float32."""
     size = (config.layers, batch, config.kv_heads, config.context, config.head_dim)
-    return Cache(torch.zeros(size), torch.zeros(size))
+    return TorchCache(torch.zeros(size), torch.zeros(size))
 
 
 def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ def forward(
     config: ModelConfig,
     weights: Weights,
     ids: torch.Tensor,
-    cache: Cache | None = None,
+    cache: TorchCache | None = None,
     start: int = 0,
     linear: Linears | None = None,
 ) -> torch.Tensor:

@@ -28,7 +28,7 @@ from evolute.dse.pareto import hypervolume, knee, losses
 from evolute.dse.space import SPACE, Candidate, Codes, choose, codes_to_try
 from evolute.dse.study import (
     Constraint,
-    Search,
+    Strategy,
     StudyError,
     explore,
     feasible,
@@ -87,8 +87,8 @@ def toy_metrics(candidate: Candidate) -> dict[str, float]:
     }
 
 
-def search(**changes) -> Search:
-    plan = Search(choose_lut, toy_metrics, OBJECTIVES, (), seed=5)
+def search(**changes) -> Strategy:
+    plan = Strategy(choose_lut, toy_metrics, OBJECTIVES, (), seed=5)
     return replace(plan, **changes)
 
 

@@ -22,6 +22,7 @@ import pytest
 
 from evolute.dse.objectives import REVISIONS
 from evolute.hw.emit.export import to_verilog
+from evolute.hw.isa.instructions import disassemble
 from evolute.hw.spec import CoreSpec, LutStationary, LutTensorCore, layout
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
@@ -45,7 +46,7 @@ from evolute.sw.quantizers.methods import parse_method, quantize_layer
 from evolute.verif.core.programs import random_core, random_program
 from evolute.verif.harness import driver
 from evolute.verif.harness.driver import DRIVERS
-from evolute.verif.harness.vectors import Shape, random_matmul
+from evolute.verif.harness.vectors import MatmulShape, random_matmul
 
 PINS = json.loads(Path(__file__).with_name("revisions.json").read_text(encoding="utf-8"))
 ROOT = Path(__file__).parents[2]
@@ -76,7 +77,7 @@ def golden() -> tuple[str, str]:
     for kind, filler in DRIVERS.items():
         rng = np.random.default_rng(0)
         for spec in itertools.islice((filler.random_spec(rng) for _ in itertools.count()), 3):
-            shape = Shape(2, 2 * spec.n, 3 * spec.slice_k, spec.slice_k)
+            shape = MatmulShape(2, 2 * spec.n, 3 * spec.slice_k, spec.slice_k)
             for weight_format in spec.formats:
                 matmul = random_matmul(rng, spec.activations, weight_format, shape)
                 matmul = driver.completed(spec, matmul, rng)
@@ -121,7 +122,7 @@ def cycles() -> tuple[str, str]:
     cores = (random_core(rng) for _ in itertools.count())
     for core in itertools.islice((each for each in cores if each.engine.steps_are_fixed), 12):
         program = random_program(core, rng, 0, 40)
-        inputs.add(core.digest, [str(each) for each in program])
+        inputs.add(core.digest, [disassemble(instruction) for instruction in program])
         results.add(program_cycles(core, program, MemoryTiming()).cycles)
     return str(inputs), str(results)
 

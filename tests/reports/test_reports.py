@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from evolute.hw.spec import LutTensorCore
+from evolute.hw.spec import CoreSpec, Engine, LutDla, LutTensorCore
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
-from evolute.hw.spec.presets import CORES
+from evolute.hw.spec.presets import CORES, PRESETS
 from evolute.reports import operations as operation_tables
 from evolute.reports import plots, tables
 from evolute.reports.commands.report import report
@@ -507,16 +507,26 @@ def test_provenance_names_file_and_lines_once() -> None:
     assert (place, at) == ("me/out/r.jsonl", "1-3")
 
 
+def test_a_tile_in_one_word_names_the_sizes_that_its_engine_has() -> None:
+    assert tables.shape(SPEC.to_dict()) == f"M1 N32 K4{tables.TIMES}2"
+    assert tables.shape(LutDla(m=2, n=8, v=3).to_dict()) == "M2 N8 K3"
+    for preset in PRESETS.values():
+        if isinstance(preset.spec, Engine | CoreSpec):
+            assert f"N{getattr(preset.spec, 'engine', preset.spec).n} " in tables.shape(
+                preset.spec.to_dict()
+            )
+
+
 def test_the_newest_of_equal_runs_counts() -> None:
     old, new = sim_record(), sim_record(provenance={"how": "again"})
     found = latest(records(old, new), "sim", "model", "accelerator")
     assert [each["provenance.how"] for each in found] == ["again"]
 
 
-def without(record: dict[str, Any], *path: str) -> dict[str, Any]:
+def without(record: dict[str, Any], *path: str | int) -> dict[str, Any]:
     """A copy of `record` that lacks one field."""
     copy = json.loads(json.dumps(record))
-    inner = copy
+    inner: Any = copy
     for name in path[:-1]:
         inner = inner[name]
     del inner[path[-1]]
@@ -538,6 +548,11 @@ def without(record: dict[str, Any], *path: str) -> dict[str, Any]:
         (json.dumps(without(accuracy_record("w4g32", 4, 18), "perplexity")), "perplexity"),
         (json.dumps(accuracy_record("w4g32", 4, True)), "perplexity must be a number, got True"),
         (json.dumps(without(dse_record(), "objectives")), "without objectives"),
+        (
+            json.dumps(without(dse_record(), "trials", 0, "metrics", "clock_mhz")),
+            "without metrics.clock_mhz",
+        ),
+        (json.dumps(without(sim_record(), "decode", "layers", 1, "bound")), "without bound"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, problem: str) -> None:

@@ -20,7 +20,7 @@ from evolute.support.files import provenance, read_records
 from evolute.support.schema import KINDS, SchemaError
 from evolute.sw.commands.quantize import quantize
 from evolute.sw.commands.sim import sim
-from evolute.sw.language_model.perplexity import Accuracy
+from evolute.sw.language_model.perplexity import MeasuredAccuracy
 from evolute.verif.commands.mutants import _Campaign, _record
 from evolute.verif.harness.verify import Report
 from evolute.verif.mutation.netlist_faults import DESIGNS, Mutation, Outcome
@@ -110,7 +110,7 @@ def test_what_dse_writes_is_as_its_kind_says() -> None:
     [
         (schema.Synthesis, AsicResult),
         (schema.Synthesis, FpgaResult),
-        (schema.Accuracy, Accuracy),
+        (schema.Accuracy, MeasuredAccuracy),
         (schema.Objective, Metric),
     ],
 )

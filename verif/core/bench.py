@@ -105,7 +105,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Program:
+class BenchProgram:
     """A program and the memory around it. The instructions lie at the bus address `address`;
     `image` holds the memory's contents from the bus address `base` on."""
 
@@ -221,7 +221,7 @@ class Bench:
 
     def random_program(
         self, rng: np.random.Generator, base: int = 0, length: int | None = None
-    ) -> Program:
+    ) -> BenchProgram:
         """A random program in a memory of random data, with at least `length` instructions."""
         length = int(rng.integers(2, 60)) if length is None else length
         program = random_program(self.core, rng, base + DATA_BYTES, length)
@@ -229,9 +229,9 @@ class Bench:
         pages = (DATA_BYTES - size) // MEMORY_PAGE_BYTES
         address = base + MEMORY_PAGE_BYTES * int(rng.integers(pages))
         memory = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
-        return Program(self.core, program, address, memory, base)
+        return BenchProgram(self.core, program, address, memory, base)
 
-    def long_program(self, rng: np.random.Generator, length: int, boundary: int) -> Program:
+    def long_program(self, rng: np.random.Generator, length: int, boundary: int) -> BenchProgram:
         """A long program that lies across the address `boundary`, in a memory of random data. If
         `boundary` is negative, not the program but its data lie across the address -`boundary`."""
         base = abs(boundary) - DATA_BYTES // 2 - (DATA_BYTES if boundary < 0 else 0)
@@ -240,13 +240,13 @@ class Bench:
         before = size // 2 // MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES
         address = boundary - before if boundary > 0 else base
         memory = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
-        return Program(self.core, program, address, memory, base)
+        return BenchProgram(self.core, program, address, memory, base)
 
     def play(
         self,
         session: Session,
         case: str,
-        program: Program,
+        program: BenchProgram,
         expected: Expected,
         time: MemoryTiming | int,
         starts: Mapping[str, int] | None = None,
@@ -293,7 +293,11 @@ class Bench:
             self._compare_cycles(case, model, raised, counters)
 
     def _compare_memory(
-        self, case: str, program: Program, stored: NDArray[np.uint8], expected: NDArray[np.uint8]
+        self,
+        case: str,
+        program: BenchProgram,
+        stored: NDArray[np.uint8],
+        expected: NDArray[np.uint8],
     ) -> None:
         for step in program.instructions:
             if step.operation.name == "store":
@@ -330,7 +334,7 @@ def go_late(session: Session, core: CoreSpec, before: int) -> None:
 
 
 def run(
-    session: Session, program: Program, limit: int = LIMIT_CYCLES, before: int = 0
+    session: Session, program: BenchProgram, limit: int = LIMIT_CYCLES, before: int = 0
 ) -> tuple[list[int], Event]:
     """Run a program, with its host, to its end. Returns the cycles of its syncs and the last event.
 

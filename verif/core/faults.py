@@ -29,8 +29,8 @@ from evolute.verif.core.bench import (
     LIMIT_CYCLES,
     MEMORY_BYTES,
     Bench,
+    BenchProgram,
     Expected,
-    Program,
     go_late,
     outcome,
     put,
@@ -454,7 +454,7 @@ def _silent(bench: Bench, rng: np.random.Generator, unit: Unit) -> Wrong:
                 return _silent_from(program, first_silent, last_movement + 2 * PATIENCE, index)
 
 
-def _silent_from(program: Program, first: int, end: int, index: int) -> Wrong:
+def _silent_from(program: BenchProgram, first: int, end: int, index: int) -> Wrong:
     """A program whose memory is silent from the cycle `first` to the cycle `end`; `index` is the
     instruction that must be blamed."""
 
@@ -744,7 +744,7 @@ def _check_long_patience(bench: Bench, session: Session) -> None:
     """The watchdog waits exactly as long as it is told, for limits that make its count carry at
     every bit."""
     words = [instruction("sync", wait=[Unit.STORE]), plain(bench.core, "halt")]
-    Program(bench.core, words, 0, session.memory)
+    BenchProgram(bench.core, words, 0, session.memory)
     session.set("watchdog", PATIENCE)
     stop = session.run(0, len(words), LIMIT_CYCLES).cycle
     for bit in range(9, 32):
@@ -769,7 +769,7 @@ def _check_patience_after_address(bench: Bench, session: Session) -> None:
     for its words.
     """
     words = [plain(bench.core, "halt")]
-    Program(bench.core, words, 0, session.memory)
+    BenchProgram(bench.core, words, 0, session.memory)
     session.set_timing(MemoryTiming(4 * PATIENCE, bench.core.bus_bytes))
     session.set("watchdog", PATIENCE)
     waits, stops = (20, 50, 51), []
@@ -785,13 +785,13 @@ def _check_patience_after_address(bench: Bench, session: Session) -> None:
     bench.tally.cases += len(waits)
 
 
-def _check_patience(bench: Bench, session: Session, good: Program, expected: Expected) -> None:
+def _check_patience(bench: Bench, session: Session, good: BenchProgram, expected: Expected) -> None:
     """Long waits that the watchdog must allow, and a memory that never answers again."""
     core, case = bench.core, "watchdog"
     session.set("watchdog", PATIENCE)
     program = [plain(core, "sync"), plain(core, "halt")]
     image_ = np.zeros(MEMORY_BYTES, np.uint8)
-    called = Program(core, program, 0, image_)
+    called = BenchProgram(core, program, 0, image_)
     slow_host = MemoryTiming(20, core.bus_bytes, host_cycles=2000)
     bench.play(session, "a host slower than the watchdog", called, called.expected(), slow_host)
     bench.play(session, "good under watchdog", good, expected, MemoryTiming(200, core.bus_bytes))
@@ -800,7 +800,7 @@ def _check_patience(bench: Bench, session: Session, good: Program, expected: Exp
     _check_patience_after_address(bench, session)
     session.set("watchdog", 0)
     waits = instruction("sync", wait=[Unit.STORE])
-    Program(core, [waits, plain(core, "halt")], 0, session.memory)
+    BenchProgram(core, [waits, plain(core, "halt")], 0, session.memory)
     event = session.run(0, 2, 100_000)
     bench.check(case, "outcome with the watchdog off", event.kind, "limit")
     session.reset()

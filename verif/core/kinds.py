@@ -33,8 +33,8 @@ from evolute.verif.core.bench import (
     MEMORY_BYTES,
     MOST_DIFFERENCES,
     Bench,
+    BenchProgram,
     Enough,
-    Program,
     put,
     random_rate,
     run,
@@ -46,7 +46,7 @@ from evolute.verif.core.sweep import check_orders
 from evolute.verif.harness.differences import SUMS, wrong_values
 from evolute.verif.harness.driver import random_weights
 from evolute.verif.harness.simulators import SimulatorError
-from evolute.verif.harness.vectors import Shape, random_activations, random_exponents
+from evolute.verif.harness.vectors import MatmulShape, random_activations, random_exponents
 from evolute.verif.harness.verify import Report
 
 SIMULATOR = "verilator"
@@ -133,7 +133,7 @@ def _random_layer(
         offset=rng.integers(1 - half, half, (n, groups)).astype(np.int16),
         offset_shift=int(rng.integers(16)),
         unit=np.ones(n, np.float32),
-        form=random_weights(engine, codes, Shape(1, n, k, group), rng),
+        form=random_weights(engine, codes, MatmulShape(1, n, k, group), rng),
     )
     while tensor.offset_shift and tensor.largest_sum(engine.activations) >> core.sum_bits - 1:
         tensor = replace(tensor, offset_shift=tensor.offset_shift - 1)
@@ -168,7 +168,7 @@ def _without_blocks(
 
 def _compiled(
     bench: Bench, rng: np.random.Generator, rows: int, *, skips: bool
-) -> tuple[Program, list[_StageResults], BeatSteps | None]:
+) -> tuple[BenchProgram, list[_StageResults], BeatSteps | None]:
     """Two stages of one to three layers, packed and compiled, with random inputs.
 
     Returns the program, the results of each stage, and the steps of the layers' weights, or None
@@ -211,7 +211,7 @@ def _compiled(
         stage_results.append(_StageResults(functools.partial(unpack_results, batch), sums))
 
     put(memory, *inputs[0])
-    program = Program(
+    program = BenchProgram(
         core,
         compiled.instructions,
         compiled.address,

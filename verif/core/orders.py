@@ -71,7 +71,7 @@ class UnknownProgram(Exception):
         self.place = place
 
 
-class Host:
+class HostView:
     """The state that the host sees, from reset on. `courses` has the course of each program by
     address and number of instructions."""
 
@@ -236,7 +236,7 @@ def acting(
 
 
 def expected(
-    host: Host,
+    host: HostView,
     orders: Sequence[Order],
     hold: range,
     cycles: int,

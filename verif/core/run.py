@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from evolute.sim.program.placement import Stage, aligned
 from evolute.sim.timing.memory import MemoryTiming
 from evolute.sim.workload.linear import LayerName
-from evolute.sw.deploy.image import Phase, contents
+from evolute.sw.deploy.image import PhaseProgram, contents
 from evolute.sw.deploy.on_core import CoreModel, RunStage, fast_stage
 from evolute.sw.deploy.pack import pack_input, unpack_results
 from evolute.sw.tensors.activations import QuantActivations
@@ -32,7 +32,7 @@ from evolute.verif.harness.simulators import SimulatorError
 
 
 @dataclass
-class Totals:
+class CounterTotals:
     """Sums of the RTL's counters over all programs of a phase."""
 
     programs: int = 0
@@ -55,7 +55,7 @@ class Totals:
 class Account:
     """What a run of a model on the core has counted and compared so far."""
 
-    phases: dict[str, Totals] = field(default_factory=dict)
+    phases: dict[str, CounterTotals] = field(default_factory=dict)
     model_cycles: int = 0
     layers: int = 0
     """Layers whose results were compared, in all rows."""
@@ -80,7 +80,7 @@ class _Runner:
         self,
         placed: CoreModel,
         session: Session,
-        sequence: Iterator[Phase],
+        sequence: Iterator[PhaseProgram],
         progress: Callable[[int], None],
     ):
         self.placed, self.session, self.sequence, self.progress = (
@@ -91,7 +91,7 @@ class _Runner:
         )
         self.integers = fast_stage(placed)
         self.account = Account()
-        self.phase: Phase | None = None
+        self.phase: PhaseProgram | None = None
         self.place = 0  # of the stage that comes next in the phase's program
 
     def __call__(self, stage: Stage, a: QuantActivations) -> Mapping[LayerName, NDArray[np.int64]]:
@@ -135,7 +135,7 @@ class _Runner:
             for wrong in wrong_values(f"layer {name}:", results[name], expected, SUMS):
                 self._differ(wrong)
 
-    def _compare_sync(self, phase: Phase, event: Event) -> None:
+    def _compare_sync(self, phase: PhaseProgram, event: Event) -> None:
         expected_cycle = phase.model.syncs[self.place - 1].raised_cycle
         if event.cycle != expected_cycle:
             self._differ(
@@ -144,12 +144,12 @@ class _Runner:
             )
         self.progress(self.account.model_cycles + event.cycle)
 
-    def _finish(self, phase: Phase) -> None:
+    def _finish(self, phase: PhaseProgram) -> None:
         counters, model = self.session.counters(), phase.model
         for name, value in counters.items():
             if value != getattr(model, name):
                 self._differ(f"{phase.name} {name} is {value}, model says {getattr(model, name)}")
-        totals = self.account.phases.setdefault(phase.name, Totals())
+        totals = self.account.phases.setdefault(phase.name, CounterTotals())
         totals.programs += 1
         totals.cycles += counters["cycles"]
         totals.beats += counters["read_beats"] + counters["write_beats"]
@@ -162,8 +162,8 @@ class _Runner:
 def on_rtl(
     placed: CoreModel,
     native: Path,
-    prompt: Sequence[Phase],
-    decode: Phase,
+    prompt: Sequence[PhaseProgram],
+    decode: PhaseProgram,
     timing: MemoryTiming,
     progress: Callable[[int], None] = lambda cycles: None,
 ) -> Iterator[tuple[RunStage, Account]]:

@@ -21,9 +21,9 @@ from evolute.hw.isa.registers import Control
 from evolute.hw.spec.core import MEMORY_PAGE_BYTES, RESULT_BITS, CoreSpec
 from evolute.sim.timing.core import program_cycles
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.verif.core.bench import LIMIT_CYCLES, Bench, Program, put
+from evolute.verif.core.bench import LIMIT_CYCLES, Bench, BenchProgram, put
 from evolute.verif.core.faults import overrunning_words, plain, words_to_bytes
-from evolute.verif.core.orders import NEVER, Course, Host, Order, UnknownProgram, expected
+from evolute.verif.core.orders import NEVER, Course, HostView, Order, UnknownProgram, expected
 from evolute.verif.core.programs import beats_taken
 from evolute.verif.core.session import SLVERR, Event, Session
 from evolute.verif.harness.simulators import SimulatorError
@@ -233,7 +233,7 @@ def check_course(bench: Bench, scene: Scene, course: Course, image: NDArray[np.u
     bench.check(case, "fault", (ended.fault, ended.index), (scene.fault, scene.index))
     if not scene.instructions:
         return
-    program = Program(bench.core, scene.instructions, scene.address, image.copy())
+    program = BenchProgram(bench.core, scene.instructions, scene.address, image.copy())
     golden = program.expected()
     golden_writes = {
         int(address): int(golden.memory[address])
@@ -261,7 +261,7 @@ def check_course(bench: Bench, scene: Scene, course: Course, image: NDArray[np.u
 
 
 @dataclass(frozen=True)
-class Case:
+class SceneCase:
     """Writes during the cycles of a scene."""
 
     orders: tuple[Order, ...]
@@ -324,7 +324,7 @@ def window(course: Course) -> list[int]:
 
 def random_case(
     rng: np.random.Generator, course: Course, second: tuple[int, int], singles: bool
-) -> Case:
+) -> SceneCase:
     """One write, or several, near the moments of a course; the channels may pause."""
     times = window(course)
     orders: list[Order] = []
@@ -350,17 +350,19 @@ def random_case(
     watched = ("status", "status", "status", "error", "error_index", "watchdog", "program_low")
     name = watched[rng.integers(len(watched))]
     enable, after, alone = (int(rng.integers(limit)) for limit in (16, 2, 2))
-    return Case(tuple(orders), hold, enable, name, after, bool(alone))
+    return SceneCase(tuple(orders), hold, enable, name, after, bool(alone))
 
 
-def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]) -> Iterator[Case]:
+def every_case(
+    rng: np.random.Generator, course: Course, second: tuple[int, int]
+) -> Iterator[SceneCase]:
     """Every single write in every cycle of the window, and an acknowledge followed by a start at
     all distances around a stop."""
     for cycle in window(course):
         for write in single_writes(second):
             enable, after, alone = (int(rng.integers(limit)) for limit in (16, 2, 2))
             name = ("status", "error", "error_index")[rng.integers(3)]
-            yield Case((Order(cycle, *write),), range(0), enable, name, after, bool(alone))
+            yield SceneCase((Order(cycle, *write),), range(0), enable, name, after, bool(alone))
     if course.stop == NEVER:
         return
     # The driver of the documentation, that has the next program ready, at every pace.
@@ -370,10 +372,10 @@ def every_case(rng: np.random.Generator, course: Course, second: tuple[int, int]
             *ready_made, start = _start(cycle + pause, second, int(rng.integers(16)))
             earlier = [replace(order, cycle=order.cycle - pause - 1) for order in ready_made]
             acknowledge = Order(cycle, "control", Control.ACKNOWLEDGE)
-            yield Case((*earlier, acknowledge, start), watched="error", alone=True)
+            yield SceneCase((*earlier, acknowledge, start), watched="error", alone=True)
 
 
-def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[Case]:
+def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[SceneCase]:
     """Orders of the host in the most critical cycles of a course."""
     began = START_CYCLE + 1
     writes = []
@@ -385,11 +387,16 @@ def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[Case]:
         cycle = int(rng.integers(course.stop, course.end + 1))
         writes += [(cycle, "control", Control.ACKNOWLEDGE), (cycle, "control", Control.START)]
     for cycle, name, value in writes:
-        yield Case((Order(began + cycle, name, int(value)),), enable=int(rng.integers(16)))
+        yield SceneCase((Order(began + cycle, name, int(value)),), enable=int(rng.integers(16)))
 
 
 def play(
-    bench: Bench, courses: Courses, scene: Scene, case: Case, second: tuple[int, int], title: str
+    bench: Bench,
+    courses: Courses,
+    scene: Scene,
+    case: SceneCase,
+    second: tuple[int, int],
+    title: str,
 ) -> None:
     """Run one case, and compare everything that the host sees."""
     session, first = courses.session, courses[scene.place]
@@ -406,7 +413,7 @@ def play(
         orders += _start(over + length + 8, second, case.enable)
     cycles = over + length + 8 + courses[second].end + SLACK
     while True:
-        host = Host(courses)
+        host = HostView(courses)
         try:
             must_see = expected(host, orders, case.hold, cycles, case.watched, case.after)
             break

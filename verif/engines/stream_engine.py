@@ -23,7 +23,7 @@ from evolute.verif.harness.simulators import Build
 from evolute.verif.harness.vectors import (
     PAUSES,
     Matmul,
-    Shape,
+    MatmulShape,
     corner_matmul,
     near_halves,
     random_matmul,
@@ -131,7 +131,7 @@ def tiny(spec: Engine, rng: np.random.Generator) -> list[Case]:
     matmuls = []
     for weight_format in spec.formats:
         x = floating.tiny(spec, rng)
-        shape = Shape(len(x), spec.n, x.shape[1], floating.pair_group(spec))
+        shape = MatmulShape(len(x), spec.n, x.shape[1], floating.pair_group(spec))
         matmul = random_matmul(rng, spec.activations, weight_format, shape)
         matmuls.append(driver.completed(spec, replace(matmul, x=x), rng))
     return [Case("tiny", tuple(matmuls))]
@@ -140,7 +140,7 @@ def tiny(spec: Engine, rng: np.random.Generator) -> list[Case]:
 def _times_one(spec: FloatEngine, rng: np.random.Generator, x: np.ndarray, group: int) -> Matmul:
     """A multiplication of the activations [M, K] by weights of 1, if the engine can have these."""
     weight_format = spec.formats[-1]
-    shape = Shape(len(x), spec.n, x.shape[1], group)
+    shape = MatmulShape(len(x), spec.n, x.shape[1], group)
     matmul = floating.by_ones(spec, random_matmul(rng, spec.activations, weight_format, shape))
     matmul = driver.completed(spec, replace(matmul, x=x), rng)
     assert isinstance(matmul.weights, Grid)
@@ -158,7 +158,7 @@ def many(spec: Engine, rng: np.random.Generator) -> list[Case]:
     matmuls = []
     for codes in spec.formats:
         slices = min(most, 4 * codes.levels * max(1, len(codes.specials)))
-        shape = Shape(spec.m, spec.n, slices * spec.slice_k, spec.slice_k)
+        shape = MatmulShape(spec.m, spec.n, slices * spec.slice_k, spec.slice_k)
         matmul = random_matmul(rng, spec.activations, codes, shape)
         matmuls.append(driver.completed(spec, matmul, rng))
     return [Case("many weights", tuple(matmuls))]
@@ -172,7 +172,7 @@ def halves(spec: Engine, rng: np.random.Generator) -> list[Case]:
         return []
     groups = max(1, _MANY_WEIGHTS // (spec.n * spec.slice_k))
     weight_format = spec.formats[-1]
-    shape = Shape(spec.m, spec.n, groups * spec.slice_k, spec.slice_k)
+    shape = MatmulShape(spec.m, spec.n, groups * spec.slice_k, spec.slice_k)
     matmul = random_matmul(rng, kind, weight_format, shape)
     exponent = rng.integers(1, kind.format.top_exponent + 1, (spec.m, groups))
     of_code = np.repeat(exponent, spec.slice_k, axis=1)

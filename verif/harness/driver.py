@@ -25,7 +25,7 @@ from evolute.sim.workload.linear import LayerName, Linear
 from evolute.verif.engines import bit_serial, floating, lut_dla, lut_tensor_core, mac, vq_codebook
 from evolute.verif.harness import words
 from evolute.verif.harness.operands import Operands, Tiling
-from evolute.verif.harness.vectors import Matmul, Shape, random_special
+from evolute.verif.harness.vectors import Matmul, MatmulShape, random_special
 
 
 class Driver(Protocol):
@@ -84,7 +84,7 @@ def random_spec(kind: type[Engine], rng: np.random.Generator) -> Engine:
     return spec
 
 
-def _run(spec: Engine, shape: Shape, weight_format: WeightCodes) -> Run:
+def _run(spec: Engine, shape: MatmulShape, weight_format: WeightCodes) -> Run:
     linear = Linear(
         LayerName(None, "bench"), shape.n, shape.k, weight_format, shape.group, group_bits=0
     )
@@ -240,7 +240,7 @@ def sums(spec: Engine, matmul: Matmul, result_words: np.ndarray) -> GroupSums:
     return GroupSums(psum, whole_groups(fields["row_sum"][:, :, None]))
 
 
-def random_shape(spec: Engine, rng: np.random.Generator, weight_format: WeightCodes) -> Shape:
+def random_shape(spec: Engine, rng: np.random.Generator, weight_format: WeightCodes) -> MatmulShape:
     """A random shape of at most 300 steps, or of one slice per tile. It is seldom a multiple of the
     engine's tile.
 
@@ -251,7 +251,7 @@ def random_shape(spec: Engine, rng: np.random.Generator, weight_format: WeightCo
     longest = max(1, min(3 * max(spec.group_size, spec.slice_k), 300 * spec.slice_k // steps))
     while True:
         k = int(rng.integers(1, longest + 1))
-        shape = Shape(
+        shape = MatmulShape(
             m=int(rng.integers(1, 2 * spec.m + 2)),
             n=int(rng.integers(1, 2 * spec.n + 2)),
             k=k,
@@ -262,10 +262,10 @@ def random_shape(spec: Engine, rng: np.random.Generator, weight_format: WeightCo
             return shape
 
 
-def full_shape(spec: Engine) -> Shape:
+def full_shape(spec: Engine) -> MatmulShape:
     """One tile with a whole scale group, which can take every accumulator to its largest value, and
     a second group of one activation."""
-    return Shape(spec.m, spec.n, spec.group_size + 1, spec.group_size)
+    return MatmulShape(spec.m, spec.n, spec.group_size + 1, spec.group_size)
 
 
 def integers(spec: Engine, matmul: Matmul) -> np.ndarray:
@@ -297,7 +297,7 @@ def float_features(spec: Engine, matmul: Matmul) -> set[str]:
 
 
 def random_weights(
-    spec: Engine, weight_format: WeightCodes, shape: Shape, rng: np.random.Generator
+    spec: Engine, weight_format: WeightCodes, shape: MatmulShape, rng: np.random.Generator
 ) -> Form:
     """Random weights in the form that the engine takes."""
     size = (shape.n, shape.k)

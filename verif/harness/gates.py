@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolute.hw.synthesis.gates import Activity, Simulation
+from evolute.hw.synthesis.gates import Activity, GateSimulation
 from evolute.hw.synthesis.liberty import Library
 from evolute.hw.synthesis.netlist import Netlist
 from evolute.verif.harness.bench import SINK, SOURCES, Recording, Stimulus
@@ -44,7 +44,7 @@ def play(
     first after reset, up to the run's last result. `rng` draws the registers' values before reset.
     """
     runs = len(stimuli)
-    simulation = Simulation(design, library, runs, rng)
+    simulation = GateSimulation(design, library, runs, rng)
     sources = [_Sources(design, name, stimuli, hold) for name in SOURCES]
     sink = _Sinks(design, stimuli)
     reset_at = np.array([stimulus.reset_after_cycles or -1 for stimulus in stimuli])
@@ -123,7 +123,7 @@ class _Sources:
         self._shown = np.full((len(words), octets), 255, np.uint8)
         self.transfers: list[list[int]] = [[] for _ in words]
 
-    def drive(self, simulation: Simulation, cycle: np.ndarray) -> None:
+    def drive(self, simulation: GateSimulation, cycle: np.ndarray) -> None:
         """Set the ports for a cycle, -1 for a reset."""
         is_reset = cycle < 0
         for run in np.flatnonzero(is_reset):
@@ -143,7 +143,7 @@ class _Sources:
         simulation.drive(self._payload, bits.astype(bool))
         simulation.drive(self._valid, (self._offering | is_reset)[:, None])
 
-    def observe(self, simulation: Simulation, cycle: np.ndarray, counts: np.ndarray) -> None:
+    def observe(self, simulation: GateSimulation, cycle: np.ndarray, counts: np.ndarray) -> None:
         """Note which runs took their word in a cycle."""
         taken = self._offering & simulation.look(self._ready)[:, 0] & (cycle >= 0)
         for run in np.flatnonzero(taken & counts):
@@ -171,7 +171,7 @@ class _Sinks:
         self.words: list[list[np.ndarray]] = [[] for _ in range(runs)]
         self.violations: list[list[str]] = [[] for _ in range(runs)]
 
-    def drive(self, simulation: Simulation, cycle: np.ndarray) -> None:
+    def drive(self, simulation: GateSimulation, cycle: np.ndarray) -> None:
         """Set the port for a cycle, -1 for a reset."""
         for run in np.flatnonzero(cycle < 0):
             self.transfers[run], self.words[run] = [], []
@@ -180,7 +180,7 @@ class _Sinks:
         self._is_ready = ~_at(self._pauses, cycle)
         simulation.drive(self._ready, self._is_ready[:, None])
 
-    def observe(self, simulation: Simulation, cycle: np.ndarray, counts: np.ndarray) -> None:
+    def observe(self, simulation: GateSimulation, cycle: np.ndarray, counts: np.ndarray) -> None:
         """Note the words taken in a cycle, and offers withdrawn or changed."""
         valid = simulation.look(self._valid)[:, 0] & (cycle >= 0)
         payload = np.packbits(simulation.look(self._payload), axis=1, bitorder="little")

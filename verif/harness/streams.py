@@ -59,7 +59,7 @@ class Source:
             self._offering = False
 
 
-class Memory(Source):
+class MemorySource(Source):
     """A source that answers requests in order: each answer is offered no sooner than in a cycle
     that is given."""
 

@@ -13,7 +13,7 @@ from evolute.sim.weights import Form, Grid
 
 
 @dataclass(frozen=True)
-class Shape:
+class MatmulShape:
     """The shape of a matrix multiplication."""
 
     m: int
@@ -58,8 +58,8 @@ class Matmul:
         return self.weights.group
 
     @property
-    def shape(self) -> Shape:
-        return Shape(len(self.x), len(self.codes), self.x.shape[1], self.group)
+    def shape(self) -> MatmulShape:
+        return MatmulShape(len(self.x), len(self.codes), self.x.shape[1], self.group)
 
 
 def random_activations(rng: np.random.Generator, kind: Activations, size: tuple) -> np.ndarray:
@@ -169,7 +169,7 @@ def corner_matmul(
     rng: np.random.Generator,
     kind: Activations,
     weight_format: WeightCodes,
-    shape: Shape,
+    shape: MatmulShape,
     corner: str,
 ) -> Matmul:
     """A corner of the activations against columns of lowest, highest and extreme weight codes.
@@ -195,7 +195,7 @@ def corner_matmul(
 
 
 def random_special(
-    rng: np.random.Generator, weight_format: WeightCodes, shape: Shape
+    rng: np.random.Generator, weight_format: WeightCodes, shape: MatmulShape
 ) -> np.ndarray:
     """A special value for every group, uint8 [N, groups]; zeros where the format has none."""
     size = shape.n, -(-shape.k // shape.group)
@@ -205,7 +205,7 @@ def random_special(
 
 
 def random_matmul(
-    rng: np.random.Generator, kind: Activations, weight_format: WeightCodes, shape: Shape
+    rng: np.random.Generator, kind: Activations, weight_format: WeightCodes, shape: MatmulShape
 ) -> Matmul:
     """Uniform activations and weight codes."""
     codes = rng.integers(0, weight_format.levels, (shape.n, shape.k), dtype=np.uint8)

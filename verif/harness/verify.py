@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from evolute.hw.emit.export import module_name, to_verilog
-from evolute.hw.spec import Engine, LutStationary, Spec, Unit
+from evolute.hw.spec import Engine, LutStationary, Spec, UnitSpec
 from evolute.hw.spec.scaling import FloatScaling, IntegerScaling, Scaling
 from evolute.support import schema
 from evolute.verif.engines import stream_engine
@@ -124,7 +124,7 @@ def battery_of(spec: Spec) -> Battery:
 
 
 def verify(
-    spec: Engine | Unit | Scaling,
+    spec: Engine | UnitSpec | Scaling,
     *,
     seed: int,
     name: str = "",

@@ -15,7 +15,7 @@ from evolute.hw.spec import Spec
 
 
 @dataclass(frozen=True)
-class Mutant:
+class PlantedFault:
     """A fault: a piece of RTL source, and the text that replaces it."""
 
     name: str
@@ -27,7 +27,7 @@ class Mutant:
 
 
 def put_in(
-    mutant: Mutant,
+    mutant: PlantedFault,
     kind: type[Spec],
     modules: Sequence[ModuleType],
     monkeypatch: pytest.MonkeyPatch,

@@ -15,13 +15,18 @@ import numpy as np
 
 from evolute.hw.spec.lut_stationary import LutStationary
 from evolute.sim.golden import lut_stationary as golden
-from evolute.sim.golden.lut_stationary import Product
-from evolute.sim.timing.lut_stationary import Clocks, Transfers, command_of, fold
+from evolute.sim.golden.lut_stationary import CommandProduct
+from evolute.sim.timing.lut_stationary import Clocks, StationaryTransfers, command_of, fold
 from evolute.verif.harness import bench, words
 from evolute.verif.harness.differences import SUMS, wrong_cycles, wrong_values
 from evolute.verif.harness.simulators import Build
 from evolute.verif.harness.vectors import PAUSES
-from evolute.verif.units.stationary_bench import SINKS, SOURCES, Recording, Stimulus
+from evolute.verif.units.stationary_bench import (
+    SINKS,
+    SOURCES,
+    StationaryRecording,
+    StationaryStimulus,
+)
 
 STREAMS = (*SOURCES, *SINKS)
 
@@ -30,14 +35,14 @@ CLOCKS = (Clocks(1, 1), Clocks(1, 2), Clocks(2, 1), Clocks(1, 3), Clocks(2, 3), 
 
 
 @dataclass(frozen=True)
-class Case:
+class StationaryCase:
     """Commands issued back to back after one reset, the clocks, and how partners pause.
 
     `pauses` holds booleans per cycle of the stream's own clock for the streams named in it.
     """
 
     name: str
-    products: tuple[Product, ...]
+    products: tuple[CommandProduct, ...]
     clocks: Clocks = CLOCKS[0]
     pauses: dict[str, np.ndarray] = field(default_factory=dict)
     memory_latency_cycles: int = 1
@@ -45,7 +50,7 @@ class Case:
     probe: bool = False
 
 
-def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
+def sources(spec: LutStationary, operands: CommandProduct) -> dict[str, np.ndarray]:
     """Words of the streams that one command takes; of a gather, `table` is what the memory holds.
 
     Tables are [tiles][subspaces][c][beats], as the row numbers of requests count them.
@@ -70,7 +75,7 @@ def sources(spec: LutStationary, operands: Product) -> dict[str, np.ndarray]:
     }
 
 
-def results(spec: LutStationary, operands: Product, result_words: np.ndarray) -> np.ndarray:
+def results(spec: LutStationary, operands: CommandProduct, result_words: np.ndarray) -> np.ndarray:
     """The sums [rows, columns] of a command from its result words."""
     psum = words.unpack(spec.streams.result, result_words)["psum"]
     return psum.reshape(-1, operands.rows, spec.n).transpose(1, 0, 2).reshape(operands.rows, -1)
@@ -81,7 +86,7 @@ def random_product(
     rng: np.random.Generator,
     rows: int | None = None,
     extreme: bool = False,
-) -> Product:
+) -> CommandProduct:
     """Operands of any shape that the machine takes, K and N multiples of nothing.
 
     Half of the subspaces have centroids of which several are equal, or equal to rows. Where
@@ -108,7 +113,7 @@ def random_product(
     return golden.product(spec, x, centroids, table)
 
 
-def _uniform(spec: LutStationary, entry: int) -> Product:
+def _uniform(spec: LutStationary, entry: int) -> CommandProduct:
     """All distances equal, and the longest sums there are, of one entry only."""
     k = spec.subspaces * spec.v
     x = np.zeros((2, k), int)
@@ -125,7 +130,7 @@ _MOST_INDICES = 200
 _FEW_TILES = 8
 
 
-def _fullest(spec: LutStationary, rng: np.random.Generator) -> Product:
+def _fullest(spec: LutStationary, rng: np.random.Generator) -> CommandProduct:
     """All rows and subspaces for which there is memory, but at most `_MOST_INDICES` indices, and
     all column tiles that a command can have, or two if they are many."""
     rows = min(spec.m, _MOST_INDICES)
@@ -144,7 +149,7 @@ def _streams(spec: LutStationary) -> tuple[str, ...]:
     return STREAMS if spec.gathers else (*SOURCES, "result")
 
 
-def _several(spec: LutStationary, rng: np.random.Generator) -> tuple[Product, ...]:
+def _several(spec: LutStationary, rng: np.random.Generator) -> tuple[CommandProduct, ...]:
     return tuple(random_product(spec, rng) for _ in range(rng.integers(1, 4)))
 
 
@@ -155,51 +160,55 @@ def _pauses(
     return {stream: PAUSES[name](rng, beats) for stream, name in patterns.items()}
 
 
-def _clocks(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+def _clocks(spec: LutStationary, rng: np.random.Generator) -> list[StationaryCase]:
     """Every ratio of the clocks, while everything flows."""
     return [
-        Case(f"clocks {clocks.encoder}:{clocks.matcher}", _several(spec, rng), clocks)
+        StationaryCase(f"clocks {clocks.encoder}:{clocks.matcher}", _several(spec, rng), clocks)
         for clocks in CLOCKS
     ]
 
 
-def _corners(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+def _corners(spec: LutStationary, rng: np.random.Generator) -> list[StationaryCase]:
     top = (1 << spec.weight_bits - 1) - 1
     bursts = _pauses(spec, rng, {"table": "bursts", "activation": "bursts"})
     one_row = tuple(random_product(spec, rng, 1) for _ in range(4))
     return [
         # Of what waited meanwhile, one sum follows another as fast as it can.
-        Case("one row in bursts", one_row, Clocks(1, 3), bursts),
-        Case("one row", (random_product(spec, rng, 1), random_product(spec, rng, 1))),
+        StationaryCase("one row in bursts", one_row, Clocks(1, 3), bursts),
+        StationaryCase("one row", (random_product(spec, rng, 1), random_product(spec, rng, 1))),
         # Sums go on for as long as no further one is whole.
-        Case("a result waits", _several(spec, rng), pauses={"result": np.arange(2000) % 80 < 70}),
-        Case("two rows", (random_product(spec, rng, 2),), Clocks(1, 2)),
-        Case("extremes", (random_product(spec, rng, extreme=True),)),
-        Case("equal distances", (_uniform(spec, top), _uniform(spec, -top - 1))),
-        Case("all rows and subspaces", (_fullest(spec, rng),)),
+        StationaryCase(
+            "a result waits", _several(spec, rng), pauses={"result": np.arange(2000) % 80 < 70}
+        ),
+        StationaryCase("two rows", (random_product(spec, rng, 2),), Clocks(1, 2)),
+        StationaryCase("extremes", (random_product(spec, rng, extreme=True),)),
+        StationaryCase("equal distances", (_uniform(spec, top), _uniform(spec, -top - 1))),
+        StationaryCase("all rows and subspaces", (_fullest(spec, rng),)),
     ]
 
 
-def _stalls(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+def _stalls(spec: LutStationary, rng: np.random.Generator) -> list[StationaryCase]:
     """Every stream pausing alone, then all of them, in every pattern."""
     cases, names = [], list(PAUSES)
     for i, stream in enumerate(_streams(spec)):
         clocks = CLOCKS[rng.integers(len(CLOCKS))]
         pauses = _pauses(spec, rng, {stream: names[i % len(names)]})
-        cases.append(Case(f"stall {stream}", _several(spec, rng), clocks, pauses))
+        cases.append(StationaryCase(f"stall {stream}", _several(spec, rng), clocks, pauses))
     for name in names:
         clocks = CLOCKS[rng.integers(len(CLOCKS))]
         pauses = _pauses(spec, rng, dict.fromkeys(_streams(spec), name))
         latency = int(rng.integers(1, 12))
-        cases.append(Case(f"stall all {name}", _several(spec, rng), clocks, pauses, latency))
+        cases.append(
+            StationaryCase(f"stall all {name}", _several(spec, rng), clocks, pauses, latency)
+        )
     return cases
 
 
-def _resets(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+def _resets(spec: LutStationary, rng: np.random.Generator) -> list[StationaryCase]:
     """Reset in mid-flight, then a full run; by every ratio of clocks, under stalls, too."""
     stalled = dict.fromkeys(_streams(spec), "bursts")
     return [
-        Case(
+        StationaryCase(
             f"reset {clocks.encoder}:{clocks.matcher}",
             _several(spec, rng),
             clocks,
@@ -211,13 +220,13 @@ def _resets(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
     ]
 
 
-def _probes(spec: LutStationary, rng: np.random.Generator) -> list[Case]:
+def _probes(spec: LutStationary, rng: np.random.Generator) -> list[StationaryCase]:
     sinks = [name for name in _streams(spec) if name in SINKS]
     pauses = _pauses(spec, rng, dict.fromkeys(sinks, "scattered"))
-    return [Case("probe", _several(spec, rng), CLOCKS[1], pauses, probe=True)]
+    return [StationaryCase("probe", _several(spec, rng), CLOCKS[1], pauses, probe=True)]
 
 
-KINDS: dict[str, Callable[[LutStationary, np.random.Generator], list[Case]]] = {
+KINDS: dict[str, Callable[[LutStationary, np.random.Generator], list[StationaryCase]]] = {
     "clocks": _clocks,
     "corners": _corners,
     "stalls": _stalls,
@@ -227,11 +236,13 @@ KINDS: dict[str, Callable[[LutStationary, np.random.Generator], list[Case]]] = {
 """The battery: every kind of case there is."""
 
 
-def _stimulus(spec: LutStationary, case: Case, model: Transfers) -> Stimulus:
+def _stimulus(
+    spec: LutStationary, case: StationaryCase, model: StationaryTransfers
+) -> StationaryStimulus:
     silent = np.zeros(0, bool)
     of_products = [sources(spec, operands) for operands in case.products]
     pauses = {f"pause_{s}": case.pauses.get(s, silent) for s in STREAMS}
-    return Stimulus(
+    return StationaryStimulus(
         **{name: np.concatenate([streams[name] for streams in of_products]) for name in SOURCES},
         **pauses,
         table_first=np.cumsum([0, *(len(streams["table"]) for streams in of_products)]),
@@ -246,7 +257,7 @@ def _stimulus(spec: LutStationary, case: Case, model: Transfers) -> Stimulus:
     )
 
 
-def model_of(spec: LutStationary, case: Case) -> Transfers:
+def model_of(spec: LutStationary, case: StationaryCase) -> StationaryTransfers:
     """The cycles of all transfers of a case, by the cycle model."""
     commands = [
         command_of(spec, operands.shape, golden.asked(spec, operands)) for operands in case.products
@@ -256,21 +267,23 @@ def model_of(spec: LutStationary, case: Case) -> Transfers:
 
 def play(
     spec: LutStationary,
-    cases: Sequence[Case],
-    models: Sequence[Transfers],
+    cases: Sequence[StationaryCase],
+    models: Sequence[StationaryTransfers],
     build: Build,
     seed: int = 0,
     waves: Path | None = None,
-) -> list[Recording]:
+) -> list[StationaryRecording]:
     """As `verif.engines.stream_engine.play`; all words of these streams count, so that none are
     drawn."""
     stimuli = [_stimulus(spec, case, model) for case, model in zip(cases, models, strict=True)]
     return bench.play_with(
-        "evolute.verif.units.tb_lut_stationary", Recording, build, stimuli, waves
+        "evolute.verif.units.tb_lut_stationary", StationaryRecording, build, stimuli, waves
     )
 
 
-def _compare_values(spec: LutStationary, case: Case, rtl: Recording) -> tuple[int, list[str]]:
+def _compare_values(
+    spec: LutStationary, case: StationaryCase, rtl: StationaryRecording
+) -> tuple[int, list[str]]:
     """Returns (elements, differences): the number of numbers compared with the golden model, and a
     text on the first wrong one of each command."""
     counts = [operands.rows * (operands.table.shape[2] // spec.n) for operands in case.products]
@@ -296,7 +309,7 @@ def _compare_values(spec: LutStationary, case: Case, rtl: Recording) -> tuple[in
 
 
 def compare(
-    spec: LutStationary, case: Case, model: Transfers, rtl: Recording
+    spec: LutStationary, case: StationaryCase, model: StationaryTransfers, rtl: StationaryRecording
 ) -> tuple[int, list[str]]:
     """Returns (elements, differences): the number of numbers compared, and a text for every
     difference from the golden model or the cycle model."""
@@ -304,7 +317,7 @@ def compare(
     return elements, differences + wrong_cycles(rtl, model, STREAMS)
 
 
-def features(spec: LutStationary, case: Case) -> set[str]:
+def features(spec: LutStationary, case: StationaryCase) -> set[str]:
     """The names of the features that a case shows."""
     shown = {f"stall {stream}" for stream in case.pauses} or {"no stall"}
     shown.add(f"clocks {case.clocks.encoder}:{case.clocks.matcher}")

@@ -19,13 +19,13 @@ from evolute.verif.harness import bench, words
 from evolute.verif.harness.differences import wrong_cycles, wrong_values
 from evolute.verif.harness.simulators import Build
 from evolute.verif.harness.vectors import PAUSES
-from evolute.verif.units.scaling_bench import Recording, Stimulus
+from evolute.verif.units.scaling_bench import ScalingRecording, ScalingStimulus
 
 STREAMS = ("result", "look", "read", "write")
 
 
 @dataclass(frozen=True)
-class Case:
+class ScalingCase:
     """G results one after another; `starts` says which of them begin their sums at 0 again.
 
     `psum` [G, m, n] and `row_sum` [G, m] are integers, or float64 for floating numbers. `scale` and
@@ -45,7 +45,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Transfers:
+class ScalingTransfers:
     """The cycles in which results are taken, scales are looked up, and sums are looked up and
     written."""
 
@@ -73,7 +73,7 @@ def _floats(spec: FloatScaling, rng: np.random.Generator, size: tuple[int, ...])
 
 def _case(
     spec: Scaling, rng: np.random.Generator, name: str, pattern: str | None, reset: bool = False
-) -> Case:
+) -> ScalingCase:
     engine, groups = spec.engine, int(rng.integers(20, 60))
     names, columns = {field.name for field in spec.beat.fields}, (groups, engine.n)
     scale: np.ndarray | None = None
@@ -103,7 +103,7 @@ def _case(
         scale = integers(spec.scale_bits, *columns) & (1 << spec.scale_bits) - 1
         offset = integers(spec.offset_bits, *columns)
     cycles = groups * spec.period_cycles * 4 + 50
-    return Case(
+    return ScalingCase(
         name,
         psum,
         row_sum,
@@ -116,21 +116,21 @@ def _case(
     )
 
 
-def _flow(spec: Scaling, rng: np.random.Generator) -> list[Case]:
+def _flow(spec: Scaling, rng: np.random.Generator) -> list[ScalingCase]:
     return [_case(spec, rng, f"flow {i}", None) for i in range(16)]
 
 
-def _stalls(spec: Scaling, rng: np.random.Generator) -> list[Case]:
+def _stalls(spec: Scaling, rng: np.random.Generator) -> list[ScalingCase]:
     return [_case(spec, rng, f"stall {name}", name) for name in PAUSES for _ in range(4)]
 
 
-def _resets(spec: Scaling, rng: np.random.Generator) -> list[Case]:
+def _resets(spec: Scaling, rng: np.random.Generator) -> list[ScalingCase]:
     return [
         _case(spec, rng, f"reset {i}", "scattered" if i % 2 else None, reset=True) for i in range(8)
     ]
 
 
-KINDS: dict[str, Callable[[Scaling, np.random.Generator], list[Case]]] = {
+KINDS: dict[str, Callable[[Scaling, np.random.Generator], list[ScalingCase]]] = {
     "flow": _flow,
     "stalls": _stalls,
     "resets": _resets,
@@ -138,7 +138,7 @@ KINDS: dict[str, Callable[[Scaling, np.random.Generator], list[Case]]] = {
 """The battery: every kind of case there is."""
 
 
-def model_of(spec: Scaling, case: Case) -> Transfers:
+def model_of(spec: Scaling, case: ScalingCase) -> ScalingTransfers:
     """The cycles of a case, by what the spec states."""
     taken, free, offered = [], 0, 0
     for _ in case.psum:
@@ -149,7 +149,7 @@ def model_of(spec: Scaling, case: Case) -> Transfers:
     starts = np.array(taken)
     steps = spec.step_cycles * np.arange(spec.steps)
     write = (starts[:, None] + spec.latency_cycles + steps).reshape(-1)
-    return Transfers(starts, (starts[:, None] + 1 + steps).reshape(-1), write - 1, write)
+    return ScalingTransfers(starts, (starts[:, None] + 1 + steps).reshape(-1), write - 1, write)
 
 
 def _bits(spec: Scaling, values: np.ndarray) -> np.ndarray:
@@ -159,7 +159,7 @@ def _bits(spec: Scaling, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def expected(spec: Scaling, case: Case) -> np.ndarray:
+def expected(spec: Scaling, case: ScalingCase) -> np.ndarray:
     """Every sum that is written, [G, m, n], as it is in its word."""
     sums, since = [], 0
     for g, starts in enumerate(case.starts):
@@ -182,7 +182,9 @@ def expected(spec: Scaling, case: Case) -> np.ndarray:
     return np.stack(sums)
 
 
-def _stimulus(spec: Scaling, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
+def _stimulus(
+    spec: Scaling, case: ScalingCase, model: ScalingTransfers, rng: np.random.Generator
+) -> ScalingStimulus:
     beat, groups = layout.streams(spec.engine).result, len(case.psum)
     held = {"psum": _bits(spec, case.psum), "row_sum": _bits(spec, case.row_sum)}
     shapes = {field.name: (groups, *field.shape) for field in beat.fields}
@@ -195,7 +197,7 @@ def _stimulus(spec: Scaling, case: Case, model: Transfers, rng: np.random.Genera
     scales = words.pack(spec.beat, **parts) if parts else np.zeros((0, 1), np.uint8)
     looks = np.zeros(model.cycles + 1, bool)
     looks[model.look] = True
-    return Stimulus(
+    return ScalingStimulus(
         result=words.pack(beat, **fields),
         scales=scales,
         starts=case.starts,
@@ -212,20 +214,24 @@ def _stimulus(spec: Scaling, case: Case, model: Transfers, rng: np.random.Genera
 
 def play(
     spec: Scaling,
-    cases: Sequence[Case],
-    models: Sequence[Transfers],
+    cases: Sequence[ScalingCase],
+    models: Sequence[ScalingTransfers],
     build: Build,
     seed: int = 0,
     waves: Path | None = None,
-) -> list[Recording]:
+) -> list[ScalingRecording]:
     """As `play` of `verif.engines.stream_engine`; `seed` draws what memories give that were not
     asked."""
     rng = np.random.default_rng(seed)
     stimuli = [_stimulus(spec, case, model, rng) for case, model in zip(cases, models, strict=True)]
-    return bench.play_with("evolute.verif.units.tb_scaling", Recording, build, stimuli, waves)
+    return bench.play_with(
+        "evolute.verif.units.tb_scaling", ScalingRecording, build, stimuli, waves
+    )
 
 
-def compare(spec: Scaling, case: Case, model: Transfers, rtl: Recording) -> tuple[int, list[str]]:
+def compare(
+    spec: Scaling, case: ScalingCase, model: ScalingTransfers, rtl: ScalingRecording
+) -> tuple[int, list[str]]:
     """How many sums were compared, and what differs from golden, and in its cycle."""
     differences = wrong_cycles(rtl, model, STREAMS)
     wanted = expected(spec, case)
@@ -245,7 +251,7 @@ def compare(spec: Scaling, case: Case, model: Transfers, rtl: Recording) -> tupl
     return wanted.size, differences
 
 
-def features(spec: Scaling, case: Case) -> set[str]:
+def features(spec: Scaling, case: ScalingCase) -> set[str]:
     """The names of the features that a case shows."""
     shown = {"stall result" if len(case.pause) else "no stall"}
     return shown | ({"reset in mid-flight"} if case.reset_after_cycles else set())

@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Stimulus:
+class ScalingStimulus:
     """The words to play after one reset, uint8 [beats, bytes].
 
     Every word of `result` has `chunks` words of `scales` and `steps` words of sums; `starts` says
@@ -31,7 +31,7 @@ class Stimulus:
 
 
 @dataclass(frozen=True)
-class Recording:
+class ScalingRecording:
     """What happened: the cycles in which results were taken (`result`), scales were looked up
     (`look`), sums were looked up (`read`) and written (`write`); for every lookup of scales the
     step, the chunk and whether it was the last (`places`); the tags of reads and writes; and the

@@ -14,7 +14,7 @@ DRAIN_CYCLES = 8
 
 
 @dataclass(frozen=True)
-class Stimulus:
+class StationaryStimulus:
     """What to play after one reset, in words of uint8 [beats, bytes]; see
     `verif.harness.bench.Stimulus`.
 
@@ -45,7 +45,7 @@ class Stimulus:
 
 
 @dataclass(frozen=True)
-class Recording:
+class StationaryRecording:
     """What happened: the cycle of every transfer, the words that came, the broken stream rules."""
 
     command: np.ndarray

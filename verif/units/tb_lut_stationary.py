@@ -15,8 +15,14 @@ from cocotb.triggers import Timer
 from evolute.verif.harness.bench import RECORDINGS_FILE, STIMULI_FILE
 from evolute.verif.harness.bench import load as load_records
 from evolute.verif.harness.bench import save as save_records
-from evolute.verif.harness.streams import Memory, Sink, Source
-from evolute.verif.units.stationary_bench import DRAIN_CYCLES, SINKS, SOURCES, Recording, Stimulus
+from evolute.verif.harness.streams import MemorySource, Sink, Source
+from evolute.verif.units.stationary_bench import (
+    DRAIN_CYCLES,
+    SINKS,
+    SOURCES,
+    StationaryRecording,
+    StationaryStimulus,
+)
 
 UNIT_NS = 10
 """What periods are counted in. Within it values settle, an edge comes, and streams are driven."""
@@ -34,7 +40,7 @@ class StationaryBench:
         self.sources: dict[str, Source] = {}
         for name in SOURCES:
             payload, valid, ready = self._ports(dut, name)
-            kind = Memory if self.gathers and name == "table" else Source
+            kind = MemorySource if self.gathers and name == "table" else Source
             self.sources[name] = kind(payload, valid, ready, len(payload))
         names = SINKS if self.gathers else ("result",)
         self.sinks = {name: Sink(*self._ports(dut, name)) for name in names}
@@ -68,7 +74,7 @@ class StationaryBench:
         await Timer(UNIT_NS * (after - time) - 5, "ns")
         return after
 
-    async def reset(self, stimulus: Stimulus) -> None:
+    async def reset(self, stimulus: StationaryStimulus) -> None:
         """Hold reset, and load the streams; ends while both clocks rest after their edges before
         cycle 0."""
         self._periods = {"encoder": stimulus.encoder_period, "matcher": stimulus.matcher_period}
@@ -91,7 +97,7 @@ class StationaryBench:
         for reset in self._resets:
             reset.value = 0
 
-    async def run(self, cycles: int, stimulus: Stimulus) -> None:
+    async def run(self, cycles: int, stimulus: StationaryStimulus) -> None:
         """Step at most `cycles` cycles of the matcher, and no further than the drain; begins right
         after an edge of both clocks."""
         left = DRAIN_CYCLES
@@ -117,7 +123,7 @@ class StationaryBench:
                 cycle[name] += 1
             rising = await self._rise(time)
 
-    def _answer(self, stimulus: Stimulus, cycle: int) -> None:
+    def _answer(self, stimulus: StationaryStimulus, cycle: int) -> None:
         """The memory takes a request that came: whatever row it names, of those there are."""
         if not self.gathers or self.sinks["request"].transfers[-1:] != [cycle]:
             return
@@ -125,7 +131,7 @@ class StationaryBench:
         base = int(stimulus.table_first[len(self.sources["command"].transfers) - 1])
         first = (base + self.sinks["request"].beats[-1] * beats) % len(self._tables)
         table = self.sources["table"]
-        assert isinstance(table, Memory)
+        assert isinstance(table, MemorySource)
         table.answer(cycle + stimulus.memory_latency_cycles, self._tables[first : first + beats])
 
     async def _probe(self, cycle: int) -> None:
@@ -141,7 +147,7 @@ class StationaryBench:
                 sink.monitor.violations.append(f"cycle {cycle}: {name}'s valid follows ready")
         await Timer(3 - len(self.sinks), "ns")
 
-    async def play(self, stimulus: Stimulus) -> Recording:
+    async def play(self, stimulus: StationaryStimulus) -> StationaryRecording:
         """Reset, play, and report."""
         violations = []
         try:
@@ -156,7 +162,7 @@ class StationaryBench:
         except ValueError as error:  # cocotb's, for a value with undefined bits
             violations.append(f"undefined output: {error}")
         violations += [violation for s in self.sinks.values() for violation in s.monitor.violations]
-        return Recording(
+        return StationaryRecording(
             **{name: np.array(source.transfers, int) for name, source in self.sources.items()},
             **{name: self._transfers(name) for name in SINKS},
             **{f"{name}_words": self._words(name) for name in SINKS},
@@ -181,6 +187,7 @@ async def play_stimuli(dut: Any) -> None:
     dut.encoder_clk.value = 0
     bench = StationaryBench(dut)
     recordings = [
-        await bench.play(stimulus) for stimulus in load_records(Path(STIMULI_FILE), Stimulus)
+        await bench.play(stimulus)
+        for stimulus in load_records(Path(STIMULI_FILE), StationaryStimulus)
     ]
     save_records(Path(RECORDINGS_FILE), recordings)

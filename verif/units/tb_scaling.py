@@ -16,7 +16,7 @@ from evolute.verif.harness.bench import RECORDINGS_FILE, STIMULI_FILE
 from evolute.verif.harness.bench import load as load_records
 from evolute.verif.harness.bench import save as save_records
 from evolute.verif.harness.streams import Source
-from evolute.verif.units.scaling_bench import Recording, Stimulus
+from evolute.verif.units.scaling_bench import ScalingRecording, ScalingStimulus
 
 PERIOD_NS = 10
 
@@ -32,7 +32,7 @@ class ScalingBench:
         self._has_scales = hasattr(dut, "scales")
         self._bytes = -(-len(dut.data) // 8)
 
-    async def reset(self, stimulus: Stimulus) -> None:
+    async def reset(self, stimulus: ScalingStimulus) -> None:
         """Hold reset for a cycle and load the stream. Returns at the clock edge before cycle 0."""
         dut = self._dut
         dut.rst.value = 1
@@ -43,7 +43,7 @@ class ScalingBench:
         await self._edge
         dut.rst.value = 0
 
-    async def run(self, cycles: int, stimulus: Stimulus) -> dict[str, list[Any]]:
+    async def run(self, cycles: int, stimulus: ScalingStimulus) -> dict[str, list[Any]]:
         """Step `cycles` cycles. Returns what was seen, in lists by name: cycles, and the places,
         tags and words that came with them."""
         dut, rng = self._dut, random.Random(stimulus.seed)
@@ -87,7 +87,7 @@ class ScalingBench:
                 raise ValueError(f"cycle {cycle}: taken is {taken}, which the stream is not")
         return seen
 
-    async def play(self, stimulus: Stimulus) -> Recording:
+    async def play(self, stimulus: ScalingStimulus) -> ScalingRecording:
         """Reset the device, play the stimulus, and return what happened."""
         violations = []
         seen: dict[str, list[Any]] = {}
@@ -104,7 +104,7 @@ class ScalingBench:
             name: np.array(seen.get(name, []), int)
             for name in ("look", "read", "write", "read_tags", "write_tags")
         }
-        return Recording(
+        return ScalingRecording(
             **numbers,
             result=np.array(self._source.transfers, int),
             places=np.array(seen.get("places", []), int).reshape(-1, 3),
@@ -119,6 +119,6 @@ async def play_stimuli(dut: Any) -> None:
     Clock(dut.clk, PERIOD_NS, "ns").start()
     bench = ScalingBench(dut)
     recordings = [
-        await bench.play(stimulus) for stimulus in load_records(Path(STIMULI_FILE), Stimulus)
+        await bench.play(stimulus) for stimulus in load_records(Path(STIMULI_FILE), ScalingStimulus)
     ]
     save_records(Path(RECORDINGS_FILE), recordings)

@@ -13,7 +13,7 @@ from evolute.hw.isa.instructions import BUFFERS, OPCODE_BITS, OPERATIONS, SIGNAL
 from evolute.hw.rtl.blocks.arith import any_of
 from evolute.hw.rtl.blocks.queues import field, unit_bits
 from evolute.hw.rtl.core.buffer import BeatBuffer, BeatReader
-from evolute.hw.rtl.core.scale import Accumulators, Scaler
+from evolute.hw.rtl.core.scale import Scaler, SumBanks
 from evolute.hw.rtl.engines.registry import COMPONENTS
 from evolute.hw.spec import layout
 from evolute.hw.spec.core import CoreSpec
@@ -104,7 +104,7 @@ class Compute(wiring.Component):
             ]
         m.submodules.engine = engine = COMPONENTS[type(core.engine)](core.engine)
         m.submodules.scaler = scaler = Scaler(core)
-        m.submodules.sums = sums = Accumulators(core)
+        m.submodules.sums = sums = SumBanks(core)
 
         loops = {
             "weight": ("row_tiles", "slices", "planes"),

@@ -178,7 +178,7 @@ class Registers(wiring.Component):
         return m
 
 
-class Run(wiring.Component):
+class RunState(wiring.Component):
     """Whether a program runs, and how it ended. The first fault stops a program and is kept.
 
     A program that a fault has stopped never continues. The core stays busy until the program's

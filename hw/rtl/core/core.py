@@ -32,7 +32,7 @@ from evolute.hw.rtl.blocks.bundles import (
 )
 from evolute.hw.rtl.blocks.queues import Queue, Tokens
 from evolute.hw.rtl.core.compute import Compute
-from evolute.hw.rtl.core.control import Registers, Run
+from evolute.hw.rtl.core.control import Registers, RunState
 from evolute.hw.rtl.core.dispatch import Dispatch, Fetch
 from evolute.hw.rtl.core.load import Load, ReadMaster
 from evolute.hw.rtl.core.store import Store
@@ -76,7 +76,7 @@ class Core(wiring.Component):
         m.d.comb += [ClockSignal().eq(port["aclk"]), ResetSignal().eq(~port["aresetn"])]
 
         m.submodules.registers = registers = Registers(core)
-        m.submodules.control = control = Run(core)
+        m.submodules.control = control = RunState(core)
         m.submodules.fetch = fetch = Fetch(core)
         # Every program finds these as reset left them, whatever the one before did.
         fresh = ResetInserter(control.begin)

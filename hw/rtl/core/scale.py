@@ -14,7 +14,7 @@ from evolute.hw.spec import layout
 from evolute.hw.spec.core import CoreSpec
 
 
-class Accumulators(wiring.Component):
+class SumBanks(wiring.Component):
     """The sums, in two banks of words of `scale_lanes` sums each. One bank can be stored to memory
     while sums are added in the other.
 
@@ -99,7 +99,7 @@ class Scaler(wiring.Component):
     start, word : a matmul instruction `word` begins.
     result : stream of results from the engine.
     scale_read, scale_beat, scales : to the scale buffer.
-    read, read_word, value, write, write_word, data : to the `Accumulators`.
+    read, read_word, value, write, write_word, data : to the `SumBanks`.
     done : the last sums of the instruction are written in this cycle.
     bounds : a scale lies outside its buffer, or a sum outside its bank.
     """

@@ -29,7 +29,7 @@ Fields = Mapping[str, Sequence[Value]]
 """The elements of a beat's fields, flattened with the last index fastest."""
 
 
-class Weights(NamedTuple):
+class WeightBeat(NamedTuple):
     """A beat of weights at one place of its way."""
 
     beat: Value
@@ -190,7 +190,9 @@ class EngineComponent(wiring.Component):
         """The number of the last step of a weight beat."""
         return Const(0)
 
-    def weights(self, m: Module, arrives: Weights, held: Weights, sequencer: Sequencer) -> Fields:
+    def weights(
+        self, m: Module, arrives: WeightBeat, held: WeightBeat, sequencer: Sequencer
+    ) -> Fields:
         """The fields of the weight beat that a step uses, from the register that holds it.
 
         An engine with fills overrides this, which is called before `operands`: it writes the beats
@@ -316,8 +318,8 @@ class EngineComponent(wiring.Component):
             with m.Elif(fill):
                 m.d.sync += code_valid.eq(0)
 
-        arrives = Weights(self.weight.payload, self.weight.ready)
-        weights = self.weights(m, arrives, Weights(code, fill), sequencer)
+        arrives = WeightBeat(self.weight.payload, self.weight.ready)
+        weights = self.weights(m, arrives, WeightBeat(code, fill), sequencer)
         release = Signal()
         in_force = multiplies & ~sequencer.ends if spec.operands_are_filled else None
         ready, words, sums = self._operands(operands, release, in_force)

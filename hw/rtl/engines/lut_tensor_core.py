@@ -5,6 +5,8 @@ share, if they share one, followed by the rest of every entry. A step looks the 
 planes up in the tables and sums all lookups of every output.
 """
 
+import itertools
+from collections.abc import Sequence
 from functools import reduce
 from operator import xor
 
@@ -114,6 +116,7 @@ class LutTensorCoreEngine(EngineComponent):
         """
         spec, psums = self.spec, []
         decoded = [self._decoded(m, code, f"one_hot{i}") for i, code in enumerate(weights["code"])]
+        of_column = spec.planes_per_step * spec.kg  # lookups
         tables = self._tables(operands)
         for row in range(spec.m):
             of_row = tables[row * spec.kg : (row + 1) * spec.kg]
@@ -122,30 +125,46 @@ class LutTensorCoreEngine(EngineComponent):
                 ones = total([shared for shared, _ in of_row])
                 low = named(m, f"low{row}", total([ones << p for p in range(spec.planes_per_step)]))
             for column in range(spec.n):
-                terms: list[Value] = []
-                bias = 0
-                for plane in range(spec.planes_per_step):
-                    for group, (shared, entries) in enumerate(of_row):
-                        place = (column * spec.planes_per_step + plane) * spec.kg + group
-                        one_hot, negative = decoded[place]
-                        value: Value = select(entries, one_hot)
-                        if negative is not None:
-                            carry = negative & ~shared if spec.shared_bits else negative
-                            value = negate_if(value, negative)
-                            terms.append(Cat(Const(0, plane), carry))
-                        # Subtract: add the one's complement here and 1 in the constant.
-                        if spec.is_signed and plane == spec.weight_bits - 1:
-                            value = ~value
-                            bias -= 1 << plane
-                        value = named(m, f"found{row}_{column}_{plane}_{group}", value)
-                        # The inverted sign bit and a constant take the place of a sign extension.
-                        terms.append(Cat(Const(0, plane), value[:-1], ~value[-1]))
-                        bias += 1 << (len(value) - 1 + plane)
-                if low is not None:
-                    terms.append(low[1:])
-                psum = total([*terms, Const(-bias)])
-                psums.append(psum if low is None else Cat(low[0], psum))
+                lookups = decoded[column * of_column : (column + 1) * of_column]
+                terms, bias = self._looked_up(m, f"{row}_{column}", of_row, lookups)
+                if low is None:
+                    psums.append(total([*terms, Const(-bias)]))
+                else:
+                    psums.append(Cat(low[0], total([*terms, low[1:], Const(-bias)])))
         return psums
+
+    def _looked_up(
+        self,
+        m: Module,
+        output: str,
+        tables: Sequence[tuple[Value, Sequence[Value]]],
+        lookups: Sequence[tuple[list[Value], Value | None]],
+    ) -> tuple[list[Value], int]:
+        """The terms of the lookups of one output, an entry of each of a row's `tables` for every
+        plane.
+
+        Returns (terms, bias): unsigned numbers whose sum is too great by the constant `bias`.
+        """
+        spec, bias = self.spec, 0
+        terms: list[Value] = []
+        places = itertools.product(range(spec.planes_per_step), enumerate(tables))
+        for (plane, (group, (shared, entries))), (one_hot, negative) in zip(
+            places, lookups, strict=True
+        ):
+            value: Value = select(entries, one_hot)
+            if negative is not None:
+                carry = negative & ~shared if spec.shared_bits else negative
+                value = negate_if(value, negative)
+                terms.append(Cat(Const(0, plane), carry))
+            # Subtract: add the one's complement here and 1 in the constant.
+            if spec.is_signed and plane == spec.weight_bits - 1:
+                value = ~value
+                bias -= 1 << plane
+            value = named(m, f"found{output}_{plane}_{group}", value)
+            # The inverted sign bit and a constant take the place of a sign extension.
+            terms.append(Cat(Const(0, plane), value[:-1], ~value[-1]))
+            bias += 1 << (len(value) - 1 + plane)
+        return terms, bias
 
     def shift(self, sequencer):
         if self.spec.planes_per_step == 1:

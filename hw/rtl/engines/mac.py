@@ -77,7 +77,7 @@ def masked(value: Value, bit: Value) -> Value:
     return (value.as_unsigned() & bit.replicate(len(value))).as_signed()
 
 
-class Array(wiring.Component):
+class SystolicArray(wiring.Component):
     """A systolic array: sums stay while operands move past them, and a register beside each sum
     keeps it when it is complete.
 
@@ -210,7 +210,7 @@ class MacEngine(EngineComponent):
         spec, step = self.spec, self.step
         if spec.arrangement == "tree":
             return super().add_up(m, operands, sums, weights, sequencer)
-        m.submodules.array = array = Array(spec)
+        m.submodules.array = array = SystolicArray(spec)
         m.d.comb += [
             array.x.eq(operands & step.replicate(len(operands))),
             array.codes.eq(Cat(*weights["code"])),

@@ -17,7 +17,7 @@ from evolute.hw.rtl.blocks.arith import (
 from evolute.hw.rtl.blocks.words import unpack
 from evolute.hw.rtl.core.buffer import NO_COLLISION
 from evolute.hw.rtl.core.sequencer import Sequencer
-from evolute.hw.rtl.engines.engine import EngineComponent, Fields, Weights
+from evolute.hw.rtl.engines.engine import EngineComponent, Fields, WeightBeat
 from evolute.hw.spec import layout
 from evolute.hw.spec.vq_codebook import SHORT_MODE, VqCodebook
 
@@ -73,7 +73,7 @@ class VqCodebookEngine(EngineComponent):
     def _gathered(
         self,
         m: Module,
-        arrives: Weights,
+        arrives: WeightBeat,
         held: Value,
         writes: Sequence[tuple[Value, Value]],
         sequencer: Sequencer,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evolute.dse.compare.contenders import Contender, Task
-from evolute.dse.compare.layer import Layer, layer_of
+from evolute.dse.compare.layer import ComparedLayer, layer_of
 from evolute.dse.compare.rows import Areas, row
 from evolute.dse.compare.scaling import with_scaling
 from evolute.hw.spec import Engine, Spec
@@ -35,7 +35,7 @@ def model() -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
-def layer(model: LanguageModel) -> Layer:
+def layer(model: LanguageModel) -> ComparedLayer:
     return layer_of(model, "1.down", parse_weights("w2g128"), default_text(TINY))
 
 
@@ -48,7 +48,7 @@ def toy_area() -> Callable[[Spec], AsicResult]:
 def toy_row() -> Callable[..., dict[str, Any]]:
     """The row of a contender with its scaling, in made-up areas."""
 
-    def found(contender: Contender, layer: Layer, rows: int) -> dict[str, Any]:
+    def found(contender: Contender, layer: ComparedLayer, rows: int) -> dict[str, Any]:
         (scaled,) = with_scaling([contender], layer, rows)
         assert scaled.spec is not None
         scalings = tuple((each, made_up(each)) for each in scaled.scalings)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from evolute.dse.commands.compare import compare
 from evolute.dse.compare.contenders import Task
-from evolute.dse.compare.layer import Layer, layer_of
+from evolute.dse.compare.layer import ComparedLayer, layer_of
 from evolute.dse.compare.stationary import VARIANTS, arrangements, products, timed
 from evolute.hw.spec import LutDla
 from evolute.hw.spec.formats import Activations
@@ -27,16 +27,16 @@ TINY = "evolute-tiny"
 
 
 @pytest.fixture(scope="module")
-def layer() -> Layer:
+def layer() -> ComparedLayer:
     """320 inputs in groups of 128: the last one is shorter."""
     return layer_of(load(TINY), "1.down", parse_weights("w2g128"), default_text(TINY))
 
 
-def task_of(layer: Layer) -> Task:
+def task_of(layer: ComparedLayer) -> Task:
     return Task(layer.linear.format, layer.linear.group, Activations(8), 1, 16, 16)
 
 
-def test_commands_come_to_what_the_streaming_engine_does(layer: Layer) -> None:
+def test_commands_come_to_what_the_streaming_engine_does(layer: ComparedLayer) -> None:
     task = task_of(layer)
     found = arrangements(task, layer, 6)
     assert len(found) == len(VARIANTS)
@@ -56,7 +56,7 @@ def test_commands_come_to_what_the_streaming_engine_does(layer: Layer) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 6])
-def test_bytes_are_those_of_whole_or_of_chosen_rows(layer: Layer, tokens: int) -> None:
+def test_bytes_are_those_of_whole_or_of_chosen_rows(layer: ComparedLayer, tokens: int) -> None:
     task, found = task_of(layer), {}
     for each in arrangements(task, layer, tokens):
         assert each.spec is not None and each.tensor is not None

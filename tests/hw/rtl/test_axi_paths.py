@@ -96,7 +96,7 @@ def test_no_output_follows_an_input(core: CoreSpec) -> None:
     assert not paths(module)
 
 
-OLD_WRITES = mutants.Mutant(
+OLD_WRITES = mutants.PlantedFault(
     "registers: a write is taken when address and data are both valid",
     control,
     "self.axi.awready.eq(~address_held)",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolute.hw.synthesis import gates, liberty, netlist, power, timing
-from evolute.hw.synthesis.gates import Simulation
+from evolute.hw.synthesis.gates import GateSimulation
 from evolute.hw.synthesis.libraries import CellLibrary
 from evolute.hw.synthesis.netlist import Netlist
 from evolute.support.files import FileError
@@ -116,7 +116,7 @@ def test_stacked_tables_are_the_tables(data: st.DataObject) -> None:
             )
         )
         tables.append(
-            liberty.Table(
+            liberty.LibertyTable(
                 tuple(map(float, rows)), tuple(map(float, columns)), tuple(map(tuple, values))
             )
         )
@@ -185,7 +185,7 @@ def test_compiled_and_interpreted_logic_agree(made: Netlist, seed: int) -> None:
 def run(steps: int, runs: int, seed: int) -> tuple[list[list[int]], gates.Activity]:
     """`TOGGLER` under random inputs: the states that Python expects, checked on the way."""
     rng = np.random.default_rng(seed)
-    simulation = Simulation(TOGGLER, LIBRARY, runs, rng)
+    simulation = GateSimulation(TOGGLER, LIBRARY, runs, rng)
     expected: list[list[int]] = []
     state = None
     for _ in range(steps):

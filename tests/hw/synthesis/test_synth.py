@@ -342,10 +342,10 @@ def test_a_part_can_be_asked_for() -> None:
 
 
 def test_a_result_is_computed_once(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run: Callable[..., yosys.Run] = yosys.run
+    run: Callable[..., yosys.ScriptResult] = yosys.run
     runs = 0
 
-    def counted(*arguments: Any, **named: Any) -> yosys.Run:
+    def counted(*arguments: Any, **named: Any) -> yosys.ScriptResult:
         nonlocal runs
         runs += 1
         return run(*arguments, **named)
@@ -367,7 +367,7 @@ def test_another_part_or_seed_is_not_synthesized_again(
     run, place = yosys.run, nextpnr.place
     calls: list[str] = []
 
-    def counted(*arguments: Any, **named: Any) -> yosys.Run:
+    def counted(*arguments: Any, **named: Any) -> yosys.ScriptResult:
         calls.append("mapped")
         return run(*arguments, **named)
 

@@ -16,7 +16,7 @@ from evolute.sw.deploy.packers import PACKERS
 from evolute.sw.deploy.packers.vq_codebook import stored_index
 from evolute.verif.harness import driver, operands, words
 from evolute.verif.harness.driver import DRIVERS
-from evolute.verif.harness.vectors import Matmul, Shape, random_matmul
+from evolute.verif.harness.vectors import Matmul, MatmulShape, random_matmul
 
 each_engine = pytest.mark.parametrize("kind", DRIVERS, ids=lambda kind: kind.__name__)
 
@@ -41,7 +41,7 @@ def value(spec: Engine, matmul: Matmul, n: int, k: int) -> int:
 
 def whole(spec: Engine, rng: np.random.Generator) -> list[Matmul]:
     """In each format, two rows by two column tiles and three slices, a scale group each."""
-    shape = Shape(2, 2 * spec.n, 3 * spec.slice_k, spec.slice_k)
+    shape = MatmulShape(2, 2 * spec.n, 3 * spec.slice_k, spec.slice_k)
     matmuls = [random_matmul(rng, spec.activations, each, shape) for each in spec.formats]
     return [replace(driver.completed(spec, each, rng), fill=False) for each in matmuls]
 
@@ -86,7 +86,7 @@ def test_golden_is_the_definition(kind: type[Engine]) -> None:
         lowest = -spec.activations.maximum
         unseen = [each for each in spec.formats if each not in seen]
         for weight_format in [*unseen, spec.formats[rng.integers(len(spec.formats))]]:
-            matmul = random_matmul(rng, spec.activations, weight_format, Shape(2, 3, 25, 7))
+            matmul = random_matmul(rng, spec.activations, weight_format, MatmulShape(2, 3, 25, 7))
             matmul = driver.completed(spec, matmul, rng)
             matmul.x[0, 0] = lowest - 1  # the leftover code, which reads as the lowest
             found = golden.group_sums(spec, matmul.x, operands.encoded(spec, matmul))

@@ -14,7 +14,7 @@ from evolute.sim.golden import lut_dla as golden
 from evolute.sim.weights import Centroids, Grid, Table, nearest, subspaces
 from evolute.verif.engines import lut_dla
 from evolute.verif.harness import driver, operands
-from evolute.verif.harness.vectors import Matmul, Shape, random_matmul
+from evolute.verif.harness.vectors import Matmul, MatmulShape, random_matmul
 
 TABLE8 = WeightCodes(8, Kind.TABLE)
 
@@ -60,7 +60,7 @@ def test_golden_is_brute_force(metric: str, overflow: str) -> None:
     beyond = 0
     for group in (1, 5, 9, 16, 24, 60):
         drawn = random_matmul(
-            rng, spec.activations, WeightCodes(4, Kind.TABLE), Shape(3, 4, 25, group)
+            rng, spec.activations, WeightCodes(4, Kind.TABLE), MatmulShape(3, 4, 25, group)
         )
         matmul = driver.completed(spec, drawn, rng)
         found = golden.group_sums(spec, matmul.x, operands.encoded(spec, matmul))
@@ -184,7 +184,7 @@ def test_random_specs_draw_every_choice() -> None:
 def test_drawn_tables_have_ties_and_exact_matches() -> None:
     """What a wrong order of comparisons could be seen by."""
     rng, spec = np.random.default_rng(3), LutDla(v=2, centroids=8, activation_bits=6)
-    drawn = random_matmul(rng, spec.activations, TABLE8, Shape(4, 3, 60, 8))
+    drawn = random_matmul(rng, spec.activations, TABLE8, MatmulShape(4, 3, 60, 8))
     matmul = driver.completed(spec, drawn, rng)
     parts = subspaces(driver.integers(spec, matmul), 8, 2)
     assert isinstance(matmul.weights, Table)

@@ -21,7 +21,7 @@ from evolute.sw.deploy.packers import PACKERS
 from evolute.sw.deploy.packers.vq_codebook import fill_beats, stored_index
 from evolute.verif.engines import vq_codebook
 from evolute.verif.harness import driver, words
-from evolute.verif.harness.vectors import Shape, random_matmul
+from evolute.verif.harness.vectors import MatmulShape, random_matmul
 
 CODES, SHORT = WeightCodes(8, Kind.VECTOR), WeightCodes(8, Kind.SHORT)
 
@@ -256,7 +256,7 @@ def test_near_vectors_keep_extremes() -> None:
 def test_a_filled_command_has_two_words() -> None:
     rng = np.random.default_rng(2)
     spec = VqCodebook(n=8, k=4, v=4, entries=16, group_size=8)
-    shape = Shape(1, 8, 8, 8)
+    shape = MatmulShape(1, 8, 8, 8)
     matmul = random_matmul(rng, spec.activations, CODES, shape)
     matmul = driver.completed(spec, matmul, rng)
     fields = words.unpack(layout.streams(spec).command, driver.command_words(spec, matmul))

@@ -16,7 +16,7 @@ from evolute.sim.workload import zoo
 from evolute.sim.workload.linear import HEAD
 from evolute.sim.workload.operations import Attend, CacheFormat, Pass, operations
 from evolute.sim.workload.shape import Attention, ModelShape, NetworkShape
-from evolute.sim.workload.zoo import ENTRIES, Published, ShapeError, read_shape, zoo_entry
+from evolute.sim.workload.zoo import ENTRIES, PublishedTotal, ShapeError, read_shape, zoo_entry
 from evolute.support.errors import UnknownNameError
 
 FILES = Path(zoo.__file__).parent / "zoo"
@@ -61,7 +61,7 @@ def test_a_file_that_counts_something_else_than_published_is_not_verified(tmp_pa
     ],
 )
 def test_a_total_is_met_with_the_digits_it_was_published_with(text, params, met):
-    assert Published(params=text, source="a card").is_met_by(params) is met
+    assert PublishedTotal(params=text, source="a card").is_met_by(params) is met
 
 
 def llama(hidden, layers, heads, kv, dim, ffn, vocab, *, head=0, biases=0, norms=2, matrices=3):

@@ -26,7 +26,7 @@ from evolute.sw.tensors.activations import QuantActivations, quantize_activation
 from evolute.sw.tensors.rescale import ScaledTensor, golden_weights
 from evolute.verif.core.programs import random_core
 from evolute.verif.harness.driver import DRIVERS, random_weights
-from evolute.verif.harness.vectors import Shape
+from evolute.verif.harness.vectors import MatmulShape
 
 BUSY_ORDERS = 3
 """Random orders of events that every program is run in."""
@@ -44,7 +44,7 @@ def random_tensor(core: CoreSpec, rng: np.random.Generator, n: int, k: int) -> S
         offset=rng.integers(-most, most, groups).astype(np.int16),
         offset_shift=int(rng.integers(0, 16)),
         unit=np.ones(n, np.float32),
-        form=random_weights(core.engine, codes, Shape(1, n, k, group), rng),
+        form=random_weights(core.engine, codes, MatmulShape(1, n, k, group), rng),
     )
 
 

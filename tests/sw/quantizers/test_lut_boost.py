@@ -19,9 +19,10 @@ from evolute.sw.language_model.decoder import Cache, head
 from evolute.sw.language_model.decoder import forward as run
 from evolute.sw.language_model.linear import host_linears
 from evolute.sw.language_model.model import LanguageModel
-from evolute.sw.quantizers import whole_model as module
+from evolute.sw.quantizers import whole_tables as module
+from evolute.sw.quantizers.finished import UNFINISHED
 from evolute.sw.quantizers.lut_dla import Tables, coded_tables, parse_tables, seen_inputs, tabulated
-from evolute.sw.quantizers.whole_model import UNFINISHED, require_training, write_tables
+from evolute.sw.quantizers.whole_tables import require_training, write_tables
 from evolute.sw.tensors.tensor import QuantError, QuantTensor
 
 TINY = load("evolute-tiny")

@@ -34,7 +34,7 @@ from evolute.sw.quantizers.methods import (
     rounded,
     salient_columns,
 )
-from evolute.sw.quantizers.mixed import Candidate, cheapest
+from evolute.sw.quantizers.mixed import LayerOption, cheapest
 from evolute.sw.quantizers.rounding import Rounding, Scheme, quantize
 from evolute.sw.quantizers.scaling import folds_into, input_scale, scaled_moments, tied_columns
 from evolute.sw.quantizers.whole_model import quantize_model
@@ -269,7 +269,7 @@ def test_the_cheapest_choice_is_that_of_all_choices(data: st.DataObject) -> None
     bits, losses = st.integers(1, 6), st.integers(0, 20)
     layers = data.draw(
         st.lists(
-            st.lists(st.builds(Candidate, bits, losses.map(float)), min_size=1, max_size=4),
+            st.lists(st.builds(LayerOption, bits, losses.map(float)), min_size=1, max_size=4),
             min_size=1,
             max_size=5,
         )

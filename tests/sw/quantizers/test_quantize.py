@@ -26,9 +26,10 @@ from evolute.sw.language_model.perplexity import Text, measure, windows
 from evolute.sw.language_model.text_kinds import check_text, second_half
 from evolute.sw.quantizers import quantize as quantizing
 from evolute.sw.quantizers import whole_model as module
+from evolute.sw.quantizers.finished import UNFINISHED
 from evolute.sw.quantizers.hessian import Calibration, calibrate, inputs_of
 from evolute.sw.quantizers.methods import parse_method
-from evolute.sw.quantizers.whole_model import UNFINISHED, quantize_model
+from evolute.sw.quantizers.whole_model import quantize_model
 from evolute.sw.tensors.bits import bits_of
 from evolute.sw.tensors.stored import CheckpointError
 from evolute.sw.tensors.tensor import PartedTensor, QuantError
@@ -132,7 +133,7 @@ def test_an_interrupted_run_goes_on(
     assert len(kept) >= stop
     kept[0].write_bytes(kept[0].read_bytes()[:-9])
     again: list[str] = []
-    real = module._finished
+    real = module.finished_layers
 
     def watched(path: Path, key: str):
         found = real(path, key)
@@ -140,7 +141,7 @@ def test_an_interrupted_run_goes_on(
             again.append(path.stem)
         return found
 
-    monkeypatch.setattr(module, "_finished", watched)
+    monkeypatch.setattr(module, "finished_layers", watched)
     _, document = quantize_model(MODEL, method, calibration, tmp_path)
     assert len(again) == 16 - len(kept) + 1 and kept[0].stem in again
     whole = (tmp_path / "weights.safetensors").read_bytes()

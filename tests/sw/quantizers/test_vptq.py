@@ -13,20 +13,16 @@ from evolute.sw.checkpoints.vptq_file import (
     unpack_indices,
     with_outliers,
 )
-from evolute.sw.quantizers import vptq as module
 from evolute.sw.quantizers.gptq import inverse_factor
 from evolute.sw.quantizers.hessian import Moments, damped
 from evolute.sw.quantizers.methods import parse_method
-from evolute.sw.quantizers.vptq import (
-    Vptq,
-    cut,
-    published,
-    require_useful,
-    stored_bits,
-    to_tensor,
-    vptq,
-)
-from evolute.sw.quantizers.whole_model import bits_of
+from evolute.sw.quantizers.vptq.choice import Vptq, cut, require_useful, stored_bits
+from evolute.sw.quantizers.vptq.codebooks import fit_codebooks
+from evolute.sw.quantizers.vptq.forms import published, to_tensor
+from evolute.sw.quantizers.vptq.indices import _CANDIDATES, _search, find_indices
+from evolute.sw.quantizers.vptq.parts import VectorPart
+from evolute.sw.quantizers.vptq.quantize import _strongest, vptq
+from evolute.sw.tensors.bits import bits_of
 from evolute.sw.tensors.tensor import PartedTensor, QuantError, QuantTensor
 
 CHOICES = [
@@ -88,11 +84,11 @@ def test_equal_seeds_give_equal_bits() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-def part(choice: Vptq, k: int, books: list[np.ndarray], n: int) -> module._Part:
+def part(choice: Vptq, k: int, books: list[np.ndarray], n: int) -> VectorPart:
     along, v = choice.along, choice.v
     shape = (-(-n // v), k) if along == "outputs" else (n, -(-k // v))
     index = [np.zeros(shape, int) for _ in books]
-    return module._Part(slice(0, k), v, along, [book.astype(float) for book in books], index)
+    return VectorPart(slice(0, k), v, along, [book.astype(float) for book in books], index)
 
 
 def test_the_loop_equals_the_surgeon_step_by_step() -> None:
@@ -100,7 +96,7 @@ def test_the_loop_equals_the_surgeon_step_by_step() -> None:
     rng, (w, moments) = np.random.default_rng(1), layer(10, 24)
     h, book = damped(moments.second, moments.tokens), rng.normal(size=(12, 5))
     held = part(Vptq(v=5), 24, [book], 10)
-    wanted = module._loop(w.astype(float), inverse_factor(h), [held])
+    wanted = find_indices(w.astype(float), inverse_factor(h), [held])
     rest = w.astype(float)
     for j in range(24):
         inverse = np.linalg.inv(h[j:, j:])
@@ -118,7 +114,7 @@ def test_vectors_of_inputs_leave_the_least_error(v: int) -> None:
     rng, (w, moments) = np.random.default_rng(1), layer(3, 11)
     h, book = damped(moments.second, moments.tokens), rng.normal(size=(6, v))
     held = part(Vptq(v=v, along="inputs"), 11, [book], 3)
-    wanted = module._loop(w.astype(float), inverse_factor(h), [held])
+    wanted = find_indices(w.astype(float), inverse_factor(h), [held])
     rest = w.astype(float)
     for place, start in enumerate(range(0, 11, v)):
         end = min(start + v, 11)
@@ -137,7 +133,7 @@ def test_vectors_of_one_weight_lie_along_either() -> None:
     rng, (w, moments) = np.random.default_rng(4), layer(6, 70)
     factor, book = inverse_factor(damped(moments.second, moments.tokens)), rng.normal(size=(9, 1))
     held = [part(Vptq(v=1, along=along), 70, [book], 6) for along in ("outputs", "inputs")]
-    wanted = [module._loop(w.astype(float), factor, [each]) for each in held]
+    wanted = [find_indices(w.astype(float), factor, [each]) for each in held]
     assert np.array_equal(held[0].index[0], held[1].index[0])
     assert np.array_equal(wanted[0], wanted[1])
 
@@ -145,7 +141,7 @@ def test_vectors_of_one_weight_lie_along_either() -> None:
 def test_neighbours_stay_together() -> None:
     """Along inputs: blocks by the strength of their columns, the short one last."""
     strength = np.array([1, 9, 0, 0, 0, 8, 4, 8, 50])
-    assert module._strongest(strength, np.arange(9), 2).tolist() == [6, 7, 0, 1, 4, 5, 2, 3, 8]
+    assert _strongest(strength, np.arange(9), 2).tolist() == [6, 7, 0, 1, 4, 5, 2, 3, 8]
     w, moments = layer()
     found, _ = run(Vptq(v=5, along="inputs", entries=16), w, moments)
     blocks = found.order[:45].reshape(-1, 5)
@@ -159,8 +155,8 @@ def test_two_codewords_are_searched_together() -> None:
     """With all codewords as candidates, the best of all pairs."""
     rng = np.random.default_rng(2)
     vectors, books = rng.normal(size=(50, 3)), rng.normal(size=(2, 8, 3)).astype(np.float32)
-    assert module._CANDIDATES >= 8
-    main, added = module._search(vectors, books[0], books[1])
+    assert _CANDIDATES >= 8
+    main, added = _search(vectors, books[0], books[1])
     pairs = books[0][:, None] + books[1]
     error = np.square(vectors[:, None, None] - pairs).sum(axis=3)
     best = error.reshape(50, -1).min(axis=1)
@@ -187,7 +183,7 @@ def test_fitting_solves_the_least_squares() -> None:
         least = np.square(design @ held_t - target).sum()
         trial = part(Vptq(v=4), 20, held.books, 8)
         trial.index = held.index
-        module._fit(w.astype(float), h, [trial])
+        fit_codebooks(w.astype(float), h, [trial])
         found = np.concatenate(trial.books)[:, t]
         assert np.square(design @ found - target).sum() == pytest.approx(least, rel=1e-4)
 
@@ -218,7 +214,7 @@ def test_fitting_along_inputs_solves_the_least_squares(sizes: tuple[int, ...]) -
         return np.square(design @ np.concatenate([book.ravel() for book in books]) - target).sum()
 
     least = np.square(design @ solved - target).sum()
-    module._fit(w.astype(float), h, [held])
+    fit_codebooks(w.astype(float), h, [held])
     assert error(held.books) - least < 1e-5 * (error(start) - least)
     assert np.array_equal(held.books[0][-1], start[0][-1])
 

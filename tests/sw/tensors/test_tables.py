@@ -29,7 +29,7 @@ from evolute.sw.quantizers.lut_dla import (
     tables_of,
     tabulated,
 )
-from evolute.sw.quantizers.whole_model import write_tables
+from evolute.sw.quantizers.whole_tables import write_tables
 from evolute.sw.tensors.tensor import QuantError, QuantTensor
 from evolute.sw.tensors.weights import parse_weights
 

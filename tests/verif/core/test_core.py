@@ -119,7 +119,7 @@ def test_many_random_cores(seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class Mutant(mutants.Mutant):
+class Mutant(mutants.PlantedFault):
     slow: bool = False
     core: CoreSpec = SMALL
 

@@ -13,7 +13,7 @@ from evolute.hw.spec.presets import CORES
 from evolute.sim.golden.core import execute
 from evolute.sim.timing.core import program_cycles
 from evolute.sim.timing.memory import MemoryTiming
-from evolute.verif.core.bench import MEMORY_BYTES, Program, put
+from evolute.verif.core.bench import MEMORY_BYTES, BenchProgram, put
 from evolute.verif.core.programs import DATA_BYTES, random_core, random_program
 
 RANDOM = {f"random {seed}": random_core(np.random.default_rng(seed)) for seed in range(8)}
@@ -33,7 +33,7 @@ def test_every_order_that_the_tokens_allow_gives_the_same(core: CoreSpec) -> Non
         for seed in (1, 2, 3):
             orders.append(memory.copy())
             execute(core, orders[-1], 0, len(program), rng=np.random.default_rng(seed))
-        expected = Program(core, program, 0, memory).expected()
+        expected = BenchProgram(core, program, 0, memory).expected()
         assert all(np.array_equal(expected.memory, each) for each in orders)
         cycles = program_cycles(core, program, MemoryTiming(), 0, expected.beat_steps)
         assert cycles.dispatched == len(program)

@@ -351,7 +351,7 @@ def test_an_interrupted_verification_leaves_its_reports_in_the_records(
 ) -> None:
     done = Report("x", SPEC, "verilator", 3, 1, 10, 5, 7, 8, (), {"M = 1": 1}, 0.1, 0.2)
 
-    def interrupted(jobs: Sequence[evolute.verif.commands.verify.Job]) -> Iterator[Report]:
+    def interrupted(jobs: Sequence[evolute.verif.commands.verify.VerifyJob]) -> Iterator[Report]:
         yield done
         raise KeyboardInterrupt
 

@@ -62,7 +62,7 @@ FLOAT_LUT = FloatLut(m=1, n=2, k=3, weight_bits=3, group_size=13)
 
 
 @dataclass(frozen=True)
-class Mutant(mutants.Mutant):
+class Mutant(mutants.PlantedFault):
     spec: Engine = SPEC
 
 

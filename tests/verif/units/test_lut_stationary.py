@@ -28,7 +28,7 @@ from evolute.verif.harness import simulators
 from evolute.verif.harness.simulators import available
 from evolute.verif.harness.verify import verify
 from evolute.verif.mutation import planted as mutants
-from evolute.verif.units.lut_stationary import Case, model_of, play, results
+from evolute.verif.units.lut_stationary import StationaryCase, model_of, play, results
 
 SMALL = LutStationary(
     m=6, n=4, v=3, centroids=4, lanes=4, subspaces=5, activation_bits=5, weight_bits=4,
@@ -162,7 +162,7 @@ def test_traffic_of_a_real_layer_is_what_rows_counts(
         m=8, n=32, v=4, centroids=16, subspaces=32, encoder="tree", beat_entries=32, queue=32
     ).evolve(**changes)
     operands = golden.product(spec, real.x, real.form.centroids.points, real.table)
-    case = Case(way, (operands,), Clocks(1, 1))
+    case = StationaryCase(way, (operands,), Clocks(1, 1))
     model = model_of(spec, case)
     build = simulators.build(to_verilog(spec), module_name(spec))
     (rtl,) = play(spec, [case], [model], build)
@@ -191,7 +191,7 @@ def test_presets_are_pinned_to_what_their_words_say() -> None:
 
 
 @dataclass(frozen=True)
-class Mutant(mutants.Mutant):
+class Mutant(mutants.PlantedFault):
     spec: LutStationary = SMALL
 
 
