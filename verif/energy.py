@@ -28,7 +28,8 @@ from evolute.sw.language_model.decoder import Cache, forward
 from evolute.sw.language_model.linear import host_linears
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.language_model.perplexity import python_prose, windows
-from evolute.sw.tensors.activations import quantize_activations
+from evolute.sw.tensors.activations import QuantActivations, quantize_activations
+from evolute.sw.tensors.tensor import QuantTensor
 from evolute.sw.tensors.weights import Weights
 from evolute.verif.engines import stream_engine
 from evolute.verif.engines.stream_engine import Case
@@ -133,25 +134,37 @@ def layer_operand(
     if assignment.layers[name.whole].on_host:
         raise RefusedError(f"--layer: the engine does not run {name}, which is left to the host")
     tensor = assignment.codes(name.whole)
-    part = tensor.parts[name.part or 0]
     inputs = quantize_activations(_inputs(model, str(name.whole)), spec.activations)
     inputs = inputs.columns(tensor.columns[name.part or 0])
+    title = f"{model.name} {name}"
+    return tiles(spec, title, chosen.name, tensor.parts[name.part or 0], inputs, rng)
+
+
+def tiles(
+    spec: Engine,
+    name: str,
+    weights: str,
+    tensor: QuantTensor,
+    inputs: QuantActivations,
+    rng: np.random.Generator,
+) -> Operand:
+    """Tiles of a layer that `tensor` holds the codes of, each with other rows of `inputs` and other
+    columns. `name` and `weights` are what the operand is called by."""
     matmuls = []
     for _ in range(RUNS):
         rows = rng.choice(len(inputs.x), spec.m, replace=False)
-        start = spec.n * int(rng.integers(0, max(1, part.shape[0] // spec.n)))
+        start = spec.n * int(rng.integers(0, max(1, tensor.shape[0] // spec.n)))
         exponent = None
         if inputs.exponent is not None:
-            groups = -(-part.shape[1] // part.group)
+            groups = -(-tensor.shape[1] // tensor.group)
             exponent = np.repeat(inputs.exponent[rows][:, None], groups, axis=1)
         shift = None
         if spec.row_shift_bits:
-            shift = ROW_SHIFTS[type(spec)].table_shift(spec, inputs.x[rows], part.group)
-        form = part.form.of_outputs(slice(start, start + spec.n))
-        matmuls.append(
-            Matmul(inputs.codes[rows], form, shift, exponent, fill=isinstance(form, Codebook))
-        )
-    return Operand(f"{model.name} {name}", chosen.name, tuple(matmuls))
+            shift = ROW_SHIFTS[type(spec)].table_shift(spec, inputs.x[rows], tensor.group)
+        form = tensor.form.of_outputs(slice(start, start + spec.n))
+        fill = isinstance(form, Codebook)
+        matmuls.append(Matmul(inputs.codes[rows], form, shift, exponent, fill))
+    return Operand(name, weights, tuple(matmuls))
 
 
 def _inputs(model: LanguageModel, name: str) -> np.ndarray:
@@ -174,22 +187,24 @@ def measure(
     library: CellLibrary = libraries.NANGATE45,
     clock_mhz: float | None = None,
     seed: int = 0,
+    *,
+    by_block: bool = True,
 ) -> Energy:
-    """The energy of an engine for some data, from its netlist.
+    """The energy of an engine for some data, from its netlist; with `by_block` also by its parts.
 
     Without `clock_mhz` leakage is that at the clock of the netlist's longest path. Raises
     `AssertionError` where the netlist gives another result than the golden model, or in another
     cycle than the cycle model says: then no energy of it counts.
     """
     flat, compared = _played(spec, operand, library, seed, by_block=False)
-    split, _ = _played(spec, operand, library, seed, by_block=True)
+    split = _played(spec, operand, library, seed, by_block=True)[0].cells if by_block else ()
     fastest_mhz = 1e3 / flat.timing.delay_ns
     if clock_mhz is not None and clock_mhz > fastest_mhz:
         raise RefusedError(
             f"--clock-mhz: the longest path allows {fastest_mhz:.0f} MHz, got {clock_mhz:g}"
         )
     shapes = [matmul.shape for matmul in operand.matmuls]
-    names = sorted({_block(name) for kind in split.cells for name in kind.names})
+    names = sorted({_block(name) for kind in split for name in kind.names})
     return Energy(
         data=operand.name,
         weights=operand.weights,
@@ -199,7 +214,7 @@ def measure(
         per_cycle=power.total(flat.cells),
         blocks={
             name or module_name(spec).removeprefix("evolute_"): power.total(
-                split.cells, lambda cell, name=name: _block(cell) == name
+                split, lambda cell, name=name: _block(cell) == name
             )
             for name in names
         },

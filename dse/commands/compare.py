@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from evolute.dse.compare.contenders import (
     ACTIVATIONS,
+    Contender,
     Task,
     contenders,
     parse_activations,
@@ -21,7 +22,7 @@ from evolute.dse.compare.contenders import (
 from evolute.dse.compare.layer import layer_of
 from evolute.dse.compare.own_forms import in_own_forms
 from evolute.dse.compare.peers import peers
-from evolute.dse.compare.rows import INSIDE, OUTSIDE, areas, ranked, row
+from evolute.dse.compare.rows import INSIDE, OUTSIDE, areas, layer_operand, ranked, row
 from evolute.dse.compare.scaling import with_scaling
 from evolute.dse.compare.stationary import arrangements, stationary_row
 from evolute.hw.spec import ENGINES
@@ -35,6 +36,7 @@ from evolute.support.waiting import shown
 from evolute.sw.commands.eval import chosen_text, load_model, model_argument, text_option, working
 from evolute.sw.tensors.tensor import QuantError
 from evolute.sw.tensors.weights import FLOAT, GRAMMAR, Weights, parse_weights
+from evolute.verif.energy import Operand
 
 _GROUP = 128
 """Weights that share a scale where only bits are asked for."""
@@ -71,6 +73,9 @@ _GROUP = 128
 @click.option(
     "--units", is_flag=True, help="Also LUT-DLA as published, whose memories have no area."
 )
+@click.option(
+    "--power", is_flag=True, help="Also the energy of the engines' cells, simulated on the layer."
+)
 @click.option("--presets", is_flag=True, help="Also presets, in sizes of their own.")
 @click.option(
     "--workers",
@@ -93,6 +98,7 @@ def compare(
     engines: str | None,
     floating: bool,
     units: bool,
+    power: bool,
     presets: bool,
     workers: int,
     text_path: Path | None,
@@ -126,7 +132,10 @@ def compare(
         def advance(running: list[str], done: int) -> None:
             synthesizing(done, f"synthesizing {' and '.join(running)}" if running else None)
 
-        results = areas(candidates, workers, advance)
+        def operand_of(contender: Contender) -> Operand | None:
+            return layer_operand(contender, chosen) if power else None
+
+        results = areas(candidates, workers, advance, operand_of)
     with working("multiplying the layer"):
         compared = ranked(
             [row(contender, results.get(contender.name), chosen, rows) for contender in candidates]
@@ -237,6 +246,7 @@ def _render(console: Console, record: dict[str, Any]) -> None:
             f"products or bit by bit; the latter for {_serial(compared)}.",
             "exact: equal to the RTL's, fill and drain included.",
             *_beside(compared),
+            *_of_energy(compared),
             "synth.: of the whole mapped engine, and of its scaling, before layout; "
             f"{first['library']}, "
             f"{first['tool']}.",
@@ -256,6 +266,9 @@ def _render(console: Console, record: dict[str, Any]) -> None:
     if with_area:
         for title, cost in _COSTS:
             _paragraph(console, _verdict(with_area, title, cost))
+    with_energy = [entry for entry in compared if entry["dynamic_fj_per_mac"] is not None]
+    if with_energy:
+        _paragraph(console, _verdict(with_energy, "energy", "dynamic_fj_per_mac"))
     if record["units"]:
         console.print()
         _render_units(console, record["units"])
@@ -311,6 +324,9 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
         "per MAC a\ncycle um2\nsynth.",
         "area x\ncycles\nof best",
     )
+    has_energy = any(entry["dynamic_fj_per_mac"] is not None for entry in compared)
+    if has_energy:
+        columns += _numbers("fJ a\nMAC\nsimul.")
     table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for entry in compared:
         table.add_row(
@@ -323,13 +339,25 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
             f"{entry['delay_ns']:.2f}",
             _cost(entry["area_um2_per_mac_per_cycle"], ".1f"),
             _cost(entry["area_cycles_of_best"], ".2f"),
+            *([_cost(entry["dynamic_fj_per_mac"], ".0f")] if has_energy else ()),
         )
     console.print(table)
 
 
 def _cost(value: float | None, form: str) -> str:
-    """A cost in area as text; a dash if there is none."""
+    """A cost as text; a dash if there is none."""
     return "-" if value is None else format(value, form)
+
+
+def _of_energy(compared: list[dict[str, Any]]) -> list[str]:
+    """Lines about energies, if any was measured."""
+    if all(entry["dynamic_fj_per_mac"] is None for entry in compared):
+        return []
+    return [
+        "fJ a MAC: what the engine's cells take on the layer's own weights and inputs, simulated "
+        "gate by gate, without scaling, leakage, wires, clock tree and glitches; every result "
+        "equals the golden model's."
+    ]
 
 
 def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:

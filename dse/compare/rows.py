@@ -11,10 +11,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from evolute.dse.compare.contenders import Contender
 from evolute.dse.compare.exactness import exactness
 from evolute.dse.compare.layer import ComparedLayer
 from evolute.hw.spec import Engine, engine_of
+from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.scaling import IntegerScaling, Scaling
 from evolute.hw.synthesis.synth import AsicResult, synthesize
@@ -26,6 +29,9 @@ from evolute.support.errors import RefusedError
 from evolute.support.files import FileError
 from evolute.support.processes import executor
 from evolute.sw.deploy.pack import weighed_run
+from evolute.sw.tensors.activations import quantize_activations
+from evolute.verif import energy
+from evolute.verif.energy import Energy, Operand
 
 INSIDE = (
     "operand registers, alignment of floating activations, table build, term decoders, "
@@ -50,6 +56,9 @@ class Areas:
     engine: AsicResult
     scalings: tuple[tuple[Scaling, AsicResult], ...]
     """The one with the least area first."""
+    energy: Energy | None = None
+    """What the engine takes on the layer, without its scaling; None where it was not asked for, or
+    where there is no way to measure it."""
 
     @property
     def parts(self) -> tuple[AsicResult, AsicResult]:
@@ -57,13 +66,31 @@ class Areas:
         return self.engine, self.scalings[0][1]
 
 
-def area(engine: Engine, scalings: Sequence[Scaling]) -> Areas:
-    """Synthesize an engine and its scalings. Raises `FileError` for a problem of the machine, else
-    `RefusedError`; both can cross processes."""
+def layer_operand(contender: Contender, layer: ComparedLayer) -> Operand | None:
+    """Tiles of the layer as an engine runs them; None for one with floating sums, whose energy is
+    measured with random data alone."""
+    layer, spec = contender.layer or layer, contender.spec
+    if spec is None or isinstance(spec, FloatEngine):
+        return None
+    inputs = quantize_activations(layer.inputs, spec.activations)
+    name, rng = str(layer.linear.name), np.random.default_rng(0)
+    return energy.tiles(spec, name, layer.linear.format.name, layer.tensor, inputs, rng)
+
+
+def area(engine: Engine, scalings: Sequence[Scaling], operand: Operand | None = None) -> Areas:
+    """Synthesize an engine and its scalings, and simulate the engine with `operand`, if there is
+    one and all of it is cells.
+
+    Raises `FileError` for a problem of the machine, else `RefusedError`; both can cross processes.
+    """
     try:
         synthesized = [(scaling, synthesize(scaling, "asic")) for scaling in scalings]
         synthesized.sort(key=lambda pair: pair[1].area_um2)
-        return Areas(synthesize(engine, "asic"), tuple(synthesized))
+        mapped = synthesize(engine, "asic")
+        measured = None
+        if operand is not None and not mapped.memories:
+            measured = energy.measure(engine, operand, by_block=False)
+        return Areas(mapped, tuple(synthesized), measured)
     except FileError as error:
         raise FileError(str(error)) from None
     except RefusedError as error:
@@ -74,12 +101,13 @@ def areas(
     contenders: Sequence[Contender],
     workers: int,
     advance: Callable[[list[str], int], None] = lambda running, done: None,
+    operand_of: Callable[[Contender], Operand | None] = lambda contender: None,
 ) -> dict[str, Areas | RefusedError]:
     """The engines and their scalings in standard cells by name, `workers` at a time; or the error
     of a tool.
 
-    `advance` is called with the names that are being synthesized and the number that is done.
-    Raises `FileError`.
+    `advance` is called with the names that are being synthesized and the number that is done;
+    `operand_of` gives what an engine is simulated with, or None. Raises `FileError`.
     """
     waiting = [contender for contender in contenders if contender.spec is not None]
     workers = min(workers, len(waiting))
@@ -93,7 +121,8 @@ def areas(
                 chosen = waiting.pop(0)
                 advance([*running.values(), chosen.name], len(results))
                 assert chosen.spec is not None
-                running[pool.submit(area, chosen.spec, chosen.scalings)] = chosen.name
+                submitted = pool.submit(area, chosen.spec, chosen.scalings, operand_of(chosen))
+                running[submitted] = chosen.name
             done, _ = concurrent.futures.wait(
                 running, return_when=concurrent.futures.FIRST_COMPLETED
             )
@@ -159,6 +188,8 @@ def row(
         delay_ns=delay_ns,
         scalings=[_scaling(*scaling) for scaling in result.scalings],
         memory_bits=memory_bits,
+        dynamic_fj_per_mac=result.energy and round(result.energy.dynamic_fj_per_mac, 4),
+        leakage_nw=result.energy and round(result.energy.per_cycle.leakage_nw, 4),
         area_um2_per_mac_per_cycle=cost(area_um2 * steps / spec.macs_per_step),
         area_cycles_um2=cost(area_um2 * cycles),
         area_time_um2_ns=cost(area_um2 * cycles * delay_ns),

@@ -540,6 +540,9 @@ class Compared:
     delay_ns: float = ABSENT
     scalings: list[ComparedScaling] = ABSENT
     memory_bits: int = ABSENT
+    dynamic_fj_per_mac: float | None = ABSENT
+    """Of the engine's cells without its scaling, on the layer; null where it was not measured."""
+    leakage_nw: float | None = ABSENT
     area_um2_per_mac_per_cycle: float | None = ABSENT
     area_cycles_um2: float | None = ABSENT
     area_time_um2_ns: float | None = ABSENT
