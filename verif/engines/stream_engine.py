@@ -42,9 +42,9 @@ class Case:
     """Commands issued back to back after one reset, and how the streams' partners pause.
 
     `pauses` holds booleans per cycle for the streams named in it. See
-    `verif.harness.bench.Stimulus` for `reset_after_cycles` and `probe`. The last command says that
-    it has `slices_before` slices and `tiles_before` tiles more than there are, and they count as
-    done when it begins.
+    `verif.harness.bench.Stimulus` for `reset_after_cycles` and `probe`. The first multiplication
+    says that it has `slices_before` slices and `tiles_before` tiles more than there are, and they
+    count as done when it begins.
     """
 
     name: str
@@ -239,8 +239,8 @@ def mixtures(spec: Engine, rng: np.random.Generator) -> list[Case]:
 
 
 def late(spec: Engine, rng: np.random.Generator) -> list[Case]:
-    """Commands whose slices, or tiles, are the last ones of many: with every carry of the count,
-    and from any number on."""
+    """Commands whose slices, or tiles, are the last ones of many, with another behind them: with
+    every carry of the count, and from any number on."""
     cases = []
     carries = [1 << bit for bit in range(3, COUNT_BITS)]
     for counted in ("slices", "tiles"):
@@ -252,7 +252,8 @@ def late(spec: Engine, rng: np.random.Generator) -> list[Case]:
             codes = spec.formats[rng.integers(len(spec.formats))]
             matmul = random_matmul(rng, spec.activations, codes, shape)
             before = {f"{counted}_before": start - int(rng.integers(1, count))}
-            matmuls = (driver.completed(spec, matmul, rng),)
+            # Another command follows, which begins as soon as this one ends.
+            matmuls = tuple(driver.completed(spec, each, rng) for each in (matmul, matmul))
             cases.append(Case(f"{counted} from {start}", matmuls, **before))
     return cases
 
@@ -285,9 +286,11 @@ def _runs(spec: Engine, case: Case) -> list[Run]:
 
 def _stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
     silent = np.zeros(0, bool)
-    *runs, last = _runs(spec, case)
-    slices, tiles = last.slices + case.slices_before, last.tiles + case.tiles_before
-    runs.append(replace(last, slices=slices, tiles=tiles))
+    runs = _runs(spec, case)
+    first = len(driver.runs_of(spec, case.matmuls[0])) - 1
+    slices, tiles = runs[first].slices, runs[first].tiles
+    slices, tiles = slices + case.slices_before, tiles + case.tiles_before
+    runs[first] = replace(runs[first], slices=slices, tiles=tiles)
     late = case.slices_before or case.tiles_before
     return Stimulus(
         command=np.concatenate([driver.command_word(spec, run) for run in runs]),
@@ -300,7 +303,7 @@ def _stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generat
         limit_cycles=2 * model.cycles + 100,
         reset_after_cycles=case.reset_after_cycles,
         probe=case.probe,
-        set_cycle=int(model.command[-1]) + 1 if late else 0,
+        set_cycle=int(model.command[first]) + 1 if late else 0,
         slices_before=case.slices_before,
         tiles_before=case.tiles_before,
     )
