@@ -12,6 +12,12 @@ small registers near the fault can be at once: the set of their values that begi
 a reset, and has all that the sound design makes of a state whose values are in the set, whatever
 its other registers, its memories and its inputs are. Clocks of a design that has several may tick
 in any order, alone or together.
+
+What is left goes to ABC, which finds for itself what holds of the registers in every state from the
+end of a reset to the next one. At first of the sound design alone, as above; then of both designs,
+each with registers of its own, which may come to differ as long as outputs and accesses of memories
+do not. A reset lasts as long as the design demands: values that its first cycle gives can be what
+gives others their values in the next.
 """
 
 from __future__ import annotations
