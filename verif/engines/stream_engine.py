@@ -246,7 +246,7 @@ def late(spec: Engine, rng: np.random.Generator) -> list[Case]:
     for counted in ("slices", "tiles"):
         for start in (*carries, *rng.integers(8, (1 << COUNT_BITS) - 8, 3).tolist()):
             count = int(rng.integers(2, 5))
-            rows, slices, tiles = int(rng.integers(1, spec.m + 1)), 1, 1
+            rows = int(rng.integers(1, spec.m + 1))
             slices, tiles = (count, 1) if counted == "slices" else (1, count)
             shape = Shape(rows, tiles * spec.n, slices * spec.slice_k, slices * spec.slice_k)
             codes = spec.formats[rng.integers(len(spec.formats))]
@@ -254,7 +254,7 @@ def late(spec: Engine, rng: np.random.Generator) -> list[Case]:
             before = {f"{counted}_before": start - int(rng.integers(1, count))}
             # Another command follows, which begins as soon as this one ends.
             matmuls = tuple(driver.completed(spec, each, rng) for each in (matmul, matmul))
-            cases.append(Case(f"{counted} from {start}", matmuls, **before))
+            cases.append(replace(Case(f"{counted} from {start}", matmuls), **before))
     return cases
 
 
