@@ -51,12 +51,10 @@ def words_to_bytes(words: Sequence[int]) -> bytes:
 class Wrong:
     """A program that must stop with a fault.
 
-    `words` are its encoded instructions, and `count` is the length that the host states, by default
-    that of `words`. `fault` and `index` are the fault and the instruction that the core must
-    report. `setup` prepares the session. `fetched` is False where the program's place is illegal,
-    so that no word of it may be fetched; `fetch_fails` is True where the fetch itself is at fault.
-    With `exact_time`, the instruction at fault depends on timing and is only known for a memory
-    with exact timing.
+    `setup` prepares the session; `words` are the instructions in binary, and `count`, where given,
+    how many the register says. Of a program that lies where none can, nothing must be `fetched`.
+    Where time decides which instruction is at fault, it is known in exact time alone. So is the
+    `cycle` that shows the fault first, where it is given.
     """
 
     name: str
@@ -69,6 +67,7 @@ class Wrong:
     fetched: bool = True
     fetch_fails: bool = False
     exact_time: bool = False
+    cycle: int | None = None
 
 
 def plain(core: CoreSpec, name: str, **changes: int) -> Instruction:
@@ -360,9 +359,8 @@ def _wrongs(bench: Bench, rng: np.random.Generator) -> Iterator[Wrong]:
     for unit in (Unit.LOAD, Unit.STORE):
         for _ in range(2):
             yield _silent(bench, rng, unit)
-    for _ in range(4):
-        stuck, index = _stuck(bench, rng)
-        yield Wrong("a wait for ever", words(stuck), Fault.WATCHDOG, index, setup=guarded)
+    for last in (None, None, None, None, *_PLAIN.values()):
+        yield _stuck(bench, rng, last)
     for name, source in (("matmul", Unit.LOAD), ("store", Unit.COMPUTE), ("sync", Unit.STORE)):
         waits = isa.encode(plain(core, name)) | 1 << isa.WAIT_OFFSET + source
         waiting = (waits, isa.encode(plain(core, "halt")))
@@ -413,14 +411,20 @@ def _too_many_tokens(core: CoreSpec) -> Iterator[Wrong]:
             yield Wrong(name, program, Fault.TOKENS, index)
 
 
-def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], int]:
-    """A random program with a wait that never ends, and the index of the instruction that the
-    watchdog must blame."""
+def _stuck(bench: Bench, rng: np.random.Generator, last: str | None) -> Wrong:
+    """A random program with a wait that nobody ends. If there is a `last`, it comes after the last
+    operation of that name, and no sync is before it, so that the watchdog's cycle is known."""
     core, timing = bench.core, MemoryTiming(20, bench.core.bus_bytes)
     while True:
         drawn = bench.random_program(rng, length=30)
         program = list(drawn.instructions)
         index = int(rng.integers(len(program)))
+        if last is not None:
+            names = [step.operation.name for step in program]
+            if last not in names or "sync" in names:
+                continue
+            index = len(names) - names[::-1].index(last)
+            program[index:] = [plain(core, "sync"), plain(core, "halt")]
         unit = program[index].operation.unit
         if unit is None:
             continue
@@ -431,9 +435,20 @@ def _stuck(bench: Bench, rng: np.random.Generator) -> tuple[list[Instruction], i
         try:
             program_cycles(core, program, timing, MEMORY_PAGE_BYTES, steps)
         except DeadlockError:
-            return program, stand(core, program, timing, steps)[1]
+            moved, index = stand(core, program, timing, steps)
+            break
         except IsaError:
             pass
+    words = tuple(isa.encode(step) for step in program)
+
+    def setup(session: Session) -> None:
+        session.memory[:] = drawn.image
+        put(session.memory, MEMORY_PAGE_BYTES, words_to_bytes(words))
+        session.set("watchdog", PATIENCE)
+
+    title = f"a wait for ever after a {last}" if last else "a wait for ever"
+    cycle = moved + PATIENCE + 1 if last else None
+    return Wrong(title, words, Fault.WATCHDOG, index, setup=setup, cycle=cycle)
 
 
 def _silent(bench: Bench, rng: np.random.Generator, unit: Unit) -> Wrong:
@@ -600,7 +615,7 @@ def check_faults(bench: Bench, rng: np.random.Generator) -> None:
     with bench.session() as session:
         for seed, wrong in enumerate(_wrongs(bench, rng)):
             session.set_timing(timing)
-            _check_fault(bench, session, wrong, wrong.name, rng)
+            _check_fault(bench, session, wrong, wrong.name, rng, exact=True)
             bench.play(session, f"after {wrong.name}", good, expected, timing)
             if not wrong.exact_time:
                 session.set_random(seed)
@@ -665,16 +680,16 @@ def _check_fault(
     case: str,
     rng: np.random.Generator,
     before: int = 0,
+    *,
+    exact: bool = False,
 ) -> None:
-    """Run a program that must stop, and compare the fault that the core reports.
-
-    `before` instructions count as dispatched before the first one of `wrong`.
-    """
+    """`before` instructions count as dispatched before those that there are. The session's time may
+    be `exact`."""
     session.memory[:] = rng.integers(0, 256, MEMORY_BYTES, np.uint8)
     # What lies beyond the memory's end lies nowhere, but must not be read either.
     put(session.memory, wrong.address % MEMORY_BYTES, words_to_bytes(wrong.words))
     wrong.setup(session)
-    at_error = bool(rng.random() < 0.5)
+    at_error = bool(rng.random() < 0.5) or wrong.cycle is not None
     session.advance("index", before)
     session.advance("words", before * isa.INSTRUCTION_BITS // bench.core.bus_bits)
     count = before + (len(wrong.words) if wrong.count is None else wrong.count)
@@ -687,6 +702,8 @@ def _check_fault(
     bench.check(case, "busy", session.busy, False)
     bench.check(case, "fault", event.fault, wrong.fault)
     bench.check(case, "index", event.index, wrong.index + before)
+    if exact and wrong.cycle is not None:
+        bench.check(case, "cycle", event.cycle, wrong.cycle)
     if wrong.fetch_fails:
         late = max(0, session.get("dispatched_low") - wrong.index)
         bench.check(case, "instructions dispatched from the word at fault on", late, 0)

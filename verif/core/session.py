@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import mmap
-import re
 import shutil
 import subprocess
 import tempfile
@@ -27,6 +26,7 @@ from evolute.hw.isa.registers import COUNTERS, REGISTERS, Control, Status
 from evolute.hw.spec.core import CoreSpec
 from evolute.sim.timing.memory import MemoryTiming
 from evolute.support.files import replacing
+from evolute.verif.harness.settable import with_settable
 from evolute.verif.harness.simulators import SimulatorError, build_native
 
 _SOURCES = Path(__file__).parents[1] / "native"
@@ -116,31 +116,11 @@ def build(core: CoreSpec, *, waves: bool = False, verilog: str | None = None) ->
     }
     top, text = module_name(core), to_verilog(core) if verilog is None else verilog
     lines = [f"constexpr unsigned {name} = {value};\n" for name, value in constants.items()]
-    text, members = _with_settable(text, top)
+    text, members = with_settable(text, top, ADVANCEABLE)
     uses = (f'USE("{name}", {member})' for name, member in members.items())
     lines.append(f"#define SETTABLE(USE) {' '.join(uses)}\n")
     sources["config.h"] = "#pragma once\n" + "".join(lines)
     return build_native(text, top, sources, waves=waves)
-
-
-def _with_settable(text: str, top: str) -> tuple[str, dict[str, str]]:
-    """Verilog, flat or not, in which a bench may change the registers of `ADVANCEABLE`; and
-    Verilator's names for them."""
-    members: dict[str, str] = {}
-    modules = re.split(r"(?m)^(?=module )", text)
-    for name, part in ADVANCEABLE.items():
-        declared = {top: rf"\\{part}\.{name} ", f"{top}_{part}": name}
-        for i, module in enumerate(modules):
-            title = re.match(r"module (\w+)", module)
-            if title and title[1] in declared:
-                line = rf"(?m)^(  reg \[\d+:0\] {declared[title[1]]})(?= ?[=;])"
-                modules[i], replaced = re.subn(line, r"\1/*verilator public_flat_rw*/", module)
-                if replaced:
-                    dot = "__02e" if title[1] == top else "__DOT__"
-                    members[name] = f"{top}__DOT__{part}{dot}{name}"
-        if name not in members:
-            raise SimulatorError(f"{top}: has no register {part}.{name}")
-    return "".join(modules), members
 
 
 class Session(contextlib.AbstractContextManager):

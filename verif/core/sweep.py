@@ -386,6 +386,10 @@ def pointed_cases(rng: np.random.Generator, course: Course) -> Iterator[SceneCas
     elif course.stop != NEVER:
         cycle = int(rng.integers(course.stop, course.end + 1))
         writes += [(cycle, "control", Control.ACKNOWLEDGE), (cycle, "control", Control.START)]
+        # While transfers are under way it is remembered.
+        if course.end - course.stop > 1:
+            cycle = int(rng.integers(course.stop, course.end - 1))
+            writes.append((cycle, "control", Control.ACKNOWLEDGE))
     for cycle, name, value in writes:
         yield SceneCase((Order(began + cycle, name, int(value)),), enable=int(rng.integers(16)))
 

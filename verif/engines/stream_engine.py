@@ -12,6 +12,7 @@ import numpy as np
 from evolute.hw.spec.engine import Engine
 from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.spec.formats import WeightCodes
+from evolute.hw.spec.layout import COUNT_BITS
 from evolute.sim.timing.engine import Transfers, fold, run_cycles
 from evolute.sim.timing.schedule import Run
 from evolute.sim.weights import Codebook, Grid, Table
@@ -32,13 +33,18 @@ from evolute.verif.harness.vectors import corners as corners_of
 
 STREAMS = (*SOURCES, SINK)
 
+SETTABLE = {"slices": "sequencer", "tiles": "sequencer"}
+"""Counts that a bench can set, and the part of the engine that they belong to."""
+
 
 @dataclass(frozen=True)
 class Case:
     """Commands issued back to back after one reset, and how the streams' partners pause.
 
     `pauses` holds booleans per cycle for the streams named in it. See
-    `verif.harness.bench.Stimulus` for `reset_after_cycles` and `probe`.
+    `verif.harness.bench.Stimulus` for `reset_after_cycles` and `probe`. The first multiplication
+    says that it has `slices_before` slices and `tiles_before` tiles more than there are, and they
+    count as done when it begins.
     """
 
     name: str
@@ -46,6 +52,8 @@ class Case:
     pauses: dict[str, np.ndarray] = field(default_factory=dict)
     reset_after_cycles: int = 0
     probe: bool = False
+    slices_before: int = 0
+    tiles_before: int = 0
 
 
 def _any_matmul(
@@ -230,6 +238,26 @@ def mixtures(spec: Engine, rng: np.random.Generator) -> list[Case]:
     return cases
 
 
+def late(spec: Engine, rng: np.random.Generator) -> list[Case]:
+    """Commands whose slices, or tiles, are the last ones of many, with another behind them: with
+    every carry of the count, and from any number on."""
+    cases = []
+    carries = [1 << bit for bit in range(3, COUNT_BITS)]
+    for counted in ("slices", "tiles"):
+        for start in (*carries, *rng.integers(8, (1 << COUNT_BITS) - 8, 3).tolist()):
+            count = int(rng.integers(2, 5))
+            rows = int(rng.integers(1, spec.m + 1))
+            slices, tiles = (count, 1) if counted == "slices" else (1, count)
+            shape = MatmulShape(rows, tiles * spec.n, slices * spec.slice_k, slices * spec.slice_k)
+            codes = spec.formats[rng.integers(len(spec.formats))]
+            matmul = random_matmul(rng, spec.activations, codes, shape)
+            before = {f"{counted}_before": start - int(rng.integers(1, count))}
+            # Another command follows, which begins as soon as this one ends.
+            matmuls = tuple(driver.completed(spec, each, rng) for each in (matmul, matmul))
+            cases.append(replace(Case(f"{counted} from {start}", matmuls), **before))
+    return cases
+
+
 KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "formats": every_format,
     "corners": corners,
@@ -242,6 +270,7 @@ KINDS: dict[str, Callable[[Engine, np.random.Generator], list[Case]]] = {
     "many": many,
     "halves": halves,
     "tiny": tiny,
+    "late": late,
 }
 """The battery: every kind of case there is."""
 
@@ -258,8 +287,14 @@ def _runs(spec: Engine, case: Case) -> list[Run]:
 def stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generator) -> Stimulus:
     """The words of a case; `rng` draws what counts for nothing in them."""
     silent = np.zeros(0, bool)
+    runs = _runs(spec, case)
+    first = len(driver.runs_of(spec, case.matmuls[0])) - 1
+    slices, tiles = runs[first].slices, runs[first].tiles
+    slices, tiles = slices + case.slices_before, tiles + case.tiles_before
+    runs[first] = replace(runs[first], slices=slices, tiles=tiles)
+    late = case.slices_before or case.tiles_before
     return Stimulus(
-        command=np.concatenate([driver.command_words(spec, matmul) for matmul in case.matmuls]),
+        command=np.concatenate([driver.command_word(spec, run) for run in runs]),
         activation=np.concatenate(
             [driver.activation_words(spec, matmul) for matmul in case.matmuls]
         ),
@@ -269,6 +304,9 @@ def stimulus(spec: Engine, case: Case, model: Transfers, rng: np.random.Generato
         limit_cycles=2 * model.cycles + 100,
         reset_after_cycles=case.reset_after_cycles,
         probe=case.probe,
+        set_cycle=int(model.command[first]) + 1 if late else 0,
+        slices_before=case.slices_before,
+        tiles_before=case.tiles_before,
     )
 
 
@@ -329,6 +367,8 @@ def features(spec: Engine, case: Case) -> set[str]:
     shown |= {"numbers nearly cancel out"} if case.name == "pairs" else set()
     shown |= {"the smallest numbers"} if case.name == "tiny" else set()
     shown |= {"halves of integers"} if case.name == "halves" else set()
+    shown |= {"many slices before"} if case.slices_before else set()
+    shown |= {"many tiles before"} if case.tiles_before else set()
     for matmul in case.matmuls:
         shape, run = matmul.shape, driver.run_of(spec, matmul)
         facts = {

@@ -38,6 +38,14 @@ class StreamBench:
             self.sources[name] = Source(payload, valid, ready, len(payload))
         self._result_bytes = -(-len(dut.result__payload) // 8)
         self.sink = Sink(dut.result__payload, dut.result__valid, dut.result__ready)
+        self._dut = dut
+
+    def _set(self, name: str, value: int) -> None:
+        """Set a count of the sequencer, in a design that is flat or not."""
+        if hasattr(self._dut, "sequencer"):
+            self._dut.sequencer[name].value = value
+        else:
+            self._dut[f"\\sequencer.{name} "].value = value
 
     async def reset(self, stimulus: Stimulus) -> None:
         """Hold reset, and load the streams; ends at the edge before cycle 0."""
@@ -57,6 +65,9 @@ class StreamBench:
         for cycle in range(cycles):
             for port in ports:
                 port.drive(cycle)
+            if cycle == stimulus.set_cycle > 0:
+                self._set("slices", stimulus.slices_before)
+                self._set("tiles", stimulus.tiles_before)
             if stimulus.probe:
                 await self._probe(cycle)
             await self._clock_edge

@@ -33,7 +33,8 @@ class Stimulus:
     `pause_*` hold a boolean per cycle (`verif.harness.streams`). If `reset_after_cycles` is not 0,
     that many cycles are played, then the design is reset in mid-flight and everything is played
     from the start. `probe` says whether to check in every cycle that the result's `valid` does not
-    depend on its `ready`.
+    depend on its `ready`. If `set_cycle` is not 0, the sequencer's counts of slices and of tiles
+    are set to `slices_before` and `tiles_before` at the start of that cycle.
     """
 
     command: np.ndarray
@@ -47,6 +48,9 @@ class Stimulus:
     limit_cycles: int
     reset_after_cycles: int = 0
     probe: bool = False
+    set_cycle: int = 0
+    slices_before: int = 0
+    tiles_before: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from evolute.hw.spec.scaling import FloatScaling, IntegerScaling, Scaling
 from evolute.support import schema
 from evolute.verif.engines import stream_engine
 from evolute.verif.harness import simulators
+from evolute.verif.harness.settable import with_settable
 from evolute.verif.units import lut_stationary, scaling
 
 
@@ -81,6 +82,11 @@ class Battery(Protocol):
     @property
     def STREAMS(self) -> tuple[str, ...]:
         """The names of the streams whose transfers a recording holds."""
+        ...
+
+    @property
+    def SETTABLE(self) -> Mapping[str, str]:
+        """Registers that the bench sets, and the submodules that they belong to."""
         ...
 
     def model_of(self, spec: Any, case: Any, /) -> Any:
@@ -147,6 +153,7 @@ def verify(
             cases += make(spec, np.random.default_rng((seed, i)))
     started = time.perf_counter()
     text = to_verilog(spec) if verilog is None else verilog
+    text, _ = with_settable(text, module_name(spec), battery.SETTABLE)
     build = simulators.build(text, module_name(spec), simulator, waves=waves is not None)
     build = replace(build, plusargs=plusargs)
     built = time.perf_counter()

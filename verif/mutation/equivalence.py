@@ -7,12 +7,18 @@ or in an access of a memory. The first proof treats registers as free inputs: th
 state. The second one only covers the states that the sound design reaches after a reset. Either
 way, the faulty design never leaves the states of the sound one.
 
-After a reset, the registers that it sets have known values and everything else may have any value.
-From there, temporal induction shows that the bit stays 0. To help the induction, an invariant may
-be added: a set of joint values of a few small registers near the fault. The set contains their
-values after a reset, and also the next values that the sound design gives from any state with
-values in the set, whatever its inputs and its other registers and memories hold. The clocks of a
-design with several clocks may tick in any order, alone or together.
+After a reset, a register that the reset sets has its one value, and everything else may be
+anything. From there, temporal induction shows that the bit is never 1. It is helped by what a few
+small registers near the fault can be at once: the set of their values that begins with those after
+a reset, and has all that the sound design makes of a state whose values are in the set, whatever
+its other registers, its memories and its inputs are. Clocks of a design that has several may tick
+in any order, alone or together.
+
+What is left goes to ABC, which finds for itself what holds of the registers in every state from the
+end of a reset to the next one. At first of the sound design alone, as above; then of both designs,
+each with registers of its own, which may come to differ as long as outputs and accesses of memories
+do not. A reset lasts as long as the design demands: values that its first cycle gives can be what
+gives others their values in the next.
 """
 
 from __future__ import annotations
@@ -20,12 +26,12 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from evolute.hw.synthesis import yosys
+from evolute.hw.synthesis import abc, yosys
 
 SAT_SECONDS = 60
 """Time limit of one proof, in seconds."""
@@ -48,6 +54,9 @@ MOST_EXCUSES = 8
 MOST_ROUNDS = 4
 """How many times registers may be added to those that differ while nothing depends on them."""
 
+MOST_TWIN_BITS = 3000
+"""Most bits of registers of a design of which a whole copy is made."""
+
 _READS, _WRITES = ("$memrd", "$memrd_v2"), ("$memwr", "$memwr_v2")
 """Ports of memories."""
 
@@ -61,6 +70,8 @@ class Reset:
 
     ports: tuple[str, ...]
     level: int
+    cycles: int = 1
+    """How long it lasts at least, in cycles of the slowest clock."""
 
 
 Bits = list[Any]
@@ -80,6 +91,7 @@ class _Netlist:
         nets = [bit for net in module["netnames"].values() for bit in net["bits"]]
         nets += [bit for cell in self.cells.values() for bits in cell["connections"].values()
                  for bit in bits]  # fmt: skip
+        self.nets: dict[str, dict[str, Any]] = {}
         self._next = 1 + max((bit for bit in nets if isinstance(bit, int)), default=1)
 
     def new(self, width: int) -> Bits:
@@ -91,9 +103,9 @@ class _Netlist:
         """Make a signal an input of the module."""
         self.ports[name] = {"direction": "input", "bits": bits}
 
-    def gate(self, kind: str, width: int, **inputs: Bits) -> Bits:
-        """Add a cell of a kind with unsigned inputs, and return its output."""
-        output = self.new(width)
+    def gate(self, kind: str, width: int, output: Bits | None = None, **inputs: Bits) -> Bits:
+        """The output of a new cell of unsigned operands, if it is to be one that is given."""
+        output = output or self.new(width)
         parameters = {"Y_WIDTH": width}
         for port, bits in inputs.items():
             parameters |= {f"{port}_SIGNED": 0, f"{port}_WIDTH": len(bits)}
@@ -108,11 +120,27 @@ class _Netlist:
         }
         return output
 
+    def register(self, name: str, clock: Bits, data: Bits) -> Bits:
+        """The output of a register that begins with 0."""
+        output = self.new(len(data))
+        self.cells[name] = {
+            "type": "$dff",
+            "parameters": {"WIDTH": len(data), "CLK_POLARITY": 1},
+            "port_directions": {"CLK": "input", "D": "input", "Q": "output"},
+            "connections": {"CLK": clock, "D": data, "Q": output},
+            "attributes": {},
+        }
+        attributes = {"init": "0" * len(data)}
+        self.nets[f"{name}.begins"] = {"hide_name": 0, "bits": output, "attributes": attributes}
+        return output
+
     def text(self, top: str, outputs: dict[str, Bits]) -> str:
         """The module as Yosys' JSON, with the given outputs in place of its own."""
         ports = {name: port for name, port in self.ports.items() if port["direction"] == "input"}
         ports |= {name: {"direction": "output", "bits": bits} for name, bits in outputs.items()}
-        module = {"attributes": {"top": 1}, "ports": ports, "cells": self.cells, "netnames": {}}
+        module = {
+            "attributes": {"top": 1}, "ports": ports, "cells": self.cells, "netnames": self.nets,
+        }  # fmt: skip
         return json.dumps({"modules": {top: module}})
 
 
@@ -183,24 +211,26 @@ class _Loose:
 
 
 def _miter(
-    text: str, switch: str, loose: _Loose | None = None
+    text: str, switch: str, loose: _Loose | None = None, *, through_registers: bool = False
 ) -> tuple[_Netlist, dict[str, Bits], dict[str, dict[str, Any]]]:
     """Builds a netlist that compares the design with the switch off and on.
 
-    Returns the netlist, in which everything that the switch reaches is duplicated; its outputs,
-    among them `differs`; and the registers, taken out of the netlist, each with the next value in
-    the faulty copy as `switched_on`.
+    With `loose`, an input `pick` has a bit for each excuse, and one for the contrary of each.
+    Loose registers of the copy have any value while the one that is picked holds. They count as
+    different only where it does not hold in the next cycle. Of `differs`, `seen` is then what lies
+    outside of registers, or is not excused, and `others` has a bit for each other register.
 
-    With `loose`, the input `pick` selects one excuse: it has a bit for each bit of `excuses`, and
-    then one for the inverse of each. While the picked excuse holds, loose registers of the faulty
-    copy may have any value. They only count as different if it does not hold in the next cycle. The
-    output `seen` is the part of `differs` outside of registers or without an excuse, and `others`
-    has a bit for each of the remaining registers.
+    With `through_registers`, registers stay, and those that the switch reaches are copied, too. The
+    copies then differ in an output or in an access of a memory alone.
     """
     (module,) = json.loads(text)["modules"].values()
     net = _Netlist(module)
     (off,) = net.ports.pop(switch)["bits"]
-    taken_out = {n: c for n, c in net.cells.items() if _is_register(c) or _is_memory(c)}
+    taken_out = {
+        name: cell
+        for name, cell in net.cells.items()
+        if _is_memory(cell) or (_is_register(cell) and not through_registers)
+    }
     for name in taken_out:
         del net.cells[name]
     readers = defaultdict(list)
@@ -247,7 +277,7 @@ def _miter(
             port: [copied.get(bit, bit) for bit in bits]
             for port, bits in cell["connections"].items()
         }
-        net.cells[f"{name}.switched_on"] = {**cell, "connections": connections}
+        net.cells[name + _TWIN] = {**cell, "connections": connections}
     for cell in net.cells.values():
         cell["connections"] = {
             port: ["0" if bit == off else bit for bit in bits]
@@ -323,7 +353,7 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
         return "no state in which it shows but in registers that nothing depends on then"
     if not registers or any(port not in net.ports for port in reset.ports):
         return None
-    reset_values = _after_reset(text, top, reset)
+    reset_values = _after_reset(text, top, reset, reset.cycles)
     if not _resets_alike(text, top, reset, reset_values):
         return None
     if _holds_by_induction(text, top, reset_values, None):
@@ -336,10 +366,17 @@ def proof(flat: str, top: str, change: str, reset: Reset) -> str | None:
             values = _values(text, top, near, reset_values)
             if values is not None and _holds_by_induction(text, top, reset_values, (near, values)):
                 return "no state after a reset in which it shows, by what registers can be"
+    if _never_shows(text, top, reset, reset_values, twins=False):
+        return "no state after a reset in which it shows, by an invariant"
+    bits = sum(len(cell["connections"]["Q"]) for cell in registers.values())
+    if bits <= MOST_TWIN_BITS and _never_shows(text, top, reset, reset_values, twins=True):
+        return "no state after a reset in which it shows in what either design gives"
     return None
 
 
 _SWITCH = "mutant"
+_TWIN = ".switched_on"
+"""What ends the name of a cell of the faulty copy."""
 _LIMIT = f"-timeout {SAT_SECONDS}"
 
 
@@ -419,44 +456,63 @@ def _stays_unseen(text: str, top: str, site: str) -> bool:
     return False
 
 
-def _after_reset(text: str, top: str, reset: Reset) -> dict[Any, str]:
-    """The value that one cycle of reset gives in the sound design, for every bit of a register that
-    it sets."""
-    net, _, registers = _miter(text, _SWITCH)
-    _cut(net, registers)
-    _tie(net, reset)
-    outputs = {f"next{i}": cell["connections"]["D"] for i, cell in enumerate(registers.values())}
-    script = ["read_json miter.json", "opt -full", "write_json reset.json"]
-    inputs = {"miter.json": net.text(top, outputs)}
-    design = json.loads(
-        yosys.run(script, inputs, ["reset.json"], timeout_s=300).files["reset.json"]
-    )
-    ports = design["modules"][top]["ports"]
-    return {
-        bit: value
-        for i, cell in enumerate(registers.values())
-        for bit, value in zip(cell["connections"]["Q"], ports[f"next{i}"]["bits"], strict=True)
-        if value in ("0", "1")
-    }
+def _after_reset(text: str, top: str, reset: Reset, cycles: int, data: str = "D") -> dict[Any, str]:
+    """By bits of registers, the values that so many cycles of reset give them, by constants alone;
+    those of the faulty design if `data` is "switched_on". Of several clocks, each ticks at least
+    once in a cycle."""
+    known: dict[Any, str] = {}
+    for _ in range(cycles):
+        net, _, registers = _miter(text, _SWITCH)
+        _cut(net, registers)
+        _tie(net, reset)
+        _put(net, known)
+        outputs = {
+            f"next{i}": [known.get(bit, bit) for bit in cell["connections"]["D"]]
+            if data == "D"
+            else [known.get(bit, bit) for bit in cell[data]]
+            for i, cell in enumerate(registers.values())
+        }
+        script = ["read_json miter.json", "opt -full", "write_json reset.json"]
+        inputs = {"miter.json": net.text(top, outputs)}
+        design = json.loads(
+            yosys.run(script, inputs, ["reset.json"], timeout_s=300).files["reset.json"]
+        )
+        ports = design["modules"][top]["ports"]
+        known = {
+            bit: value
+            for i, cell in enumerate(registers.values())
+            for bit, value in zip(cell["connections"]["Q"], ports[f"next{i}"]["bits"], strict=True)
+            if value in ("0", "1")
+        }
+    return known
 
 
-def _tie(net: _Netlist, reset: Reset) -> None:
-    """Hold all resets active."""
-    tied = {net.ports.pop(port)["bits"][0]: str(reset.level) for port in reset.ports}
+def _put(net: _Netlist, values: Mapping[Any, str]) -> None:
+    """Put constants in the place of bits."""
     for cell in net.cells.values():
         cell["connections"] = {
-            port: [tied.get(bit, bit) for bit in bits] for port, bits in cell["connections"].items()
+            port: [values.get(bit, bit) for bit in bits]
+            for port, bits in cell["connections"].items()
         }
 
 
+def _tie(net: _Netlist, reset: Reset, *, on: bool = True) -> dict[Any, str]:
+    """Hold all resets on, or off; the values of their bits."""
+    level = str(reset.level if on else 1 - reset.level)
+    tied: dict[Any, str] = {net.ports.pop(port)["bits"][0]: level for port in reset.ports}
+    _put(net, tied)
+    return tied
+
+
 def _resets_alike(text: str, top: str, reset: Reset, reset_values: dict[Any, str]) -> bool:
-    """Whether a reset gives the registers of the faulty design the same values as those of the
-    sound one."""
+    """Whether a reset gives the faulty design's registers the values of the sound one's."""
+    before_last = _after_reset(text, top, reset, reset.cycles - 1, "switched_on")
     net, _, registers = _miter(text, _SWITCH)
     _cut(net, registers)
     _tie(net, reset)
+    _put(net, before_last)
     wrong = [
-        net.gate("$xor", 1, A=[faulty_bit], B=[reset_values[bit]])[0]
+        net.gate("$xor", 1, A=[before_last.get(faulty_bit, faulty_bit)], B=[reset_values[bit]])[0]
         for cell in registers.values()
         for bit, faulty_bit in zip(cell["connections"]["Q"], cell["switched_on"], strict=True)
         if bit in reset_values
@@ -528,6 +584,40 @@ def _holds_by_induction(
         f"-maxsteps {INDUCTION_CYCLES} {_LIMIT} {top}"
     )
     return _holds(full_text, command, _INDUCED)
+
+
+def _never_shows(text: str, top: str, reset: Reset, after: dict[Any, str], *, twins: bool) -> bool:
+    """Whether the fault shows in no state from the end of a reset to the next one, by property
+    directed reachability (IC3): ABC finds what must hold of the registers in every state, and
+    proves it.
+
+    Without `twins`, in no state of the sound design. With them, both designs have registers of
+    their own, which may come to differ, and show the same in outputs and accesses of memories.
+    """
+    net, outputs, registers = _miter(text, _SWITCH, through_registers=twins)
+    if twins:
+        registers = {name: cell for name, cell in net.cells.items() if _is_register(cell)}
+    following = _next(net, registers)
+    off = _tie(net, reset, on=False)
+    clock = next(iter(registers.values()))["connections"]["CLK"]
+    # Registers of the proof begin with 0. Until the first step, the values after a reset stand for
+    # them: those are anything where a reset sets none, but the same in both designs.
+    started = net.register("started", clock, ["1"])
+    first: dict[str, Bits] = {}
+    for i, (name, cell) in enumerate(registers.items()):
+        bits = cell["connections"]["Q"]
+        original = name.removesuffix(_TWIN)
+        if original not in first:
+            anything = net.new(len(bits))
+            net.input(f"anything{i}", anything)
+            first[original] = [
+                after.get(bit, free) for bit, free in zip(bits, anything, strict=True)
+            ]
+        net.cells.pop(name, None)
+        data = [off.get(bit, bit) for bit in following[name]]
+        kept = net.register(name, clock, data)
+        net.gate("$mux", len(bits), bits, A=first[original], B=kept, S=started)
+    return abc.never_true(net.text(top, outputs), SAT_SECONDS)
 
 
 def _is_one_of(net: _Netlist, bits: Bits, values: set[str]) -> Bits:

@@ -22,6 +22,7 @@ import numpy as np
 
 from evolute.hw.emit import sidecar
 from evolute.hw.emit.export import module_name
+from evolute.hw.rtl.blocks.crossing import RESET_CYCLES
 from evolute.hw.spec import (
     BitSerial,
     CoreSpec,
@@ -39,6 +40,7 @@ from evolute.support.schema import Mutant
 from evolute.verif.core import kinds as core
 from evolute.verif.core.session import ADVANCEABLE
 from evolute.verif.engines import floating
+from evolute.verif.engines.stream_engine import SETTABLE
 from evolute.verif.harness.simulators import SimulatorError
 from evolute.verif.harness.verify import Report, verify
 from evolute.verif.mutation.equivalence import Reset, proof
@@ -119,7 +121,7 @@ PATIENCE_S = 300
 
 _SWITCH, _SWITCH_BITS = "mutant", 16
 _CLOCKS = ("CLK", "RD_CLK", "WR_CLK")
-_KEPT = tuple(f"{part}.{name}" for name, part in ADVANCEABLE.items())
+_KEPT = tuple(f"{part}.{name}" for name, part in {**ADVANCEABLE, **SETTABLE}.items())
 """Registers that the bench sets, whose outputs must stay as they are."""
 
 _FLAT = (
@@ -323,5 +325,6 @@ def equivalence_proof(spec: Spec, flat: str, mutation: Mutation) -> str | None:
     `verif.mutation.equivalence`."""
     around = sidecar.ports(spec)
     resets = (around.reset, *(reset for _, reset in around.more_clocks))
-    reset = Reset(resets, around.reset_level)
+    cycles = RESET_CYCLES if around.more_clocks else 1
+    reset = Reset(resets, around.reset_level, cycles)
     return proof(flat, module_name(spec), mutation.change, reset)

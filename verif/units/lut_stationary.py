@@ -30,6 +30,9 @@ from evolute.verif.units.stationary_bench import (
 
 STREAMS = (*SOURCES, *SINKS)
 
+SETTABLE: dict[str, str] = {}
+"""Registers that the bench sets: none."""
+
 CLOCKS = (Clocks(1, 1), Clocks(1, 2), Clocks(2, 1), Clocks(1, 3), Clocks(2, 3), Clocks(5, 3))
 """Periods of the encoder's and of the matcher's clock."""
 
@@ -145,6 +148,17 @@ def _fullest(spec: LutStationary, rng: np.random.Generator) -> CommandProduct:
     return golden.product(spec, x, centroids, table)
 
 
+def _far(spec: LutStationary, rng: np.random.Generator) -> CommandProduct:
+    """All rows, with centroids that are as far from them as can be, and nearly equally far."""
+    bits, subspaces = spec.activation_bits, min(spec.subspaces, 5)
+    low, near = -(1 << bits - 1), max(2, 1 << bits - 3)
+    x = low + rng.integers(0, near, (spec.m, subspaces * spec.v))
+    centroids = -1 - low - rng.integers(0, near, (subspaces, spec.centroids, spec.v))
+    top = 1 << spec.weight_bits - 1
+    table = rng.integers(-top, top, (subspaces, spec.centroids, spec.n))
+    return golden.product(spec, x, centroids, table)
+
+
 def _streams(spec: LutStationary) -> tuple[str, ...]:
     return STREAMS if spec.gathers else (*SOURCES, "result")
 
@@ -175,6 +189,8 @@ def _corners(spec: LutStationary, rng: np.random.Generator) -> list[StationaryCa
     return [
         # Of what waited meanwhile, one sum follows another as fast as it can.
         StationaryCase("one row in bursts", one_row, Clocks(1, 3), bursts),
+        # So do sums of which all is there before their command.
+        StationaryCase("commands late", one_row, pauses={"command": np.arange(4000) % 300 < 295}),
         StationaryCase("one row", (random_product(spec, rng, 1), random_product(spec, rng, 1))),
         # Sums go on for as long as no further one is whole.
         StationaryCase(
@@ -182,6 +198,7 @@ def _corners(spec: LutStationary, rng: np.random.Generator) -> list[StationaryCa
         ),
         StationaryCase("two rows", (random_product(spec, rng, 2),), Clocks(1, 2)),
         StationaryCase("extremes", (random_product(spec, rng, extreme=True),)),
+        StationaryCase("great distances", (_far(spec, rng), _far(spec, rng), _far(spec, rng))),
         StationaryCase("equal distances", (_uniform(spec, top), _uniform(spec, -top - 1))),
         StationaryCase("all rows and subspaces", (_fullest(spec, rng),)),
     ]

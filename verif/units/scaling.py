@@ -23,6 +23,9 @@ from evolute.verif.units.scaling_bench import ScalingRecording, ScalingStimulus
 
 STREAMS = ("result", "look", "read", "write")
 
+SETTABLE: dict[str, str] = {}
+"""Registers that the bench sets: none."""
+
 
 @dataclass(frozen=True)
 class ScalingCase:

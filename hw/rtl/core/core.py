@@ -142,7 +142,7 @@ class Core(wiring.Component):
             tokens.signal_load_1.eq(load.sync_signals),
             tokens.signal_compute_0.eq(compute.signals),
             tokens.signal_store_0.eq(store.signals),
-            load.resume.eq(registers.resume & control.run),
+            load.resume.eq(registers.resume),
         ]
 
         # Data between the units.

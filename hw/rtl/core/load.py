@@ -65,7 +65,8 @@ class Load(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         core, load = self.core, OPERATIONS["load"]
-        left_minus_1 = Signal(len(field(self.word, load, "words")), reset_less=True)
+        # The dispatcher refuses a load that is longer than its buffer.
+        left_minus_1 = Signal(range(core.largest_buffer_words), reset_less=True)
         memory = Signal(core.address_bits, reset_less=True)
         address = Signal.like(self.burst.address, reset_less=True)
         buffer = Signal.like(self.burst.buffer, reset_less=True)

@@ -196,6 +196,64 @@ def test_values_that_registers_of_several_clocks_never_have_are_known(
     assert (found is not None) == proved
 
 
+LONG = r"""
+module top(input clk, input rst, input on, input [7:0] x, output y, output [7:0] z);
+  reg [11:0] count;
+  reg full, late_full;
+  reg [7:0] word, late;
+  wire load;
+  always @(posedge clk) begin
+    if (rst) count <= 0; else if (on) count <= count == 2500 ? 12'd0 : count + 12'd1;
+    full <= on & ~rst;
+    late_full <= full & ~rst;
+    if (load) word <= x;
+    late <= word;
+  end
+  assign z = SHOWN ? late : 8'd0;
+  \$and #(.A_SIGNED(0), .B_SIGNED(0), .A_WIDTH(1), .B_WIDTH(1), .Y_WIDTH(1))
+    end_ (.A(count == 3000), .B(x[0]), .Y(y));
+  \$and #(.A_SIGNED(0), .B_SIGNED(0), .A_WIDTH(1), .B_WIDTH(1), .Y_WIDTH(1))
+    gate (.A(on), .B(on | x[7]), .Y(load));
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "shown", "how"),
+    [
+        # Induction would have to look back 500 cycles.
+        ("-mode const0 -cell end_ -port Y -portbit 0", "late_full", "by an invariant"),
+        ("-mode const1 -cell end_ -port A -portbit 0", "late_full", None),
+        # Neither word is looked at unless it was loaded: each has a bit of its own that says so.
+        ("-mode const1 -cell gate -port A -portbit 0", "late_full", "in what either design gives"),
+        ("-mode const1 -cell gate -port A -portbit 0", "full", None),
+    ],
+)
+def test_what_holds_in_every_state_is_found(change: str, shown: str, how: str | None) -> None:
+    script = ["read_verilog -icells top.v", "proc", "opt_clean", "write_rtlil top.il"]
+    text = LONG.replace("SHOWN", shown)
+    flat = yosys.run(script, {"top.v": text}, ["top.il"], timeout_s=60).files["top.il"]
+    found = proof(flat, "top", change, Reset(("rst",), 1))
+    assert (found is None) == (how is None) and (how or "") in (found or "")
+
+
+def test_a_reset_counts_for_as_long_as_it_lasts() -> None:
+    text = r"""
+module top(input clk, input rst, input x, output reg y);
+  reg first;
+  \$sdff #(.WIDTH(1), .CLK_POLARITY(1), .SRST_POLARITY(1), .SRST_VALUE(1'b0))
+    front (.CLK(clk), .SRST(rst), .D(x), .Q(first));
+  \$sdff #(.WIDTH(1), .CLK_POLARITY(1), .SRST_POLARITY(1), .SRST_VALUE(1'b0))
+    behind (.CLK(clk), .SRST(rst), .D(first), .Q(y));
+endmodule
+"""
+    script = ["read_verilog -icells top.v", "proc", "opt_clean", "write_rtlil top.il"]
+    flat = yosys.run(script, {"top.v": text}, ["top.il"], timeout_s=60).files["top.il"]
+    for cell, cycles, proved in (("behind", 1, False), ("behind", 2, True), ("front", 2, False)):
+        change = f"-mode const0 -cell {cell} -port SRST -portbit 0"
+        assert (proof(flat, "top", change, Reset(("rst",), 1, cycles)) is not None) == proved
+
+
 @pytest.mark.slow  # .ci/run also runs a sample
 def test_the_command_counts_by_file(tmp_path: Path) -> None:
     arguments = ["mutants", "--count", "6", "--seed", "4", "--workers", "1", "--json"]

@@ -141,6 +141,13 @@ MUTANTS = (
         "golden",
     ),
     Mutant(
+        "slices: counted modulo 4,096",
+        sequencer,
+        "count.eq(Mux(full, 0, count + 1))\n            return",
+        "count.eq(Mux(full, 0, (count + 1)[:12]))\n            return",
+        "case 'slices from 8192'",
+    ),
+    Mutant(
         "weights: a bubble after every beat",
         engine,
         "self.weight.ready.eq(~code_valid | used)",
