@@ -4,7 +4,7 @@ Each grows when a change gives another result for some input; comments, names an
 source do not count. `tests/dse/test_revisions.py` holds each to the results of a few inputs.
 """
 
-RTL = 1
+RTL = 2
 """Of the Verilog that specs become."""
 
 SYNTHESIS = 3

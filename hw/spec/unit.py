@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from evolute.hw.spec.base import Spec
 from evolute.hw.spec.beat import Beat
 
+RESET_CYCLES = 3
+"""Cycles of the slower clock for which both sides of a unit with two clocks must be reset together;
+`hw.rtl.blocks.crossing` is why."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSpec(Spec, abc.ABC):

@@ -22,7 +22,6 @@ import numpy as np
 
 from evolute.hw.emit import sidecar
 from evolute.hw.emit.export import module_name
-from evolute.hw.rtl.blocks.crossing import RESET_CYCLES
 from evolute.hw.spec import (
     BitSerial,
     CoreSpec,
@@ -35,6 +34,7 @@ from evolute.hw.spec import (
     VqCodebook,
 )
 from evolute.hw.spec.scaling import FloatScaling
+from evolute.hw.spec.unit import RESET_CYCLES
 from evolute.hw.synthesis import yosys
 from evolute.support.schema import Mutant
 from evolute.verif.core import kinds as core

@@ -12,10 +12,6 @@ SYNCHRONIZER: dict[str, Any] = {"ASYNC_REG": "TRUE"}
 """Attribute by which Vivado keeps the registers of a crossing together, and out of timing."""
 
 
-RESET_CYCLES = 3
-"""Cycles of the slower clock for which both sides of a crossing must be reset together."""
-
-
 def gray(count: Value) -> Value:
     """The Gray code of a count: exactly one bit changes when the count grows by one."""
     return count ^ (count >> 1)
@@ -36,7 +32,7 @@ class Crossing(wiring.Component):
     Pointers cross in Gray code through two registers each (Cummings, SNUG 2002). Room is reserved
     before a word is there, so that what makes it need not wait for the queue. A pipeline of fixed
     length between `reserve` and `write` keeps their order. Both sides must be reset together, for
-    `RESET_CYCLES` of the slower clock.
+    `hw.spec.unit.RESET_CYCLES` of the slower clock.
 
     Members
     -------
