@@ -9,7 +9,7 @@ that a text causes, and beside them random ones.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from evolute.hw.synthesis import liberty, libraries, netlist, power, synth, timi
 from evolute.hw.synthesis.libraries import CellLibrary
 from evolute.hw.synthesis.power import Power
 from evolute.sim.golden import ROW_SHIFTS
-from evolute.sim.weights import Codebook
+from evolute.sim.weights import Book, Codebook
 from evolute.sim.workload.linear import LayerName
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.assignment import assign, recoding_for
@@ -163,6 +163,9 @@ def tiles(
             shift = ROW_SHIFTS[type(spec)].table_shift(spec, inputs.x[rows], tensor.group)
         form = tensor.form.of_outputs(slice(start, start + spec.n))
         fill = isinstance(form, Codebook)
+        if isinstance(form, Codebook):
+            books = (Book(*(numbers.astype(np.int64) for numbers in book)) for book in form.books)
+            form = replace(form, books=tuple(books))
         matmuls.append(Matmul(inputs.codes[rows], form, shift, exponent, fill))
     return Operand(name, weights, tuple(matmuls))
 

@@ -238,6 +238,10 @@ def _render(console: Console, record: dict[str, Any]) -> None:
         console.print()
         _render_data(console, compared)
         console.print()
+        with_energy = [entry for entry in compared if entry["dynamic_fj_per_mac"] is not None]
+        if with_energy:
+            _render_energy(console, with_energy)
+            console.print()
         first = compared[0]
         for text in (
             f"Inside the area, as far as an engine has it: {record['inside']}.",
@@ -324,9 +328,6 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
         "per MAC a\ncycle um2\nsynth.",
         "area x\ncycles\nof best",
     )
-    has_energy = any(entry["dynamic_fj_per_mac"] is not None for entry in compared)
-    if has_energy:
-        columns += _numbers("fJ a\nMAC\nsimul.")
     table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for entry in compared:
         table.add_row(
@@ -339,7 +340,6 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
             f"{entry['delay_ns']:.2f}",
             _cost(entry["area_um2_per_mac_per_cycle"], ".1f"),
             _cost(entry["area_cycles_of_best"], ".2f"),
-            *([_cost(entry["dynamic_fj_per_mac"], ".0f")] if has_energy else ()),
         )
     console.print(table)
 
@@ -347,6 +347,20 @@ def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
 def _cost(value: float | None, form: str) -> str:
     """A cost as text; a dash if there is none."""
     return "-" if value is None else format(value, form)
+
+
+def _render_energy(console: Console, with_energy: list[dict[str, Any]]) -> None:
+    columns = _numbers("fJ a MAC\nsimulated", "of the least", "leakage uW")
+    table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    ordered = sorted(with_energy, key=lambda entry: entry["dynamic_fj_per_mac"])
+    least = ordered[0]["dynamic_fj_per_mac"]
+    for entry in ordered:
+        energy_fj = entry["dynamic_fj_per_mac"]
+        leakage_uw = entry["leakage_nw"] / 1e3
+        table.add_row(
+            entry["name"], f"{energy_fj:.1f}", f"{energy_fj / least:.2f}", f"{leakage_uw:,.0f}"
+        )
+    console.print(table)
 
 
 def _of_energy(compared: list[dict[str, Any]]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -100,5 +100,18 @@ class Codebook(EntryPerWeight):
         return values[0].take(self.codes[rows])
 
     def of_outputs(self, rows: Rows) -> Codebook:
-        """Raises ValueError: a codeword may serve several outputs."""
-        raise ValueError("vectors of several layers in one are not supported")
+        """The codewords of some outputs, which all of the codebooks serve.
+
+        Raises ValueError where a codeword is of outputs inside and outside of them: along outputs
+        `rows` must be a slice that begins and ends between codewords.
+        """
+        n, k = self.shape
+        if self.along == "inputs":
+            chosen, count = rows, len(np.arange(n)[rows])
+        else:
+            start, stop, step = rows.indices(n) if isinstance(rows, slice) else (0, 0, 0)
+            if step != 1 or start % self.v or (stop % self.v and stop != n):
+                raise ValueError("vectors of several layers in one are not supported")
+            chosen, count = slice(start // self.v, -(-stop // self.v)), stop - start
+        books = tuple(Book(book.indices[chosen], book.codewords) for book in self.books)
+        return replace(self, shape=(count, k), books=books)
