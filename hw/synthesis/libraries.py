@@ -197,7 +197,8 @@ def from_file(path: Path) -> CellLibrary:
     """
     text = _bytes(path).decode("utf-8", errors="replace")
     reader = liberty.Reader(text, str(path))
-    nand = liberty.expression("!(a & b)")
+    if unplaced := set(reader.names) - set(_CELL_LINE.findall(text)):
+        raise files.FileError(f"{path}: cell {min(unplaced)}: must begin a line of its own")
     chosen: dict[str, tuple[float, str]] = {}
     left_out = []
     load_ff = 0.0
@@ -207,7 +208,7 @@ def from_file(path: Path) -> CellLibrary:
             left_out.append(name)
             continue
         cell = reader.cell(name)
-        role = _role(cell, nand)
+        role = _role(cell)
         if role and cell.area_um2 > 0 and (cell.area_um2, name) < chosen.get(role, (math.inf, "")):
             chosen[role] = cell.area_um2, name
             if role == "NAND":
@@ -245,7 +246,7 @@ def _is_plain_register(reader: liberty.Reader, name: str) -> bool:
     return flip_flop is not None and len(cell.inputs) == 2 and flip_flop.next_state in cell.inputs
 
 
-def _role(cell: liberty.Cell, nand: liberty.Expression) -> str | None:
+def _role(cell: liberty.Cell) -> str | None:
     """What mapping needs the cell for, if it does."""
     if len(cell.outputs) != 1 and cell.flip_flop is None:
         return None
@@ -255,7 +256,7 @@ def _role(cell: liberty.Cell, nand: liberty.Expression) -> str | None:
     if function is None:
         return None
     names = cell.inputs
-    if liberty.pins_of(function) == () or set(liberty.pins_of(function)) != set(names):
+    if not names or set(liberty.pins_of(function)) != set(names):
         return None
     if len(names) == 1:
         return "buffer" if function == names[0] else None

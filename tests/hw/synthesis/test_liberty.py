@@ -217,6 +217,13 @@ def test_a_file_without_a_needed_cell_is_refused(role: str, tmp_path: Path) -> N
         libraries.from_file(path)
 
 
+def test_a_cell_within_a_line_is_refused_and_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "toy.lib"
+    path.write_text(TOY_TEXT.replace("\n  cell (XOR)", " cell (XOR)"))
+    with pytest.raises(FileError, match="cell XOR: must begin a line of its own"):
+        libraries.from_file(path)
+
+
 def test_files_that_are_no_libraries_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.lib.gz"
     path.write_bytes(gzip.compress(TOY_TEXT.encode())[:200])
