@@ -34,13 +34,14 @@ def mapped(spec: Engine, library: CellLibrary = libraries.NANGATE45) -> Netlist:
 
 
 def differences(spec: Engine, design: Netlist, library: CellLibrary, seed: int) -> list[str]:
-    """What a netlist does otherwise than the models say, over the whole battery but probes."""
+    """What a netlist does otherwise than the models say, over all of the battery but what only RTL
+    can be asked: an input that changes within a cycle, and counts that are set to begin late."""
     kinds = enumerate(stream_engine.KINDS.items())
     cases = [
         case
         for i, (_, make) in kinds
         for case in make(spec, np.random.default_rng((seed, i)))
-        if not case.probe
+        if not (case.probe or case.slices_before or case.tiles_before)
     ]
     models = [stream_engine.model_of(spec, case) for case in cases]
     rng = np.random.default_rng(seed)
