@@ -16,7 +16,7 @@ import numpy as np
 from evolute.hw.emit.export import module_name
 from evolute.hw.spec import Engine
 from evolute.hw.spec.floating import FloatEngine
-from evolute.hw.synthesis import liberty, libraries, netlist, power, synth, timing
+from evolute.hw.synthesis import libraries, power, synth, timing
 from evolute.hw.synthesis.libraries import CellLibrary
 from evolute.hw.synthesis.power import Power
 from evolute.sim.golden import ROW_SHIFTS
@@ -237,8 +237,7 @@ def _played(
 ) -> tuple[_Played, int]:
     """Returns (energies, compared) of the whole netlist, or of that of parts mapped one by one."""
     design = synth.mapped(spec, library, by_block=by_block)
-    reader = liberty.Reader(libraries.text_of(library), library.key)
-    cells = reader.library([*netlist.cells_of([design]), library.driving_cell])
+    cells = libraries.cells_of(library, design)
     cases = [Case(operand.name, (matmul,)) for matmul in operand.matmuls]
     models = [stream_engine.model_of(spec, case) for case in cases]
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evolute.hw.synthesis import liberty, netlist
+from evolute.hw.synthesis import boolean, liberty, netlist
 from evolute.hw.synthesis.netlist import Netlist
 from evolute.support import native
 from evolute.support.errors import RefusedError
@@ -135,7 +135,7 @@ class _Registers:
 
     cell: str
     count: int
-    next_state: liberty.Expression
+    next_state: boolean.Expression
     pins: Mapping[str, np.ndarray]
     outputs: tuple[tuple[np.ndarray, bool], ...]
     """Nets that the state is given on, and whether inverted."""
@@ -162,7 +162,7 @@ class _Registers:
 
     def next(self, values: np.ndarray) -> np.ndarray:
         """The state after the clock's next edge, [cells, words]."""
-        return liberty.evaluate(
+        return boolean.evaluate(
             self.next_state,
             lambda pin: values[self.pins[pin]],
             functools.partial(_constant, values),
@@ -181,7 +181,7 @@ def _constant(values: np.ndarray, bit: bool) -> np.ndarray:
 class Gate:
     """The gates of one kind and level that drive one pin, as a function of their input nets."""
 
-    function: liberty.Expression
+    function: boolean.Expression
     inputs: Mapping[str, np.ndarray]
     output: np.ndarray
 
@@ -203,7 +203,7 @@ def gates_in_order(design: Netlist, library: liberty.Library) -> list[Gate]:
                     continue
                 if function is None:
                     raise RefusedError(f"cell {kind.cell}: pin {pin} has no function")
-                inputs = {name: kind.on(name)[of_level] for name in liberty.pins_of(function)}
+                inputs = {name: kind.on(name)[of_level] for name in boolean.pins_of(function)}
                 gate = Gate(function, inputs, kind.on(pin)[of_level])
                 by_level.setdefault(int(stage), []).append(gate)
     return [gate for _, gates in sorted(by_level.items()) for gate in gates]
@@ -223,7 +223,7 @@ def interpreted(gates: list[Gate]) -> Settle:
 
     def settle(values: np.ndarray) -> None:
         for gate in gates:
-            values[gate.output] = liberty.evaluate(
+            values[gate.output] = boolean.evaluate(
                 gate.function,
                 lambda pin, gate=gate: values[gate.inputs[pin]],
                 functools.partial(_constant, values),
@@ -284,14 +284,14 @@ _Place = str | bool | int
 """Where a value is: on a pin, a constant, or the result of the operation with this number."""
 
 
-def _steps(function: liberty.Expression) -> list[tuple[int, _Place, _Place]]:
+def _steps(function: boolean.Expression) -> list[tuple[int, _Place, _Place]]:
     """The operations of a function, the last of which gives its value.
 
     A function that is a mere pin or constant becomes the OR of it with itself.
     """
     steps: list[tuple[int, _Place, _Place]] = []
 
-    def place(part: liberty.Expression) -> _Place:
+    def place(part: boolean.Expression) -> _Place:
         if isinstance(part, str | bool):
             return part
         operands = [place(operand) for operand in part[1:]]

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, Union
 
 import numpy as np
 
+from evolute.hw.synthesis import boolean
+from evolute.hw.synthesis.boolean import Expression
 from evolute.support.files import FileError
 
 MOST_CHARACTERS = 1 << 30
@@ -54,6 +55,7 @@ _STATEMENT = re.compile(
     re.VERBOSE,
 )
 _CELL = re.compile(r"\bcell\s*\(\s*\"?([^\"()\s]+)\"?\s*\)\s*{")
+_LIBRARY = re.compile(r"\s*library\s*\(\s*\"?([^\"()]*)\"?\s*\)\s*{")
 _NO_TEXT = re.compile(r"/\*.*?\*/|//[^\n\"]*$|\\\s*\n", re.DOTALL | re.MULTILINE)
 """Comments, and marks that a statement goes on in the next line."""
 
@@ -87,12 +89,6 @@ def _place(axis: tuple[float, ...], at: float) -> tuple[int, float]:
         return 0, 0.0
     i = min(max(int(np.searchsorted(axis, at, side="right")) - 1, 0), len(axis) - 2)
     return i, (at - axis[i]) / (axis[i + 1] - axis[i])
-
-
-Expression = Union[  # noqa: UP007 (it names itself)
-    str, bool, tuple[str, "Expression"], tuple[str, "Expression", "Expression"]
-]
-"""A boolean function: a pin's name, a constant, or `("not", a)`, `("and" | "or" | "xor", a, b)`."""
 
 
 @dataclass(frozen=True)
@@ -176,19 +172,14 @@ class Library:
     """What a Liberty file says, as far as it was asked for."""
 
     name: str
-    process: float
     voltage_v: float
     temperature_c: float
     cells: Mapping[str, Cell]
 
 
-def cell_names(text: str) -> tuple[str, ...]:
-    """The names of all cells of a Liberty text."""
-    return tuple(_CELL.findall(_NO_TEXT.sub(" ", text)))
-
-
 def read(text: str, names: Iterable[str], where: str) -> Library:
-    """The library's facts and the cells `names`; `where` is what errors call the text.
+    """Read the cells that `names` lists, and the library's voltage and temperature, from a Liberty
+    text. Error messages begin with `where`, which names the text, such as its path.
 
     Raises `evolute.support.files.FileError` in one line for a text that is broken, a cell that is
     absent, or a model or unit that is not known here.
@@ -204,7 +195,8 @@ class Reader:
             raise FileError(f"{where}: has {len(text):,} characters, at most {MOST_CHARACTERS:,}")
         self._where = where
         self._text = _NO_TEXT.sub(lambda gone: "\n" * gone[0].count("\n"), text)
-        if not re.match(r"\s*library\s*\(", self._text):
+        opening = _LIBRARY.match(self._text)
+        if not opening:
             raise FileError(f"{where}: is no Liberty file: it must begin with `library (name) {{`")
         self._starts: dict[str, int] = {}
         for start in _CELL.finditer(self._text):
@@ -214,18 +206,9 @@ class Reader:
         if not self._starts:
             raise FileError(f"{where}: has no cell")
         first = next(iter(self._starts.values()))
-        opening = re.compile(r"\s*library\s*\(\s*\"?([^\"()]*)\"?\s*\)\s*{").match(self._text)
-        assert opening is not None
         self.name = opening[1].strip()
         self._head = self._group(Group("library", self.name), opening.end(), first)
         self._units = self._read_units()
-        self._axes = {
-            template.name: tuple(
-                template.attributes.get(f"variable_{i}", "").strip() for i in (1, 2)
-            )
-            for kind in ("lu_table_template", "power_lut_template")
-            for template in self._head.inner(kind)
-        }
         self._templates = {
             template.name: template
             for kind in ("lu_table_template", "power_lut_template")
@@ -241,9 +224,8 @@ class Reader:
         """The library's facts and these cells."""
         return Library(
             name=self.name,
-            process=self._header_number("nom_process", 1.0),
-            voltage_v=self._header_number("nom_voltage", None),
-            temperature_c=self._header_number("nom_temperature", 25.0),
+            voltage_v=self._number(self._head, "nom_voltage", None),
+            temperature_c=self._number(self._head, "nom_temperature", 25.0),
             cells={name: self.cell(name) for name in names},
         )
 
@@ -291,8 +273,6 @@ class Reader:
         while path:
             statement = _STATEMENT.match(self._text, position)
             if not statement:
-                if end is not None:  # what precedes the first cell ends within no statement
-                    raise self._error("is broken", position)
                 raise self._error("is broken or ends too early", position)
             if end is not None and statement.end() >= end:
                 return root
@@ -324,9 +304,6 @@ class Reader:
                 raise FileError(f"{self._where}: {group.kind} {group.name}: has no {name}")
             return default
         return self._numbers(text, f"{group.kind} {group.name}: {name}")[0]
-
-    def _header_number(self, name: str, default: float | None) -> float:
-        return self._number(self._head, name, default)
 
     def _numbers(self, text: str, what: str) -> list[float]:
         try:
@@ -361,7 +338,7 @@ class Reader:
         if text is None or not text.strip():
             return None
         try:
-            return expression(text)
+            return boolean.expression(text)
         except ValueError:
             raise FileError(
                 f"{self._where}: cell {cell}: {text[:60]!r} is no boolean function"
@@ -435,14 +412,14 @@ class Reader:
         if template is None and group.name != "scalar":
             raise FileError(f"{self._where}: {what}: has no template {group.name!r}")
         axes = []
-        for name, variable in zip(
-            ("index_1", "index_2"), self._axes.get(group.name, ("", "")), strict=True
-        ):
-            if not variable:
+        for i in (1, 2):
+            name = f"index_{i}"
+            variable = template and template.attributes.get(f"variable_{i}", "").strip()
+            if not template or not variable:
                 continue
             if variable not in _AXES:
                 raise FileError(f"{self._where}: {what}: an axis {variable} is not known here")
-            text = group.attributes.get(name) or (template and template.attributes.get(name)) or ""
+            text = group.attributes.get(name) or template.attributes.get(name, "")
             unit = self._units.load_ff if _AXES[variable] == "load" else self._units.time_ns
             axis = [unit * number for number in self._numbers(text, f"{what}: {name}")]
             if sorted(set(axis)) != axis:
@@ -510,106 +487,3 @@ def _unit(where: str, attributes: Mapping[str, str], name: str, default: str, ba
     if not unit:
         raise FileError(f"{where}: {name}: must be a number of {base}, got {text!r}")
     return float(unit[1]) * _PREFIXES[unit[2].lower()]
-
-
-def expression(text: str) -> Expression:
-    """A boolean function from Liberty's text. Raises `ValueError` for what is none.
-
-    Liberty writes NOT as `!a` or `a'`, AND as `a & b`, `a * b` or `a b`, OR as `a | b` or `a + b`,
-    and XOR as `a ^ b`; NOT binds first, then XOR, AND and OR (Liberty User Guide, `function`).
-    """
-    tokens = re.findall(r"[A-Za-z_][\w\[\]]*|[01]|[!'&*|+^()]|\S", text)
-    position = 0
-
-    def peek() -> str:
-        return tokens[position] if position < len(tokens) else ""
-
-    def take() -> str:
-        nonlocal position
-        position += 1
-        return tokens[position - 1]
-
-    def operand() -> Expression:
-        token = take() if peek() else ""
-        if token == "!":
-            return "not", operand()
-        if token == "(":
-            inner = either()
-            if peek() != ")":
-                raise ValueError(text)
-            take()
-        elif token in ("0", "1"):
-            inner = token == "1"
-        elif re.fullmatch(r"[A-Za-z_][\w\[\]]*", token):
-            inner = token
-        else:
-            raise ValueError(text)
-        while peek() == "'":
-            take()
-            inner = "not", inner
-        return inner
-
-    def exclusive() -> Expression:
-        result = operand()
-        while peek() == "^":
-            take()
-            result = "xor", result, operand()
-        return result
-
-    def both() -> Expression:
-        result = exclusive()
-        while peek() and peek() not in ")|+":
-            if peek() in "&*":
-                take()
-            result = "and", result, exclusive()
-        return result
-
-    def either() -> Expression:
-        result = both()
-        while peek() and peek() in "|+":
-            take()
-            result = "or", result, both()
-        return result
-
-    if len(tokens) > 1000:
-        raise ValueError(text)
-    whole = either()
-    if position < len(tokens):
-        raise ValueError(text)
-    return whole
-
-
-def pins_of(function: Expression) -> tuple[str, ...]:
-    """The names in a boolean function, each once, in the order of their first places."""
-    if isinstance(function, str):
-        return (function,)
-    if isinstance(function, bool):
-        return ()
-    return tuple(dict.fromkeys(name for part in function[1:] for name in pins_of(part)))
-
-
-_Bits = TypeVar("_Bits")
-
-
-def evaluate(
-    function: Expression, pin: Callable[[str], _Bits], constant: Callable[[bool], _Bits]
-) -> _Bits:
-    """The function's value, over anything with `&`, `|`, `^` and `~`: integers or arrays of them.
-
-    `pin` gives the value of a pin by its name, `constant` that of 0 or 1.
-    """
-    if isinstance(function, str):
-        return pin(function)
-    if isinstance(function, bool):
-        return constant(function)
-    parts = [evaluate(part, pin, constant) for part in function[1:]]
-    if function[0] == "not":
-        return ~parts[0]  # pyright: ignore[reportOperatorIssue]
-    return _OPERATIONS[function[0]](*parts)
-
-
-_OPERATIONS: dict[str, Callable] = {
-    "and": lambda a, b: a & b,
-    "or": lambda a, b: a | b,
-    "xor": lambda a, b: a ^ b,
-}

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from evolute.hw.synthesis import liberty
+from evolute.hw.synthesis import boolean, liberty
+from evolute.hw.synthesis.netlist import Netlist
 from evolute.support import files
 from evolute.support.errors import UnknownNameError
 
@@ -146,6 +147,18 @@ def text_of(library: CellLibrary) -> str:
     return texts[0] if len(texts) == 1 and not library.left_out else _joined(library, texts)
 
 
+@lru_cache(maxsize=2)
+def reader_of(library: CellLibrary) -> liberty.Reader:
+    """A reader of the library's Liberty text. Raises as `text_of`."""
+    return liberty.Reader(text_of(library), library.key)
+
+
+def cells_of(library: CellLibrary, design: Netlist) -> liberty.Library:
+    """The cells that a netlist is made of, and the library's driving cell. Raises as `text_of`."""
+    kinds = (kind.cell for kind in design.instances)
+    return reader_of(library).library((*kinds, library.driving_cell))
+
+
 def _bytes(path: Path) -> bytes:
     """A file's bytes, unpacked if it is packed; never more than a Liberty text may have."""
     opened = gzip.open if path.suffix == ".gz" else Path.open
@@ -256,14 +269,14 @@ def _role(cell: liberty.Cell) -> str | None:
     if function is None:
         return None
     names = cell.inputs
-    if not names or set(liberty.pins_of(function)) != set(names):
+    if not names or set(boolean.pins_of(function)) != set(names):
         return None
     if len(names) == 1:
         return "buffer" if function == names[0] else None
     if len(names) != 2:
         return None
     values = [
-        liberty.evaluate(
+        boolean.evaluate(
             function, dict(zip(names, (a, b), strict=True)).__getitem__, lambda bit: -int(bit)
         )
         & 1

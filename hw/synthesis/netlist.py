@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -202,6 +202,7 @@ def levels(netlist: Netlist, library: liberty.Library) -> Levels:
     driven: list[np.ndarray] = []
     starts, count = {}, 0
     owner = np.full(netlist.nets, -1)  # the cell that drives a net
+    registers: list[np.ndarray] = []
     for kind in netlist.instances:
         cell = library.cells[kind.cell]
         starts[kind.cell] = count
@@ -210,14 +211,12 @@ def levels(netlist: Netlist, library: liberty.Library) -> Levels:
         for pin in cell.outputs:
             if pin in kind.pins:
                 owner[kind.on(pin)] = cells
-        if cell.flip_flop is None:
-            for pin in cell.inputs:
-                drivers.append(kind.on(pin))
-                driven.append(cells)
-    registers = np.zeros(count, bool)
-    for kind in netlist.instances:
-        if library.cells[kind.cell].flip_flop is not None:
-            registers[starts[kind.cell] : starts[kind.cell] + len(kind.names)] = True
+        if cell.flip_flop is not None:
+            registers.append(cells)
+            continue
+        for pin in cell.inputs:
+            drivers.append(kind.on(pin))
+            driven.append(cells)
     source = owner[np.concatenate(drivers)] if drivers else np.zeros(0, int)
     target = np.concatenate(driven) if driven else np.zeros(0, int)
     inside = source >= 0
@@ -246,7 +245,9 @@ def levels(netlist: Netlist, library: liberty.Library) -> Levels:
         )
         raise files.FileError(f"{netlist.top}: a loop without a flip-flop leads through {name}")
     # Registers and inputs share level 0; logic that they drive begins at 1.
-    level[~registers] += 1
+    level += 1
+    for cells in registers:
+        level[cells] = 0
     return Levels(
         {
             kind.cell: level[starts[kind.cell] : starts[kind.cell] + len(kind.names)]
@@ -264,8 +265,3 @@ def _ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         return np.zeros(0, int)
     jumps = np.repeat(starts - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths)
     return jumps + np.arange(total)
-
-
-def cells_of(netlists: Iterable[Netlist]) -> tuple[str, ...]:
-    """The kinds of cells that netlists use."""
-    return tuple(sorted({kind.cell for netlist in netlists for kind in netlist.instances}))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolute.hw.synthesis import liberty
+from evolute.hw.synthesis import boolean, liberty
 from evolute.hw.synthesis.gates import Activity
 from evolute.hw.synthesis.netlist import Instances, Netlist
 from evolute.hw.synthesis.timing import RISE, Timing, stacked
@@ -136,10 +136,10 @@ class _States:
     likely: np.ndarray
     """How likely each state is for each instance, [cells, states]."""
 
-    def probability(self, condition: liberty.Expression) -> np.ndarray:
+    def probability(self, condition: boolean.Expression) -> np.ndarray:
         """How likely a condition is for each instance."""
         states = self.likely.shape[1]
-        holds = liberty.evaluate(condition, self.pins.__getitem__, lambda bit: np.full(states, bit))
+        holds = boolean.evaluate(condition, self.pins.__getitem__, lambda bit: np.full(states, bit))
         return self.likely[:, holds].sum(axis=1)
 
     def dependence(self, output: str, cause: str) -> np.ndarray:
@@ -161,7 +161,7 @@ def _with_outputs(cell: liberty.Cell, pins: dict[str, np.ndarray]) -> dict[str, 
     for name in cell.outputs:
         function = cell.pins[name].function
         if function is not None:
-            pins[name] = liberty.evaluate(
+            pins[name] = boolean.evaluate(
                 function, pins.__getitem__, lambda bit: np.full(states, bit)
             )
     return pins
@@ -188,7 +188,7 @@ def _register_states(
     """
     pins = _combinations((flip_flop.state, "", flip_flop.clock))
     following = pins.pop("")
-    (data,) = liberty.pins_of(flip_flop.next_state)
+    (data,) = boolean.pins_of(flip_flop.next_state)
     pins[data] = following if flip_flop.next_state == data else ~following
     pins[flip_flop.inverse] = ~pins[flip_flop.state]
     pins = _with_outputs(cell, pins)

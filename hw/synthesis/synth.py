@@ -20,7 +20,7 @@ from evolute.hw import revisions
 from evolute.hw.emit.export import module_name, source_lines, to_verilog
 from evolute.hw.emit.yosys_script import fpga_passes
 from evolute.hw.spec import Spec
-from evolute.hw.synthesis import liberty, libraries, netlist, nextpnr, sram, timing, yosys
+from evolute.hw.synthesis import libraries, netlist, nextpnr, sram, timing, yosys
 from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
 from evolute.hw.synthesis.libraries import NANGATE45, CellLibrary
 from evolute.hw.synthesis.netlist import Macro, Netlist
@@ -248,8 +248,7 @@ def map_asic(
         if latches := _count(cells, _LATCH):
             raise ToolError(f"{top}: has {latches} latches, of which no timing is known here")
         flat = netlist.from_json(run.files["netlist.json"], top)
-        reader = liberty.Reader(libraries.text_of(library), library.key)
-        known = reader.library([*netlist.cells_of([flat]), library.driving_cell])
+        known = libraries.cells_of(library, flat)
         models = {
             macro.name: _model(
                 library, macro.words, macro.bits, macro.read_ports, macro.write_ports
@@ -263,7 +262,7 @@ def map_asic(
             AsicResult(
                 target="asic",
                 area_um2=round(area_um2, 3),
-                area_ge=round(area_um2 / reader.area_um2(library.gate), 1),
+                area_ge=round(area_um2 / _gate_um2(library), 1),
                 total_area_um2=(
                     None if None in areas else round(area_um2 + sum(filter(None, areas)), 3)
                 ),
@@ -354,6 +353,11 @@ def _steps(flat: Netlist, timed: timing.Timing) -> Iterator[PathStep]:
         yield step(timed.delay_ns, timed.end_cell, timed.end_register)
 
 
+def _gate_um2(library: CellLibrary) -> float:
+    """The area of one gate equivalent."""
+    return libraries.reader_of(library).area_um2(library.gate)
+
+
 def split_asic(
     verilog: str, top: str, library: CellLibrary = NANGATE45, *, anew: bool = False
 ) -> AreaSplit:
@@ -370,7 +374,7 @@ def split_asic(
             name.removeprefix("\\"): module
             for name, module in json.loads(run.files["mapped.json"])["modules"].items()
         }
-        gate_um2 = liberty.Reader(libraries.text_of(library), library.key).area_um2(library.gate)
+        gate_um2 = _gate_um2(library)
         blocks = {
             name: AreaPart(
                 round(area_um2, 3), round(area_um2 / gate_um2, 1), round(register_um2, 3)

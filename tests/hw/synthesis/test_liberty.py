@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolute.hw.synthesis import liberty, libraries
+from evolute.hw.synthesis import boolean, liberty, libraries
 from evolute.hw.synthesis.libraries import LIBRARIES, CellLibrary
 from evolute.support import files
 from evolute.support.errors import UnknownNameError
@@ -54,21 +54,21 @@ def python_value(text: str, values: dict[str, bool]) -> bool:
 
 @given(functions())
 def test_functions_mean_what_python_says(function: tuple[str, str]) -> None:
-    parsed = liberty.expression(function[0])
+    parsed = boolean.expression(function[0])
     for bits in itertools.product((False, True), repeat=len(PINS)):
         values = dict(zip(PINS, bits, strict=True))
-        got = liberty.evaluate(parsed, lambda pin: np.bool_(values[pin]), np.bool_)  # noqa: B023
+        got = boolean.evaluate(parsed, lambda pin: np.bool_(values[pin]), np.bool_)  # noqa: B023
         assert bool(got) == python_value(function[1], values)
 
 
 def test_not_binds_first_then_xor_and_or() -> None:
-    assert liberty.expression("!A B ^ C | D") == liberty.expression("(((!A) & (B ^ C)) | D)")
+    assert boolean.expression("!A B ^ C | D") == boolean.expression("(((!A) & (B ^ C)) | D)")
 
 
 @pytest.mark.parametrize("text", ["", "A &", "(A", "A)", "A @ B", "! ", "(" * 2000])
 def test_what_is_no_function_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        liberty.expression(text)
+        boolean.expression(text)
 
 
 # Tables and cells.

@@ -9,7 +9,7 @@ import pytest
 
 from evolute.hw.spec import Engine, LutTensorCore, layout
 from evolute.hw.spec.presets import PRESETS
-from evolute.hw.synthesis import liberty, libraries, netlist, power, synth, timing
+from evolute.hw.synthesis import libraries, power, synth, timing
 from evolute.hw.synthesis.libraries import LIBRARIES, CellLibrary
 from evolute.hw.synthesis.netlist import Netlist
 from evolute.support.files import FileError
@@ -19,11 +19,6 @@ from evolute.verif.harness import driver, gates
 
 TINY = LutTensorCore(m=1, n=2, k=2, kg=1, activation_bits=4, weight_bits=2, group_size=4)
 ENGINES = {name: preset.spec for name, preset in PRESETS.items() if isinstance(preset.spec, Engine)}
-
-
-def cells_of(design: Netlist, library: CellLibrary) -> liberty.Library:
-    names = [*netlist.cells_of([design]), library.driving_cell]
-    return liberty.read(libraries.text_of(library), names, library.key)
 
 
 def mapped(spec: Engine, library: CellLibrary = libraries.NANGATE45) -> Netlist:
@@ -49,7 +44,7 @@ def differences(spec: Engine, design: Netlist, library: CellLibrary, seed: int) 
         stream_engine.stimulus(spec, case, model, rng)
         for case, model in zip(cases, models, strict=True)
     ]
-    played = gates.play(design, cells_of(design, library), stimuli, rng)
+    played = gates.play(design, libraries.cells_of(library, design), stimuli, rng)
     wrong: list[str] = []
     for case, model, recording in zip(cases, models, played.recordings, strict=True):
         _, of_case = stream_engine.compare(spec, case, model, recording)
@@ -127,7 +122,7 @@ def test_swapped_weights_are_seen() -> None:
     design = mapped(TINY)
     stimulus = stream_engine.stimulus(TINY, other, model, rng)
     (recording,) = gates.play(
-        design, cells_of(design, libraries.NANGATE45), [stimulus], rng
+        design, libraries.cells_of(libraries.NANGATE45, design), [stimulus], rng
     ).recordings
     assert not stream_engine.compare(TINY, other, model, recording)[1]
     assert stream_engine.compare(TINY, case, model, recording)[1]
@@ -159,7 +154,7 @@ def test_energy_is_that_of_the_activity() -> None:
 
 def test_clocks_are_counted_once_whatever_the_data() -> None:
     design = mapped(TINY)
-    cells = cells_of(design, libraries.NANGATE45)
+    cells = libraries.cells_of(libraries.NANGATE45, design)
     timed = timing.analyze(design, cells, libraries.NANGATE45)
     case = stream_engine.Case(
         "one", energy.random_operand(TINY, np.random.default_rng(4)).matmuls[:1]

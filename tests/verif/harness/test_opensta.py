@@ -132,9 +132,7 @@ def test_opensta_agrees(key: str, tmp_path: Path) -> None:
         files.fetch(pieces)
     except files.FileError as error:
         pytest.skip(f"no cell library: {error}")
-    library = liberty.read(
-        libraries.text_of(cells), [*netlist.cells_of([design]), cells.driving_cell], key
-    )
+    library = libraries.cells_of(cells, design)
     timed = timing.analyze(design, library, cells)
     cases = stream_engine.mixtures(SPEC, np.random.default_rng(1))
     cases += stream_engine.every_format(SPEC, np.random.default_rng(2))
