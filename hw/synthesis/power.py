@@ -22,7 +22,7 @@ import numpy as np
 from evolute.hw.synthesis import boolean, liberty
 from evolute.hw.synthesis.gates import Activity
 from evolute.hw.synthesis.netlist import Instances, Netlist
-from evolute.hw.synthesis.timing import RISE, Timing, stacked
+from evolute.hw.synthesis.timing import RISE, Timing, looked_up
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,21 @@ def cell_power(
             if pin in kind.pins:
                 nets = kind.on(pin)
                 switching += of_change_fj[nets] * rates.toggles[nets]
-        if cell.flip_flop is not None:
+        if cell.flip_flop is None:
+            states = _gate_states(kind, cell, rates)
+            internal = _gate_fj(kind, cell, rates, states, timing)
+        else:
             clock_pins += cell.pins[cell.flip_flop.clock].rise_capacitance_ff * volt_squared
+            rising, states = _register_states(kind, cell, cell.flip_flop, rates)
+            internal = _register_fj(kind, cell, cell.flip_flop, rates, (rising, states), timing)
         kinds.append(
             CellPower(
                 kind.names,
                 cell.flip_flop is not None,
-                _internal_fj(kind, cell, rates, timing),
+                internal,
                 switching,
                 clock_pins,
-                _leakage_nw(kind, cell, rates),
+                _leakage_nw(cell, states),
             )
         )
     return tuple(kinds)
@@ -217,13 +222,11 @@ def _weighted(groups: list[liberty.InternalPower], states: _States) -> list[np.n
     return [share(of_group) for of_group in likely]
 
 
-def _internal_fj(kind: Instances, cell: liberty.Cell, rates: _Rates, timing: Timing) -> np.ndarray:
-    """Internal energy per cycle of each instance."""
-    if cell.flip_flop is not None:
-        return _register_fj(kind, cell, cell.flip_flop, rates, timing)
-    count = len(kind.names)
-    states = _gate_states(kind, cell, rates)
-    energy = np.zeros(count)
+def _gate_fj(
+    kind: Instances, cell: liberty.Cell, rates: _Rates, states: _States, timing: Timing
+) -> np.ndarray:
+    """Internal energy per cycle of gates: changes of inputs and of outputs."""
+    energy = np.zeros(len(kind.names))
     for name, pin in cell.pins.items():
         if pin.direction == "input" and name in kind.pins:
             toggles = rates.toggles[kind.on(name)]
@@ -291,7 +294,6 @@ def _change_fj(
     states for a fall is what is left of the same charge.
     """
     count = len(kind.names)
-    at = np.zeros(count, int)
     energy = np.zeros(count)
     for edge, table in enumerate((group.rise, group.fall)):
         if table is None:
@@ -302,7 +304,7 @@ def _change_fj(
         load_ff = np.zeros(count)
         if output is not None and output.name in kind.pins:
             load_ff = timing.load_ff[kind.on(output.name), RISE]
-        energy += stacked([table])(at, slew_ns, load_ff) / 2
+        energy += looked_up(table, slew_ns, load_ff) / 2
     return energy
 
 
@@ -319,23 +321,25 @@ def _register_fj(
     cell: liberty.Cell,
     flip_flop: liberty.FlipFlop,
     rates: _Rates,
+    at_edges: tuple[_States, _States],
     timing: Timing,
 ) -> np.ndarray:
-    """Internal energy per cycle of flip-flops: clock edges, changes of inputs and of outputs."""
-    count = len(kind.names)
-    energy = np.zeros(count)
-    rising, falling = _register_states(kind, cell, flip_flop, rates)
+    """Internal energy per cycle of flip-flops: clock edges, changes of inputs and of outputs.
+
+    `at_edges` are the states at rising and at falling edges of the clock.
+    """
+    energy, none = np.zeros(len(kind.names)), np.zeros(len(kind.names))
+    falling = at_edges[1]
     state_toggles = next(rates.toggles[kind.on(pin)] for pin in cell.outputs if pin in kind.pins)
-    at = np.zeros(count, int)
     for name, pin in cell.pins.items():
         for groups in _by_supply(pin.powers).values():
             if name == flip_flop.clock:
-                for edge, states in enumerate((rising, falling)):
+                for edge, states in enumerate(at_edges):
                     shares = _weighted(groups, states)
                     for group, share in zip(groups, shares, strict=True):
                         table = (group.rise, group.fall)[edge]
                         if table is not None:
-                            energy += share * stacked([table])(at, np.zeros(count), np.zeros(count))
+                            energy += share * looked_up(table, none, none)
             elif pin.direction == "input" and name in kind.pins:
                 toggles = rates.toggles[kind.on(name)]
                 shares = _weighted(groups, falling)
@@ -348,17 +352,13 @@ def _register_fj(
     return energy
 
 
-def _leakage_nw(kind: Instances, cell: liberty.Cell, rates: _Rates) -> np.ndarray:
+def _leakage_nw(cell: liberty.Cell, states: _States) -> np.ndarray:
     """Leakage of each instance, by how often it is in each state that the library knows."""
-    count = len(kind.names)
+    count = len(states.likely)
     conditional = [(when, power) for when, power in cell.leakage_nw if when is not None]
     average = [power for when, power in cell.leakage_nw if when is None]
     if not conditional:
         return np.full(count, sum(average))
-    if cell.flip_flop is None:
-        states = _gate_states(kind, cell, rates)
-    else:
-        states = _register_states(kind, cell, cell.flip_flop, rates)[1]
     leakage = np.zeros(count)
     known = np.zeros(count)
     for when, power in conditional:
@@ -366,4 +366,4 @@ def _leakage_nw(kind: Instances, cell: liberty.Cell, rates: _Rates) -> np.ndarra
         leakage += likely * power
         known += likely
     # Libraries list a state once per supply pin; states that they leave out leak as the average.
-    return leakage + np.maximum(0, 1 - known) * (sum(average) if average else 0.0)
+    return leakage + np.maximum(0, 1 - known) * sum(average)

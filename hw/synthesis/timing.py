@@ -110,6 +110,11 @@ def stacked(tables: Sequence[liberty.LibertyTable]) -> TableStack:
     return stack
 
 
+def looked_up(table: liberty.LibertyTable, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """The numbers of one table at many places: `table(row, column)` for each entry."""
+    return stacked([table])(np.zeros(len(row), int), row, column)
+
+
 def loads_ff(design: Netlist, library: liberty.Library, output_load_ff: float) -> np.ndarray:
     """The capacitance on each net for a rising and a falling edge, [nets, 2]."""
     loads = np.zeros((design.nets, 2))
@@ -228,10 +233,9 @@ def _start_inputs(
     (arc,) = driver.pins[driver.outputs[0]].arcs[:1]
     for nets, at_ns in starts:
         for edge, name in enumerate(_EDGES):
-            transition = stacked([arc.tables[f"{name}_transition"]])
-            zeros = np.zeros(len(nets))
+            table, zeros = arc.tables[f"{name}_transition"], np.zeros(len(nets))
             arrival[2 * nets + edge] = at_ns
-            slew[2 * nets + edge] = transition(zeros.astype(int), zeros, loads[nets, edge])
+            slew[2 * nets + edge] = looked_up(table, zeros, loads[nets, edge])
 
 
 def _start_registers(
@@ -254,12 +258,9 @@ def _start_registers(
                 if arc.related != cell.flip_flop.clock or arc.kind != "rising_edge":
                     continue
                 for edge, word in enumerate(_EDGES):
-                    node, zeros = 2 * nets + edge, np.zeros(len(nets))
-                    at = zeros.astype(int)
-                    delay = stacked([arc.tables[f"cell_{word}"]])(at, zeros, loads[nets, edge])
-                    steep = stacked([arc.tables[f"{word}_transition"]])(
-                        at, zeros, loads[nets, edge]
-                    )
+                    node, zeros, load = 2 * nets + edge, np.zeros(len(nets)), loads[nets, edge]
+                    delay = looked_up(arc.tables[f"cell_{word}"], zeros, load)
+                    steep = looked_up(arc.tables[f"{word}_transition"], zeros, load)
                     arrival[node] = np.maximum(arrival[node], delay)
                     slew[node] = np.maximum(slew[node], steep)
 
@@ -346,8 +347,7 @@ def _ends(
                     if table is None:
                         continue
                     nodes = 2 * kind.on(name) + edge
-                    zeros = np.zeros(len(nodes))
-                    late = arrival[nodes] + stacked([table])(zeros.astype(int), zeros, slew[nodes])
+                    late = arrival[nodes] + looked_up(table, np.zeros(len(nodes)), slew[nodes])
                     latest = int(np.argmax(late))
                     ends.append(
                         _End(
