@@ -8,7 +8,7 @@ that a text causes, and beside them random ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,15 +17,17 @@ from evolute.hw.emit.export import module_name
 from evolute.hw.spec import Engine
 from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.synthesis import libraries, power, synth, timing
+from evolute.hw.synthesis.liberty import Library
 from evolute.hw.synthesis.libraries import CellLibrary
+from evolute.hw.synthesis.netlist import Netlist
 from evolute.hw.synthesis.power import Power
+from evolute.hw.synthesis.timing import Timing
 from evolute.sim.golden import ROW_SHIFTS
 from evolute.sim.weights import Book, Codebook
 from evolute.sim.workload.linear import LayerName
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.assignment import assign, recoding_for
-from evolute.sw.language_model.decoder import Cache, forward
-from evolute.sw.language_model.linear import host_linears
+from evolute.sw.language_model.layer_inputs import layer_inputs
 from evolute.sw.language_model.model import LanguageModel
 from evolute.sw.language_model.perplexity import python_prose, windows
 from evolute.sw.tensors.activations import QuantActivations, quantize_activations
@@ -134,7 +136,8 @@ def layer_operand(
     if assignment.layers[name.whole].on_host:
         raise RefusedError(f"--layer: the engine does not run {name}, which is left to the host")
     tensor = assignment.codes(name.whole)
-    inputs = quantize_activations(_inputs(model, str(name.whole)), spec.activations)
+    tokens = windows(model, python_prose(), _TOKENS - 1, _TOKENS)[0]
+    inputs = quantize_activations(layer_inputs(model, str(name.whole), tokens), spec.activations)
     inputs = inputs.columns(tensor.columns[name.part or 0])
     title = f"{model.name} {name}"
     return tiles(spec, title, chosen.name, tensor.parts[name.part or 0], inputs, rng)
@@ -170,20 +173,6 @@ def tiles(
     return Operand(name, weights, tuple(matmuls))
 
 
-def _inputs(model: LanguageModel, name: str) -> np.ndarray:
-    """What the layer takes, float32 [tokens, K], for a window of text."""
-    (window,) = windows(model, python_prose(), _TOKENS - 1, _TOKENS)[:1]
-    linear, taken = host_linears(model), []
-
-    def watched(together: Sequence[str], x: np.ndarray) -> list[np.ndarray]:
-        if name in together:
-            taken.append(x.copy())
-        return linear(together, x)
-
-    forward(model, watched, window, Cache(model.config, len(window)))
-    return np.concatenate(taken)
-
-
 def measure(
     spec: Engine,
     operand: Operand,
@@ -199,22 +188,25 @@ def measure(
     `AssertionError` where the netlist gives another result than the golden model, or in another
     cycle than the cycle model says: then no energy of it counts.
     """
-    flat, compared = _played(spec, operand, library, seed, by_block=False)
-    split = _played(spec, operand, library, seed, by_block=True)[0].cells if by_block else ()
+    flat = _Timed.of(spec, library, by_block=False)
     fastest_mhz = 1e3 / flat.timing.delay_ns
     if clock_mhz is not None and clock_mhz > fastest_mhz:
         raise RefusedError(
             f"--clock-mhz: the longest path allows {fastest_mhz:.0f} MHz, got {clock_mhz:g}"
         )
+    whole = _played(spec, operand, flat, seed)
+    split: tuple[power.CellPower, ...] = ()
+    if by_block:
+        split = _played(spec, operand, _Timed.of(spec, library, by_block=True), seed).cells
     shapes = [matmul.shape for matmul in operand.matmuls]
     names = sorted({_block(name) for kind in split for name in kind.names})
     return Energy(
         data=operand.name,
         weights=operand.weights,
         macs=sum(shape.m * shape.n * shape.k for shape in shapes),
-        cycles=flat.cycles,
-        compared=compared,
-        per_cycle=power.total(flat.cells),
+        cycles=whole.cycles,
+        compared=whole.compared,
+        per_cycle=power.total(whole.cells),
         blocks={
             name or module_name(spec).removeprefix("evolute_"): power.total(
                 split, lambda cell, name=name: _block(cell) == name
@@ -226,24 +218,38 @@ def measure(
 
 
 @dataclass(frozen=True)
+class _Timed:
+    """A netlist with its cells and its timing."""
+
+    design: Netlist
+    cells: Library
+    timing: Timing
+
+    @staticmethod
+    def of(spec: Engine, library: CellLibrary, *, by_block: bool) -> _Timed:
+        """That of a whole engine, or of its parts mapped one by one."""
+        design = synth.mapped(spec, library, by_block=by_block)
+        cells = libraries.cells_of(library, design)
+        return _Timed(design, cells, timing.analyze(design, cells, library))
+
+
+@dataclass(frozen=True)
 class _Played:
+    """What the cells of a netlist took in how many cycles, and how many results were compared."""
+
     cells: tuple[power.CellPower, ...]
-    timing: timing.Timing
     cycles: int
+    compared: int
 
 
-def _played(
-    spec: Engine, operand: Operand, library: CellLibrary, seed: int, *, by_block: bool
-) -> tuple[_Played, int]:
-    """Returns (energies, compared) of the whole netlist, or of that of parts mapped one by one."""
-    design = synth.mapped(spec, library, by_block=by_block)
-    cells = libraries.cells_of(library, design)
+def _played(spec: Engine, operand: Operand, mapped: _Timed, seed: int) -> _Played:
+    """Simulates a netlist, and compares it with the models."""
     cases = [Case(operand.name, (matmul,)) for matmul in operand.matmuls]
     models = [stream_engine.model_of(spec, case) for case in cases]
     rng = np.random.default_rng(seed)
     played = gates.play(
-        design,
-        cells,
+        mapped.design,
+        mapped.cells,
         [
             stream_engine.stimulus(spec, case, model, rng)
             for case, model in zip(cases, models, strict=True)
@@ -257,9 +263,8 @@ def _played(
         elements, differences = stream_engine.compare(spec, case, model, recording)
         assert not differences, f"the netlist differs: {differences[0]}"
         compared += elements
-    timed = timing.analyze(design, cells, library)
-    of_cells = power.cell_power(design, cells, timed, played.activity)
-    return _Played(of_cells, timed, played.activity.cycles), compared
+    cells = power.cell_power(mapped.design, mapped.cells, mapped.timing, played.activity)
+    return _Played(cells, played.activity.cycles, compared)
 
 
 def _block(cell: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,8 @@ from numpy.typing import NDArray
 
 from evolute.hw.spec import presets
 from evolute.sim.workload.linear import LayerName, Linear
-from evolute.sw.language_model.decoder import Cache, forward, head
-from evolute.sw.language_model.linear import host_linear, linear_names
+from evolute.sw.language_model.layer_inputs import layer_inputs
+from evolute.sw.language_model.linear import linear_names
 from evolute.sw.language_model.model import LanguageModel, dequantized
 from evolute.sw.language_model.perplexity import Text, default_context, windows
 from evolute.sw.quantizers.rounding import quantize
@@ -65,7 +64,7 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> C
     elif weights != NATIVE or not isinstance(tensor, QuantTensor):
         raise QuantError(f"weights: {weights.name} gives no codes for layer {name}")
     token_count = TOKENS + LEARNING_TOKENS
-    inputs = inputs_of(
+    inputs = layer_inputs(
         model, name, windows(model, text, token_count, default_context(model))[0][:token_count]
     )
     return ComparedLayer(
@@ -75,22 +74,3 @@ def layer_of(model: LanguageModel, name: str, weights: Weights, text: Text) -> C
         inputs[:TOKENS],
         inputs[TOKENS:],
     )
-
-
-def inputs_of(model: LanguageModel, name: str, tokens: Sequence[int]) -> NDArray[np.float32]:
-    """The inputs of the layer `name`, float32 [tokens, K], when the model as shipped reads
-    `tokens`."""
-
-    class Reached(Exception):
-        """Ends the forward pass where the layer begins."""
-
-    def linear(names: Sequence[str], x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        if name in names:
-            raise Reached(x)
-        return [host_linear(model, name)(x) for name in names]
-
-    try:
-        head(model, linear, forward(model, linear, tokens, Cache(model.config, len(tokens))))
-    except Reached as reached:
-        return reached.args[0]
-    raise AssertionError(f"no forward pass uses {name}")

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from evolute.dse.compare.contenders import Task, contenders, parse_activations
 from evolute.dse.compare.exactness import exactness
-from evolute.dse.compare.layer import TOKENS, inputs_of, layer_of
+from evolute.dse.compare.layer import TOKENS, layer_of
 from evolute.hw.spec import ENGINES, LutTensorCore, Mac
 from evolute.hw.spec.formats import FLOATS
 from evolute.sim.golden import GOLDEN, integer
 from evolute.sw.checkpoints.zoo import default_text
 from evolute.sw.language_model.decoder import Cache, forward, head
+from evolute.sw.language_model.layer_inputs import layer_inputs
 from evolute.sw.language_model.linear import host_linears
 from evolute.sw.language_model.perplexity import windows
 from evolute.sw.tensors.weights import parse_weights
@@ -35,7 +36,7 @@ def test_inputs_are_those_of_the_whole_forward_pass(model):
     tokens = windows(model, default_text(TINY), 20, 64)[0]
     head(model, watched, forward(model, watched, tokens, Cache(model.config, len(tokens))))
     for name in ("0.q", "0.gate", "2.down", "head"):
-        np.testing.assert_array_equal(inputs_of(model, name, tokens), seen[name])
+        np.testing.assert_array_equal(layer_inputs(model, name, tokens), seen[name])
 
 
 def test_the_head_can_be_the_layer(model):
