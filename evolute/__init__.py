@@ -63,7 +63,7 @@ PLACES = {
     # Hardware.
     "to_verilog": "evolute.hw.emit.export:to_verilog",
     "export": "evolute.hw.emit.export:write_export",
-    "AsicResult": "evolute.hw.synthesis.synth:AsicResult",
+    "AsicResult": "evolute.hw.synthesis.asic:AsicResult",
     "FpgaResult": "evolute.hw.synthesis.synth:FpgaResult",
     "synthesize": "evolute.hw.synthesis.synth:synthesize",
     "split_area": "evolute.hw.synthesis.synth:split_area",

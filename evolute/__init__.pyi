@@ -17,7 +17,8 @@ from evolute.hw.spec import (
 from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import PRESETS as presets
 from evolute.hw.spec.presets import Preset, preset
-from evolute.hw.synthesis.synth import AsicResult, FpgaResult, split_area, synthesize
+from evolute.hw.synthesis.asic import AsicResult
+from evolute.hw.synthesis.synth import FpgaResult, split_area, synthesize
 from evolute.reports.frames import records
 from evolute.sim.cost.batch import ColumnMetrics, evaluate_columns
 from evolute.sim.cost.columns import Designs

@@ -20,7 +20,8 @@ from evolute.hw.spec import Engine, engine_of
 from evolute.hw.spec.floating import FloatEngine
 from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.scaling import IntegerScaling, Scaling
-from evolute.hw.synthesis.synth import AsicResult, synthesize
+from evolute.hw.synthesis.asic import AsicResult
+from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.timing.engine import run_cycles
 from evolute.sim.timing.memory import traffic
 from evolute.sim.timing.schedule import fills

@@ -69,14 +69,19 @@ def _tables() -> Mapping[bool, RegularGridInterpolator]:
     return tables
 
 
-def has_model(library: CellLibrary) -> bool:
-    """Whether there are figures of memories beside a library's cells."""
-    return library == NANGATE45
-
-
 def sram(words: int, bits: int, *, shared_port: bool) -> Sram | None:
     """A memory's figures; None for a size beyond the table's."""
     figures = np.exp(_tables()[shared_port]((np.log(words), np.log(bits)))).reshape(-1)
     if not np.isfinite(figures).all():
         return None
     return Sram(words, bits, shared_port, *map(float, figures))
+
+
+def model_of(
+    library: CellLibrary, words: int, bits: int, read_ports: int, write_ports: int
+) -> Sram | None:
+    """The figures of a memory beside a library's cells; None beside cells of another node, for a
+    size beyond the table's, and for other ports than one of each kind."""
+    if library != NANGATE45 or (read_ports, write_ports) != (1, 1):
+        return None
+    return sram(words, bits, shared_port=False)

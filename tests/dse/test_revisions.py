@@ -27,7 +27,7 @@ from evolute.hw.spec import CoreSpec, LutStationary, LutTensorCore, layout
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import PRESETS
-from evolute.hw.synthesis import nextpnr, synth, yosys
+from evolute.hw.synthesis import asic, libraries, nextpnr, synth, yosys
 from evolute.hw.synthesis.fpga import FAMILIES
 from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.golden import lut_stationary
@@ -172,7 +172,7 @@ def synthesis() -> tuple[str, str]:
     """A multiply-accumulate unit and a memory, in cells of every target that is not placed."""
     inputs, results = Digest(), Digest()
     inputs.add(yosys.version(), nextpnr.version(), _NETLIST)
-    found: list[Any] = [synth.map_asic(_NETLIST, "pinned"), synth.split_asic(_NETLIST, "pinned")]
+    found: list[Any] = [asic.map_asic(_NETLIST, "pinned"), asic.split_asic(_NETLIST, "pinned")]
     mapped = (family for family in FAMILIES.values() if family.name != nextpnr.FAMILY)
     found += [synth.map_fpga(_NETLIST, "pinned", family, seed=1) for family in mapped]
     for each in found:
@@ -231,7 +231,7 @@ def test_a_change_of_results_needs_a_new_revision(
     if name == "synthesis":
         packed = files.cache_directory() / "liberty"
         try:
-            synth.libraries.text_of(synth.NANGATE45)
+            libraries.text_of(libraries.NANGATE45)
         except FileError as error:
             pytest.skip(f"no cell library: {error}")
         (tmp_path / "liberty").symlink_to(packed)
@@ -259,7 +259,7 @@ import json
 import evolute.dse.objectives
 from click.testing import CliRunner
 from evolute.dse.commands.search import dse
-from evolute.hw.synthesis import synth
+from evolute.hw.synthesis import cache
 from evolute.support import files
 from evolute.verif.harness import simulators
 
@@ -270,7 +270,7 @@ evolute.dse.objectives.measure = measured
 study = json.loads(CliRunner().invoke(dse, ["--trials", "1", "--json"]).stdout)["study"]
 kept = []
 files.write_text = lambda path, text: kept.append(path.name)
-synth._remembered("asic", ("module identity; endmodule", "identity"), dict)
+cache.remembered("asic", ("module identity; endmodule", "identity"), dict)
 print(json.dumps([evolute.__file__, study, kept, simulators._tool_versions("verilator")]))
 """
 

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from evolute.dse.metrics import Metric
 from evolute.dse.study_record import of_study
 from evolute.hw.spec import LutTensorCore
-from evolute.hw.synthesis.synth import AsicResult, FpgaResult
+from evolute.hw.synthesis.asic import AsicResult
+from evolute.hw.synthesis.synth import FpgaResult
 from evolute.reports.commands.report import COMMITTED
 from evolute.support import schema
 from evolute.support.files import provenance, read_records

@@ -14,7 +14,7 @@ from evolute.dse.compare.scaling import with_scaling
 from evolute.hw.spec import Engine, Spec
 from evolute.hw.spec.formats import Activations, WeightCodes
 from evolute.hw.spec.scaling import Scaling
-from evolute.hw.synthesis.synth import AsicResult
+from evolute.hw.synthesis.asic import AsicResult
 from evolute.support import schema
 from evolute.sw.checkpoints.zoo import default_text
 from evolute.sw.checkpoints.zoo import load as load_model

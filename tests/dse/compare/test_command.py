@@ -13,7 +13,7 @@ import evolute.dse.compare.rows
 from evolute.dse.commands.compare import compare
 from evolute.hw.spec import ENGINES, Spec, VqCodebook
 from evolute.hw.spec.base import SpecError
-from evolute.hw.synthesis.synth import AsicResult
+from evolute.hw.synthesis.asic import AsicResult
 from evolute.reports.page import build
 from evolute.reports.records import load as load_records
 from evolute.support import schema

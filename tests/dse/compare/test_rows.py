@@ -15,7 +15,8 @@ from evolute.dse.compare.scaling import keeping_up, with_scaling
 from evolute.hw.spec import BitSerial, LutTensorCore, Mac, Spec
 from evolute.hw.spec.formats import WeightCodes
 from evolute.hw.spec.scaling import IntegerScaling
-from evolute.hw.synthesis.synth import AsicResult, synthesize
+from evolute.hw.synthesis.asic import AsicResult
+from evolute.hw.synthesis.synth import synthesize
 from evolute.sim.timing.engine import fold
 from evolute.sim.timing.schedule import plan
 from evolute.support import schema

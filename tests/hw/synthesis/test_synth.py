@@ -19,7 +19,7 @@ from evolute.hw.rtl.core.buffer import BeatBuffer
 from evolute.hw.spec import CoreSpec, Engine, LutTensorCore, Mac
 from evolute.hw.spec.core import Buffer
 from evolute.hw.spec.presets import PRESETS
-from evolute.hw.synthesis import libraries, nextpnr, sram, synth, yosys
+from evolute.hw.synthesis import asic, libraries, nextpnr, sram, synth, yosys
 from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
 from evolute.hw.synthesis.libraries import LIBRARIES, NANGATE45
 from evolute.hw.synthesis.tools import ToolError, run_tool
@@ -66,7 +66,7 @@ def empty_cache(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # The engines.
 
 
-def check_netlist(spec: Engine) -> synth.AsicResult:
+def check_netlist(spec: Engine) -> asic.AsicResult:
     found = synth.synthesize(spec, "asic")
     assert (found.latches, found.multipliers) == (0, 0)
     assert found.flops > spec.n * spec.acc_bits
@@ -178,10 +178,10 @@ def test_large_memories_of_a_core_are_listed_and_small_ones_are_logic(library: s
 
 
 def test_memories_without_figures_leave_the_whole_unknown(library: str) -> None:
-    found = synth.map_asic(MEMORY, "t", LIBRARIES["sky130hd"])
+    found = asic.map_asic(MEMORY, "t", LIBRARIES["sky130hd"])
     assert found.total_area_um2 is None and found.memories[0].area_um2 is None
     assert "memories without access time" in found.delay_is
-    assert synth.map_asic(MEMORY, "t").total_area_um2 is not None
+    assert asic.map_asic(MEMORY, "t").total_area_um2 is not None
 
 
 @pytest.mark.slow
@@ -282,18 +282,18 @@ UNDRIVEN = "module t(input a, output y); wire b; assign y = a & b; endmodule"
 
 def test_a_latch_is_refused(empty_cache: Path) -> None:
     with pytest.raises(ToolError, match="t: has 1 latches, of which no timing is known here"):
-        synth.map_asic(LATCH, "t")
+        asic.map_asic(LATCH, "t")
 
 
 def test_a_multiplier_is_counted(empty_cache: Path) -> None:
-    found = synth.map_asic(PRODUCT, "t")
+    found = asic.map_asic(PRODUCT, "t")
     assert (found.multipliers, found.latches, found.flops) == (1, 0, 16)
 
 
 @pytest.mark.parametrize("verilog", [LOOP, UNDRIVEN, "module t(input a; endmodule"])
 def test_broken_verilog_is_refused_in_one_line(verilog: str, empty_cache: Path) -> None:
     with pytest.raises(ToolError, match=r"^yosys: .*ERROR") as refused:
-        synth.map_asic(verilog, "t")
+        asic.map_asic(verilog, "t")
     assert "\n" not in str(refused.value)
     assert not (empty_cache / "synth").exists()
 
@@ -351,11 +351,11 @@ def test_a_result_is_computed_once(empty_cache: Path, monkeypatch: pytest.Monkey
         return run(*arguments, **named)
 
     monkeypatch.setattr(yosys, "run", counted)
-    first = synth.map_asic(PRODUCT, "t")
-    assert synth.map_asic(PRODUCT, "t") == first and runs == 1
-    assert synth.map_asic(PRODUCT.replace("a * b", "a + b"), "t") != first and runs == 2
+    first = asic.map_asic(PRODUCT, "t")
+    assert asic.map_asic(PRODUCT, "t") == first and runs == 1
+    assert asic.map_asic(PRODUCT.replace("a * b", "a + b"), "t") != first and runs == 2
     monkeypatch.setattr(yosys, "version", lambda: "Yosys 99")
-    synth.map_asic(PRODUCT, "t")
+    asic.map_asic(PRODUCT, "t")
     assert runs == 3
 
 
