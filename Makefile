@@ -72,7 +72,7 @@ fuzz: setup           ## damaged model files for ten minutes
 
 docs: setup           ## docs/isa.md, docs/records.md and docs/claims.md from their definitions, figures, pictures; a reference of all modules in out/docs
 	$(BIN)/python -m evolute.hw.isa.docs > docs/isa.md
-	$(BIN)/python -m evolute.support.schema > docs/records.md
+	$(BIN)/python -m evolute.support.json_schema > docs/records.md
 	$(BIN)/python -m evolute.sim.what_if.claims > docs/claims.md
 	$(BIN)/python -m evolute.reports.figures
 	$(BIN)/python docs/hierarchy.py > docs/hierarchy.svg

@@ -16,9 +16,10 @@ from evolute.hw.spec import LutTensorCore
 from evolute.hw.synthesis.asic import AsicResult
 from evolute.hw.synthesis.synth import FpgaResult
 from evolute.reports.commands.report import COMMITTED
-from evolute.support import schema
+from evolute.support import json_schema, schema
 from evolute.support.files import provenance, read_records
-from evolute.support.schema import KINDS, SchemaError
+from evolute.support.json_schema import SchemaError
+from evolute.support.schema import KINDS
 from evolute.sw.commands.quantize import quantize
 from evolute.sw.commands.sim import sim
 from evolute.sw.language_model.perplexity import MeasuredAccuracy
@@ -37,14 +38,14 @@ RECORDS = [
 def test_every_committed_record_is_as_its_kind_says() -> None:
     assert {"accuracy", "mutants", "synth"} <= {record["kind"] for record in RECORDS}
     for record in RECORDS:
-        schema.require(record)
+        json_schema.require(record)
 
 
 def test_what_verify_writes_is_as_its_kind_says() -> None:
     report = Report(
         *("", LutTensorCore(), "verilator", 1, 2, 3, 4, 5, 6, ("one",), {"stalls": 1}, 0.5, 1.5)
     )
-    schema.require(report.to_record(provenance("simulated", ("numpy",), 1)))
+    json_schema.require(report.to_record(provenance("simulated", ("numpy",), 1)))
 
 
 def test_what_mutants_writes_is_as_its_kind_says() -> None:
@@ -58,18 +59,18 @@ def test_what_mutants_writes_is_as_its_kind_says() -> None:
         "core/load.py": {"tried": 2, "killed": 1, "equivalent": 0, "survived": 1}
     }
     assert (record["killed_share"], record["complete"]) == (0.5, True)
-    schema.require(record)
+    json_schema.require(record)
 
 
 def test_what_quantize_prints_is_as_its_kind_says(tmp_path: Path) -> None:
     arguments = ["evolute-tiny", "--method", "rtn-w3g64", "-o", str(tmp_path / "w3"), "--json"]
     printed = CliRunner().invoke(quantize, arguments, catch_exceptions=False)
     record = json.loads(printed.stdout)
-    schema.require(record)
+    json_schema.require(record)
     assert record["check"]["is_worse"] is None and record["calibration"] is None
     with pytest.raises(SchemaError, match=r"layers\[0\]\.bits: is missing"):
         cut = {name: value for name, value in record["layers"][0].items() if name != "bits"}
-        schema.require(record | {"layers": [cut]})
+        json_schema.require(record | {"layers": [cut]})
 
 
 def test_what_sim_writes_is_as_its_kind_says(tmp_path: Path) -> None:
@@ -78,8 +79,8 @@ def test_what_sim_writes_is_as_its_kind_says(tmp_path: Path) -> None:
     printed = CliRunner().invoke(sim, arguments, catch_exceptions=False)
     (record,) = read_records(tmp_path / "records.jsonl")
     assert json.loads(printed.stdout) == record
-    schema.require(record)
-    assert set(record) == set(schema.json_schema("sim")["properties"])
+    json_schema.require(record)
+    assert set(record) == set(json_schema.of_kind("sim")["properties"])
 
 
 def test_what_is_absent_is_not_written() -> None:
@@ -103,7 +104,7 @@ def test_what_dse_writes_is_as_its_kind_says() -> None:
     study.tell(refused, state=optuna.trial.TrialState.PRUNED)
     record = json.loads(json.dumps(schema.to_record(of_study(study))))
     assert [each["state"] for each in record["trials"]] == ["complete", "pruned"]
-    schema.require(record)
+    json_schema.require(record)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +134,13 @@ def test_a_record_has_a_field_for_everything_that_is_written(kind: type, part: t
 def test_what_is_wrong_is_named(changes: dict, complaint: str) -> None:
     record = next(each for each in RECORDS if each["kind"] == "accuracy")
     with pytest.raises(SchemaError) as refusal:
-        schema.require(record | changes)
+        json_schema.require(record | changes)
     assert str(refusal.value) == complaint
 
 
 def test_the_page_is_current() -> None:
     page = Path(__file__).parents[2] / "docs" / "records.md"
-    assert page.read_text(encoding="utf-8") == schema.page(), "run `make docs`"
+    assert page.read_text(encoding="utf-8") == json_schema.page(), "run `make docs`"
     for kind, of in KINDS.items():
-        listed = schema.json_schema(kind)["properties"]
+        listed = json_schema.of_kind(kind)["properties"]
         assert set(listed) == {"kind", *(field.name for field in dataclasses.fields(of))}

@@ -16,7 +16,7 @@ from evolute.hw.spec.base import SpecError
 from evolute.hw.synthesis.asic import AsicResult
 from evolute.reports.page import build
 from evolute.reports.records import load as load_records
-from evolute.support import schema
+from evolute.support import json_schema
 from evolute.support.errors import RefusedError, UnknownNameError
 from evolute.support.files import read_records
 from evolute.sw.tensors.tensor import QuantError
@@ -53,7 +53,7 @@ def test_rows_come_best_first_with_a_record_and_a_page(bits, tmp_path):
         assert (each["model"], each["layer"], each["rows"]) == (TINY, "0.gate", 1)
     (record,) = read_records(tmp_path / "out" / "records.jsonl")
     assert record["kind"] == "compare"
-    schema.require(record)
+    json_schema.require(record)
     assert [each["name"] for each in record["results"]] == [each["name"] for each in rows]
     page = build(load_records([tmp_path / "out" / "records.jsonl"]))
     assert all(each["name"] in page for each in rows)

@@ -23,7 +23,7 @@ from evolute.hw.synthesis import asic, libraries, nextpnr, sram, synth, yosys
 from evolute.hw.synthesis.fpga import FAMILIES, Family, Part
 from evolute.hw.synthesis.libraries import LIBRARIES, NANGATE45
 from evolute.hw.synthesis.tools import ToolError, run_tool
-from evolute.support import files, schema
+from evolute.support import files, json_schema
 from evolute.support.errors import RefusedError, UnknownNameError
 from evolute.support.files import FileError
 
@@ -432,7 +432,7 @@ def test_command_reports_blocks(library: str, tmp_path: Path) -> None:
     parts_ge = sum(block["area_ge"] for block in document["blocks"].values())
     assert parts_ge == pytest.approx(document["blocks_area_ge"], abs=1)
     assert files.read_records(tmp_path / files.RECORDS) == [document]
-    schema.require(document)
+    json_schema.require(document)
 
 
 def test_unknown_target_is_refused() -> None:

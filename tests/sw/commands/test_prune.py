@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from evolute import front
-from evolute.support import schema
+from evolute.support import json_schema
 
 PAGE = (Path(front.__file__).parents[1] / "docs" / "sparsity.md").read_text(encoding="utf-8")
 TINY = "sim evolute-tiny --accel core-fpga --tokens 40 --prefill 3 --decode 2"
@@ -86,7 +86,7 @@ def test_a_record_of_blocks_left_out() -> None:
     assert found["method"].endswith("then pruned: tile-group:0.5/32")
     assert found["perplexity"]["tables_equal"] is True
     assert found["perplexity"]["quantized"] > found["perplexity"]["float"]
-    schema.require(found)
+    json_schema.require(found)
 
 
 def test_a_share_of_nothing_changes_nothing_but_the_cut() -> None:
@@ -141,7 +141,7 @@ def test_what_no_engine_decodes_takes_as_long_as_dense_weights(pattern: str, acc
     assert (pruning["time"], pruning["basis"]) == ("dense", "weights")
     assert pruning["kept_weights"] == pruning["weights"] / 2 == pruning["macs_per_token"]
     assert found["perplexity"]["quantized"] > dense["perplexity"]["quantized"]
-    schema.require(found)
+    json_schema.require(found)
     alone = record(f"{asked} --no-perplexity --prune {pattern}")
     assert alone["pruning"] == pruning
 
@@ -158,7 +158,7 @@ def test_a_pruned_size_is_a_model_of_that_size() -> None:
     assert pruned["pattern"] == "heads:24,ffn:9216,hidden:0.25"
     assert pruned["sizes"] == {"heads": [48, 24], "ffn": [16384, 9216], "hidden": [4096, 3072]}
     assert (pruned["params"], pruned["dense_params"]) == (4_190_509_056, 8_271_699_968)
-    schema.require(found)
+    json_schema.require(found)
 
 
 def test_sizes_and_zeros_go_together() -> None:
@@ -182,7 +182,7 @@ def test_layers_take_what_they_take_for_fewer_tokens(accel: str) -> None:
     assert pruned["pattern"] == "tokens:0.75@4"
     assert pruned["prompt_tokens"] == pruned["cached_tokens"] == [64] * 4 + [16] * 12
     assert whole["pruned_tokens"] is None
-    schema.require(found)
+    json_schema.require(found)
 
 
 def test_with_a_context_all_that_is_in_the_cache_is_pruned() -> None:

@@ -15,7 +15,7 @@ from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES
 from evolute.sim.workload.serving import Serving
 from evolute.sim.workload.zoo import zoo_entry
-from evolute.support import schema
+from evolute.support import json_schema
 from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints import zoo
 from evolute.sw.deploy import requirement
@@ -162,7 +162,7 @@ def test_steps_that_depend_on_weights_are_a_bound_without_them() -> None:
     asked = (folder(), "--context", 20, "--prefill", 3, "--weights", "b4g112", "--head", "b4g112")
     cores = "--accel", "core-skip", "--accel", "core-bitmod"
     found = required(*asked, "--tokens-per-s", 1, *cores, "--memory", "kv260")
-    schema.require(found)
+    json_schema.require(found)
     rows = {row["accelerator"]: row for row in found["meets"]}
     labels = {name: row["label"] for name, row in rows.items()}
     assert labels == {"core-skip": "bound", "core-bitmod": "modelled"}

@@ -16,7 +16,7 @@ from evolute.sim.cost.evaluate import evaluate
 from evolute.sim.workload.operations import Pass
 from evolute.sim.workload.shape import ModelShape, NetworkShape
 from evolute.sim.workload.zoo import zoo_entry
-from evolute.support import schema
+from evolute.support import json_schema
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.unweighted import network_workload, parse_format, shape_workload
 
@@ -38,7 +38,7 @@ def sim(*arguments: object) -> str:
 
 def record(*arguments: object) -> dict[str, Any]:
     found = json.loads(sim(*arguments, "--json"))
-    schema.require(found)
+    json_schema.require(found)
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import evolute.sw.quantizers.whole_model
 from evolute.sim.workload.zoo import ENTRIES, zoo_entry
-from evolute.support import files, schema
+from evolute.support import files, json_schema
 from evolute.sw.checkpoints import zoo
 
 
@@ -99,7 +99,7 @@ def test_eval_prints_and_keeps_an_accuracy_record(command, tmp_path, accel):
     record = json.loads(out)
     assert code == 0
     assert record["kind"] == "accuracy"
-    schema.require(record)
+    json_schema.require(record)
     assert (record["tokens"], record["context"]) == (300, 128)
     assert record["text"] == "heldout.txt"
     assert record["bits_index"] == 8

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evolute.hw.synthesis import libraries
-from evolute.support import schema
+from evolute.support import json_schema
 from evolute.support.files import RECORDS, FileError, read_records
 
 TOY = Path(__file__).parents[2] / "data" / "toy.lib"
@@ -30,7 +30,7 @@ def test_power_is_printed_and_recorded(command: Callable, tmp_path: Path) -> Non
     code, out, err = command(*arguments)
     assert code == 0, err
     (record,) = read_records(tmp_path / RECORDS)
-    schema.require(record)
+    json_schema.require(record)
     real, random = record["energy"]
     assert real["data"] == "evolute-tiny 0.gate" and random["data"] == "random codes"
     assert f"{real['fj_per_mac']:.1f} fJ per MAC" in out
