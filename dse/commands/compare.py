@@ -32,6 +32,7 @@ from evolute.support import schema
 from evolute.support.errors import UnknownNameError
 from evolute.support.files import RECORDS, append_record, provenance
 from evolute.support.options import COUNT, WORKERS, json_option, out_option, show
+from evolute.support.tables import number_columns
 from evolute.support.waiting import shown
 from evolute.sw.commands.eval import chosen_text, load_model, model_argument, text_option, working
 from evolute.sw.tensors.tensor import QuantError
@@ -313,12 +314,8 @@ def _name(title: str) -> Column:
     return Column(title, min_width=max(map(len, ENGINES)))
 
 
-def _numbers(*titles: str) -> tuple[Column, ...]:
-    return tuple(Column(title, justify="right") for title in titles)
-
-
 def _render_cost(console: Console, compared: list[dict[str, Any]]) -> None:
-    columns = _numbers(
+    columns = number_columns(
         "steps a\nslice\nexact",
         "cycles\n\nexact",
         "engine\num2\nsynth.",
@@ -350,7 +347,7 @@ def _cost(value: float | None, form: str) -> str:
 
 
 def _render_energy(console: Console, with_energy: list[dict[str, Any]]) -> None:
-    columns = _numbers("fJ a MAC\nsimulated", "of the least", "leakage uW")
+    columns = number_columns("fJ a MAC\nsimulated", "of the least", "leakage uW")
     table = Table(_name("engine"), *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     ordered = sorted(with_energy, key=lambda entry: entry["dynamic_fj_per_mac"])
     least = ordered[0]["dynamic_fj_per_mac"]
@@ -375,7 +372,7 @@ def _of_energy(compared: list[dict[str, Any]]) -> list[str]:
 
 
 def _render_data(console: Console, compared: list[dict[str, Any]]) -> None:
-    columns = _numbers(
+    columns = number_columns(
         "off\nfloat64\nmeasured",
         "by input\nrounding\nmeasured",
         "off float\nlayer\nmeasured",
@@ -408,7 +405,7 @@ def _render_units(console: Console, units: list[dict[str, Any]]) -> None:
         "at most 4,096 bits, and no area is stated for the bits of the others. Cycles are as the "
         "RTL's, with both clocks alike and with the encoder's twice as fast.",
     )
-    columns = _numbers(
+    columns = number_columns(
         "cycles\n\nexact",
         "encoder\nat 2:1\nexact",
         "logic\nGE\nsynth.",
@@ -441,7 +438,7 @@ def _render_published(console: Console, published: list[dict[str, Any]]) -> None
         "Published designs for orientation: their Verilog, synthesized by us in the same library "
         "but with another script and boundary.",
     )
-    columns = _numbers("per MAC a\ncycle um2\npublished")
+    columns = number_columns("per MAC a\ncycle um2\npublished")
     table = Table("design", *columns, "", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for peer in published:
         area = f"{peer['area_um2_per_mac_per_cycle']:,}"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from evolute.hw.commands.specs import set_option, spec_from
 from evolute.hw.spec import Engine, Spec
@@ -23,7 +23,14 @@ from evolute.sim.workload.linear import LayerName
 from evolute.support import schema
 from evolute.support.errors import RefusedError
 from evolute.support.files import RECORDS, append_record, provenance
-from evolute.support.options import FREQUENCY_MHZ, SEED, json_option, out_option, show
+from evolute.support.options import (
+    FREQUENCY_MHZ,
+    SEED,
+    json_option,
+    out_option,
+    show,
+)
+from evolute.support.tables import number_columns
 from evolute.support.waiting import shown
 from evolute.sw.commands.eval import load_model
 from evolute.sw.tensors.weights import GRAMMAR, parse_weights
@@ -230,7 +237,9 @@ def _render_asic(console: Console, document: dict[str, Any]) -> None:
     )
     if document["memories"]:
         _render_memories(console, document)
-    table = Table("block", *_right("GE", "share", "of it registers"), box=None, pad_edge=False)
+    table = Table(
+        "block", *number_columns("GE", "share", "of it registers"), box=None, pad_edge=False
+    )
     whole_ge, whole_um2 = document["blocks_area_ge"], document["blocks_area_um2"]
     for name, block in document["blocks"].items():
         share, registers = block["area_um2"] / whole_um2, block["register_um2"] / block["area_um2"]
@@ -248,7 +257,7 @@ def _render_asic(console: Console, document: dict[str, Any]) -> None:
 
 def _render_memories(console: Console, document: dict[str, Any]) -> None:
     titles = ("words", "bits", "um2", "access ns", "read pJ", "write pJ", "leakage uW")
-    table = Table("memory", *_right(*titles), box=None, pad_edge=False)
+    table = Table("memory", *number_columns(*titles), box=None, pad_edge=False)
     for memory in document["memories"]:
         figures = (
             (memory["area_um2"], 1, ",.0f"),
@@ -281,7 +290,7 @@ def _render_energy(console: Console, measured: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     titles = ("fJ per MAC", "gates", "flip-flops", "clock pins", "nets", "leakage nW")
-    table = Table("block", *_right(*titles), box=None, pad_edge=False)
+    table = Table("block", *number_columns(*titles), box=None, pad_edge=False)
     rows = {**measured["blocks"], "whole": measured["per_mac"]}
     for name, part in rows.items():
         names = ("dynamic_fj", "logic_fj", "registers_fj", "clock_pins_fj", "switching_fj")
@@ -300,7 +309,7 @@ def _render_asic_path(console: Console, path: list[dict[str, Any]]) -> None:
     if not path:
         return
     console.print(f"\nlongest path: {len(path)} steps, those with a name in the Verilog shown")
-    table = Table(*_right("ns"), "net", "from", box=None, pad_edge=False)
+    table = Table(*number_columns("ns"), "net", "from", box=None, pad_edge=False)
     for step in path:
         if step["line"] is not None:
             table.add_row(f"{step['at_ns']:.3f}", step["net"], step["source"] or "")
@@ -308,7 +317,7 @@ def _render_asic_path(console: Console, path: list[dict[str, Any]]) -> None:
 
 
 def _render_fpga(console: Console, document: dict[str, Any]) -> None:
-    table = Table("resource", *_right("used"), box=None, pad_edge=False)
+    table = Table("resource", *number_columns("used"), box=None, pad_edge=False)
     for name in ("lut", "ff", "bram", "dsp"):
         table.add_row(name, f"{document[name]:,}")
     console.print(table)
@@ -324,7 +333,9 @@ def _render_fpga(console: Console, document: dict[str, Any]) -> None:
 
 def _render_path(console: Console, path: list[dict[str, Any]]) -> None:
     console.print("\nslowest path between registers")
-    table = Table(*_right("ns"), "net, or what it is named after", "from", box=None, pad_edge=False)
+    table = Table(
+        *number_columns("ns"), "net, or what it is named after", "from", box=None, pad_edge=False
+    )
     for (net, source), hops in itertools.groupby(path, lambda hop: (_stem(hop), hop["source"])):
         table.add_row(f"{list(hops)[-1]['at_ns']:.2f}", net, source or "")
     console.print(table)
@@ -333,7 +344,3 @@ def _render_path(console: Console, path: list[dict[str, Any]]) -> None:
 def _stem(hop: dict[str, Any]) -> str:
     """A net's name without the cells and pins that a generated name has behind it."""
     return re.sub(r"_+[A-Z][A-Z0-9]*(_+[A-Z0-9]+)*(\$\w+)?(\[\d+\])?$", "", hop["net"])
-
-
-def _right(*titles: str) -> tuple[Column, ...]:
-    return tuple(Column(title, justify="right") for title in titles)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from evolute import front
 from evolute.support import json_schema
+from tests.sw.commands.running import printed
 
 PAGE = (Path(front.__file__).parents[1] / "docs" / "sparsity.md").read_text(encoding="utf-8")
 TINY = "sim evolute-tiny --accel core-fpga --tokens 40 --prefill 3 --decode 2"
@@ -24,11 +25,7 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def evolute(arguments: str) -> str:
-    result = CliRunner().invoke(front.cli, shlex.split(arguments))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return printed(*shlex.split(arguments))
 
 
 def record(arguments: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from evolute.sw.deploy.assignment import Assignment, assign
 from evolute.sw.deploy.on_core import CoreModel, core_model
 from evolute.sw.deploy.simulate import Request, simulate
 from evolute.sw.tensors.weights import parse_weights
+from tests.sw.commands.running import printed
 
 SETTINGS = {
     "model_type": "llama",
@@ -43,16 +44,8 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def output(*arguments: object) -> str:
-    result = CliRunner().invoke(front.cli, list(map(str, arguments)))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def required(*arguments: object) -> dict[str, Any]:
-    return json.loads(output("require", *arguments, "--json"))
+    return json.loads(printed("require", *arguments, "--json"))
 
 
 def folder() -> Path:
@@ -120,7 +113,7 @@ def test_more_is_met_by_fewer() -> None:
             assert rate >= found["bandwidth_gbs"] * 1e9
     assert sizes[0] > sizes[-1] == 0
     assert last is not None
-    text = output("require", folder(), "--tokens-per-s", 100_000_000, "--context", 100)
+    text = printed("require", folder(), "--tokens-per-s", 100_000_000, "--context", 100)
     assert "None meets it; nearest are" in text and "bandwidth_gbs by" in text
     best = last["short"][0]
     assert best["short_of"][0]["factor"] == pytest.approx(1e8 / best["tokens_per_s"])
@@ -148,7 +141,7 @@ def test_what_is_said_to_meet_it_does_so_in_sim(model: str | None, options: Any)
         said = [part for unit in units for part in ("--set", unit)]
         with_weights = ("--no-perplexity",) if model else ()
         simulated = json.loads(
-            output("sim", *asked, *kv, *with_weights, "--accel", row["accelerator"], *said,
+            printed("sim", *asked, *kv, *with_weights, "--accel", row["accelerator"], *said,
                    "--memory", row["memory"], "--json")
         )  # fmt: skip
         assert simulated["decode"]["scope"] == simulated["prefill"]["scope"] == "whole token"
@@ -168,11 +161,11 @@ def test_steps_that_depend_on_weights_are_a_bound_without_them() -> None:
     assert labels == {"core-skip": "bound", "core-bitmod": "modelled"}
     units = ("--set", "vector_lanes=4", "--set", "attention_rows=4", "--kv", "int8")
     simulated = json.loads(
-        output("sim", *asked, *units, "--accel", "core-skip", "--memory", "kv260", "--json")
+        printed("sim", *asked, *units, "--accel", "core-skip", "--memory", "kv260", "--json")
     )
     assert simulated["labels"]["tokens_per_s"] == "bound"
     assert simulated["decode"]["tokens_per_s"] == rows["core-skip"]["tokens_per_s"]
-    assert "bound" in output("require", *asked, "--tokens-per-s", 1, *cores)
+    assert "bound" in printed("require", *asked, "--tokens-per-s", 1, *cores)
 
 
 def test_steps_of_a_checkpoint_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +211,7 @@ def test_a_memory_too_small_is_short_by_how_much() -> None:
 )
 def test_one_line_for_what_cannot_be(arguments: str, line: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        output("require", folder(), "--tokens-per-s", 1, *arguments.split())
+        printed("require", folder(), "--tokens-per-s", 1, *arguments.split())
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 

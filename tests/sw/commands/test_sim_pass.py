@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from evolute import front
 from evolute.hw.spec.platform import Platform
 from evolute.hw.spec.presets import CORES
 from evolute.sim.cost.evaluate import evaluate
@@ -19,6 +17,7 @@ from evolute.sim.workload.zoo import zoo_entry
 from evolute.support import json_schema
 from evolute.support.errors import RefusedError
 from evolute.sw.deploy.unweighted import network_workload, parse_format, shape_workload
+from tests.sw.commands.running import printed
 
 W4, CORE = parse_format("weights", "w4g32"), CORES["core-prefill"]
 
@@ -29,11 +28,7 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def sim(*arguments: object) -> str:
-    result = CliRunner().invoke(front.cli, ["sim", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return printed("sim", *arguments)
 
 
 def record(*arguments: object) -> dict[str, Any]:

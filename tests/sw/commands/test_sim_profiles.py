@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from evolute import front
 from evolute.sim.workload.profiles import PROFILES
 from evolute.support.errors import RefusedError
+from tests.sw.commands.running import printed
 from tests.sw.commands.test_sim_sizes import QWEN3
 
 PAGE = (Path(front.__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -31,11 +31,7 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def sim(arguments: str) -> str:
-    result = CliRunner().invoke(front.cli, ["sim", *shlex.split(arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return printed("sim", *shlex.split(arguments))
 
 
 def record(arguments: str) -> dict[str, Any]:

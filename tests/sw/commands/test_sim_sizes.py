@@ -17,6 +17,7 @@ from evolute.support.errors import RefusedError
 from evolute.sw.checkpoints import zoo
 from evolute.sw.commands.sim import _stretched
 from evolute.sw.language_model.model import ModelConfig
+from tests.sw.commands.running import printed
 
 QWEN3 = {
     "model_type": "qwen3",
@@ -39,11 +40,7 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def sim(*arguments: object) -> Any:
-    result = CliRunner().invoke(front.cli, ["sim", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return printed("sim", *arguments)
 
 
 def folder(**changes: object) -> Path:
