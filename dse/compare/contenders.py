@@ -33,7 +33,8 @@ from evolute.support.errors import RefusedError
 ACTIVATIONS = f"int4 to int16, or {', '.join(FLOATS)}, such as fp16 or fp16:12"
 
 _GUARD_BITS = 4
-"""With so many, alignment moves results less than rounding to the floating format did."""
+"""Bits below the significand that alignment keeps. With these it changes results less than rounding
+to the floating format has done before."""
 
 
 def parse_activations(text: str) -> Activations:

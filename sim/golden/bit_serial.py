@@ -31,7 +31,7 @@ class EncodedTerms:
 
 
 def _bits(values: np.ndarray, bits: int) -> list[np.ndarray]:
-    """Two's complement of so many bits, the top one counted below zero."""
+    """Bit-planes of values in two's complement of `bits` bits; the top one counts negatively."""
     planes = [values >> plane & 1 for plane in range(bits)]
     return [*planes[:-1], -planes[-1]]
 

@@ -22,7 +22,7 @@ def numbers(codes: np.ndarray, kind: FloatFormat) -> Floats:
 
 
 def nearest(values: Floats, precision: int) -> Floats:
-    """The nearest numbers of so many significand bits, halves to even, exponents unbounded."""
+    """The values rounded to `precision` significand bits, halves to even, exponents unbounded."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.rint(np.ldexp(mantissa, precision)), exponent - precision)
 
@@ -89,7 +89,7 @@ def mac_sums(spec: FloatMac, x: Floats, weights: Floats) -> tuple[Floats, Floats
 
 
 def lut_sums(spec: FloatLut, x: Floats, codes: np.ndarray, planes: int) -> tuple[Floats, Floats]:
-    """The same for weight codes [N, K] of so many planes."""
+    """The same for weight codes [N, K] of `planes` bit-planes."""
     bits = spec.significand_bits
     tables = _padded(x, spec).reshape(len(x), -1, spec.kg, spec.k)
     bit = _padded(codes, spec).reshape(len(codes), -1, spec.kg, spec.k)

@@ -52,7 +52,8 @@ def blocks(core: CoreSpec, stage: Stage, rows: int) -> tuple[int, ...]:
 
 
 def _fits(core: CoreSpec, stage: Stage, row_tiles: int) -> bool:
-    """Whether blocks can have so many row tiles; one they always can."""
+    """Whether the activations of blocks of `row_tiles` row tiles fit the activation buffer; blocks
+    of one row tile always fit."""
     buffer = core.activation_buffer
     words = [buffer.words(row_tiles * part) for part in stage.parts]
     if row_tiles > run_tiles(core) and not (resident(core, stage) and divisible(core, stage)):

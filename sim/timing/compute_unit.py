@@ -201,9 +201,10 @@ def _fixed_steps(core: CoreSpec, matmul: Instruction) -> tuple[int, _Results]:
 def _overlapped(row_tiles: int, groups: tuple[int, int, int], drain: int, period: int) -> _Results:
     """Cycles of steps and waits where groups add up while the result before them waits.
 
-    Of each row tile so many groups of so many steps, and a rest. The step that ends a group comes
-    after the result before has left; a result leaves `drain` cycles after that step, and `period`
-    after the one before, at the soonest.
+    `groups` says what each row tile consists of: a number of full groups, the steps of a full
+    group, and the steps of a shorter last group (0 for none). The step that ends a group comes
+    after the previous result has left. A result leaves at least `drain` cycles after that step,
+    and at least `period` cycles after the previous result.
     """
     full, steps, rest = groups
     row_tile = [steps] * full + [rest] * (rest > 0)

@@ -97,7 +97,8 @@ class MemoryTiming:
     bytes_per_cycle: int | Fraction = 32
     """What the memory can move, in both directions together."""
     refresh_interval_cycles: int = 0
-    """The first `refresh_cycles` of every so many cycles serve nothing; 0 for no refresh."""
+    """Cycles from one refresh to the next, of which the first `refresh_cycles` serve nothing; 0 for
+    no refresh."""
     refresh_cycles: int = 0
     host_cycles: int = 1
     """From the first cycle of a `sync` to the one in which the host resumes the program."""

@@ -35,8 +35,11 @@ class Counted(NamedTuple):
 
 
 def layers(shape: ModelShape, tokens: int, *, is_prompt: bool) -> dict[str, Counted]:
-    """The layers of the first block for a prompt of so many tokens, or for one token with as many
-    in the cache. The model must have plain attention and one feed-forward half in the block."""
+    """The layers of the first block, counted for a prompt of `tokens` tokens if `is_prompt`, else
+    for one token that is decoded with `tokens` tokens in the cache.
+
+    The block must have plain attention and one feed-forward half.
+    """
     block, rows = shape.blocks[0], tokens if is_prompt else 1
     attention, half = block.mixer, block.feed_forward
     assert isinstance(attention, Attention) and half is not None

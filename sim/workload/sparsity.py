@@ -47,7 +47,7 @@ class _Blocks:
         return min(k, self.inputs or (group if group < k else ROW_BLOCK_INPUTS))
 
     def dropped(self, blocks: int) -> int:
-        """How many of so many blocks are zero."""
+        """How many of `blocks` blocks the pattern makes zero."""
         return dropped(self.share, blocks)
 
     def _text(self, name: str) -> str:
@@ -111,10 +111,12 @@ Sparsity = TileGroup | RowGroup | NOfM
 
 
 def evenly_pruned(pattern: TileGroup, linear: Linear, outputs: int) -> Linear:
-    """The layer with a skip list that stands for that of weights, in column tiles of so many
-    `outputs`; the output head as it is. Every tile loses the same number of blocks, and keeps one
-    at least; those it keeps lie as far from each other as they can, one place further on from tile
-    to tile."""
+    """The layer with a made-up skip list, for a model whose weights are not known; the output head
+    is returned unchanged. A column tile has `outputs` outputs.
+
+    Every column tile loses the same number of blocks and keeps at least one. The kept blocks are
+    spread evenly over K, and each tile's are shifted by one block against those of the tile before.
+    """
     if linear.name == HEAD:
         return linear
     inputs = pattern.block_inputs(linear.k, linear.group)

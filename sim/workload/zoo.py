@@ -91,7 +91,7 @@ class PublishedTotal:
         return Decimal(match[1].replace(",", "")), unit
 
     def is_met_by(self, params: int) -> bool:
-        """Whether so many parameters round to the total, with the digits it was published with."""
+        """Whether `params` rounds to the published total, in as many digits as that has."""
         assert self._parts is not None
         number, unit = self._parts
         step = Decimal(1).scaleb(int(number.as_tuple().exponent))

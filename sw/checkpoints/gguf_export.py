@@ -261,7 +261,8 @@ class _Plan:
     name: str
     source: str | None
     turn: Callable[[int], NDArray[np.int64]] | None = None
-    """The order of so many rows, where heads' pairs are to be elsewhere."""
+    """Gives, for a number of rows, the order in which the file has them; None for the same order.
+    It is for rows whose pairs, which rotary positions turn together, lie elsewhere in the file."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -161,7 +161,13 @@ def _are_layer_types(types: Any) -> bool:
 def _windows(
     settings: Settings, window: int | None, pattern: Callable[[int], bool]
 ) -> dict[str, Any]:
-    """The local layers: those that `layer_types` names, else those for which `pattern` is true."""
+    """Returns the fields of a model's configuration that describe sliding windows: the width of the
+    window and the numbers of the layers that have one; no fields if no layer has one.
+
+    Layers with a window are those that the setting `layer_types` lists as such. Without that
+    setting they are the layers for whose numbers `pattern` is true. Raises ValueError for
+    `layer_types` of another length or other words, and where the width is missing.
+    """
     layers, types = _layers(settings), settings["layer_types"]
     if types is None:
         types = [_LOCAL if pattern(layer) else _GLOBAL for layer in layers]

@@ -2,8 +2,8 @@
 all guesses at once (Leviathan et al., arXiv 2211.17192). Both models choose their most likely
 token.
 
-The text is what the target model alone would have written: a guess is accepted only if it is the
-target's most likely token.
+The generated text is the same as that of the target model alone, because a guess of the draft model
+is accepted only if it is the token that the target model finds most likely.
 """
 
 from __future__ import annotations

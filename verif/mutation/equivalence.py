@@ -457,9 +457,11 @@ def _stays_unseen(text: str, top: str, site: str) -> bool:
 
 
 def _after_reset(text: str, top: str, reset: Reset, cycles: int, data: str = "D") -> dict[Any, str]:
-    """By bits of registers, the values that so many cycles of reset give them, by constants alone;
-    those of the faulty design if `data` is "switched_on". Of several clocks, each ticks at least
-    once in a cycle."""
+    """The value that each bit of a register has after `cycles` cycles of reset, as far as constants
+    alone decide it: of the sound design, or of the faulty one if `data` is "switched_on".
+
+    In a design with several clocks, every clock ticks at least once in such a cycle.
+    """
     known: dict[Any, str] = {}
     for _ in range(cycles):
         net, _, registers = _miter(text, _SWITCH)

@@ -1,8 +1,8 @@
 """The compute unit of a core: operand buffers, the engine, the scaler and the sums.
 
-The engine is connected by the four streams of `hw.spec.layout.EngineStreams`, each of which it may
-stall. The fields of a matmul instruction become fields of the engine's command by name. Readers
-stream activations and weights from their buffers to the engine; the scaler takes its results.
+The four streams of `hw.spec.layout.EngineStreams` connect the engine, which may stall each of them.
+The fields of a matmul instruction become the fields of the same names in the engine's command.
+Readers stream activations and weights from buffers to the engine; the scaler takes its results.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value

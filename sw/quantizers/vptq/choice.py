@@ -104,7 +104,7 @@ def stored_bits(choice: Vptq, n: int, k: int) -> dict[str, int]:
 
 
 def index_bits(entries: int) -> int:
-    """Width of an index into a codebook of so many codewords; 0 for no codebook."""
+    """Width of an index into a codebook of `entries` codewords; 0 for no codebook."""
     return max(0, entries - 1).bit_length()
 
 
